@@ -1,0 +1,150 @@
+"""A build from beginning to end: prepare, run the two phases, finish. Resumable at every point."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+
+from pipeline import dag, progress
+from pipeline.finish import count_rows, file_entries, write_card
+from pipeline.generation.stage import close_generator
+from pipeline.leaks import find_shared_replies
+from pipeline.plan import BuildPlan, ShardSpec
+from pipeline.prepare import locked, prepare, write_manifest
+from pipeline.shards import read_meta
+from schemas.base import UserError
+from schemas.config import BuildConfig
+from schemas.manifest import Manifest, Run, RunStatus
+
+Phase = Callable[[beam.Pipeline, BuildPlan, Sequence[ShardSpec]], None]
+
+
+class Observer:
+    """Is told how a build goes. The command line draws it; the default says nothing."""
+
+    def prepared(self, plan: BuildPlan, dropped: dict[str, int]) -> None:
+        """Everything is checked; work begins."""
+
+    def phase_begins(self, name: str, plan: BuildPlan, done: Sequence[ShardSpec], todo: Sequence[ShardSpec]) -> None:
+        """A phase has `todo` shards to build; `done` were built by earlier runs."""
+
+    def phase_ends(self) -> None:
+        """The phase is over, one way or another."""
+
+
+def build(
+    config: BuildConfig, output: Path, beam_args: Sequence[str] = (), observer: Observer | None = None
+) -> Manifest:
+    """Build `config` into `output`, or go on where an earlier run stopped; a finished build is returned as it is.
+
+    Raises `UsageError` for what is wrong before any work is done, and `UserError` for what fails later and the user
+    can mend. `KeyboardInterrupt` passes through. Nothing finished is lost in any case.
+    """
+    observer = observer or Observer()
+    with locked(output):
+        plan, manifest, dropped = prepare(config, output)
+        if manifest.status == "complete":
+            return manifest
+        progress.reset(output)
+        observer.prepared(plan, dropped)
+        started, clock = datetime.datetime.now(datetime.UTC), time.monotonic()
+        status: RunStatus = "failed"
+        try:
+            _run(dag.build_pairs, "pairs", "pool", plan, beam_args, observer)
+            _check_losses(plan)
+            find_shared_replies(plan)
+            _run(dag.build_examples, "examples", "data", plan, beam_args, observer)
+            manifest = _finish(plan, manifest)
+            status = "complete"
+        except KeyboardInterrupt:
+            status = "interrupted"
+            raise
+        finally:
+            close_generator(plan)
+            run = _summary(plan, started, time.monotonic() - clock, status)
+            manifest = manifest.model_copy(update={"runs": (*manifest.runs, run)})
+            # Where the disk is full this fails too, and must not hide the first error.
+            with contextlib.suppress(UserError):
+                write_manifest(output, manifest)
+        return manifest
+
+
+def _run(
+    phase: Phase, name: str, folder: str, plan: BuildPlan, beam_args: Sequence[str], observer: Observer
+) -> None:
+    """Run a phase for the shards that have no file yet."""
+    shards = plan.shards()
+    done = [spec for spec in shards if _is_done(plan, folder, spec)]
+    todo = [spec for spec in shards if spec not in done]
+    observer.phase_begins(name, plan, done, todo)
+    try:
+        if todo:
+            options = PipelineOptions([*beam_args])
+            # The plain DirectRunner tries to download a binary, and then behaves differently.
+            runner = None if options.view_as(StandardOptions).runner else FnApiRunner()
+            with _user_errors(), beam.Pipeline(runner=runner, options=options) as pipeline:
+                phase(pipeline, plan, todo)
+    finally:
+        observer.phase_ends()
+
+
+def _is_done(plan: BuildPlan, folder: str, spec: ShardSpec) -> bool:
+    path = plan.path(folder, spec)
+    meta = read_meta(path)
+    if meta is not None and meta["fingerprint"] != plan.fingerprint:
+        raise UserError(f"{path} belongs to another build; delete it and run again")
+    return meta is not None
+
+
+def _check_losses(plan: BuildPlan) -> None:
+    counts = count_rows(plan)
+    limit = plan.config.limits.max_rejected
+    if counts.pairs_lost > limit * counts.pairs_asked:
+        raise UserError(dag.too_many_lost(counts.pairs_lost, counts.pairs_asked, limit))
+    if counts.pairs_accepted == 0:
+        raise UserError("no pair was accepted; rejected/ holds each row with its reason")
+
+
+def _finish(plan: BuildPlan, manifest: Manifest) -> Manifest:
+    counts = count_rows(plan)
+    write_card(plan, counts)
+    update = {
+        "status": "complete",
+        "name": plan.config.name,
+        "config": plan.config.model_dump(mode="json"),
+        "counts": counts,
+        "files": file_entries(plan),
+    }
+    return manifest.model_copy(update=update)
+
+
+def _summary(plan: BuildPlan, started: datetime.datetime, seconds: float, status: RunStatus) -> Run:
+    progress.tally(plan.output).flush()
+    counts = progress.total(plan.output)
+    names = ("requests_sent", "requests_replayed", "prompt_tokens", "completion_tokens", "server_restarts")
+    return Run(
+        started=started.isoformat(timespec="seconds"),
+        seconds=round(seconds, 3),
+        status=status,
+        **{name: counts[name] for name in names},
+    )
+
+
+@contextlib.contextmanager
+def _user_errors() -> Iterator[None]:
+    """Find our own error again in what a runner makes of it: a copy with a suffix, or a traceback as text."""
+    try:
+        yield
+    except Exception as error:
+        found = re.findall(r"UserError: (.*)", f"UserError: {error}" if isinstance(error, UserError) else str(error))
+        if not found:
+            raise
+        raise UserError(re.sub(r" \[while running '.*", "", found[-1])) from error

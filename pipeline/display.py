@@ -1,0 +1,151 @@
+"""What a build looks like while it runs: a bar on a terminal, plain lines elsewhere; and its last words."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from pipeline import progress
+from pipeline.build import Observer
+from pipeline.plan import BuildPlan, ShardSpec
+from schemas.manifest import Manifest
+
+_LINE_SECONDS = 5.0
+
+
+class Display(Observer):
+    """Follows the tallies of all processes and shows them until it is closed."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._over = threading.Event()
+        self._watcher: threading.Thread | None = None
+
+    def __enter__(self) -> Display:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.phase_ends()
+
+    def prepared(self, plan: BuildPlan, dropped: dict[str, int]) -> None:
+        for reason, number in sorted(dropped.items()):
+            self._console.print(f"seeds: {number} posts dropped ({reason})")
+        self._console.print(
+            f"building {plan.config.pairs} pairs in {len(plan.shards())} shards into {escape(str(plan.output))}",
+            soft_wrap=True,
+        )
+
+    def phase_begins(self, name: str, plan: BuildPlan, done: Sequence[ShardSpec], todo: Sequence[ShardSpec]) -> None:
+        if done:
+            self._console.print(f"{name}: {len(done)} of {len(done) + len(todo)} shards are there already")
+        self._over.clear()
+        self._watcher = threading.Thread(target=self._watch, args=(_Phase(name, plan, todo),), daemon=True)
+        self._watcher.start()
+
+    def phase_ends(self) -> None:
+        self._over.set()
+        if self._watcher:
+            self._watcher.join()
+            self._watcher = None
+
+    def _watch(self, phase: _Phase) -> None:
+        if not self._console.is_terminal:
+            while not self._over.wait(_LINE_SECONDS):
+                self._console.print(phase.line(), soft_wrap=True)
+            self._console.print(phase.line(), soft_wrap=True)
+            return
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[facts]}"), TimeElapsedColumn())
+        with Progress(*columns, console=self._console) as bar:
+            task: TaskID = bar.add_task(phase.name, total=phase.steps(), facts="")
+            while True:
+                over = self._over.wait(0.25)
+                bar.update(task, completed=phase.completed(), total=phase.steps(), facts=phase.facts())
+                if over:
+                    return
+
+    def summary(self, manifest: Manifest, folder: Path) -> None:
+        """What was built, where, and how to load it."""
+        counts = manifest.counts
+        attempts = counts.pairs_accepted + sum(
+            number for reason, number in counts.rejected.items() if not reason.startswith(("assemble", "portrait"))
+        )
+        splits: dict[str, int] = {}
+        for entry in manifest.files:
+            split = Path(entry.path).name.split("-")[0]
+            splits[split] = splits.get(split, 0) + entry.rows
+        say = self._console.print
+        shortfall = 2 * counts.pairs_asked - counts.examples
+        say(
+            f"[bold green]built[/] {counts.examples} examples "
+            f"({', '.join(f'{split} {rows}' for split, rows in splits.items())}) "
+            f"from {counts.pairs_accepted} pairs; {counts.pairs_accepted} of {attempts} attempts accepted",
+            soft_wrap=True,
+        )
+        if shortfall:
+            say(f"[yellow]short[/] of {2 * counts.pairs_asked} asked for by {shortfall}; see rejected/", soft_wrap=True)
+        for reason, number in sorted(counts.rejected.items(), key=lambda entry: -entry[1]):
+            say(f"  rejected {number:>6}  {reason}")
+        seconds = sum(run.seconds for run in manifest.runs)
+        say(f"  {counts.prompt_tokens} prompt and {counts.completion_tokens} completion tokens, {seconds:.0f} s")
+        say(f"in    {escape(str(folder))}", soft_wrap=True)
+        say(f"look  everyuser inspect {escape(str(folder))}", soft_wrap=True)
+        say(f'load  datasets.load_dataset("{escape(str(folder))}")', soft_wrap=True)
+
+
+class _Phase:
+    """The figures of one phase, from the tallies."""
+
+    def __init__(self, name: str, plan: BuildPlan, todo: Sequence[ShardSpec]) -> None:
+        self.name = name
+        self._output = plan.output
+        self._shards = len(todo)
+        self._pairs = sum(spec.count for spec in todo)
+        self._before = progress.total(plan.output)
+        self._started = time.monotonic()
+
+    def _counts(self) -> dict[str, int]:
+        now = progress.total(self._output)
+        return {name: now[name] - self._before[name] for name in now}
+
+    def steps(self) -> int:
+        """Pairs of the phase."""
+        return self._pairs
+
+    def completed(self) -> int:
+        """Pairs that are settled, one way or another."""
+        return self._counts().get("settled" if self.name == "pairs" else "asked", 0)
+
+    def facts(self) -> str:
+        """One line: shards, examples, acceptance, tokens, time left."""
+        counts = self._counts()
+        seconds = time.monotonic() - self._started
+        parts = [f"{counts.get('shards', 0)}/{self._shards} shards"]
+        if self.name == "pairs":
+            tried = counts.get("accepted", 0) + counts.get("rejected", 0)
+            parts.append(f"{counts.get('accepted', 0)}/{self._pairs} pairs")
+            if tried:
+                parts.append(f"{counts.get('accepted', 0) / tried:.0%} accepted")
+        else:
+            parts.append(f"{counts.get('examples', 0)} examples")
+        tokens = counts.get("completion_tokens", 0)
+        if tokens:
+            parts.append(f"{tokens / max(seconds, 1e-9):.0f} tokens/s")
+        if counts.get("server_restarts"):
+            parts.append(f"{counts['server_restarts']} server restarts")
+        done = self.completed()
+        if 0 < done < self._pairs:
+            parts.append(f"{seconds / done * (self._pairs - done):.0f} s left")
+        elif not done and self.name == "pairs" and not counts.get("requests_sent"):
+            parts.append("starting the model")
+        return ", ".join(parts)
+
+    def line(self) -> str:
+        """The facts as a plain line."""
+        return f"{self.name}: {self.facts()}"

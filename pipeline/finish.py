@@ -1,0 +1,87 @@
+"""After the last shard: sum up, hash the files, and write the card by which `load_dataset` finds the splits."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+
+from pipeline.plan import SPLITS, BuildPlan
+from pipeline.shards import read_meta, write_text
+from schemas.manifest import Counts, FileEntry
+
+
+def count_rows(plan: BuildPlan) -> Counts:
+    """The funnel of the whole build, from the footers of its shards, whichever run wrote them."""
+    rejected: Counter[str] = Counter()
+    totals: Counter[str] = Counter()
+    for spec in plan.shards():
+        for folder in ("pool", "data"):
+            meta = read_meta(plan.path(folder, spec)) or {}
+            rejected.update(meta.get("rejected", {}))
+            for name in ("accepted", "lost", "examples", "prompt_tokens", "completion_tokens"):
+                totals[name] += meta.get(name, 0)
+    return Counts(
+        pairs_asked=plan.config.pairs,
+        pairs_accepted=totals["accepted"],
+        pairs_lost=totals["lost"],
+        examples=totals["examples"],
+        rejected=dict(sorted(rejected.items())),
+        prompt_tokens=totals["prompt_tokens"],
+        completion_tokens=totals["completion_tokens"],
+    )
+
+
+def file_entries(plan: BuildPlan) -> tuple[FileEntry, ...]:
+    """Every data shard, with its rows and hash."""
+    entries = []
+    for spec in plan.shards():
+        path = plan.path("data", spec)
+        meta = read_meta(path) or {}
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        entries.append(
+            FileEntry(
+                path=str(path.relative_to(plan.output)),
+                rows=meta["examples"],
+                bytes=path.stat().st_size,
+                sha256=digest,
+            )
+        )
+    return tuple(entries)
+
+
+def write_card(plan: BuildPlan, counts: Counts) -> None:
+    """`README.md`: its header names the files of each split."""
+    present = [split for split in SPLITS if any(spec.split == split for spec in plan.shards())]
+    header = "\n".join(f"  - split: {split}\n    path: data/{split}-*.parquet" for split in present)
+    reasons = "\n".join(f"| {reason} | {number} |" for reason, number in counts.rejected.items())
+    funnel = f"\n| rejected attempts | count |\n|---|---|\n{reasons}\n" if reasons else ""
+    write_text(
+        plan.output / "README.md",
+        f"""---
+configs:
+- config_name: default
+  data_files:
+{header}
+tags:
+- preference
+- personalization
+- everyuser
+---
+# {plan.config.name}
+
+Personalised preference pairs, built with everyuser in the format of AlignX. Each row holds a post (`prompt`), two
+replies, the direction of the person who prefers `chosen` (`Preference Direction`, and in words `profile`), and that
+person's history and portrait. Every pair occurs twice, mirrored.
+
+{counts.examples} examples from {counts.pairs_accepted} pairs, of {counts.pairs_asked} asked for. Model:
+`{plan.config.generation.model}`. Fingerprint: `{plan.fingerprint[:16]}`; `manifest.json` holds the rest, and
+`preference_space.yaml` the dimensions in the order of the direction's numbers.
+{funnel}
+```python
+from datasets import load_dataset
+
+dataset = load_dataset("PATH_OR_ID_OF_THIS_FOLDER")
+```
+""",
+    )

@@ -1,0 +1,86 @@
+"""The failure taxonomy: what an HTTP answer means for the request, its row and the run."""
+
+from __future__ import annotations
+
+import email.utils
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import orjson
+
+from pipeline.generation.requests import Completion, Failure
+from schemas.base import UserError
+
+
+@dataclass(frozen=True, slots=True)
+class Busy:
+    """429 or 503: wait (`seconds` as the server asks, if it does), then ask again."""
+
+    seconds: float | None
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Transient:
+    """A fault that another attempt may not meet; bounded retries."""
+
+    reason: str
+    detail: str
+
+
+def classify(status: int, headers: Mapping[str, str], payload: bytes, url: str) -> Completion | Failure | Busy | Transient:
+    """Sort one answer. Raises `UserError` for 401, 403 and 404, with which no row can ever succeed."""
+    if status == 200:
+        return _completion(payload)
+    detail = f"HTTP {status}: {_message(payload)}"
+    if status in (429, 503):
+        return Busy(_retry_after(headers.get("Retry-After")), detail)
+    if status in (401, 403):
+        raise UserError(f"{url} refuses the key ({detail}); set the environment variable that engine.api_key_env names")
+    if status == 404:
+        raise UserError(f"{url} does not know the model or the path ({detail}); check generation.model and the base URL")
+    if status in (408, 409, 425) or status >= 500:
+        return Transient(f"http_{status}", detail)
+    return Failure(f"http_{status}", detail)
+
+
+def _completion(payload: bytes) -> Completion | Transient:
+    try:
+        body = orjson.loads(payload)
+        choice = body["choices"][0]
+        usage = body.get("usage") or {}
+        return Completion(
+            str(choice["message"]["content"] or ""),
+            str(choice.get("finish_reason") or "unknown"),
+            int(usage.get("prompt_tokens") or 0),
+            int(usage.get("completion_tokens") or 0),
+        )
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+        return Transient("garbled", f"not a chat completion: {payload[:120].decode(errors='replace')!r}")
+
+
+def _message(payload: bytes) -> str:
+    """The server's own words, in one line."""
+    text = payload[:400].decode(errors="replace")
+    try:
+        body = orjson.loads(payload)
+        error = body.get("error", body)
+        text = str(error.get("message", error) if isinstance(error, dict) else error)
+    except (ValueError, AttributeError):
+        pass
+    return " ".join(text.split())[:200]
+
+
+def _retry_after(value: str | None) -> float | None:
+    """Seconds, from either form of the header (RFC 9110, section 10.2.3)."""
+    if value is None:
+        return None
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+    except ValueError:
+        return None

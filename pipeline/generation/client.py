@@ -1,0 +1,285 @@
+"""The client: a sliding window of requests over one or more endpoints, fed by shards, on a thread of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import threading
+from collections import deque
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import aiohttp
+
+from pipeline.generation.classify import Busy, Transient, classify
+from pipeline.generation.journal import JournalWriter
+from pipeline.generation.requests import Completion, Failure, Outcome, Request
+from pipeline.progress import Tally
+from schemas.base import UserError
+from schemas.config import RequestsConfig
+
+try:
+    import uvloop
+
+    _new_event_loop = uvloop.new_event_loop
+except ImportError:  # Windows
+    _new_event_loop = asyncio.new_event_loop
+
+_LONGEST_PAUSE = 30.0
+"""Seconds: the longest wait between two tries that we choose ourselves."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a request is sent. `life` is that of the server behind the URL: it grows when the server is restarted."""
+
+    url: str
+    life: int = 0
+
+
+class Endpoints(Protocol):
+    """Gives out endpoints, and waits while there is none."""
+
+    async def open(self) -> None:
+        """Make sure that something answers; raises `UserError`."""
+
+    async def acquire(self) -> Endpoint:
+        """The endpoint to use now; waits while a server starts. Raises `UserError` when there will be none."""
+
+    def release(self, endpoint: Endpoint) -> None:
+        """Tell that the request has ended, in whatever way."""
+
+    def life(self) -> int:
+        """How often a server has been restarted so far."""
+
+    async def close(self) -> None:
+        """Give everything back."""
+
+
+@dataclass(eq=False, slots=True)
+class Ticket:
+    """The requests of a shard, and their outcomes as they arrive."""
+
+    outcomes: list[Outcome | None]
+    missing: int
+
+    @property
+    def done(self) -> bool:
+        """Whether every request has its outcome."""
+        return self.missing == 0
+
+    def result(self) -> list[Outcome]:
+        """The outcomes, in the order of the requests."""
+        return [outcome for outcome in self.outcomes if outcome is not None]
+
+
+@dataclass(slots=True)
+class _Item:
+    ticket: Ticket
+    position: int
+    request: Request
+    journal: JournalWriter
+
+
+@dataclass
+class Window:
+    """Adaptive concurrency: additive increase, multiplicative decrease (Chiu and Jain, 1989)."""
+
+    largest: int
+    limit: float = field(init=False)
+    _shrunk_at: float = field(default=-1.0, init=False)
+
+    def __post_init__(self) -> None:
+        self.limit = float(self.largest)
+
+    def grow(self) -> None:
+        """A request succeeded."""
+        if self.limit < self.largest:
+            self.limit = min(self.largest, self.limit + 1 / self.limit)
+
+    def shrink(self, now: float) -> None:
+        """The server is busy. Answers that were under way together count once."""
+        if now - self._shrunk_at > 0.5:
+            self._shrunk_at = now
+            self.limit = max(1.0, self.limit / 2)
+
+
+class Client:
+    """Sends requests and journals their outcomes. `submit` and `wait` are called by other threads.
+
+    `backlog` counts the requests that have no outcome yet. A fault that concerns the whole run is raised by the next
+    call of `submit` or `wait`.
+    """
+
+    def __init__(
+        self, endpoints: Endpoints, headers: dict[str, str], in_flight: int, config: RequestsConfig, tally: Tally
+    ) -> None:
+        self.backlog = 0
+        self._endpoints = endpoints
+        self._headers = headers | {"Content-Type": "application/json"}
+        self._window = Window(in_flight)
+        self._config = config
+        self._tally = tally
+        self._queue: deque[_Item] = deque()
+        self._active: set[asyncio.Task[None]] = set()
+        self._failing_since: float | None = None
+        self._fault: Exception | None = None
+        self._changed = threading.Condition()
+        self._loop = _new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="everyuser-client", daemon=True)
+        self._thread.start()
+        self._open = asyncio.run_coroutine_threadsafe(self._start(), self._loop)
+
+    def submit(self, requests: Sequence[tuple[int, Request]], ticket: Ticket, journal: JournalWriter) -> None:
+        """Queue requests; `requests` pairs each with its position in the ticket."""
+        self._raise_fault()
+        with self._changed:
+            self.backlog += len(requests)
+        items = [_Item(ticket, position, request, journal) for position, request in requests]
+        self._loop.call_soon_threadsafe(self._enqueue, items)
+
+    def wait(self) -> None:
+        """Return when something has changed, or after a moment."""
+        with self._changed:
+            self._changed.wait(timeout=0.5)
+        self._raise_fault()
+
+    def close(self) -> None:
+        """Drop what is queued, end what is in flight, and stop the thread."""
+        if self._loop.is_running():
+            self._wait_for(self._stop())
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
+
+    def _wait_for(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+    def _raise_fault(self) -> None:
+        if self._fault is not None:
+            raise self._fault
+
+    async def _start(self) -> None:
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0),
+            timeout=aiohttp.ClientTimeout(total=self._config.timeout_seconds),
+            headers=self._headers,
+            auto_decompress=True,
+        )
+        try:
+            await self._endpoints.open()
+        except UserError as error:
+            self._fail(error)
+
+    async def _stop(self) -> None:
+        self._queue.clear()
+        for task in self._active:
+            task.cancel()
+        await asyncio.gather(*self._active, return_exceptions=True)
+        await self._endpoints.close()
+        await self._session.close()
+
+    def _enqueue(self, items: list[_Item]) -> None:
+        self._queue.extend(items)
+        self._pump()
+
+    def _pump(self) -> None:
+        while self._queue and len(self._active) < int(self._window.limit) and self._fault is None:
+            task = self._loop.create_task(self._run(self._queue.popleft()))
+            self._active.add(task)
+            task.add_done_callback(self._ended)
+        self._tally.gauge("in_flight", len(self._active))
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._active.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            self._fail(task.exception())
+        self._pump()
+
+    def _fail(self, error: BaseException | None) -> None:
+        if self._fault is None:
+            self._fault = error if isinstance(error, Exception) else RuntimeError(str(error))
+        with self._changed:
+            self._changed.notify_all()
+
+    async def _run(self, item: _Item) -> None:
+        outcome = await self._ask(item.request)
+        item.journal.append(item.request.key, outcome)
+        if isinstance(outcome, Completion):
+            self._tally.add("prompt_tokens", outcome.prompt_tokens)
+            self._tally.add("completion_tokens", outcome.completion_tokens)
+        item.ticket.outcomes[item.position] = outcome
+        with self._changed:
+            item.ticket.missing -= 1
+            self.backlog -= 1
+            self._changed.notify_all()
+
+    async def _ask(self, request: Request) -> Outcome:
+        """One request to its final outcome: bounded in retries, in waiting, and in servers that die under it."""
+        retries = deaths = 0
+        waited = 0.0
+        while True:
+            await asyncio.wrap_future(self._open) if not self._open.done() else None
+            endpoint = await self._endpoints.acquire()
+            try:
+                answer = await self._post(endpoint, request)
+            finally:
+                self._endpoints.release(endpoint)
+            if isinstance(answer, Completion):
+                self._window.grow()
+                return answer
+            if isinstance(answer, Failure):
+                return answer
+            if isinstance(answer, Busy):
+                self._window.shrink(self._loop.time())
+                pause = answer.seconds if answer.seconds is not None else _pause(retries + int(waited))
+                if waited + pause > self._config.max_wait_seconds:
+                    return Failure("busy", f"{answer.detail}; waited {waited:.0f} s")
+                waited += pause
+                await asyncio.sleep(pause)
+                continue
+            await asyncio.sleep(_pause(retries))
+            if self._endpoints.life() != endpoint.life:
+                deaths += 1
+                self._failing_since = None
+                if deaths > self._config.retries:
+                    return Failure("server_died", f"the server died under this request {deaths} times")
+                continue
+            retries += 1
+            if retries > self._config.retries and not self._is_outage(answer.reason):
+                return Failure(answer.reason, answer.detail)
+
+    async def _post(self, endpoint: Endpoint, request: Request) -> Completion | Failure | Busy | Transient:
+        self._tally.add("requests_sent", 1)
+        try:
+            async with self._session.post(endpoint.url, data=request.body) as response:
+                payload = await response.read()
+        except TimeoutError:
+            return Transient("timeout", f"no reply within {self._config.timeout_seconds:g} s")
+        except (aiohttp.ClientError, OSError) as error:
+            detail = f"{type(error).__name__}: {error}"
+            if isinstance(error, aiohttp.ClientConnectorError):
+                self._note_outage(detail)
+            return Transient("connection", detail)
+        self._failing_since = None
+        return classify(response.status, response.headers, payload, endpoint.url)
+
+    def _is_outage(self, reason: str) -> bool:
+        """Whether nothing answers at all: then no row is to blame, and none is rejected."""
+        return reason == "connection" and self._failing_since is not None
+
+    def _note_outage(self, detail: str) -> None:
+        now = self._loop.time()
+        if self._failing_since is None:
+            self._failing_since = now
+        elif now - self._failing_since > self._config.outage_seconds:
+            raise UserError(
+                f"no endpoint has answered for {self._config.outage_seconds:g} s ({detail}); "
+                "when it is back, run the same command again, finished work is kept"
+            )
+
+
+def _pause(tries: int) -> float:
+    """Exponential back-off with full jitter; the jitter decides when, never what."""
+    return random.uniform(0.5, 1.0) * min(_LONGEST_PAUSE, 0.25 * 2.0 ** min(tries, 16))

@@ -1,0 +1,63 @@
+"""Endpoints that somebody else runs: given base URLs, the least busy first."""
+
+from __future__ import annotations
+
+import aiohttp
+import orjson
+
+from pipeline.generation.client import Endpoint
+from schemas.base import UserError
+
+CHAT = "/chat/completions"
+
+
+class FixedEndpoints:
+    """OpenAI-compatible base URLs that serve the same model."""
+
+    def __init__(self, base_urls: tuple[str, ...], model: str, headers: dict[str, str]) -> None:
+        self._urls = [url.rstrip("/") for url in base_urls]
+        self._endpoints = [Endpoint(url + CHAT) for url in self._urls]
+        self._busy = dict.fromkeys(self._endpoints, 0)
+        self._model = model
+        self._headers = headers
+
+    async def open(self) -> None:
+        """Ask each endpoint for its models: a wrong address, key or model is told now, not by every row."""
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30), headers=self._headers) as session:
+            for url in self._urls:
+                await self._check(session, url)
+
+    async def _check(self, session: aiohttp.ClientSession, url: str) -> None:
+        try:
+            async with session.get(f"{url}/models") as response:
+                status, payload = response.status, await response.read()
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise UserError(f"engine.base_urls: {url} does not answer ({error or type(error).__name__})") from None
+        if status in (401, 403):
+            raise UserError(
+                f"engine.base_urls: {url} refuses the key (HTTP {status}); "
+                "set the environment variable that engine.api_key_env names"
+            )
+        try:
+            served = [str(entry["id"]) for entry in orjson.loads(payload)["data"]]
+        except (ValueError, KeyError, TypeError):
+            return  # Not every compatible server lists its models.
+        if status == 200 and served and self._model not in served:
+            raise UserError(f"generation.model: {url} does not serve '{self._model}'; it serves {', '.join(served[:5])}")
+
+    async def acquire(self) -> Endpoint:
+        """The endpoint with the fewest requests in flight."""
+        endpoint = min(self._endpoints, key=self._busy.__getitem__)
+        self._busy[endpoint] += 1
+        return endpoint
+
+    def release(self, endpoint: Endpoint) -> None:
+        """One request less in flight there."""
+        self._busy[endpoint] -= 1
+
+    def life(self) -> int:
+        """Nobody restarts these."""
+        return 0
+
+    async def close(self) -> None:
+        """Nothing to give back."""

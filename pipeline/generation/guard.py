@@ -1,0 +1,199 @@
+"""The guard: a small process of its own that starts a model server, restarts it when it dies, and ends it when the
+last client is gone, however that client went. One guard for each server of a machine; all worker processes share it.
+
+    python -m pipeline.generation.guard SOCKET SPEC
+
+It holds a lock beside SOCKET, listens there, and tells every client its state as JSON lines:
+`{"state": "starting" | "ready" | "failed", "life": 0, "url": "...", "pid": 1, "error": "..."}`.
+It imports the standard library only, so that it starts at once and stays small.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import fcntl
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+LOCK_SUFFIX = ".lock"
+_LINGER_SECONDS = 5.0
+"""How long the server outlives its last client: the next phase of a build finds it warm."""
+_HEALTH_SECONDS = 5.0
+_HEALTH_FAILURES = 6
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What to run: `{port}` in `command` is replaced by a free port of the loopback interface."""
+
+    command: tuple[str, ...]
+    environment: dict[str, str]
+    log: str
+    start_seconds: float
+    restarts: int
+
+
+class Guard:
+    """Supervises one server."""
+
+    def __init__(self, spec: Spec) -> None:
+        self._spec = spec
+        self._clients: set[asyncio.StreamWriter] = set()
+        self._state: dict[str, object] = {"state": "starting", "life": 0}
+        self._server: asyncio.subprocess.Process | None = None
+        self._alone_since = time.monotonic()
+
+    async def run(self, listener: socket.socket) -> None:
+        """Serve until no client has been there for a while."""
+        await asyncio.start_unix_server(self._greet, sock=listener)
+        supervision = asyncio.create_task(self._supervise())
+        try:
+            while self._clients or time.monotonic() - self._alone_since < _LINGER_SECONDS:
+                await asyncio.sleep(0.2)
+        finally:
+            supervision.cancel()
+            self._end_server()
+
+    async def _greet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._clients.add(writer)
+        self._send(writer)
+        with contextlib.suppress(OSError):
+            await reader.read()  # Returns when the client closes, or dies.
+        self._clients.discard(writer)
+        self._alone_since = time.monotonic()
+        writer.close()
+
+    def _tell(self, state: str, **details: object) -> None:
+        self._state = self._state | {"state": state} | details
+        for writer in self._clients:
+            self._send(writer)
+
+    def _send(self, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            writer.write(json.dumps(self._state).encode() + b"\n")
+
+    async def _supervise(self) -> None:
+        for life in range(self._spec.restarts + 1):
+            self._tell("starting", life=life)
+            port = _free_port()
+            with open(self._spec.log, "ab") as log:
+                self._server = await asyncio.create_subprocess_exec(
+                    *(part.replace("{port}", str(port)) for part in self._spec.command),
+                    env=os.environ | self._spec.environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                    preexec_fn=_die_with_parent,
+                )
+            ready = await self._until_ready(self._server, port)
+            if ready:
+                self._tell("ready", url=f"http://127.0.0.1:{port}", pid=self._server.pid)
+                await self._until_dead(self._server, port)
+            self._end_server()
+            if not ready and life == 0:
+                # It has never worked: a wrong model or argument, which another try will not mend.
+                break
+        verb = "died too often" if self._state.get("url") else "did not start"
+        self._tell("failed", error=f"the model server {verb}: {_last_words(Path(self._spec.log))}")
+
+    async def _until_ready(self, server: asyncio.subprocess.Process, port: int) -> bool:
+        deadline = time.monotonic() + self._spec.start_seconds
+        while time.monotonic() < deadline and server.returncode is None:
+            if await asyncio.to_thread(_healthy, port):
+                return True
+            await asyncio.sleep(0.25)
+        return False
+
+    async def _until_dead(self, server: asyncio.subprocess.Process, port: int) -> None:
+        """Return when the process has ended, or no longer answers."""
+        failures = 0
+        while failures < _HEALTH_FAILURES:
+            try:
+                await asyncio.wait_for(server.wait(), _HEALTH_SECONDS)
+                return
+            except TimeoutError:
+                failures = 0 if await asyncio.to_thread(_healthy, port) else failures + 1
+
+    def _end_server(self) -> None:
+        """End the whole process group: a server's engine child can outlive it."""
+        if self._server is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._server.pid, signal.SIGKILL)
+            self._server = None
+
+
+def _die_with_parent() -> None:
+    """On Linux the server goes when the guard is killed, too."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _healthy(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=10) as response:
+            return bool(response.status == 200)
+    except (OSError, ValueError):
+        return False
+
+
+def _last_words(log: Path) -> str:
+    """The last line of the log that names an error, for people."""
+    try:
+        lines = log.read_text(errors="replace").splitlines()[-400:]
+    except OSError:
+        lines = []
+    errors = [line for line in lines if re.search(r"\b\w*(?:Error|Exception)\b: ", line)]
+    words = re.sub(r"^\(.*?\)\s*|\x1b\[[0-9;]*m", "", (errors or lines or ["no output"])[-1]).strip()
+    words = re.sub(r"^(?:ERROR|INFO)\s[\d: -]+\[[^]]*\]\s*", "", words)
+    return f"{words[:300]} (log: {log})"
+
+
+def main() -> None:
+    """Take the lock, or leave it to the guard that has it."""
+    path, spec = Path(sys.argv[1]), Spec(**json.loads(sys.argv[2]))
+    lock = os.open(f"{path}{LOCK_SUFFIX}", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return
+    path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(path))
+
+    async def guard() -> None:
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+        for name in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(name, task.cancel)
+        with contextlib.suppress(asyncio.CancelledError):
+            await Guard(spec).run(listener)
+
+    try:
+        asyncio.run(guard())
+    finally:
+        path.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    main()

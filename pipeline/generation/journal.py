@@ -1,0 +1,66 @@
+"""The journal of completions: one JSON line for each outcome, appended as it arrives, one file for each shard.
+
+After a kill a shard asks only for what its journal lacks. A kept journal replays a build without a model.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import orjson
+
+from pipeline.generation.requests import Completion, Failure, Outcome
+from pipeline.shards import disk_errors
+
+
+def read_journal(path: Path) -> dict[str, Outcome]:
+    """Outcomes by request key. A last line that a kill cut off is skipped; a missing file is empty."""
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return {}
+    outcomes: dict[str, Outcome] = {}
+    for line in lines[:-1]:
+        entry = orjson.loads(line)
+        key = entry.pop("key")
+        outcomes[key] = Failure(**entry) if "reason" in entry else Completion(**entry)
+    return outcomes
+
+
+class JournalWriter:
+    """Appends outcomes. One write each, so that a killed process loses none that it has announced."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        with disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+            _drop_torn_line(self._file)
+
+    def append(self, key: str, outcome: Outcome) -> None:
+        """Store one outcome; raises `UserError` when the disk does not take it."""
+        # A dataclass is serialised by orjson itself.
+        line = b'{"key":"' + key.encode() + b'",' + orjson.dumps(outcome)[1:] + b"\n"
+        with disk_errors(self._path):
+            written = os.write(self._file, line)
+            if written != len(line):
+                os.write(self._file, line[written:])
+
+    def close(self) -> None:
+        """Release the file."""
+        os.close(self._file)
+
+
+def _drop_torn_line(file: int) -> None:
+    size = os.fstat(file).st_size
+    end = size
+    while end > 0:
+        start = max(0, end - 65536)
+        newline = os.pread(file, end - start, start).rfind(b"\n")
+        if newline >= 0:
+            end = start + newline + 1
+            break
+        end = start
+    if end != size:
+        os.ftruncate(file, end)

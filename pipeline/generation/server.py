@@ -1,0 +1,168 @@
+"""The model server that the build runs itself: its command line, and the link to the guard that supervises it."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+
+from pipeline.generation.client import Endpoint
+from pipeline.generation.endpoints import CHAT
+from pipeline.generation.guard import Spec
+from pipeline.generation.packaged import model_path
+from pipeline.progress import Tally
+from schemas.base import UserError
+from schemas.config import VllmEngine
+
+
+def server_spec(engine: VllmEngine, model: str, log: Path) -> Spec:
+    """The command that serves `model` under that very name, on loopback.
+
+    Raises `UserError` where vLLM or the model is missing.
+    """
+    if engine.command is None and importlib.util.find_spec("vllm") is None:
+        raise UserError(
+            "engine vllm: vLLM is not installed in this Python; run `make setup`, or set engine.kind to openai and "
+            "engine.base_urls to a server that you have"
+        )
+    on_cpu = engine.device == "cpu" or (engine.device == "auto" and shutil.which("nvidia-smi") is None)
+    command = [
+        *(engine.command or (sys.executable, "-m", "vllm.entrypoints.openai.api_server")),
+        *("--model", model_path(model), "--served-model-name", model),
+        *("--host", "127.0.0.1", "--port", "{port}", "--max-num-seqs", str(engine.in_flight)),
+        *(_CPU_ARGS if on_cpu else ()),
+        *engine.args,
+    ]
+    return Spec(
+        command=tuple(command),
+        environment=_environment(on_cpu),
+        log=str(log),
+        start_seconds=engine.start_seconds,
+        restarts=engine.restarts,
+    )
+
+
+# Chunked prefill and a per-request seed together kill vLLM 0.32 on a CPU ("CPU Generator does not use offset").
+# Compilation takes longer to start than it saves in a build of some thousand rows. The default cache block of 128
+# tokens would waste most of the prefix that a pair's two prompts share.
+_CPU_ARGS = (
+    *("--enforce-eager", "--no-enable-chunked-prefill", "--dtype", "bfloat16", "--block-size", "32"),
+    *("--max-model-len", "4096", "--max-num-batched-tokens", "4096"),
+)
+
+
+def _environment(on_cpu: bool) -> dict[str, str]:
+    environment = {"VLLM_NO_USAGE_STATS": "1", "TOKENIZERS_PARALLELISM": "false", "VLLM_CONFIGURE_LOGGING": "1"}
+    if on_cpu:
+        cores = ",".join(str(core) for core in sorted(os.sched_getaffinity(0)))
+        # Without this vLLM keeps one core for itself: with two cores, half the machine.
+        environment |= {"VLLM_CPU_OMP_THREADS_BIND": cores, "VLLM_CPU_KVCACHE_SPACE": "2"}
+    return environment
+
+
+class ServedEndpoint:
+    """The link to a guard: starts one where there is none, follows its state, and says so when it fails."""
+
+    def __init__(self, spec: Spec, tally: Tally) -> None:
+        self._spec = spec
+        self._tally = tally
+        self._socket = _socket_path(spec)
+        self._life = 0
+        self._url = ""
+        self._error: str | None = None
+        self._changed = asyncio.Condition()
+        self._follower: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        """Connect, and wait until the server answers."""
+        self._follower = asyncio.create_task(self._follow())
+        self._follower.add_done_callback(lambda task: task.cancelled() or task.exception())
+        await self.acquire()
+
+    async def acquire(self) -> Endpoint:
+        """The server, once it is ready."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._url or self._error)
+        if self._error is not None:
+            raise UserError(f"engine vllm: {self._error}")
+        return Endpoint(f"{self._url}/v1{CHAT}", self._life)
+
+    def release(self, endpoint: Endpoint) -> None:
+        """One server takes all: nothing to count."""
+
+    def life(self) -> int:
+        """Which server this is: 0 for the first, and one more for each restart."""
+        return self._life if self._url else self._life + 1
+
+    async def close(self) -> None:
+        """Leave. The guard ends the server when its last client has left."""
+        if self._follower is not None:
+            self._follower.cancel()
+            await asyncio.gather(self._follower, return_exceptions=True)
+
+    async def _follow(self) -> None:
+        first_life = 0
+        for _ in range(1 + self._spec.restarts):
+            try:
+                reader, writer = await self._connect()
+            except OSError as error:
+                await self._set("", f"cannot start the server's guard: {error}")
+                return
+            try:
+                while line := await reader.readline():
+                    await self._heed(json.loads(line), first_life)
+            finally:
+                writer.close()
+            # The guard itself is gone, and its server with it; the next one counts from 0 again.
+            self._life += 1
+            first_life = self._life
+            await self._set("")
+        await self._set("", "the server's guard died too often")
+
+    async def _heed(self, state: dict[str, str], first_life: int) -> None:
+        life = first_life + int(state["life"])
+        if life > self._life:
+            self._tally.add("server_restarts", life - self._life)
+            self._life = life
+        if state["state"] == "failed":
+            await self._set("", state["error"])
+        else:
+            await self._set(state["url"] if state["state"] == "ready" else "")
+
+    async def _set(self, url: str, error: str | None = None) -> None:
+        async with self._changed:
+            self._url, self._error = url, error
+            self._changed.notify_all()
+
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        for _ in range(50):
+            try:
+                return await asyncio.open_unix_connection(self._socket)
+            except OSError:
+                # A session of its own: Ctrl-C in the terminal ends the build, which then leaves; the guard cleans up.
+                subprocess.Popen(
+                    [sys.executable, "-m", "pipeline.generation.guard", str(self._socket), json.dumps(asdict(self._spec))],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    start_new_session=True,
+                )
+                await asyncio.sleep(0.5)
+        return await asyncio.open_unix_connection(self._socket)
+
+
+def _socket_path(spec: Spec) -> Path:
+    """One server for each command on a machine, whoever asks; the folder is this user's alone."""
+    folder = Path(tempfile.gettempdir()) / f"everyuser-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.stat().st_uid != os.getuid():
+        raise UserError(f"{folder} belongs to another user; set TMPDIR to a folder of your own")
+    key = hashlib.sha256(json.dumps([spec.command, spec.environment], sort_keys=True).encode()).hexdigest()[:16]
+    return folder / f"{key}.sock"

@@ -1,0 +1,178 @@
+"""The generation stage of the DAG: shards in, the same shards answered out, a window of requests across their borders."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Protocol, Self
+
+import apache_beam as beam
+from apache_beam.metrics import Metrics
+from apache_beam.utils.windowed_value import WindowedValue
+
+from pipeline.generation.client import Client, Endpoints, Ticket
+from pipeline.generation.endpoints import FixedEndpoints
+from pipeline.generation.journal import JournalWriter, read_journal
+from pipeline.generation.requests import Outcome, Request
+from pipeline.generation.server import ServedEndpoint, server_spec
+from pipeline.plan import BuildPlan
+from pipeline.progress import tally
+from schemas.base import UserError
+from schemas.config import OpenAiEngine, ReplayEngine
+
+_SHARDS_AHEAD = 8
+"""Shards that wait for stragglers at once, at most: bounds memory when one row is very slow."""
+
+
+class Asking(Protocol):
+    """A shard that has requests. `journal` names the file that keeps their outcomes."""
+
+    @property
+    def journal(self) -> str: ...
+
+    def requests(self) -> list[Request]: ...
+
+    def with_outcomes(self, outcomes: Sequence[Outcome]) -> Self: ...
+
+
+class Generator:
+    """Answers requests of shards: from the shard's journal first, then from the model. One for each process."""
+
+    def __init__(self, plan: BuildPlan) -> None:
+        self._folder = plan.output / "journal"
+        self._known: dict[str, dict[str, Outcome]] = {}
+        self._writers: dict[str, JournalWriter] = {}
+        self._tally = tally(plan.output)
+        self._client: Client | None = None
+        engine = plan.config.engine
+        self.watermark = 4 * engine.in_flight
+        if isinstance(engine, ReplayEngine):
+            self._folder = Path(engine.journal)
+            return
+        model = plan.config.generation.model
+        headers: dict[str, str] = {}
+        endpoints: Endpoints
+        if isinstance(engine, OpenAiEngine):
+            key = os.environ.get(engine.api_key_env)
+            if key:
+                headers["Authorization"] = f"Bearer {key}"
+            endpoints = FixedEndpoints(engine.base_urls, model, headers)
+        else:
+            log = plan.output / "logs" / "model-server.log"
+            log.parent.mkdir(parents=True, exist_ok=True)
+            endpoints = ServedEndpoint(server_spec(engine, model, log), self._tally)
+        self._client = Client(endpoints, headers, engine.in_flight, plan.config.requests, self._tally)
+
+    @property
+    def backlog(self) -> int:
+        """Requests without an outcome."""
+        return self._client.backlog if self._client else 0
+
+    def submit(self, journal: str, requests: Sequence[Request]) -> Ticket:
+        """Begin to answer `requests`; what the journal knows is answered at once."""
+        path = self._folder / f"{journal}.jsonl"
+        if journal not in self._known:
+            self._known[journal] = read_journal(path)
+        known = self._known[journal]
+        outcomes = [known.get(request.key) for request in requests]
+        missing = [(k, request) for k, request in enumerate(requests) if outcomes[k] is None]
+        ticket = Ticket(outcomes, len(missing))
+        self._tally.add("requests_replayed", len(requests) - len(missing))
+        if missing and self._client is None:
+            raise UserError(
+                f"engine replay: {path} lacks {len(missing)} of {len(requests)} completions; "
+                "the journal belongs to another configuration, or to a build that was not finished"
+            )
+        if missing and self._client is not None:
+            if journal not in self._writers:
+                self._writers[journal] = JournalWriter(path)
+            self._client.submit(missing, ticket, self._writers[journal])
+        return ticket
+
+    def wait(self) -> None:
+        """Return when something has changed, or after a moment; raises what concerns the whole run."""
+        if self._client:
+            self._client.wait()
+
+    def finish(self, journal: str) -> None:
+        """The shard will ask nothing more."""
+        self._known.pop(journal, None)
+        writer = self._writers.pop(journal, None)
+        if writer:
+            writer.close()
+
+    def close(self) -> None:
+        """Stop the client; its server, if it has one, is then ended by the guard."""
+        if self._client:
+            self._client.close()
+        for journal in [*self._writers]:
+            self.finish(journal)
+
+
+_generators: dict[BuildPlan, Generator] = {}
+_lock = threading.Lock()
+
+
+def generator(plan: BuildPlan) -> Generator:
+    """This process's generator for a build."""
+    with _lock:
+        if plan not in _generators:
+            _generators[plan] = Generator(plan)
+        return _generators[plan]
+
+
+def close_generator(plan: BuildPlan) -> None:
+    """Close this process's generator for a build, if it has one."""
+    with _lock:
+        found = _generators.pop(plan, None)
+    if found:
+        found.close()
+
+
+class Generate(beam.DoFn):
+    """Asks for each shard's requests. Shards leave when they are answered, not in the order in which they came.
+
+    `process` returns as soon as the window's backlog is short, so that the next shard's requests join the window
+    before this shard's last ones have ended. `last` says that no later stage asks for the same shard again.
+    """
+
+    def __init__(self, plan: BuildPlan, last: bool) -> None:
+        self._plan = plan
+        self._last = last
+
+    def start_bundle(self) -> None:
+        """Forget a bundle that failed."""
+        self._pending: list[tuple[Asking, Ticket]] = []
+
+    def process(self, shard: Asking) -> Iterator[Asking]:
+        """Submit, then hand out what is done while the backlog is long enough."""
+        source = generator(self._plan)
+        self._pending.append((shard, source.submit(shard.journal, shard.requests())))
+        yield from self._answered(source, source.watermark)
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        """Wait for all that is left."""
+        window = beam.transforms.window.GlobalWindow()
+        for shard in self._answered(generator(self._plan), 0):
+            yield WindowedValue(shard, window.max_timestamp(), [window])
+
+    def _answered(self, source: Generator, watermark: int) -> Iterator[Asking]:
+        while True:
+            done = [(shard, ticket) for shard, ticket in self._pending if ticket.done]
+            self._pending = [(shard, ticket) for shard, ticket in self._pending if not ticket.done]
+            for shard, ticket in done:
+                if self._last:
+                    source.finish(shard.journal)
+                _count(ticket)
+                yield shard.with_outcomes(ticket.result())
+            if not done:
+                if not self._pending or (source.backlog <= watermark and len(self._pending) <= _SHARDS_AHEAD):
+                    if watermark or not self._pending:
+                        return
+                source.wait()
+
+
+def _count(ticket: Ticket) -> None:
+    Metrics.counter("everyuser", "completions").inc(len(ticket.outcomes))

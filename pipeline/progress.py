@@ -1,0 +1,92 @@
+"""Live counts: every worker process keeps a tally and shares it through a small file; the driver sums them."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import Counter
+from pathlib import Path
+
+import orjson
+
+_FOLDER = ".progress"
+
+
+class Tally:
+    """Counts of this process, written to the build's folder a few times a second."""
+
+    def __init__(self, output: Path) -> None:
+        self._path = output / _FOLDER / f"{os.getpid()}.json"
+        self._counts: Counter[str] = Counter()
+        self._lock = threading.Lock()
+        self._written: dict[str, int] = {}
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        threading.Thread(target=self._share, name="everyuser-tally", daemon=True).start()
+
+    def add(self, name: str, amount: int) -> None:
+        """Add to a count."""
+        with self._lock:
+            self._counts[name] += amount
+
+    def get(self, name: str) -> int:
+        """This process's count."""
+        return self._counts[name]
+
+    def gauge(self, name: str, value: int) -> None:
+        """Set a value that is not a sum over time."""
+        self._counts[name] = value
+
+    def clear(self) -> None:
+        """Start again from nothing."""
+        with self._lock:
+            self._counts.clear()
+
+    def flush(self) -> None:
+        """Write the file now. A full disk must not hide the error that it causes elsewhere, so it is ignored here."""
+        with self._lock:
+            counts = dict(self._counts)
+        if counts == self._written:
+            return
+        temporary = self._path.with_suffix(".tmp")
+        try:
+            temporary.write_bytes(orjson.dumps(counts))
+            temporary.replace(self._path)
+            self._written = counts
+        except OSError:
+            temporary.unlink(missing_ok=True)
+
+    def _share(self) -> None:
+        pause = threading.Event()
+        while not pause.wait(0.3):
+            self.flush()
+
+
+_tallies: dict[Path, Tally] = {}
+_lock = threading.Lock()
+
+
+def tally(output: Path) -> Tally:
+    """This process's tally for a build."""
+    with _lock:
+        if output not in _tallies:
+            _tallies[output] = Tally(output)
+        return _tallies[output]
+
+
+def total(output: Path) -> Counter[str]:
+    """The sum over all processes that work on a build."""
+    counts: Counter[str] = Counter()
+    for path in (output / _FOLDER).glob("*.json"):
+        try:
+            counts.update(orjson.loads(path.read_bytes()))
+        except (OSError, orjson.JSONDecodeError):
+            continue
+    return counts
+
+
+def reset(output: Path) -> None:
+    """Forget the counts of earlier runs."""
+    if output in _tallies:
+        _tallies[output].clear()
+    for path in (output / _FOLDER).glob("*"):
+        path.unlink(missing_ok=True)

@@ -1,0 +1,216 @@
+"""Seed posts: read from files or the Hub, cleaned, split, and stored in the order in which shards use them."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import importlib.resources
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import ValidationError
+
+from pipeline.plan import SPLITS, ShardSpec, apportion
+from pipeline.shards import atomic
+from schemas.arrow import arrow_schema, to_table
+from schemas.base import UsageError
+from schemas.config import SeedsConfig
+from schemas.records import SeedPost
+
+_ROWS_PER_GROUP = 1024
+_FIELDS = ("id", "title", "text", "topics")
+
+
+def source_fingerprint(config: SeedsConfig) -> str:
+    """Identifies the posts that `config` names: a file's content, or a Hub dataset's commit."""
+    if config.path.startswith("hf://"):
+        content = _hub_commit(config)
+    else:
+        path = _file(config)
+        content = _hash_file(path)
+    rest = orjson.dumps([config.limit, config.columns, config.split, config.config], option=orjson.OPT_SORT_KEYS)
+    return hashlib.sha256(content.encode() + rest).hexdigest()[:16]
+
+
+def read_posts(config: SeedsConfig, dropped: Counter[str]) -> Iterator[SeedPost]:
+    """The posts of a source, in its order; counts what it drops: `empty`, `duplicate` (text), `duplicate_id`.
+
+    Raises `UsageError` that names the file and row for a row that cannot be read.
+    """
+    seen: set[bytes] = set()
+    ids: set[str] = set()
+    kept = 0
+    for number, row in enumerate(_rows(config)):
+        post = _post(config, number, row)
+        if post is None:
+            dropped["empty"] += 1
+            continue
+        digest = hashlib.blake2b(_normal(post.prompt).encode(), digest_size=16).digest()
+        if digest in seen:
+            dropped["duplicate"] += 1
+            continue
+        if post.id in ids:
+            dropped["duplicate_id"] += 1
+            continue
+        seen.add(digest)
+        ids.add(post.id)
+        yield post
+        kept += 1
+        if kept == config.limit:
+            return
+
+
+def split_posts(posts: Iterable[SeedPost], shares: Mapping[str, float], seed: int) -> dict[str, list[SeedPost]]:
+    """Posts by split, in an order that depends on the seed and the posts' ids alone."""
+
+    def order(post: SeedPost) -> bytes:
+        return hashlib.blake2b(f"{seed}\x1f{post.id}".encode(), digest_size=16).digest()
+
+    ordered = sorted(posts, key=order)
+    counts = apportion(len(ordered), shares)
+    result, start = {}, 0
+    for split in SPLITS:
+        result[split] = ordered[start : start + counts[split]]
+        start += counts[split]
+    return result
+
+
+def store_posts(folder: Path, by_split: Mapping[str, list[SeedPost]]) -> None:
+    """Write `{split}.parquet`, in small row groups, so that a shard reads only the posts it uses."""
+    schema = arrow_schema(SeedPost)
+    for split, posts in by_split.items():
+        with atomic(folder / f"{split}.parquet") as temporary:
+            pq.write_table(to_table(posts, schema), temporary, row_group_size=_ROWS_PER_GROUP, compression="zstd")
+
+
+def posts_of(folder: Path, spec: ShardSpec) -> list[SeedPost]:
+    """The post of each pair of a shard: pair i of a split uses post i mod n, of the split's n posts."""
+    with pq.ParquetFile(folder / f"{spec.split}.parquet") as file:
+        total = file.metadata.num_rows
+        wanted = np.arange(spec.start, spec.start + spec.count) % total
+        groups = sorted(set((wanted // _ROWS_PER_GROUP).tolist()))
+        table = file.read_row_groups(groups)
+    first = np.cumsum([0, *[min(_ROWS_PER_GROUP, total - g * _ROWS_PER_GROUP) for g in groups]])
+    offset = {group: int(first[k]) for k, group in enumerate(groups)}
+    rows = [offset[int(w) // _ROWS_PER_GROUP] + int(w) % _ROWS_PER_GROUP for w in wanted]
+    return [SeedPost(**row | {"topics": tuple(row["topics"])}) for row in table.take(rows).to_pylist()]
+
+
+def _post(config: SeedsConfig, number: int, row: Mapping[str, Any]) -> SeedPost | None:
+    def value(field: str) -> Any:
+        column = config.columns.get(field)  # type: ignore[call-overload]
+        if column is not None and column not in row:
+            raise UsageError(
+                f"{config.path}: row {number + 1} has no column '{column}' (columns.{field}); "
+                f"it has {', '.join(map(str, row))}"
+            )
+        return row.get(column or field)
+
+    title, text, topics = value("title") or "", value("text") or "", value("topics") or ()
+    if not str(title).strip() and not str(text).strip():
+        return None
+    if isinstance(topics, str):
+        topics = [topic.strip() for topic in topics.split(",")]
+    identity = value("id")
+    try:
+        return SeedPost(
+            id=str(number) if identity is None else str(identity),
+            title=title,
+            text=text,
+            topics=tuple(re.sub(r"\W+", "_", str(topic).strip().lower()) for topic in topics if str(topic).strip()),
+        )
+    except ValidationError as error:
+        problem = error.errors()[0]
+        raise UsageError(f"{config.path}: row {number + 1}, '{problem['loc'][0]}': {problem['msg']}") from None
+
+
+def _rows(config: SeedsConfig) -> Iterator[Mapping[str, Any]]:
+    if config.path.startswith("hf://"):
+        yield from _hub_rows(config)
+        return
+    path = _file(config)
+    try:
+        yield from _READERS[path.suffix](path)
+    except (pa.ArrowInvalid, UnicodeDecodeError, csv.Error) as error:
+        raise UsageError(f"{path}: not readable as {path.suffix}: {' '.join(str(error).split())}") from None
+
+
+def _jsonl(path: Path) -> Iterator[Mapping[str, Any]]:
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                row = orjson.loads(line)
+            except orjson.JSONDecodeError as error:
+                raise UsageError(f"{path}: line {number} is not JSON: {error}") from None
+            if not isinstance(row, dict):
+                raise UsageError(f"{path}: line {number} is not a JSON object")
+            yield row
+
+
+def _parquet(path: Path) -> Iterator[Mapping[str, Any]]:
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(batch_size=1024):
+            yield from batch.to_pylist()
+
+
+def _csv(path: Path) -> Iterator[Mapping[str, Any]]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        yield from csv.DictReader(file)
+
+
+_READERS = {".jsonl": _jsonl, ".parquet": _parquet, ".csv": _csv}
+
+
+def _file(config: SeedsConfig) -> Path:
+    if config.path == "packaged":
+        return Path(str(importlib.resources.files("pipeline") / "seed_posts.jsonl"))
+    path = Path(config.path)
+    if path.suffix not in _READERS:
+        raise UsageError(f"seeds.path: {path} is not one of {', '.join(_READERS)}, hf://owner/name or 'packaged'")
+    if not path.is_file():
+        raise UsageError(f"seeds.path: {path}: no such file")
+    return path
+
+
+def _hub_commit(config: SeedsConfig) -> str:
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        info = HfApi().dataset_info(config.path.removeprefix("hf://"), revision=config.revision)
+    except (HfHubHTTPError, OSError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise UsageError(f"seeds.path: cannot reach {config.path} at '{config.revision}': {first}") from None
+    return str(info.sha)
+
+
+def _hub_rows(config: SeedsConfig) -> Iterator[Mapping[str, Any]]:
+    # A heavy import that only this source needs.
+    from datasets import load_dataset
+
+    name = config.path.removeprefix("hf://")
+    try:
+        yield from load_dataset(
+            name, config.config, split=config.split, revision=config.revision, streaming=True
+        )
+    except (OSError, ValueError) as error:
+        raise UsageError(f"seeds.path: cannot load {config.path}: {str(error).splitlines()[0]}") from None
+
+
+def _hash_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _normal(text: str) -> str:
+    """Case, punctuation and spacing do not make another post."""
+    return " ".join(re.findall(r"\w+", text.casefold()))

@@ -1,0 +1,87 @@
+"""Parquet files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from schemas.arrow import hf_metadata
+from schemas.base import UserError
+
+_META = b"everyuser"
+_ROWS_PER_GROUP = 2048
+
+
+def write_shard(path: Path, table: pa.Table, meta: Mapping[str, Any]) -> None:
+    """Write `table` with `meta` (JSON) in its footer. Equal tables and meta give equal bytes."""
+    schema = table.schema.with_metadata({**hf_metadata(table.schema), _META: json.dumps(meta, sort_keys=True)})
+    with atomic(path) as temporary:
+        pq.write_table(
+            table.cast(schema),
+            temporary,
+            compression="zstd",
+            row_group_size=_ROWS_PER_GROUP,
+            write_page_index=True,
+            use_content_defined_chunking=True,
+        )
+
+
+def read_meta(path: Path) -> dict[str, Any] | None:
+    """The footer's `meta`; None where there is no such file. Raises `UserError` for a file that is no shard of ours."""
+    try:
+        schema = pq.read_schema(path)
+    except FileNotFoundError:
+        return None
+    except (pa.ArrowInvalid, OSError) as error:
+        raise UserError(f"{path} is damaged ({' '.join(str(error).split())}); delete it and run again") from None
+    text = (schema.metadata or {}).get(_META)
+    if text is None:
+        raise UserError(f"{path} was not written by everyuser; choose another output folder")
+    meta: dict[str, Any] = json.loads(text)
+    return meta
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path`, synced and renamed to it at the end, removed on an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".tmp-{path.name}-{os.getpid()}")
+    try:
+        with disk_errors(path):
+            yield temporary
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turns a failed write into one line with the way out."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path}: {error.strerror or error}; mend that and run the same command again, "
+            "finished work is kept"
+        ) from error
+
+
+def remove_temporary(folder: Path) -> None:
+    """Delete what a killed run left half-written. Only the holder of the folder's lock may call this."""
+    for path in folder.rglob(".tmp-*"):
+        path.unlink(missing_ok=True)

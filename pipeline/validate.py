@@ -1,0 +1,102 @@
+"""When a generated pair is good enough: one rule, one reason. Pure functions of texts and configuration."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+from rapidfuzz.distance import Indel
+
+from schemas.config import ValidationConfig
+
+
+class Fault(NamedTuple):
+    """A broken rule: its name, counted in the manifest, and what was found."""
+
+    reason: str
+    detail: str
+
+
+_QUOTES = {'"': '"', "'": "'", "\u201c": "\u201d", "\u2018": "\u2019", "*": "*"}
+
+
+def clean_reply(text: str) -> str:
+    """A reply without surrounding space, and without quotation marks that enclose all of it."""
+    text = text.strip()
+    while len(text) > 1 and _QUOTES.get(text[0]) == text[-1] and text[0] not in text[1:-1]:
+        text = text[1:-1].strip()
+    return text
+
+
+def judge_text(text: str, finish_reason: str, rules: ValidationConfig) -> Fault | None:
+    """The first rule that any generated text can break by itself: a reply, or a portrait."""
+    words = _words(text)
+    if not words:
+        return Fault("empty", "")
+    if finish_reason != "stop":
+        return Fault("unfinished", f"finish_reason {finish_reason}")
+    if len(words) < rules.min_words:
+        return Fault("too_short", f"{len(words)} words")
+    for reason, pattern in (("refusal_or_meta", _any(rules.refusals)), ("markup", _any(rules.markup))):
+        found = pattern.search(text) if pattern else None
+        if found:
+            return Fault(reason, found.group(0)[:80])
+    trigrams = list(zip(words, words[1:], words[2:], strict=False))
+    if trigrams and 1 - len(set(trigrams)) / len(trigrams) > rules.repeated_share:
+        return Fault("repetitive", f"{len(set(trigrams))} of {len(trigrams)} trigrams are distinct")
+    if rules.language is not None:
+        language = _language(text)
+        if language != rules.language:
+            return Fault("language", language)
+    return None
+
+
+def judge_reply(text: str, finish_reason: str, prompts: Sequence[str], rules: ValidationConfig) -> Fault | None:
+    """The first rule that one reply breaks; `prompts` are all texts that it must not copy from."""
+    fault = judge_text(text, finish_reason, rules)
+    if fault:
+        return fault
+    grams = _grams(_words(text), rules.copied_words)
+    for prompt in prompts if grams else ():
+        copied = grams & _grams(_words(prompt), rules.copied_words)
+        if copied:
+            return Fault("copied", " ".join(min(copied)))
+    return None
+
+
+def judge_pair(chosen: str, rejected: str, rules: ValidationConfig) -> Fault | None:
+    """The first rule that two replies, good by themselves, break together."""
+    shorter, longer = sorted((len(chosen), len(rejected)))
+    if longer > rules.length_ratio_max * shorter:
+        return Fault("length_ratio", f"{longer} against {shorter} characters")
+    if _words(chosen) == _words(rejected):
+        return Fault("equal", "")
+    similarity = Indel.normalized_similarity(
+        chosen.casefold(), rejected.casefold(), score_cutoff=rules.near_equal
+    )
+    if similarity >= rules.near_equal:
+        return Fault("near_equal", f"similarity {similarity:.2f}")
+    return None
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+", text.casefold())
+
+
+def _grams(words: list[str], size: int) -> set[tuple[str, ...]]:
+    return set(zip(*(words[start:] for start in range(size)), strict=False))
+
+
+@lru_cache
+def _any(patterns: tuple[str, ...]) -> re.Pattern[str] | None:
+    return re.compile("|".join(f"(?:{p})" for p in patterns), re.IGNORECASE | re.MULTILINE) if patterns else None
+
+
+def _language(text: str) -> str:
+    # Only builds that configure a language load the classifier and its model.
+    from py3langid.langid import classify
+
+    code: str = classify(text)[0]
+    return code

@@ -1,0 +1,1 @@
+"""The typed preference space: dimensions, directions, sampling, coverage. Imports `schemas` only."""

@@ -1,0 +1,79 @@
+"""Arithmetic of directions: the released numbers, words, and the persona's aggregate.
+
+A direction is an int8 array of shape (D,) over {-1, 0, 1}; many of them have shape (N, D).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from preference_space.space import PreferenceSpace
+
+Direction = npt.NDArray[np.int8]
+
+POSITIVE_ABOVE = 0.6
+NEGATIVE_BELOW = 0.4
+"""Thresholds on the mean of released values (1 / 0.5 / 0), as in the released PBA script (paper, section 4)."""
+
+
+def to_released(direction: Direction) -> npt.NDArray[np.float64]:
+    """{-1, 0, 1} to the published {0, 0.5, 1}; any shape."""
+    return (direction.astype(np.float64) + 1) / 2
+
+
+def from_released(values: Sequence[float] | npt.NDArray[np.float64]) -> Direction:
+    """The published {0, 0.5, 1} to {-1, 0, 1}; any shape. Raises `ValueError` on another number."""
+    levels = np.asarray(values, dtype=np.float64) * 2 - 1
+    wrong = ~np.isin(levels, (-1, 0, 1))
+    if wrong.any():
+        offending = ((levels[wrong] + 1) / 2).flat[0]
+        raise ValueError(f"a released direction holds 0, 0.5 and 1 only, found {offending}")
+    return levels.astype(np.int8)
+
+
+def verbalise(space: PreferenceSpace, direction: Direction) -> str:
+    """The labels of the non-neutral dimensions, in the space's order, as the released `profile` strings."""
+    return ", ".join(space.dimensions[d].pole(int(direction[d])).label for d in np.flatnonzero(direction))
+
+
+def parse_profile(space: PreferenceSpace, profile: str) -> Direction:
+    """The direction that a `profile` string names. Raises `ValueError` at the first text that is no label.
+
+    Labels hold commas of their own, so the longest label that fits is taken at each position.
+    """
+    labels = sorted(
+        ((dim.pole(level).label, d, level) for d, dim in enumerate(space.dimensions) for level in (1, -1)),
+        key=lambda entry: -len(entry[0]),
+    )
+    direction = np.zeros(len(space), dtype=np.int8)
+    rest = profile.strip()
+    while rest:
+        for label, d, level in labels:
+            if rest == label or rest.startswith(label + ","):
+                direction[d] = level
+                rest = rest[len(label) :].lstrip(",").lstrip()
+                break
+        else:
+            raise ValueError(f"no dimension of space '{space.name}' has a label that begins {rest[:60]!r}")
+    return direction
+
+
+def aggregate(directions: Direction) -> Direction:
+    """The persona's direction from its parts, shape (N, D) to (D,) (paper, section 4: P-tilde).
+
+    Mean of the released values; above 0.6 positive, below 0.4 negative. If nothing survives, the dimensions that are
+    farthest from neutral are kept; if all are exactly neutral, so is the result.
+    """
+    if len(directions) == 0:
+        return np.zeros(directions.shape[1], dtype=np.int8)
+    mean = to_released(directions).mean(axis=0)
+    result = (mean > POSITIVE_ABOVE).astype(np.int8) - (mean < NEGATIVE_BELOW).astype(np.int8)
+    if not result.any():
+        distance = np.abs(mean - 0.5)
+        if distance.max() > 0:
+            farthest = np.isclose(distance, distance.max())
+            result = np.where(farthest, np.sign(mean - 0.5), 0).astype(np.int8)
+    return result

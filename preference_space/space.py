@@ -1,0 +1,114 @@
+"""Dimensions as typed records, and spaces loaded from YAML."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.resources
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from schemas.base import Record, UsageError
+from schemas.loader import read_yaml
+from schemas.records import Text
+
+Slug = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+
+
+class Pole(Record):
+    """One end of a dimension."""
+
+    label: Text = Field(description="Interchange name: what `profile` strings are made of.")
+    description: Text = Field(description="Completes 'This person ...'; used by portraits.")
+    hint: Text = Field(description="Tells a generator how a reply shows this pole.")
+
+
+class Dimension(Record):
+    """One axis of preference."""
+
+    slug: Slug
+    name: Text
+    group: Text
+    source: Text
+    topical: bool = Field(False, description="Active only for posts whose topics name it (interest tags).")
+    question: Text = Field(description="Asked to an annotator; the two poles, or 'cannot tell', answer it.")
+    positive: Pole
+    negative: Pole
+
+    def pole(self, level: int) -> Pole:
+        """The pole of a non-neutral level (1 or -1)."""
+        return self.positive if level > 0 else self.negative
+
+
+class PreferenceSpace(Record):
+    """An ordered list of dimensions. A direction is one level (-1, 0, 1) for each, in this order."""
+
+    name: Text
+    dimensions: Annotated[tuple[Dimension, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _unique(self) -> PreferenceSpace:
+        slugs = [dimension.slug for dimension in self.dimensions]
+        labels = [pole.label for d in self.dimensions for pole in (d.positive, d.negative)]
+        for what, values in (("slug", slugs), ("label", labels)):
+            repeated = sorted({value for value in values if values.count(value) > 1})
+            if repeated:
+                raise ValueError(f"{what} '{repeated[0]}' is used more than once")
+        return self
+
+    def __len__(self) -> int:
+        return len(self.dimensions)
+
+    @cached_property
+    def index(self) -> dict[str, int]:
+        """Position of each slug."""
+        return {dimension.slug: position for position, dimension in enumerate(self.dimensions)}
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of everything the space says."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
+
+    def to_yaml(self) -> str:
+        """The space as YAML that `load_space` reads back."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110)
+
+
+def load_space(source: str | Path) -> PreferenceSpace:
+    """Load `alignx` (the packaged 90 dimensions) or a YAML file.
+
+    Raises `UsageError` with file, dimension and field.
+    """
+    if source == "alignx":
+        packaged = importlib.resources.files("preference_space") / "alignx.yaml"
+        with importlib.resources.as_file(packaged) as path:
+            return load_space(path)
+    document = read_yaml(Path(source))
+    try:
+        return PreferenceSpace.model_validate(_tuples(document))
+    except ValidationError as error:
+        raise UsageError(f"{source}: {_explain(document, error)}") from None
+
+
+def _tuples(document: dict[str, object]) -> dict[str, object]:
+    dimensions = document.get("dimensions")
+    return document | {"dimensions": tuple(dimensions)} if isinstance(dimensions, list) else document
+
+
+def _explain(document: dict[str, object], error: ValidationError) -> str:
+    problem = error.errors()[0]
+    message = problem["msg"].removeprefix("Value error, ")
+    match problem["loc"]:
+        case ("dimensions", int(position), *field):
+            dimensions = document["dimensions"]
+            entry = dimensions[position] if isinstance(dimensions, list) else None
+            slug = entry.get("slug", "no slug") if isinstance(entry, dict) else "not a mapping"
+            where = f"dimension {position} ({slug}), field '{'.'.join(str(part) for part in field)}': "
+        case ():
+            where = ""
+        case location:
+            where = f"field '{'.'.join(str(part) for part in location)}': "
+    return where + message

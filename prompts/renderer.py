@@ -1,0 +1,122 @@
+"""Loads templates, checks them at start, and renders them in a sandbox.
+
+A template file begins with a comment that holds YAML (`purpose`, `inputs`, `version`) and defines blocks: `system` and
+`user` for a chat prompt, `text` for a plain text. Templates are data: the environment is sandboxed and immutable, and
+an undefined variable is an error.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.resources
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import yaml
+from jinja2 import meta
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from schemas.base import UsageError
+
+INPUTS: dict[str, frozenset[str]] = {
+    "reply_chosen": frozenset({"post", "traits"}),
+    "reply_rejected": frozenset({"post", "traits"}),
+    "portrait_text": frozenset({"traits"}),
+    "portrait_model": frozenset({"traits"}),
+}
+"""The templates that the pipeline renders, and the inputs that it gives to each.
+
+`post` has `title`, `text` and `topics`; `traits` is a list of `slug`, `name`, `group`, `label`, `description`, `hint`.
+"""
+
+BLOCKS: dict[str, tuple[str, ...]] = {name: ("system", "user") for name in INPUTS} | {"portrait_text": ("text",)}
+
+_HEADER = re.compile(r"\A\{#(.*?)#\}", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Template:
+    """One loaded template."""
+
+    name: str
+    purpose: str
+    inputs: frozenset[str]
+    version: int
+    origin: str
+    source: str
+    compiled: jinja2.Template
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the file's text."""
+        return hashlib.sha256(self.source.encode()).hexdigest()[:16]
+
+    def render(self, **inputs: object) -> dict[str, str]:
+        """Each block's text, stripped. Raises `UsageError` that names the template and what it lacks."""
+        context = self.compiled.new_context(inputs)
+        try:
+            return {name: "".join(self.compiled.blocks[name](context)).strip() for name in BLOCKS[self.name]}
+        except (jinja2.TemplateError, ArithmeticError, LookupError, TypeError, ValueError) as error:
+            raise UsageError(f"template {self.origin}: {error}") from None
+
+
+def load_templates(folder: Path | None = None) -> dict[str, Template]:
+    """All templates, those in `folder` (as `NAME.j2`) in place of the packaged ones of the same name.
+
+    Raises `UsageError` for an unknown name, a bad header, a syntax error, a missing block, or a variable that the
+    pipeline does not give: all at start, none in row 700,000.
+    """
+    packaged = importlib.resources.files("prompts") / "templates"
+    sources = {name: (f"{name}.j2", (packaged / f"{name}.j2").read_text(encoding="utf-8")) for name in INPUTS}
+    if folder is not None:
+        if not folder.is_dir():
+            raise UsageError(f"templates: {folder} is not a folder")
+        for path in sorted(folder.glob("*.j2")):
+            if path.stem not in INPUTS:
+                raise UsageError(f"template {path}: unknown name; the templates are {', '.join(sorted(INPUTS))}")
+            sources[path.stem] = (str(path), path.read_text(encoding="utf-8"))
+    environment = ImmutableSandboxedEnvironment(
+        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False
+    )
+    return {name: _load(environment, name, origin, source) for name, (origin, source) in sources.items()}
+
+
+def _load(environment: jinja2.Environment, name: str, origin: str, source: str) -> Template:
+    try:
+        tree = environment.parse(source)
+        compiled = environment.from_string(source)
+    except jinja2.TemplateSyntaxError as error:
+        raise UsageError(f"template {origin}, line {error.lineno}: {error.message}") from None
+    header = _header(origin, source)
+    needed = meta.find_undeclared_variables(tree)
+    unknown = sorted(needed - INPUTS[name])
+    if unknown:
+        raise UsageError(
+            f"template {origin}: uses '{unknown[0]}', which is not given; its inputs are {', '.join(sorted(INPUTS[name]))}"
+        )
+    declared = frozenset(part.strip() for part in str(header["inputs"]).split(","))
+    if needed - declared:
+        raise UsageError(f"template {origin}: uses '{sorted(needed - declared)[0]}', which its header does not list")
+    missing = [block for block in BLOCKS[name] if block not in compiled.blocks]
+    if missing:
+        raise UsageError(f"template {origin}: has no block '{missing[0]}'")
+    return Template(name, str(header["purpose"]), declared, int(header["version"]), origin, source, compiled)
+
+
+def _header(origin: str, source: str) -> Mapping[str, Any]:
+    found = _HEADER.match(source)
+    header: object = None
+    if found:
+        try:
+            header = yaml.safe_load(found.group(1))
+        except yaml.YAMLError as error:
+            raise UsageError(f"template {origin}: its header is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(header, dict) or not {"purpose", "inputs", "version"} <= header.keys():
+        raise UsageError(f"template {origin}: must begin with {{# purpose: ..., inputs: ..., version: ... #}}")
+    if not isinstance(header["version"], int):
+        raise UsageError(f"template {origin}: 'version' must be an integer, found {header['version']!r}")
+    return header

@@ -1,0 +1,66 @@
+"""Arrow schemas and Hugging Face features, derived from the Pydantic records: the one place that knows both."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+import pyarrow as pa
+
+from schemas.base import Record
+
+_SCALARS: dict[Any, pa.DataType] = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
+
+
+def arrow_schema(model: type[Record]) -> pa.Schema:
+    """The Arrow schema of a record. Columns carry the aliases ("Preference Direction"), as the release does."""
+    return pa.schema(list(_fields(model)))
+
+
+def hf_metadata(schema: pa.Schema) -> dict[str, str]:
+    """The Parquet metadata by which `datasets` restores its `Features` without looking at a row."""
+    features = {field.name: _feature(field.type) for field in schema}
+    return {"huggingface": json.dumps({"info": {"features": features}})}
+
+
+def to_table(records: Iterable[Record], schema: pa.Schema) -> pa.Table:
+    """Flat records as a table of `schema`, in their order. Column by column: rows as dicts cost ten times as much."""
+    rows = [record.model_dump(by_alias=True) for record in records]
+    return pa.Table.from_arrays(
+        [pa.array([row[field.name] for row in rows], field.type) for field in schema], schema=schema
+    )
+
+
+def _fields(model: type[Record]) -> Iterable[pa.Field]:
+    for name, field in model.model_fields.items():
+        annotation = field.annotation
+        for extra in field.metadata:
+            if isinstance(extra, str):
+                annotation = Annotated[annotation, extra]
+        yield pa.field(field.alias or name, _type(annotation), nullable=False)
+
+
+def _type(annotation: Any) -> pa.DataType:
+    if annotation in _SCALARS:
+        return _SCALARS[annotation]
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        named = next((a for a in arguments[1:] if isinstance(a, str)), None)
+        return pa.type_for_alias(named) if named else _type(arguments[0])
+    if origin is Literal:
+        return _SCALARS[type(arguments[0])]
+    if origin is tuple and arguments[1:] == (Ellipsis,):
+        return pa.list_(pa.field("element", _type(arguments[0])))
+    if isinstance(annotation, type) and issubclass(annotation, Record):
+        return pa.struct(list(_fields(annotation)))
+    raise TypeError(f"no Arrow type for {annotation!r}")
+
+
+def _feature(arrow: pa.DataType) -> Mapping[str, Any]:
+    if pa.types.is_list(arrow):
+        return {"feature": _feature(arrow.value_type), "_type": "List"}
+    if pa.types.is_struct(arrow):
+        return {field.name: _feature(field.type) for field in arrow}
+    names = {"double": "float64"}
+    return {"dtype": names.get(str(arrow), str(arrow)), "_type": "Value"}

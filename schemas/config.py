@@ -1,0 +1,262 @@
+"""The build configuration: one YAML file, every key typed, documented and defaulted here and nowhere else.
+
+`docs/config.md` is generated from the descriptions below (`python -m schemas.reference`).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, JsonValue, model_validator
+
+from schemas.base import Record
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Probability = Annotated[float, Field(gt=0, lt=1)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=96)]
+
+
+class SeedsConfig(Record):
+    """Where the posts come from."""
+
+    path: str = Field(
+        "packaged",
+        description="`packaged` (312 posts of this project), a `.jsonl`, `.parquet` or `.csv` file, or a Hub dataset "
+        "`hf://owner/name`. A relative path is relative to the configuration file.",
+    )
+    config: str | None = Field(None, description="Configuration name of a Hub dataset.")
+    split: str = Field("train", description="Split of a Hub dataset.")
+    revision: str = Field("main", description="Revision of a Hub dataset; a commit hash makes the build repeatable.")
+    limit: int | None = Field(None, ge=1, description="Read at most this many posts.")
+    columns: dict[Literal["id", "title", "text", "topics"], str] = Field(
+        default_factory=dict,
+        description="Which column of the source holds each field, where the names differ. Without an `id` column "
+        "posts are numbered; a `topics` column holds a list, or one string with commas.",
+    )
+
+
+class SplitsConfig(Record):
+    """Shares of the pairs, and of the posts, in each split. No post is in two splits."""
+
+    train: Share = Field(0.9, description="Share of the train split.")
+    validation: Share = Field(0.05, description="Share of the validation split.")
+    test: Share = Field(0.05, description="Share of the test split.")
+
+    @model_validator(mode="after")
+    def _sum_to_one(self) -> SplitsConfig:
+        if abs(self.train + self.validation + self.test - 1) > 1e-9:
+            raise ValueError("the shares train + validation + test must sum to 1")
+        return self
+
+
+class Marginal(Record):
+    """How often a dimension is active, and which pole it then takes."""
+
+    weight: float = Field(
+        1.0, ge=0, description="Relative weight of the dimension when active ones are drawn; 0 keeps it neutral."
+    )
+    positive: Share = Field(0.5, description="Probability of the positive pole, given that the dimension is active.")
+
+
+class Correlation(Record):
+    """A correlation between the poles of two dimensions, by a Gaussian copula."""
+
+    a: str = Field(description="Slug of a dimension.")
+    b: str = Field(description="Slug of another dimension.")
+    rho: float = Field(gt=-1, lt=1, description="Correlation of the two latent normal variables.")
+
+
+class SamplingConfig(Record):
+    """How points of the preference space are drawn."""
+
+    active_min: int = Field(3, ge=1, description="Smallest number of non-neutral dimensions of a point.")
+    active_max: int = Field(6, ge=1, description="Largest number of non-neutral dimensions of a point.")
+    dimensions: tuple[str, ...] | None = Field(None, description="Draw from these slugs only; by default from all.")
+    topical_weight: float = Field(
+        6.0,
+        gt=0,
+        description="Weight of an interest tag that fits the post, against 1 for any other dimension. A tag that does "
+        "not fit the post is never active.",
+    )
+    marginals: dict[str, Marginal] = Field(
+        default_factory=dict, description="By slug: `weight` (multiplies the default) and `positive`."
+    )
+    correlations: tuple[Correlation, ...] = Field(
+        default=(), description="List of `{a, b, rho}`: latent correlation of two dimensions' poles."
+    )
+    forbidden: tuple[dict[str, Literal["positive", "negative"]], ...] = Field(
+        default=(), description="Combinations that never occur together, each a map of slug to pole."
+    )
+
+    @model_validator(mode="after")
+    def _range(self) -> SamplingConfig:
+        if self.active_min > self.active_max:
+            raise ValueError("active_min is larger than active_max")
+        return self
+
+
+class GenerationConfig(Record):
+    """What is asked of the model. Part of the fingerprint: another value makes another dataset."""
+
+    model: str = Field(
+        "packaged:smollm2-135m-instruct",
+        description="A Hub id, a local folder, the name that an endpoint serves, or the packaged small model.",
+    )
+    temperature: float = Field(0.8, ge=0, description="Sampling temperature.")
+    top_p: float = Field(0.95, gt=0, le=1, description="Nucleus sampling.")
+    max_tokens: int = Field(256, ge=1, description="Longest reply, in tokens. A reply cut off there is rejected.")
+    stop: tuple[str, ...] = Field((), description="Stop strings.")
+    extra: dict[str, JsonValue] = Field(
+        default_factory=dict,
+        description="Further fields of the request body, such as `chat_template_kwargs` or `top_k`.",
+    )
+
+
+class ValidationConfig(Record):
+    """When a generated pair is good enough."""
+
+    min_words: int = Field(3, ge=1, description="Fewest words of a reply.")
+    length_ratio_max: float = Field(
+        4.0, ge=1, description="The longer reply may have at most this many times the characters of the shorter."
+    )
+    near_equal: Probability = Field(0.9, description="Replies with this normalised edit similarity or more are equal.")
+    copied_words: int = Field(
+        8, ge=3, description="A reply that shares this many consecutive words with its prompt is a copy."
+    )
+    repeated_share: Share = Field(
+        0.5, description="A reply of which more than this share of word trigrams is repeated is rejected as a loop."
+    )
+    language: str | None = Field(None, description="Expected ISO 639-1 code (`en`); not checked when null.")
+    refusals: tuple[str, ...] = Field(
+        (
+            r"\bas an? (?:ai|artificial intelligence|(?:large )?language model)\b",
+            r"\bi(?:'m| am) (?:just |only )?an? (?:ai|(?:large )?language model|virtual assistant)\b",
+            r"\bi(?:'m| am) sorry,? but i (?:can(?:no|')t|am unable|won't)\b",
+            r"\bi (?:can(?:no|')t|am (?:not able|unable) to) (?:help|assist|comply|fulfil)\b",
+            r"^(?:sure|certainly|of course|okay|absolutely)?[,!. ]*here(?:'s| is| are) (?:the|a|an|my|your|one|some) "
+            r"(?:possible |short |sample )?(?:reply|replies|response|comment|answer)",
+            r"\b(?:write|wrote|writing|draft) (?:a|the|your|my) (?:reply|response)\b",
+            r"\bthis (?:reply|response) (?:is|shows|uses|demonstrates)\b",
+        ),
+        description="Regular expressions (case-insensitive) that mark a refusal or talk about the task itself.",
+    )
+    markup: tuple[str, ...] = Field(
+        (
+            r"<\|[^>]*\|>|</?(?:s|div|span|p|br|html|body|script|think)\b[^>]*>|\[/?INST\]",
+            r"^#{1,6} |```",
+            r"^\W{0,3}(?:title|post|reply|response|assistant|user|system)\W{0,2}:",
+            "\ufffd",
+        ),
+        description="Regular expressions (case-insensitive, per line) that mark markup or chat-template junk.",
+    )
+
+
+class HistoryConfig(Record):
+    """The persona's history (P_UGC, P_PAIR)."""
+
+    ugc: int = Field(4, ge=0, le=16, description="User-generated items of each example.")
+    pair: int = Field(4, ge=0, le=16, description="Pair-wise items of each example.")
+    min_support: Share = Field(
+        0.5,
+        description="Share of the target's dimensions that at least one history item must support. No item may "
+        "contradict any of them.",
+    )
+    blocks: int = Field(
+        2, ge=0, description="Pool shards of the same split, besides its own, that a shard's histories come from."
+    )
+
+
+class VllmEngine(Record):
+    """A vLLM server on loopback, started, supervised and ended by the build."""
+
+    kind: Literal["vllm"] = "vllm"
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="`auto`: CUDA where `nvidia-smi` answers.")
+    args: tuple[str, ...] = Field((), description="Further arguments of the vLLM server.")
+    command: tuple[str, ...] | None = Field(
+        None,
+        description="The program that takes vLLM's server arguments; by default vLLM's own, in this Python.",
+    )
+    start_seconds: float = Field(900.0, gt=0, description="How long the server may take to answer for the first time.")
+    restarts: int = Field(3, ge=0, description="How often a server that died is started again.")
+    in_flight: int = Field(64, ge=1, description="Requests in flight at once, at most.")
+
+
+class OpenAiEngine(Record):
+    """One or more OpenAI-compatible endpoints that serve the same model."""
+
+    kind: Literal["openai"]
+    base_urls: tuple[str, ...] = Field(
+        min_length=1, description="Base URLs, each up to and with `/v1`; requests go to the least busy."
+    )
+    api_key_env: str = Field("OPENAI_API_KEY", description="Environment variable that holds the key, if one is needed.")
+    in_flight: int = Field(64, ge=1, description="Requests in flight at once, at most, over all endpoints.")
+
+
+class ReplayEngine(Record):
+    """No model: completions come from the journal of an earlier build."""
+
+    kind: Literal["replay"]
+    journal: str = Field(description="The `journal` folder of an earlier build, or a copy of it.")
+    in_flight: int = Field(64, ge=1, description="Requests looked up at once; changes nothing but memory.")
+
+
+Engine = Annotated[VllmEngine | OpenAiEngine | ReplayEngine, Field(discriminator="kind")]
+
+
+class RequestsConfig(Record):
+    """How requests are retried. Not part of the fingerprint."""
+
+    timeout_seconds: float = Field(120.0, gt=0, description="Longest wait for one reply.")
+    retries: int = Field(
+        3, ge=0, description="Attempts after the first for a timeout, a lost connection, a 5xx or a garbled reply."
+    )
+    max_wait_seconds: float = Field(
+        600.0, gt=0, description="Longest total wait of one request on 429 and 503 before its row is rejected."
+    )
+    outage_seconds: float = Field(
+        60.0, gt=0, description="The run fails when nothing has succeeded for this long and connections fail."
+    )
+
+
+class LimitsConfig(Record):
+    """When a run fails although it could go on. Not part of the fingerprint."""
+
+    max_rejected: Share = Field(
+        0.5, description="The run fails when more than this share of the pairs is lost after all attempts."
+    )
+
+
+class BuildConfig(Record):
+    """One build: posts in, a sharded dataset out."""
+
+    name: Name = Field("everyuser", description="Name of the dataset; the default output folder is `out/NAME`.")
+    pairs: int = Field(ge=1, description="Pairs to build. Each gives two mirrored examples.")
+    seed: int = Field(0, ge=0, lt=2**63, description="The root of all randomness.")
+    shard_pairs: int = Field(1024, ge=1, le=65536, description="Pairs in a shard, the unit of work and of resume.")
+    attempts: int = Field(
+        4, ge=1, le=16, description="How often a row is drawn anew, with a fresh counter, before it is given up."
+    )
+    space: str = Field(
+        "alignx", description="`alignx`, or a YAML file of your own; a relative path is relative to this file."
+    )
+    templates: str | None = Field(None, description="A folder whose templates replace the packaged ones of that name.")
+    portrait: Literal["template", "model"] = Field(
+        "template", description="Who writes the portrait (P_DEMO) from the direction: a template, or the model."
+    )
+    seeds: SeedsConfig = Field(default_factory=lambda: SeedsConfig())
+    splits: SplitsConfig = Field(default_factory=lambda: SplitsConfig())
+    sampling: SamplingConfig = Field(default_factory=lambda: SamplingConfig())
+    generation: GenerationConfig = Field(default_factory=lambda: GenerationConfig())
+    validation: ValidationConfig = Field(default_factory=lambda: ValidationConfig())
+    history: HistoryConfig = Field(default_factory=lambda: HistoryConfig())
+    engine: Engine = Field(default_factory=lambda: VllmEngine())
+    requests: RequestsConfig = Field(default_factory=lambda: RequestsConfig())
+    limits: LimitsConfig = Field(default_factory=lambda: LimitsConfig())
+
+    def content(self) -> dict[str, Any]:
+        """The keys that decide what the rows are; paths are left out, as their contents are fingerprinted."""
+        return self.model_dump(
+            mode="json",
+            exclude={"name": True, "space": True, "templates": True, "seeds": True}
+            | {"engine": True, "requests": True, "limits": True},
+        )

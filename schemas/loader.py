@@ -1,0 +1,122 @@
+"""Reading a build configuration: YAML and `--set` in, a `BuildConfig` or one clear line out."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from schemas.base import UsageError
+from schemas.config import BuildConfig
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> BuildConfig:
+    """Read the configuration at `path`, with `key.sub=value` overrides applied on top.
+
+    Relative paths inside the file are resolved against the file's folder. Raises `UsageError` that names the file, the
+    key and, for an unknown key, the nearest known one.
+    """
+    document = read_yaml(path)
+    for override in overrides:
+        _override(document, override)
+    config = validate(BuildConfig, document, str(path))
+    return _absolute(config, path.resolve().parent)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML mapping from a file, or `UsageError`."""
+    try:
+        document = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except FileNotFoundError:
+        raise UsageError(f"{path}: no such file") from None
+    except IsADirectoryError:
+        raise UsageError(f"{path}: a folder, not a YAML file") from None
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise UsageError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(document, dict):
+        raise UsageError(f"{path}: expected keys and values, found {type(document).__name__}")
+    return document
+
+
+def validate(model: type[M], document: dict[str, Any], origin: str) -> M:
+    """`document` as `model`; JSON rules, so that YAML's lists and integers fit tuples and floats."""
+    try:
+        return model.model_validate_json(json.dumps(document, default=str))
+    except ValidationError as error:
+        raise UsageError(f"{origin}: " + "; ".join(_explain(model, problem) for problem in error.errors()[:3])) from None
+
+
+def _explain(model: type[BaseModel], problem: Any) -> str:
+    location = [part for part in problem["loc"] if part not in ("vllm", "openai", "replay")]
+    key = ".".join(str(part) for part in location)
+    if problem["type"] == "extra_forbidden":
+        known = sorted(_keys_beside(model, problem["loc"]))
+        near = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
+        hint = f"did you mean '{near[0]}'?" if near else f"known here: {', '.join(known)}"
+        return f"unknown key '{key}'; {hint}"
+    if problem["type"] == "missing":
+        return f"'{key}' is required"
+    message = problem["msg"].removeprefix("Value error, ")
+    given = problem.get("input")
+    return f"'{key}': {message}" + (f" (found {given!r})" if isinstance(given, (str, int, float, bool)) else "")
+
+
+def _keys_beside(model: type[BaseModel], location: Iterable[Any]) -> set[str]:
+    """The keys that are known where the unknown one stands; `location` ends with the unknown key."""
+    models: list[type[BaseModel]] = [model]
+    for part in list(location)[:-1]:
+        inner: list[type[BaseModel]] = []
+        for current in models:
+            if part in current.model_fields:
+                inner.extend(_models_in(current.model_fields[part].annotation))
+        if inner:
+            models = inner
+        tagged = [m for m in models if "kind" in m.model_fields and part in get_args(m.model_fields["kind"].annotation)]
+        models = tagged or models
+    return {name for m in models for name in m.model_fields}
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for argument in get_args(annotation) for model in _models_in(argument)]
+
+
+def _override(document: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key.strip():
+        raise UsageError(f"--set {override}: expected key=value, such as --set generation.temperature=0.7")
+    *parents, last = key.strip().split(".")
+    node = document
+    for parent in parents:
+        inner = node.setdefault(parent, {})
+        if not isinstance(inner, dict):
+            raise UsageError(f"--set {override}: '{parent}' holds a value, not keys")
+        node = inner
+    try:
+        node[last] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise UsageError(f"--set {override}: the value is not valid YAML") from None
+
+
+def _absolute(config: BuildConfig, folder: Path) -> BuildConfig:
+    def resolve(path: str) -> str:
+        return path if "://" in path else str(folder / Path(path).expanduser())
+
+    changes: dict[str, Any] = {}
+    if config.space != "alignx":
+        changes["space"] = resolve(config.space)
+    if config.templates is not None:
+        changes["templates"] = resolve(config.templates)
+    if config.seeds.path != "packaged":
+        changes["seeds"] = config.seeds.model_copy(update={"path": resolve(config.seeds.path)})
+    if config.engine.kind == "replay":
+        changes["engine"] = config.engine.model_copy(update={"journal": resolve(config.engine.journal)})
+    return config.model_copy(update=changes)

@@ -1,0 +1,62 @@
+"""The manifest of a build: what was asked, what came out, and what made it. Written first, updated last."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from schemas.base import Record
+
+
+RunStatus = Literal["complete", "failed", "interrupted"]
+
+
+class FileEntry(Record):
+    """One finished file, relative to the build's folder."""
+
+    path: str
+    rows: int
+    bytes: int
+    sha256: str
+
+
+class Counts(Record):
+    """The funnel of a build. `rejected` counts attempts by "stage/reason", `lost` the pairs given up for good."""
+
+    pairs_asked: int = 0
+    pairs_accepted: int = 0
+    pairs_lost: int = 0
+    examples: int = 0
+    rejected: dict[str, int] = Field(default_factory=dict)
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+class Run(Record):
+    """One invocation of the build command on this folder. Tokens and requests are those of this run alone."""
+
+    started: str
+    seconds: Annotated[float, Field(ge=0)]
+    status: RunStatus
+    requests_sent: int
+    requests_replayed: int
+    prompt_tokens: int
+    completion_tokens: int
+    server_restarts: int
+
+
+class Manifest(Record):
+    """`manifest.json`. A build is finished when `status` is "complete"."""
+
+    schema_version: str
+    status: Literal["incomplete", "complete"]
+    name: str
+    fingerprint: str
+    parts: dict[str, Any]
+    """What the fingerprint is made of: resuming compares these, and names the one that differs."""
+    config: dict[str, Any]
+    versions: dict[str, str]
+    counts: Counts = Field(default_factory=Counts)
+    runs: tuple[Run, ...] = ()
+    files: tuple[FileEntry, ...] = ()
