@@ -35,15 +35,16 @@ class Sampler:
         self.space = space
         self.seed = seed
         self._range = (config.active_min, config.active_max)
-        for slug in _slugs(config):
+        groups = {dimension.group for dimension in space.dimensions}
+        chosen = set(config.dimensions if config.dimensions is not None else groups)
+        for slug in (*(chosen - groups), *_slugs(config)):
             if slug not in space.index:
                 raise UsageError(f"sampling: space '{space.name}' has no dimension '{slug}'")
 
         marginals = [config.marginals.get(d.slug, Marginal(weight=1.0, positive=0.5)) for d in space.dimensions]
-        chosen = set(config.dimensions if config.dimensions is not None else space.index)
         topical = np.array([d.topical for d in space.dimensions])
         self._weights = np.array(
-            [m.weight if d.slug in chosen else 0.0 for d, m in zip(space.dimensions, marginals, strict=True)]
+            [m.weight * bool({d.slug, d.group} & chosen) for d, m in zip(space.dimensions, marginals, strict=True)]
         ) * np.where(topical, config.topical_weight, 1.0)
         self._topical = topical
         self._threshold = np.array([_quantile(m.positive) for m in marginals])
@@ -112,7 +113,7 @@ class Sampler:
 def _slugs(config: SamplingConfig) -> list[str]:
     correlated = [slug for c in config.correlations for slug in (c.a, c.b)]
     forbidden = [slug for combination in config.forbidden for slug in combination]
-    return [*(config.dimensions or ()), *config.marginals, *correlated, *forbidden]
+    return [*config.marginals, *correlated, *forbidden]
 
 
 def _quantile(probability: float) -> float:

@@ -71,7 +71,9 @@ class SamplingConfig(Record):
 
     active_min: int = Field(3, ge=1, description="Smallest number of non-neutral dimensions of a point.")
     active_max: int = Field(6, ge=1, description="Largest number of non-neutral dimensions of a point.")
-    dimensions: tuple[str, ...] | None = Field(None, description="Draw from these slugs only; by default from all.")
+    dimensions: tuple[str, ...] | None = Field(
+        None, description="Draw from these slugs and groups only; by default from all."
+    )
     topical_weight: float = Field(
         6.0,
         gt=0,
