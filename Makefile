@@ -1,0 +1,89 @@
+# everyuser: `make build-dataset` builds a first dataset, `make test` runs the tests. Each sets up all that it needs.
+
+CONFIG ?= configs/quickstart.yaml
+OUTPUT ?= out/$(basename $(notdir $(CONFIG)))
+RUNNER ?= local
+BEAM_OPTIONS ?=
+SHOW ?= 3
+
+PYTHON ?= python3
+VENV ?= .venv
+PY := $(VENV)/bin/python
+UV := $(VENV)/bin/uv
+
+# vLLM for CUDA where a GPU answers, vLLM's CPU build on other Linux x86-64 machines, none elsewhere.
+ENGINE ?= $(shell if nvidia-smi >/dev/null 2>&1; then echo cuda; \
+	elif [ "$$(uname -sm)" = "Linux x86_64" ]; then echo cpu; else echo none; fi)
+LOCK := locks/$(ENGINE).txt
+STAMP := $(VENV)/.$(ENGINE)-installed
+
+# uv does not read pip's settings; a machine that has some expects them to be heeded.
+export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
+ifdef PIP_INDEX_URL
+export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)
+endif
+export UV_NATIVE_TLS ?= 1
+export UV_LINK_MODE ?= copy
+
+runner.local :=
+runner.dataflow := --runner=DataflowRunner
+runner.flink := --runner=FlinkRunner
+
+.PHONY: help setup build-dataset test lint format lock clean
+help: ## Show this help
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 24
+	@echo "  CONFIG=FILE OUTPUT=DIR RUNNER=local|dataflow|flink BEAM_OPTIONS='...' select what is built, where and how"
+
+setup: $(STAMP) ## Create .venv and install everything, from the lock
+
+$(STAMP): $(LOCK) pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "error: Python 3.11 or later is needed; name one: make PYTHON=python3.12 ..."; exit 1; }
+	@echo "setting up $(VENV) (engine: $(ENGINE)); the first time this downloads packages"
+	@test -x $(PY) || $(PYTHON) -m venv $(VENV) || \
+		{ echo "error: 'python -m venv' failed; on Debian or Ubuntu: apt install python3-venv"; exit 1; }
+	@test -x $(UV) || $(PY) -m pip install --quiet --disable-pip-version-check uv==0.13.9
+	@grep -v '^torch==' $(LOCK) > $(VENV)/lock-without-torch.txt
+	@VIRTUAL_ENV=$(VENV) $(UV) pip install --quiet --no-deps -r $(VENV)/lock-without-torch.txt
+	@$(MAKE) --no-print-directory torch-$(ENGINE)
+	@VIRTUAL_ENV=$(VENV) $(UV) pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# PyTorch's CPU build is not on the common index: first from its own, then wherever this machine's pip finds one.
+.PHONY: torch-cpu torch-cuda torch-none
+torch-none:
+torch-cpu:
+	@torch=$$(grep '^torch==' $(LOCK)); \
+		VIRTUAL_ENV=$(VENV) UV_HTTP_RETRIES=0 $(UV) pip install --quiet --no-deps --torch-backend=cpu $$torch 2>/dev/null || \
+		$(PY) -m pip install --quiet --disable-pip-version-check $$torch
+torch-cuda:
+	@torch=$$(grep '^torch==' $(LOCK)); VIRTUAL_ENV=$(VENV) $(UV) pip install --quiet --no-deps $$torch
+
+build-dataset: $(STAMP) ## Build CONFIG into OUTPUT (default: 64 pairs by the packaged model, no GPU and no account)
+	@if [ "$(ENGINE)" = none ] && ! grep -Eq 'kind: *(openai|replay)' $(CONFIG); then \
+		echo "error: vLLM has no wheel for $$(uname -sm); set engine.kind to openai in $(CONFIG) and engine.base_urls to a server (vLLM, Ollama, llama.cpp, a provider)"; \
+		exit 1; fi
+	@$(VENV)/bin/everyuser build $(CONFIG) --output $(OUTPUT) -- $(runner.$(RUNNER)) $(BEAM_OPTIONS)
+	@$(VENV)/bin/everyuser inspect $(OUTPUT) --count $(SHOW)
+
+test: $(STAMP) ## Run all tests, those with the real model too
+	@$(PY) -m pytest
+
+lint: $(STAMP) ## Lint, format check and types
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/mypy
+
+format: $(STAMP) ## Format the code
+	@$(VENV)/bin/ruff check --fix .
+	@$(VENV)/bin/ruff format .
+
+COMPILE = env -u UV_FIND_LINKS $(UV) pip compile --quiet --python-version 3.11 --no-annotate --no-emit-index-url \
+	--no-emit-find-links --custom-compile-command "make lock" --extra dev pyproject.toml
+lock: ## Resolve the locks anew
+	@$(COMPILE) --universal -o locks/none.txt
+	@$(COMPILE) --extra cpu --python-platform x86_64-manylinux_2_28 --override locks/overrides.txt -o locks/cpu.txt
+	@$(COMPILE) --extra cuda --python-platform x86_64-manylinux_2_28 -o locks/cuda.txt
+
+clean: ## Delete .venv and caches (out/ stays)
+	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache *.egg-info
