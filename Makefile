@@ -25,6 +25,9 @@ endif
 export UV_NATIVE_TLS ?= 1
 export UV_LINK_MODE ?= copy
 
+# Runs a command and shows its output only if it fails.
+quietly = { out=$$($(1) 2>&1) || { echo "$$out"; exit 1; }; }
+
 runner.local :=
 runner.dataflow := --runner=DataflowRunner
 runner.flink := --runner=FlinkRunner
@@ -42,7 +45,7 @@ $(STAMP): $(LOCK) pyproject.toml
 	@echo "setting up $(VENV) (engine: $(ENGINE)); the first time this downloads packages"
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV) || \
 		{ echo "error: 'python -m venv' failed; on Debian or Ubuntu: apt install python3-venv"; exit 1; }
-	@test -x $(UV) || $(PY) -m pip install --quiet --disable-pip-version-check uv==0.13.9
+	@test -x $(UV) || $(call quietly,$(PY) -m pip install --disable-pip-version-check uv==0.13.9)
 	@grep -v '^torch==' $(LOCK) > $(VENV)/lock-without-torch.txt
 	@VIRTUAL_ENV=$(VENV) $(UV) pip install --quiet --no-deps -r $(VENV)/lock-without-torch.txt
 	@$(MAKE) --no-print-directory torch-$(ENGINE)
@@ -55,7 +58,7 @@ torch-none:
 torch-cpu:
 	@torch=$$(grep '^torch==' $(LOCK)); \
 		VIRTUAL_ENV=$(VENV) UV_HTTP_RETRIES=0 $(UV) pip install --quiet --no-deps --torch-backend=cpu $$torch 2>/dev/null || \
-		$(PY) -m pip install --quiet --disable-pip-version-check $$torch
+		$(call quietly,$(PY) -m pip install --disable-pip-version-check $$torch)
 torch-cuda:
 	@torch=$$(grep '^torch==' $(LOCK)); VIRTUAL_ENV=$(VENV) $(UV) pip install --quiet --no-deps $$torch
 
