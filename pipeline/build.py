@@ -77,9 +77,7 @@ def build(
         return manifest
 
 
-def _run(
-    phase: Phase, name: str, folder: str, plan: BuildPlan, beam_args: Sequence[str], observer: Observer
-) -> None:
+def _run(phase: Phase, name: str, folder: str, plan: BuildPlan, beam_args: Sequence[str], observer: Observer) -> None:
     """Run a phase for the shards that have no file yet."""
     shards = plan.shards()
     done = [spec for spec in shards if _is_done(plan, folder, spec)]

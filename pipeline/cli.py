@@ -67,7 +67,9 @@ def build(
 @app.command()
 def inspect(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A finished build.")],
-    row: Annotated[str | None, typer.Option("--row", metavar="ID", help="An example's id; by default the first.")] = None,
+    row: Annotated[
+        str | None, typer.Option("--row", metavar="ID", help="An example's id; by default the first.")
+    ] = None,
     count: Annotated[int, typer.Option("--count", "-n", min=1, help="How many examples to show.")] = 1,
     debug: Debug = False,
 ) -> None:

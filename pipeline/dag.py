@@ -75,6 +75,7 @@ def report(meta: dict[str, Any], plan: BuildPlan) -> None:
     for name in ("asked", "lost", "examples"):
         counts.add(name, meta[name])
         Metrics.counter("everyuser", name).inc(meta[name])
+    counts.flush()
     for reason, count in meta["rejected"].items():
         Metrics.counter("everyuser", f"rejected/{reason}").inc(count)
     asked, lost, limit = counts.get("asked"), counts.get("lost"), plan.config.limits.max_rejected

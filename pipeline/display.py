@@ -31,10 +31,13 @@ class Display(Observer):
     def __enter__(self) -> Display:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.phase_ends()
 
     def prepared(self, plan: BuildPlan, dropped: dict[str, int]) -> None:
+        """Say what was dropped and what will be built."""
         for reason, number in sorted(dropped.items()):
             self._console.print(f"seeds: {number} posts dropped ({reason})")
         self._console.print(
@@ -43,6 +46,7 @@ class Display(Observer):
         )
 
     def phase_begins(self, name: str, plan: BuildPlan, done: Sequence[ShardSpec], todo: Sequence[ShardSpec]) -> None:
+        """Begin to follow the phase."""
         if done:
             self._console.print(f"{name}: {len(done)} of {len(done) + len(todo)} shards are there already")
         self._over.clear()
@@ -50,6 +54,7 @@ class Display(Observer):
         self._watcher.start()
 
     def phase_ends(self) -> None:
+        """Stop following."""
         self._over.set()
         if self._watcher:
             self._watcher.join()
@@ -61,7 +66,12 @@ class Display(Observer):
                 self._console.print(phase.line(), soft_wrap=True)
             self._console.print(phase.line(), soft_wrap=True)
             return
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[facts]}"), TimeElapsedColumn())
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[facts]}"),
+            TimeElapsedColumn(),
+        )
         with Progress(*columns, console=self._console) as bar:
             task: TaskID = bar.add_task(phase.name, total=phase.steps(), facts="")
             while True:

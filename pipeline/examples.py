@@ -16,11 +16,11 @@ from pydantic import ValidationError
 
 from pipeline.generation.requests import Failure, Outcome, Request, make_request
 from pipeline.history import History, Pool, choose_history
+from pipeline.leaks import has_shared_reply, read_shared_replies
 from pipeline.pairs import PAIR_SCHEMA, REJECTION_SCHEMA, traits
 from pipeline.plan import BuildPlan, ShardSpec
 from pipeline.resources import resources
 from pipeline.shards import write_shard
-from pipeline.leaks import has_shared_reply, read_shared_replies
 from pipeline.validate import Fault, clean_reply, judge_text
 from preference_space.direction import to_released, verbalise
 from preference_space.philox import stream_key, uniforms
@@ -152,8 +152,7 @@ def render_portraits(shard: ExampleShard, plan: BuildPlan) -> ExampleShard:
     return replace(
         shard,
         personas=[
-            replace(persona, requests=tuple(request(persona.row, side) for side in SIDES))
-            for persona in shard.personas
+            replace(persona, requests=tuple(request(persona.row, side) for side in SIDES)) for persona in shard.personas
         ],
     )
 

@@ -44,9 +44,7 @@ class History:
     support: float
 
 
-def choose_history(
-    pool: Pool, target: int, config: HistoryConfig, order: npt.NDArray[np.float64]
-) -> History | str:
+def choose_history(pool: Pool, target: int, config: HistoryConfig, order: npt.NDArray[np.float64]) -> History | str:
     """The history of the pair in row `target`, or the reason why there is none.
 
     No item contradicts the target in any of its dimensions, no post and no reply occurs twice or equals the target's,

@@ -1,4 +1,4 @@
-"""Showing a person what a build or a space holds. Texts of a dataset are hostile: they are escaped, never interpreted."""
+"""Showing a person what a build or a space holds. Texts of a dataset are hostile: escaped, never interpreted."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from schemas.base import UsageError
 
 
 def find_examples(folder: Path, example_id: str | None, count: int) -> Iterator[tuple[PreferenceSpace, dict[str, Any]]]:
-    """Rows of a build with its space: the one with that id, or the first `count`. Raises `UsageError` if none is there."""
+    """Rows of a build with its space: the one with that id, or the first `count`; `UsageError` if none is there."""
     files = sorted((folder / "data").glob("*.parquet"))
     if not files:
         raise UsageError(f"{folder} holds no finished shard (no data/*.parquet there)")
@@ -79,7 +79,9 @@ def show_space(space: PreferenceSpace, console: Console) -> None:
 
 def show_dimension(dimension: Dimension, console: Console) -> None:
     """Print one dimension whole."""
-    console.print(f"[bold]{_safe(dimension.name)}[/] ({dimension.slug}; {_safe(dimension.group)}, {_safe(dimension.source)})")
+    console.print(
+        f"[bold]{_safe(dimension.name)}[/] ({dimension.slug}; {_safe(dimension.group)}, {_safe(dimension.source)})"
+    )
     console.print(f"asks      {_safe(dimension.question)}")
     for name, pole in (("positive", dimension.positive), ("negative", dimension.negative)):
         console.print(f"{name}  {_safe(pole.label)}\n  person  {_safe(pole.description)}\n  reply   {_safe(pole.hint)}")
@@ -99,10 +101,13 @@ def show_coverage(coverage: Coverage, console: Console) -> None:
 
 
 def _bullets(words: str, space: PreferenceSpace, direction: Any) -> str:
-    return "\n".join(
-        f"- {space.dimensions[d].name}: {space.dimensions[d].pole(int(direction[d])).label}"
-        for d in direction.nonzero()[0]
-    ) or words
+    return (
+        "\n".join(
+            f"- {space.dimensions[d].name}: {space.dimensions[d].pole(int(direction[d])).label}"
+            for d in direction.nonzero()[0]
+        )
+        or words
+    )
 
 
 def _safe(text: str) -> str:

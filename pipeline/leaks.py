@@ -42,7 +42,8 @@ def has_shared_reply(table: pa.Table, shared: npt.NDArray[np.uint64]) -> npt.NDA
     """Whether a pair's chosen or rejected reply is shared, shape (rows,)."""
     if len(shared) == 0:
         return np.zeros(table.num_rows, dtype=bool)
-    return np.isin(_hashes(table), shared).reshape(2, -1).any(axis=0)
+    in_chosen, in_rejected = np.isin(_hashes(table), shared).reshape(2, -1)
+    return np.logical_or(in_chosen, in_rejected)
 
 
 def _hashes(table: pa.Table) -> npt.NDArray[np.uint64]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,7 +19,6 @@ from pipeline.validate import Fault, clean_reply, judge_pair, judge_reply
 from preference_space.direction import Direction
 from preference_space.space import PreferenceSpace
 from schemas.arrow import arrow_schema, to_table
-from schemas.base import UserError
 from schemas.records import Pair, Rejection, SeedPost
 
 PAIR_SCHEMA = arrow_schema(Pair)
@@ -95,8 +94,10 @@ def sample_points(shard: PairShard, plan: BuildPlan, attempt: int) -> PairShard:
         drafts=[draft for draft in drafts if draft.direction.any()],
         rejections=[
             *shard.rejections,
-            *(_rejection(draft, "sample", Fault("no_dimension", "no dimension fits the post"), True, plan)
-              for draft in hopeless),
+            *(
+                _rejection(draft, "sample", Fault("no_dimension", "no dimension fits the post"), True, plan)
+                for draft in hopeless
+            ),
         ],
     )
 

@@ -199,9 +199,7 @@ def _hub_rows(config: SeedsConfig) -> Iterator[Mapping[str, Any]]:
 
     name = config.path.removeprefix("hf://")
     try:
-        yield from load_dataset(
-            name, config.config, split=config.split, revision=config.revision, streaming=True
-        )
+        yield from load_dataset(name, config.config, split=config.split, revision=config.revision, streaming=True)
     except (OSError, ValueError) as error:
         raise UsageError(f"seeds.path: cannot load {config.path}: {str(error).splitlines()[0]}") from None
 

@@ -15,13 +15,14 @@ import pyarrow.parquet as pq
 from schemas.arrow import hf_metadata
 from schemas.base import UserError
 
-_META = b"everyuser"
+_META = "everyuser"
 _ROWS_PER_GROUP = 2048
 
 
 def write_shard(path: Path, table: pa.Table, meta: Mapping[str, Any]) -> None:
     """Write `table` with `meta` (JSON) in its footer. Equal tables and meta give equal bytes."""
-    schema = table.schema.with_metadata({**hf_metadata(table.schema), _META: json.dumps(meta, sort_keys=True)})
+    metadata = hf_metadata(table.schema) | {_META: json.dumps(meta, sort_keys=True)}
+    schema = table.schema.with_metadata(metadata)
     with atomic(path) as temporary:
         pq.write_table(
             table.cast(schema),
@@ -41,7 +42,7 @@ def read_meta(path: Path) -> dict[str, Any] | None:
         return None
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(f"{path} is damaged ({' '.join(str(error).split())}); delete it and run again") from None
-    text = (schema.metadata or {}).get(_META)
+    text = (schema.metadata or {}).get(_META.encode())
     if text is None:
         raise UserError(f"{path} was not written by everyuser; choose another output folder")
     meta: dict[str, Any] = json.loads(text)

@@ -73,9 +73,7 @@ def judge_pair(chosen: str, rejected: str, rules: ValidationConfig) -> Fault | N
         return Fault("length_ratio", f"{longer} against {shorter} characters")
     if _words(chosen) == _words(rejected):
         return Fault("equal", "")
-    similarity = Indel.normalized_similarity(
-        chosen.casefold(), rejected.casefold(), score_cutoff=rules.near_equal
-    )
+    similarity = Indel.normalized_similarity(chosen.casefold(), rejected.casefold(), score_cutoff=rules.near_equal)
     if similarity >= rules.near_equal:
         return Fault("near_equal", f"similarity {similarity:.2f}")
     return None

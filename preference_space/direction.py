@@ -70,7 +70,7 @@ def aggregate(directions: Direction) -> Direction:
     if len(directions) == 0:
         return np.zeros(directions.shape[1], dtype=np.int8)
     mean = to_released(directions).mean(axis=0)
-    result = (mean > POSITIVE_ABOVE).astype(np.int8) - (mean < NEGATIVE_BELOW).astype(np.int8)
+    result: Direction = (mean > POSITIVE_ABOVE).astype(np.int8) - (mean < NEGATIVE_BELOW).astype(np.int8)
     if not result.any():
         distance = np.abs(mean - 0.5)
         if distance.max() > 0:

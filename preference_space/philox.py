@@ -7,6 +7,7 @@ record can be drawn alone, in any order, on any worker, and a shard of consecuti
 from __future__ import annotations
 
 import hashlib
+import itertools
 
 import numpy as np
 import numpy.typing as npt
@@ -38,4 +39,4 @@ def _runs(records: npt.NDArray[np.int64]) -> list[tuple[int, int]]:
         return []
     breaks = np.flatnonzero(np.diff(records) != 1) + 1
     edges = [0, *breaks.tolist(), len(records)]
-    return list(zip(edges[:-1], edges[1:], strict=True))
+    return list(itertools.pairwise(edges))

@@ -85,9 +85,7 @@ class Sampler:
             points[hit, combination[-1][0]] = 0
         return points
 
-    def _points(
-        self, stream: int, records: npt.NDArray[np.int64], weights: npt.NDArray[np.float64]
-    ) -> Direction:
+    def _points(self, stream: int, records: npt.NDArray[np.int64], weights: npt.NDArray[np.float64]) -> Direction:
         size = len(self.space)
         u = uniforms(self.seed, stream, records, 1 + 3 * size)
         low, high = self._range
@@ -133,7 +131,7 @@ def _mixing(space: PreferenceSpace, config: SamplingConfig) -> npt.NDArray[np.fl
         a, b = space.index[c.a], space.index[c.b]
         matrix[a, b] = matrix[b, a] = c.rho
     try:
-        return np.linalg.cholesky(matrix)
+        return np.asarray(np.linalg.cholesky(matrix), dtype=np.float64)
     except np.linalg.LinAlgError:
         pairs = ", ".join(f"{c.a}~{c.b} {c.rho:g}" for c in config.correlations)
         raise UsageError(f"sampling: these correlations contradict one another: {pairs}; make them weaker") from None

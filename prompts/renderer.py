@@ -33,7 +33,7 @@ INPUTS: dict[str, frozenset[str]] = {
 `post` has `title`, `text` and `topics`; `traits` is a list of `slug`, `name`, `group`, `label`, `description`, `hint`.
 """
 
-BLOCKS: dict[str, tuple[str, ...]] = {name: ("system", "user") for name in INPUTS} | {"portrait_text": ("text",)}
+BLOCKS: dict[str, tuple[str, ...]] = dict.fromkeys(INPUTS, ("system", "user")) | {"portrait_text": ("text",)}
 
 _HEADER = re.compile(r"\A\{#(.*?)#\}", re.DOTALL)
 
@@ -96,7 +96,8 @@ def _load(environment: jinja2.Environment, name: str, origin: str, source: str) 
     unknown = sorted(needed - INPUTS[name])
     if unknown:
         raise UsageError(
-            f"template {origin}: uses '{unknown[0]}', which is not given; its inputs are {', '.join(sorted(INPUTS[name]))}"
+            f"template {origin}: uses '{unknown[0]}', which is not given; "
+            f"its inputs are {', '.join(sorted(INPUTS[name]))}"
         )
     declared = frozenset(part.strip() for part in str(header["inputs"]).split(","))
     if needed - declared:

@@ -34,7 +34,7 @@ def to_table(records: Iterable[Record], schema: pa.Schema) -> pa.Table:
 
 def _fields(model: type[Record]) -> Iterable[pa.Field]:
     for name, field in model.model_fields.items():
-        annotation = field.annotation
+        annotation: Any = field.annotation
         for extra in field.metadata:
             if isinstance(extra, str):
                 annotation = Annotated[annotation, extra]

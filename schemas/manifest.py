@@ -8,7 +8,6 @@ from pydantic import Field
 
 from schemas.base import Record
 
-
 RunStatus = Literal["complete", "failed", "interrupted"]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from schemas.base import Record
 
@@ -15,7 +15,16 @@ Level = Annotated[int, Field(ge=-1, le=1), "int8"]
 """One dimension of a direction: 1 positive, -1 negative, 0 neutral."""
 
 Levels = tuple[Level, ...]
-ReleasedDirection = tuple[Literal[0.0, 0.5, 1.0], ...]
+
+
+def _released(direction: tuple[float, ...]) -> tuple[float, ...]:
+    wrong = set(direction) - {0.0, 0.5, 1.0}
+    if wrong:
+        raise ValueError(f"a direction holds 0, 0.5 and 1 only, found {min(wrong)}")
+    return direction
+
+
+ReleasedDirection = Annotated[tuple[float, ...], AfterValidator(_released)]
 """A direction as AlignX publishes it: 1 positive, 0 negative, 0.5 neutral; one number a dimension."""
 
 Source = Literal["sampled", "mined"]
@@ -117,7 +126,8 @@ class Example(Record):
         for pair in self.pairwise_feedback:
             replies.extend((pair.chosen, pair.rejected))
             posts.append(pair.prompt)
-        for item in (*self.user_generated_content, *self.pairwise_feedback):
+        items: tuple[UgcItem | PairItem, ...] = (*self.user_generated_content, *self.pairwise_feedback)
+        for item in items:
             if len(item.preference_direction) != len(self.preference_direction):
                 raise ValueError("a history item has another number of dimensions than the row")
             if any(item.preference_direction[d] == 1.0 - value for d, value in target):

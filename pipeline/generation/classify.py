@@ -29,7 +29,9 @@ class Transient:
     detail: str
 
 
-def classify(status: int, headers: Mapping[str, str], payload: bytes, url: str) -> Completion | Failure | Busy | Transient:
+def classify(
+    status: int, headers: Mapping[str, str], payload: bytes, url: str
+) -> Completion | Failure | Busy | Transient:
     """Sort one answer. Raises `UserError` for 401, 403 and 404, with which no row can ever succeed."""
     if status == 200:
         return _completion(payload)
@@ -39,7 +41,9 @@ def classify(status: int, headers: Mapping[str, str], payload: bytes, url: str) 
     if status in (401, 403):
         raise UserError(f"{url} refuses the key ({detail}); set the environment variable that engine.api_key_env names")
     if status == 404:
-        raise UserError(f"{url} does not know the model or the path ({detail}); check generation.model and the base URL")
+        raise UserError(
+            f"{url} does not know the model or the path ({detail}); check generation.model and the base URL"
+        )
     if status in (408, 409, 425) or status >= 500:
         return Transient(f"http_{status}", detail)
     return Failure(f"http_{status}", detail)

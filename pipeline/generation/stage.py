@@ -1,4 +1,4 @@
-"""The generation stage of the DAG: shards in, the same shards answered out, a window of requests across their borders."""
+"""The generation stage: shards in, the same shards answered out, one window of requests across their borders."""
 
 from __future__ import annotations
 
@@ -30,11 +30,14 @@ class Asking(Protocol):
     """A shard that has requests. `journal` names the file that keeps their outcomes."""
 
     @property
-    def journal(self) -> str: ...
+    def journal(self) -> str:
+        """Name of the shard's journal."""
 
-    def requests(self) -> list[Request]: ...
+    def requests(self) -> list[Request]:
+        """All requests, in order."""
 
-    def with_outcomes(self, outcomes: Sequence[Outcome]) -> Self: ...
+    def with_outcomes(self, outcomes: Sequence[Outcome]) -> Self:
+        """The same shard, answered."""
 
 
 class Generator:
@@ -167,11 +170,13 @@ class Generate(beam.DoFn):
                     source.finish(shard.journal)
                 _count(ticket)
                 yield shard.with_outcomes(ticket.result())
+            if not self._pending or (not done and watermark and self._may_take_more(source, watermark)):
+                return
             if not done:
-                if not self._pending or (source.backlog <= watermark and len(self._pending) <= _SHARDS_AHEAD):
-                    if watermark or not self._pending:
-                        return
                 source.wait()
+
+    def _may_take_more(self, source: Generator, watermark: int) -> bool:
+        return source.backlog <= watermark and len(self._pending) <= _SHARDS_AHEAD
 
 
 def _count(ticket: Ticket) -> None:
