@@ -12,11 +12,13 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.metrics import Metrics
 
-from pipeline import examples, pairs
+from pipeline import coder, examples, pairs
 from pipeline.generation.stage import Generate
 from pipeline.plan import BuildPlan, ShardSpec
 from pipeline.progress import tally
 from schemas.base import UserError
+
+coder.register()
 
 _JUDGED_FROM = 1000
 """Pairs that a process must have finished before its share of lost ones can fail the run."""
@@ -36,7 +38,7 @@ def build_pairs(root: beam.Pipeline, plan: BuildPlan, shards: Sequence[ShardSpec
             drafts
             | f"Sample {attempt}" >> beam.Map(pairs.sample_points, plan, attempt)
             | f"Render {attempt}" >> beam.Map(pairs.render_prompts, plan)
-            | f"Generate {attempt}" >> beam.ParDo(Generate(plan, last))
+            | f"Generate {attempt}" >> beam.ParDo(Generate(plan, last)).with_output_types(pairs.PairShard)
             | f"Validate {attempt}" >> beam.Map(validate, plan, last)
         )
     drafts | "Store" >> beam.Map(pairs.store_pairs, plan) | "Report" >> beam.Map(report, plan)
@@ -50,7 +52,7 @@ def build_examples(root: beam.Pipeline, plan: BuildPlan, shards: Sequence[ShardS
         personas = (
             personas
             | "Render" >> beam.Map(examples.render_portraits, plan)
-            | "Generate" >> beam.ParDo(Generate(plan, last=True))
+            | "Generate" >> beam.ParDo(Generate(plan, last=True)).with_output_types(examples.ExampleShard)
             | "Portraits" >> beam.Map(examples.take_portraits, plan)
         )
     else:

@@ -11,16 +11,15 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from pipeline.generation.requests import Failure, Outcome, Request, make_request
-from pipeline.history import History, Pool, choose_history
+from pipeline.history import History, Pool, choose_histories
 from pipeline.leaks import has_shared_reply, read_shared_replies
-from pipeline.pairs import PAIR_SCHEMA, REJECTION_SCHEMA, traits
+from pipeline.pairs import REJECTION_SCHEMA, traits
 from pipeline.plan import BuildPlan, ShardSpec
 from pipeline.resources import resources
-from pipeline.shards import write_shard
+from pipeline.shards import read_shard, write_shard
 from pipeline.validate import Fault, clean_reply, judge_text
 from preference_space.direction import to_released, verbalise
 from preference_space.philox import stream_key, uniforms
@@ -80,11 +79,12 @@ class ExampleShard:
 def assemble(spec: ShardSpec, plan: BuildPlan) -> ExampleShard:
     """Choose a consistent history for every pair of a shard; reject those that can have none."""
     block, rejections = open_block(spec, plan)
+    seed, numbers = plan.config.seed, np.array([spec.index])
+    order = uniforms(seed, stream_key("order", spec.split), numbers, len(block.pool))[0]
+    shift = uniforms(seed, stream_key("shift", spec.split), np.arange(spec.start, spec.start + spec.count), 1)[:, 0]
     personas = []
-    for row, pair_id in enumerate(block.table["pair_id"].slice(0, block.own).to_pylist()):
-        number = np.array([int(pair_id.rsplit("-", 1)[1])])
-        order = uniforms(plan.config.seed, stream_key("history", spec.split), number, len(block.pool))[0]
-        history = choose_history(block.pool, row, plan.config.history, order)
+    chosen = choose_histories(block.pool, block.own, plan.config.history, order, shift)
+    for row, history in enumerate(chosen):
         if isinstance(history, str):
             rejections.append(_rejection(block.table, row, "assemble", Fault(history, "")))
         else:
@@ -103,7 +103,7 @@ def open_block(spec: ShardSpec, plan: BuildPlan) -> tuple[Block, list[Rejection]
     shared = read_shared_replies(plan)
     tables, rejections = [], []
     for shard in (spec, *(others[k] for k in sorted(chosen.tolist()))):
-        table = pq.read_table(plan.path("pool", shard), schema=PAIR_SCHEMA)
+        table = read_shard(plan.path("pool", shard))
         leaked = has_shared_reply(table, shared)
         if shard is spec:
             fault = Fault("reply_in_another_split", "")
@@ -219,19 +219,23 @@ class _Rows:
         self._prompt = pa.concat_arrays([column["prompt"], column["prompt"]])
         self._chosen = pa.concat_arrays([column["chosen"], column["rejected"]])
         self._rejected = pa.concat_arrays([column["rejected"], column["chosen"]])
+        sides = {"prompt": self._prompt, "chosen": self._chosen, "rejected": self._rejected}
+        self._texts = {name: texts.to_pylist() for name, texts in sides.items()}
+        self._facts = {name: column[name].slice(0, block.own).to_pylist() for name in _CARRIED}
         self._released = to_released(np.concatenate([self._pool.directions, -self._pool.directions]))
+        self._tuples: dict[int, tuple[float, ...]] = {}
         self._ugc: dict[int, UgcItem] = {}
         self._pair: dict[int, PairItem] = {}
 
     def validate(self, persona: Persona, side: int) -> Example:
         """One example as a record; raises `ValidationError`."""
         view, ugc, pair = self._views(persona, side)
-        facts = {name: self._column[name][persona.row].as_py() for name in _CARRIED}
+        facts = {name: self._facts[name][persona.row] for name in _CARRIED}
         return Example(
             **facts | {"topics": tuple(facts["topics"])},
-            prompt=self._prompt[view].as_py(),
-            chosen=self._chosen[view].as_py(),
-            rejected=self._rejected[view].as_py(),
+            prompt=self._texts["prompt"][view],
+            chosen=self._texts["chosen"][view],
+            rejected=self._texts["rejected"][view],
             preference_direction=self._direction(view),
             demographic_information=persona.portraits[SIDES.index(side)],
             user_generated_content=tuple(self._ugc_item(int(v)) for v in ugc),
@@ -280,13 +284,17 @@ class _Rows:
         return verbalise(self._space, side * self._pool.directions[row])
 
     def _direction(self, view: int) -> tuple[float, ...]:
-        return tuple(self._released[view].tolist())
+        if view not in self._tuples:
+            # Three shared floats, not ninety new ones: the difference is half of a shard's memory.
+            levels = self._pool.directions[view % len(self._pool)] * (1 if view < len(self._pool) else -1)
+            self._tuples[view] = tuple(map(_RELEASED.__getitem__, levels.tolist()))
+        return self._tuples[view]
 
     def _ugc_item(self, view: int) -> UgcItem:
         if view not in self._ugc:
             self._ugc[view] = UgcItem(
-                prompt=self._prompt[view].as_py(),
-                comment=self._chosen[view].as_py(),
+                prompt=self._texts["prompt"][view],
+                comment=self._texts["chosen"][view],
                 preference_direction=self._direction(view),
             )
         return self._ugc[view]
@@ -294,9 +302,9 @@ class _Rows:
     def _pair_item(self, view: int) -> PairItem:
         if view not in self._pair:
             self._pair[view] = PairItem(
-                prompt=self._prompt[view].as_py(),
-                chosen=self._chosen[view].as_py(),
-                rejected=self._rejected[view].as_py(),
+                prompt=self._texts["prompt"][view],
+                chosen=self._texts["chosen"][view],
+                rejected=self._texts["rejected"][view],
                 preference_direction=self._direction(view),
             )
         return self._pair[view]
@@ -321,6 +329,7 @@ class _Rows:
         return pa.ListArray.from_arrays(offsets, pa.StructArray.from_arrays(arrays, fields=fields), type=kind)
 
 
+_RELEASED = {-1: 0.0, 0: 0.5, 1: 1.0}
 _CARRIED = ("pair_id", "post_id", "source", "topics", "model")
 """Columns that an example takes over from its pair."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,71 +45,113 @@ class History:
     support: float
 
 
-def choose_history(pool: Pool, target: int, config: HistoryConfig, order: npt.NDArray[np.float64]) -> History | str:
-    """The history of the pair in row `target`, or the reason why there is none.
+def choose_histories(
+    pool: Pool, targets: int, config: HistoryConfig, order: npt.NDArray[np.float64], shift: npt.NDArray[np.float64]
+) -> Iterator[History | str]:
+    """For each of the first `targets` rows its history, or the reason why there is none.
 
     No item contradicts the target in any of its dimensions, no post and no reply occurs twice or equals the target's,
     and at least `min_support` of the target's dimensions are supported by an item. Dimensions that are not yet
-    supported are served first, then support in number; `order` (N,) breaks ties.
+    supported are served first, then support in number. Ties go by `order` (N,), on a circle that begins at the
+    target's `shift`: numbers in (0, 1) both.
     """
+    columns = np.ascontiguousarray(pool.directions.T)
+    for row in range(targets):
+        yield _choose(pool, columns, row, order, float(shift[row]), config)
+
+
+def _choose(
+    pool: Pool,
+    columns: npt.NDArray[np.int8],
+    target: int,
+    order: npt.NDArray[np.float64],
+    shift: float,
+    config: HistoryConfig,
+) -> History | str:
     size = config.ugc + config.pair
     if size == 0:
-        return History(np.empty(0, np.int64), np.empty(0, np.int64), 0.0)
-    direction = pool.directions[target]
-    active = np.flatnonzero(direction)
-    agreement = pool.directions[:, active] * direction[active]
-    agrees, opposes = (agreement > 0).sum(axis=1), (agreement < 0).sum(axis=1)
+        return History(_NONE, _NONE, 0.0)
 
+    def tie(rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        return (order[rows] + shift) % 1.0
+
+    # Only the target's few active dimensions count: 1 where a pair agrees, -1 where it opposes. Shape (active, N).
+    active = np.flatnonzero(pool.directions[target])
+    agreement = columns[active] * pool.directions[target, active, None]
+    balance = agreement.sum(axis=0, dtype=np.int8)
+    overlap = np.abs(agreement).sum(axis=0, dtype=np.int8)
     # A pair that agrees in some dimensions and opposes in others contradicts the target from either side.
-    candidate = (agrees == 0) | (opposes == 0)
-    candidate &= pool.posts != pool.posts[target]
-    rows = np.flatnonzero(candidate)
-    turn = np.where(agrees[rows] == opposes[rows], order[rows] < 0.5, opposes[rows] > 0)
-    supports = agreement[rows] != 0
+    consistent = np.abs(balance) == overlap
 
-    picked = _pick(pool, target, rows, supports, order[rows], size)
+    supporting = np.flatnonzero(consistent & (overlap > 0))
+    taken = _Taken(pool, target)
+    picked, covered = _cover(taken, supporting, agreement[:, supporting] != 0, tie(supporting), size)
+    if len(picked) < size:
+        idle = np.flatnonzero(overlap == 0)
+        for row in idle[np.argsort(tie(idle), kind="stable")].tolist():
+            if len(picked) == size:
+                break
+            if taken.add(row):
+                picked.append(row)
     if len(picked) < size:
         return "history_too_short"
-    support = float(supports[picked].any(axis=0).mean())
+    support = float(covered.mean())
     if support < config.min_support:
         return "history_without_support"
-    strongest_first = sorted(picked, key=lambda k: (-int(supports[k].sum()), float(order[rows[k]])))
-    views = np.array([rows[k] + (len(pool) if turn[k] else 0) for k in strongest_first], dtype=np.int64)
+
+    rows = np.array(picked, dtype=np.int64)
+    rows = rows[np.lexsort((tie(rows), -overlap[rows]))]
+    turned = np.where(overlap[rows] > 0, balance[rows] < 0, tie(rows) < 0.5)
+    views = rows + len(pool) * turned
     # Dealt out in turn, so that both parts of the persona carry support.
     to_ugc = np.diff(np.arange(size + 1) * config.ugc // size) > 0
     return History(views[to_ugc], views[~to_ugc], support)
 
 
-def _pick(
-    pool: Pool,
-    target: int,
-    rows: npt.NDArray[np.int64],
-    supports: npt.NDArray[np.bool_],
-    order: npt.NDArray[np.float64],
-    size: int,
-) -> list[int]:
-    """Positions in `rows`, greedily: uncovered dimensions first, then support, then `order`."""
-    posts = {int(pool.posts[target])}
-    replies = {int(pool.chosen[target]), int(pool.rejected[target])}
-    breadth = supports.shape[1] + 1.0
-    gain = supports.sum(axis=1) * (1 + breadth) - order
-    uncovered = np.ones(supports.shape[1], dtype=bool)
+_NONE = np.empty(0, dtype=np.int64)
+
+
+def _cover(
+    taken: _Taken, rows: npt.NDArray[np.int64], supports: npt.NDArray[np.bool_], tie: npt.NDArray[np.float64], size: int
+) -> tuple[list[int], npt.NDArray[np.bool_]]:
+    """Up to `size` of `rows`, greedily: uncovered dimensions first, then support, then `tie`; and what they cover.
+
+    `supports` has shape (active dimensions, rows).
+    """
+    breadth = len(supports) + 1.0
+    gain = supports.sum(axis=0) * (1 + breadth) - tie
+    covered = np.zeros(len(supports), dtype=bool)
     picked: list[int] = []
-    while len(picked) < size and len(gain):
+    while len(picked) < size and len(rows):
         k = int(gain.argmax())
         if gain[k] == -np.inf:
             break
         gain[k] = -np.inf
-        row = rows[k]
-        texts = {int(pool.chosen[row]), int(pool.rejected[row])}
-        if int(pool.posts[row]) in posts or replies & texts:
+        if not taken.add(int(rows[k])):
             continue
-        posts.add(int(pool.posts[row]))
-        replies |= texts
-        picked.append(k)
-        newly = uncovered & supports[k]
+        picked.append(int(rows[k]))
+        newly = supports[:, k] & ~covered
         if newly.any():
             # What is covered now is no longer a gain.
-            gain -= supports[:, newly].sum(axis=1) * breadth
-            uncovered &= ~newly
-    return picked
+            gain -= supports[newly].sum(axis=0) * breadth
+            covered |= newly
+    return picked, covered
+
+
+class _Taken:
+    """Posts and replies that a history holds already, the target's included."""
+
+    def __init__(self, pool: Pool, target: int) -> None:
+        self._pool = pool
+        self._posts = {int(pool.posts[target])}
+        self._replies = {int(pool.chosen[target]), int(pool.rejected[target])}
+
+    def add(self, row: int) -> bool:
+        """Take a row, unless it repeats something."""
+        post = int(self._pool.posts[row])
+        replies = {int(self._pool.chosen[row]), int(self._pool.rejected[row])}
+        if post in self._posts or self._replies & replies:
+            return False
+        self._posts.add(post)
+        self._replies |= replies
+        return True

@@ -8,10 +8,9 @@ import json
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline.plan import SPLITS, BuildPlan
-from pipeline.shards import write_text
+from pipeline.shards import read_shard, write_text
 
 _FILE = "pool/shared_replies.json"
 
@@ -21,7 +20,7 @@ def find_shared_replies(plan: BuildPlan) -> int:
     seen: dict[str, npt.NDArray[np.uint64]] = {}
     for split in SPLITS:
         hashes = [
-            _hashes(pq.read_table(plan.path("pool", spec), columns=["chosen", "rejected"]))
+            _hashes(read_shard(plan.path("pool", spec), ["chosen", "rejected"]))
             for spec in plan.shards()
             if spec.split == split
         ]

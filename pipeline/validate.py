@@ -79,7 +79,9 @@ def judge_pair(chosen: str, rejected: str, rules: ValidationConfig) -> Fault | N
     return None
 
 
+@lru_cache(maxsize=16)
 def _words(text: str) -> list[str]:
+    """Cached, as the rules of one row ask for the same few texts in turn."""
     return re.findall(r"\w+", text.casefold())
 
 

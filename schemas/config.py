@@ -117,7 +117,7 @@ class GenerationConfig(Record):
 class ValidationConfig(Record):
     """When a generated pair is good enough."""
 
-    min_words: int = Field(3, ge=1, description="Fewest words of a reply.")
+    min_words: int = Field(5, ge=1, description="Fewest words of a reply.")
     length_ratio_max: float = Field(
         4.0, ge=1, description="The longer reply may have at most this many times the characters of the shorter."
     )

@@ -17,10 +17,12 @@ Level = Annotated[int, Field(ge=-1, le=1), "int8"]
 Levels = tuple[Level, ...]
 
 
+_RELEASED = frozenset((0.0, 0.5, 1.0))
+
+
 def _released(direction: tuple[float, ...]) -> tuple[float, ...]:
-    wrong = set(direction) - {0.0, 0.5, 1.0}
-    if wrong:
-        raise ValueError(f"a direction holds 0, 0.5 and 1 only, found {min(wrong)}")
+    if not _RELEASED.issuperset(direction):
+        raise ValueError(f"a direction holds 0, 0.5 and 1 only, found {min(set(direction) - _RELEASED)}")
     return direction
 
 

@@ -167,10 +167,7 @@ class Client:
             headers=self._headers,
             auto_decompress=True,
         )
-        try:
-            await self._endpoints.open()
-        except UserError as error:
-            self._fail(error)
+        await self._endpoints.open()
 
     async def _stop(self) -> None:
         self._queue.clear()
@@ -217,10 +214,10 @@ class Client:
 
     async def _ask(self, request: Request) -> Outcome:
         """One request to its final outcome: bounded in retries, in waiting, and in servers that die under it."""
+        await asyncio.wrap_future(self._open)
         retries = deaths = 0
         waited = 0.0
         while True:
-            await asyncio.wrap_future(self._open) if not self._open.done() else None
             endpoint = await self._endpoints.acquire()
             try:
                 answer = await self._post(endpoint, request)

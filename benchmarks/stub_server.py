@@ -1,0 +1,77 @@
+"""An instant OpenAI-compatible server: `python benchmarks/stub_server.py PORT`. Costs as little as a server can.
+
+A reply is made from the request's hash, so it is the same at every run and differs from every other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import random
+import sys
+from typing import cast
+
+import orjson
+
+try:
+    import uvloop
+except ImportError:
+    uvloop = None
+
+_WORDS = (
+    "again almost always autumn balcony basket before bicycle bottle bread brother candle carpet chance cheese city "
+    "corner cousin evening family field forest friend garden gentle harbour honest kitchen lantern letter library "
+    "little market meadow morning mountain music narrow neighbour often paper patient pocket quiet rather river road "
+    "season silver simple slowly sometimes song station story street summer table teacher travel village walk water "
+    "weather window winter wonder yellow yesterday"
+).split()
+_BODIES = [" ".join(random.Random(k).choices(_WORDS, k=30 + k % 25)) for k in range(4096)]
+
+
+def reply(body: bytes) -> bytes:
+    """A chat completion for a request body."""
+    digest = hashlib.blake2b(body, digest_size=8).digest()
+    number = int.from_bytes(digest, "little")
+    text = f"Reply {digest.hex()} says: {_BODIES[number % len(_BODIES)]}."
+    message = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+    usage = {"prompt_tokens": 200, "completion_tokens": 60, "total_tokens": 260}
+    return orjson.dumps({"id": digest.hex(), "object": "chat.completion", "choices": [message], "usage": usage})
+
+
+class Stub(asyncio.Protocol):
+    """HTTP/1.1 with keep-alive, as far as our client speaks it."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin a connection."""
+        self._transport = cast(asyncio.Transport, transport)
+        self._buffer = b""
+
+    def data_received(self, data: bytes) -> None:
+        """Answer each request that is there whole."""
+        self._buffer += data
+        while (end := self._buffer.find(b"\r\n\r\n")) >= 0:
+            head = self._buffer[:end].lower()
+            at = head.find(b"content-length:")
+            length = int(head[at + 15 :].split(b"\r\n", 1)[0]) if at >= 0 else 0
+            if len(self._buffer) < end + 4 + length:
+                return
+            body = self._buffer[end + 4 : end + 4 + length]
+            self._buffer = self._buffer[end + 4 + length :]
+            payload = reply(body) if head.startswith(b"post") else b'{"data":[{"id":"stub"}]}'
+            self._transport.write(
+                b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
+                % (len(payload), payload)
+            )
+
+
+async def main(port: int) -> None:
+    """Serve on loopback until killed."""
+    server = await asyncio.get_running_loop().create_server(Stub, "127.0.0.1", port, backlog=512)
+    print(f"listening on {port}", flush=True)
+    await server.serve_forever()
+
+
+if __name__ == "__main__":
+    if uvloop is not None:
+        uvloop.install()
+    asyncio.run(main(int(sys.argv[1])))

@@ -1,0 +1,280 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from preference_space.space import Dimension, Pole, PreferenceSpace, load_space
+from schemas.base import UsageError
+
+TABLE = Path(__file__).resolve().parents[3] / "shared" / "data" / "alignx_dimensions.tsv"
+
+OWN = """\
+name: own
+dimensions:
+  - slug: brevity
+    name: Brevity
+    group: style
+    source: ours
+    question: Is the reply short?
+    positive:
+      label: Likes short replies
+      description: likes short replies
+      hint: Be brief.
+    negative:
+      label: Likes long replies
+      description: likes long replies
+      hint: Take your time.
+  - slug: sailing
+    name: Sailing
+    group: interests
+    source: ours
+    topical: true
+    question: Does the writer care about sailing?
+    positive:
+      label: Likes sailing
+      description: loves to sail
+      hint: Bring up a boat.
+    negative:
+      label: Dislikes sailing
+      description: stays ashore
+      hint: Complain about boats.
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "own.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(UsageError) as caught:
+        load_space(path)
+    return str(caught.value)
+
+
+def test_alignx_has_ninety_dimensions() -> None:
+    assert len(load_space("alignx")) == 90
+
+
+def test_alignx_equals_the_released_table_to_the_letter() -> None:
+    if not TABLE.exists():
+        pytest.skip(f"the released table is not here: {TABLE}")
+    header, *rows = [line.split("\t") for line in TABLE.read_text(encoding="utf-8").splitlines()]
+    assert header == ["index", "name", "group", "source", "positive_label", "negative_label"]
+
+    ours = [
+        [str(index), d.name, d.group, d.source, d.positive.label, d.negative.label]
+        for index, d in enumerate(load_space("alignx").dimensions)
+    ]
+
+    assert ours == rows
+
+
+def test_alignx_has_unique_slugs() -> None:
+    assert len({dimension.slug for dimension in load_space("alignx").dimensions}) == 90
+
+
+def test_alignx_has_slugs_apart_from_its_groups() -> None:
+    dimensions = load_space("alignx").dimensions
+
+    assert not {d.slug for d in dimensions} & {d.group for d in dimensions}
+
+
+def test_the_interest_tags_of_alignx_are_its_topical_dimensions() -> None:
+    dimensions = load_space("alignx").dimensions
+
+    assert [d.topical for d in dimensions] == [False] * 47 + [True] * 43
+    assert {d.group for d in dimensions[47:]} == {"interests"}
+
+
+def test_every_text_of_alignx_is_written_once() -> None:
+    dimensions = load_space("alignx").dimensions
+    texts = [d.question for d in dimensions]
+    for d in dimensions:
+        for pole in (d.positive, d.negative):
+            texts += [pole.description, pole.hint]
+
+    assert len(set(texts)) == len(texts)
+
+
+def test_portrait_descriptions_of_alignx_fit_into_a_sentence() -> None:
+    for dimension in load_space("alignx").dimensions:
+        for pole in (dimension.positive, dimension.negative):
+            assert not pole.description.endswith("."), pole.description
+            assert not pole.description.startswith("This person"), pole.description
+
+
+def test_own_space_of_two_dimensions_loads(tmp_path: Path) -> None:
+    space = load_space(write(tmp_path, OWN))
+
+    assert (space.name, len(space)) == ("own", 2)
+    assert space.dimensions[1].negative.hint == "Complain about boats."
+
+
+def test_own_space_loads_by_a_path_in_words(tmp_path: Path) -> None:
+    assert load_space(str(write(tmp_path, OWN))).name == "own"
+
+
+def test_dimension_is_topical_only_where_it_says_so(tmp_path: Path) -> None:
+    space = load_space(write(tmp_path, OWN))
+
+    assert [dimension.topical for dimension in space.dimensions] == [False, True]
+
+
+def test_index_is_the_position_of_each_slug(tmp_path: Path) -> None:
+    assert load_space(write(tmp_path, OWN)).index == {"brevity": 0, "sailing": 1}
+
+
+def test_pole_of_a_level(tmp_path: Path) -> None:
+    dimension = load_space(write(tmp_path, OWN)).dimensions[0]
+
+    assert dimension.pole(1) is dimension.positive
+    assert dimension.pole(-1) is dimension.negative
+
+
+@pytest.mark.parametrize(
+    ("line", "replacement", "where", "what"),
+    [
+        ("    question: Is the reply short?\n", "", "dimension 0 (brevity), field 'question'", "required"),
+        ("      hint: Complain about boats.\n", "", "dimension 1 (sailing), field 'negative.hint'", "required"),
+        ("    name: Brevity\n", "    name: 5\n", "dimension 0 (brevity), field 'name'", "valid string"),
+        ("label: Likes sailing", "label: yes", "dimension 1 (sailing), field 'positive.label'", "valid string"),
+        ("topical: true", "topical: 1", "dimension 1 (sailing), field 'topical'", "valid boolean"),
+        ("    group: style\n", "    group: ' '\n", "dimension 0 (brevity), field 'group'", "match pattern"),
+        ("slug: brevity", "slug: Be brief", "dimension 0 (Be brief), field 'slug'", "match pattern"),
+        ("slug: brevity", "slag: brevity", "dimension 0 (no slug), field 'slug'", "required"),
+        ("    source: ours\n", "    source: ours\n    colour: red\n", "(brevity), field 'colour'", "not permitted"),
+    ],
+)
+def test_error_names_file_dimension_and_field(
+    tmp_path: Path, line: str, replacement: str, where: str, what: str
+) -> None:
+    path = write(tmp_path, OWN.replace(line, replacement, 1))
+
+    message = refusal(path)
+
+    assert message.startswith(f"{path}: ")
+    assert f"{where}: " in message
+    assert what in message
+
+
+def test_dimension_that_is_no_mapping_is_named_by_its_position(tmp_path: Path) -> None:
+    message = refusal(write(tmp_path, "name: own\ndimensions: [brevity]\n"))
+
+    assert "dimension 0 (not a mapping)" in message
+
+
+def test_duplicate_slug_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path, OWN.replace("slug: sailing", "slug: brevity"))
+
+    assert refusal(path) == f"{path}: slug 'brevity' is used more than once"
+
+
+@pytest.mark.parametrize("taken", ["Likes short replies", "Likes sailing"])
+def test_duplicate_label_is_named(tmp_path: Path, taken: str) -> None:
+    path = write(tmp_path, OWN.replace("label: Dislikes sailing", f"label: {taken}"))
+
+    assert refusal(path) == f"{path}: label '{taken}' is used more than once"
+
+
+@pytest.mark.parametrize("text", ["name: own\ndimensions: []\n", "name: own\n", "name: own\ndimensions: {a: b}\n"])
+def test_space_without_a_list_of_dimensions_is_refused(tmp_path: Path, text: str) -> None:
+    path = write(tmp_path, text)
+
+    assert refusal(path).startswith(f"{path}: field 'dimensions': ")
+
+
+def test_space_without_a_name_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path, OWN.replace("name: own\n", ""))
+
+    assert refusal(path).startswith(f"{path}: field 'name': ")
+
+
+def test_missing_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "absent.yaml"
+
+    assert refusal(path) == f"{path}: no such file"
+
+
+def test_to_yaml_round_trips_alignx(tmp_path: Path) -> None:
+    space = load_space("alignx")
+
+    assert load_space(write(tmp_path, space.to_yaml())) == space
+
+
+def test_to_yaml_keeps_texts_that_yaml_would_read_as_something_else(tmp_path: Path) -> None:
+    tricky = ["yes", "1e3", "null", "a: b # c", "- item", "Größe 😀", "two\nlines"]
+    poles = [Pole(label=text, description=text, hint=text) for text in tricky]
+    space = PreferenceSpace(
+        name="no",
+        dimensions=tuple(
+            Dimension(
+                slug=f"d{k}", name="on", group="off", source="~", topical=False, question="?", positive=a, negative=b
+            )
+            for k, (a, b) in enumerate(zip(poles[0::2], poles[1::2], strict=False))
+        ),
+    )
+
+    assert load_space(write(tmp_path, space.to_yaml())) == space
+
+
+def test_fingerprint_is_the_same_after_a_round_trip(tmp_path: Path) -> None:
+    space = load_space("alignx")
+
+    assert load_space(write(tmp_path, space.to_yaml())).fingerprint == space.fingerprint
+
+
+def test_fingerprint_does_not_depend_on_the_form_of_the_file(tmp_path: Path) -> None:
+    plain = load_space(write(tmp_path, OWN))
+
+    flow = load_space(write(tmp_path, "# a comment\n" + yaml.safe_dump(yaml.safe_load(OWN), default_flow_style=True)))
+
+    assert flow.fingerprint == plain.fingerprint
+
+
+@pytest.mark.parametrize(
+    "old",
+    [
+        "name: own",
+        "brevity",
+        "Brevity",
+        "style",
+        "source: ours",
+        "Is the reply short?",
+        "Likes short replies",
+        "likes long replies",
+        "Be brief.",
+        "Dislikes sailing",
+        "stays ashore",
+        "Complain about boats.",
+    ],
+)
+def test_fingerprint_changes_with_any_text(tmp_path: Path, old: str) -> None:
+    before = load_space(write(tmp_path, OWN)).fingerprint
+
+    after = load_space(write(tmp_path, OWN.replace(old, f"{old}x", 1))).fingerprint
+
+    assert after != before
+
+
+def test_fingerprint_changes_with_the_topical_flag(tmp_path: Path) -> None:
+    before = load_space(write(tmp_path, OWN)).fingerprint
+
+    assert load_space(write(tmp_path, OWN.replace("topical: true", "topical: false"))).fingerprint != before
+
+
+def test_fingerprint_changes_with_the_order_of_dimensions(tmp_path: Path) -> None:
+    space = load_space(write(tmp_path, OWN))
+
+    turned = PreferenceSpace(name=space.name, dimensions=space.dimensions[::-1])
+
+    assert turned.fingerprint != space.fingerprint
+
+
+def test_space_is_frozen() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        load_space("alignx").name = "mine"  # type: ignore[misc]

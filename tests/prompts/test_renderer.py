@@ -1,0 +1,380 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from prompts.renderer import BLOCKS, INPUTS, Template, load_templates
+from schemas.base import UsageError
+from schemas.records import SeedPost
+
+HEADER = "{#\npurpose: A test.\ninputs: post, traits\nversion: 1\n#}\n"
+
+POST = SeedPost(id="s", title="Which pet?", text="A cat or a dog.", topics=("pets",))
+
+
+def trait(word: str) -> dict[str, str]:
+    fields = ("slug", "name", "group", "label", "description", "hint")
+    return {field: f"{word} {field}" for field in fields}
+
+
+def write(folder: Path, user: str, *, system: str = "Be kind.", header: str = HEADER) -> Path:
+    """A folder that overrides `reply_chosen`."""
+    blocks = f"{{% block system %}}{system}{{% endblock %}}\n{{% block user %}}{user}{{% endblock %}}\n"
+    (folder / "reply_chosen.j2").write_text(header + blocks, encoding="utf-8")
+    return folder
+
+
+def load(folder: Path) -> Template:
+    return load_templates(folder)["reply_chosen"]
+
+
+def refusal(folder: Path) -> str:
+    with pytest.raises(UsageError) as caught:
+        load_templates(folder)
+    return str(caught.value)
+
+
+def render_refusal(folder: Path) -> str:
+    template = load(folder)
+    with pytest.raises(UsageError) as caught:
+        template.render(post=POST, traits=[trait("calm")])
+    return str(caught.value)
+
+
+def test_packaged_templates_load() -> None:
+    assert load_templates().keys() == INPUTS.keys()
+
+
+@pytest.mark.parametrize("name", INPUTS)
+def test_packaged_template_renders_all_of_its_blocks(name: str) -> None:
+    blocks = load_templates()[name].render(post=POST, traits=[trait("calm"), trait("kind")])
+
+    assert tuple(blocks) == BLOCKS[name]
+    assert all(text and text == text.strip() for text in blocks.values())
+
+
+@pytest.mark.parametrize("name", INPUTS)
+def test_packaged_template_has_a_purpose_and_a_version(name: str) -> None:
+    template = load_templates()[name]
+
+    assert template.purpose
+    assert template.version >= 1
+
+
+@pytest.mark.parametrize("name", INPUTS)
+def test_packaged_template_lists_the_inputs_that_the_pipeline_gives(name: str) -> None:
+    assert load_templates()[name].inputs == INPUTS[name]
+
+
+@pytest.mark.parametrize("name", INPUTS)
+def test_header_is_not_rendered(name: str) -> None:
+    template = load_templates()[name]
+
+    text = "".join(template.render(post=POST, traits=[trait("calm")]).values())
+
+    assert template.purpose not in text
+
+
+def test_the_two_replies_share_their_prompt_up_to_the_persona() -> None:
+    templates = load_templates()
+
+    chosen = templates["reply_chosen"].render(post=POST, traits=[trait("calm"), trait("kind")])
+    rejected = templates["reply_rejected"].render(post=POST, traits=[trait("wild"), trait("rude")])
+
+    assert chosen["system"] == rejected["system"]
+    before = chosen["user"].partition("calm hint")[0]
+    assert before == rejected["user"].partition("wild hint")[0]
+    assert POST.title in before
+    assert POST.text in before
+
+
+@pytest.mark.parametrize("name", ["reply_chosen", "reply_rejected"])
+def test_persona_text_comes_last(name: str) -> None:
+    user = load_templates()[name].render(post=POST, traits=[trait("calm"), trait("kind")])["user"]
+
+    assert user.endswith("kind hint")
+    assert user.index("calm hint") > user.index(POST.text)
+
+
+@pytest.mark.parametrize("name", ["reply_chosen", "reply_rejected"])
+def test_every_trait_is_told(name: str) -> None:
+    words = [f"word{k}" for k in range(6)]
+
+    user = load_templates()[name].render(post=POST, traits=[trait(word) for word in words])["user"]
+
+    assert all(f"{word} hint" in user for word in words)
+
+
+@pytest.mark.parametrize("name", ["portrait_text", "portrait_model"])
+def test_portraits_need_no_post(name: str) -> None:
+    blocks = load_templates()[name].render(traits=[trait("calm"), trait("kind")])
+
+    assert "calm description" in blocks.get("text", blocks.get("user", ""))
+
+
+def test_portrait_text_is_one_sentence() -> None:
+    text = load_templates()["portrait_text"].render(traits=[trait("calm"), trait("kind")])["text"]
+
+    assert text == "This person calm description; kind description."
+
+
+def test_post_text_is_rendered_literally() -> None:
+    text = "{{ 7*7 }} {% for x in y %} {# note #} <b>&amp;</b>"
+    post = SeedPost(id="s", title="{{ post.id }}", text=text)
+
+    user = load_templates()["reply_chosen"].render(post=post, traits=[trait("calm")])["user"]
+
+    assert f"{{{{ post.id }}}}\n{text}" in user
+
+
+def test_trait_text_is_rendered_literally() -> None:
+    user = load_templates()["reply_chosen"].render(post=POST, traits=[trait("{{ 7*7 }}")])["user"]
+
+    assert user.endswith("{{ 7*7 }} hint")
+
+
+def test_rendering_twice_gives_the_same_text() -> None:
+    template = load_templates()["reply_chosen"]
+
+    first, second = (template.render(post=POST, traits=[trait("calm")]) for _ in range(2))
+
+    assert first == second
+
+
+def test_override_replaces_the_template_of_its_name(tmp_path: Path) -> None:
+    template = load(write(tmp_path, "Reply to {{ post.title }}"))
+
+    assert template.render(post=POST, traits=[]) == {"system": "Be kind.", "user": "Reply to Which pet?"}
+
+
+def test_override_leaves_the_other_templates_alone(tmp_path: Path) -> None:
+    packaged = load_templates()
+
+    templates = load_templates(write(tmp_path, "Reply."))
+
+    assert {name for name in INPUTS if templates[name].fingerprint != packaged[name].fingerprint} == {"reply_chosen"}
+
+
+def test_empty_folder_overrides_nothing(tmp_path: Path) -> None:
+    packaged = load_templates()
+
+    templates = load_templates(tmp_path)
+
+    assert all(templates[name].source == packaged[name].source for name in INPUTS)
+
+
+def test_files_that_are_no_templates_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("{{ nothing }}", encoding="utf-8")
+
+    assert load_templates(tmp_path).keys() == INPUTS.keys()
+
+
+def test_unknown_template_name_is_refused_with_the_known_ones(tmp_path: Path) -> None:
+    path = tmp_path / "reply_choosen.j2"
+    path.write_text(HEADER, encoding="utf-8")
+
+    message = refusal(tmp_path)
+
+    assert message.startswith(f"template {path}: unknown name")
+    assert "reply_chosen" in message
+
+
+def test_missing_folder_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "absent"
+
+    assert refusal(folder) == f"templates: {folder} is not a folder"
+
+
+def test_fingerprint_changes_with_the_text(tmp_path: Path) -> None:
+    first = load(write(tmp_path, "Reply.")).fingerprint
+
+    second = load(write(tmp_path, "Reply!")).fingerprint
+
+    assert first != second
+
+
+def test_fingerprint_is_that_of_the_text_wherever_it_lies(tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+
+    one, two = (load(write(tmp_path / name, "Reply.")) for name in ("one", "two"))
+
+    assert one.fingerprint == two.fingerprint
+
+
+def test_variable_that_is_not_given_is_refused_at_load(tmp_path: Path) -> None:
+    write(tmp_path, "{{ post.title }} {{ persona }}")
+
+    message = refusal(tmp_path)
+
+    assert str(tmp_path / "reply_chosen.j2") in message
+    assert "uses 'persona', which is not given; its inputs are post, traits" in message
+
+
+def test_variable_in_a_branch_that_is_never_taken_is_refused_at_load(tmp_path: Path) -> None:
+    write(tmp_path, "{% if false %}{{ persona }}{% endif %}")
+
+    assert "uses 'persona', which is not given" in refusal(tmp_path)
+
+
+def test_variable_that_the_header_does_not_list_is_refused_at_load(tmp_path: Path) -> None:
+    write(tmp_path, "{{ post.title }}", header=HEADER.replace("post, traits", "traits"))
+
+    assert "uses 'post', which its header does not list" in refusal(tmp_path)
+
+
+def test_variable_of_a_loop_is_no_input(tmp_path: Path) -> None:
+    template = load(write(tmp_path, "{% for one in traits %}{{ one.label }}{% endfor %}"))
+
+    assert template.render(post=POST, traits=[trait("calm")])["user"] == "calm label"
+
+
+@pytest.mark.parametrize(
+    ("user", "what"),
+    [
+        ("{{ post.titel }}", "has no attribute 'titel'"),
+        ("{% for one in traits %}{{ one.hnt }}{% endfor %}", "has no attribute 'hnt'"),
+        ("{{ traits | map(attribute='hnt') | join }}", "has no attribute 'hnt'"),
+        ("{% if post.titel %}{% endif %}", "has no attribute 'titel'"),
+        ("{{ traits[7].hint }}", "has no element 7"),
+    ],
+)
+def test_missing_attribute_is_refused_at_render_with_the_template(tmp_path: Path, user: str, what: str) -> None:
+    write(tmp_path, user)
+
+    message = render_refusal(tmp_path)
+
+    assert message.startswith(f"template {tmp_path / 'reply_chosen.j2'}: ")
+    assert what in message
+
+
+def test_packaged_template_names_itself_where_an_input_is_missing() -> None:
+    with pytest.raises(UsageError, match=r"template reply_chosen\.j2: 'post' is undefined"):
+        load_templates()["reply_chosen"].render(traits=[])
+
+
+def test_arithmetic_that_fails_is_refused_at_render(tmp_path: Path) -> None:
+    write(tmp_path, "{{ 1 / 0 }}")
+
+    assert "division by zero" in render_refusal(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "",
+        "\n" + HEADER,
+        HEADER.replace("purpose: A test.\n", ""),
+        HEADER.replace("inputs: post, traits\n", ""),
+        HEADER.replace("version: 1\n", ""),
+        "{# Just a comment. #}\n",
+        "{##}\n",
+    ],
+    ids=["none", "not first", "no purpose", "no inputs", "no version", "no mapping", "empty"],
+)
+def test_template_without_a_whole_header_is_refused(tmp_path: Path, header: str) -> None:
+    write(tmp_path, "Reply.", header=header)
+
+    message = refusal(tmp_path)
+
+    assert message.startswith(f"template {tmp_path / 'reply_chosen.j2'}: must begin with ")
+
+
+def test_header_that_is_no_yaml_is_refused_in_one_line(tmp_path: Path) -> None:
+    write(tmp_path, "Reply.", header="{#\npurpose: [\n#}\n")
+
+    message = refusal(tmp_path)
+
+    assert "its header is not YAML" in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(("version", "found"), [("one", "'one'"), ("1.5", "1.5"), ("", "None")])
+def test_version_that_is_no_integer_is_refused(tmp_path: Path, version: str, found: str) -> None:
+    write(tmp_path, "Reply.", header=HEADER.replace("version: 1", f"version: {version}"))
+
+    assert f"'version' must be an integer, found {found}" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("block", ["system", "user"])
+def test_missing_block_is_named(tmp_path: Path, block: str) -> None:
+    path = tmp_path / "reply_chosen.j2"
+    path.write_text(
+        HEADER + "".join(f"{{% block {name} %}}x{{% endblock %}}" for name in ("system", "user") if name != block),
+        encoding="utf-8",
+    )
+
+    assert refusal(tmp_path) == f"template {path}: has no block '{block}'"
+
+
+def test_plain_text_template_needs_a_text_block(tmp_path: Path) -> None:
+    path = tmp_path / "portrait_text.j2"
+    path.write_text(HEADER.replace("post, ", "") + "{% block user %}x{% endblock %}", encoding="utf-8")
+
+    assert refusal(tmp_path) == f"template {path}: has no block 'text'"
+
+
+@pytest.mark.parametrize("user", ["{{ post.title", "{% for x in traits %}", "{{ post | nofilter }}", "{% nonsense %}"])
+def test_syntax_error_is_refused_at_load_with_its_line(tmp_path: Path, user: str) -> None:
+    write(tmp_path, user)
+
+    assert refusal(tmp_path).startswith(f"template {tmp_path / 'reply_chosen.j2'}, line 7: ")
+
+
+def test_template_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path, "Réponse.") / "reply_chosen.j2"
+    path.write_bytes(path.read_text(encoding="utf-8").encode("latin-1"))
+
+    assert str(path) in refusal(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        "{{ post.__class__.__mro__ }}",
+        "{{ post['__class__'] }}",
+        "{{ post | attr('__class__') }}",
+        "{{ ''.__class__.__base__.__subclasses__() }}",
+        "{{ cycler.__init__.__globals__ }}",
+        "{{ '{0.__class__}'.format(post) }}",
+        "{{ '{a.__class__}'.format_map({'a': post}) }}",
+        "{{ traits.append.__self__ }}",
+    ],
+)
+def test_sandbox_refuses_the_inside_of_python(tmp_path: Path, attack: str) -> None:
+    write(tmp_path, attack)
+
+    assert "is unsafe" in render_refusal(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "{{ traits.append(1) }}",
+        "{{ traits.clear() }}",
+        "{{ traits[0].update({'hint': 'x'}) }}",
+    ],
+)
+def test_sandbox_refuses_to_change_its_inputs(tmp_path: Path, change: str) -> None:
+    write(tmp_path, change)
+    traits = [trait("calm")]
+
+    with pytest.raises(UsageError):
+        load(tmp_path).render(post=POST, traits=traits)
+
+    assert traits == [trait("calm")]
+
+
+def test_sandbox_refuses_a_loop_without_end(tmp_path: Path) -> None:
+    write(tmp_path, "{% for x in range(1000000000) %}x{% endfor %}")
+
+    assert "Range too big" in render_refusal(tmp_path)
+
+
+def test_sandbox_reads_no_other_file(tmp_path: Path) -> None:
+    (tmp_path / "secret.txt").write_text("secret", encoding="utf-8")
+    write(tmp_path, "{% include 'secret.txt' %}")
+
+    with pytest.raises(UsageError):
+        load(tmp_path).render(post=POST, traits=[])

@@ -1,0 +1,348 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from schemas.base import UsageError
+from schemas.config import BuildConfig, Correlation, OpenAiEngine, ReplayEngine, VllmEngine
+from schemas.loader import load_config, read_yaml
+
+QUICKSTART = Path(__file__).resolve().parents[2] / "configs" / "quickstart.yaml"
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "build.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def refusal(path: Path, *overrides: str) -> str:
+    with pytest.raises(UsageError) as caught:
+        load_config(path, overrides)
+    return str(caught.value)
+
+
+def test_pairs_alone_make_a_configuration(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, "pairs: 7\n"))
+
+    assert config == BuildConfig(pairs=7)
+
+
+def test_quickstart_configuration_loads() -> None:
+    config = load_config(QUICKSTART)
+
+    assert (config.name, config.pairs) == ("quickstart", 64)
+
+
+def test_lists_and_maps_become_typed_records(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        "pairs: 1\n"
+        "sampling:\n"
+        "  correlations: [{a: age_group, b: gender, rho: 0.5}]\n"
+        "  forbidden: [{age_group: positive, gaming: negative}]\n"
+        "  marginals: {humor: {weight: 2, positive: 1}}\n",
+    )
+
+    sampling = load_config(path).sampling
+
+    assert sampling.correlations == (Correlation(a="age_group", b="gender", rho=0.5),)
+    assert sampling.forbidden == ({"age_group": "positive", "gaming": "negative"},)
+    assert (sampling.marginals["humor"].weight, sampling.marginals["humor"].positive) == (2.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "unknown", "nearest"),
+    [
+        ("pairs: 1\nsampilng: {active_min: 2}\n", "sampilng", "sampling"),
+        ("pairs: 1\ngeneration: {temprature: 0.5}\n", "generation.temprature", "temperature"),
+        ("pairs: 1\nsampling: {marginals: {gaming: {wieght: 2}}}\n", "sampling.marginals.gaming.wieght", "weight"),
+        (
+            "pairs: 1\nsampling: {correlations: [{a: x, b: y, rho: 0.1, rhoo: 1}]}\n",
+            "sampling.correlations.0.rhoo",
+            "rho",
+        ),
+        ("pairs: 1\nengine: {kind: vllm, devise: cpu}\n", "engine.devise", "device"),
+        ("pairs: 1\nengine: {kind: openai, base_urls: [u], in_fligt: 3}\n", "engine.in_fligt", "in_flight"),
+        ("pairs: 1\nengine: {kind: replay, journal: j, jurnal: k}\n", "engine.jurnal", "journal"),
+    ],
+)
+def test_unknown_key_is_refused_with_the_file_and_the_nearest_key(
+    tmp_path: Path, text: str, unknown: str, nearest: str
+) -> None:
+    path = write(tmp_path, text)
+
+    assert refusal(path) == f"{path}: unknown key '{unknown}'; did you mean '{nearest}'?"
+
+
+def test_unknown_key_like_no_other_lists_the_known_ones(tmp_path: Path) -> None:
+    path = write(tmp_path, "pairs: 1\nhistory: {zzzzzzzz: 1}\n")
+
+    assert refusal(path) == f"{path}: unknown key 'history.zzzzzzzz'; known here: blocks, min_support, pair, ugc"
+
+
+def test_key_of_another_engine_is_not_suggested(tmp_path: Path) -> None:
+    message = refusal(write(tmp_path, "pairs: 1\nengine: {kind: replay, journal: j, base_urls: [u]}\n"))
+
+    assert "unknown key 'engine.base_urls'" in message
+    assert "did you mean" not in message
+
+
+@pytest.mark.parametrize(
+    ("override", "unknown", "nearest"),
+    [("pears=2", "pears", "pairs"), ("generation.max_token=9", "generation.max_token", "max_tokens")],
+)
+def test_unknown_key_in_an_override_is_refused_with_the_nearest_key(
+    tmp_path: Path, override: str, unknown: str, nearest: str
+) -> None:
+    path = write(tmp_path, "pairs: 1\n")
+
+    message = refusal(path, override)
+
+    assert str(path) in message
+    assert f"unknown key '{unknown}'; did you mean '{nearest}'?" in message
+
+
+def test_missing_pairs_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path, "name: mine\n")
+
+    assert refusal(path) == f"{path}: 'pairs' is required"
+
+
+def test_missing_key_of_an_engine_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path, "pairs: 1\nengine: {kind: openai}\n")
+
+    assert refusal(path) == f"{path}: 'engine.base_urls' is required"
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "found"),
+    [
+        ("pairs: many\n", "pairs", "'many'"),
+        ("pairs: 1.5\n", "pairs", "1.5"),
+        ("pairs: true\n", "pairs", "True"),
+        ("pairs: 1\nname: 5\n", "name", "5"),
+        ("pairs: 1\ngeneration: {temperature: warm}\n", "generation.temperature", "'warm'"),
+    ],
+)
+def test_wrong_type_names_the_key_and_the_value(tmp_path: Path, text: str, key: str, found: str) -> None:
+    path = write(tmp_path, text)
+
+    message = refusal(path)
+
+    assert message.startswith(f"{path}: '{key}': Input should be ")
+    assert message.endswith(f"(found {found})")
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("pairs: 0\n", "pairs"),
+        ("pairs: 1\nseed: -1\n", "seed"),
+        ("pairs: 1\nhistory: {ugc: 17}\n", "history.ugc"),
+        ("pairs: 1\ngeneration: {temperature: .nan}\n", "generation.temperature"),
+        ("pairs: 1\nsampling: {correlations: [{a: x, b: y, rho: 1}]}\n", "sampling.correlations.0.rho"),
+    ],
+)
+def test_value_out_of_range_names_the_key(tmp_path: Path, text: str, key: str) -> None:
+    assert f"'{key}': Input should be " in refusal(write(tmp_path, text))
+
+
+def test_shares_that_do_not_sum_to_one_are_refused(tmp_path: Path) -> None:
+    message = refusal(write(tmp_path, "pairs: 1\nsplits: {train: 0.5}\n"))
+
+    assert "'splits': the shares train + validation + test must sum to 1" in message
+
+
+def test_active_min_above_active_max_is_refused(tmp_path: Path) -> None:
+    message = refusal(write(tmp_path, "pairs: 1\nsampling: {active_min: 7}\n"))
+
+    assert "'sampling': active_min is larger than active_max" in message
+
+
+def test_unknown_kind_of_engine_lists_the_known_ones(tmp_path: Path) -> None:
+    message = refusal(write(tmp_path, "pairs: 1\nengine: {kind: vlm}\n"))
+
+    assert "'engine'" in message
+    assert "'vllm', 'openai', 'replay'" in message
+
+
+def test_several_problems_are_told_in_one_line(tmp_path: Path) -> None:
+    message = refusal(write(tmp_path, "pairs: none\nseed: x\n"))
+
+    assert "'pairs'" in message
+    assert "'seed'" in message
+    assert "\n" not in message
+
+
+def test_relative_paths_are_relative_to_the_configuration_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "configs").mkdir()
+    write(
+        tmp_path / "configs",
+        "pairs: 1\nspace: own.yaml\ntemplates: mine\nseeds: {path: ../posts.jsonl}\n"
+        "engine: {kind: replay, journal: old/journal}\n",
+    )
+    monkeypatch.chdir(tmp_path)
+
+    config = load_config(Path("configs/build.yaml"))
+
+    folder = tmp_path.resolve() / "configs"
+    assert config.space == str(folder / "own.yaml")
+    assert config.templates == str(folder / "mine")
+    assert Path(config.seeds.path).resolve() == tmp_path.resolve() / "posts.jsonl"
+    assert isinstance(config.engine, ReplayEngine)
+    assert config.engine.journal == str(folder / "old/journal")
+
+
+def test_absolute_paths_stay_as_they_are(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, "pairs: 1\nspace: /data/own.yaml\nseeds: {path: /data/posts.csv}\n"))
+
+    assert (config.space, config.seeds.path) == ("/data/own.yaml", "/data/posts.csv")
+
+
+def test_names_that_are_no_paths_stay_as_they_are(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, "pairs: 1\nspace: alignx\nseeds: {path: packaged}\n"))
+
+    assert (config.space, config.seeds.path) == ("alignx", "packaged")
+
+
+def test_hub_address_stays_as_it_is(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, 'pairs: 1\nseeds: {path: "hf://owner/name"}\n'))
+
+    assert config.seeds.path == "hf://owner/name"
+
+
+def test_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+
+    config = load_config(write(tmp_path, "pairs: 1\nspace: ~/own.yaml\n"))
+
+    assert config.space == str(tmp_path / "home" / "own.yaml")
+
+
+def test_override_replaces_a_key_of_the_file(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, "pairs: 1\n"), ["pairs=9"])
+
+    assert config.pairs == 9
+
+
+def test_override_reaches_a_nested_key_and_leaves_its_neighbours(tmp_path: Path) -> None:
+    path = write(tmp_path, "pairs: 1\ngeneration: {top_p: 0.5, temperature: 1}\n")
+
+    generation = load_config(path, ["generation.temperature=0.7"]).generation
+
+    assert (generation.top_p, generation.temperature) == (0.5, 0.7)
+
+
+def test_override_creates_the_section_that_the_file_lacks(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, "pairs: 1\n"), ["sampling.marginals.gaming.weight=3"])
+
+    assert config.sampling.marginals["gaming"].weight == 3.0
+
+
+def test_later_override_wins(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, "pairs: 1\n"), ["pairs=2", "pairs=3"])
+
+    assert config.pairs == 3
+
+
+def test_overrides_can_supply_what_the_file_lacks(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, "name: mine\n"), ["pairs=4"])
+
+    assert (config.name, config.pairs) == ("mine", 4)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [("[a, b]", ("a", "b")), ('["x=y"]', ("x=y",)), ('["\\n"]', ("\n",)), ("[]", ())]
+)
+def test_override_value_is_yaml(tmp_path: Path, value: str, expected: tuple[str, ...]) -> None:
+    config = load_config(write(tmp_path, "pairs: 1\n"), [f"generation.stop={value}"])
+
+    assert config.generation.stop == expected
+
+
+def test_overrides_can_select_an_engine(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, "pairs: 1\n"), ["engine.kind=openai", "engine.base_urls=[http://h:1/v1]"])
+
+    assert config.engine == OpenAiEngine(kind="openai", base_urls=("http://h:1/v1",))
+
+
+def test_override_that_sets_null_clears_an_optional_key(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, "pairs: 1\ntemplates: mine\n"), ["templates=null"])
+
+    assert config.templates is None
+
+
+@pytest.mark.parametrize("override", ["pairs", "=3", "  =3", ""])
+def test_override_of_the_wrong_form_is_quoted_with_an_example(tmp_path: Path, override: str) -> None:
+    message = refusal(write(tmp_path, "pairs: 1\n"), override)
+
+    assert message == f"--set {override}: expected key=value, such as --set generation.temperature=0.7"
+
+
+def test_override_with_a_value_that_is_no_yaml_is_refused(tmp_path: Path) -> None:
+    message = refusal(write(tmp_path, "pairs: 1\n"), "name=[")
+
+    assert message == "--set name=[: the value is not valid YAML"
+
+
+def test_override_below_a_key_that_holds_a_value_is_refused(tmp_path: Path) -> None:
+    message = refusal(write(tmp_path, "pairs: 1\n"), "pairs.each=2")
+
+    assert message == "--set pairs.each=2: 'pairs' holds a value, not keys"
+
+
+def test_override_of_the_wrong_type_names_the_key(tmp_path: Path) -> None:
+    message = refusal(write(tmp_path, "pairs: 1\n"), "history.ugc=few")
+
+    assert "'history.ugc': Input should be a valid integer" in message
+
+
+@pytest.mark.parametrize("text", ["pairs: [1\n", "pairs: 1\n\tname: x\n", "pairs: !!python/object:os.system 1\n"])
+def test_text_that_is_no_yaml_is_refused_in_one_line(tmp_path: Path, text: str) -> None:
+    path = write(tmp_path, text)
+
+    message = refusal(path)
+
+    assert message.startswith(f"{path}: not readable as YAML: ")
+    assert "\n" not in message
+
+
+def test_file_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "build.yaml"
+    path.write_bytes("name: Müller\n".encode("latin-1"))
+
+    assert refusal(path).startswith(f"{path}: not readable as YAML: ")
+
+
+@pytest.mark.parametrize("text", ["", "# nothing but a comment\n", "- pairs\n", "pairs\n"])
+def test_file_without_keys_is_refused(tmp_path: Path, text: str) -> None:
+    path = write(tmp_path, text)
+
+    assert refusal(path).startswith(f"{path}: expected keys and values")
+
+
+def test_missing_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "absent.yaml"
+
+    assert refusal(path) == f"{path}: no such file"
+
+
+def test_folder_in_place_of_a_file_is_refused(tmp_path: Path) -> None:
+    assert refusal(tmp_path) == f"{tmp_path}: a folder, not a YAML file"
+
+
+@pytest.mark.parametrize("text", ["pairs: 1\n2020-01-01: x\n", "pairs: &loop [*loop]\n"])
+def test_yaml_that_json_cannot_hold_is_refused(tmp_path: Path, text: str) -> None:
+    path = write(tmp_path, text)
+
+    assert str(path) in refusal(path)
+
+
+def test_read_yaml_gives_the_mapping(tmp_path: Path) -> None:
+    assert read_yaml(write(tmp_path, "a: [1, {b: c}]\n")) == {"a": [1, {"b": "c"}]}
+
+
+def test_the_default_engine_is_vllm(tmp_path: Path) -> None:
+    assert load_config(write(tmp_path, "pairs: 1\n")).engine == VllmEngine()

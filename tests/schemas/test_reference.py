@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from schemas import config
+from schemas.base import Record
+from schemas.config import BuildConfig
+from schemas.reference import SECTIONS, reference
+
+ROOT = Path(__file__).resolve().parents[2]
+
+MODELS = [
+    value
+    for value in vars(config).values()
+    if isinstance(value, type) and issubclass(value, Record) and value is not Record
+]
+
+
+def is_section(model: type[BaseModel], key: str) -> bool:
+    """Whether a key holds further keys, which have a section of their own."""
+    inner = model.model_fields[key].annotation
+    return key == "engine" or (isinstance(inner, type) and issubclass(inner, BaseModel))
+
+
+def rows(model: type[BaseModel]) -> str:
+    """The part of the page that belongs to one model."""
+    title = next(title for title, owner in SECTIONS.items() if owner is model)
+    return reference().split(f"## {title or 'Top level'}\n")[1].split("\n## ")[0]
+
+
+def test_the_page_in_docs_is_up_to_date() -> None:
+    page = (ROOT / "docs" / "config.md").read_text(encoding="utf-8")
+
+    assert page == reference(), "run: python -m schemas.reference > docs/config.md"
+
+
+def test_the_module_prints_the_page() -> None:
+    printed = subprocess.run(
+        [sys.executable, "-m", "schemas.reference"], cwd=ROOT, capture_output=True, check=True
+    ).stdout
+
+    assert printed.decode() == reference()
+
+
+def test_every_model_of_the_configuration_has_a_section() -> None:
+    assert {model.__name__ for model in MODELS} == {model.__name__ for model in SECTIONS.values()}
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.__name__)
+def test_every_key_of_a_model_occurs_in_its_section(model: type[BaseModel]) -> None:
+    page, section = reference(), rows(model)
+
+    for key in model.model_fields:
+        assert (f"## {key}" in page) if is_section(model, key) else (f"| `{key}` |" in section), key
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.__name__)
+def test_every_key_but_the_kind_of_an_engine_is_described(model: type[BaseModel]) -> None:
+    for key, field in model.model_fields.items():
+        assert is_section(model, key) or key == "kind" or field.description, key
+
+
+def test_defaults_are_those_of_the_models() -> None:
+    section = rows(BuildConfig)
+
+    assert re.search(r"\| `attempts` \| integer \| `4` \|", section)
+    assert re.search(r"\| `templates` \| text or null \| `null` \|", section)
+    assert re.search(r"\| `pairs` \| integer \| required \|", section)
+
+
+def test_every_row_of_every_table_has_four_cells() -> None:
+    for line in reference().splitlines():
+        if line.startswith("|"):
+            assert len(re.findall(r"(?<!\\)\|", line)) == 5, line
