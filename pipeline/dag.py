@@ -1,12 +1,12 @@
 """The DAG: the picture of docs/design.md as Beam. Two phases, each a pipeline; a shard is one element of it.
 
-No GroupByKey stands between generation and disk: the only shuffle is that of the shard specifications, a few bytes
-each, so that a distributed runner can spread them. Every stage calls a pure function that a test can call too.
+No GroupByKey stands between generation and disk: the only shuffle is that of the shard specifications (in `Create`), a
+few bytes each, so that a distributed runner can spread them. Every stage calls a pure function that a test can call too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -30,34 +30,40 @@ def build_pairs(root: beam.Pipeline, plan: BuildPlan, shards: Sequence[ShardSpec
     A row that fails goes round again with a fresh counter, `attempts` times at most. The rounds are laid out one after
     another, as a DAG has no loops; all of them feed the one window of requests.
     """
-    drafts = root | "Plan" >> beam.Create(shards) | "Spread" >> beam.Reshuffle()
-    drafts |= "Open" >> beam.Map(pairs.open_shard, plan)
+    drafts = root | "Plan" >> beam.Create(shards) | "Open" >> _pairs(pairs.open_shard, plan)
     for attempt in range(plan.config.attempts):
         last = attempt + 1 == plan.config.attempts
         drafts = (
             drafts
-            | f"Sample {attempt}" >> beam.Map(pairs.sample_points, plan, attempt)
-            | f"Render {attempt}" >> beam.Map(pairs.render_prompts, plan)
+            | f"Sample {attempt}" >> _pairs(pairs.sample_points, plan, attempt)
+            | f"Render {attempt}" >> _pairs(pairs.render_prompts, plan)
             | f"Generate {attempt}" >> beam.ParDo(Generate(plan, last)).with_output_types(pairs.PairShard)
-            | f"Validate {attempt}" >> beam.Map(validate, plan, last)
+            | f"Validate {attempt}" >> _pairs(validate, plan, last)
         )
     drafts | "Store" >> beam.Map(pairs.store_pairs, plan) | "Report" >> beam.Map(report, plan)
 
 
 def build_examples(root: beam.Pipeline, plan: BuildPlan, shards: Sequence[ShardSpec]) -> None:
     """Phase two: draw each pair's history from blocks of the pool, write the portraits, validate; then store."""
-    personas = root | "Plan" >> beam.Create(shards) | "Spread" >> beam.Reshuffle()
-    personas |= "Assemble" >> beam.Map(examples.assemble, plan)
+    personas = root | "Plan" >> beam.Create(shards) | "Assemble" >> _examples(examples.assemble, plan)
     if plan.config.portrait == "model":
         personas = (
             personas
-            | "Render" >> beam.Map(examples.render_portraits, plan)
+            | "Render" >> _examples(examples.render_portraits, plan)
             | "Generate" >> beam.ParDo(Generate(plan, last=True)).with_output_types(examples.ExampleShard)
-            | "Portraits" >> beam.Map(examples.take_portraits, plan)
+            | "Portraits" >> _examples(examples.take_portraits, plan)
         )
     else:
-        personas |= "Portraits" >> beam.Map(examples.portray, plan)
+        personas |= "Portraits" >> _examples(examples.portray, plan)
     personas | "Store" >> beam.Map(examples.store_examples, plan) | "Report" >> beam.Map(report, plan)
+
+
+def _pairs(function: Callable[..., pairs.PairShard], *arguments: Any) -> beam.PTransform:
+    return beam.Map(function, *arguments).with_output_types(pairs.PairShard)
+
+
+def _examples(function: Callable[..., examples.ExampleShard], *arguments: Any) -> beam.PTransform:
+    return beam.Map(function, *arguments).with_output_types(examples.ExampleShard)
 
 
 def validate(shard: pairs.PairShard, plan: BuildPlan, last: bool) -> pairs.PairShard:

@@ -59,8 +59,8 @@ def judge_reply(text: str, finish_reason: str, prompts: Sequence[str], rules: Va
     if fault:
         return fault
     grams = _grams(_words(text), rules.copied_words)
-    for prompt in prompts if grams else ():
-        copied = grams & _grams(_words(prompt), rules.copied_words)
+    for line in (line for prompt in prompts for line in prompt.splitlines()):
+        copied = grams & _line_grams(line, rules.copied_words)
         if copied:
             return Fault("copied", " ".join(min(copied)))
     return None
@@ -83,6 +83,12 @@ def judge_pair(chosen: str, rejected: str, rules: ValidationConfig) -> Fault | N
 def _words(text: str) -> list[str]:
     """Cached, as the rules of one row ask for the same few texts in turn."""
     return re.findall(r"\w+", text.casefold())
+
+
+@lru_cache(maxsize=512)
+def _line_grams(line: str, size: int) -> frozenset[tuple[str, ...]]:
+    """Cached: a post stands in both prompts of a pair, and a hint in those of many."""
+    return frozenset(_grams(_words(line), size))
 
 
 def _grams(words: list[str], size: int) -> set[tuple[str, ...]]:

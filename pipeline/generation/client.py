@@ -165,7 +165,7 @@ class Client:
             connector=aiohttp.TCPConnector(limit=0),
             timeout=aiohttp.ClientTimeout(total=self._config.timeout_seconds),
             headers=self._headers,
-            auto_decompress=True,
+            cookie_jar=aiohttp.DummyCookieJar(),
         )
         await self._endpoints.open()
 

@@ -56,7 +56,8 @@ def draw(
 
 
 def active_counts(points: Direction) -> npt.NDArray[np.int64]:
-    return np.count_nonzero(points, axis=1)
+    counts: npt.NDArray[np.int64] = np.count_nonzero(points, axis=1)
+    return counts
 
 
 def assert_share(observed: float, expected: float, count: int) -> None:

@@ -140,7 +140,7 @@ def test_example_with_a_blank_text_is_rejected(column: str, text: str) -> None:
         example(**{column: text})
 
 
-@pytest.mark.parametrize("value", [-1.0, 0.25, 2.0, "1"])
+@pytest.mark.parametrize("value", [-1.0, 0.25, 2.0, float("nan"), "1", True])
 def test_released_direction_holds_three_numbers_only(value: object) -> None:
     with pytest.raises(ValidationError):
         example(preference_direction=(value, 0.0, 0.5))
