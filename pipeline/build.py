@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import gc
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -55,6 +56,9 @@ def build(
             return manifest
         progress.reset(output)
         observer.prepared(plan, dropped)
+        # Beam's half a million objects will live as long as the process: the collector need not look at them again.
+        gc.collect()
+        gc.freeze()
         started, clock = datetime.datetime.now(datetime.UTC), time.monotonic()
         status: RunStatus = "failed"
         try:

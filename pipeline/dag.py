@@ -1,7 +1,7 @@
 """The DAG: the picture of docs/design.md as Beam. Two phases, each a pipeline; a shard is one element of it.
 
-No GroupByKey stands between generation and disk: the only shuffle is that of the shard specifications (in `Create`), a
-few bytes each, so that a distributed runner can spread them. Every stage calls a pure function that a test can call too.
+No GroupByKey stands between generation and disk: the only shuffle is that of the shard specifications (in `Create`),
+a few bytes each, so that a distributed runner can spread them. A stage calls a pure function that a test can call too.
 """
 
 from __future__ import annotations

@@ -16,14 +16,14 @@ from pydantic import ValidationError
 from pipeline.generation.requests import Failure, Outcome, Request, make_request
 from pipeline.history import History, Pool, choose_histories
 from pipeline.leaks import has_shared_reply, read_shared_replies
-from pipeline.pairs import REJECTION_SCHEMA, traits
+from pipeline.pairs import traits, write_rejections
 from pipeline.plan import BuildPlan, ShardSpec
 from pipeline.resources import resources
 from pipeline.shards import read_shard, write_shard
 from pipeline.validate import Fault, clean_reply, judge_text
-from preference_space.direction import to_released, verbalise
+from preference_space.direction import Direction, to_released, verbalise
 from preference_space.philox import stream_key, uniforms
-from schemas.arrow import arrow_schema, to_table
+from schemas.arrow import arrow_schema
 from schemas.records import Example, PairItem, Rejection, UgcItem
 
 Views = npt.NDArray[np.int64]
@@ -180,29 +180,34 @@ def take_portraits(shard: ExampleShard, plan: BuildPlan) -> ExampleShard:
 def store_examples(shard: ExampleShard, plan: BuildPlan) -> dict[str, Any]:
     """Validate every example, then write the rejections and the shard: the latter's presence says that it is done."""
     rows = _Rows(shard.block, plan)
-    kept, rejections = [], [*shard.rejections]
+    personas, rejections = [], [*shard.rejections]
     for persona in shard.personas:
         try:
             for side in SIDES:
-                rows.validate(persona, side)
-            kept.append(persona)
+                rows.record(persona, side)
         except ValidationError as error:
             fault = Fault("schema", "; ".join(problem["msg"] for problem in error.errors()))
             rejections.append(_rejection(shard.block.table, persona.row, "assemble", fault))
-    rejections.sort(key=lambda rejection: rejection.record_id)
+        else:
+            personas.append(persona)
     meta = {
         "fingerprint": plan.fingerprint,
         "asked": shard.block.own,
         "accepted": 0,
-        "examples": len(SIDES) * len(kept),
+        "examples": len(SIDES) * len(personas),
         "lost": len(rejections),
         "rejected": dict(Counter(f"{r.stage}/{r.reason}" for r in rejections)),
         "prompt_tokens": 0,
         "completion_tokens": 0,
     }
-    write_shard(plan.path("rejected/examples", shard.spec), to_table(rejections, REJECTION_SCHEMA), meta)
-    write_shard(plan.path("data", shard.spec), rows.table(kept), meta)
+    groups = (rows.table(personas[start : start + _PAIRS_A_GROUP]) for start in range(0, len(personas), _PAIRS_A_GROUP))
+    write_rejections(plan.path("rejected/examples", shard.spec), rejections, meta)
+    write_shard(plan.path("data", shard.spec), EXAMPLE_SCHEMA, groups, meta)
     return meta
+
+
+_PAIRS_A_GROUP = 256
+"""Pairs in a row group: some 7 MB of examples, built and written one after another."""
 
 
 class _Rows:
@@ -223,12 +228,13 @@ class _Rows:
         self._texts = {name: texts.to_pylist() for name, texts in sides.items()}
         self._facts = {name: column[name].slice(0, block.own).to_pylist() for name in _CARRIED}
         self._released = to_released(np.concatenate([self._pool.directions, -self._pool.directions]))
+        self._profiles: dict[int, str] = {}
         self._tuples: dict[int, tuple[float, ...]] = {}
         self._ugc: dict[int, UgcItem] = {}
         self._pair: dict[int, PairItem] = {}
 
-    def validate(self, persona: Persona, side: int) -> Example:
-        """One example as a record; raises `ValidationError`."""
+    def record(self, persona: Persona, side: int) -> Example:
+        """One example, validated; raises `ValidationError`."""
         view, ugc, pair = self._views(persona, side)
         facts = {name: self._facts[name][persona.row] for name in _CARRIED}
         return Example(
@@ -240,8 +246,8 @@ class _Rows:
             demographic_information=persona.portraits[SIDES.index(side)],
             user_generated_content=tuple(self._ugc_item(int(v)) for v in ugc),
             pairwise_feedback=tuple(self._pair_item(int(v)) for v in pair),
-            profile=self._profile(persona.row, side),
-            id=_example_id(facts["pair_id"], side),
+            profile=self._profile(view),
+            id=self._id(persona.row, side),
             mirrored=side < 0,
             history_support=persona.history.support,
         )
@@ -251,20 +257,19 @@ class _Rows:
         sides = [(persona, side) for persona in personas for side in SIDES]
         all_views = [self._views(persona, side) for persona, side in sides]
         views = np.array([view for view, _, _ in all_views], dtype=np.int64)
-        rows = np.array([persona.row for persona, _ in sides], dtype=np.int64)
-        pair_ids = self._column["pair_id"].take(rows).to_pylist()
+        rows = views % len(self._pool)
         columns: dict[str, Any] = {name: self._column[name].take(rows) for name in _CARRIED} | {
             "prompt": self._prompt.take(views),
             "chosen": self._chosen.take(views),
             "rejected": self._rejected.take(views),
             "Preference Direction": self._directions(views, "Preference Direction"),
-            "Demographic Information": [p.portraits[SIDES.index(side)] for p, side in sides],
+            "Demographic Information": [persona.portraits[SIDES.index(side)] for persona, side in sides],
             "User-Generated Content": self._items([ugc for _, ugc, _ in all_views], "User-Generated Content"),
             "Pair-wise Comparative Feedback": self._items(
                 [pair for _, _, pair in all_views], "Pair-wise Comparative Feedback"
             ),
-            "profile": [self._profile(persona.row, side) for persona, side in sides],
-            "id": [_example_id(pair_id, side) for pair_id, (_, side) in zip(pair_ids, sides, strict=True)],
+            "profile": [self._profile(view) for view in views.tolist()],
+            "id": [self._id(persona.row, side) for persona, side in sides],
             "mirrored": [side < 0 for _, side in sides],
             "history_support": [persona.history.support for persona, _ in sides],
         }
@@ -280,14 +285,22 @@ class _Rows:
             return persona.row, history.ugc, history.pair
         return persona.row + len(self._pool), self._pool.turned(history.ugc), self._pool.turned(history.pair)
 
-    def _profile(self, row: int, side: int) -> str:
-        return verbalise(self._space, side * self._pool.directions[row])
+    def _id(self, row: int, side: int) -> str:
+        return f"{self._facts['pair_id'][row]}-{'a' if side > 0 else 'b'}"
+
+    def _profile(self, view: int) -> str:
+        if view not in self._profiles:
+            self._profiles[view] = verbalise(self._space, self._levels(view))
+        return self._profiles[view]
+
+    def _levels(self, view: int) -> Direction:
+        levels: Direction = self._pool.directions[view % len(self._pool)]
+        return levels if view < len(self._pool) else np.negative(levels)
 
     def _direction(self, view: int) -> tuple[float, ...]:
         if view not in self._tuples:
             # Three shared floats, not ninety new ones: the difference is half of a shard's memory.
-            levels = self._pool.directions[view % len(self._pool)] * (1 if view < len(self._pool) else -1)
-            self._tuples[view] = tuple(map(_RELEASED.__getitem__, levels.tolist()))
+            self._tuples[view] = tuple(map(_RELEASED.__getitem__, self._levels(view).tolist()))
         return self._tuples[view]
 
     def _ugc_item(self, view: int) -> UgcItem:
@@ -332,10 +345,6 @@ class _Rows:
 _RELEASED = {-1: 0.0, 0: 0.5, 1: 1.0}
 _CARRIED = ("pair_id", "post_id", "source", "topics", "model")
 """Columns that an example takes over from its pair."""
-
-
-def _example_id(pair_id: str, side: int) -> str:
-    return f"{pair_id}-{'a' if side > 0 else 'b'}"
 
 
 def _codes(texts: pa.ChunkedArray) -> npt.NDArray[np.int64]:

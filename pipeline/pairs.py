@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -125,7 +126,7 @@ def validate_pairs(shard: PairShard, plan: BuildPlan, last: bool) -> PairShard:
 def store_pairs(shard: PairShard, plan: BuildPlan) -> dict[str, Any]:
     """Write the shard's rejections, then its pairs: the latter's presence says that the shard is done."""
     pairs = sorted(shard.pairs, key=lambda pair: pair.pair_id)
-    rejections = sorted(shard.rejections, key=lambda rejection: (rejection.record_id, rejection.attempt))
+    rejections = shard.rejections
     meta = {
         "fingerprint": plan.fingerprint,
         "asked": shard.spec.count,
@@ -136,9 +137,15 @@ def store_pairs(shard: PairShard, plan: BuildPlan) -> dict[str, Any]:
         "prompt_tokens": sum(pair.prompt_tokens for pair in pairs),
         "completion_tokens": sum(pair.completion_tokens for pair in pairs),
     }
-    write_shard(plan.path("rejected/pairs", shard.spec), to_table(rejections, REJECTION_SCHEMA), meta)
-    write_shard(plan.path("pool", shard.spec), to_table(pairs, PAIR_SCHEMA), meta)
+    write_rejections(plan.path("rejected/pairs", shard.spec), rejections, meta)
+    write_shard(plan.path("pool", shard.spec), PAIR_SCHEMA, [to_table(pairs, PAIR_SCHEMA)], meta)
     return meta
+
+
+def write_rejections(path: Path, rejections: Sequence[Rejection], meta: Mapping[str, Any]) -> None:
+    """Write a shard's rejections, by record and attempt."""
+    ordered = sorted(rejections, key=lambda rejection: (rejection.record_id, rejection.attempt))
+    write_shard(path, REJECTION_SCHEMA, [to_table(ordered, REJECTION_SCHEMA)], meta)
 
 
 def traits(space: PreferenceSpace, direction: Direction) -> list[dict[str, str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,22 +19,26 @@ from schemas.base import UserError
 pa.set_memory_pool(pa.system_memory_pool())
 
 _META = "everyuser"
-_ROWS_PER_GROUP = 512
 
 
-def write_shard(path: Path, table: pa.Table, meta: Mapping[str, Any]) -> None:
-    """Write `table` with `meta` (JSON) in its footer. Equal tables and meta give equal bytes."""
-    metadata = hf_metadata(table.schema) | {_META: json.dumps(meta, sort_keys=True)}
-    schema = table.schema.with_metadata(metadata)
-    with atomic(path) as temporary:
-        pq.write_table(
-            table.cast(schema),
+def write_shard(path: Path, schema: pa.Schema, groups: Iterable[pa.Table], meta: Mapping[str, Any]) -> None:
+    """Write `groups`, each as one row group, with `meta` (JSON) in the footer.
+
+    Equal groups and meta give equal bytes.
+    """
+    with (
+        atomic(path) as temporary,
+        pq.ParquetWriter(
             temporary,
+            schema.with_metadata(hf_metadata(schema)),
             compression="zstd",
-            row_group_size=_ROWS_PER_GROUP,
             write_page_index=True,
             use_content_defined_chunking=True,
-        )
+        ) as writer,
+    ):
+        for group in groups:
+            writer.write_table(group.replace_schema_metadata(writer.schema.metadata))
+        writer.add_key_value_metadata({_META: json.dumps(meta, sort_keys=True)})
 
 
 def read_shard(path: Path, columns: list[str] | None = None) -> pa.Table:
@@ -46,12 +50,12 @@ def read_shard(path: Path, columns: list[str] | None = None) -> pa.Table:
 def read_meta(path: Path) -> dict[str, Any] | None:
     """The footer's `meta`; None where there is no such file. Raises `UserError` for a file that is no shard of ours."""
     try:
-        schema = pq.read_schema(path)
+        entries = pq.read_metadata(path).metadata or {}
     except FileNotFoundError:
         return None
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(f"{path} is damaged ({' '.join(str(error).split())}); delete it and run again") from None
-    text = (schema.metadata or {}).get(_META.encode())
+    text = entries.get(_META.encode())
     if text is None:
         raise UserError(f"{path} was not written by everyuser; choose another output folder")
     meta: dict[str, Any] = json.loads(text)

@@ -39,8 +39,8 @@ def judge_text(text: str, finish_reason: str, rules: ValidationConfig) -> Fault 
         return Fault("unfinished", f"finish_reason {finish_reason}")
     if len(words) < rules.min_words:
         return Fault("too_short", f"{len(words)} words")
-    for reason, pattern in (("refusal_or_meta", _any(rules.refusals)), ("markup", _any(rules.markup))):
-        found = pattern.search(text) if pattern else None
+    for reason, pattern in _forbidden(rules.refusals, rules.markup):
+        found = pattern.search(text)
         if found:
             return Fault(reason, found.group(0)[:80])
     trigrams = list(zip(words, words[1:], words[2:], strict=False))
@@ -96,8 +96,11 @@ def _grams(words: list[str], size: int) -> set[tuple[str, ...]]:
 
 
 @lru_cache
-def _any(patterns: tuple[str, ...]) -> re.Pattern[str] | None:
-    return re.compile("|".join(f"(?:{p})" for p in patterns), re.IGNORECASE | re.MULTILINE) if patterns else None
+def _forbidden(refusals: tuple[str, ...], markup: tuple[str, ...]) -> list[tuple[str, re.Pattern[str]]]:
+    """Compiled, with the reasons that they give. One word boundary before all refusals makes them fast."""
+    flags = re.IGNORECASE | re.MULTILINE
+    patterns = [("refusal_or_meta", rf"\b(?:{'|'.join(refusals)})")] if refusals else []
+    return [(reason, re.compile(p, flags)) for reason, p in (*patterns, *(("markup", p) for p in markup))]
 
 
 def _language(text: str) -> str:

@@ -131,16 +131,17 @@ class ValidationConfig(Record):
     language: str | None = Field(None, description="Expected ISO 639-1 code (`en`); not checked when null.")
     refusals: tuple[str, ...] = Field(
         (
-            r"\bas an? (?:ai|artificial intelligence|(?:large )?language model)\b",
-            r"\bi(?:'m| am) (?:just |only )?an? (?:ai|(?:large )?language model|virtual assistant)\b",
-            r"\bi(?:'m| am) sorry,? but i (?:can(?:no|')t|am unable|won't)\b",
-            r"\bi (?:can(?:no|')t|am (?:not able|unable) to) (?:help|assist|comply|fulfil)\b",
-            r"^(?:sure|certainly|of course|okay|absolutely)?[,!. ]*here(?:'s| is| are) (?:the|a|an|my|your|one|some) "
-            r"(?:possible |short |sample )?(?:reply|replies|response|comment|answer)",
-            r"\b(?:write|wrote|writing|draft) (?:a|the|your|my) (?:reply|response)\b",
-            r"\bthis (?:reply|response) (?:is|shows|uses|demonstrates)\b",
+            r"as an? (?:ai|artificial intelligence|(?:large )?language model)\b",
+            r"i(?:'m| am) (?:just |only )?an? (?:ai|(?:large )?language model|virtual assistant)\b",
+            r"i(?:'m| am) sorry,? but i (?:can(?:no|')t|am unable|won't)\b",
+            r"i (?:can(?:no|')t|am (?:not able|unable) to) (?:help|assist|comply|fulfil)\b",
+            r"^(?:(?:sure|certainly|of course|okay|absolutely)\b[,!. ]*)?here(?:'s| is| are) "
+            r"(?:the|a|an|my|your|one|some) (?:possible |short |sample )?(?:reply|replies|response|comment|answer)",
+            r"(?:write|wrote|writing|draft) (?:a|the|your|my) (?:reply|response)\b",
+            r"this (?:reply|response) (?:is|shows|uses|demonstrates)\b",
         ),
-        description="Regular expressions (case-insensitive) that mark a refusal or talk about the task itself.",
+        description="Regular expressions (case-insensitive, each from the beginning of a word) that mark a refusal or "
+        "talk about the task itself.",
     )
     markup: tuple[str, ...] = Field(
         (

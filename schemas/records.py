@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
 from schemas.base import Record
 
@@ -15,18 +15,7 @@ Level = Annotated[int, Field(ge=-1, le=1), "int8"]
 """One dimension of a direction: 1 positive, -1 negative, 0 neutral."""
 
 Levels = tuple[Level, ...]
-
-
-_RELEASED = frozenset((0.0, 0.5, 1.0))
-
-
-def _released(direction: tuple[float, ...]) -> tuple[float, ...]:
-    if not _RELEASED.issuperset(direction):
-        raise ValueError(f"a direction holds 0, 0.5 and 1 only, found {min(set(direction) - _RELEASED)}")
-    return direction
-
-
-ReleasedDirection = Annotated[tuple[float, ...], AfterValidator(_released)]
+ReleasedDirection = tuple[Annotated[float, Field(ge=0, le=1, multiple_of=0.5)], ...]
 """A direction as AlignX publishes it: 1 positive, 0 negative, 0.5 neutral; one number a dimension."""
 
 Source = Literal["sampled", "mined"]

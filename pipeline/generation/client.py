@@ -108,14 +108,15 @@ class Window:
 class Client:
     """Sends requests and journals their outcomes. `submit` and `wait` are called by other threads.
 
-    `backlog` counts the requests that have no outcome yet. A fault that concerns the whole run is raised by the next
-    call of `submit` or `wait`.
+    `backlog` counts the requests that have no outcome yet; at `watermark` it is time for more. A fault that concerns
+    the whole run is raised by the next call of `submit` or `wait`.
     """
 
     def __init__(
         self, endpoints: Endpoints, headers: dict[str, str], in_flight: int, config: RequestsConfig, tally: Tally
     ) -> None:
         self.backlog = 0
+        self.watermark = 4 * in_flight
         self._endpoints = endpoints
         self._headers = headers | {"Content-Type": "application/json"}
         self._window = Window(in_flight)
@@ -140,7 +141,7 @@ class Client:
         self._loop.call_soon_threadsafe(self._enqueue, items)
 
     def wait(self) -> None:
-        """Return when something has changed, or after a moment."""
+        """Return when a ticket is done or the backlog short, or after a moment."""
         with self._changed:
             self._changed.wait(timeout=0.5)
         self._raise_fault()
@@ -210,7 +211,8 @@ class Client:
         with self._changed:
             item.ticket.missing -= 1
             self.backlog -= 1
-            self._changed.notify_all()
+            if item.ticket.done or self.backlog == self.watermark:
+                self._changed.notify_all()
 
     async def _ask(self, request: Request) -> Outcome:
         """One request to its final outcome: bounded in retries, in waiting, and in servers that die under it."""

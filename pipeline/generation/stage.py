@@ -50,7 +50,6 @@ class Generator:
         self._tally = tally(plan.output)
         self._client: Client | None = None
         engine = plan.config.engine
-        self.watermark = 4 * engine.in_flight
         if isinstance(engine, ReplayEngine):
             self._folder = Path(engine.journal)
             return
@@ -69,9 +68,9 @@ class Generator:
         self._client = Client(endpoints, headers, engine.in_flight, plan.config.requests, self._tally)
 
     @property
-    def backlog(self) -> int:
-        """Requests without an outcome."""
-        return self._client.backlog if self._client else 0
+    def wants_more(self) -> bool:
+        """Whether the window will run dry soon."""
+        return self._client is None or self._client.backlog <= self._client.watermark
 
     def submit(self, journal: str, requests: Sequence[Request]) -> Ticket:
         """Begin to answer `requests`; what the journal knows is answered at once."""
@@ -150,34 +149,29 @@ class Generate(beam.DoFn):
         self._pending: list[tuple[Asking, Ticket]] = []
 
     def process(self, shard: Asking) -> Iterator[Asking]:
-        """Submit, then hand out what is done while the backlog is long enough."""
+        """Submit, then hand out what is done until the window wants more."""
         source = generator(self._plan)
         self._pending.append((shard, source.submit(shard.journal, shard.requests())))
-        yield from self._answered(source, source.watermark)
+        yield from self._done(source)
+        while self._pending and not (source.wants_more and len(self._pending) <= _SHARDS_AHEAD):
+            source.wait()
+            yield from self._done(source)
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
         """Wait for all that is left."""
         window = beam.transforms.window.GlobalWindow()
-        for shard in self._answered(generator(self._plan), 0):
-            yield WindowedValue(shard, window.max_timestamp(), [window])
-
-    def _answered(self, source: Generator, watermark: int) -> Iterator[Asking]:
-        while True:
-            done = [(shard, ticket) for shard, ticket in self._pending if ticket.done]
-            self._pending = [(shard, ticket) for shard, ticket in self._pending if not ticket.done]
-            for shard, ticket in done:
-                if self._last:
-                    source.finish(shard.journal)
-                _count(ticket)
-                yield shard.with_outcomes(ticket.result())
-            if not self._pending or (not done and watermark and self._may_take_more(source, watermark)):
-                return
-            if not done:
+        source = generator(self._plan)
+        while self._pending:
+            for shard in self._done(source):
+                yield WindowedValue(shard, window.max_timestamp(), [window])
+            if self._pending:
                 source.wait()
 
-    def _may_take_more(self, source: Generator, watermark: int) -> bool:
-        return source.backlog <= watermark and len(self._pending) <= _SHARDS_AHEAD
-
-
-def _count(ticket: Ticket) -> None:
-    Metrics.counter("everyuser", "completions").inc(len(ticket.outcomes))
+    def _done(self, source: Generator) -> Iterator[Asking]:
+        done = [(shard, ticket) for shard, ticket in self._pending if ticket.done]
+        self._pending = [(shard, ticket) for shard, ticket in self._pending if not ticket.done]
+        for shard, ticket in done:
+            if self._last:
+                source.finish(shard.journal)
+            Metrics.counter("everyuser", "completions").inc(len(ticket.outcomes))
+            yield shard.with_outcomes(ticket.result())
