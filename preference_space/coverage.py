@@ -28,7 +28,11 @@ class Coverage:
 
     def add(self, directions: Direction) -> None:
         """Count directions of shape (N, D)."""
-        poles = np.stack([directions > 0, directions < 0], axis=2).reshape(len(directions), -1).astype(np.float32)
+        poles = (
+            np.stack([directions > 0, directions < 0], axis=2)
+            .reshape(len(directions), len(self.pairs))
+            .astype(np.float32)
+        )
         self.pairs += (poles.T @ poles).astype(np.int64)
         self.active += np.bincount((directions != 0).sum(axis=1), minlength=len(self.active))
         self.points += len(directions)

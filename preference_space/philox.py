@@ -27,7 +27,9 @@ def uniforms(seed: int, stream: int, records: npt.NDArray[np.int64], width: int)
     steps = -(-width // _WORDS)
     rows = np.empty((len(records), steps * _WORDS), dtype=np.uint64)
     for start, stop in _runs(records):
-        bits = np.random.Philox(key=[seed, stream], counter=int(records[start]) * steps)
+        # An array of their own type: a list of large integers would pass through floats and lose bits.
+        key = np.array([seed, stream], dtype=np.uint64)
+        bits = np.random.Philox(key=key, counter=int(records[start]) * steps)
         rows[start:stop] = bits.random_raw((stop - start) * rows.shape[1]).reshape(stop - start, -1)
     # 52 bits, centred in their cell: neither 0 nor 1 can come out, as logarithms and quantiles need.
     return ((rows[:, :width] >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52

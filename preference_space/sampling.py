@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from statistics import NormalDist
 
@@ -39,7 +40,9 @@ class Sampler:
         chosen = set(config.dimensions if config.dimensions is not None else groups)
         for slug in (*(chosen - groups), *_slugs(config)):
             if slug not in space.index:
-                raise UsageError(f"sampling: space '{space.name}' has no dimension '{slug}'")
+                near = difflib.get_close_matches(slug, space.index, n=1)
+                hint = f"; did you mean '{near[0]}'?" if near else ""
+                raise UsageError(f"sampling: space '{space.name}' has no dimension '{slug}'{hint}")
 
         marginals = [config.marginals.get(d.slug, Marginal(weight=1.0, positive=0.5)) for d in space.dimensions]
         topical = np.array([d.topical for d in space.dimensions])
@@ -98,7 +101,8 @@ class Sampler:
         radius = np.sqrt(-2 * np.log(u[:, 1 + size : 1 + 2 * size]))
         normal = radius * np.cos(2 * np.pi * u[:, 1 + 2 * size :])
         if self._mixing is not None:
-            normal = normal @ self._mixing.T
+            # Not `@`: BLAS rounds a row differently in another batch, and point i must not depend on its neighbours.
+            normal = np.einsum("nd,kd->nk", normal, self._mixing)
         return np.where(active, np.where(normal < self._threshold, 1, -1), 0).astype(np.int8)
 
     def _is_forbidden(self, points: Direction) -> npt.NDArray[np.bool_]:

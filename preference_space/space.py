@@ -53,10 +53,13 @@ class PreferenceSpace(Record):
     def _unique(self) -> PreferenceSpace:
         slugs = [dimension.slug for dimension in self.dimensions]
         labels = [pole.label for d in self.dimensions for pole in (d.positive, d.negative)]
-        for what, values in (("slug", slugs), ("label", labels)):
-            repeated = sorted({value for value in values if values.count(value) > 1})
-            if repeated:
-                raise ValueError(f"{what} '{repeated[0]}' is used more than once")
+        for what, values, each in (("slug", slugs, 1), ("label", labels, 2)):
+            first: dict[str, int] = {}
+            for position, value in enumerate(values):
+                if value in first:
+                    both = f"dimensions {first[value]} and {position // each}"
+                    raise ValueError(f"field '{what}': '{value}' is used more than once, by {both}")
+                first[value] = position // each
         return self
 
     def __len__(self) -> int:
@@ -106,7 +109,7 @@ def _explain(document: dict[str, object], error: ValidationError) -> str:
             dimensions = document["dimensions"]
             entry = dimensions[position] if isinstance(dimensions, list) else None
             slug = entry.get("slug", "no slug") if isinstance(entry, dict) else "not a mapping"
-            where = f"dimension {position} ({slug}), field '{'.'.join(str(part) for part in field)}': "
+            where = f"dimension {position} ({slug})" + (f", field '{'.'.join(map(str, field))}': " if field else ": ")
         case ():
             where = ""
         case location:

@@ -60,7 +60,7 @@ class Template:
         context = self.compiled.new_context(inputs)
         try:
             return {name: "".join(self.compiled.blocks[name](context)).strip() for name in BLOCKS[self.name]}
-        except (jinja2.TemplateError, ArithmeticError, LookupError, TypeError, ValueError) as error:
+        except (jinja2.TemplateError, ArithmeticError, LookupError, RecursionError, TypeError, ValueError) as error:
             raise UsageError(f"template {self.origin}: {error}") from None
 
 
@@ -78,10 +78,15 @@ def load_templates(folder: Path | None = None) -> dict[str, Template]:
         for path in sorted(folder.glob("*.j2")):
             if path.stem not in INPUTS:
                 raise UsageError(f"template {path}: unknown name; the templates are {', '.join(sorted(INPUTS))}")
-            sources[path.stem] = (str(path), path.read_text(encoding="utf-8"))
+            try:
+                sources[path.stem] = (str(path), path.read_text(encoding="utf-8"))
+            except (UnicodeDecodeError, OSError) as error:
+                raise UsageError(f"template {path}: not readable as UTF-8 text: {error}") from None
     environment = ImmutableSandboxedEnvironment(
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False
     )
+    # Both are random: a prompt must be the same at every rendering.
+    del environment.globals["lipsum"], environment.filters["random"]
     return {name: _load(environment, name, origin, source) for name, (origin, source) in sources.items()}
 
 
@@ -99,7 +104,8 @@ def _load(environment: jinja2.Environment, name: str, origin: str, source: str) 
             f"template {origin}: uses '{unknown[0]}', which is not given; "
             f"its inputs are {', '.join(sorted(INPUTS[name]))}"
         )
-    declared = frozenset(part.strip() for part in str(header["inputs"]).split(","))
+    listed = header["inputs"]
+    declared = frozenset(part.strip() for part in (listed if isinstance(listed, list) else str(listed).split(",")))
     if needed - declared:
         raise UsageError(f"template {origin}: uses '{sorted(needed - declared)[0]}', which its header does not list")
     missing = [block for block in BLOCKS[name] if block not in compiled.blocks]
@@ -117,7 +123,9 @@ def _header(origin: str, source: str) -> Mapping[str, Any]:
         except yaml.YAMLError as error:
             raise UsageError(f"template {origin}: its header is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(header, dict) or not {"purpose", "inputs", "version"} <= header.keys():
-        raise UsageError(f"template {origin}: must begin with {{# purpose: ..., inputs: ..., version: ... #}}")
-    if not isinstance(header["version"], int):
+        raise UsageError(
+            f"template {origin}: must begin with a {{# comment #}} that holds the YAML keys purpose, inputs, version"
+        )
+    if type(header["version"]) is not int:
         raise UsageError(f"template {origin}: 'version' must be an integer, found {header['version']!r}")
     return header

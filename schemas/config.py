@@ -22,7 +22,7 @@ class SeedsConfig(Record):
     path: str = Field(
         "packaged",
         description="`packaged` (312 posts of this project), a `.jsonl`, `.parquet` or `.csv` file, or a Hub dataset "
-        "`hf://owner/name`. A relative path is relative to the configuration file.",
+        "`hf://owner/name`.",
     )
     config: str | None = Field(None, description="Configuration name of a Hub dataset.")
     split: str = Field("train", description="Split of a Hub dataset.")
@@ -30,8 +30,8 @@ class SeedsConfig(Record):
     limit: int | None = Field(None, ge=1, description="Read at most this many posts.")
     columns: dict[Literal["id", "title", "text", "topics"], str] = Field(
         default_factory=dict,
-        description="Which column of the source holds each field, where the names differ. Without an `id` column "
-        "posts are numbered; a `topics` column holds a list, or one string with commas.",
+        description="Which column of the source holds `id`, `title`, `text` and `topics`, where the names differ. "
+        "Without an `id` column posts are numbered; a `topics` column holds a list, or one string with commas.",
     )
 
 
@@ -86,7 +86,7 @@ class SamplingConfig(Record):
     correlations: tuple[Correlation, ...] = Field(
         default=(), description="List of `{a, b, rho}`: latent correlation of two dimensions' poles."
     )
-    forbidden: tuple[dict[str, Literal["positive", "negative"]], ...] = Field(
+    forbidden: tuple[Annotated[dict[str, Literal["positive", "negative"]], Field(min_length=1)], ...] = Field(
         default=(), description="Combinations that never occur together, each a map of slug to pole."
     )
 
@@ -98,7 +98,7 @@ class SamplingConfig(Record):
 
 
 class GenerationConfig(Record):
-    """What is asked of the model. Part of the fingerprint: another value makes another dataset."""
+    """What is asked of the model."""
 
     model: str = Field(
         "packaged:smollm2-135m-instruct",
@@ -200,14 +200,16 @@ class ReplayEngine(Record):
 
     kind: Literal["replay"]
     journal: str = Field(description="The `journal` folder of an earlier build, or a copy of it.")
-    in_flight: int = Field(64, ge=1, description="Requests looked up at once; changes nothing but memory.")
+    in_flight: int = Field(
+        64, ge=1, description="No effect: accepted so that a configuration can be replayed as it is."
+    )
 
 
 Engine = Annotated[VllmEngine | OpenAiEngine | ReplayEngine, Field(discriminator="kind")]
 
 
 class RequestsConfig(Record):
-    """How requests are retried. Not part of the fingerprint."""
+    """How requests are retried."""
 
     timeout_seconds: float = Field(120.0, gt=0, description="Longest wait for one reply.")
     retries: int = Field(
@@ -222,7 +224,7 @@ class RequestsConfig(Record):
 
 
 class LimitsConfig(Record):
-    """When a run fails although it could go on. Not part of the fingerprint."""
+    """When a run fails although it could go on."""
 
     max_rejected: Share = Field(
         0.5, description="The run fails when more than this share of the pairs is lost after all attempts."
@@ -237,11 +239,9 @@ class BuildConfig(Record):
     seed: int = Field(0, ge=0, lt=2**63, description="The root of all randomness.")
     shard_pairs: int = Field(1024, ge=1, le=65536, description="Pairs in a shard, the unit of work and of resume.")
     attempts: int = Field(
-        4, ge=1, le=16, description="How often a row is drawn anew, with a fresh counter, before it is given up."
+        4, ge=1, le=16, description="How often a row is drawn, each time with a fresh counter, before it is given up."
     )
-    space: str = Field(
-        "alignx", description="`alignx`, or a YAML file of your own; a relative path is relative to this file."
-    )
+    space: str = Field("alignx", description="`alignx`, or a YAML file of your own.")
     templates: str | None = Field(None, description="A folder whose templates replace the packaged ones of that name.")
     portrait: Literal["template", "model"] = Field(
         "template", description="Who writes the portrait (P_DEMO) from the direction: a template, or the model."

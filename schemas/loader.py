@@ -17,7 +17,20 @@ from schemas.config import BuildConfig
 M = TypeVar("M", bound=BaseModel)
 
 # The C loader reads the 90 dimensions ten times faster; it is not in every build of PyYAML.
-_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class _Loader(_SafeLoader):  # type: ignore[misc] # which of the two it is, is known at run time only
+    """A safe loader to which a key given twice is an error, not the last one wins."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """A mapping, its keys checked."""
+        keys = [key.value for key, _ in node.value]
+        for key, _ in node.value:
+            if keys.count(key.value) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"key '{key.value}' is there twice", key.start_mark)
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep=deep)
+        return mapping
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> BuildConfig:
@@ -29,8 +42,17 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> BuildConfig:
     document = read_yaml(path)
     for override in overrides:
         _override(document, override)
-    config = validate(BuildConfig, document, str(path))
+    config = validate(BuildConfig, _completed(document), str(path))
     return _absolute(config, path.resolve().parent)
+
+
+def _completed(document: dict[str, Any]) -> dict[str, Any]:
+    """A section without keys is its defaults, and an engine without a kind is vLLM."""
+    sections = {name for name, field in BuildConfig.model_fields.items() if _models_in(field.annotation)}
+    completed = {key: {} if value is None and key in sections else value for key, value in document.items()}
+    if isinstance(completed.get("engine"), dict):
+        completed["engine"] = {"kind": "vllm"} | completed["engine"]
+    return completed
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -43,6 +65,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path}: a folder, not a YAML file") from None
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         raise UsageError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
+    if document is None:
+        raise UsageError(f"{path}: is empty")
     if not isinstance(document, dict):
         raise UsageError(f"{path}: expected keys and values, found {type(document).__name__}")
     return document
@@ -51,15 +75,23 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def validate(model: type[M], document: dict[str, Any], origin: str) -> M:
     """`document` as `model`; JSON rules, so that YAML's lists and integers fit tuples and floats."""
     try:
-        return model.model_validate_json(json.dumps(document, default=str))
+        return model.model_validate_json(_json(document, origin))
     except ValidationError as error:
         raise UsageError(
             f"{origin}: " + "; ".join(_explain(model, problem) for problem in error.errors()[:3])
         ) from None
 
 
+def _json(document: dict[str, Any], origin: str) -> str:
+    try:
+        return json.dumps(document, default=str)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{origin}: holds something that is neither text, number, list nor map: {error}") from None
+
+
 def _explain(model: type[BaseModel], problem: Any) -> str:
-    location = [part for part in problem["loc"] if part not in ("vllm", "openai", "replay")]
+    tags = ("vllm", "openai", "replay", "[key]")
+    location = [part for k, part in enumerate(problem["loc"]) if not (part in tags and k > 0)]
     key = ".".join(str(part) for part in location)
     if problem["type"] == "extra_forbidden":
         known = sorted(_keys_beside(model, problem["loc"]))
@@ -101,7 +133,7 @@ def _override(document: dict[str, Any], override: str) -> None:
     *parents, last = key.strip().split(".")
     node = document
     for parent in parents:
-        inner = node.setdefault(parent, {})
+        inner = node[parent] = node.get(parent) or {}
         if not isinstance(inner, dict):
             raise UsageError(f"--set {override}: '{parent}' holds a value, not keys")
         node = inner
@@ -122,6 +154,8 @@ def _absolute(config: BuildConfig, folder: Path) -> BuildConfig:
         changes["templates"] = resolve(config.templates)
     if config.seeds.path != "packaged":
         changes["seeds"] = config.seeds.model_copy(update={"path": resolve(config.seeds.path)})
+    if config.generation.model.startswith((".", "~")):
+        changes["generation"] = config.generation.model_copy(update={"model": resolve(config.generation.model)})
     if config.engine.kind == "replay":
         changes["engine"] = config.engine.model_copy(update={"journal": resolve(config.engine.journal)})
     return config.model_copy(update=changes)

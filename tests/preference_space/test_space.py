@@ -171,14 +171,14 @@ def test_dimension_that_is_no_mapping_is_named_by_its_position(tmp_path: Path) -
 def test_duplicate_slug_is_named(tmp_path: Path) -> None:
     path = write(tmp_path, OWN.replace("slug: sailing", "slug: brevity"))
 
-    assert refusal(path) == f"{path}: slug 'brevity' is used more than once"
+    assert refusal(path) == f"{path}: field 'slug': 'brevity' is used more than once, by dimensions 0 and 1"
 
 
 @pytest.mark.parametrize("taken", ["Likes short replies", "Likes sailing"])
 def test_duplicate_label_is_named(tmp_path: Path, taken: str) -> None:
     path = write(tmp_path, OWN.replace("label: Dislikes sailing", f"label: {taken}"))
 
-    assert refusal(path) == f"{path}: label '{taken}' is used more than once"
+    assert refusal(path).startswith(f"{path}: field 'label': '{taken}' is used more than once, by dimensions ")
 
 
 @pytest.mark.parametrize("text", ["name: own\ndimensions: []\n", "name: own\n", "name: own\ndimensions: {a: b}\n"])

@@ -69,9 +69,9 @@ def test_every_key_but_the_kind_of_an_engine_is_described(model: type[BaseModel]
 def test_defaults_are_those_of_the_models() -> None:
     section = rows(BuildConfig)
 
-    assert re.search(r"\| `attempts` \| integer \| `4` \|", section)
+    assert re.search(r"\| `attempts` \| integer \(at least 1, at most 16\) \| `4` \|", section)
     assert re.search(r"\| `templates` \| text or null \| `null` \|", section)
-    assert re.search(r"\| `pairs` \| integer \| required \|", section)
+    assert re.search(r"\| `pairs` \| integer \(at least 1\) \| required \|", section)
 
 
 def test_every_row_of_every_table_has_four_cells() -> None:
