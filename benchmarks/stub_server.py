@@ -18,13 +18,13 @@ try:
 except ImportError:
     uvloop = None
 
-_WORDS = (
-    "again almost always autumn balcony basket before bicycle bottle bread brother candle carpet chance cheese city "
-    "corner cousin evening family field forest friend garden gentle harbour honest kitchen lantern letter library "
-    "little market meadow morning mountain music narrow neighbour often paper patient pocket quiet rather river road "
-    "season silver simple slowly sometimes song station story street summer table teacher travel village walk water "
-    "weather window winter wonder yellow yesterday"
-).split()
+_TEXT = """
+again almost always autumn balcony basket before bicycle bottle bread brother candle carpet chance cheese city corner
+cousin evening family field forest friend garden gentle harbour honest kitchen lantern letter library little market
+meadow morning mountain music narrow neighbour often paper patient pocket quiet rather river road season silver simple
+slowly sometimes song station story street summer table teacher travel village walk water weather window winter wonder
+"""
+_WORDS = _TEXT.split()
 _BODIES = [" ".join(random.Random(k).choices(_WORDS, k=30 + k % 25)) for k in range(4096)]
 
 

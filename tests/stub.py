@@ -1,8 +1,8 @@
 """An OpenAI-compatible server for tests: real HTTP, replies that are good or bad as a test asks.
 
 In a test:     `with StubServer(answer) as stub: ... stub.url ... stub.bodies`
-As a process:  `python -m tests.stub --port 8000 --log FILE [--delay SECONDS] [--die-after N]`, which takes (and ignores)
-               vLLM's server arguments, so that it can stand in for `engine.command`.
+As a process:  `python -m tests.stub --port 8000 --log FILE [--delay SECONDS] [--die-after N]`, which takes
+               (and ignores) vLLM's server arguments, so that it can stand in for `engine.command`.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from typing import Any
 
 from aiohttp import web
 
-_WORDS = (
-    "again almost always autumn balcony basket before bicycle bottle bread brother candle carpet chance cheese city "
-    "corner cousin evening family field forest friend garden gentle harbour honest kitchen lantern letter library"
-).split()
+_TEXT = """
+again almost always autumn balcony basket before bicycle bottle bread brother candle carpet chance cheese city corner
+cousin evening family field forest friend garden gentle harbour honest kitchen lantern letter library little market
+"""
+_WORDS = _TEXT.split()
 
 Answer = Callable[[web.Request, dict[str, Any]], Awaitable[web.StreamResponse]]
 
@@ -75,7 +76,7 @@ class StubServer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        asyncio.run_coroutine_threadsafe(self._runner.cleanup(), self._loop).result()
+        asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -91,6 +92,13 @@ class StubServer:
         site = web.TCPSite(self._runner, "127.0.0.1", self.port)
         await site.start()
         self.port = self._runner.addresses[0][1]
+
+    async def _stop(self) -> None:
+        await self._runner.cleanup()
+        rest = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in rest:
+            task.cancel()
+        await asyncio.gather(*rest, return_exceptions=True)
 
     async def _health(self, request: web.Request) -> web.Response:
         return web.Response()

@@ -1,0 +1,210 @@
+from __future__ import annotations
+
+import email.utils
+import time
+from typing import Any
+
+import orjson
+import pytest
+
+from pipeline.generation.classify import Busy, Transient, classify
+from pipeline.generation.requests import Completion, Failure
+from schemas.base import UserError
+
+URL = "http://127.0.0.1:8000/v1/chat/completions"
+
+
+def answer(
+    status: int, payload: bytes = b"", headers: dict[str, str] | None = None
+) -> Completion | Failure | Busy | Transient:
+    return classify(status, headers or {}, payload, URL)
+
+
+def chat(**changes: Any) -> bytes:
+    return orjson.dumps(
+        {
+            "choices": [{"index": 0, "message": {"role": "assistant", "content": "Rye."}, "finish_reason": "stop"}],
+            "usage": {"prompt_tokens": 12, "completion_tokens": 3},
+        }
+        | changes
+    )
+
+
+def error(message: str) -> bytes:
+    return orjson.dumps({"error": {"message": message, "type": "BadRequestError", "code": 400}})
+
+
+def test_a_chat_completion_is_read() -> None:
+    assert answer(200, chat()) == Completion("Rye.", "stop", 12, 3)
+
+
+def test_a_reply_cut_off_at_the_limit_keeps_its_finish_reason() -> None:
+    payload = chat(choices=[{"message": {"content": "Rye, and"}, "finish_reason": "length"}])
+
+    assert answer(200, payload) == Completion("Rye, and", "length", 12, 3)
+
+
+@pytest.mark.parametrize("usage", [None, {}, {"prompt_tokens": None, "completion_tokens": None}])
+def test_unknown_usage_counts_as_nothing(usage: object) -> None:
+    assert answer(200, chat(usage=usage)) == Completion("Rye.", "stop", 0, 0)
+
+
+def test_missing_finish_reason_is_unknown() -> None:
+    payload = chat(choices=[{"message": {"content": "Rye."}, "finish_reason": None}])
+
+    assert answer(200, payload) == Completion("Rye.", "unknown", 12, 3)
+
+
+def test_null_content_is_an_empty_reply() -> None:
+    payload = chat(choices=[{"message": {"role": "assistant", "content": None}, "finish_reason": "stop"}])
+
+    assert answer(200, payload) == Completion("", "stop", 12, 3)
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"",
+        b"<html>It works!</html>",
+        chat()[:-10],
+        b"\xff\xfe\x00",
+        b"null",
+        b"[]",
+        b"[1, 2]",
+        b'"text"',
+        b"17",
+        b"{}",
+        chat(choices=[]),
+        chat(choices=None),
+        chat(choices={}),
+        chat(choices=["text"]),
+        chat(choices=[None]),
+        chat(choices=[{"text": "Rye."}]),
+        chat(choices=[{"message": None}]),
+        chat(choices=[{"message": []}]),
+        chat(choices=[{"message": {}}]),
+        chat(usage=[1]),
+        chat(usage={"prompt_tokens": "many"}),
+        b'{"choices": [{"message": {"content": "\\ud800"}}]}',
+        chat().replace(b"12", b"1e999"),
+        chat().replace(b"12", b"1e30"),
+    ],
+)
+def test_anything_else_with_status_200_is_garbled(payload: bytes) -> None:
+    result = answer(200, payload)
+
+    assert isinstance(result, Transient)
+    assert result.reason == "garbled"
+    assert "\n" not in result.detail
+
+
+def test_a_garbled_reply_is_quoted_in_short() -> None:
+    result = answer(200, b"<html>\nproxy error" + b"x" * 10_000)
+
+    assert isinstance(result, Transient)
+    assert "<html>" in result.detail
+    assert len(result.detail) < 300
+
+
+@pytest.mark.parametrize("status", [400, 402, 405, 406, 410, 413, 415, 422, 451])
+def test_a_refused_request_is_never_sent_again(status: int) -> None:
+    assert answer(status, error("no")) == Failure(f"http_{status}", f"HTTP {status}: no")
+
+
+@pytest.mark.parametrize("status", [201, 204, 302, 304])
+def test_an_unexpected_status_is_no_completion(status: int) -> None:
+    result = answer(status, chat())
+
+    assert isinstance(result, Failure)
+    assert result.reason == f"http_{status}"
+
+
+@pytest.mark.parametrize("status", [408, 409, 425, 500, 501, 502, 504, 520, 529, 599])
+def test_a_fault_of_the_server_is_worth_another_attempt(status: int) -> None:
+    assert answer(status, error("oops")) == Transient(f"http_{status}", f"HTTP {status}: oops")
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_busy_server_is_waited_for(status: int) -> None:
+    assert answer(status, error("full")) == Busy(None, f"HTTP {status}: full")
+
+
+@pytest.mark.parametrize(("value", "seconds"), [("7", 7.0), ("0", 0.0), ("1.5", 1.5), ("-3", 0.0), (" 2 ", 2.0)])
+def test_retry_after_in_seconds(value: str, seconds: float) -> None:
+    assert answer(429, b"", {"Retry-After": value}) == Busy(seconds, "HTTP 429: ")
+
+
+def test_retry_after_as_a_date() -> None:
+    date = email.utils.formatdate(time.time() + 100, usegmt=True)
+
+    result = answer(503, b"", {"Retry-After": date})
+
+    assert isinstance(result, Busy)
+    assert result.seconds is not None
+    assert 50 < result.seconds <= 100
+
+
+def test_retry_after_as_a_date_in_the_past_is_now() -> None:
+    result = answer(503, b"", {"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"})
+
+    assert result == Busy(0.0, "HTTP 503: ")
+
+
+@pytest.mark.parametrize("value", ["", "soon", "Wed, 99 Foo 2015", "Wed, 21 Oct 2015 07:28:00 +99999999999"])
+def test_retry_after_that_is_neither_is_as_good_as_none(value: str) -> None:
+    assert answer(429, b"", {"Retry-After": value}) == Busy(None, "HTTP 429: ")
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_refused_key_ends_the_run_and_names_the_setting(status: int) -> None:
+    with pytest.raises(UserError) as caught:
+        answer(status, error("invalid key"))
+
+    assert URL in str(caught.value)
+    assert f"HTTP {status}: invalid key" in str(caught.value)
+    assert "engine.api_key_env" in str(caught.value)
+
+
+def test_an_unknown_model_or_path_ends_the_run_and_names_the_setting() -> None:
+    with pytest.raises(UserError) as caught:
+        answer(404, error("The model `x` does not exist."))
+
+    assert URL in str(caught.value)
+    assert "The model `x` does not exist." in str(caught.value)
+    assert "generation.model" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("payload", "words"),
+    [
+        (error("prompt is too long"), "prompt is too long"),
+        (b'{"object": "error", "message": "prompt is too long", "code": 400}', "prompt is too long"),
+        (b'{"error": "prompt is too long"}', "prompt is too long"),
+        (b'{"detail": "prompt is too long"}', "prompt is too long"),
+        (b"prompt is too long", "prompt is too long"),
+        (b'["prompt is too long"]', "prompt is too long"),
+        (b'{"error": null}', ""),
+        (b"\xff\xfe prompt is too long", "prompt is too long"),
+    ],
+)
+def test_detail_has_the_words_of_the_server(payload: bytes, words: str) -> None:
+    result = answer(400, payload)
+
+    assert isinstance(result, Failure)
+    assert words in result.detail
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        error("first line\nsecond line\r\n\tthird line " + "x" * 5000),
+        b"<html>\n<body>\nfirst line\nsecond line\nthird line" + b"x" * 5000,
+    ],
+)
+def test_detail_is_one_short_line(payload: bytes) -> None:
+    result = answer(500, payload)
+
+    assert isinstance(result, Transient)
+    assert len(result.detail.splitlines()) == 1
+    assert "first line second line third line" in result.detail
+    assert len(result.detail) < 300
