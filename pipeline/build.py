@@ -142,10 +142,15 @@ def _summary(plan: BuildPlan, started: datetime.datetime, seconds: float, status
 
 @contextlib.contextmanager
 def _user_errors() -> Iterator[None]:
-    """Find our own error again in what a runner makes of it: a copy with a suffix, or a traceback as text."""
+    """Find our own error again in what a runner makes of it: a copy with a suffix, or a traceback as text.
+
+    Beam makes a `RuntimeError` of Ctrl-C, too.
+    """
     try:
         yield
     except Exception as error:
+        if re.match(r"KeyboardInterrupt\b", str(error)):
+            raise KeyboardInterrupt from error
         found = re.findall(r"UserError: (.*)", f"UserError: {error}" if isinstance(error, UserError) else str(error))
         if not found:
             raise

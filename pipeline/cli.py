@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,8 +49,11 @@ def build(
 
     What follows `--` goes to Beam: `-- --direct_running_mode=multi_processing --direct_num_workers=4`.
     """
-    # Before Beam is imported, which warns of extras that are not installed.
+    # Before Beam is imported, which warns of extras that are not installed; and its threads, when they are stopped,
+    # print tracebacks that tell nothing.
     logging.getLogger().setLevel(logging.INFO if debug else logging.CRITICAL)
+    if not debug:
+        threading.excepthook = lambda _: None
     with _reported(debug):
         from pipeline.build import build as run_build
         from pipeline.display import Display

@@ -177,7 +177,7 @@ def test_ctrl_c_stops_with_one_line_and_loses_nothing(tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         said, _ = process.communicate(timeout=60)
 
-        assert process.returncode == 130
+        assert process.returncode == 130, said
         assert said.splitlines()[-1].startswith("stopped: run the same command again")
         assert "Traceback" not in said
         before = len(stub.bodies)

@@ -1,0 +1,112 @@
+"""Small builds, and the two phases of one step by step, without Beam."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from pipeline.build import build
+from pipeline.generation.requests import Completion, Outcome, Request
+from pipeline.leaks import find_shared_replies
+from pipeline.pairs import PairShard, open_shard, render_prompts, sample_points, store_pairs, validate_pairs
+from pipeline.plan import BuildPlan, ShardSpec
+from pipeline.prepare import locked, prepare
+from pipeline.shards import read_shard
+from schemas.config import BuildConfig
+from schemas.loader import validate
+from schemas.manifest import Manifest
+from tests.stub import Answer, StubServer, good, good_text
+
+NOWHERE = "http://127.0.0.1:9/v1"
+"""A base URL at which nothing listens."""
+
+TINY: dict[str, Any] = {
+    "pairs": 60,
+    "shard_pairs": 16,
+    "attempts": 1,
+    "splits": {"train": 0.6, "validation": 0.2, "test": 0.2},
+    "history": {"ugc": 1, "pair": 1, "min_support": 0},
+    "generation": {"model": "stub"},
+    "engine": {"kind": "openai", "base_urls": [NOWHERE]},
+    "requests": {"retries": 0},
+}
+"""36 train, 12 validation and 12 test pairs, in 5 shards of 12."""
+
+
+def tiny(**keys: Any) -> BuildConfig:
+    """A small build's configuration, with top-level keys replaced."""
+    return validate(BuildConfig, TINY | keys, "tiny")
+
+
+def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def write_posts(path: Path, count: int) -> Path:
+    """Posts `p0`, `p1`, ..., each with a text of its own."""
+    return write_jsonl(path, ({"id": f"p{k}", "text": f"Question number {k}, what now?"} for k in range(count)))
+
+
+def prepared(output: Path, config: BuildConfig) -> BuildPlan:
+    """The folder as a build leaves it before its first shard."""
+    with locked(output):
+        return prepare(config, output)[0]
+
+
+def run_build(output: Path, answer: Answer = good, **keys: Any) -> tuple[Manifest, StubServer]:
+    """A whole build against a stub server; the server is returned for the requests that it saw."""
+    with StubServer(answer) as stub:
+        return build(tiny(**{"engine": {"kind": "openai", "base_urls": [stub.url]}} | keys), output), stub
+
+
+def rows_of(folder: Path) -> list[dict[str, Any]]:
+    """Every row of a folder's Parquet files, file by file."""
+    return [row for path in sorted(folder.glob("*.parquet")) for row in read_shard(path).to_pylist()]
+
+
+def body_of(request: Request) -> dict[str, Any]:
+    body: dict[str, Any] = orjson.loads(request.body)
+    return body
+
+
+def reply(text: str, finish_reason: str = "stop") -> Completion:
+    return Completion(text, finish_reason, prompt_tokens=100, completion_tokens=30)
+
+
+def good_reply(request: Request) -> Outcome:
+    """What the stub server answers to a request."""
+    return reply(good_text(body_of(request)))
+
+
+Reply = Callable[[Request], Outcome]
+
+
+def asked(spec: ShardSpec, plan: BuildPlan, attempt: int = 0) -> PairShard:
+    """A shard with its prompts, before any answer."""
+    return render_prompts(sample_points(open_shard(spec, plan), plan, attempt), plan)
+
+
+def answered(shard: PairShard, answer: Reply = good_reply) -> PairShard:
+    return shard.with_outcomes([answer(request) for request in shard.requests()])
+
+
+def fill_pool(plan: BuildPlan, answer: Callable[[str, str], str | None] = lambda pair_id, role: None) -> None:
+    """Phase one of a build. `answer` gives the reply to a pair's `chosen` or `rejected`; None for a good one."""
+    for spec in plan.shards():
+        shard = asked(spec, plan)
+        outcomes = []
+        for draft in shard.drafts:
+            for role, request in zip(("chosen", "rejected"), draft.requests, strict=True):
+                text = answer(draft.pair_id, role)
+                outcomes.append(good_reply(request) if text is None else reply(text))
+        store_pairs(validate_pairs(shard.with_outcomes(outcomes), plan, last=True), plan)
+    find_shared_replies(plan)
+
+
+def specs_of(plan: BuildPlan, split: str) -> list[ShardSpec]:
+    return [spec for spec in plan.shards() if spec.split == split]
