@@ -12,6 +12,7 @@ from pathlib import Path
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+from apache_beam.runners import create_runner
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
 from pipeline import dag, progress
@@ -21,7 +22,7 @@ from pipeline.leaks import find_shared_replies
 from pipeline.plan import BuildPlan, ShardSpec
 from pipeline.prepare import locked, prepare, write_manifest
 from pipeline.shards import read_meta
-from schemas.base import UserError
+from schemas.base import UsageError, UserError
 from schemas.config import BuildConfig
 from schemas.manifest import Manifest, Run, RunStatus
 
@@ -50,6 +51,7 @@ def build(
     can mend. `KeyboardInterrupt` passes through. Nothing finished is lost in any case.
     """
     observer = observer or Observer()
+    run = Runner(beam_args)
     with locked(output):
         plan, manifest, dropped = prepare(config, output)
         if manifest.status == "complete":
@@ -62,10 +64,10 @@ def build(
         started, clock = datetime.datetime.now(datetime.UTC), time.monotonic()
         status: RunStatus = "failed"
         try:
-            _run(dag.build_pairs, "pairs", "pool", plan, beam_args, observer)
+            _run(dag.build_pairs, "pairs", "pool", plan, run, observer)
             _check_losses(plan)
             find_shared_replies(plan)
-            _run(dag.build_examples, "examples", "data", plan, beam_args, observer)
+            _run(dag.build_examples, "examples", "data", plan, run, observer)
             manifest = _finish(plan, manifest)
             status = "complete"
         except KeyboardInterrupt:
@@ -73,15 +75,34 @@ def build(
             raise
         finally:
             close_generator(plan)
-            run = _summary(plan, started, time.monotonic() - clock, status)
-            manifest = manifest.model_copy(update={"runs": (*manifest.runs, run)})
+            summary = _summary(plan, started, time.monotonic() - clock, status)
+            manifest = manifest.model_copy(update={"runs": (*manifest.runs, summary)})
             # Where the disk is full this fails too, and must not hide the first error.
             with contextlib.suppress(UserError):
                 write_manifest(output, manifest)
         return manifest
 
 
-def _run(phase: Phase, name: str, folder: str, plan: BuildPlan, beam_args: Sequence[str], observer: Observer) -> None:
+class Runner:
+    """Beam's runner and options, from the command line's part behind `--`. Raises `UsageError` for what Beam lacks."""
+
+    def __init__(self, beam_args: Sequence[str]) -> None:
+        self.options = PipelineOptions([*beam_args])
+        known = self.options.get_all_options()
+        given = self.options.get_all_options(retain_unknown_options=True)
+        unknown = sorted(given.keys() - known.keys())
+        if unknown:
+            raise UsageError(f"Beam has no option '--{unknown[0]}'; what follows `--` on the command line goes to Beam")
+        name = self.options.view_as(StandardOptions).runner
+        try:
+            # The plain DirectRunner tries to download a binary, and then behaves differently.
+            self.runner = create_runner(name) if name else FnApiRunner()
+        except (ImportError, ValueError) as error:
+            extra = "; for Dataflow install apache-beam[gcp]" if "dataflow" in name.lower() else ""
+            raise UsageError(f"--runner={name}: {' '.join(str(error).split())[:200]}{extra}") from None
+
+
+def _run(phase: Phase, name: str, folder: str, plan: BuildPlan, run: Runner, observer: Observer) -> None:
     """Run a phase for the shards that have no file yet."""
     shards = plan.shards()
     done = [spec for spec in shards if _is_done(plan, folder, spec)]
@@ -89,10 +110,7 @@ def _run(phase: Phase, name: str, folder: str, plan: BuildPlan, beam_args: Seque
     observer.phase_begins(name, plan, done, todo)
     try:
         if todo:
-            options = PipelineOptions([*beam_args])
-            # The plain DirectRunner tries to download a binary, and then behaves differently.
-            runner = None if options.view_as(StandardOptions).runner else FnApiRunner()
-            with _user_errors(), beam.Pipeline(runner=runner, options=options) as pipeline:
+            with _user_errors(), beam.Pipeline(runner=run.runner, options=run.options) as pipeline:
                 phase(pipeline, plan, todo)
     finally:
         observer.phase_ends()

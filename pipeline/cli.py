@@ -38,7 +38,7 @@ def build(
     context: typer.Context,
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file; docs/config.md lists its keys.")],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="DIR", help="Output folder; by default out/NAME.")
+        str | None, typer.Option("--output", "-o", metavar="DIR", help="Output folder; by default out/NAME.")
     ] = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key; may be repeated.")
@@ -60,9 +60,9 @@ def build(
         from schemas.loader import load_config
 
         settings = load_config(config, overrides or ())
-        if output is not None and "://" in str(output):
-            raise UsageError(f"--output {output}: only a folder on this machine can be written to")
-        folder = output or Path("out") / settings.name
+        if output is not None and "://" in output:
+            raise UsageError(f"--output {output}: only a folder that this machine has mounted can be written to")
+        folder = Path(output) if output else Path("out") / settings.name
         with Display(out) as display:
             manifest = run_build(settings, folder.absolute(), context.args, display)
         display.summary(manifest, folder)

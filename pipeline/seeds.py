@@ -183,12 +183,11 @@ def _file(config: SeedsConfig) -> Path:
 
 def _hub_commit(config: SeedsConfig) -> str:
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
 
     try:
         info = HfApi().dataset_info(config.path.removeprefix("hf://"), revision=config.revision)
-    except (HfHubHTTPError, OSError) as error:
-        first = str(error).strip().splitlines()[0]
+    except Exception as error:  # The Hub's client lets errors of its HTTP library through, whichever that is.
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UsageError(f"seeds.path: cannot reach {config.path} at '{config.revision}': {first}") from None
     return str(info.sha)
 
@@ -200,8 +199,9 @@ def _hub_rows(config: SeedsConfig) -> Iterator[Mapping[str, Any]]:
     name = config.path.removeprefix("hf://")
     try:
         yield from load_dataset(name, config.config, split=config.split, revision=config.revision, streaming=True)
-    except (OSError, ValueError) as error:
-        raise UsageError(f"seeds.path: cannot load {config.path}: {str(error).splitlines()[0]}") from None
+    except Exception as error:  # As above; and a dataset's own reader may raise anything.
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UsageError(f"seeds.path: cannot load {config.path}: {first}") from None
 
 
 def _hash_file(path: Path) -> str:

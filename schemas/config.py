@@ -188,7 +188,7 @@ class OpenAiEngine(Record):
     """One or more OpenAI-compatible endpoints that serve the same model."""
 
     kind: Literal["openai"]
-    base_urls: tuple[str, ...] = Field(
+    base_urls: tuple[Annotated[str, Field(pattern=r"^https?://[^\s@]+$")], ...] = Field(
         min_length=1, description="Base URLs, each up to and with `/v1`; requests go to the least busy."
     )
     api_key_env: str = Field("OPENAI_API_KEY", description="Environment variable that holds the key, if one is needed.")
