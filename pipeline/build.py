@@ -54,9 +54,9 @@ def build(
     run = Runner(beam_args)
     with locked(output):
         plan, manifest, dropped = prepare(config, output)
-        if manifest.status == "complete":
+        if manifest.status == "complete" and all((output / entry.path).is_file() for entry in manifest.files):
             return manifest
-        progress.reset(output)
+        progress.forget(output)
         observer.prepared(plan, dropped)
         # Beam's half a million objects will live as long as the process: the collector need not look at them again.
         gc.collect()
@@ -68,6 +68,7 @@ def build(
             _check_losses(plan)
             find_shared_replies(plan)
             _run(dag.build_examples, "examples", "data", plan, run, observer)
+            _check_losses(plan)
             manifest = _finish(plan, manifest)
             status = "complete"
         except KeyboardInterrupt:
@@ -76,6 +77,7 @@ def build(
         finally:
             close_generator(plan)
             summary = _summary(plan, started, time.monotonic() - clock, status)
+            progress.forget(output)
             manifest = manifest.model_copy(update={"runs": (*manifest.runs, summary)})
             # Where the disk is full this fails too, and must not hide the first error.
             with contextlib.suppress(UserError):

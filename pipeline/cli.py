@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import threading
 import traceback
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from typing import Annotated
 import numpy as np
 import typer
 from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
 from schemas.base import UsageError, UserError
 
@@ -27,8 +28,8 @@ app = typer.Typer(
 space_app = typer.Typer(help="Look at a preference space.", no_args_is_help=True)
 app.add_typer(space_app, name="space")
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+out = Console(highlight=False, emoji=False)
+err = Console(stderr=True, highlight=False, emoji=False)
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and the runner's log.")]
 
@@ -59,6 +60,8 @@ def build(
         from pipeline.display import Display
         from schemas.loader import load_config
 
+        if context.args and not context.args[0].startswith("-"):
+            raise UsageError(f"unexpected argument '{context.args[0]}': one configuration at a time")
         settings = load_config(config, overrides or ())
         if output is not None and "://" in output:
             raise UsageError(f"--output {output}: only a folder that this machine has mounted can be written to")
@@ -111,10 +114,11 @@ def space_check(
 ) -> None:
     """Check a space file."""
     with _reported(debug):
+        from pipeline.inspect import say
         from preference_space.space import load_space
 
         loaded = load_space(space)
-        out.print(f"{space}: space '{loaded.name}', {len(loaded)} dimensions, fingerprint {loaded.fingerprint}")
+        say(out, f"{space}: space '{loaded.name}', {len(loaded)} dimensions, fingerprint {loaded.fingerprint}")
 
 
 @space_app.command("sample")
@@ -128,7 +132,7 @@ def space_sample(
 ) -> None:
     """Draw points as a build would, each for a post about one topic, and report what they cover."""
     with _reported(debug):
-        from pipeline.inspect import show_coverage
+        from pipeline.inspect import say, show_coverage
         from preference_space.coverage import Coverage
         from preference_space.direction import verbalise
         from preference_space.sampling import Sampler
@@ -147,7 +151,7 @@ def space_sample(
             coverage.add(directions)
             if start == 0:
                 for direction in directions[:5]:
-                    out.print(escape(verbalise(loaded, direction)))
+                    say(out, verbalise(loaded, direction))
         show_coverage(coverage, out)
 
 
@@ -167,7 +171,8 @@ def _reported(debug: bool) -> Iterator[None]:
         known = isinstance(error, UserError)
         text = str(error) if known else f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         hint = "" if known else " (--debug shows where)"
-        err.print(f"[bold red]error[/]: {escape(text)}{hint}", soft_wrap=True)
+        line = " ".join(re.sub(r"[\x00-\x1f\x7f-\x9f]", " ", text).split())
+        err.print(Text.assemble(("error", "bold red"), f": {line}{hint}"), soft_wrap=True)
         raise typer.Exit(2 if isinstance(error, UsageError) else 1) from None
 
 

@@ -40,7 +40,7 @@ def build_pairs(root: beam.Pipeline, plan: BuildPlan, shards: Sequence[ShardSpec
             | f"Generate {attempt}" >> beam.ParDo(Generate(plan, last)).with_output_types(pairs.PairShard)
             | f"Validate {attempt}" >> _pairs(validate, plan, last)
         )
-    drafts | "Store" >> beam.Map(pairs.store_pairs, plan) | "Report" >> beam.Map(report, plan)
+    drafts | "Store" >> beam.Map(pairs.store_pairs, plan) | "Report" >> beam.Map(report, plan, "pairs")
 
 
 def build_examples(root: beam.Pipeline, plan: BuildPlan, shards: Sequence[ShardSpec]) -> None:
@@ -55,7 +55,7 @@ def build_examples(root: beam.Pipeline, plan: BuildPlan, shards: Sequence[ShardS
         )
     else:
         personas |= "Portraits" >> _examples(examples.portray, plan)
-    personas | "Store" >> beam.Map(examples.store_examples, plan) | "Report" >> beam.Map(report, plan)
+    personas | "Store" >> beam.Map(examples.store_examples, plan) | "Report" >> beam.Map(report, plan, "examples")
 
 
 def _pairs(function: Callable[..., pairs.PairShard], *arguments: Any) -> beam.PTransform:
@@ -76,17 +76,18 @@ def validate(shard: pairs.PairShard, plan: BuildPlan, last: bool) -> pairs.PairS
     return judged
 
 
-def report(meta: dict[str, Any], plan: BuildPlan) -> None:
+def report(meta: dict[str, Any], plan: BuildPlan, phase: str) -> None:
     """Count a stored shard, for the display and for Beam's metrics; fail a run that loses too much."""
     counts = tally(plan.output)
     counts.add("shards", 1)
     for name in ("asked", "lost", "examples"):
-        counts.add(name, meta[name])
-        Metrics.counter("everyuser", name).inc(meta[name])
+        counts.add(f"{phase}/{name}", meta[name])
+        Metrics.counter("everyuser", f"{phase}/{name}").inc(meta[name])
     counts.flush()
     for reason, count in meta["rejected"].items():
         Metrics.counter("everyuser", f"rejected/{reason}").inc(count)
-    asked, lost, limit = counts.get("asked"), counts.get("lost"), plan.config.limits.max_rejected
+    asked, lost = counts.get(f"{phase}/asked"), counts.get(f"{phase}/lost")
+    limit = plan.config.limits.max_rejected
     if asked >= _JUDGED_FROM and lost > limit * asked:
         raise UserError(too_many_lost(lost, asked, limit))
 
@@ -94,6 +95,6 @@ def report(meta: dict[str, Any], plan: BuildPlan) -> None:
 def too_many_lost(lost: int, asked: int, limit: float) -> str:
     """The message for a run that loses more rows than it may."""
     return (
-        f"{lost} of {asked} pairs were rejected in all their attempts, more than limits.max_rejected = {limit:g}; "
-        "rejected/ holds each with its reason; change the model, the templates or the rules, or raise the limit"
+        f"{lost} of {asked} pairs were lost, more than limits.max_rejected = {limit:g}; rejected/ holds each with its "
+        "reason; change the model, the templates or the rules, or raise the limit"
     )

@@ -130,7 +130,7 @@ class _Phase:
 
     def completed(self) -> int:
         """Pairs that are settled, one way or another."""
-        return self._counts().get("settled" if self.name == "pairs" else "asked", 0)
+        return self._counts().get("settled" if self.name == "pairs" else "examples/asked", 0)
 
     def facts(self) -> str:
         """One line: shards, examples, acceptance, tokens, time left."""
@@ -143,7 +143,7 @@ class _Phase:
             if tried:
                 parts.append(f"{counts.get('accepted', 0) / tried:.0%} accepted")
         else:
-            parts.append(f"{counts.get('examples', 0)} examples")
+            parts.append(f"{counts.get('examples/examples', 0)} examples")
         tokens = counts.get("completion_tokens", 0)
         if tokens:
             parts.append(f"{tokens / max(seconds, 1e-9):.0f} tokens/s")

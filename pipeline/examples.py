@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import ValidationError
 
-from pipeline.generation.requests import Failure, Outcome, Request, make_request
+from pipeline.generation.requests import Completion, Failure, Outcome, Request, make_request
 from pipeline.history import History, Pool, choose_histories
 from pipeline.leaks import has_shared_reply, read_shared_replies
 from pipeline.pairs import traits, write_rejections
@@ -54,7 +54,7 @@ class Persona:
 
 @dataclass(frozen=True, slots=True)
 class ExampleShard:
-    """The element of phase two."""
+    """The element of phase two. `outcomes` are the model's answers, where it writes the portraits."""
 
     spec: ShardSpec
     block: Block
@@ -112,7 +112,7 @@ def open_block(spec: ShardSpec, plan: BuildPlan) -> tuple[Block, list[Rejection]
     table = pa.concat_tables(tables).combine_chunks()
     replies = _codes(pa.chunked_array([*table["chosen"].chunks, *table["rejected"].chunks], pa.string()))
     pool = Pool(
-        directions=pc.list_flatten(table["direction"]).to_numpy().reshape(table.num_rows, -1),
+        directions=pc.list_flatten(table["direction"]).to_numpy().reshape(table.num_rows, len(resources(plan).space)),
         posts=_codes(table["prompt"]),
         chosen=replies[: table.num_rows],
         rejected=replies[table.num_rows :],
@@ -174,7 +174,7 @@ def take_portraits(shard: ExampleShard, plan: BuildPlan) -> ExampleShard:
             rejections.append(_rejection(shard.block.table, persona.row, "portrait", fault, texts))
         else:
             personas.append(replace(persona, requests=(), portraits=texts))
-    return replace(shard, personas=personas, rejections=rejections, outcomes=())
+    return replace(shard, personas=personas, rejections=rejections)
 
 
 def store_examples(shard: ExampleShard, plan: BuildPlan) -> dict[str, Any]:
@@ -190,6 +190,7 @@ def store_examples(shard: ExampleShard, plan: BuildPlan) -> dict[str, Any]:
             rejections.append(_rejection(shard.block.table, persona.row, "assemble", fault))
         else:
             personas.append(persona)
+    spent = [outcome for outcome in shard.outcomes if isinstance(outcome, Completion)]
     meta = {
         "fingerprint": plan.fingerprint,
         "asked": shard.block.own,
@@ -197,8 +198,8 @@ def store_examples(shard: ExampleShard, plan: BuildPlan) -> dict[str, Any]:
         "examples": len(SIDES) * len(personas),
         "lost": len(rejections),
         "rejected": dict(Counter(f"{r.stage}/{r.reason}" for r in rejections)),
-        "prompt_tokens": 0,
-        "completion_tokens": 0,
+        "prompt_tokens": sum(completion.prompt_tokens for completion in spent),
+        "completion_tokens": sum(completion.completion_tokens for completion in spent),
     }
     groups = (rows.table(personas[start : start + _PAIRS_A_GROUP]) for start in range(0, len(personas), _PAIRS_A_GROUP))
     write_rejections(plan.path("rejected/examples", shard.spec), rejections, meta)

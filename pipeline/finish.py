@@ -52,7 +52,11 @@ def file_entries(plan: BuildPlan) -> tuple[FileEntry, ...]:
 
 def write_card(plan: BuildPlan, counts: Counts) -> None:
     """`README.md`: its header names the files of each split."""
-    present = [split for split in SPLITS if any(spec.split == split for spec in plan.shards())]
+    # A split without a row would make the whole dataset unreadable.
+    rows = dict.fromkeys(SPLITS, 0)
+    for spec in plan.shards():
+        rows[spec.split] += (read_meta(plan.path("data", spec)) or {}).get("examples", 0)
+    present = [split for split in SPLITS if rows[split]]
     header = "\n".join(f"  - split: {split}\n    path: data/{split}-*.parquet" for split in present)
     reasons = "\n".join(f"| {reason} | {number} |" for reason, number in counts.rejected.items())
     funnel = f"\n| rejected attempts | count |\n|---|---|\n{reasons}\n" if reasons else ""

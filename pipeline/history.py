@@ -78,8 +78,8 @@ def _choose(
     # Only the target's few active dimensions count: 1 where a pair agrees, -1 where it opposes. Shape (active, N).
     active = np.flatnonzero(pool.directions[target])
     agreement = columns[active] * pool.directions[target, active, None]
-    balance = agreement.sum(axis=0, dtype=np.int8)
-    overlap = np.abs(agreement).sum(axis=0, dtype=np.int8)
+    balance = agreement.sum(axis=0, dtype=np.int32)
+    overlap = np.abs(agreement).sum(axis=0, dtype=np.int32)
     # A pair that agrees in some dimensions and opposes in others contradicts the target from either side.
     consistent = np.abs(balance) == overlap
 

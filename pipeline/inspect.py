@@ -10,10 +10,11 @@ from typing import Any
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from rich.console import Console
-from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
+from rich.text import Text
 
+from pipeline.shards import read_meta
 from preference_space.coverage import Coverage
 from preference_space.direction import from_released, verbalise
 from preference_space.space import Dimension, PreferenceSpace, load_space
@@ -28,6 +29,7 @@ def find_examples(folder: Path, example_id: str | None, count: int) -> Iterator[
     space = load_space(folder / "preference_space.yaml")
     shown = 0
     for path in files:
+        read_meta(path)
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=256):
                 chosen = batch.filter(pc.equal(batch["id"], example_id)) if example_id is not None else batch
@@ -46,9 +48,9 @@ def show(found: tuple[PreferenceSpace, dict[str, Any]], console: Console) -> Non
     direction = from_released(row["Preference Direction"])
 
     def panel(title: str, text: str, style: str = "none") -> None:
-        console.print(Panel(_safe(text), title=title, title_align="left", border_style=style))
+        console.print(Panel(Text(safe(text)), title=title, title_align="left", border_style=style))
 
-    console.rule(_safe(row["id"]))
+    console.rule(Text(safe(row["id"])))
     panel("post", row["prompt"])
     panel("chosen", row["chosen"], "green")
     panel("rejected", row["rejected"], "red")
@@ -60,31 +62,31 @@ def show(found: tuple[PreferenceSpace, dict[str, Any]], console: Console) -> Non
     for item in row["Pair-wise Comparative Feedback"]:
         words = verbalise(space, from_released(item["Preference Direction"]))
         panel("history: pair", f"{item['prompt']}\n\n+ {item['chosen']}\n\n- {item['rejected']}\n\n({words})", "dim")
-    console.print(f"history supports {row['history_support']:.0%} of the direction; model {_safe(row['model'])}")
+    say(console, f"history supports {row['history_support']:.0%} of the direction; model {row['model']}")
 
 
 def show_space(space: PreferenceSpace, console: Console) -> None:
     """Print a space as a table."""
-    table = Table("", "slug", "positive", "negative", "group", title=f"{_safe(space.name)}: {len(space)} dimensions")
+    table = Table(
+        "", "slug", "positive", "negative", "group", title=Text(f"{safe(space.name)}: {len(space)} dimensions")
+    )
     for position, dimension in enumerate(space.dimensions):
         table.add_row(
             str(position),
             dimension.slug,
-            _safe(dimension.positive.label),
-            _safe(dimension.negative.label),
-            _safe(dimension.group + (", topical" if dimension.topical else "")),
+            Text(safe(dimension.positive.label)),
+            Text(safe(dimension.negative.label)),
+            Text(safe(dimension.group + (", topical" if dimension.topical else ""))),
         )
     console.print(table)
 
 
 def show_dimension(dimension: Dimension, console: Console) -> None:
     """Print one dimension whole."""
-    console.print(
-        f"[bold]{_safe(dimension.name)}[/] ({dimension.slug}; {_safe(dimension.group)}, {_safe(dimension.source)})"
-    )
-    console.print(f"asks      {_safe(dimension.question)}")
+    say(console, f"{dimension.name} ({dimension.slug}; {dimension.group}, {dimension.source})")
+    say(console, f"asks      {dimension.question}")
     for name, pole in (("positive", dimension.positive), ("negative", dimension.negative)):
-        console.print(f"{name}  {_safe(pole.label)}\n  person  {_safe(pole.description)}\n  reply   {_safe(pole.hint)}")
+        say(console, f"{name}  {pole.label}\n  person  {pole.description}\n  reply   {pole.hint}")
 
 
 def show_coverage(coverage: Coverage, console: Console) -> None:
@@ -110,6 +112,11 @@ def _bullets(words: str, space: PreferenceSpace, direction: Any) -> str:
     )
 
 
-def _safe(text: str) -> str:
-    """Text from a dataset for a terminal: no markup, no control characters."""
-    return escape(re.sub(r"[^\S\n ]|[\x00-\x09\x0b-\x1f\x7f-\x9f]", " ", text))
+def say(console: Console, text: str) -> None:
+    """Print text that may hold anything, to the letter."""
+    console.print(Text(safe(text)), soft_wrap=True)
+
+
+def safe(text: str) -> str:
+    """Text from a dataset without the control characters that a terminal would obey."""
+    return re.sub(r"[^\S\n ]|[\x00-\x09\x0b-\x1f\x7f-\x9f]", " ", text)

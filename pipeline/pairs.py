@@ -41,12 +41,17 @@ class Draft:
 
 @dataclass(frozen=True, slots=True)
 class PairShard:
-    """The element of phase one. `drafts` are unfinished, `pairs` good, `rejections` the attempts that failed."""
+    """The element of phase one. `drafts` are unfinished, `pairs` good, `rejections` the attempts that failed.
+
+    The tokens are those of all attempts.
+    """
 
     spec: ShardSpec
     drafts: Sequence[Draft]
     pairs: Sequence[Pair] = ()
     rejections: Sequence[Rejection] = field(default_factory=tuple)
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
 
     @property
     def journal(self) -> str:
@@ -120,7 +125,15 @@ def validate_pairs(shard: PairShard, plan: BuildPlan, last: bool) -> PairShard:
         rejections.append(_rejection(draft, stage, Fault(verdict.reason, verdict.detail), last, plan))
         if not last:
             again.append(replace(draft, requests=(), outcomes=()))
-    return replace(shard, drafts=again, pairs=pairs, rejections=rejections)
+    spent = [o for draft in shard.drafts for o in draft.outcomes if isinstance(o, Completion)]
+    return replace(
+        shard,
+        drafts=again,
+        pairs=pairs,
+        rejections=rejections,
+        prompt_tokens=shard.prompt_tokens + sum(completion.prompt_tokens for completion in spent),
+        completion_tokens=shard.completion_tokens + sum(completion.completion_tokens for completion in spent),
+    )
 
 
 def store_pairs(shard: PairShard, plan: BuildPlan) -> dict[str, Any]:
@@ -134,8 +147,8 @@ def store_pairs(shard: PairShard, plan: BuildPlan) -> dict[str, Any]:
         "examples": 0,
         "lost": sum(rejection.final for rejection in rejections),
         "rejected": dict(Counter(f"{r.stage}/{r.reason}" for r in rejections)),
-        "prompt_tokens": sum(pair.prompt_tokens for pair in pairs),
-        "completion_tokens": sum(pair.completion_tokens for pair in pairs),
+        "prompt_tokens": shard.prompt_tokens,
+        "completion_tokens": shard.completion_tokens,
     }
     write_rejections(plan.path("rejected/pairs", shard.spec), rejections, meta)
     write_shard(plan.path("pool", shard.spec), PAIR_SCHEMA, [to_table(pairs, PAIR_SCHEMA)], meta)

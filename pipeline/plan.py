@@ -41,12 +41,17 @@ class BuildPlan:
 
     def shards(self) -> list[ShardSpec]:
         """Every shard of the build, the same list in both phases."""
-        counts = apportion(self.config.pairs, self.config.splits.model_dump())
-        return [spec for split in SPLITS for spec in _cut(split, counts[split], self.config.shard_pairs)]
+        return cut_shards(self.config)
 
     def path(self, folder: str, spec: ShardSpec) -> Path:
         """Where a shard's Parquet file of `pool`, `data`, `rejected/pairs` or `rejected/examples` is."""
         return self.output / folder / f"{spec.name}.parquet"
+
+
+def cut_shards(config: BuildConfig) -> list[ShardSpec]:
+    """The shards that a configuration makes."""
+    counts = apportion(config.pairs, config.splits.model_dump())
+    return [spec for split in SPLITS for spec in _cut(split, counts[split], config.shard_pairs)]
 
 
 def apportion(total: int, shares: Mapping[str, float]) -> dict[str, int]:

@@ -17,7 +17,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from pipeline.pairs import traits
-from pipeline.plan import BuildPlan, apportion
+from pipeline.plan import BuildPlan, cut_shards
 from pipeline.seeds import read_posts, source_fingerprint, split_posts, store_posts
 from pipeline.shards import disk_errors, remove_temporary, write_text
 from preference_space.sampling import Sampler
@@ -125,23 +125,34 @@ def _lay_out(
     posts = list(read_posts(config.seeds, dropped))
     if not posts:
         raise UsageError(f"seeds.path: {config.seeds.path} holds no post; a post needs a 'title' or a 'text' (columns)")
-    shares = config.splits.model_dump()
-    by_split = split_posts(posts, shares, config.seed)
-    pairs = apportion(config.pairs, shares)
-    items = config.history.ugc + config.history.pair
-    for split, wanted in pairs.items():
-        usable = min(len(by_split[split]), wanted)
-        if wanted and usable <= items:
-            what = "posts" if len(by_split[split]) <= wanted else "pairs"
-            raise UsageError(
-                f"splits: '{split}' gets {usable} {what}, but a history of {items} items needs {items + 1} different "
-                f"posts there; raise {'the number of posts' if what == 'posts' else 'pairs'} or splits.{split}, set it "
-                "to 0, or lower history.ugc and history.pair"
-            )
+    by_split = split_posts(posts, config.splits.model_dump(), config.seed)
+    for split, posts in by_split.items():
+        _check_histories(config, split, len(posts))
     store_posts(output / "seeds", by_split)
     write_text(output / "preference_space.yaml", space.to_yaml())
     for name, template in templates.items():
         write_text(output / "templates" / f"{name}.j2", template.source)
+
+
+def _check_histories(config: BuildConfig, split: str, posts: int) -> None:
+    """Refuse a build in which no history of a split can be filled, before anything is generated."""
+    items = config.history.ugc + config.history.pair
+    sizes = [spec.count for spec in cut_shards(config) if spec.split == split]
+    if not sizes or not items:
+        return
+    reach = min(sizes) * min(len(sizes), 1 + config.history.blocks)
+    if min(posts, reach) > items:
+        return
+    if posts <= reach:
+        found, way_out = f"{posts} posts", f"use more posts, raise splits.{split}"
+    elif len(sizes) > 1:
+        found, way_out = f"shards that reach {reach} pairs", "raise shard_pairs or history.blocks"
+    else:
+        found, way_out = f"{reach} pairs", f"raise pairs or splits.{split}"
+    raise UsageError(
+        f"splits: '{split}' gets {found}, but a history of {items} items needs {items + 1} different posts there; "
+        f"{way_out}, set splits.{split} to 0, or lower history.ugc and history.pair"
+    )
 
 
 def _try_templates(space: PreferenceSpace, templates: dict[str, Template]) -> None:

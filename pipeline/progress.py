@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 from collections import Counter
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import orjson
 
 _FOLDER = ".progress"
+_RESTARTS = "server_restarts"
 
 
 class Tally:
@@ -21,7 +23,9 @@ class Tally:
         self._lock = threading.Lock()
         self._written: dict[str, int] = {}
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        threading.Thread(target=self._share, name="everyuser-tally", daemon=True).start()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._share, name="everyuser-tally", daemon=True)
+        self._thread.start()
 
     def add(self, name: str, amount: int) -> None:
         """Add to a count."""
@@ -36,10 +40,10 @@ class Tally:
         """Set a value that is not a sum over time."""
         self._counts[name] = value
 
-    def clear(self) -> None:
-        """Start again from nothing."""
-        with self._lock:
-            self._counts.clear()
+    def close(self) -> None:
+        """Stop sharing."""
+        self._over.set()
+        self._thread.join()
 
     def flush(self) -> None:
         """Write the file now. A full disk must not hide the error that it causes elsewhere, so it is ignored here."""
@@ -56,8 +60,7 @@ class Tally:
             temporary.unlink(missing_ok=True)
 
     def _share(self) -> None:
-        pause = threading.Event()
-        while not pause.wait(0.3):
+        while not self._over.wait(0.3):
             self.flush()
 
 
@@ -78,15 +81,20 @@ def total(output: Path) -> Counter[str]:
     counts: Counter[str] = Counter()
     for path in (output / _FOLDER).glob("*.json"):
         try:
-            counts.update(orjson.loads(path.read_bytes()))
+            entry = orjson.loads(path.read_bytes())
         except (OSError, orjson.JSONDecodeError):
             continue
+        # All processes of a machine watch the same server.
+        restarts = max(counts[_RESTARTS], entry.pop(_RESTARTS, 0))
+        counts.update(entry)
+        counts[_RESTARTS] = restarts
     return counts
 
 
-def reset(output: Path) -> None:
-    """Forget the counts of earlier runs."""
-    if output in _tallies:
-        _tallies[output].clear()
-    for path in (output / _FOLDER).glob("*"):
-        path.unlink(missing_ok=True)
+def forget(output: Path) -> None:
+    """Delete the counts, of this run or of an earlier one that was killed."""
+    with _lock:
+        mine = _tallies.pop(output, None)
+    if mine:
+        mine.close()
+    shutil.rmtree(output / _FOLDER, ignore_errors=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import hashlib
 import importlib.resources
@@ -117,11 +118,13 @@ def _post(config: SeedsConfig, number: int, row: Mapping[str, Any]) -> SeedPost 
     if not str(title).strip() and not str(text).strip():
         return None
     if isinstance(topics, str):
-        topics = [topic.strip() for topic in topics.split(",")]
+        topics = topics.split(",")
+    if not isinstance(topics, (list, tuple)):
+        raise UsageError(f"{config.path}: row {number + 1}, 'topics': expected a list or text, found {topics!r}")
     identity = value("id")
     try:
         return SeedPost(
-            id=str(number) if identity is None else str(identity),
+            id=str(number) if identity in (None, "") else str(identity),
             title=title,
             text=text,
             topics=tuple(re.sub(r"\W+", "_", str(topic).strip().lower()) for topic in topics if str(topic).strip()),
@@ -138,14 +141,15 @@ def _rows(config: SeedsConfig) -> Iterator[Mapping[str, Any]]:
     path = _file(config)
     try:
         yield from _READERS[path.suffix](path)
-    except (pa.ArrowInvalid, UnicodeDecodeError, csv.Error) as error:
+    except (pa.ArrowInvalid, UnicodeDecodeError, csv.Error, OSError) as error:
         raise UsageError(f"{path}: not readable as {path.suffix}: {' '.join(str(error).split())}") from None
 
 
 def _jsonl(path: Path) -> Iterator[Mapping[str, Any]]:
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
-            if not line.strip():
+            line = line.removeprefix(codecs.BOM_UTF8).strip()
+            if not line:
                 continue
             try:
                 row = orjson.loads(line)
@@ -163,6 +167,7 @@ def _parquet(path: Path) -> Iterator[Mapping[str, Any]]:
 
 
 def _csv(path: Path) -> Iterator[Mapping[str, Any]]:
+    csv.field_size_limit(1 << 30)
     with path.open(encoding="utf-8-sig", newline="") as file:
         yield from csv.DictReader(file)
 
@@ -211,4 +216,4 @@ def _hash_file(path: Path) -> str:
 
 def _normal(text: str) -> str:
     """Case, punctuation and spacing do not make another post."""
-    return " ".join(re.findall(r"\w+", text.casefold()))
+    return " ".join(re.findall(r"\w+", text.casefold())) or text.strip()

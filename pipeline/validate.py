@@ -19,6 +19,10 @@ class Fault(NamedTuple):
     detail: str
 
 
+# Chinese, Japanese and Korean are written without spaces: there each character counts as a word.
+_UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af"
+_WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+")
+
 _QUOTES = {'"': '"', "'": "'", "\u201c": "\u201d", "\u2018": "\u2019", "*": "*"}
 
 
@@ -39,8 +43,9 @@ def judge_text(text: str, finish_reason: str, rules: ValidationConfig) -> Fault 
         return Fault("unfinished", f"finish_reason {finish_reason}")
     if len(words) < rules.min_words:
         return Fault("too_short", f"{len(words)} words")
+    plain = text.replace("\u2019", "'")
     for reason, pattern in _forbidden(rules.refusals, rules.markup):
-        found = pattern.search(text)
+        found = pattern.search(plain)
         if found:
             return Fault(reason, found.group(0)[:80])
     trigrams = list(zip(words, words[1:], words[2:], strict=False))
@@ -82,7 +87,7 @@ def judge_pair(chosen: str, rejected: str, rules: ValidationConfig) -> Fault | N
 @lru_cache(maxsize=16)
 def _words(text: str) -> list[str]:
     """Cached, as the rules of one row ask for the same few texts in turn."""
-    return re.findall(r"\w+", text.casefold())
+    return _WORD.findall(text.casefold())
 
 
 @lru_cache(maxsize=512)

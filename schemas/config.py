@@ -134,7 +134,7 @@ class ValidationConfig(Record):
             r"as an? (?:ai|artificial intelligence|(?:large )?language model)\b",
             r"i(?:'m| am) (?:just |only )?an? (?:ai|(?:large )?language model|virtual assistant)\b",
             r"i(?:'m| am) sorry,? but i (?:can(?:no|')t|am unable|won't)\b",
-            r"i (?:can(?:no|')t|am (?:not able|unable) to) (?:help|assist|comply|fulfil)\b",
+            r"i (?:can(?:no|')t|am (?:not able|unable) to) (?:help (?:you|with)|assist|comply|fulfil)\b",
             r"^(?:(?:sure|certainly|of course|okay|absolutely)\b[,!. ]*)?here(?:'s| is| are) "
             r"(?:the|a|an|my|your|one|some) (?:possible |short |sample )?(?:reply|replies|response|comment|answer)",
             r"(?:write|wrote|writing|draft) (?:a|the|your|my) (?:reply|response)\b",

@@ -54,13 +54,16 @@ def _completion(payload: bytes) -> Completion | Transient:
         body = orjson.loads(payload)
         choice = body["choices"][0]
         usage = body.get("usage") or {}
+        prompt_tokens, completion_tokens = (int(usage.get(f"{kind}_tokens") or 0) for kind in ("prompt", "completion"))
+        if max(prompt_tokens, completion_tokens) >= 2**53:
+            raise ValueError("no count of tokens")
         return Completion(
             str(choice["message"]["content"] or ""),
             str(choice.get("finish_reason") or "unknown"),
-            int(usage.get("prompt_tokens") or 0),
-            int(usage.get("completion_tokens") or 0),
+            prompt_tokens,
+            completion_tokens,
         )
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+    except (ValueError, OverflowError, KeyError, IndexError, TypeError, AttributeError):
         return Transient("garbled", f"not a chat completion: {payload[:120].decode(errors='replace')!r}")
 
 

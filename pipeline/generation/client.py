@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import threading
 from collections import deque
@@ -28,6 +29,10 @@ except ImportError:  # Windows
 
 _LONGEST_PAUSE = 30.0
 """Seconds: the longest wait between two tries that we choose ourselves."""
+_SHORTEST_PAUSE = 0.1
+"""Seconds: the shortest, even where a server says 'at once' and is busy again."""
+_ALONE_AFTER = 2
+"""Servers that may die under a request before it is sent alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +52,8 @@ class Endpoints(Protocol):
     async def acquire(self) -> Endpoint:
         """The endpoint to use now; waits while a server starts. Raises `UserError` when there will be none."""
 
-    def release(self, endpoint: Endpoint) -> None:
-        """Tell that the request has ended, in whatever way."""
+    def release(self, endpoint: Endpoint, reached: bool) -> None:
+        """Tell that the request has ended, and whether anything had listened there."""
 
     def life(self) -> int:
         """How often a server has been restarted so far."""
@@ -125,6 +130,8 @@ class Client:
         self._queue: deque[_Item] = deque()
         self._active: set[asyncio.Task[None]] = set()
         self._failing_since: float | None = None
+        self._alone = asyncio.Lock()
+        self._key = headers.get("Authorization", "").removeprefix("Bearer ").encode()
         self._fault: Exception | None = None
         self._changed = threading.Condition()
         self._loop = _new_event_loop()
@@ -172,6 +179,7 @@ class Client:
 
     async def _stop(self) -> None:
         self._queue.clear()
+        self._open.cancel()
         for task in self._active:
             task.cancel()
         await asyncio.gather(*self._active, return_exceptions=True)
@@ -217,14 +225,13 @@ class Client:
     async def _ask(self, request: Request) -> Outcome:
         """One request to its final outcome: bounded in retries, in waiting, and in servers that die under it."""
         await asyncio.wrap_future(self._open)
-        retries = deaths = 0
+        retries = deaths = waits = 0
         waited = 0.0
         while True:
-            endpoint = await self._endpoints.acquire()
-            try:
+            # A request under which servers have died twice is sent alone: if it is to blame, its neighbours are not.
+            async with self._alone if deaths >= _ALONE_AFTER else contextlib.nullcontext():
+                endpoint = await self._endpoints.acquire()
                 answer = await self._post(endpoint, request)
-            finally:
-                self._endpoints.release(endpoint)
             if isinstance(answer, Completion):
                 self._window.grow()
                 return answer
@@ -232,41 +239,46 @@ class Client:
                 return answer
             if isinstance(answer, Busy):
                 self._window.shrink(self._loop.time())
-                pause = answer.seconds if answer.seconds is not None else _pause(retries + int(waited))
+                pause = _pause(waits) if answer.seconds is None else max(_SHORTEST_PAUSE, answer.seconds)
                 if waited + pause > self._config.max_wait_seconds:
                     return Failure("busy", f"{answer.detail}; waited {waited:.0f} s")
+                waits += 1
                 waited += pause
                 await asyncio.sleep(pause)
                 continue
             await asyncio.sleep(_pause(retries))
             if self._endpoints.life() != endpoint.life:
-                deaths += 1
                 self._failing_since = None
-                if deaths > self._config.retries:
-                    return Failure("server_died", f"the server died under this request {deaths} times")
-                continue
-            retries += 1
-            if retries > self._config.retries and not self._is_outage(answer.reason):
-                return Failure(answer.reason, answer.detail)
+                if deaths >= _ALONE_AFTER:
+                    return Failure("server_died", f"the server died {deaths + 1} times under this request")
+                deaths += 1
+            elif answer.reason != "unreachable":
+                # What never reached a server is no fault of its row; `_note_outage` bounds it.
+                retries += 1
+                if retries > self._config.retries:
+                    return Failure(answer.reason, answer.detail)
 
     async def _post(self, endpoint: Endpoint, request: Request) -> Completion | Failure | Busy | Transient:
         self._tally.add("requests_sent", 1)
+        reached = True
         try:
             async with self._session.post(endpoint.url, data=request.body) as response:
                 payload = await response.read()
         except TimeoutError:
             return Transient("timeout", f"no reply within {self._config.timeout_seconds:g} s")
+        except aiohttp.ClientConnectorError as error:
+            reached = False
+            self._note_outage(f"{type(error).__name__}: {error}")
+            return Transient("unreachable", str(error))
         except (aiohttp.ClientError, OSError) as error:
-            detail = f"{type(error).__name__}: {error}"
-            if isinstance(error, aiohttp.ClientConnectorError):
-                self._note_outage(detail)
-            return Transient("connection", detail)
+            return Transient("connection", f"{type(error).__name__}: {error}")
+        finally:
+            self._endpoints.release(endpoint, reached)
         self._failing_since = None
+        if self._key and response.status != 200:
+            # A server may quote the key that it refuses; details go into the journal and the rejections.
+            payload = payload.replace(self._key, b"***")
         return classify(response.status, response.headers, payload, endpoint.url)
-
-    def _is_outage(self, reason: str) -> bool:
-        """Whether nothing answers at all: then no row is to blame, and none is rejected."""
-        return reason == "connection" and self._failing_since is not None
 
     def _note_outage(self, detail: str) -> None:
         now = self._loop.time()

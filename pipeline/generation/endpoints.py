@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import aiohttp
 import orjson
 
@@ -9,6 +11,7 @@ from pipeline.generation.client import Endpoint
 from schemas.base import UserError
 
 CHAT = "/chat/completions"
+_AVOIDED_SECONDS = 5.0
 
 
 class FixedEndpoints:
@@ -18,6 +21,7 @@ class FixedEndpoints:
         self._urls = [url.rstrip("/") for url in base_urls]
         self._endpoints = [Endpoint(url + CHAT) for url in self._urls]
         self._busy = dict.fromkeys(self._endpoints, 0)
+        self._avoid_until = dict.fromkeys(self._endpoints, 0.0)
         self._model = model
         self._headers = headers
 
@@ -48,14 +52,17 @@ class FixedEndpoints:
             )
 
     async def acquire(self) -> Endpoint:
-        """The endpoint with the fewest requests in flight."""
-        endpoint = min(self._endpoints, key=self._busy.__getitem__)
+        """The endpoint with the fewest requests in flight, of those that have lately been reached."""
+        now = time.monotonic()
+        reachable = [endpoint for endpoint in self._endpoints if self._avoid_until[endpoint] <= now]
+        endpoint = min(reachable or self._endpoints, key=self._busy.__getitem__)
         self._busy[endpoint] += 1
         return endpoint
 
-    def release(self, endpoint: Endpoint) -> None:
-        """One request less in flight there."""
+    def release(self, endpoint: Endpoint, reached: bool) -> None:
+        """One request less in flight there. An endpoint that cannot be reached is never busy, so it is avoided."""
         self._busy[endpoint] -= 1
+        self._avoid_until[endpoint] = 0.0 if reached else time.monotonic() + _AVOIDED_SECONDS
 
     def life(self) -> int:
         """Nobody restarts these."""

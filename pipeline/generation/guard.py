@@ -31,6 +31,8 @@ from pathlib import Path
 LOCK_SUFFIX = ".lock"
 _LINGER_SECONDS = 5.0
 """How long the server outlives its last client: the next phase of a build finds it warm."""
+_FORGIVEN_SECONDS = 600.0
+"""A server that has lived so long is allowed all its restarts again."""
 _HEALTH_SECONDS = 5.0
 _HEALTH_FAILURES = 6
 _PR_SET_PDEATHSIG = 1
@@ -56,16 +58,25 @@ class Guard:
         self._state: dict[str, object] = {"state": "starting", "life": 0}
         self._server: asyncio.subprocess.Process | None = None
         self._left = asyncio.Event()
+        self._met = asyncio.Event()
 
     async def run(self, listener: socket.socket) -> None:
-        """Serve until no client has been there for a while."""
+        """Serve until the server has failed for good, or no client has been there for a while."""
         await asyncio.start_unix_server(self._greet, sock=listener)
         self._left.set()
         supervision = asyncio.create_task(self._supervise())
+        abandoned = asyncio.create_task(self._until_abandoned())
         try:
-            await self._until_abandoned()
+            await asyncio.wait({supervision, abandoned}, return_when=asyncio.FIRST_COMPLETED)
+            # Whoever asked for this server must hear that it failed; the next one gets a new try.
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._met.wait(), _LINGER_SECONDS)
+            for writer in [*self._clients]:
+                with contextlib.suppress(OSError):
+                    await writer.drain()
         finally:
             supervision.cancel()
+            abandoned.cancel()
             self._end_server()
 
     async def _until_abandoned(self) -> None:
@@ -81,6 +92,7 @@ class Guard:
     async def _greet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._clients.add(writer)
         self._send(writer)
+        self._met.set()
         with contextlib.suppress(OSError):
             await reader.read()  # Returns when the client closes, or dies.
         self._clients.discard(writer)
@@ -97,29 +109,41 @@ class Guard:
             writer.write(json.dumps(self._state).encode() + b"\n")
 
     async def _supervise(self) -> None:
-        for life in range(self._spec.restarts + 1):
-            self._tell("starting", life=life)
-            port = _free_port()
-            with Path(self._spec.log).open("ab") as log:  # noqa: ASYNC230 - a local file, opened once a start
-                self._server = await asyncio.create_subprocess_exec(
-                    *(part.replace("{port}", str(port)) for part in self._spec.command),
-                    env=os.environ | self._spec.environment,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    start_new_session=True,
-                    preexec_fn=_die_with_parent,
-                )
-            ready = await self._until_ready(self._server, port)
-            if ready:
-                self._tell("ready", url=f"http://127.0.0.1:{port}", pid=self._server.pid)
-                await self._until_dead(self._server, port)
-            self._end_server()
-            if not ready and life == 0:
-                # It has never worked: a wrong model or argument, which another try will not mend.
-                break
-        verb = "died too often" if self._state.get("url") else "did not start"
-        self._tell("failed", error=f"the model server {verb}: {_last_words(Path(self._spec.log))}")
+        """Run the server, life after life, until it cannot be started or has died too often."""
+        deaths = life = 0
+        try:
+            while deaths <= self._spec.restarts:
+                born = time.monotonic()
+                if not await self._live(life) and life == 0:
+                    # It has never worked: a wrong model or argument, which another try will not mend.
+                    break
+                deaths = 1 if time.monotonic() - born > _FORGIVEN_SECONDS else deaths + 1
+                life += 1
+            verb = "died too often" if life else "did not start"
+            self._tell("failed", error=f"the model server {verb}: {_last_words(Path(self._spec.log))}")
+        except OSError as error:
+            self._tell("failed", error=f"the model server cannot be started: {error}")
+
+    async def _live(self, life: int) -> bool:
+        """One life of the server, to its end; whether it was ever ready."""
+        port = _free_port()
+        with Path(self._spec.log).open("ab") as log:  # noqa: ASYNC230 - a local file, opened once a start
+            self._server = await asyncio.create_subprocess_exec(
+                *(part.replace("{port}", str(port)) for part in self._spec.command),
+                env=os.environ | self._spec.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                preexec_fn=_die_with_parent,
+            )
+        self._tell("starting", life=life, pid=self._server.pid)
+        ready = await self._until_ready(self._server, port)
+        if ready:
+            self._tell("ready", url=f"http://127.0.0.1:{port}")
+            await self._until_dead(self._server, port)
+        self._end_server()
+        return ready
 
     async def _until_ready(self, server: asyncio.subprocess.Process, port: int) -> bool:
         deadline = time.monotonic() + self._spec.start_seconds

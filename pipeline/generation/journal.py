@@ -5,6 +5,7 @@ After a kill a shard asks only for what its journal lacks. A kept journal replay
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import orjson
 
 from pipeline.generation.requests import Completion, Failure, Outcome
 from pipeline.shards import disk_errors
+from schemas.base import UserError
 
 
 def read_journal(path: Path) -> dict[str, Outcome]:
@@ -21,10 +23,13 @@ def read_journal(path: Path) -> dict[str, Outcome]:
     except FileNotFoundError:
         return {}
     outcomes: dict[str, Outcome] = {}
-    for line in lines[:-1]:
-        entry = orjson.loads(line)
-        key = entry.pop("key")
-        outcomes[key] = Failure(**entry) if "reason" in entry else Completion(**entry)
+    for number, line in enumerate(lines[:-1], 1):
+        try:
+            entry = orjson.loads(line)
+            key = entry.pop("key")
+            outcomes[key] = Failure(**entry) if "reason" in entry else Completion(**entry)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise UserError(f"{path}: line {number} is damaged; delete that line and run again") from None
     return outcomes
 
 
@@ -36,23 +41,30 @@ class JournalWriter:
         with disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-            _drop_torn_line(self._file)
+            self._size = _drop_torn_line(self._file)
 
     def append(self, key: str, outcome: Outcome) -> None:
-        """Store one outcome; raises `UserError` when the disk does not take it."""
+        """Store one outcome; raises `UserError` when the disk does not take it, and then leaves no part of it."""
         # A dataclass is serialised by orjson itself.
         line = b'{"key":"' + key.encode() + b'",' + orjson.dumps(outcome)[1:] + b"\n"
         with disk_errors(self._path):
-            written = os.write(self._file, line)
-            if written != len(line):
-                os.write(self._file, line[written:])
+            try:
+                written = os.write(self._file, line)
+                if written != len(line):
+                    written += os.write(self._file, line[written:])
+            except OSError:
+                with contextlib.suppress(OSError):
+                    os.ftruncate(self._file, self._size)
+                raise
+        self._size += written
 
     def close(self) -> None:
         """Release the file."""
         os.close(self._file)
 
 
-def _drop_torn_line(file: int) -> None:
+def _drop_torn_line(file: int) -> int:
+    """Cut off what a kill left of a line; the size that remains."""
     size = os.fstat(file).st_size
     end = size
     while end > 0:
@@ -64,3 +76,4 @@ def _drop_torn_line(file: int) -> None:
         end = start
     if end != size:
         os.ftruncate(file, end)
+    return end

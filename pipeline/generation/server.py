@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import importlib.util
 import json
 import os
-import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from pipeline.generation.client import Endpoint
 from pipeline.generation.endpoints import CHAT
@@ -33,7 +35,7 @@ def server_spec(engine: VllmEngine, model: str, log: Path) -> Spec:
             "engine vllm: vLLM is not installed in this Python; run `make setup`, or set engine.kind to openai and "
             "engine.base_urls to a server that you have"
         )
-    on_cpu = engine.device == "cpu" or (engine.device == "auto" and shutil.which("nvidia-smi") is None)
+    on_cpu = engine.device == "cpu" or (engine.device == "auto" and not _has_gpu())
     command = [
         *(engine.command or (sys.executable, "-m", "vllm.entrypoints.openai.api_server")),
         *("--model", model_path(model), "--served-model-name", model),
@@ -59,6 +61,14 @@ _CPU_ARGS = (
 )
 
 
+def _has_gpu() -> bool:
+    """Whether `nvidia-smi` answers: that it is there says nothing about the driver."""
+    try:
+        return subprocess.run(["nvidia-smi"], capture_output=True, timeout=30, check=False).returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+
+
 def _environment(on_cpu: bool) -> dict[str, str]:
     environment = {"VLLM_NO_USAGE_STATS": "1", "TOKENIZERS_PARALLELISM": "false", "VLLM_CONFIGURE_LOGGING": "1"}
     if on_cpu:
@@ -76,6 +86,7 @@ class ServedEndpoint:
         self._tally = tally
         self._socket = _socket_path(spec)
         self._life = 0
+        self._pid = 0
         self._url = ""
         self._error: str | None = None
         self._changed = asyncio.Condition()
@@ -95,7 +106,7 @@ class ServedEndpoint:
             raise UserError(f"engine vllm: {self._error}")
         return Endpoint(f"{self._url}/v1{CHAT}", self._life)
 
-    def release(self, endpoint: Endpoint) -> None:
+    def release(self, endpoint: Endpoint, reached: bool) -> None:
         """One server takes all: nothing to count."""
 
     def life(self) -> int:
@@ -121,17 +132,22 @@ class ServedEndpoint:
                     await self._heed(json.loads(line), first_life)
             finally:
                 writer.close()
-            # The guard itself is gone, and its server with it; the next one counts from 0 again.
-            self._life += 1
-            first_life = self._life
+            if self._error is not None:
+                return
+            # The guard was killed. Its server goes with it, but not that server's children.
+            if self._pid:
+                with contextlib.suppress(OSError):
+                    os.killpg(self._pid, signal.SIGKILL)
+            first_life = self._life + 1
             await self._set("")
         await self._set("", "the server's guard died too often")
 
-    async def _heed(self, state: dict[str, str], first_life: int) -> None:
+    async def _heed(self, state: dict[str, Any], first_life: int) -> None:
         life = first_life + int(state["life"])
-        if life > self._life:
+        if self._pid and life > self._life:
             self._tally.add("server_restarts", life - self._life)
-            self._life = life
+        self._life = life
+        self._pid = int(state.get("pid", 0)) or self._pid
         if state["state"] == "failed":
             await self._set("", state["error"])
         else:

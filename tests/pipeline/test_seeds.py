@@ -246,7 +246,7 @@ def test_hub_dataset_is_read_through_datasets(tmp_path: Path) -> None:
 def test_hub_split_that_is_not_there_is_refused(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "data.jsonl", [{"text": "x"}])
 
-    with pytest.raises(UsageError, match="seeds.path: cannot load hf://"):
+    with pytest.raises(UsageError, match=r"seeds\.path: cannot load hf://"):
         list(read_posts(SeedsConfig(path=f"hf://{tmp_path}", split="nowhere"), Counter()))
 
 

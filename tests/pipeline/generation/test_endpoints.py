@@ -76,7 +76,9 @@ def test_every_base_url_is_asked() -> None:
 
 @pytest.mark.parametrize("status", [401, 403])
 def test_a_refused_key_is_told_without_the_key(status: int) -> None:
-    with ModelsAnswer(status, '{"error": "no"}') as stub:
+    stub = ModelsAnswer(status, '{"error": "no"}')
+
+    with stub:
         text = refusal(stub.url, headers={"Authorization": "Bearer sk-very-secret"})
 
     assert stub.keys == ["Bearer sk-very-secret"]
@@ -137,7 +139,7 @@ def test_requests_go_to_the_least_busy() -> None:
     async def acquire_and_release() -> list[str]:
         endpoints = FixedEndpoints(("http://a/v1", "http://b/v1"), "stub", {})
         taken = [await endpoints.acquire() for _ in range(4)]
-        endpoints.release(Endpoint("http://b/v1/chat/completions"))
+        endpoints.release(Endpoint("http://b/v1/chat/completions"), reached=True)
         taken.append(await endpoints.acquire())
         return [endpoint.url[7] for endpoint in taken]
 

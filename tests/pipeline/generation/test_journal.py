@@ -10,7 +10,7 @@ from pipeline.generation.journal import JournalWriter, read_journal
 from pipeline.generation.requests import Completion, Failure, Outcome
 from schemas.base import UserError
 
-GOOD = Completion("Rye, wrapped in linen.\n\n\"Always\" – \u00fcber alles \U0001f35e", "stop", 120, 31)
+GOOD = Completion('Rye, wrapped in linen.\n\n"Always" \u2013 \u00fcber alles \U0001f35e', "stop", 120, 31)
 BAD = Failure("http_400", "HTTP 400: this prompt is too long\x00")
 
 

@@ -1,0 +1,728 @@
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from pipeline.generation.client import Client, Ticket, Window
+from pipeline.generation.endpoints import FixedEndpoints
+from pipeline.generation.journal import JournalWriter, read_journal
+from pipeline.generation.requests import Completion, Failure, Outcome, Request, make_request
+from pipeline.generation.stage import Generator
+from pipeline.plan import BuildPlan
+from pipeline.progress import tally
+from schemas.base import UserError
+from schemas.config import BuildConfig, GenerationConfig, OpenAiEngine, RequestsConfig
+from tests.stub import StubServer, completion, good, good_text
+
+PATIENCE = 20.0
+"""Seconds after which a test that waits has failed."""
+
+
+def make_requests(count: int, start: int = 0) -> list[Request]:
+    config = GenerationConfig(model="stub")
+    return [make_request(config, {"user": f"post {k}"}, (k,)) for k in range(start, start + count)]
+
+
+def number(body: dict[str, Any]) -> int:
+    """Which of `make_requests` this is."""
+    return int(body["messages"][0]["content"].split()[1])
+
+
+def settings(**changes: float) -> RequestsConfig:
+    return RequestsConfig.model_validate(
+        {"timeout_seconds": 20.0, "retries": 1, "max_wait_seconds": 20.0, "outage_seconds": 1.0} | changes
+    )
+
+
+@contextmanager
+def connected(folder: Path, *urls: str, in_flight: int = 8, config: RequestsConfig | None = None) -> Iterator[Client]:
+    client = Client(FixedEndpoints(urls, "stub", {}), {}, in_flight, config or settings(), tally(folder))
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+def submit(client: Client, requests: Sequence[Request], folder: Path) -> Ticket:
+    ticket = Ticket([None] * len(requests), len(requests))
+    client.submit(list(enumerate(requests)), ticket, JournalWriter(folder / "journal.jsonl"))
+    return ticket
+
+
+def wait_until(condition: Callable[[], bool], client: Client) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        client.wait()
+        assert time.monotonic() < deadline, "waited for too long"
+
+
+def finish(client: Client, ticket: Ticket) -> list[Outcome]:
+    wait_until(lambda: ticket.done, client)
+    return ticket.result()
+
+
+def ask(
+    folder: Path, requests: Sequence[Request], *urls: str, in_flight: int = 8, config: RequestsConfig | None = None
+) -> list[Outcome]:
+    with connected(folder, *urls, in_flight=in_flight, config=config) as client:
+        return finish(client, submit(client, requests, folder))
+
+
+def texts(outcomes: Sequence[Outcome]) -> list[str]:
+    return [outcome.text if isinstance(outcome, Completion) else f"failed: {outcome.reason}" for outcome in outcomes]
+
+
+def failures(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    return [outcome for outcome in outcomes if isinstance(outcome, Failure)]
+
+
+def reason(outcomes: Sequence[Outcome]) -> str:
+    """The reason of the one outcome, which is a failure."""
+    (outcome,) = outcomes
+    assert isinstance(outcome, Failure)
+    return outcome.reason
+
+
+class Load:
+    """Measures inside the stub how many requests it has at once."""
+
+    def __init__(self) -> None:
+        self._now = 0
+        self.seen: list[int] = []
+
+    @contextmanager
+    def measured(self) -> Iterator[None]:
+        self._now += 1
+        self.seen.append(self._now)
+        try:
+            yield
+        finally:
+            self._now -= 1
+
+
+async def hang(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+    await asyncio.sleep(3600)
+    return await good(request, body)
+
+
+async def cut_off(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+    """Half a reply, then the connection is gone."""
+    response = web.StreamResponse(headers={"Content-Length": "1000"})
+    await response.prepare(request)
+    await response.write(b'{"choices": [{"message": {"content": "half a')
+    assert request.transport is not None
+    request.transport.abort()
+    return response
+
+
+async def hang_up(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+    """Not even a status."""
+    assert request.transport is not None
+    request.transport.abort()
+    return web.Response()
+
+
+# The window
+
+
+def test_outcomes_are_in_the_order_of_the_requests(tmp_path: Path) -> None:
+    async def later_ones_first(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        await asyncio.sleep(0.1 if number(body) % 7 == 0 else 0)
+        return completion(f"reply {number(body)}")
+
+    with StubServer(later_ones_first) as stub:
+        outcomes = ask(tmp_path, make_requests(50), stub.url)
+
+    assert texts(outcomes) == [f"reply {k}" for k in range(50)]
+
+
+def test_a_completion_has_text_finish_reason_and_tokens(tmp_path: Path) -> None:
+    with StubServer() as stub:
+        outcomes = ask(tmp_path, make_requests(3), stub.url)
+        bodies = sorted(stub.bodies, key=number)
+
+    assert outcomes == [Completion(good_text(body), "stop", 100, 30) for body in bodies]
+
+
+def test_tokens_and_requests_are_counted(tmp_path: Path) -> None:
+    with StubServer() as stub:
+        ask(tmp_path, make_requests(5), stub.url)
+
+    counts = tally(tmp_path)
+    assert (counts.get("prompt_tokens"), counts.get("completion_tokens")) == (500, 150)
+    assert (counts.get("requests_sent"), counts.get("in_flight")) == (5, 0)
+
+
+@pytest.mark.parametrize("in_flight", [1, 5])
+def test_the_window_is_filled_and_never_exceeded(tmp_path: Path, in_flight: int) -> None:
+    load = Load()
+
+    async def slowly(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        with load.measured():
+            await asyncio.sleep(0.01)
+        return await good(request, body)
+
+    with StubServer(slowly) as stub:
+        ask(tmp_path, make_requests(40), stub.url, in_flight=in_flight)
+
+    assert len(load.seen) == 40
+    assert max(load.seen) == in_flight
+
+
+def test_a_slow_request_holds_nobody_up_not_even_across_shards(tmp_path: Path) -> None:
+    released = asyncio.Event()
+
+    async def first_waits_for_the_last(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        if number(body) == 0:
+            await released.wait()
+        if number(body) == 59:
+            released.set()
+        return await good(request, body)
+
+    with StubServer(first_waits_for_the_last) as stub, connected(tmp_path, stub.url, in_flight=2) as client:
+        tickets = [submit(client, make_requests(20, start), tmp_path) for start in (0, 20, 40)]
+        wait_until(lambda: all(ticket.done for ticket in tickets), client)
+
+    assert failures([outcome for ticket in tickets for outcome in ticket.result()]) == []
+
+
+def test_backlog_counts_what_has_no_outcome_yet(tmp_path: Path) -> None:
+    with StubServer() as stub, connected(tmp_path, stub.url) as client:
+        ticket = submit(client, make_requests(30), tmp_path)
+        finish(client, ticket)
+
+        assert client.backlog == 0
+
+
+def test_window_halves_once_for_answers_that_come_together_and_grows_by_one_a_round() -> None:
+    window = Window(16)
+
+    window.shrink(now=100.0)
+    window.shrink(now=100.1)
+    halved = window.limit
+    for _ in range(8):
+        window.grow()
+    grown = window.limit
+
+    assert halved == 8
+    assert 8.8 < grown < 9.0
+
+
+def test_window_stays_between_one_and_its_largest() -> None:
+    window = Window(4)
+
+    for k in range(10):
+        window.shrink(now=float(k))
+    smallest = window.limit
+    for _ in range(100):
+        window.grow()
+
+    assert smallest == 1
+    assert window.limit == 4
+
+
+def test_two_base_urls_share_the_load(tmp_path: Path) -> None:
+    async def slowly(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        await asyncio.sleep(0.01)
+        return await good(request, body)
+
+    with StubServer(slowly) as one, StubServer(slowly) as two:
+        outcomes = ask(tmp_path, make_requests(60), one.url, two.url)
+
+        assert len(one.bodies) + len(two.bodies) == 60
+        assert min(len(one.bodies), len(two.bodies)) >= 15
+    assert failures(outcomes) == []
+
+
+# Rows that fail
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
+def test_a_refused_request_is_asked_exactly_once(tmp_path: Path, status: int) -> None:
+    async def refuse(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        return web.json_response({"error": {"message": "prompt too long"}}, status=status)
+
+    with StubServer(refuse) as stub:
+        outcomes = ask(tmp_path, make_requests(1), stub.url)
+
+        assert len(stub.bodies) == 1
+    assert outcomes == [Failure(f"http_{status}", f"HTTP {status}: prompt too long")]
+
+
+def test_one_bad_row_among_a_hundred_fails_alone(tmp_path: Path) -> None:
+    async def refuse_one(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        if number(body) == 41:
+            return web.json_response({"error": {"message": "prompt too long"}}, status=400)
+        return await good(request, body)
+
+    requests = make_requests(101)
+    with StubServer(refuse_one) as stub:
+        outcomes = ask(tmp_path, requests, stub.url)
+
+        assert len(stub.bodies) == 101
+    assert [k for k, outcome in enumerate(outcomes) if isinstance(outcome, Failure)] == [41]
+    assert read_journal(tmp_path / "journal.jsonl") == {
+        request.key: outcome for request, outcome in zip(requests, outcomes, strict=True)
+    }
+
+
+def test_every_kind_of_fault_at_once_rejects_exactly_its_rows(tmp_path: Path) -> None:
+    async def faulty(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        match number(body):
+            case 3:
+                return web.Response(status=400, text="no")
+            case 7:
+                return web.Response(status=503, text="busy")
+            case 11:
+                return web.Response(text="garbage")
+            case 15:
+                return await hang(request, body)
+            case 19:
+                return await cut_off(request, body)
+            case 23:
+                return web.Response(status=500, text="oops")
+            case _:
+                return await good(request, body)
+
+    with StubServer(faulty) as stub:
+        outcomes = ask(
+            tmp_path, make_requests(30), stub.url, config=settings(timeout_seconds=1.0, max_wait_seconds=0.5)
+        )
+
+    assert {k: outcome.reason for k, outcome in enumerate(outcomes) if isinstance(outcome, Failure)} == {
+        3: "http_400",
+        7: "busy",
+        11: "garbled",
+        15: "timeout",
+        19: "connection",
+        23: "http_500",
+    }
+
+
+@pytest.mark.parametrize("retries", [0, 2])
+def test_a_reply_garbled_for_ever_fails_after_the_retries(tmp_path: Path, retries: int) -> None:
+    async def garble(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        return web.Response(text="<html>It works!</html>")
+
+    with StubServer(garble) as stub:
+        outcomes = ask(tmp_path, make_requests(1), stub.url, config=settings(retries=retries))
+
+        assert len(stub.bodies) == retries + 1
+    assert reason(outcomes) == "garbled"
+
+
+@pytest.mark.parametrize("answer", [cut_off, hang_up])
+def test_a_connection_that_is_cut_for_ever_fails_after_the_retries(tmp_path: Path, answer: Any) -> None:
+    with StubServer(answer) as stub:
+        outcomes = ask(tmp_path, make_requests(1), stub.url, config=settings(retries=2))
+
+        assert len(stub.bodies) == 3
+    assert reason(outcomes) == "connection"
+
+
+def test_a_slow_reply_fails_after_the_retries(tmp_path: Path) -> None:
+    with StubServer(hang) as stub:
+        outcomes = ask(tmp_path, make_requests(1), stub.url, config=settings(timeout_seconds=0.2))
+
+        assert len(stub.bodies) == 2
+    assert outcomes == [Failure("timeout", "no reply within 0.2 s")]
+
+
+def test_a_reply_that_trickles_in_fails_after_the_retries(tmp_path: Path) -> None:
+    async def trickle(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        while True:
+            await response.write(b" ")
+            await asyncio.sleep(0.05)
+
+    with StubServer(trickle) as stub:
+        outcomes = ask(tmp_path, make_requests(1), stub.url, config=settings(timeout_seconds=0.3, retries=0))
+
+    assert reason(outcomes) == "timeout"
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        lambda request, body: failed(500),
+        lambda request, body: failed(502),
+        lambda request, body: failed(408),
+        cut_off,
+        hang_up,
+    ],
+    ids=["500", "502", "408", "cut off", "hung up"],
+)
+def test_a_fault_that_passes_ends_in_a_completion(tmp_path: Path, fault: Any) -> None:
+    asked = 0
+
+    async def twice_then_good(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        nonlocal asked
+        asked += 1
+        response: web.StreamResponse = await (fault(request, body) if asked <= 2 else good(request, body))
+        return response
+
+    with StubServer(twice_then_good) as stub:
+        outcomes = ask(tmp_path, make_requests(1), stub.url, config=settings(retries=2))
+
+        assert texts(outcomes) == [good_text(stub.bodies[-1])]
+        assert len(stub.bodies) == 3
+
+
+async def failed(status: int) -> web.StreamResponse:
+    return web.Response(status=status, text="oops")
+
+
+def test_a_retried_request_is_the_same_request(tmp_path: Path) -> None:
+    async def fail(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        return web.Response(status=500)
+
+    with StubServer(fail) as stub:
+        ask(tmp_path, make_requests(1), stub.url, config=settings(retries=1))
+
+        assert stub.bodies[0] == stub.bodies[1]
+
+
+# A busy server
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_busy_server_is_asked_again_when_it_says(tmp_path: Path, status: int) -> None:
+    times: list[float] = []
+
+    async def busy_once(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        times.append(time.monotonic())
+        if len(times) == 1:
+            return web.Response(status=status, headers={"Retry-After": "1"})
+        return await good(request, body)
+
+    with StubServer(busy_once) as stub:
+        outcomes = ask(tmp_path, make_requests(1), stub.url, config=settings(retries=0))
+
+        assert texts(outcomes) == [good_text(stub.bodies[0])]
+    assert times[1] - times[0] > 0.9
+
+
+def test_the_window_shrinks_for_a_busy_server_and_grows_again(tmp_path: Path) -> None:
+    load = Load()
+
+    async def busy_at_first(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        with load.measured():
+            await asyncio.sleep(0.02)
+        if len(load.seen) <= 16:
+            return web.Response(status=429, headers={"Retry-After": "0.2"})
+        return await good(request, body)
+
+    with StubServer(busy_at_first) as stub:
+        outcomes = ask(tmp_path, make_requests(250), stub.url, in_flight=16)
+
+    assert failures(outcomes) == []
+    refused, retried, afterwards = load.seen[:16], load.seen[16:32], load.seen[32:]
+    assert max(refused) == max(retried) == 16
+    assert max(afterwards[:16]) < 14
+    assert max(afterwards) == 16
+
+
+@pytest.mark.parametrize("retry_after", [None, "0.1", "0", "-1", "Wed, 21 Oct 2015 07:28:00 GMT"])
+def test_a_server_that_is_busy_for_ever_fails_the_row(tmp_path: Path, retry_after: str | None) -> None:
+    async def busy(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        return web.Response(status=503, text="full", headers={"Retry-After": retry_after} if retry_after else {})
+
+    with StubServer(busy) as stub:
+        outcomes = ask(tmp_path, make_requests(1), stub.url, config=settings(max_wait_seconds=0.5))
+
+        assert 2 <= len(stub.bodies) < 50
+    assert reason(outcomes) == "busy"
+
+
+def test_a_server_that_wants_a_longer_wait_than_allowed_fails_the_row_at_once(tmp_path: Path) -> None:
+    async def busy(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        return web.Response(status=429, text="come back tomorrow", headers={"Retry-After": "86400"})
+
+    with StubServer(busy) as stub:
+        outcomes = ask(tmp_path, make_requests(1), stub.url)
+
+        assert len(stub.bodies) == 1
+    assert outcomes == [Failure("busy", "HTTP 429: come back tomorrow; waited 0 s")]
+
+
+# Faults of the whole run
+
+
+def unused_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def test_nothing_listening_is_told_by_the_first_wait(tmp_path: Path) -> None:
+    url = f"http://127.0.0.1:{unused_port()}/v1"
+
+    with pytest.raises(UserError, match="does not answer") as caught:
+        ask(tmp_path, make_requests(20), url)
+
+    assert url in str(caught.value)
+    assert read_journal(tmp_path / "journal.jsonl") == {}
+
+
+def test_an_outage_ends_the_run_and_blames_no_row(tmp_path: Path) -> None:
+    with connected_to_one_that_has_gone(tmp_path, settings(retries=0, outage_seconds=1.0)) as client:
+        ticket = submit(client, make_requests(20, start=5), tmp_path)
+
+        with pytest.raises(UserError, match="run the same command again"):
+            finish(client, ticket)
+
+    assert len(read_journal(tmp_path / "journal.jsonl")) == 5
+
+
+@contextmanager
+def connected_to_one_that_has_gone(folder: Path, config: RequestsConfig) -> Iterator[Client]:
+    """A client that has had five good answers from a server that then went away."""
+    with StubServer() as stub:
+        client = Client(FixedEndpoints((stub.url,), "stub", {}), {}, 8, config, tally(folder))
+        finish(client, submit(client, make_requests(5), folder))
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+def test_an_outage_that_ends_in_time_costs_no_row(tmp_path: Path) -> None:
+    with StubServer() as stub:
+        port = stub.port
+        client = Client(FixedEndpoints((stub.url,), "stub", {}), {}, 8, settings(outage_seconds=20.0), tally(tmp_path))
+        finish(client, submit(client, make_requests(5), tmp_path))
+    try:
+        ticket = submit(client, make_requests(20, start=5), tmp_path)
+        wait_until(lambda: tally(tmp_path).get("requests_sent") >= 5 + 16, client)  # Some have failed already.
+        with StubServer(port=port):
+            outcomes = finish(client, ticket)
+    finally:
+        client.close()
+
+    assert failures(outcomes) == []
+
+
+def test_when_one_of_two_servers_goes_away_the_other_does_the_work(tmp_path: Path) -> None:
+    with StubServer() as stays:
+        with StubServer() as goes:
+            endpoints = FixedEndpoints((goes.url, stays.url), "stub", {})
+            client = Client(endpoints, {}, 8, settings(retries=3, outage_seconds=5.0), tally(tmp_path))
+            finish(client, submit(client, make_requests(20), tmp_path))
+        try:
+            outcomes = finish(client, submit(client, make_requests(40, start=20), tmp_path))
+        finally:
+            client.close()
+
+    assert failures(outcomes) == []
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_what_no_row_can_succeed_with_ends_the_run(tmp_path: Path, status: int) -> None:
+    async def refuse(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        return web.json_response({"error": {"message": "not for you"}}, status=status)
+
+    with StubServer(refuse) as stub, pytest.raises(UserError, match=f"HTTP {status}: not for you"):
+        ask(tmp_path, make_requests(20), stub.url)
+
+    assert read_journal(tmp_path / "journal.jsonl") == {}
+
+
+def test_a_fault_of_the_run_is_raised_again_by_every_call(tmp_path: Path) -> None:
+    async def refuse(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        return web.Response(status=401)
+
+    with StubServer(refuse) as stub, connected(tmp_path, stub.url) as client:
+        ticket = submit(client, make_requests(1), tmp_path)
+        with pytest.raises(UserError):
+            finish(client, ticket)
+
+        with pytest.raises(UserError):
+            client.wait()
+        with pytest.raises(UserError):
+            submit(client, make_requests(1), tmp_path)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_ends_the_run(tmp_path: Path) -> None:
+    (tmp_path / "journal.jsonl").symlink_to("/dev/full")
+
+    with StubServer() as stub, pytest.raises(UserError, match=r"cannot write .*journal\.jsonl: No space left"):
+        ask(tmp_path, make_requests(20), stub.url)
+
+
+# Closing
+
+
+def close_in_time(client: Client) -> None:
+    closing = threading.Thread(target=client.close, daemon=True)
+    closing.start()
+    closing.join(PATIENCE)
+    assert not closing.is_alive()
+
+
+def test_closing_in_the_middle_keeps_each_outcome_that_has_arrived(tmp_path: Path) -> None:
+    async def some_hang(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        return await (hang(request, body) if number(body) % 5 == 4 else good(request, body))
+
+    requests = make_requests(40)
+    with StubServer(some_hang) as stub:
+        client = Client(
+            FixedEndpoints((stub.url,), "stub", {}), {}, 8, settings(timeout_seconds=600.0), tally(tmp_path)
+        )
+        ticket = submit(client, requests, tmp_path)
+        # When eight hang the window is full: the 32 good ones before the 40th have been answered.
+        wait_until(lambda: ticket.missing == 8, client)
+        close_in_time(client)
+
+    kept = read_journal(tmp_path / "journal.jsonl")
+    assert kept == {requests[k].key: outcome for k, outcome in enumerate(ticket.outcomes) if outcome is not None}
+    assert len(kept) == 32
+
+
+def test_closing_cancels_what_is_queued(tmp_path: Path) -> None:
+    with StubServer(hang) as stub:
+        client = Client(
+            FixedEndpoints((stub.url,), "stub", {}), {}, 4, settings(timeout_seconds=600.0), tally(tmp_path)
+        )
+        submit(client, make_requests(1000), tmp_path)
+        wait_until(lambda: len(stub.bodies) == 4, client)
+        close_in_time(client)
+
+        assert len(stub.bodies) == 4
+
+
+def test_closing_does_not_wait_for_a_busy_server(tmp_path: Path) -> None:
+    async def busy(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        return web.Response(status=429, headers={"Retry-After": "500"})
+
+    with StubServer(busy) as stub:
+        config = settings(max_wait_seconds=1000.0)
+        client = Client(FixedEndpoints((stub.url,), "stub", {}), {}, 4, config, tally(tmp_path))
+        submit(client, make_requests(10), tmp_path)
+        wait_until(lambda: len(stub.bodies) == 4, client)
+        close_in_time(client)
+
+
+class SilentModels(StubServer):
+    """Accepts, and does not say what it serves."""
+
+    async def _list_models(self, request: web.Request) -> web.Response:
+        self.bodies.append({})
+        await asyncio.sleep(3600)
+        return web.Response()
+
+
+@pytest.mark.parametrize("queued", [0, 10])
+def test_closing_does_not_wait_for_a_server_that_has_not_answered_yet(tmp_path: Path, queued: int) -> None:
+    with SilentModels() as stub:
+        client = Client(FixedEndpoints((stub.url,), "stub", {}), {}, 4, settings(), tally(tmp_path))
+        submit(client, make_requests(queued), tmp_path)
+        wait_until(lambda: len(stub.bodies) == 1, client)
+        close_in_time(client)
+
+
+def test_closing_twice_is_no_error(tmp_path: Path) -> None:
+    with StubServer() as stub:
+        client = Client(FixedEndpoints((stub.url,), "stub", {}), {}, 4, settings(), tally(tmp_path))
+        close_in_time(client)
+        close_in_time(client)
+
+
+def test_closing_after_a_fault_is_no_error(tmp_path: Path) -> None:
+    client = Client(
+        FixedEndpoints((f"http://127.0.0.1:{unused_port()}/v1",), "stub", {}), {}, 4, settings(), tally(tmp_path)
+    )
+    ticket = submit(client, make_requests(1), tmp_path)
+    with pytest.raises(UserError):
+        finish(client, ticket)
+
+    close_in_time(client)
+
+
+# The key, from the environment to the server and nowhere else
+
+
+def generator_with_key(folder: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> Generator:
+    monkeypatch.setenv("KEY_OF_THIS_TEST", "sk-very-secret")
+    engine = OpenAiEngine(kind="openai", base_urls=(url,), api_key_env="KEY_OF_THIS_TEST", in_flight=4)
+    config = BuildConfig(pairs=1, engine=engine, generation=GenerationConfig(model="stub"), requests=settings())
+    return Generator(BuildPlan(folder, "fingerprint", config))
+
+
+def finish_generating(generator: Generator, ticket: Ticket) -> list[Outcome]:
+    deadline = time.monotonic() + PATIENCE
+    while not ticket.done:
+        generator.wait()
+        assert time.monotonic() < deadline, "waited for too long"
+    return ticket.result()
+
+
+def files_with(folder: Path, secret: str) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file() and secret.encode() in path.read_bytes()]
+
+
+def test_the_key_is_sent_and_is_in_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def some_fail(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        return await (failed(400 if number(body) == 3 else 500) if number(body) >= 3 else good(request, body))
+
+    with StubServer(some_fail) as stub:
+        generator = generator_with_key(tmp_path, stub.url, monkeypatch)
+        finish_generating(generator, generator.submit("train-0", make_requests(5)))
+        tally(tmp_path).flush()
+        generator.close()
+
+        assert {headers["Authorization"] for headers in stub.headers} == {"Bearer sk-very-secret"}
+    assert len(read_journal(tmp_path / "journal" / "train-0.jsonl")) == 5
+    assert files_with(tmp_path, "sk-very-secret") == []
+
+
+def test_without_a_key_no_header_is_sent(tmp_path: Path) -> None:
+    with StubServer() as stub:
+        ask(tmp_path, make_requests(1), stub.url)
+
+        assert "Authorization" not in stub.headers[0]
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_the_key_is_in_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int) -> None:
+    async def refuse(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        return web.json_response({"error": {"message": "not for you"}}, status=status)
+
+    with StubServer(refuse) as stub:
+        generator = generator_with_key(tmp_path, stub.url, monkeypatch)
+        ticket = generator.submit("train-0", make_requests(5))
+        with pytest.raises(UserError) as caught:
+            finish_generating(generator, ticket)
+        generator.close()
+
+    assert "sk-very-secret" not in str(caught.value)
+    assert files_with(tmp_path, "sk-very-secret") == []
+
+
+def test_what_the_journal_knows_is_not_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    requests = make_requests(10)
+    with StubServer() as stub:
+        first = generator_with_key(tmp_path, stub.url, monkeypatch)
+        known = finish_generating(first, first.submit("train-0", requests[:6]))
+        first.close()
+        asked_before = len(stub.bodies)
+
+        second = generator_with_key(tmp_path, stub.url, monkeypatch)
+        outcomes = finish_generating(second, second.submit("train-0", requests))
+        second.close()
+
+        assert asked_before == 6
+        assert Counter(number(body) for body in stub.bodies) == Counter(range(10))
+    assert outcomes[:6] == known

@@ -1,0 +1,541 @@
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from pipeline.generation.client import Client, Ticket
+from pipeline.generation.guard import Spec
+from pipeline.generation.journal import JournalWriter
+from pipeline.generation.requests import Failure, Outcome, Request, make_request
+from pipeline.generation.server import ServedEndpoint, server_spec
+from pipeline.progress import tally
+from schemas.base import UserError
+from schemas.config import GenerationConfig, RequestsConfig, VllmEngine
+
+PATIENCE = 20.0
+"""Seconds after which a test that waits has failed."""
+GONE_SECONDS = 20.0
+"""A server lingers some seconds after its last client."""
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the guard is for POSIX systems")
+
+
+def vllm_engine(**changes: Any) -> VllmEngine:
+    return VllmEngine.model_validate({"device": "cpu", "start_seconds": PATIENCE} | changes)
+
+
+def stub_spec(folder: Path, *arguments: str, **changes: Any) -> Spec:
+    """A server of this test alone, as `folder` is part of its command."""
+    command = (sys.executable, "-m", "tests.stub", "--log", str(folder / "requests.log"), *arguments)
+    return server_spec(vllm_engine(command=command, **changes), "stub", folder / "server.log")
+
+
+def script_spec(folder: Path, script: str, **changes: Any) -> Spec:
+    """A server that is a Python script; `folder` makes its command this test's own."""
+    command = (sys.executable, "-c", script, str(folder))
+    return server_spec(vllm_engine(command=command, **changes), "stub", folder / "server.log")
+
+
+def make_requests(count: int, start: int = 0) -> list[Request]:
+    config = GenerationConfig(model="stub")
+    return [make_request(config, {"user": f"post {k}"}, (k,)) for k in range(start, start + count)]
+
+
+@contextmanager
+def connected(folder: Path, spec: Spec, in_flight: int = 4, retries: int = 3) -> Iterator[Client]:
+    folder.mkdir(exist_ok=True)
+    counts = tally(folder)
+    config = RequestsConfig(timeout_seconds=20.0, retries=retries, max_wait_seconds=20.0, outage_seconds=20.0)
+    client = Client(ServedEndpoint(spec, counts), {}, in_flight, config, counts)
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+def submit(client: Client, requests: Sequence[Request], folder: Path) -> Ticket:
+    ticket = Ticket([None] * len(requests), len(requests))
+    client.submit(list(enumerate(requests)), ticket, JournalWriter(folder / "journal.jsonl"))
+    return ticket
+
+
+def wait_until(condition: Callable[[], bool], pause: Callable[[], None] = lambda: time.sleep(0.02)) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        pause()
+        assert time.monotonic() < deadline, "waited for too long"
+
+
+def finish(client: Client, ticket: Ticket) -> list[Outcome]:
+    wait_until(lambda: ticket.done, client.wait)
+    return ticket.result()
+
+
+def failures(outcomes: Sequence[Outcome]) -> list[Failure]:
+    return [outcome for outcome in outcomes if isinstance(outcome, Failure)]
+
+
+def error_of(folder: Path, spec: Spec) -> str:
+    """The one line with which a build on this server ends."""
+    with connected(folder, spec) as client, pytest.raises(UserError) as caught:
+        finish(client, submit(client, make_requests(3), folder))
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def seeds_asked(folder: Path) -> list[str]:
+    """The seed of each request that reached a server, in all its lives."""
+    log = folder / "requests.log"
+    return log.read_text().split() if log.exists() else []
+
+
+def find_guard(folder: Path, ancestor: psutil.Process | None = None) -> psutil.Process:
+    """The guard of this test's server: a descendant of a process that this test has started."""
+    guards: list[psutil.Process] = []
+
+    def look() -> bool:
+        guards[:] = [
+            process
+            for process in (ancestor or psutil.Process()).children(recursive=True)
+            if "pipeline.generation.guard" in command_line(process)
+            and any(str(folder) in part for part in command_line(process))
+            and process.children()
+        ]
+        return len(guards) == 1
+
+    wait_until(look)
+    return guards[0]
+
+
+def command_line(process: psutil.Process) -> list[str]:
+    try:
+        parts: list[str] = process.cmdline()
+    except psutil.Error:
+        return []
+    return parts
+
+
+def find_server(folder: Path, ancestor: psutil.Process | None = None) -> psutil.Process:
+    (server,) = find_guard(folder, ancestor).children()
+    return server
+
+
+def still_there(*processes: psutil.Process) -> list[psutil.Process]:
+    """Those that have not ended after the time in which they should."""
+    alive: list[psutil.Process] = psutil.wait_procs(processes, timeout=GONE_SECONDS)[1]
+    return alive
+
+
+# A server that works, and one that dies
+
+
+def test_a_server_is_started_and_answers(tmp_path: Path) -> None:
+    with connected(tmp_path, stub_spec(tmp_path)) as client:
+        outcomes = finish(client, submit(client, make_requests(20), tmp_path))
+
+    assert failures(outcomes) == []
+    assert len(seeds_asked(tmp_path)) == 20
+    assert tally(tmp_path).get("server_restarts") == 0
+
+
+def test_a_server_that_dies_is_restarted_and_loses_no_request(tmp_path: Path) -> None:
+    with connected(tmp_path, stub_spec(tmp_path, "--die-after", "25")) as client:
+        outcomes = finish(client, submit(client, make_requests(40), tmp_path))
+
+    asked = seeds_asked(tmp_path)
+    assert failures(outcomes) == []
+    assert len(set(asked)) == 40
+    assert 40 < len(asked) <= 44  # Those in flight are sent again, and no others.
+    assert tally(tmp_path).get("server_restarts") == 1
+
+
+def test_a_server_that_dies_again_and_again_loses_no_request(tmp_path: Path) -> None:
+    spec = stub_spec(tmp_path, "--die-after", "4")
+
+    with connected(tmp_path, spec, in_flight=1, retries=1) as client:
+        outcomes = finish(client, submit(client, make_requests(9), tmp_path))
+
+    assert failures(outcomes) == []
+    assert tally(tmp_path).get("server_restarts") == 2
+
+
+def test_a_request_under_which_every_server_dies_fails_alone(tmp_path: Path) -> None:
+    spec = script_spec(tmp_path, POISONED, restarts=3)
+
+    with connected(tmp_path, spec, in_flight=1, retries=1) as client:
+        outcomes = finish(client, submit(client, make_requests(10), tmp_path))
+
+    assert [(k, o.reason) for k, o in enumerate(outcomes) if isinstance(o, Failure)] == [(4, "server_died")]
+
+
+POISONED = """
+import asyncio, os, sys
+from aiohttp import web
+from tests.stub import StubServer, good
+
+async def answer(request, body):
+    if body["messages"][0]["content"] == "post 4":
+        os._exit(1)
+    return await good(request, body)
+
+async def serve():
+    await StubServer(answer, port=int(sys.argv[sys.argv.index("--port") + 1])).start()
+    await asyncio.Event().wait()
+
+asyncio.run(serve())
+"""
+
+
+def test_a_killed_server_is_restarted(tmp_path: Path) -> None:
+    with connected(tmp_path, stub_spec(tmp_path, "--delay", "0.1")) as client:
+        ticket = submit(client, make_requests(40), tmp_path)
+        wait_until(lambda: len(seeds_asked(tmp_path)) >= 10)
+        find_server(tmp_path).kill()
+        outcomes = finish(client, ticket)
+
+    assert failures(outcomes) == []
+    assert len(seeds_asked(tmp_path)) <= 44
+    assert tally(tmp_path).get("server_restarts") == 1
+
+
+def test_a_killed_guard_is_replaced_with_a_new_server(tmp_path: Path) -> None:
+    with connected(tmp_path, stub_spec(tmp_path, "--delay", "0.1")) as client:
+        ticket = submit(client, make_requests(40), tmp_path)
+        wait_until(lambda: len(seeds_asked(tmp_path)) >= 10)
+        guard, server = find_guard(tmp_path), find_server(tmp_path)
+        guard.kill()
+        outcomes = finish(client, ticket)
+
+        assert failures(outcomes) == []
+        assert still_there(guard, server) == []
+        assert find_guard(tmp_path) != guard
+
+
+def test_a_server_that_dies_more_often_than_it_may_be_restarted_ends_the_run(tmp_path: Path) -> None:
+    spec = stub_spec(tmp_path, "--die-after", "5", restarts=1)
+
+    with (
+        connected(tmp_path, spec, in_flight=1) as client,
+        pytest.raises(UserError, match="the model server died too often") as caught,
+    ):
+        finish(client, submit(client, make_requests(20), tmp_path))
+
+    assert str(tmp_path / "server.log") in str(caught.value)
+    assert len(seeds_asked(tmp_path)) == 10
+
+
+# A server that never works
+
+
+def test_a_server_that_dies_at_its_start_is_told_with_its_last_words_and_its_log(tmp_path: Path) -> None:
+    spec = script_spec(tmp_path, "print('loading'); raise ValueError('no such architecture')")
+
+    text = error_of(tmp_path, spec)
+
+    assert text.startswith("engine vllm: the model server did not start: ")
+    assert "ValueError: no such architecture" in text
+    assert str(tmp_path / "server.log") in text
+
+
+def test_a_server_that_does_not_answer_in_time_is_told_with_its_log(tmp_path: Path) -> None:
+    spec = script_spec(tmp_path, "import time; print('loading', flush=True); time.sleep(600)", start_seconds=1.0)
+
+    text = error_of(tmp_path, spec)
+
+    assert "the model server did not start" in text
+    assert str(tmp_path / "server.log") in text
+
+
+def test_a_server_that_is_given_up_is_ended(tmp_path: Path) -> None:
+    script = f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(600)"
+    spec = script_spec(tmp_path, script, start_seconds=2.0)
+
+    error_of(tmp_path, spec)
+
+    pid = int((tmp_path / "pid").read_text())
+    wait_until(lambda: not psutil.pid_exists(pid))
+
+
+def test_a_build_that_is_run_again_at_once_gets_a_new_try(tmp_path: Path) -> None:
+    spec = script_spec(tmp_path, WORKS_THE_SECOND_TIME)
+    error_of(tmp_path, spec)
+
+    with connected(tmp_path, spec) as client:
+        outcomes = finish(client, submit(client, make_requests(5), tmp_path))
+
+    assert failures(outcomes) == []
+
+
+WORKS_THE_SECOND_TIME = """
+import asyncio, pathlib, sys
+from tests.stub import StubServer
+
+async def serve():
+    await StubServer(port=int(sys.argv[sys.argv.index("--port") + 1])).start()
+    await asyncio.Event().wait()
+
+mark = pathlib.Path(sys.argv[1], "tried")
+if not mark.exists():
+    mark.touch()
+    sys.exit("out of memory")
+asyncio.run(serve())
+"""
+
+
+def test_a_command_that_is_not_there_is_told(tmp_path: Path) -> None:
+    command = (str(tmp_path / "no-such-program"),)
+    spec = server_spec(vllm_engine(command=command), "stub", tmp_path / "server.log")
+
+    assert "no-such-program" in error_of(tmp_path, spec)
+
+
+def test_a_log_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    command = (sys.executable, "-m", "tests.stub", "--log", str(tmp_path / "requests.log"))
+    spec = server_spec(vllm_engine(command=command), "stub", tmp_path / "no such folder" / "server.log")
+
+    assert str(tmp_path / "no such folder" / "server.log") in error_of(tmp_path, spec)
+
+
+# Who shares a server, and when it ends
+
+
+def test_a_server_ends_some_time_after_its_last_client_has_left(tmp_path: Path) -> None:
+    with connected(tmp_path, stub_spec(tmp_path)) as client:
+        finish(client, submit(client, make_requests(5), tmp_path))
+        guard, server = find_guard(tmp_path), find_server(tmp_path)
+
+    assert still_there(guard, server) == []
+
+
+def test_a_child_of_a_server_ends_with_it(tmp_path: Path) -> None:
+    with connected(tmp_path, script_spec(tmp_path, WITH_A_CHILD)) as client:
+        finish(client, submit(client, make_requests(5), tmp_path))
+        guard, server = find_guard(tmp_path), find_server(tmp_path)
+        (child,) = server.children()
+
+        server.kill()
+        wait_until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
+        finish(client, submit(client, make_requests(5, start=5), tmp_path))
+        (next_child,) = find_server(tmp_path).children()
+
+    assert still_there(guard, next_child) == []
+
+
+def test_a_child_of_a_server_ends_with_a_killed_guard(tmp_path: Path) -> None:
+    with connected(tmp_path, script_spec(tmp_path, WITH_A_CHILD)) as client:
+        finish(client, submit(client, make_requests(5), tmp_path))
+        (child,) = find_server(tmp_path).children()
+        try:
+            find_guard(tmp_path).kill()
+            finish(client, submit(client, make_requests(5, start=5), tmp_path))
+
+            assert still_there(child) == []
+        finally:
+            if child.is_running():
+                child.kill()
+
+
+WITH_A_CHILD = """
+import asyncio, subprocess, sys
+from tests.stub import StubServer
+
+async def serve():
+    subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    await StubServer(port=int(sys.argv[sys.argv.index("--port") + 1])).start()
+    await asyncio.Event().wait()
+
+asyncio.run(serve())
+"""
+
+
+def test_the_server_of_a_killed_client_ends(tmp_path: Path) -> None:
+    spec = stub_spec(tmp_path)
+    command = [sys.executable, "-c", CLIENT, str(tmp_path), json.dumps(vars(spec))]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as build:
+        assert build.stdout is not None
+        assert build.stdout.readline() == "answered\n"
+        process = psutil.Process(build.pid)
+        guard, server = find_guard(tmp_path, process), find_server(tmp_path, process)
+        build.kill()
+
+    assert still_there(guard, server) == []
+
+
+CLIENT = """
+import json, sys, time
+from pathlib import Path
+from pipeline.generation.guard import Spec
+from tests.pipeline.generation.test_server import connected, finish, make_requests, submit
+
+folder, spec = Path(sys.argv[1]), json.loads(sys.argv[2])
+with connected(folder, Spec(**spec | {"command": tuple(spec["command"])})) as client:
+    finish(client, submit(client, make_requests(5), folder))
+    print("answered", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_two_clients_share_one_server(tmp_path: Path) -> None:
+    spec = stub_spec(tmp_path)
+    one, two = tmp_path / "one", tmp_path / "two"
+
+    with connected(one, spec) as first, connected(two, spec) as second:
+        tickets = [submit(first, make_requests(20), one), submit(second, make_requests(20, start=20), two)]
+        outcomes = finish(first, tickets[0]) + finish(second, tickets[1])
+        find_server(tmp_path)  # The one there is.
+
+    assert failures(outcomes) == []
+    assert len(seeds_asked(tmp_path)) == 40
+
+
+def test_a_server_stays_while_one_of_two_clients_is_there(tmp_path: Path) -> None:
+    spec = stub_spec(tmp_path)
+    one, two = tmp_path / "one", tmp_path / "two"
+
+    with connected(one, spec) as first:
+        finish(first, submit(first, make_requests(5), one))
+        server = find_server(tmp_path)
+        with connected(two, spec) as second:
+            finish(second, submit(second, make_requests(5, start=5), two))
+        time.sleep(6)  # Longer than a server lingers without a client.
+        outcomes = finish(first, submit(first, make_requests(5, start=10), one))
+
+        assert failures(outcomes) == []
+        assert find_server(tmp_path) == server
+    assert tally(one).get("server_restarts") == 0
+
+
+def test_a_client_that_comes_soon_after_another_finds_the_server_warm(tmp_path: Path) -> None:
+    spec = stub_spec(tmp_path)
+    with connected(tmp_path, spec) as first:
+        finish(first, submit(first, make_requests(5), tmp_path))
+        server = find_server(tmp_path)
+
+    with connected(tmp_path, spec) as second:
+        finish(second, submit(second, make_requests(5, start=5), tmp_path))
+
+        assert find_server(tmp_path) == server
+
+
+def test_another_command_is_another_server(tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.mkdir()
+    two.mkdir()
+
+    with connected(one, stub_spec(one)) as first, connected(two, stub_spec(two)) as second:
+        finish(first, submit(first, make_requests(5), one))
+        finish(second, submit(second, make_requests(5), two))
+
+        assert find_server(one) != find_server(two)
+
+
+def test_closing_does_not_wait_for_a_server_that_is_still_starting(tmp_path: Path) -> None:
+    counts = tally(tmp_path)
+    endpoint = ServedEndpoint(script_spec(tmp_path, "import time; time.sleep(600)"), counts)
+    client = Client(endpoint, {}, 4, RequestsConfig(), counts)
+    submit(client, make_requests(5), tmp_path)
+    find_server(tmp_path)
+
+    closing = threading.Thread(target=client.close, daemon=True)
+    closing.start()
+    closing.join(PATIENCE / 2)
+
+    assert not closing.is_alive()
+
+
+# The command line
+
+
+def after(command: Sequence[str], option: str) -> str:
+    return command[list(command).index(option) + 1]
+
+
+def test_the_model_is_served_under_its_own_name_on_loopback_alone(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+
+    command = server_spec(vllm_engine(command=("serve",), in_flight=7), str(tmp_path), tmp_path / "log").command
+
+    assert command[0] == "serve"
+    assert (after(command, "--host"), after(command, "--port")) == ("127.0.0.1", "{port}")
+    assert (after(command, "--model"), after(command, "--served-model-name")) == (str(tmp_path), str(tmp_path))
+    assert after(command, "--max-num-seqs") == "7"
+
+
+def test_on_a_cpu_chunked_prefill_is_off(tmp_path: Path) -> None:
+    spec = server_spec(vllm_engine(command=("serve",), device="cpu"), "m", tmp_path / "log")
+
+    assert "--no-enable-chunked-prefill" in spec.command
+    assert "VLLM_CPU_KVCACHE_SPACE" in spec.environment
+
+
+def test_on_a_gpu_there_are_no_arguments_for_a_cpu(tmp_path: Path) -> None:
+    spec = server_spec(vllm_engine(command=("serve",), device="cuda"), "m", tmp_path / "log")
+
+    assert "--no-enable-chunked-prefill" not in spec.command
+    assert not any("CPU" in name for name in spec.environment)
+
+
+@pytest.mark.parametrize(("code", "on_cpu"), [(0, False), (9, True), (None, True)])
+def test_the_device_is_cuda_where_nvidia_smi_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int | None, on_cpu: bool
+) -> None:
+    if code is not None:
+        program = tmp_path / "nvidia-smi"
+        program.write_text(f"#!/bin/sh\nexit {code}\n")
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    spec = server_spec(vllm_engine(command=("serve",), device="auto"), "m", tmp_path / "log")
+
+    assert ("--no-enable-chunked-prefill" in spec.command) == on_cpu
+
+
+def test_arguments_of_the_user_come_last_so_that_they_win(tmp_path: Path) -> None:
+    engine = vllm_engine(command=("serve",), args=("--max-model-len", "8192", "--block-size", "16"))
+
+    command = server_spec(engine, "m", tmp_path / "log").command
+
+    assert command[-4:] == ("--max-model-len", "8192", "--block-size", "16")
+
+
+def test_limits_and_log_are_those_of_the_engine(tmp_path: Path) -> None:
+    spec = server_spec(vllm_engine(command=("serve",), start_seconds=12.0, restarts=5), "m", tmp_path / "log")
+
+    assert (spec.start_seconds, spec.restarts, spec.log) == (12.0, 5, str(tmp_path / "log"))
+
+
+def test_a_local_folder_without_a_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        server_spec(vllm_engine(command=("serve",)), str(tmp_path / "nothing"), tmp_path / "log")
+
+    assert "generation.model" in str(caught.value)
+    assert str(tmp_path / "nothing") in str(caught.value)
+
+
+def test_without_vllm_the_way_out_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+
+    with pytest.raises(UserError) as caught:
+        server_spec(vllm_engine(), "m", tmp_path / "log")
+
+    assert "vLLM is not installed" in str(caught.value)
+    assert "openai" in str(caught.value)
+
+
+def test_by_default_the_server_is_that_of_this_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+
+    command = server_spec(vllm_engine(), "m", tmp_path / "log").command
+
+    assert command[:3] == (sys.executable, "-m", "vllm.entrypoints.openai.api_server")

@@ -1,0 +1,382 @@
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from pipeline import build as pipeline_build
+from pipeline.cli import app
+from preference_space.space import load_space
+from tests.pipeline.helpers import TINY, rows_of, write_jsonl
+from tests.stub import StubServer
+
+ROOT = Path(__file__).resolve().parents[2]
+
+OWN = """\
+name: "own [red]x[/] [/] :warning: \\e[31m"
+dimensions:
+  - slug: brevity
+    name: Brevity
+    group: style
+    source: ours
+    question: Is the reply short?
+    positive: {label: "Likes short [b]replies[/] \\e[31m", description: likes short replies, hint: Be brief.}
+    negative: {label: Likes long replies, description: likes long replies, hint: Take your time.}
+"""
+
+
+class Result:
+    """What a command printed, and its exit code."""
+
+    def __init__(self, *arguments: str) -> None:
+        outcome = CliRunner(env={"COLUMNS": "300"}).invoke(app, list(arguments))
+        self.code, self.out, self.err = outcome.exit_code, outcome.stdout, outcome.stderr
+
+
+def config_file(folder: Path, stub: StubServer | None = None, **keys: Any) -> str:
+    engine = {"engine": {"kind": "openai", "base_urls": [stub.url]}} if stub else {}
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(TINY | engine | keys))
+    return str(path)
+
+
+def assert_one_line(result: Result, code: int, *parts: str) -> None:
+    """One line on standard error, with these parts, and nothing that looks like a traceback."""
+    assert result.code == code, result.err
+    assert result.err.count("\n") == 1, result.err
+    assert result.err.startswith("error: ")
+    assert all(part in result.err for part in parts), result.err
+    assert "Traceback" not in result.err
+
+
+@pytest.fixture(scope="module", autouse=True)
+def restored() -> Iterator[None]:
+    """The command line silences a whole process, which here is that of the tests."""
+    level, hook = logging.getLogger().level, threading.excepthook
+    yield
+    logging.getLogger().setLevel(level)
+    threading.excepthook = hook
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Result]]:
+    """A build by the command line, and what it printed."""
+    root = tmp_path_factory.mktemp("cli")
+    with StubServer() as stub:
+        result = Result("build", config_file(root, stub, name="my-set"), "--output", str(root / "out"))
+    yield root / "out", result
+
+
+def test_build_says_what_was_built_where_and_how_to_load_it(built: tuple[Path, Result]) -> None:
+    folder, result = built
+
+    assert (result.code, result.err) == (0, "")
+    lines = result.out.splitlines()
+    assert lines[0] == f"building 60 pairs in 5 shards into {folder}"
+    assert "built 120 examples (train 72, validation 24, test 24) from 60 pairs; 60 of 60 attempts accepted" in lines
+    assert lines[-3:] == [
+        f"in    {folder}",
+        f"look  everyuser inspect {folder}",
+        f'load  datasets.load_dataset("{folder}")',
+    ]
+
+
+def test_build_that_is_finished_says_so_again(built: tuple[Path, Result]) -> None:
+    folder, _ = built
+
+    result = Result("build", str(folder.parent / "config.yaml"), "--output", str(folder))
+
+    assert result.code == 0
+    assert result.out.startswith("built 120 examples")
+
+
+def test_shortfall_and_reasons_are_reported(tmp_path: Path) -> None:
+    with StubServer() as stub:
+        config = config_file(tmp_path, stub, history={"ugc": 1, "pair": 1, "min_support": 0.5})
+        result = Result("build", config, "--output", str(tmp_path / "out"), "--set", "limits.max_rejected=1")
+
+    rejected = len(rows_of(tmp_path / "out" / "rejected" / "examples"))
+    assert rejected
+    assert f"short of 120 asked for by {2 * rejected}; see rejected/" in result.out
+    assert f"  rejected {rejected:>6}  assemble/history_without_support" in result.out
+
+
+def test_output_is_out_and_the_name_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    with StubServer() as stub:
+        result = Result("build", config_file(tmp_path, stub, name="my-set", pairs=15))
+
+    assert result.code == 0, result.err
+    assert (tmp_path / "out" / "my-set" / "manifest.json").exists()
+
+
+def test_dropped_seeds_are_reported(tmp_path: Path) -> None:
+    posts = write_jsonl(tmp_path / "posts.jsonl", [{"text": f"post {k % 50}"} for k in range(60)])
+
+    with StubServer() as stub:
+        config = config_file(tmp_path, stub, seeds={"path": str(posts)})
+        result = Result("build", config, "--output", str(tmp_path / "out"))
+
+    assert "seeds: 10 posts dropped (duplicate)" in result.out
+
+
+def test_failed_run_exits_with_1_and_one_line(tmp_path: Path) -> None:
+    result = Result("build", config_file(tmp_path), "--output", str(tmp_path / "out"))
+
+    assert_one_line(result, 1, "engine.base_urls: http://127.0.0.1:9/v1 does not answer")
+
+
+def test_run_that_loses_too_much_exits_with_1_and_one_line(tmp_path: Path) -> None:
+    with StubServer() as stub:
+        config = config_file(tmp_path, stub, validation={"min_words": 500})
+        result = Result("build", config, "--output", str(tmp_path / "out"))
+
+    assert_one_line(result, 1, "60 of 60 pairs were ", "limits.max_rejected")
+
+
+def test_unknown_key_suggests_the_nearest(tmp_path: Path) -> None:
+    result = Result("build", config_file(tmp_path, shard_pair=3))
+
+    assert_one_line(result, 2, "config.yaml: unknown key 'shard_pair'; did you mean 'shard_pairs'?")
+
+
+def test_unknown_key_in_set_suggests_the_nearest(tmp_path: Path) -> None:
+    result = Result("build", config_file(tmp_path), "--set", "history.min_suport=0.3")
+
+    assert_one_line(result, 2, "unknown key 'history.min_suport'; did you mean 'min_support'?")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["--set", "nonsense"], ["--set nonsense: expected key=value"]),
+        (["--set", "pairs=many"], ["'pairs'", "many"]),
+        (["--set", "seeds.path=posts.txt"], ["posts.txt is not one of .jsonl"]),
+        (["--set", "seeds.path=nowhere.csv"], ["nowhere.csv: no such file"]),
+        (["--set", "space=nowhere.yaml"], ["nowhere.yaml: no such file"]),
+        (["--set", "templates=nowhere"], ["nowhere is not a folder"]),
+        (["--set", "pairs=3"], ["splits: 'train' gets 2 pairs"]),
+        (["--output", "gs://bucket/folder"], ["--output gs://bucket/folder: only a folder"]),
+    ],
+)
+def test_wrong_usage_exits_with_2_and_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], parts: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    assert_one_line(Result("build", config_file(tmp_path), *arguments), 2, *parts)
+
+
+def test_missing_configuration_exits_with_2_and_one_line(tmp_path: Path) -> None:
+    assert_one_line(Result("build", str(tmp_path / "config.yaml")), 2, "config.yaml: no such file")
+
+
+def test_second_configuration_is_not_silently_ignored(tmp_path: Path) -> None:
+    result = Result("build", config_file(tmp_path), "other.yaml", "--output", str(tmp_path / "out"))
+
+    assert result.code == 2
+    assert "other.yaml" in result.err
+
+
+def test_unknown_beam_option_is_not_silently_ignored(tmp_path: Path) -> None:
+    with StubServer() as stub:
+        config = config_file(tmp_path, stub)
+        result = Result("build", config, "--output", str(tmp_path / "out"), "--", "--direct_num_wokers=2")
+
+    assert result.code == 2
+    assert "--direct_num_wokers" in result.err
+
+
+def test_folder_of_another_build_exits_with_2_and_names_the_key(built: tuple[Path, Result]) -> None:
+    folder, _ = built
+
+    result = Result("build", str(folder.parent / "config.yaml"), "--output", str(folder), "--set", "seed=7")
+
+    assert_one_line(result, 2, "holds another build: seed is 0 there and 7 now")
+
+
+def test_text_of_an_error_is_shown_to_the_letter(tmp_path: Path) -> None:
+    result = Result("build", str(tmp_path / "[bold]x[/bold] [/] :warning:.yaml"))
+
+    assert_one_line(result, 2, "[bold]x[/bold] [/] :warning:.yaml: no such file")
+
+
+def test_terminal_escapes_in_an_error_are_not_passed_on(tmp_path: Path) -> None:
+    posts = write_jsonl(tmp_path / "posts.jsonl", [{"id": "a", "bo\x1b[31mdy\n": "x"}])
+
+    config = config_file(tmp_path, seeds={"path": str(posts), "columns": {"text": "body"}})
+    result = Result("build", config, "--output", str(tmp_path / "out"))
+
+    assert_one_line(result, 2, "has no column 'body'")
+    assert "\x1b" not in result.err
+
+
+def test_programming_error_is_one_line_too_and_a_traceback_only_with_debug(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("a\nbug")
+
+    monkeypatch.setattr(pipeline_build, "prepare", fail)
+    arguments = ["build", config_file(tmp_path), "--output", str(tmp_path / "out")]
+
+    assert_one_line(Result(*arguments), 1, "ZeroDivisionError: a bug (--debug shows where)")
+    debugged = Result(*arguments, "--debug")
+    assert debugged.code == 1
+    assert "Traceback" in debugged.err
+
+
+def test_interrupted_run_exits_with_130(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline_build, "prepare", interrupt)
+
+    result = Result("build", config_file(tmp_path), "--output", str(tmp_path / "out"))
+
+    assert result.code == 130
+    assert result.err == "stopped: run the same command again to go on; finished work is kept\n"
+
+
+def test_inspect_shows_the_first_example(built: tuple[Path, Result]) -> None:
+    folder, _ = built
+    first, second = rows_of(folder / "data")[:2]
+
+    result = Result("inspect", str(folder))
+
+    assert result.code == 0
+    assert first["id"] in result.out
+    assert first["chosen"] in result.out
+    assert second["id"] not in result.out
+
+
+def test_inspect_shows_as_many_as_asked(built: tuple[Path, Result]) -> None:
+    folder, _ = built
+
+    result = Result("inspect", str(folder), "--count", "3")
+
+    assert [row["id"] in result.out for row in rows_of(folder / "data")[:4]] == [True, True, True, False]
+
+
+def test_inspect_shows_the_example_with_an_id(built: tuple[Path, Result]) -> None:
+    folder, _ = built
+    row = rows_of(folder / "data")[-1]
+
+    result = Result("inspect", str(folder), "--row", row["id"])
+
+    assert result.code == 0
+    assert row["chosen"] in result.out
+
+
+def test_inspect_of_an_unknown_id_or_folder_is_wrong_usage(built: tuple[Path, Result], tmp_path: Path) -> None:
+    folder, _ = built
+
+    assert_one_line(Result("inspect", str(folder), "--row", "[b]x"), 2, "has no example with id '[b]x'")
+    assert_one_line(Result("inspect", str(tmp_path)), 2, "holds no finished shard")
+
+
+def test_inspect_of_a_damaged_shard_is_one_line(built: tuple[Path, Result], tmp_path: Path) -> None:
+    folder, _ = built
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train-00000-of-00001.parquet").write_text("not a shard")
+    (tmp_path / "preference_space.yaml").write_bytes((folder / "preference_space.yaml").read_bytes())
+
+    result = Result("inspect", str(tmp_path))
+
+    assert_one_line(result, 1, "train-00000-of-00001.parquet")
+
+
+def test_space_show_lists_every_dimension() -> None:
+    result = Result("space", "show")
+
+    assert result.code == 0
+    assert all(dimension.slug in result.out for dimension in load_space("alignx").dimensions)
+
+
+def test_space_show_shows_one_dimension_whole() -> None:
+    dimension = load_space("alignx").dimensions[2]
+
+    result = Result("space", "show", "--dimension", dimension.slug)
+
+    texts = (dimension.name, dimension.question, dimension.positive.hint, dimension.negative.description)
+    assert result.code == 0
+    assert all(text in result.out for text in texts)
+
+
+def test_space_show_of_an_unknown_dimension_is_wrong_usage() -> None:
+    assert_one_line(Result("space", "show", "--dimension", "opennes"), 2, "has no dimension 'opennes'")
+
+
+def test_space_check_accepts_a_good_space(tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text(OWN)
+
+    result = Result("space", "check", str(tmp_path / "own.yaml"))
+
+    assert (result.code, result.err) == (0, "")
+    assert "own [red]x[/] [/] :warning:" in result.out
+    assert "1 dimensions" in result.out
+    assert "\x1b" not in result.out
+
+
+def test_space_check_names_file_dimension_and_field(tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text(OWN.replace("    question: Is the reply short?\n", ""))
+
+    result = Result("space", "check", str(tmp_path / "own.yaml"))
+
+    assert_one_line(result, 2, "own.yaml: dimension 0 (brevity), field 'question'")
+
+
+def test_space_sample_reports_what_is_covered() -> None:
+    result = Result("space", "sample", "-n", "5000")
+
+    assert result.code == 0
+    assert "5000 points" in result.out
+    assert "pairs of poles seen:" in result.out
+    assert "poles never seen: none" in result.out
+
+
+def test_space_sample_takes_sampling_and_seed_from_a_configuration(tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text(OWN)
+    sampling = {"active_min": 1, "active_max": 1, "marginals": {"brevity": {"positive": 1.0}}}
+    config = config_file(tmp_path, sampling=sampling)
+
+    result = Result("space", "sample", str(tmp_path / "own.yaml"), "-n", "20", "--config", config)
+
+    assert result.code == 0, result.err
+    assert "20 points" in result.out
+    assert "poles never seen: brevity negative" in result.out
+    assert "Likes short [b]replies[/]" in result.out
+    assert "\x1b" not in result.out
+
+
+def test_space_sample_of_a_space_too_small_for_the_sampling_is_wrong_usage(tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text(OWN)
+
+    assert_one_line(Result("space", "sample", str(tmp_path / "own.yaml")), 2, "active_min is 3")
+
+
+def test_command_in_a_process_of_its_own_prints_no_more_than_in_a_test(tmp_path: Path) -> None:
+    # Beam and its dependencies like to warn; a user's terminal must not show it.
+    with StubServer() as stub:
+        command = [sys.executable, "-m", "pipeline.cli", "build", config_file(tmp_path, stub)]
+        run = subprocess.run(
+            [*command, "--output", str(tmp_path / "out")],
+            cwd=ROOT,
+            env=os.environ | {"COLUMNS": "300"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    assert (run.returncode, run.stderr) == (0, "")
+    assert "built 120 examples" in run.stdout

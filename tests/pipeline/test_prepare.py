@@ -1,0 +1,337 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.prepare import locked, prepare, read_manifest, write_manifest
+from pipeline.resources import resources
+from pipeline.shards import read_shard
+from preference_space.space import load_space
+from prompts.renderer import load_templates
+from schemas.base import UsageError, UserError
+from tests.pipeline.helpers import NOWHERE, prepared, tiny, write_jsonl, write_posts
+
+ROOT = Path(__file__).resolve().parents[2]
+TEMPLATES = ROOT / "prompts" / "templates"
+
+
+@contextmanager
+def held_by_another_process(output: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process that holds the folder until it is killed."""
+    code = """
+import sys, time
+from pathlib import Path
+from pipeline.prepare import locked
+with locked(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code, str(output)],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        yield holder
+    finally:
+        holder.kill()
+        holder.communicate()
+
+
+def templates_with(folder: Path, name: str, old: str, new: str) -> str:
+    """A folder with one template of the user's own: the packaged one, changed."""
+    folder.mkdir(exist_ok=True)
+    source = (TEMPLATES / f"{name}.j2").read_text()
+    assert old in source
+    (folder / f"{name}.j2").write_text(source.replace(old, new))
+    return str(folder)
+
+
+def own_space(folder: Path) -> str:
+    space = load_space("alignx")
+    path = folder / "space.yaml"
+    path.write_text(space.model_copy(update={"name": "own"}).to_yaml())
+    return str(path)
+
+
+def test_new_folder_gets_everything_that_workers_need(tmp_path: Path) -> None:
+    plan = prepared(tmp_path, tiny())
+
+    parts = resources(plan)
+    assert parts.space == load_space("alignx")
+    assert {name: t.fingerprint for name, t in parts.templates.items()} == {
+        name: t.fingerprint for name, t in load_templates().items()
+    }
+    posts = {split: read_shard(tmp_path / "seeds" / f"{split}.parquet").num_rows for split in ("train", "test")}
+    assert posts["train"] > posts["test"] > 0
+
+
+def test_new_folder_gets_a_manifest_of_an_incomplete_build(tmp_path: Path) -> None:
+    config = tiny(name="first")
+    plan = prepared(tmp_path, config)
+
+    manifest = read_manifest(tmp_path)
+
+    assert manifest is not None
+    assert (manifest.status, manifest.name, manifest.fingerprint) == ("incomplete", "first", plan.fingerprint)
+    assert manifest.config == config.model_dump(mode="json")
+    assert {"everyuser", "apache-beam", "pyarrow"} <= manifest.versions.keys()
+
+
+def test_dropped_posts_are_reported(tmp_path: Path) -> None:
+    rows = [{"text": f"post {k}"} for k in range(40)] + [{"text": "Post 0!"}, {"text": ""}]
+    seeds = {"path": str(write_jsonl(tmp_path / "posts.jsonl", rows))}
+
+    with locked(tmp_path / "build"):
+        _, _, dropped = prepare(tiny(seeds=seeds), tmp_path / "build")
+
+    assert dropped == {"duplicate": 1, "empty": 1}
+
+
+def test_same_configuration_goes_on_under_the_same_fingerprint(tmp_path: Path) -> None:
+    assert prepared(tmp_path, tiny()) == prepared(tmp_path, tiny())
+
+
+def test_fingerprint_does_not_depend_on_the_folder(tmp_path: Path) -> None:
+    assert prepared(tmp_path / "a", tiny()).fingerprint == prepared(tmp_path / "b", tiny()).fingerprint
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"name": "another"},
+        {"engine": {"kind": "replay", "journal": "/somewhere"}},
+        {"engine": {"kind": "openai", "base_urls": [NOWHERE], "in_flight": 3}},
+        {"limits": {"max_rejected": 0.9}},
+        {"requests": {"timeout_seconds": 5}},
+    ],
+)
+def test_engine_limits_requests_and_name_may_change(tmp_path: Path, keys: dict[str, Any]) -> None:
+    before = prepared(tmp_path, tiny())
+
+    assert prepared(tmp_path, tiny(**keys)).fingerprint == before.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("keys", "difference"),
+    [
+        ({"seed": 1}, "seed is 0 there and 1 now"),
+        ({"pairs": 61}, "pairs is 60 there and 61 now"),
+        ({"shard_pairs": 8}, "shard_pairs is 16 there and 8 now"),
+        ({"generation": {"model": "stub", "temperature": 0.1}}, "generation.temperature is 0.8 there and 0.1 now"),
+        ({"generation": {"model": "other"}}, 'generation.model is "stub" there and "other" now'),
+        ({"history": {"ugc": 2, "pair": 1, "min_support": 0}}, "history.ugc is 1 there and 2 now"),
+        ({"validation": {"language": "en"}}, 'validation.language is null there and "en" now'),
+        ({"sampling": {"active_max": 5}}, "sampling.active_max is 6 there and 5 now"),
+        ({"portrait": "model"}, 'portrait is "template" there and "model" now'),
+        ({"seeds": {"limit": 200}}, "seeds is "),
+    ],
+)
+def test_other_build_in_the_folder_is_refused_and_the_difference_named(
+    tmp_path: Path, keys: dict[str, Any], difference: str
+) -> None:
+    prepared(tmp_path, tiny())
+
+    with pytest.raises(UsageError) as refusal:
+        prepared(tmp_path, tiny(**keys))
+
+    assert f"{tmp_path} holds another build: {difference}" in str(refusal.value)
+    assert "choose another --output" in str(refusal.value)
+
+
+def test_every_difference_is_named(tmp_path: Path) -> None:
+    prepared(tmp_path, tiny())
+
+    with pytest.raises(UsageError, match=r"attempts is 1 there and 2 now; seed is 0 there and 1 now"):
+        prepared(tmp_path, tiny(seed=1, attempts=2))
+
+
+def test_changed_template_is_named(tmp_path: Path) -> None:
+    prepared(tmp_path / "build", tiny())
+    folder = templates_with(tmp_path / "own", "reply_chosen", "short reply", "brief reply")
+
+    with pytest.raises(UsageError, match=r"templates\.reply_chosen is .*; choose"):
+        prepared(tmp_path / "build", tiny(templates=folder))
+
+
+def test_changed_space_is_named(tmp_path: Path) -> None:
+    prepared(tmp_path / "build", tiny())
+
+    with pytest.raises(UsageError, match="holds another build: space is "):
+        prepared(tmp_path / "build", tiny(space=own_space(tmp_path)))
+
+
+def test_changed_seed_file_is_refused(tmp_path: Path) -> None:
+    path = write_posts(tmp_path / "posts.jsonl", 60)
+    prepared(tmp_path / "build", tiny(seeds={"path": str(path)}))
+    write_posts(path, 61)
+
+    with pytest.raises(UsageError, match="holds another build: seeds is "):
+        prepared(tmp_path / "build", tiny(seeds={"path": str(path)}))
+
+
+def test_seed_file_and_templates_may_move(tmp_path: Path) -> None:
+    here, there = (write_posts(tmp_path / name, 60) for name in ("here.jsonl", "there.jsonl"))
+    own = [templates_with(tmp_path / name, "reply_chosen", "short", "brief") for name in ("a", "b")]
+    before = prepared(tmp_path / "build", tiny(seeds={"path": str(here)}, templates=own[0]))
+
+    after = prepared(tmp_path / "build", tiny(seeds={"path": str(there)}, templates=own[1]))
+
+    assert after.fingerprint == before.fingerprint
+
+
+@pytest.mark.parametrize("stranger", ["thesis.docx", "data", ".git"])
+def test_folder_that_holds_something_else_is_refused_and_left_alone(tmp_path: Path, stranger: str) -> None:
+    (tmp_path / stranger).write_text("mine")
+
+    with pytest.raises(UsageError, match=rf"is not empty \({stranger}\) and holds no build"):
+        prepared(tmp_path, tiny())
+
+    assert {path.name for path in tmp_path.iterdir()} == {stranger, ".lock"}
+
+
+def test_folder_of_a_run_that_was_killed_at_once_is_taken_over(tmp_path: Path) -> None:
+    for folder in ("seeds", "templates", ".progress"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / ".tmp-manifest.json-17").touch()
+    (tmp_path / "seeds" / ".tmp-train.parquet-17").touch()
+
+    prepared(tmp_path, tiny())
+
+    assert list(tmp_path.rglob(".tmp-*")) == []
+
+
+def test_damaged_manifest_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text('{"status": "comp')
+
+    with pytest.raises(UsageError, match=r"manifest\.json is damaged"):
+        prepared(tmp_path, tiny())
+
+
+def test_manifest_is_read_as_it_was_written(tmp_path: Path) -> None:
+    prepared(tmp_path, tiny())
+    manifest = read_manifest(tmp_path)
+    assert manifest is not None
+
+    write_manifest(tmp_path, manifest.model_copy(update={"status": "complete"}))
+
+    assert read_manifest(tmp_path) == manifest.model_copy(update={"status": "complete"})
+
+
+def test_second_build_on_a_folder_is_refused_until_the_first_is_killed(tmp_path: Path) -> None:
+    with held_by_another_process(tmp_path / "build") as holder:
+        with (
+            pytest.raises(UsageError, match=rf"another build is at work there \(process {holder.pid}\)"),
+            locked(tmp_path / "build"),
+        ):
+            pass
+        holder.kill()
+        holder.wait()
+
+        with locked(tmp_path / "build"):
+            pass
+
+
+def test_lock_is_free_after_an_error(tmp_path: Path) -> None:
+    with pytest.raises(KeyError), locked(tmp_path):
+        raise KeyError("stop")
+
+    with locked(tmp_path):
+        pass
+
+
+def test_folder_that_cannot_be_made_is_a_user_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    with pytest.raises(UserError, match="cannot write"), locked(tmp_path / "file" / "build"):
+        pass
+
+
+def test_empty_seed_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "posts.jsonl").touch()
+
+    with pytest.raises(UsageError, match=r"posts\.jsonl holds no post"):
+        prepared(tmp_path / "build", tiny(seeds={"path": str(tmp_path / "posts.jsonl")}))
+
+
+def test_seed_file_whose_columns_have_other_names_is_refused(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "posts.jsonl", [{"selftext": "x"}] * 60)
+
+    with pytest.raises(UsageError, match=r"needs a 'title' or a 'text' \(columns\)"):
+        prepared(tmp_path / "build", tiny(seeds={"path": str(path)}))
+
+
+def test_split_with_too_few_posts_for_a_history_is_named(tmp_path: Path) -> None:
+    seeds = {"path": str(write_posts(tmp_path / "posts.jsonl", 10))}
+
+    with pytest.raises(UsageError, match=r"splits: 'validation' gets 2 posts, but a history of 2 items needs 3"):
+        prepared(tmp_path / "build", tiny(seeds=seeds))
+
+
+def test_split_with_too_few_pairs_for_a_history_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"splits: 'test' gets 2 pairs, but a history of 2 items needs 3"):
+        prepared(tmp_path, tiny(pairs=30, splits={"train": 0.7, "validation": 0.225, "test": 0.075}))
+
+
+def test_split_with_just_enough_posts_is_accepted(tmp_path: Path) -> None:
+    seeds = {"path": str(write_posts(tmp_path / "posts.jsonl", 15))}
+
+    assert len(prepared(tmp_path / "build", tiny(seeds=seeds)).shards()) == 5
+
+
+def test_split_without_a_share_needs_no_posts(tmp_path: Path) -> None:
+    seeds = {"path": str(write_posts(tmp_path / "posts.jsonl", 5))}
+    splits = {"train": 1.0, "validation": 0.0, "test": 0.0}
+
+    plan = prepared(tmp_path / "build", tiny(seeds=seeds, splits=splits))
+
+    assert {spec.split for spec in plan.shards()} == {"train"}
+
+
+@pytest.mark.parametrize(
+    ("new", "message"),
+    [("{{ post.titel }}", "titel"), ("{{ traits[0].hnit }}", "hnit"), ("{{ 1 // 0 }}", "zero")],
+)
+def test_template_that_fails_is_told_before_the_first_row(tmp_path: Path, new: str, message: str) -> None:
+    folder = templates_with(tmp_path / "own", "reply_chosen", "{{ post.title }}", new)
+
+    with pytest.raises(UsageError, match=rf"reply_chosen.*{message}"):
+        prepared(tmp_path / "build", tiny(templates=folder))
+
+
+def test_template_that_renders_to_nothing_is_refused(tmp_path: Path) -> None:
+    line = 'This person {{ traits | map(attribute="description") | join("; ") }}.'
+    folder = templates_with(tmp_path / "own", "portrait_text", line, '{{ "" }}')
+
+    with pytest.raises(UsageError, match="portrait_text"):
+        prepared(tmp_path / "build", tiny(templates=folder))
+
+
+def test_unknown_slug_in_sampling_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no dimension 'opennes'"):
+        prepared(tmp_path, tiny(sampling={"dimensions": ["opennes"]}))
+
+
+def test_refused_build_leaves_a_folder_that_another_configuration_can_use(tmp_path: Path) -> None:
+    with pytest.raises(UsageError):
+        prepared(tmp_path, tiny(pairs=5))
+
+    prepared(tmp_path, tiny())
+
+
+def test_locked_folder_names_no_process_that_it_does_not_know(tmp_path: Path) -> None:
+    with locked(tmp_path):
+        os.truncate(tmp_path / ".lock", 0)
+        with pytest.raises(UsageError, match=r"\(process unknown\)"), locked(tmp_path):
+            pass
