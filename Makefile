@@ -62,6 +62,11 @@ torch-cpu:
 torch-cuda:
 	@torch=$$(grep '^torch==' $(LOCK)); VIRTUAL_ENV=$(VENV) $(UV) pip install --quiet --no-deps $$torch
 
+# The name of a runner that there is none of must not mean the local one.
+ifeq ($(filter $(RUNNER),local dataflow flink),)
+$(error RUNNER is '$(RUNNER)'; the runners are local, dataflow and flink)
+endif
+
 build-dataset: $(STAMP) ## Build CONFIG into OUTPUT (default: 64 pairs by the packaged model, no GPU and no account)
 	@if [ "$(ENGINE)" = none ] && ! grep -Eq 'kind: *(openai|replay)' $(CONFIG); then \
 		echo "error: vLLM has no wheel for $$(uname -sm); set engine.kind to openai in $(CONFIG) and engine.base_urls to a server (vLLM, Ollama, llama.cpp, a provider)"; \

@@ -107,8 +107,9 @@ class Runner:
 def _run(phase: Phase, name: str, folder: str, plan: BuildPlan, run: Runner, observer: Observer) -> None:
     """Run a phase for the shards that have no file yet."""
     shards = plan.shards()
-    done = [spec for spec in shards if _is_done(plan, folder, spec)]
-    todo = [spec for spec in shards if spec not in done]
+    is_done = {spec: _is_done(plan, folder, spec) for spec in shards}
+    done = [spec for spec in shards if is_done[spec]]
+    todo = [spec for spec in shards if not is_done[spec]]
     observer.phase_begins(name, plan, done, todo)
     try:
         if todo:

@@ -49,6 +49,8 @@ class Display(Observer):
         """Begin to follow the phase."""
         if done:
             self._console.print(f"{name}: {len(done)} of {len(done) + len(todo)} shards are there already")
+        if not todo:
+            return
         self._over.clear()
         self._watcher = threading.Thread(target=self._watch, args=(_Phase(name, plan, todo),), daemon=True)
         self._watcher.start()
@@ -99,11 +101,17 @@ class Display(Observer):
             soft_wrap=True,
         )
         if shortfall:
-            say(f"[yellow]short[/] of {2 * counts.pairs_asked} asked for by {shortfall}; see rejected/", soft_wrap=True)
+            say(
+                f"[yellow]short[/] of {2 * counts.pairs_asked} asked for by {shortfall}; rejected/ holds each with its "
+                "reason: more attempts help against bad replies, more pairs (or a lower history.min_support) against "
+                "missing histories",
+                soft_wrap=True,
+            )
         for reason, number in sorted(counts.rejected.items(), key=lambda entry: -entry[1]):
             say(f"  rejected {number:>6}  {reason}")
         seconds = sum(run.seconds for run in manifest.runs)
-        say(f"  {counts.prompt_tokens} prompt and {counts.completion_tokens} completion tokens, {seconds:.0f} s")
+        spent = f"{counts.prompt_tokens} prompt and {counts.completion_tokens} completion tokens"
+        say(f"  {spent} in all attempts, {seconds:.0f} s")
         say(f"in    {escape(str(folder))}", soft_wrap=True)
         say(f"look  everyuser inspect {escape(str(folder))}", soft_wrap=True)
         say(f'load  datasets.load_dataset("{escape(str(folder))}")', soft_wrap=True)
@@ -116,6 +124,9 @@ class _Phase:
         self.name = name
         self._output = plan.output
         self._shards = len(todo)
+        self._starts_a_server = plan.config.engine.kind == "vllm" and (
+            name == "pairs" or plan.config.portrait == "model"
+        )
         self._pairs = sum(spec.count for spec in todo)
         self._before = progress.total(plan.output)
         self._started = time.monotonic()
@@ -152,7 +163,7 @@ class _Phase:
         done = self.completed()
         if 0 < done < self._pairs:
             parts.append(f"{seconds / done * (self._pairs - done):.0f} s left")
-        elif not done and self.name == "pairs" and not counts.get("requests_sent"):
+        elif self._starts_a_server and not counts.get("requests_sent"):
             parts.append("starting the model")
         return ", ".join(parts)
 

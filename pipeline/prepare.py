@@ -91,8 +91,10 @@ def prepare(config: BuildConfig, output: Path) -> tuple[BuildPlan, Manifest, Cou
         )
         write_manifest(output, found)
     elif found.fingerprint != fingerprint:
+        differences = _differences(found.parts, parts)
+        more = f"; and {len(differences) - 3} more" if len(differences) > 3 else ""
         raise UsageError(
-            f"{output} holds another build: {'; '.join(_differences(found.parts, parts)) or 'fingerprint'}; "
+            f"{output} holds another build: {'; '.join(differences[:3]) or 'fingerprint'}{more}; "
             "choose another --output, or go back to the earlier configuration"
         )
     remove_temporary(output)
@@ -144,7 +146,7 @@ def _check_histories(config: BuildConfig, split: str, posts: int) -> None:
     if min(posts, reach) > items:
         return
     if posts <= reach:
-        found, way_out = f"{posts} posts", f"use more posts, raise splits.{split}"
+        found, way_out = f"{posts} post{'s' * (posts != 1)}", f"use more posts, raise splits.{split}"
     elif len(sizes) > 1:
         found, way_out = f"shards that reach {reach} pairs", "raise shard_pairs or history.blocks"
     else:
@@ -183,7 +185,8 @@ def _differences(before: dict[str, Any], after: dict[str, Any], prefix: str = ""
         if isinstance(old, dict) and isinstance(new, dict):
             result.extend(_differences(old, new, f"{prefix}{key}."))
         elif old != new:
-            result.append(f"{prefix}{key} is {json.dumps(old)[:60]} there and {json.dumps(new)[:60]} now")
+            there, now = (json.dumps(side[key])[:60] if key in side else "not given" for side in (before, after))
+            result.append(f"{prefix}{key} is {there} there and {now} now")
     return result
 
 

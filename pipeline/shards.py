@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from schemas.arrow import hf_metadata
 from schemas.base import UserError
 
-# Arrow's own allocator keeps some 60 MiB for itself; shards are few and large, which malloc serves as fast.
+# Arrow's own allocator keeps tens of MiB for itself; shards are few and large, which malloc serves as fast.
 pa.set_memory_pool(pa.system_memory_pool())
 
 _META = "everyuser"

@@ -132,11 +132,13 @@ class ValidationConfig(Record):
     refusals: tuple[str, ...] = Field(
         (
             r"as an? (?:ai|artificial intelligence|(?:large )?language model)\b",
-            r"i(?:'m| am) (?:just |only )?an? (?:ai|(?:large )?language model|virtual assistant)\b",
+            r"i(?:'m| am) (?:just |only )?an? (?:\w+ )?(?:ai|(?:large )?language model|virtual assistant)\b",
             r"i(?:'m| am) sorry,? but i (?:can(?:no|')t|am unable|won't)\b",
             r"i (?:can(?:no|')t|am (?:not able|unable) to) (?:help (?:you|with)|assist|comply|fulfil)\b",
-            r"^(?:(?:sure|certainly|of course|okay|absolutely)\b[,!. ]*)?here(?:'s| is| are) "
-            r"(?:the|a|an|my|your|one|some) (?:possible |short |sample )?(?:reply|replies|response|comment|answer)",
+            r"here(?:'s| is| are) (?:the|a|an|my|your|one|some) (?:\w+ )?(?:reply|replies|response|comment|answer)s?\b",
+            r"i(?:'d| would) be (?:happy|glad) to (?:help|assist)\b",
+            r"(?:available|provided|possible) (?:replies|responses)\b",
+            r"complete the sentence\b",
             r"(?:write|wrote|writing|draft) (?:a|the|your|my) (?:reply|response)\b",
             r"this (?:reply|response) (?:is|shows|uses|demonstrates)\b",
         ),

@@ -14,6 +14,8 @@ from datasets import load_dataset
 
 from pipeline import dag
 from pipeline.build import build
+from pipeline.generation.journal import read_journal
+from pipeline.generation.requests import Completion
 from pipeline.pairs import open_shard, render_prompts, sample_points
 from pipeline.plan import SPLITS, BuildPlan
 from pipeline.prepare import read_manifest
@@ -254,7 +256,10 @@ def test_counts_of_the_manifest_add_up(bad_build: Built) -> None:
     assert (counts.pairs_accepted, counts.examples) == (len(pool), len(data))
     assert counts.pairs_lost == sum(row["final"] for row in rejections)
     assert counts.pairs_asked == counts.pairs_lost + counts.examples // 2
-    assert counts.completion_tokens == sum(row["completion_tokens"] for row in pool)
+    journals = (bad_build.folder / "journal").glob("*.jsonl")
+    spent = [outcome for path in journals for outcome in read_journal(path).values() if isinstance(outcome, Completion)]
+    assert counts.completion_tokens == sum(completion.completion_tokens for completion in spent)
+    assert counts.completion_tokens > sum(row["completion_tokens"] for row in pool)
 
 
 def test_manifest_lists_every_file_with_its_rows_and_hash(bad_build: Built) -> None:
@@ -328,10 +333,10 @@ def test_run_that_loses_too_many_pairs_fails_and_goes_on_when_it_may(tmp_path: P
 
 
 def test_run_that_loses_too_many_pairs_for_want_of_a_history_fails(tmp_path: Path) -> None:
-    history = {"ugc": 1, "pair": 1, "min_support": 0, "blocks": 0}
+    history = {"ugc": 1, "pair": 1, "min_support": 1, "blocks": 0}
 
     with pytest.raises(UserError, match=r"limits\.max_rejected"):
-        run_build(tmp_path / "out", shard_pairs=2, history=history)
+        run_build(tmp_path / "out", history=history)
 
 
 def test_run_without_a_single_pair_fails_whatever_the_limit(tmp_path: Path) -> None:
@@ -431,15 +436,15 @@ def meta_of(asked: int, lost: int) -> dict[str, Any]:
 
 def test_run_that_loses_too_much_early_fails_before_its_end(tmp_path: Path) -> None:
     plan = prepared(tmp_path / "out", tiny())
-    dag.report(meta_of(asked=999, lost=999), plan)
+    dag.report(meta_of(asked=999, lost=999), plan, "pairs")
 
     with pytest.raises(UserError, match=r"1000 of 1001 pairs were "):
-        dag.report(meta_of(asked=2, lost=1), plan)
+        dag.report(meta_of(asked=2, lost=1), plan, "pairs")
 
 
 def test_run_that_loses_as_much_as_it_may_goes_on(tmp_path: Path) -> None:
     plan = prepared(tmp_path / "out", tiny())
 
-    dag.report(meta_of(asked=2000, lost=1000), plan)
+    dag.report(meta_of(asked=2000, lost=1000), plan, "pairs")
 
-    assert tally(plan.output).get("lost") == 1000
+    assert tally(plan.output).get("pairs/lost") == 1000

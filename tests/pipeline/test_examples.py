@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from pipeline.plan import BuildPlan, ShardSpec
 from pipeline.resources import resources
 from pipeline.shards import read_meta, read_shard
 from preference_space.direction import from_released, verbalise
+from schemas.config import HistoryConfig
 from tests.pipeline.helpers import body_of, fill_pool, good_reply, prepared, reply, specs_of, tiny
 from tests.stub import good_text
 
@@ -285,7 +287,9 @@ def test_histories_come_from_the_other_blocks_too(tmp_path: Path) -> None:
 
 
 def test_pairs_without_a_history_are_rejected_with_the_reason(tmp_path: Path) -> None:
-    plan = plan_with_pool(tmp_path, shard_pairs=4, history={"ugc": 2, "pair": 2, "min_support": 0, "blocks": 0})
+    plan = plan_with_pool(tmp_path, shard_pairs=4, history={"ugc": 1, "pair": 0, "min_support": 0, "blocks": 0})
+    longer = HistoryConfig(ugc=2, pair=2, min_support=0, blocks=0)
+    plan = replace(plan, config=plan.config.model_copy(update={"history": longer}))
 
     assert stored(plan) == []
 

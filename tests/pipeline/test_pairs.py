@@ -333,8 +333,8 @@ def test_footers_count_the_shard(tmp_path: Path) -> None:
         "examples": 0,
         "lost": 3,
         "rejected": {"generate/http_400": 1, "validate/too_short": 2},
-        "prompt_tokens": 9 * 200,
-        "completion_tokens": 9 * 60,
+        "prompt_tokens": 23 * 100,
+        "completion_tokens": 23 * 30,
     }
 
 

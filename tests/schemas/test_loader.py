@@ -64,7 +64,7 @@ def test_lists_and_maps_become_typed_records(tmp_path: Path) -> None:
             "rho",
         ),
         ("pairs: 1\nengine: {kind: vllm, devise: cpu}\n", "engine.devise", "device"),
-        ("pairs: 1\nengine: {kind: openai, base_urls: [u], in_fligt: 3}\n", "engine.in_fligt", "in_flight"),
+        ("pairs: 1\nengine: {kind: openai, base_urls: ['http://u/v1'], in_fligt: 3}\n", "engine.in_fligt", "in_flight"),
         ("pairs: 1\nengine: {kind: replay, journal: j, jurnal: k}\n", "engine.jurnal", "journal"),
     ],
 )
@@ -83,7 +83,7 @@ def test_unknown_key_like_no_other_lists_the_known_ones(tmp_path: Path) -> None:
 
 
 def test_key_of_another_engine_is_not_suggested(tmp_path: Path) -> None:
-    message = refusal(write(tmp_path, "pairs: 1\nengine: {kind: replay, journal: j, base_urls: [u]}\n"))
+    message = refusal(write(tmp_path, "pairs: 1\nengine: {kind: replay, journal: j, base_urls: ['http://u/v1']}\n"))
 
     assert "unknown key 'engine.base_urls'" in message
     assert "did you mean" not in message

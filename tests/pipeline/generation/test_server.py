@@ -23,9 +23,9 @@ from pipeline.progress import tally
 from schemas.base import UserError
 from schemas.config import GenerationConfig, RequestsConfig, VllmEngine
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 """Seconds after which a test that waits has failed."""
-GONE_SECONDS = 20.0
+GONE_SECONDS = 60.0
 """A server lingers some seconds after its last client."""
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the guard is for POSIX systems")
@@ -56,7 +56,7 @@ def make_requests(count: int, start: int = 0) -> list[Request]:
 def connected(folder: Path, spec: Spec, in_flight: int = 4, retries: int = 3) -> Iterator[Client]:
     folder.mkdir(exist_ok=True)
     counts = tally(folder)
-    config = RequestsConfig(timeout_seconds=20.0, retries=retries, max_wait_seconds=20.0, outage_seconds=20.0)
+    config = RequestsConfig(timeout_seconds=60.0, retries=retries, max_wait_seconds=60.0, outage_seconds=60.0)
     client = Client(ServedEndpoint(spec, counts), {}, in_flight, config, counts)
     try:
         yield client
