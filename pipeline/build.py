@@ -138,13 +138,14 @@ def _check_losses(plan: BuildPlan) -> None:
 
 def _finish(plan: BuildPlan, manifest: Manifest) -> Manifest:
     counts = count_rows(plan)
-    write_card(plan, counts)
+    files = file_entries(plan)
+    write_card(plan, counts, files)
     update = {
         "status": "complete",
         "name": plan.config.name,
         "config": plan.config.model_dump(mode="json"),
         "counts": counts,
-        "files": file_entries(plan),
+        "files": files,
     }
     return manifest.model_copy(update=update)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
 
 from pipeline.plan import SPLITS, BuildPlan
 from pipeline.shards import read_meta, write_text
@@ -50,14 +52,21 @@ def file_entries(plan: BuildPlan) -> tuple[FileEntry, ...]:
     return tuple(entries)
 
 
-def write_card(plan: BuildPlan, counts: Counts) -> None:
-    """`README.md`: its header names the files of each split."""
-    # A split without a row would make the whole dataset unreadable.
-    rows = dict.fromkeys(SPLITS, 0)
-    for spec in plan.shards():
-        rows[spec.split] += (read_meta(plan.path("data", spec)) or {}).get("examples", 0)
+def write_card(plan: BuildPlan, counts: Counts, files: Sequence[FileEntry]) -> None:
+    """`README.md`: its header names the files of each split, and their sizes.
+
+    `datasets` keeps what it has loaded under a hash of this header: without the sizes, another build in a folder of
+    the same name would be answered with the first one's rows. A split without rows would make all unreadable.
+    """
+    sizes = {split: [e for e in files if Path(e.path).name.startswith(f"{split}-")] for split in SPLITS}
+    rows = {split: sum(entry.rows for entry in entries) for split, entries in sizes.items()}
+    size = {split: sum(entry.bytes for entry in entries) for split, entries in sizes.items()}
     present = [split for split in SPLITS if rows[split]]
     header = "\n".join(f"  - split: {split}\n    path: data/{split}-*.parquet" for split in present)
+    splits = "\n".join(
+        f"  - name: {split}\n    num_bytes: {size[split]}\n    num_examples: {rows[split]}" for split in present
+    )
+    total = sum(size[split] for split in present)
     reasons = "\n".join(f"| {reason} | {number} |" for reason, number in counts.rejected.items())
     funnel = f"\n| rejected attempts | count |\n|---|---|\n{reasons}\n" if reasons else ""
     write_text(
@@ -67,6 +76,12 @@ configs:
 - config_name: default
   data_files:
 {header}
+dataset_info:
+  config_name: default
+  splits:
+{splits}
+  download_size: {total}
+  dataset_size: {total}
 tags:
 - preference
 - personalization

@@ -106,7 +106,7 @@ def test_shortfall_and_reasons_are_reported(tmp_path: Path) -> None:
 
     rejected = len(rows_of(tmp_path / "out" / "rejected" / "examples"))
     assert rejected
-    assert f"short of 120 asked for by {2 * rejected}; see rejected/" in result.out
+    assert f"short of 120 asked for by {2 * rejected}; rejected/ holds each" in result.out
     assert f"  rejected {rejected:>6}  assemble/history_without_support" in result.out
 
 

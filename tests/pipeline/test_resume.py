@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from datasets import load_dataset
 
 from schemas.manifest import Manifest
 from tests.stub import StubServer, completion, good, good_text
@@ -225,3 +226,14 @@ def test_a_second_build_in_the_same_folder_is_refused(tmp_path: Path) -> None:
 
     assert second.returncode == 2
     assert f"another build is at work there (process {first.pid})" in said
+
+
+def test_another_build_in_a_folder_of_the_same_name_is_not_answered_from_a_cache(built: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "elsewhere" / "out"
+    with StubServer() as stub:
+        finish(write_config(tmp_path, f"{{kind: openai, base_urls: ['{stub.url}']}}", pairs=100), folder)
+
+    first, second = load_dataset(str(built)), load_dataset(str(folder))
+
+    assert sum(split.num_rows for split in first.values()) != 200
+    assert sum(split.num_rows for split in second.values()) == 200
