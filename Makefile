@@ -47,7 +47,7 @@ $(STAMP): $(LOCK) pyproject.toml
 		{ echo "error: 'python -m venv' failed; on Debian or Ubuntu: apt install python3-venv"; exit 1; }
 	@test -x $(UV) || $(call quietly,$(PY) -m pip install --disable-pip-version-check uv==0.13.9)
 	@grep -v '^torch==' $(LOCK) > $(VENV)/lock-without-torch.txt
-	@VIRTUAL_ENV=$(VENV) $(UV) pip install --quiet --no-deps -r $(VENV)/lock-without-torch.txt
+	@VIRTUAL_ENV=$(VENV) $(UV) pip sync --quiet $(VENV)/lock-without-torch.txt
 	@$(MAKE) --no-print-directory torch-$(ENGINE)
 	@VIRTUAL_ENV=$(VENV) $(UV) pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
