@@ -173,7 +173,8 @@ def _user_errors() -> Iterator[None]:
     except Exception as error:
         if re.match(r"KeyboardInterrupt\b", str(error)):
             raise KeyboardInterrupt from error
-        found = re.findall(r"UserError: (.*)", f"UserError: {error}" if isinstance(error, UserError) else str(error))
+        text = f"UserError: {error}" if isinstance(error, UserError) else str(error)
+        found = re.findall(r"(?:User|Usage)Error: (.*)", text)
         if not found:
             raise
         raise UserError(re.sub(r" \[while running '.*", "", found[-1])) from error

@@ -155,6 +155,9 @@ class _Phase:
                 parts.append(f"{counts.get('accepted', 0) / tried:.0%} accepted")
         else:
             parts.append(f"{counts.get('examples/examples', 0)} examples")
+        in_flight = progress.total(self._output)["in_flight"]
+        if in_flight:
+            parts.append(f"{in_flight} in flight")
         tokens = counts.get("completion_tokens", 0)
         if tokens:
             parts.append(f"{tokens / max(seconds, 1e-9):.0f} tokens/s")

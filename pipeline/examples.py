@@ -193,7 +193,7 @@ def store_examples(shard: ExampleShard, plan: BuildPlan) -> dict[str, Any]:
     spent = [outcome for outcome in shard.outcomes if isinstance(outcome, Completion)]
     meta = {
         "fingerprint": plan.fingerprint,
-        "asked": shard.block.own,
+        "asked": shard.spec.count,
         "accepted": 0,
         "examples": len(SIDES) * len(personas),
         "lost": len(rejections),

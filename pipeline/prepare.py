@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from pipeline.pairs import traits
 from pipeline.plan import BuildPlan, cut_shards
-from pipeline.seeds import read_posts, source_fingerprint, split_posts, store_posts
+from pipeline.seeds import read_posts, source_content, split_posts, store_posts
 from pipeline.shards import disk_errors, remove_temporary, write_text
 from preference_space.sampling import Sampler
 from preference_space.space import PreferenceSpace, load_space
@@ -65,11 +65,15 @@ def prepare(config: BuildConfig, output: Path) -> tuple[BuildPlan, Manifest, Cou
     templates = load_templates(Path(config.templates) if config.templates else None)
     Sampler(space, config.sampling, config.seed)
     _try_templates(space, templates)
+    content = source_content(config.seeds)
     parts = {
         "schema_version": SCHEMA_VERSION,
         "space": space.fingerprint,
         "templates": {name: template.fingerprint for name, template in sorted(templates.items())},
-        "seeds": source_fingerprint(config.seeds),
+        "seeds": {
+            "content": content,
+            **config.seeds.model_dump(mode="json", include={"config", "split", "limit", "columns"}),
+        },
         **config.content(),
     }
     fingerprint = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
@@ -79,7 +83,9 @@ def prepare(config: BuildConfig, output: Path) -> tuple[BuildPlan, Manifest, Cou
     found = read_manifest(output)
     if found is None:
         _refuse_strangers(output)
-        _lay_out(config, output, space, templates, dropped)
+        # The very commit that was fingerprinted, should the branch move on meanwhile.
+        seeds = config.seeds.model_copy(update={"revision": content} if config.seeds.is_hub else {})
+        _lay_out(config.model_copy(update={"seeds": seeds}), output, space, templates, dropped)
         found = Manifest(
             schema_version=SCHEMA_VERSION,
             status="incomplete",
@@ -140,6 +146,8 @@ def _check_histories(config: BuildConfig, split: str, posts: int) -> None:
     """Refuse a build in which no history of a split can be filled, before anything is generated."""
     items = config.history.ugc + config.history.pair
     sizes = [spec.count for spec in cut_shards(config) if spec.split == split]
+    if sizes and not posts:
+        raise UsageError(f"splits: '{split}' gets pairs but no post; use more posts, or set splits.{split} to 0")
     if not sizes or not items:
         return
     reach = min(sizes) * min(len(sizes), 1 + config.history.blocks)
@@ -159,15 +167,20 @@ def _check_histories(config: BuildConfig, split: str, posts: int) -> None:
 
 def _try_templates(space: PreferenceSpace, templates: dict[str, Template]) -> None:
     """Render every template with few and with many traits: an undefined attribute is told before the first row."""
-    post = SeedPost(id="trial", title="A trial title", text="A trial text.", topics=("trial",))
+    posts = (
+        SeedPost(id="trial", title="A trial title", text="A trial text.", topics=("trial",)),
+        SeedPost(id="trial", title="A trial title"),
+        SeedPost(id="trial", text="A trial text."),
+    )
     direction = np.where(np.arange(len(space)) % 2 == 0, 1, -1).astype(np.int8)
     for active in (1, len(space)):
         some = np.where(np.arange(len(space)) < active, direction, 0).astype(np.int8)
         for name, template in templates.items():
-            blocks = template.render(post=post, traits=traits(space, some))
-            for block, text in blocks.items():
-                if block != "system" and not text:
-                    raise UsageError(f"template {template.origin}: its block '{block}' renders to nothing ({name})")
+            for post in posts:
+                blocks = template.render(post=post, traits=traits(space, some))
+                for block, text in blocks.items():
+                    if block != "system" and not text:
+                        raise UsageError(f"template {template.origin}: its block '{block}' renders to nothing ({name})")
 
 
 def _refuse_strangers(output: Path) -> None:

@@ -29,15 +29,9 @@ _ROWS_PER_GROUP = 1024
 _FIELDS = ("id", "title", "text", "topics")
 
 
-def source_fingerprint(config: SeedsConfig) -> str:
-    """Identifies the posts that `config` names: a file's content, or a Hub dataset's commit."""
-    if config.path.startswith("hf://"):
-        content = _hub_commit(config)
-    else:
-        path = _file(config)
-        content = _hash_file(path)
-    rest = orjson.dumps([config.limit, config.columns, config.split, config.config], option=orjson.OPT_SORT_KEYS)
-    return hashlib.sha256(content.encode() + rest).hexdigest()[:16]
+def source_content(config: SeedsConfig) -> str:
+    """Identifies the posts that `config` names: a Hub dataset's commit, or a hash of a file's content."""
+    return _hub_commit(config) if config.is_hub else _hash_file(_file(config))
 
 
 def read_posts(config: SeedsConfig, dropped: Counter[str]) -> Iterator[SeedPost]:
@@ -135,7 +129,7 @@ def _post(config: SeedsConfig, number: int, row: Mapping[str, Any]) -> SeedPost 
 
 
 def _rows(config: SeedsConfig) -> Iterator[Mapping[str, Any]]:
-    if config.path.startswith("hf://"):
+    if config.is_hub:
         yield from _hub_rows(config)
         return
     path = _file(config)

@@ -84,8 +84,7 @@ class Sampler:
             points[offending] = self._points(key, records[offending], weights[offending])
             offending = offending[self._is_forbidden(points[offending])]
         for combination in self._forbidden:
-            hit = np.all([points[:, d] == level for d, level in combination], axis=0)
-            points[hit, combination[-1][0]] = 0
+            points[_has(points, combination), combination[-1][0]] = 0
         return points
 
     def _points(self, stream: int, records: npt.NDArray[np.int64], weights: npt.NDArray[np.float64]) -> Direction:
@@ -108,8 +107,16 @@ class Sampler:
     def _is_forbidden(self, points: Direction) -> npt.NDArray[np.bool_]:
         hit = np.zeros(len(points), dtype=bool)
         for combination in self._forbidden:
-            hit |= np.all([points[:, d] == level for d, level in combination], axis=0)
+            hit |= _has(points, combination)
         return hit
+
+
+def _has(points: Direction, combination: list[tuple[int, int]]) -> npt.NDArray[np.bool_]:
+    """Which points, or their mirror images, have a combination: the opposite person is written and published, too."""
+    found = np.zeros(len(points), dtype=bool)
+    for side in (1, -1):
+        found |= np.all([points[:, d] == side * level for d, level in combination], axis=0)
+    return found
 
 
 def _slugs(config: SamplingConfig) -> list[str]:

@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, JsonValue, model_validator
+from pydantic import Field, JsonValue, field_validator, model_validator
 
 from schemas.base import Record
 
@@ -34,6 +35,11 @@ class SeedsConfig(Record):
         "Without an `id` column posts are numbered; a `topics` column holds a list, or one string with commas.",
     )
 
+    @property
+    def is_hub(self) -> bool:
+        """Whether the posts are a dataset of the Hub."""
+        return self.path.startswith("hf://")
+
 
 class SplitsConfig(Record):
     """Shares of the pairs, and of the posts, in each split. No post is in two splits."""
@@ -55,7 +61,11 @@ class Marginal(Record):
     weight: float = Field(
         1.0, ge=0, description="Relative weight of the dimension when active ones are drawn; 0 keeps it neutral."
     )
-    positive: Share = Field(0.5, description="Probability of the positive pole, given that the dimension is active.")
+    positive: Share = Field(
+        0.5,
+        description="Probability of the positive pole, given that the dimension is active. It shapes how poles go "
+        "together; taken alone they are even, as each pair is also emitted mirrored.",
+    )
 
 
 class Correlation(Record):
@@ -87,7 +97,9 @@ class SamplingConfig(Record):
         default=(), description="List of `{a, b, rho}`: latent correlation of two dimensions' poles."
     )
     forbidden: tuple[Annotated[dict[str, Literal["positive", "negative"]], Field(min_length=1)], ...] = Field(
-        default=(), description="Combinations that never occur together, each a map of slug to pole."
+        default=(),
+        description="Combinations that never occur together, neither in a person nor in the opposite one, each a map "
+        "of slug to pole.",
     )
 
     @model_validator(mode="after")
@@ -128,7 +140,9 @@ class ValidationConfig(Record):
     repeated_share: Share = Field(
         0.5, description="A reply of which more than this share of word trigrams is repeated is rejected as a loop."
     )
-    language: str | None = Field(None, description="Expected ISO 639-1 code (`en`); not checked when null.")
+    language: Annotated[str, Field(pattern=r"^[a-z]{2}$")] | None = Field(
+        None, description="Expected ISO 639-1 code (`en`); not checked when null."
+    )
     refusals: tuple[str, ...] = Field(
         (
             r"as an? (?:ai|artificial intelligence|(?:large )?language model)\b",
@@ -154,6 +168,16 @@ class ValidationConfig(Record):
         ),
         description="Regular expressions (case-insensitive, per line) that mark markup or chat-template junk.",
     )
+
+    @field_validator("refusals", "markup")
+    @classmethod
+    def _compile(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:
+        for pattern in patterns:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"'{pattern}' is not a regular expression: {error}") from None
+        return patterns
 
 
 class HistoryConfig(Record):

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import random
 import threading
+import urllib.request
 from collections import deque
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ except ImportError:  # Windows
 
 _LONGEST_PAUSE = 30.0
 """Seconds: the longest wait between two tries that we choose ourselves."""
+_CONNECT_SECONDS = 10.0
 _SHORTEST_PAUSE = 0.1
 """Seconds: the shortest, even where a server says 'at once' and is busy again."""
 _ALONE_AFTER = 2
@@ -44,7 +46,9 @@ class Endpoint:
 
 
 class Endpoints(Protocol):
-    """Gives out endpoints, and waits while there is none."""
+    """Gives out endpoints, and waits while there is none. `local` ones are on this machine's loopback interface."""
+
+    local: bool
 
     async def open(self) -> None:
         """Make sure that something answers; raises `UserError`."""
@@ -54,6 +58,9 @@ class Endpoints(Protocol):
 
     def release(self, endpoint: Endpoint, reached: bool) -> None:
         """Tell that the request has ended, and whether anything had listened there."""
+
+    def reachable(self) -> bool:
+        """Whether there is an endpoint that was not out of reach when it was last tried."""
 
     def life(self) -> int:
         """How often a server has been restarted so far."""
@@ -155,6 +162,7 @@ class Client:
 
     def close(self) -> None:
         """Drop what is queued, end what is in flight, and stop the thread."""
+        self._fail(UserError("the build was stopped"))
         if self._loop.is_running():
             self._wait_for(self._stop())
             self._loop.call_soon_threadsafe(self._loop.stop)
@@ -171,7 +179,9 @@ class Client:
     async def _start(self) -> None:
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0),
-            timeout=aiohttp.ClientTimeout(total=self._config.timeout_seconds),
+            timeout=aiohttp.ClientTimeout(total=self._config.timeout_seconds, sock_connect=_CONNECT_SECONDS),
+            # Looking for proxies at every request costs; few machines have one.
+            trust_env=bool(urllib.request.getproxies()) and not self._endpoints.local,
             headers=self._headers,
             cookie_jar=aiohttp.DummyCookieJar(),
         )
@@ -259,30 +269,35 @@ class Client:
                     return Failure(answer.reason, answer.detail)
 
     async def _post(self, endpoint: Endpoint, request: Request) -> Completion | Failure | Busy | Transient:
-        self._tally.add("requests_sent", 1)
         reached = True
         try:
             async with self._session.post(endpoint.url, data=request.body) as response:
                 payload = await response.read()
-        except TimeoutError:
-            return Transient("timeout", f"no reply within {self._config.timeout_seconds:g} s")
-        except aiohttp.ClientConnectorError as error:
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             reached = False
-            self._note_outage(f"{type(error).__name__}: {error}")
-            return Transient("unreachable", str(error))
+            failure = Transient("unreachable", f"{type(error).__name__}: {error}")
+        except TimeoutError:
+            failure = Transient("timeout", f"no reply within {self._config.timeout_seconds:g} s")
         except (aiohttp.ClientError, OSError) as error:
-            return Transient("connection", f"{type(error).__name__}: {error}")
+            failure = Transient("connection", f"{type(error).__name__}: {error}")
+        else:
+            self._failing_since = None
+            if self._key and response.status != 200:
+                # A server may quote the key that it refuses; details go into the journal and the rejections.
+                payload = payload.replace(self._key, b"***")
+            return classify(response.status, response.headers, payload, endpoint.url)
         finally:
             self._endpoints.release(endpoint, reached)
-        self._failing_since = None
-        if self._key and response.status != 200:
-            # A server may quote the key that it refuses; details go into the journal and the rejections.
-            payload = payload.replace(self._key, b"***")
-        return classify(response.status, response.headers, payload, endpoint.url)
+            self._tally.add("requests_sent", int(reached))
+        if not reached:
+            self._note_outage(failure.detail)
+        return failure
 
     def _note_outage(self, detail: str) -> None:
         now = self._loop.time()
-        if self._failing_since is None:
+        if self._endpoints.reachable():
+            self._failing_since = None
+        elif self._failing_since is None:
             self._failing_since = now
         elif now - self._failing_since > self._config.outage_seconds:
             raise UserError(

@@ -29,6 +29,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 LOCK_SUFFIX = ".lock"
+_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""Loopback is asked directly, whatever proxy the environment names."""
 _LINGER_SECONDS = 5.0
 """How long the server outlives its last client: the next phase of a build finds it warm."""
 _FORGIVEN_SECONDS = 600.0
@@ -186,7 +188,7 @@ def _free_port() -> int:
 
 def _healthy(port: int) -> bool:
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=10) as response:
+        with _OPENER.open(f"http://127.0.0.1:{port}/health", timeout=10) as response:
             return bool(response.status == 200)
     except (OSError, ValueError):
         return False

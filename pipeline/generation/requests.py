@@ -40,6 +40,11 @@ class Failure:
     reason: str
     detail: str
 
+    @property
+    def may_pass(self) -> bool:
+        """Whether it lay in the circumstances: then a resumed run asks again. A 4xx answer would be the same."""
+        return not self.reason.startswith("http_4")
+
 
 Outcome = Completion | Failure
 

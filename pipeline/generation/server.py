@@ -81,6 +81,8 @@ def _environment(on_cpu: bool) -> dict[str, str]:
 class ServedEndpoint:
     """The link to a guard: starts one where there is none, follows its state, and says so when it fails."""
 
+    local = True
+
     def __init__(self, spec: Spec, tally: Tally) -> None:
         self._spec = spec
         self._tally = tally
@@ -109,6 +111,10 @@ class ServedEndpoint:
     def release(self, endpoint: Endpoint, reached: bool) -> None:
         """One server takes all: nothing to count."""
 
+    def reachable(self) -> bool:
+        """There is no other server to try."""
+        return False
+
     def life(self) -> int:
         """Which server this is: 0 for the first, and one more for each restart."""
         return self._life if self._url else self._life + 1
@@ -127,11 +133,11 @@ class ServedEndpoint:
             except OSError as error:
                 await self._set("", f"cannot start the server's guard: {error}")
                 return
-            try:
+            # A guard that is killed may leave a reset, or half a line.
+            with contextlib.suppress(OSError, ValueError):
                 while line := await reader.readline():
                     await self._heed(json.loads(line), first_life)
-            finally:
-                writer.close()
+            writer.close()
             if self._error is not None:
                 return
             # The guard was killed. Its server goes with it, but not that server's children.

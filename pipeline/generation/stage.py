@@ -15,12 +15,13 @@ from apache_beam.utils.windowed_value import WindowedValue
 from pipeline.generation.client import Client, Endpoints, Ticket
 from pipeline.generation.endpoints import FixedEndpoints
 from pipeline.generation.journal import JournalWriter, read_journal
-from pipeline.generation.requests import Outcome, Request
+from pipeline.generation.requests import Failure, Outcome, Request
 from pipeline.generation.server import ServedEndpoint, server_spec
 from pipeline.plan import BuildPlan
 from pipeline.progress import tally
+from pipeline.shards import disk_errors
 from schemas.base import UserError
-from schemas.config import OpenAiEngine, ReplayEngine
+from schemas.config import OpenAiEngine, ReplayEngine, VllmEngine
 
 _SHARDS_AHEAD = 8
 """Shards that wait for stragglers at once, at most: bounds memory when one row is very slow."""
@@ -48,24 +49,11 @@ class Generator:
         self._known: dict[str, dict[str, Outcome]] = {}
         self._writers: dict[str, JournalWriter] = {}
         self._tally = tally(plan.output)
+        self._plan = plan
         self._client: Client | None = None
-        engine = plan.config.engine
-        if isinstance(engine, ReplayEngine):
-            self._folder = Path(engine.journal)
-            return
-        model = plan.config.generation.model
-        headers: dict[str, str] = {}
-        endpoints: Endpoints
-        if isinstance(engine, OpenAiEngine):
-            key = os.environ.get(engine.api_key_env)
-            if key:
-                headers["Authorization"] = f"Bearer {key}"
-            endpoints = FixedEndpoints(engine.base_urls, model, headers)
-        else:
-            log = plan.output / "logs" / "model-server.log"
-            log.parent.mkdir(parents=True, exist_ok=True)
-            endpoints = ServedEndpoint(server_spec(engine, model, log), self._tally)
-        self._client = Client(endpoints, headers, engine.in_flight, plan.config.requests, self._tally)
+        self._replays = isinstance(plan.config.engine, ReplayEngine)
+        if isinstance(plan.config.engine, ReplayEngine):
+            self._folder = Path(plan.config.engine.journal)
 
     @property
     def wants_more(self) -> bool:
@@ -79,15 +67,19 @@ class Generator:
             self._known[journal] = read_journal(path)
         known = self._known[journal]
         outcomes = [known.get(request.key) for request in requests]
+        if not self._replays:
+            outcomes = [None if isinstance(o, Failure) and o.may_pass else o for o in outcomes]
         missing = [(k, request) for k, request in enumerate(requests) if outcomes[k] is None]
         ticket = Ticket(outcomes, len(missing))
         self._tally.add("requests_replayed", len(requests) - len(missing))
-        if missing and self._client is None:
+        if missing and self._replays:
             raise UserError(
                 f"engine replay: {path} lacks {len(missing)} of {len(requests)} completions; "
                 "the journal belongs to another configuration, or to a build that was not finished"
             )
-        if missing and self._client is not None:
+        if missing:
+            # Only now: a build of which the journals know everything needs no model.
+            self._client = self._client or _connect(self._plan)
             if journal not in self._writers:
                 self._writers[journal] = JournalWriter(path)
             self._client.submit(missing, ticket, self._writers[journal])
@@ -111,6 +103,25 @@ class Generator:
             self._client.close()
         for journal in [*self._writers]:
             self.finish(journal)
+
+
+def _connect(plan: BuildPlan) -> Client:
+    engine, model, counts = plan.config.engine, plan.config.generation.model, tally(plan.output)
+    headers: dict[str, str] = {}
+    endpoints: Endpoints
+    if isinstance(engine, OpenAiEngine):
+        key = os.environ.get(engine.api_key_env)
+        if key:
+            headers["Authorization"] = f"Bearer {key}"
+        endpoints = FixedEndpoints(engine.base_urls, model, headers)
+    elif isinstance(engine, VllmEngine):
+        log = plan.output / "logs" / "model-server.log"
+        with disk_errors(log):
+            log.parent.mkdir(parents=True, exist_ok=True)
+        endpoints = ServedEndpoint(server_spec(engine, model, log), counts)
+    else:
+        raise TypeError(f"engine {engine.kind} has no endpoint")
+    return Client(endpoints, headers, engine.in_flight, plan.config.requests, counts)
 
 
 _generators: dict[BuildPlan, Generator] = {}
