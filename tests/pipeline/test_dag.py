@@ -371,16 +371,30 @@ def test_shard_that_is_damaged_is_named(tmp_path: Path) -> None:
 
 
 def test_shard_that_was_deleted_is_built_again_from_the_journal(tmp_path: Path) -> None:
-    with pytest.raises(UserError):
-        run_build(tmp_path / "out", sometimes_bad, limits={"max_rejected": 0})
-    shard = tmp_path / "out" / "pool" / "train-00001-of-00003.parquet"
-    before = shard.read_bytes()
-    shard.unlink()
+    run_build(tmp_path / "out")
+    lost = [tmp_path / "out" / folder / "train-00001-of-00003.parquet" for folder in ("pool", "data")]
+    before = [shard.read_bytes() for shard in lost]
+    for shard in lost:
+        shard.unlink()
 
     _, stub = run_build(tmp_path / "out", always_bad)
 
-    assert shard.read_bytes() == before
+    assert [shard.read_bytes() for shard in lost] == before
     assert stub.bodies == []
+
+
+def test_row_that_failed_by_circumstance_is_asked_again_by_a_resumed_run(tmp_path: Path) -> None:
+    async def garbled(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        return web.Response(text="not JSON")
+
+    with pytest.raises(UserError):
+        run_build(tmp_path / "out", garbled, attempts=1, requests={"retries": 0})
+    for shard in (tmp_path / "out" / "pool").glob("*.parquet"):
+        shard.unlink()
+
+    manifest, _ = run_build(tmp_path / "out", attempts=1, requests={"retries": 0})
+
+    assert manifest.counts.pairs_accepted == 60
 
 
 def test_endpoint_that_does_not_answer_is_told_in_one_line(tmp_path: Path) -> None:

@@ -135,7 +135,7 @@ def test_engine_limits_requests_and_name_may_change(tmp_path: Path, keys: dict[s
         ({"validation": {"language": "en"}}, 'validation.language is null there and "en" now'),
         ({"sampling": {"active_max": 5}}, "sampling.active_max is 6 there and 5 now"),
         ({"portrait": "model"}, 'portrait is "template" there and "model" now'),
-        ({"seeds": {"limit": 200}}, "seeds is "),
+        ({"seeds": {"limit": 200}}, "seeds.limit is "),
     ],
 )
 def test_other_build_in_the_folder_is_refused_and_the_difference_named(
@@ -177,7 +177,7 @@ def test_changed_seed_file_is_refused(tmp_path: Path) -> None:
     prepared(tmp_path / "build", tiny(seeds={"path": str(path)}))
     write_posts(path, 61)
 
-    with pytest.raises(UsageError, match="holds another build: seeds is "):
+    with pytest.raises(UsageError, match=r"holds another build: seeds\.content is "):
         prepared(tmp_path / "build", tiny(seeds={"path": str(path)}))
 
 

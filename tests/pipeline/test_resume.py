@@ -173,7 +173,9 @@ def test_ctrl_c_stops_with_one_line_and_loses_nothing(tmp_path: Path) -> None:
 
     with StubServer(slowly) as stub:
         config = write_config(tmp_path, f"{{kind: openai, base_urls: ['{stub.url}'], in_flight: 8}}")
-        process = start(config, tmp_path / "out")
+        # Where the tests run in the background, SIGINT is ignored, and so by all that they start.
+        heeding = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+        process = start(config, tmp_path / "out", **heeding)
         wait_until(lambda: len(stub.bodies) >= 100, process)
         process.send_signal(signal.SIGINT)
         said, _ = process.communicate(timeout=60)

@@ -366,7 +366,7 @@ def test_points_without_a_forbidden_combination_stay_as_they_are() -> None:
 
     points = draw(space_of("a", "b"), config)
 
-    allowed = ~((free[:, 0] == 1) & (free[:, 1] == -1))
+    allowed = free[:, 0] == free[:, 1]
     assert np.array_equal(points[allowed], free[allowed])
 
 
@@ -376,8 +376,8 @@ def test_points_that_hit_a_forbidden_combination_are_drawn_anew_from_what_is_lef
     points = draw(space_of("a", "b"), config)
 
     assert set(active_counts(points)) == {2}
-    for a, b in [(1, 1), (-1, 1), (-1, -1)]:
-        assert_share(((points[:, 0] == a) & (points[:, 1] == b)).mean(), 1 / 3, MANY)
+    for a, b in [(1, 1), (-1, -1)]:  # The opposite person may not have the combination either.
+        assert_share(((points[:, 0] == a) & (points[:, 1] == b)).mean(), 1 / 2, MANY)
 
 
 def test_forbidden_combination_never_occurs_where_every_draw_hits_it() -> None:

@@ -505,7 +505,7 @@ def test_an_outage_that_ends_in_time_costs_no_row(tmp_path: Path) -> None:
         finish(client, submit(client, make_requests(5), tmp_path))
     try:
         ticket = submit(client, make_requests(20, start=5), tmp_path)
-        wait_until(lambda: tally(tmp_path).get("requests_sent") >= 5 + 16, client)  # Some have failed already.
+        time.sleep(2.0)  # Each has found nobody by now, and more often than it may fail otherwise.
         with StubServer(port=port):
             outcomes = finish(client, ticket)
     finally:
