@@ -73,6 +73,8 @@ class Guard:
             # Whoever asked for this server must hear that it failed; the next one gets a new try.
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._met.wait(), _LINGER_SECONDS)
+            # From here on nobody finds this guard: who comes now starts another, and does not get the old failure.
+            Path(listener.getsockname()).unlink(missing_ok=True)
             for writer in [*self._clients]:
                 with contextlib.suppress(OSError):
                     await writer.drain()
