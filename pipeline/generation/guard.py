@@ -74,7 +74,7 @@ class Guard:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._met.wait(), _LINGER_SECONDS)
             # From here on nobody finds this guard: who comes now starts another, and does not get the old failure.
-            Path(listener.getsockname()).unlink(missing_ok=True)
+            Path(listener.getsockname()).unlink(missing_ok=True)  # noqa: ASYNC240 - a local file, once
             for writer in [*self._clients]:
                 with contextlib.suppress(OSError):
                     await writer.drain()
