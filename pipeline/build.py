@@ -7,8 +7,9 @@ import datetime
 import gc
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
@@ -19,8 +20,9 @@ from pipeline import dag, progress
 from pipeline.finish import count_rows, file_entries, write_card
 from pipeline.generation.stage import close_generator
 from pipeline.leaks import find_shared_replies
+from pipeline.mining import gather
 from pipeline.plan import BuildPlan, ShardSpec
-from pipeline.prepare import locked, prepare, write_manifest
+from pipeline.prepare import locked, prepare, with_threads, write_manifest
 from pipeline.shards import read_meta
 from schemas.base import UsageError, UserError
 from schemas.config import BuildConfig
@@ -34,6 +36,12 @@ class Observer:
 
     def prepared(self, plan: BuildPlan, dropped: dict[str, int]) -> None:
         """Everything is checked; work begins."""
+
+    def gathering_begins(self, name: str, plan: BuildPlan, steps: int) -> None:
+        """Threads are read or joined, in so many steps."""
+
+    def gathered(self, counts: Mapping[str, int]) -> None:
+        """The threads are there; `counts` is their funnel."""
 
     def phase_begins(self, name: str, plan: BuildPlan, done: Sequence[ShardSpec], todo: Sequence[ShardSpec]) -> None:
         """A phase has `todo` shards to build; `done` were built by earlier runs."""
@@ -64,6 +72,7 @@ def build(
         started, clock = datetime.datetime.now(datetime.UTC), time.monotonic()
         status: RunStatus = "failed"
         try:
+            plan = _with_threads(plan, run, observer)
             _run(dag.build_pairs, "pairs", "pool", plan, run, observer)
             _check_losses(plan)
             find_shared_replies(plan)
@@ -102,6 +111,29 @@ class Runner:
         except (ImportError, ValueError) as error:
             extra = "; for Dataflow install apache-beam[gcp]" if "dataflow" in name.lower() else ""
             raise UsageError(f"--runner={name}: {' '.join(str(error).split())[:200]}{extra}") from None
+
+
+def _with_threads(plan: BuildPlan, run: Runner, observer: Observer) -> BuildPlan:
+    """Gather the threads of a build that mines, unless an earlier run has."""
+    if plan.config.mining is None:
+        return plan
+    index = gather.read_index(plan)
+    if index is None:
+        for name, phase, steps in (
+            ("read", dag.partition_threads, gather.slices_to_do),
+            ("join", dag.join_threads, gather.parts_to_do),
+        ):
+            todo: Sequence[Any] = steps(plan)
+            observer.gathering_begins(name, plan, len(todo))
+            try:
+                if todo:
+                    with _user_errors(), beam.Pipeline(runner=run.runner, options=run.options) as pipeline:
+                        phase(pipeline, plan, todo)
+            finally:
+                observer.phase_ends()
+        index = gather.index(plan)
+        observer.gathered(index.counts)
+    return with_threads(plan, index)
 
 
 def _run(phase: Phase, name: str, folder: str, plan: BuildPlan, run: Runner, observer: Observer) -> None:

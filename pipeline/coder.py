@@ -7,6 +7,7 @@ import pickle
 from apache_beam import coders
 
 from pipeline.examples import ExampleShard
+from pipeline.mining.annotate import MinedShard
 from pipeline.pairs import PairShard
 
 _ASSUMED_BYTES = 1 << 20
@@ -37,6 +38,6 @@ class ShardCoder(coders.Coder):
 
 
 def register() -> None:
-    """Make Beam use this coder for both kinds of shard."""
-    for kind in (PairShard, ExampleShard):
+    """Make Beam use this coder for every kind of shard."""
+    for kind in (PairShard, MinedShard, ExampleShard):
         coders.registry.register_coder(kind, ShardCoder)

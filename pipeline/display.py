@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -40,19 +40,36 @@ class Display(Observer):
         """Say what was dropped and what will be built."""
         for reason, number in sorted(dropped.items()):
             self._console.print(f"seeds: {number} posts dropped ({reason})")
+        self._console.print(f"building into {escape(str(plan.output))}", soft_wrap=True)
+
+    def gathering_begins(self, name: str, plan: BuildPlan, steps: int) -> None:
+        """Begin to follow the reading or the joining of threads."""
+        if steps:
+            self._follow(_Gathering(name, plan, steps))
+
+    def gathered(self, counts: Mapping[str, int]) -> None:
+        """Say what is left of the threads, and what was dropped."""
         self._console.print(
-            f"building {plan.config.pairs} pairs in {len(plan.shards())} shards into {escape(str(plan.output))}",
-            soft_wrap=True,
+            f"threads: {counts.get('threads/used', 0)} used, of {counts.get('posts/read', 0)} posts and "
+            f"{counts.get('responses/read', 0)} responses read"
         )
+        for reason, number in sorted(counts.items(), key=lambda entry: -entry[1]):
+            if "/" in reason and reason.split("/")[1] not in ("read", "used"):
+                self._console.print(f"  dropped {number:>7}  {reason}")
 
     def phase_begins(self, name: str, plan: BuildPlan, done: Sequence[ShardSpec], todo: Sequence[ShardSpec]) -> None:
         """Begin to follow the phase."""
         if done:
             self._console.print(f"{name}: {len(done)} of {len(done) + len(todo)} shards are there already")
-        if not todo:
-            return
+        pairs = sum(spec.count for spec in (*done, *todo))
+        if name == "pairs":
+            self._console.print(f"pairs: {pairs} to build in {len(done) + len(todo)} shards")
+        if todo:
+            self._follow(_Phase(name, plan, todo))
+
+    def _follow(self, phase: _Steps) -> None:
         self._over.clear()
-        self._watcher = threading.Thread(target=self._watch, args=(_Phase(name, plan, todo),), daemon=True)
+        self._watcher = threading.Thread(target=self._watch, args=(phase,), daemon=True)
         self._watcher.start()
 
     def phase_ends(self) -> None:
@@ -62,7 +79,7 @@ class Display(Observer):
             self._watcher.join()
             self._watcher = None
 
-    def _watch(self, phase: _Phase) -> None:
+    def _watch(self, phase: _Steps) -> None:
         if not self._console.is_terminal:
             while not self._over.wait(_LINE_SECONDS):
                 self._console.print(phase.line(), soft_wrap=True)
@@ -93,7 +110,9 @@ class Display(Observer):
             split = Path(entry.path).name.split("-")[0]
             splits[split] = splits.get(split, 0) + entry.rows
         say = self._console.print
-        shortfall = 2 * counts.pairs_asked - counts.examples
+        config = manifest.config
+        asked = (2 if config["mirror"] else 1) * counts.pairs_asked
+        shortfall = asked - counts.examples
         say(
             f"[bold green]built[/] {counts.examples} examples "
             f"({', '.join(f'{split} {rows}' for split, rows in splits.items())}) "
@@ -102,7 +121,7 @@ class Display(Observer):
         )
         if shortfall:
             say(
-                f"[yellow]short[/] of {2 * counts.pairs_asked} asked for by {shortfall}; rejected/ holds each with its "
+                f"[yellow]short[/] of {asked} asked for by {shortfall}; rejected/ holds each with its "
                 "reason: more attempts help against bad replies, more pairs (or a lower history.min_support) against "
                 "missing histories",
                 soft_wrap=True,
@@ -117,23 +136,69 @@ class Display(Observer):
         say(f'load  datasets.load_dataset("{escape(str(folder))}")', soft_wrap=True)
 
 
-class _Phase:
-    """The figures of one phase, from the tallies."""
+class _Steps:
+    """The figures of something under way, from the tallies since it began."""
 
-    def __init__(self, name: str, plan: BuildPlan, todo: Sequence[ShardSpec]) -> None:
+    def __init__(self, name: str, plan: BuildPlan) -> None:
         self.name = name
         self._output = plan.output
-        self._shards = len(todo)
-        self._starts_a_server = plan.config.engine.kind == "vllm" and (
-            name == "pairs" or plan.config.portrait == "model"
-        )
-        self._pairs = sum(spec.count for spec in todo)
         self._before = progress.total(plan.output)
         self._started = time.monotonic()
 
     def _counts(self) -> dict[str, int]:
         now = progress.total(self._output)
         return {name: now[name] - self._before[name] for name in now}
+
+    def steps(self) -> int:
+        """How many there are."""
+        raise NotImplementedError
+
+    def completed(self) -> int:
+        """How many are done."""
+        raise NotImplementedError
+
+    def facts(self) -> str:
+        """What else there is to say."""
+        raise NotImplementedError
+
+    def line(self) -> str:
+        """The facts as a plain line."""
+        return f"{self.name}: {self.facts()}"
+
+
+class _Gathering(_Steps):
+    """Threads being read or joined."""
+
+    def __init__(self, name: str, plan: BuildPlan, steps: int) -> None:
+        super().__init__(name, plan)
+        self._of = steps
+
+    def steps(self) -> int:
+        """Slices of the input, or parts of its posts."""
+        return self._of
+
+    def completed(self) -> int:
+        """Those that are done."""
+        return self._counts().get("threads/slices" if self.name == "read" else "threads/parts", 0)
+
+    def facts(self) -> str:
+        """One line: slices or parts, posts and responses."""
+        if self.name == "join":
+            return f"{self.completed()}/{self._of} parts"
+        events = self._counts().get("threads/events", 0)
+        return f"{self.completed()}/{self._of} slices, {events} posts and responses"
+
+
+class _Phase(_Steps):
+    """The figures of one phase."""
+
+    def __init__(self, name: str, plan: BuildPlan, todo: Sequence[ShardSpec]) -> None:
+        super().__init__(name, plan)
+        self._shards = len(todo)
+        self._starts_a_server = plan.config.engine.kind == "vllm" and (
+            name == "pairs" or plan.config.portrait != "template"
+        )
+        self._pairs = sum(spec.count for spec in todo)
 
     def steps(self) -> int:
         """Pairs of the phase."""
@@ -169,7 +234,3 @@ class _Phase:
         elif self._starts_a_server and not counts.get("requests_sent"):
             parts.append("starting the model")
         return ", ".join(parts)
-
-    def line(self) -> str:
-        """The facts as a plain line."""
-        return f"{self.name}: {self.facts()}"

@@ -1,9 +1,9 @@
-"""Phase two, as pure functions of a shard: open the pool, assemble personas, portray, validate, store."""
+"""Phase two, as pure functions of a shard: open the pool, assemble personas, validate, store."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,24 +13,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import ValidationError
 
-from pipeline.generation.requests import Completion, Failure, Outcome, Request, make_request
+from pipeline.generation.requests import Completion, Outcome, Request
 from pipeline.history import History, Pool, choose_histories
 from pipeline.leaks import has_shared_reply, read_shared_replies
-from pipeline.pairs import traits, write_rejections
+from pipeline.mining.matching import choose_mined_histories
+from pipeline.pairs import write_rejections
 from pipeline.plan import BuildPlan, ShardSpec
 from pipeline.resources import resources
+from pipeline.rows import EXAMPLE_SCHEMA, Persona, Rows
 from pipeline.shards import read_shard, write_shard
-from pipeline.validate import Fault, clean_reply, judge_text
-from preference_space.direction import Direction, to_released, verbalise
+from pipeline.validate import Fault
 from preference_space.philox import stream_key, uniforms
-from schemas.arrow import arrow_schema
-from schemas.records import Example, PairItem, Rejection, UgcItem
-
-Views = npt.NDArray[np.int64]
-
-EXAMPLE_SCHEMA = arrow_schema(Example)
-SIDES = (1, -1)
-"""A pair is emitted twice: as it stands, and mirrored."""
+from schemas.records import Rejection
 
 
 @dataclass(frozen=True)
@@ -40,16 +34,6 @@ class Block:
     table: pa.Table
     own: int
     pool: Pool
-
-
-@dataclass(frozen=True, slots=True)
-class Persona:
-    """An accepted pair with the history of the person who prefers `chosen`. `portraits` follow `SIDES`."""
-
-    row: int
-    history: History
-    requests: tuple[Request, ...] = ()
-    portraits: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,21 +67,33 @@ def assemble(spec: ShardSpec, plan: BuildPlan) -> ExampleShard:
     order = uniforms(seed, stream_key("order", spec.split), numbers, len(block.pool))[0]
     shift = uniforms(seed, stream_key("shift", spec.split), np.arange(spec.start, spec.start + spec.count), 1)[:, 0]
     personas = []
-    chosen = choose_histories(block.pool, block.own, plan.config.history, order, shift)
-    for row, history in enumerate(chosen):
-        if isinstance(history, str):
-            rejections.append(_rejection(block.table, row, "assemble", Fault(history, "")))
+    for row, histories in enumerate(_choose(spec, plan, block, order, shift)):
+        if isinstance(histories, str):
+            rejections.append(reject(block.table, row, "assemble", Fault(histories, "")))
         else:
-            personas.append(Persona(row, history))
+            personas.append(Persona(row, histories))
     return ExampleShard(spec, block, personas, rejections)
 
 
+def _choose(
+    spec: ShardSpec, plan: BuildPlan, block: Block, order: npt.NDArray[np.float64], shift: npt.NDArray[np.float64]
+) -> Iterator[tuple[History, ...] | str]:
+    """What the shard's source of pairs makes a history of."""
+    config, pool = plan.config.history, block.pool
+    if spec.source == "mined":
+        yield from choose_mined_histories(pool, block.own, config, plan.sides, order, shift)
+        return
+    for history in choose_histories(pool, block.own, config, order, shift):
+        yield history if isinstance(history, str) else (history, history.turned(pool))[: len(plan.sides)]
+
+
 def open_block(spec: ShardSpec, plan: BuildPlan) -> tuple[Block, list[Rejection]]:
-    """Read a shard's pool rows, and `history.blocks` other shards of its split that the seed chooses.
+    """Read a shard's pool rows, and `history.blocks` other shards of its split and source that the seed chooses.
 
     Rows with a reply that also occurs in another split are left out, and the shard's own ones rejected.
     """
-    others = [other for other in plan.shards() if other.split == spec.split and other.index != spec.index]
+    kin = [other for other in plan.shards() if (other.split, other.source) == (spec.split, spec.source)]
+    others = [other for other in kin if other != spec]
     draws = uniforms(plan.config.seed, stream_key("blocks", spec.split), np.array([spec.index]), len(others) + 1)
     chosen = np.argsort(draws[0, : len(others)], kind="stable")[: plan.config.history.blocks]
     shared = read_shared_replies(plan)
@@ -107,12 +103,18 @@ def open_block(spec: ShardSpec, plan: BuildPlan) -> tuple[Block, list[Rejection]
         leaked = has_shared_reply(table, shared)
         if shard is spec:
             fault = Fault("reply_in_another_split", "")
-            rejections = [_rejection(table, int(row), "assemble", fault) for row in np.flatnonzero(leaked)]
+            rejections = [reject(table, int(row), "assemble", fault) for row in np.flatnonzero(leaked)]
         tables.append(table.filter(pa.array(~leaked)))
     table = pa.concat_tables(tables).combine_chunks()
     replies = _codes(pa.chunked_array([*table["chosen"].chunks, *table["rejected"].chunks], pa.string()))
+    directions, *levels = (
+        pc.list_flatten(table[name]).to_numpy().reshape(-1, len(resources(plan).space))
+        for name in ("direction", "chosen_levels", "rejected_levels")
+    )
     pool = Pool(
-        directions=pc.list_flatten(table["direction"]).to_numpy().reshape(table.num_rows, len(resources(plan).space)),
+        directions=directions,
+        # A sampled reply shows what its writer was asked to be.
+        levels=np.concatenate(levels if spec.source == "mined" else [directions, -directions]),
         posts=_codes(table["prompt"]),
         chosen=replies[: table.num_rows],
         rejected=replies[table.num_rows :],
@@ -120,74 +122,21 @@ def open_block(spec: ShardSpec, plan: BuildPlan) -> tuple[Block, list[Rejection]
     return Block(table, tables[0].num_rows, pool), rejections
 
 
-def portray(shard: ExampleShard, plan: BuildPlan) -> ExampleShard:
-    """Write every persona's portraits by template, from the direction alone."""
-    parts = resources(plan)
-    render = parts.templates["portrait_text"].render
-    return replace(
-        shard,
-        personas=[
-            replace(
-                persona,
-                portraits=tuple(
-                    render(traits=traits(parts.space, side * shard.block.pool.directions[persona.row]))["text"]
-                    for side in SIDES
-                ),
-            )
-            for persona in shard.personas
-        ],
-    )
-
-
-def render_portraits(shard: ExampleShard, plan: BuildPlan) -> ExampleShard:
-    """Render the requests by which the model writes the portraits, from the direction alone."""
-    parts = resources(plan)
-    pair_ids = shard.block.table["pair_id"].to_pylist()
-
-    def request(row: int, side: int) -> Request:
-        direction = side * shard.block.pool.directions[row]
-        messages = parts.templates["portrait_model"].render(traits=traits(parts.space, direction))
-        return make_request(plan.config.generation, messages, (plan.config.seed, "portrait", pair_ids[row], side))
-
-    return replace(
-        shard,
-        personas=[
-            replace(persona, requests=tuple(request(persona.row, side) for side in SIDES)) for persona in shard.personas
-        ],
-    )
-
-
-def take_portraits(shard: ExampleShard, plan: BuildPlan) -> ExampleShard:
-    """Sort the model's portraits: a pair of which one portrait is bad is rejected with both its examples."""
-    personas, rejections = [], [*shard.rejections]
-    for number, persona in enumerate(shard.personas):
-        outcomes = shard.outcomes[number * len(SIDES) : (number + 1) * len(SIDES)]
-        texts = tuple("" if isinstance(outcome, Failure) else clean_reply(outcome.text) for outcome in outcomes)
-        faults = [
-            Fault(outcome.reason, outcome.detail)
-            if isinstance(outcome, Failure)
-            else judge_text(text, outcome.finish_reason, plan.config.validation)
-            for text, outcome in zip(texts, outcomes, strict=True)
-        ]
-        fault = next((fault for fault in faults if fault), None)
-        if fault:
-            rejections.append(_rejection(shard.block.table, persona.row, "portrait", fault, texts))
-        else:
-            personas.append(replace(persona, requests=(), portraits=texts))
-    return replace(shard, personas=personas, rejections=rejections)
-
-
 def store_examples(shard: ExampleShard, plan: BuildPlan) -> dict[str, Any]:
     """Validate every example, then write the rejections and the shard: the latter's presence says that it is done."""
-    rows = _Rows(shard.block, plan)
+    rows = Rows(shard.block.table, shard.block.own, shard.block.pool, plan)
+    strict = shard.spec.source == "sampled" or plan.config.history.consistency == "strict"
     personas, rejections = [], [*shard.rejections]
     for persona in shard.personas:
         try:
-            for side in SIDES:
-                rows.record(persona, side)
+            records = [rows.record(persona, side) for side in plan.sides]
         except ValidationError as error:
             fault = Fault("schema", "; ".join(problem["msg"] for problem in error.errors()))
-            rejections.append(_rejection(shard.block.table, persona.row, "assemble", fault))
+            rejections.append(reject(shard.block.table, persona.row, "assemble", fault))
+            continue
+        if strict and not all(record.is_consistent for record in records):
+            fault = Fault("schema", "a history item contradicts the row's direction")
+            rejections.append(reject(shard.block.table, persona.row, "assemble", fault))
         else:
             personas.append(persona)
     spent = [outcome for outcome in shard.outcomes if isinstance(outcome, Completion)]
@@ -195,7 +144,7 @@ def store_examples(shard: ExampleShard, plan: BuildPlan) -> dict[str, Any]:
         "fingerprint": plan.fingerprint,
         "asked": shard.spec.count,
         "accepted": 0,
-        "examples": len(SIDES) * len(personas),
+        "examples": len(plan.sides) * len(personas),
         "lost": len(rejections),
         "rejected": dict(Counter(f"{r.stage}/{r.reason}" for r in rejections)),
         "prompt_tokens": sum(completion.prompt_tokens for completion in spent),
@@ -211,150 +160,14 @@ _PAIRS_A_GROUP = 256
 """Pairs in a row group: some 7 MB of examples, built and written one after another."""
 
 
-class _Rows:
-    """A shard's examples twice: as records for validation, and as one table, built by taking views from columns.
-
-    A list of nested records costs a millisecond a row to turn into Arrow; taking views costs a few microseconds.
-    """
-
-    def __init__(self, block: Block, plan: BuildPlan) -> None:
-        self._space = resources(plan).space
-        self._pool = block.pool
-        column = {name: block.table[name].combine_chunks() for name in block.table.column_names}
-        self._column = column
-        self._prompt = pa.concat_arrays([column["prompt"], column["prompt"]])
-        self._chosen = pa.concat_arrays([column["chosen"], column["rejected"]])
-        self._rejected = pa.concat_arrays([column["rejected"], column["chosen"]])
-        sides = {"prompt": self._prompt, "chosen": self._chosen, "rejected": self._rejected}
-        self._texts = {name: texts.to_pylist() for name, texts in sides.items()}
-        self._facts = {name: column[name].slice(0, block.own).to_pylist() for name in _CARRIED}
-        self._released = to_released(np.concatenate([self._pool.directions, -self._pool.directions]))
-        self._profiles: dict[int, str] = {}
-        self._tuples: dict[int, tuple[float, ...]] = {}
-        self._ugc: dict[int, UgcItem] = {}
-        self._pair: dict[int, PairItem] = {}
-
-    def record(self, persona: Persona, side: int) -> Example:
-        """One example, validated; raises `ValidationError`."""
-        view, ugc, pair = self._views(persona, side)
-        facts = {name: self._facts[name][persona.row] for name in _CARRIED}
-        return Example(
-            **facts | {"topics": tuple(facts["topics"])},
-            prompt=self._texts["prompt"][view],
-            chosen=self._texts["chosen"][view],
-            rejected=self._texts["rejected"][view],
-            preference_direction=self._direction(view),
-            demographic_information=persona.portraits[SIDES.index(side)],
-            user_generated_content=tuple(self._ugc_item(int(v)) for v in ugc),
-            pairwise_feedback=tuple(self._pair_item(int(v)) for v in pair),
-            profile=self._profile(view),
-            id=self._id(persona.row, side),
-            mirrored=side < 0,
-            history_support=persona.history.support,
-        )
-
-    def table(self, personas: Sequence[Persona]) -> pa.Table:
-        """All examples of `personas`, each pair's two in the order of `SIDES`."""
-        sides = [(persona, side) for persona in personas for side in SIDES]
-        all_views = [self._views(persona, side) for persona, side in sides]
-        views = np.array([view for view, _, _ in all_views], dtype=np.int64)
-        rows = views % len(self._pool)
-        columns: dict[str, Any] = {name: self._column[name].take(rows) for name in _CARRIED} | {
-            "prompt": self._prompt.take(views),
-            "chosen": self._chosen.take(views),
-            "rejected": self._rejected.take(views),
-            "Preference Direction": self._directions(views, "Preference Direction"),
-            "Demographic Information": [persona.portraits[SIDES.index(side)] for persona, side in sides],
-            "User-Generated Content": self._items([ugc for _, ugc, _ in all_views], "User-Generated Content"),
-            "Pair-wise Comparative Feedback": self._items(
-                [pair for _, _, pair in all_views], "Pair-wise Comparative Feedback"
-            ),
-            "profile": [self._profile(view) for view in views.tolist()],
-            "id": [self._id(persona.row, side) for persona, side in sides],
-            "mirrored": [side < 0 for _, side in sides],
-            "history_support": [persona.history.support for persona, _ in sides],
-        }
-        arrays = [
-            values if isinstance(values, pa.Array) else pa.array(values, field.type)
-            for field, values in ((field, columns[field.name]) for field in EXAMPLE_SCHEMA)
-        ]
-        return pa.Table.from_arrays(arrays, schema=EXAMPLE_SCHEMA)
-
-    def _views(self, persona: Persona, side: int) -> tuple[int, Views, Views]:
-        history = persona.history
-        if side > 0:
-            return persona.row, history.ugc, history.pair
-        return persona.row + len(self._pool), self._pool.turned(history.ugc), self._pool.turned(history.pair)
-
-    def _id(self, row: int, side: int) -> str:
-        return f"{self._facts['pair_id'][row]}-{'a' if side > 0 else 'b'}"
-
-    def _profile(self, view: int) -> str:
-        if view not in self._profiles:
-            self._profiles[view] = verbalise(self._space, self._levels(view))
-        return self._profiles[view]
-
-    def _levels(self, view: int) -> Direction:
-        levels: Direction = self._pool.directions[view % len(self._pool)]
-        return levels if view < len(self._pool) else np.negative(levels)
-
-    def _direction(self, view: int) -> tuple[float, ...]:
-        if view not in self._tuples:
-            # Three shared floats, not ninety new ones: the difference is half of a shard's memory.
-            self._tuples[view] = tuple(map(_RELEASED.__getitem__, self._levels(view).tolist()))
-        return self._tuples[view]
-
-    def _ugc_item(self, view: int) -> UgcItem:
-        if view not in self._ugc:
-            self._ugc[view] = UgcItem(
-                prompt=self._texts["prompt"][view],
-                comment=self._texts["chosen"][view],
-                preference_direction=self._direction(view),
-            )
-        return self._ugc[view]
-
-    def _pair_item(self, view: int) -> PairItem:
-        if view not in self._pair:
-            self._pair[view] = PairItem(
-                prompt=self._texts["prompt"][view],
-                chosen=self._texts["chosen"][view],
-                rejected=self._texts["rejected"][view],
-                preference_direction=self._direction(view),
-            )
-        return self._pair[view]
-
-    def _directions(self, views: Views, column: str) -> pa.Array:
-        values = self._released[views]
-        offsets = np.arange(len(views) + 1, dtype=np.int32) * values.shape[1]
-        return pa.ListArray.from_arrays(offsets, values.reshape(-1), type=EXAMPLE_SCHEMA.field(column).type)
-
-    def _items(self, views: Sequence[Views], column: str) -> pa.Array:
-        kind = EXAMPLE_SCHEMA.field(column).type
-        taken = np.concatenate([*views, np.empty(0, dtype=np.int64)])
-        source = {"prompt": self._prompt, "chosen": self._chosen, "comment": self._chosen, "rejected": self._rejected}
-        fields = list(kind.value_type)
-        arrays = [
-            source[field.name].take(taken)
-            if field.name in source
-            else self._directions(taken, "Preference Direction").cast(field.type)
-            for field in fields
-        ]
-        offsets = np.cumsum([0, *[len(v) for v in views]], dtype=np.int32)
-        return pa.ListArray.from_arrays(offsets, pa.StructArray.from_arrays(arrays, fields=fields), type=kind)
-
-
-_RELEASED = {-1: 0.0, 0: 0.5, 1: 1.0}
-_CARRIED = ("pair_id", "post_id", "source", "topics", "model")
-"""Columns that an example takes over from its pair."""
-
-
 def _codes(texts: pa.ChunkedArray) -> npt.NDArray[np.int64]:
     """Equal numbers for equal texts."""
     encoded = texts.combine_chunks().dictionary_encode()
     return np.asarray(encoded.indices.to_numpy(zero_copy_only=False), dtype=np.int64)
 
 
-def _rejection(table: pa.Table, row: int, stage: Any, fault: Fault, texts: tuple[str, ...] = ()) -> Rejection:
+def reject(table: pa.Table, row: int, stage: Any, fault: Fault, texts: tuple[str, ...] = ()) -> Rejection:
+    """The rejection of a pool row."""
     pair = {name: table[name][row].as_py() for name in ("pair_id", "post_id", "prompt", "direction", "attempt")}
     return Rejection(
         record_id=pair["pair_id"],

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from pipeline.mining.gather import read_index
 from pipeline.plan import SPLITS, BuildPlan
 from pipeline.shards import read_meta, write_text
 from schemas.manifest import Counts, FileEntry
@@ -22,8 +23,13 @@ def count_rows(plan: BuildPlan) -> Counts:
             rejected.update(meta.get("rejected", {}))
             for name in ("accepted", "lost", "examples", "prompt_tokens", "completion_tokens"):
                 totals[name] += meta.get(name, 0)
+        if spec.source == "mined":
+            totals["annotated"] += (read_meta(plan.path("annotated", spec)) or {}).get("annotated", 0)
+    gathered = read_index(plan) if plan.config.mining else None
+    threads = {**gathered.counts, "responses/annotated": totals["annotated"]} if gathered else {}
     return Counts(
-        pairs_asked=plan.config.pairs,
+        threads=threads,
+        pairs_asked=sum(spec.count for spec in plan.shards()),
         pairs_accepted=totals["accepted"],
         pairs_lost=totals["lost"],
         examples=totals["examples"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -20,10 +21,12 @@ class Pool:
     chosen, the direction negated, which is what a person of the opposite kind left behind. Turning a whole history
     round therefore gives the history of the opposite person.
 
-    directions: (N, D), int8. posts, chosen, rejected: (N,), equal numbers for equal texts.
+    directions: (N, D), int8. levels: (2N, D), of the chosen reply of each view. posts, chosen, rejected: (N,), equal
+    numbers for equal texts.
     """
 
     directions: Direction
+    levels: Direction
     posts: npt.NDArray[np.int64]
     chosen: npt.NDArray[np.int64]
     rejected: npt.NDArray[np.int64]
@@ -43,6 +46,10 @@ class History:
     ugc: npt.NDArray[np.int64]
     pair: npt.NDArray[np.int64]
     support: float
+
+    def turned(self, pool: Pool) -> History:
+        """The history of the person of the opposite kind, where replies have the levels of their pair's direction."""
+        return History(pool.turned(self.ugc), pool.turned(self.pair), self.support)
 
 
 def choose_histories(
@@ -84,8 +91,10 @@ def _choose(
     consistent = np.abs(balance) == overlap
 
     supporting = np.flatnonzero(consistent & (overlap > 0))
-    taken = _Taken(pool, target)
-    picked, covered = _cover(taken, supporting, agreement[:, supporting] != 0, tie(supporting), size)
+    taken = Taken(pool, target)
+    covered = np.zeros(len(active), dtype=bool)
+    best = cover(taken, supporting, agreement[:, supporting] != 0, tie(supporting), size, covered)
+    picked = supporting[best].tolist()
     if len(picked) < size:
         idle = np.flatnonzero(overlap == 0)
         for row in idle[np.argsort(tie(idle), kind="stable")].tolist():
@@ -111,16 +120,20 @@ def _choose(
 _NONE = np.empty(0, dtype=np.int64)
 
 
-def _cover(
-    taken: _Taken, rows: npt.NDArray[np.int64], supports: npt.NDArray[np.bool_], tie: npt.NDArray[np.float64], size: int
-) -> tuple[list[int], npt.NDArray[np.bool_]]:
-    """Up to `size` of `rows`, greedily: uncovered dimensions first, then support, then `tie`; and what they cover.
+def cover(
+    taken: Taken,
+    rows: npt.NDArray[np.int64],
+    supports: npt.NDArray[np.bool_],
+    tie: npt.NDArray[np.float64],
+    size: int,
+    covered: npt.NDArray[np.bool_],
+) -> list[int]:
+    """Positions of up to `size` of `rows`, greedily: uncovered dimensions first, then support, then `tie`, in (0, 1).
 
-    `supports` has shape (active dimensions, rows).
+    `supports` has shape (active dimensions, rows); `covered` (active dimensions) is brought up to date.
     """
     breadth = len(supports) + 1.0
-    gain = supports.sum(axis=0) * (1 + breadth) - tie
-    covered = np.zeros(len(supports), dtype=bool)
+    gain = supports.sum(axis=0) + supports[~covered].sum(axis=0) * breadth - tie
     picked: list[int] = []
     while len(picked) < size and len(rows):
         k = int(gain.argmax())
@@ -129,22 +142,28 @@ def _cover(
         gain[k] = -np.inf
         if not taken.add(int(rows[k])):
             continue
-        picked.append(int(rows[k]))
+        picked.append(k)
         newly = supports[:, k] & ~covered
         if newly.any():
             # What is covered now is no longer a gain.
             gain -= supports[newly].sum(axis=0) * breadth
             covered |= newly
-    return picked, covered
+    return picked
 
 
-class _Taken:
+class Taken:
     """Posts and replies that a history holds already, the target's included."""
 
     def __init__(self, pool: Pool, target: int) -> None:
         self._pool = pool
         self._posts = {int(pool.posts[target])}
         self._replies = {int(pool.chosen[target]), int(pool.rejected[target])}
+
+    def copy(self) -> Taken:
+        """One that can go on by itself."""
+        other = copy.copy(self)
+        other._posts, other._replies = {*self._posts}, {*self._replies}
+        return other
 
     def add(self, row: int) -> bool:
         """Take a row, unless it repeats something."""

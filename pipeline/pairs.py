@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from pipeline.generation.requests import Completion, Failure, Outcome, Request, make_request
 from pipeline.plan import BuildPlan, ShardSpec
-from pipeline.resources import resources
+from pipeline.resources import resources, sampler
 from pipeline.seeds import posts_of
 from pipeline.shards import write_shard
 from pipeline.validate import Fault, clean_reply, judge_pair, judge_reply
@@ -77,7 +77,7 @@ def open_shard(spec: ShardSpec, plan: BuildPlan) -> PairShard:
     neutral = np.zeros(len(resources(plan).space), dtype=np.int8)
     posts = posts_of(plan.output / "seeds", spec)
     drafts = [
-        Draft(index, f"{plan.fingerprint[:8]}-{spec.split}-{index:07d}", post, 0, neutral)
+        Draft(index, spec.record_id(plan.fingerprint, index), post, 0, neutral)
         for index, post in enumerate(posts, spec.start)
     ]
     return PairShard(spec, drafts)
@@ -89,7 +89,7 @@ def sample_points(shard: PairShard, plan: BuildPlan, attempt: int) -> PairShard:
         return shard
     records = np.array([draft.index for draft in shard.drafts])
     topics = [draft.post.topics for draft in shard.drafts]
-    directions = resources(plan).sampler.draw(shard.spec.split, attempt, records, topics)
+    directions = sampler(plan).draw(shard.spec.split, attempt, records, topics)
     drafts = [
         replace(draft, attempt=attempt, direction=direction)
         for draft, direction in zip(shard.drafts, directions, strict=True)
@@ -137,21 +137,32 @@ def validate_pairs(shard: PairShard, plan: BuildPlan, last: bool) -> PairShard:
 
 
 def store_pairs(shard: PairShard, plan: BuildPlan) -> dict[str, Any]:
-    """Write the shard's rejections, then its pairs: the latter's presence says that the shard is done."""
-    pairs = sorted(shard.pairs, key=lambda pair: pair.pair_id)
-    rejections = shard.rejections
+    """Write the shard's rejections, then its pairs."""
+    return store_pool(shard.spec, plan, shard.pairs, shard.rejections, shard.prompt_tokens, shard.completion_tokens)
+
+
+def store_pool(
+    spec: ShardSpec,
+    plan: BuildPlan,
+    pairs: Sequence[Pair],
+    rejections: Sequence[Rejection],
+    prompt_tokens: int,
+    completion_tokens: int,
+) -> dict[str, Any]:
+    """Write a pool shard, its rejections first: the presence of the pairs says that the shard is done."""
     meta = {
         "fingerprint": plan.fingerprint,
-        "asked": shard.spec.count,
+        "asked": spec.count,
         "accepted": len(pairs),
         "examples": 0,
         "lost": sum(rejection.final for rejection in rejections),
         "rejected": dict(Counter(f"{r.stage}/{r.reason}" for r in rejections)),
-        "prompt_tokens": shard.prompt_tokens,
-        "completion_tokens": shard.completion_tokens,
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
     }
-    write_rejections(plan.path("rejected/pairs", shard.spec), rejections, meta)
-    write_shard(plan.path("pool", shard.spec), PAIR_SCHEMA, [to_table(pairs, PAIR_SCHEMA)], meta)
+    ordered = sorted(pairs, key=lambda pair: pair.pair_id)
+    write_rejections(plan.path("rejected/pairs", spec), rejections, meta)
+    write_shard(plan.path("pool", spec), PAIR_SCHEMA, [to_table(ordered, PAIR_SCHEMA)], meta)
     return meta
 
 

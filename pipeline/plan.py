@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from schemas.config import BuildConfig
+from schemas.records import Source
 
 SPLITS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
 class ShardSpec:
-    """The unit of work: pairs `start` to `start + count` of a split."""
+    """The unit of work: pairs `start` to `start + count` of a split, counted for each source of pairs by itself."""
 
     split: str
     index: int
     of: int
     start: int
     count: int
+    source: Source = "sampled"
 
     @property
     def name(self) -> str:
         """File stem, as the Hub's convention has it."""
         return f"{self.split}-{self.index:05d}-of-{self.of:05d}"
+
+    def record_id(self, fingerprint: str, index: int) -> str:
+        """The id of pair `index`, one of this shard's."""
+        infix = "" if self.source == "sampled" else f"{self.source}-"
+        return f"{fingerprint[:8]}-{self.split}-{infix}{index:07d}"
 
 
 @dataclass(frozen=True)
@@ -38,20 +45,46 @@ class BuildPlan:
     fingerprint: str
     # The fingerprint stands for the configuration, which holds maps and so has no hash.
     config: BuildConfig = field(compare=False)
+    threads: Mapping[str, int] = field(default_factory=dict, compare=False)
+    """Threads of each split, once they are gathered: what is mined depends on what the source holds."""
 
     def shards(self) -> list[ShardSpec]:
         """Every shard of the build, the same list in both phases."""
-        return cut_shards(self.config)
+        return cut_shards(self.config, self.threads)
+
+    def first_thread(self, split: str) -> int:
+        """Where a split's threads begin among those of all splits."""
+        return sum(self.threads[earlier] for earlier in SPLITS[: SPLITS.index(split)])
+
+    @property
+    def sides(self) -> tuple[int, ...]:
+        """How a pair is emitted: as it stands (1), and mirrored (-1)."""
+        return (1, -1) if self.config.mirror else (1,)
 
     def path(self, folder: str, spec: ShardSpec) -> Path:
         """Where a shard's Parquet file of `pool`, `data`, `rejected/pairs` or `rejected/examples` is."""
         return self.output / folder / f"{spec.name}.parquet"
 
 
-def cut_shards(config: BuildConfig) -> list[ShardSpec]:
-    """The shards that a configuration makes."""
-    counts = apportion(config.pairs, config.splits.model_dump())
-    return [spec for split in SPLITS for spec in _cut(split, counts[split], config.shard_pairs)]
+def cut_shards(config: BuildConfig, threads: Mapping[str, int]) -> list[ShardSpec]:
+    """The shards that a configuration and its threads make: of each split the sampled ones, then the mined ones."""
+    sampled = apportion(config.sampled_pairs, config.splits.model_dump())
+    each = config.mining.pairs_per_post if config.mining else 1
+    shards = []
+    for split in SPLITS:
+        ranges: list[tuple[Source, int, int]] = [
+            *(("sampled", start, stop) for start, stop in _cut(sampled[split], config.shard_pairs)),
+            # All pairs of a thread belong to one shard.
+            *(
+                ("mined", start * each, stop * each)
+                for start, stop in _cut(threads.get(split, 0), max(1, config.shard_pairs // each))
+            ),
+        ]
+        shards += [
+            ShardSpec(split, index, len(ranges), start, stop - start, source)
+            for index, (source, start, stop) in enumerate(ranges)
+        ]
+    return shards
 
 
 def apportion(total: int, shares: Mapping[str, float]) -> dict[str, int]:
@@ -63,9 +96,7 @@ def apportion(total: int, shares: Mapping[str, float]) -> dict[str, int]:
     return counts
 
 
-def _cut(split: str, pairs: int, largest: int) -> Iterator[ShardSpec]:
-    """Shards of nearly equal size."""
-    of = -(-pairs // largest)
-    for index in range(of):
-        start, stop = pairs * index // of, pairs * (index + 1) // of
-        yield ShardSpec(split, index, of, start, stop - start)
+def _cut(items: int, largest: int) -> list[tuple[int, int]]:
+    """Ranges of nearly equal size."""
+    of = -(-items // largest)
+    return [(items * index // of, items * (index + 1) // of) for index in range(of)]

@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import fcntl
 import hashlib
 import importlib.metadata
+import itertools
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from pydantic import ValidationError
 
+from pipeline.mining.gather import Index
+from pipeline.mining.sources import source_contents
 from pipeline.pairs import traits
-from pipeline.plan import BuildPlan, cut_shards
+from pipeline.plan import BuildPlan, ShardSpec, cut_shards
 from pipeline.seeds import read_posts, source_content, split_posts, store_posts
 from pipeline.shards import disk_errors, remove_temporary, write_text
 from preference_space.sampling import Sampler
 from preference_space.space import PreferenceSpace, load_space
-from prompts.renderer import Template, load_templates
+from prompts.renderer import BLOCKS, INPUTS, Template, load_templates
 from schemas import SCHEMA_VERSION
 from schemas.base import UsageError
-from schemas.config import BuildConfig
+from schemas.config import BuildConfig, ThreadsSource
 from schemas.manifest import Manifest
 from schemas.records import SeedPost
 
@@ -63,19 +67,32 @@ def prepare(config: BuildConfig, output: Path) -> tuple[BuildPlan, Manifest, Cou
     """
     space = load_space(config.space)
     templates = load_templates(Path(config.templates) if config.templates else None)
-    Sampler(space, config.sampling, config.seed)
     _try_templates(space, templates)
-    content = source_content(config.seeds)
-    parts = {
+    parts: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "space": space.fingerprint,
         "templates": {name: template.fingerprint for name, template in sorted(templates.items())},
-        "seeds": {
-            "content": content,
-            **config.seeds.model_dump(mode="json", include={"config", "split", "limit", "columns"}),
-        },
         **config.content(),
     }
+    if config.sampled_pairs:
+        Sampler(space, config.sampling, config.seed)
+        content = source_content(config.seeds)
+        parts["seeds"] = {
+            "content": content,
+            **config.seeds.model_dump(mode="json", include={"config", "split", "limit", "columns"}),
+        }
+        if config.seeds.is_hub:
+            # The very commit that was fingerprinted, should the branch move on meanwhile.
+            seeds = config.seeds.model_copy(update={"revision": content})
+            config = config.model_copy(update={"seeds": seeds})
+    if config.mining is not None:
+        space.select(config.mining.annotation.dimensions, "mining.annotation.dimensions")
+        contents = source_contents(config.mining)
+        parts["mining"]["content"] = contents
+        source = config.mining.source
+        if isinstance(source, ThreadsSource) and source.is_hub:
+            source = source.model_copy(update={"revision": contents[0]})
+            config = config.model_copy(update={"mining": config.mining.model_copy(update={"source": source})})
     fingerprint = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
     plan = BuildPlan(output, fingerprint, config)
     dropped: Counter[str] = Counter()
@@ -83,9 +100,7 @@ def prepare(config: BuildConfig, output: Path) -> tuple[BuildPlan, Manifest, Cou
     found = read_manifest(output)
     if found is None:
         _refuse_strangers(output)
-        # The very commit that was fingerprinted, should the branch move on meanwhile.
-        seeds = config.seeds.model_copy(update={"revision": content} if config.seeds.is_hub else {})
-        _lay_out(config.model_copy(update={"seeds": seeds}), output, space, templates, dropped)
+        _lay_out(config, output, space, templates, dropped)
         found = Manifest(
             schema_version=SCHEMA_VERSION,
             status="incomplete",
@@ -130,22 +145,34 @@ def _lay_out(
     templates: dict[str, Template],
     dropped: Counter[str],
 ) -> None:
-    posts = list(read_posts(config.seeds, dropped))
-    if not posts:
-        raise UsageError(f"seeds.path: {config.seeds.path} holds no post; a post needs a 'title' or a 'text' (columns)")
-    by_split = split_posts(posts, config.splits.model_dump(), config.seed)
-    for split, posts in by_split.items():
-        _check_histories(config, split, len(posts))
-    store_posts(output / "seeds", by_split)
+    if config.sampled_pairs:
+        posts = list(read_posts(config.seeds, dropped))
+        if not posts:
+            raise UsageError(
+                f"seeds.path: {config.seeds.path} holds no post; a post needs a 'title' or a 'text' (columns)"
+            )
+        by_split = split_posts(posts, config.splits.model_dump(), config.seed)
+        for split, posts in by_split.items():
+            _check_histories(config, split, len(posts), cut_shards(config, {}))
+        store_posts(output / "seeds", by_split)
     write_text(output / "preference_space.yaml", space.to_yaml())
     for name, template in templates.items():
         write_text(output / "templates" / f"{name}.j2", template.source)
 
 
-def _check_histories(config: BuildConfig, split: str, posts: int) -> None:
+def with_threads(plan: BuildPlan, index: Index) -> BuildPlan:
+    """The plan of a build of which the threads are gathered. Raises `UsageError` where they are too few."""
+    complete = dataclasses.replace(plan, threads=index.splits)
+    mined = [spec for spec in complete.shards() if spec.source == "mined"]
+    for split, threads in index.splits.items():
+        _check_histories(plan.config, split, threads, mined)
+    return complete
+
+
+def _check_histories(config: BuildConfig, split: str, posts: int, shards: Sequence[ShardSpec]) -> None:
     """Refuse a build in which no history of a split can be filled, before anything is generated."""
     items = config.history.ugc + config.history.pair
-    sizes = [spec.count for spec in cut_shards(config) if spec.split == split]
+    sizes = [spec.count for spec in shards if spec.split == split]
     if sizes and not posts:
         raise UsageError(f"splits: '{split}' gets pairs but no post; use more posts, or set splits.{split} to 0")
     if not sizes or not items:
@@ -172,20 +199,37 @@ def _try_templates(space: PreferenceSpace, templates: dict[str, Template]) -> No
         SeedPost(id="trial", title="A trial title"),
         SeedPost(id="trial", text="A trial text."),
     )
+    pole = space.dimensions[0].positive
+    options = [
+        {"letter": letter, "label": label, "description": text}
+        for letter, label, text in (("A", pole.label, pole.description), ("B", "", ""), ("C", "Other", "is other"))
+    ]
     direction = np.where(np.arange(len(space)) % 2 == 0, 1, -1).astype(np.int8)
-    for active in (1, len(space)):
+    for active, post in itertools.product((1, len(space)), posts):
         some = np.where(np.arange(len(space)) < active, direction, 0).astype(np.int8)
+        inputs: dict[str, object] = {
+            "post": post,
+            "traits": traits(space, some),
+            "chosen": "A trial reply.",
+            "rejected": "Another one.",
+            "response": "A trial response.",
+            "dimensions": space.dimensions[:active],
+            "tags": space.dimensions[:active],
+            "dimension": space.dimensions[active - 1],
+            "options": options,
+        }
         for name, template in templates.items():
-            for post in posts:
-                blocks = template.render(post=post, traits=traits(space, some))
-                for block, text in blocks.items():
-                    if block != "system" and not text:
-                        raise UsageError(f"template {template.origin}: its block '{block}' renders to nothing ({name})")
+            for block in BLOCKS[name]:
+                # What the questions about a response share is rendered before there is one.
+                hidden = ("dimension", "options") if block == "context" else ()
+                given = {key: inputs[key] for key in INPUTS[name] if key not in hidden}
+                if not template.render_block(block, **given) and block != "system":
+                    raise UsageError(f"template {template.origin}: its block '{block}' renders to nothing ({name})")
 
 
 def _refuse_strangers(output: Path) -> None:
     """A folder that something else filled is left alone. What a run killed during its first seconds left is ours."""
-    ours = {".lock", ".progress", "seeds", "templates", "preference_space.yaml"}
+    ours = {".lock", ".progress", "seeds", "threads", "templates", "preference_space.yaml"}
     strangers = [path.name for path in output.iterdir() if path.name not in ours and not path.name.startswith(".tmp-")]
     if strangers:
         raise UsageError(f"{output} is not empty ({strangers[0]}) and holds no build; choose another --output")

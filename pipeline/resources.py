@@ -17,12 +17,15 @@ class Resources:
 
     space: PreferenceSpace
     templates: dict[str, Template]
-    sampler: Sampler
 
 
 @lru_cache(maxsize=4)
 def resources(plan: BuildPlan) -> Resources:
     """The build's resources; loaded at the first call in a process."""
-    space = load_space(plan.output / "preference_space.yaml")
-    sampler = Sampler(space, plan.config.sampling, plan.config.seed)
-    return Resources(space, load_templates(plan.output / "templates"), sampler)
+    return Resources(load_space(plan.output / "preference_space.yaml"), load_templates(plan.output / "templates"))
+
+
+@lru_cache(maxsize=4)
+def sampler(plan: BuildPlan) -> Sampler:
+    """What draws the points of a build that samples."""
+    return Sampler(resources(plan).space, plan.config.sampling, plan.config.seed)

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
+from pipeline.hub import dataset_commit, dataset_rows
 from pipeline.plan import SPLITS, ShardSpec, apportion
 from pipeline.shards import atomic
 from schemas.arrow import arrow_schema, to_table
@@ -31,7 +32,9 @@ _FIELDS = ("id", "title", "text", "topics")
 
 def source_content(config: SeedsConfig) -> str:
     """Identifies the posts that `config` names: a Hub dataset's commit, or a hash of a file's content."""
-    return _hub_commit(config) if config.is_hub else _hash_file(_file(config))
+    if config.is_hub:
+        return dataset_commit(config.path, config.revision, "seeds.path")
+    return hash_file(_file(config))
 
 
 def read_posts(config: SeedsConfig, dropped: Counter[str]) -> Iterator[SeedPost]:
@@ -47,7 +50,7 @@ def read_posts(config: SeedsConfig, dropped: Counter[str]) -> Iterator[SeedPost]
         if post is None:
             dropped["empty"] += 1
             continue
-        digest = hashlib.blake2b(_normal(post.prompt).encode(), digest_size=16).digest()
+        digest = hashlib.blake2b(normalised(post.prompt).encode(), digest_size=16).digest()
         if digest in seen:
             dropped["duplicate"] += 1
             continue
@@ -130,7 +133,7 @@ def _post(config: SeedsConfig, number: int, row: Mapping[str, Any]) -> SeedPost 
 
 def _rows(config: SeedsConfig) -> Iterator[Mapping[str, Any]]:
     if config.is_hub:
-        yield from _hub_rows(config)
+        yield from dataset_rows(config.path, config.config, config.split, config.revision, "seeds.path")
         return
     path = _file(config)
     try:
@@ -180,34 +183,12 @@ def _file(config: SeedsConfig) -> Path:
     return path
 
 
-def _hub_commit(config: SeedsConfig) -> str:
-    from huggingface_hub import HfApi
-
-    try:
-        info = HfApi().dataset_info(config.path.removeprefix("hf://"), revision=config.revision)
-    except Exception as error:  # The Hub's client lets errors of its HTTP library through, whichever that is.
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UsageError(f"seeds.path: cannot reach {config.path} at '{config.revision}': {first}") from None
-    return str(info.sha)
-
-
-def _hub_rows(config: SeedsConfig) -> Iterator[Mapping[str, Any]]:
-    # A heavy import that only this source needs.
-    from datasets import load_dataset
-
-    name = config.path.removeprefix("hf://")
-    try:
-        yield from load_dataset(name, config.config, split=config.split, revision=config.revision, streaming=True)
-    except Exception as error:  # As above; and a dataset's own reader may raise anything.
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UsageError(f"seeds.path: cannot load {config.path}: {first}") from None
-
-
-def _hash_file(path: Path) -> str:
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _normal(text: str) -> str:
-    """Case, punctuation and spacing do not make another post."""
+def normalised(text: str) -> str:
+    """Equal for texts that are the same to a reader: case, punctuation and spacing do not count."""
     return " ".join(re.findall(r"\w+", text.casefold())) or text.strip()

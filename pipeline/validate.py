@@ -34,6 +34,20 @@ def clean_reply(text: str) -> str:
     return text
 
 
+def count_words(text: str) -> int:
+    """Words of a text; of languages without spaces, characters."""
+    return sum(1 for _ in _WORD.finditer(text))
+
+
+def language_of(text: str) -> str:
+    """The ISO 639-1 code of a text's language, as far as a classifier can tell."""
+    # Only builds that configure a language load the classifier and its model.
+    from py3langid.langid import classify
+
+    code: str = classify(text)[0]
+    return code
+
+
 def judge_text(text: str, finish_reason: str, rules: ValidationConfig) -> Fault | None:
     """The first rule that any generated text can break by itself: a reply, or a portrait."""
     words = _words(text)
@@ -52,7 +66,7 @@ def judge_text(text: str, finish_reason: str, rules: ValidationConfig) -> Fault 
     if trigrams and 1 - len(set(trigrams)) / len(trigrams) > rules.repeated_share:
         return Fault("repetitive", f"{len(set(trigrams))} of {len(trigrams)} trigrams are distinct")
     if rules.language is not None:
-        language = _language(text)
+        language = language_of(text)
         if language != rules.language:
             return Fault("language", language)
     return None
@@ -106,11 +120,3 @@ def _forbidden(refusals: tuple[str, ...], markup: tuple[str, ...]) -> list[tuple
     flags = re.IGNORECASE | re.MULTILINE
     patterns = [("refusal_or_meta", rf"\b(?:{'|'.join(refusals)})")] if refusals else []
     return [(reason, re.compile(p, flags)) for reason, p in (*patterns, *(("markup", p) for p in markup))]
-
-
-def _language(text: str) -> str:
-    # Only builds that configure a language load the classifier and its model.
-    from py3langid.langid import classify
-
-    code: str = classify(text)[0]
-    return code

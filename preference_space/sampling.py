@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from statistics import NormalDist
 
@@ -36,19 +35,13 @@ class Sampler:
         self.space = space
         self.seed = seed
         self._range = (config.active_min, config.active_max)
-        groups = {dimension.group for dimension in space.dimensions}
-        chosen = set(config.dimensions if config.dimensions is not None else groups)
-        for slug in (*(chosen - groups), *_slugs(config)):
-            if slug not in space.index:
-                near = difflib.get_close_matches(slug, space.index, n=1)
-                hint = f"; did you mean '{near[0]}'?" if near else ""
-                raise UsageError(f"sampling: space '{space.name}' has no dimension '{slug}'{hint}")
+        chosen = np.isin(np.arange(len(space)), space.select(config.dimensions, "sampling"))
+        for slug in _slugs(config):
+            space.require(slug, "sampling")
 
         marginals = [config.marginals.get(d.slug, Marginal(weight=1.0, positive=0.5)) for d in space.dimensions]
         topical = np.array([d.topical for d in space.dimensions])
-        self._weights = np.array(
-            [m.weight * bool({d.slug, d.group} & chosen) for d, m in zip(space.dimensions, marginals, strict=True)]
-        ) * np.where(topical, config.topical_weight, 1.0)
+        self._weights = np.array([m.weight for m in marginals]) * chosen * np.where(topical, config.topical_weight, 1.0)
         self._topical = topical
         self._threshold = np.array([_quantile(m.positive) for m in marginals])
         self._mixing = _mixing(space, config)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import importlib.resources
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
+import numpy.typing as npt
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
@@ -74,6 +78,21 @@ class PreferenceSpace(Record):
     def fingerprint(self) -> str:
         """Hash of everything the space says."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
+
+    def require(self, slug: str, key: str) -> None:
+        """Raise `UsageError` where there is no such dimension; `key` is the configuration's that names it."""
+        if slug not in self.index:
+            near = difflib.get_close_matches(slug, self.index, n=1)
+            hint = f"; did you mean '{near[0]}'?" if near else ""
+            raise UsageError(f"{key}: space '{self.name}' has no dimension '{slug}'{hint}")
+
+    def select(self, names: Sequence[str] | None, key: str) -> npt.NDArray[np.int64]:
+        """Positions of the dimensions that slugs and groups name, in the space's order; of all for None."""
+        groups = {dimension.group for dimension in self.dimensions}
+        chosen = set(groups if names is None else names)
+        for slug in sorted(chosen - groups):
+            self.require(slug, key)
+        return np.flatnonzero([bool({d.slug, d.group} & chosen) for d in self.dimensions])
 
     def to_yaml(self) -> str:
         """The space as YAML that `load_space` reads back."""

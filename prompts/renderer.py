@@ -27,13 +27,23 @@ INPUTS: dict[str, frozenset[str]] = {
     "reply_rejected": frozenset({"post", "traits"}),
     "portrait_text": frozenset({"traits"}),
     "portrait_model": frozenset({"traits"}),
+    "portrait_paper": frozenset({"post", "chosen", "rejected", "dimensions", "tags"}),
+    "annotate": frozenset({"post", "response", "dimension", "options"}),
+    "annotate_json": frozenset({"post", "response", "dimensions"}),
 }
 """The templates that the pipeline renders, and the inputs that it gives to each.
 
-`post` has `title`, `text` and `topics`; `traits` is a list of `slug`, `name`, `group`, `label`, `description`, `hint`.
+`post` has `title`, `text` and `topics`, but in `portrait_paper` it is one text, as are replies and responses.
+`traits` is a list of `slug`, `name`, `group`, `label`, `description`, `hint`. A dimension has the fields of a space
+file; `tags` are the topical ones, where `dimensions` are the others. `options` are three of `letter`, `label` and
+`description`, the latter two empty for 'cannot tell'.
 """
 
-BLOCKS: dict[str, tuple[str, ...]] = dict.fromkeys(INPUTS, ("system", "user")) | {"portrait_text": ("text",)}
+BLOCKS: dict[str, tuple[str, ...]] = dict.fromkeys(INPUTS, ("system", "user")) | {
+    "portrait_text": ("text",),
+    "annotate": ("context", "question"),
+}
+"""The blocks of each. Those of `annotate` are rendered apart, `context` without `dimension` and `options`."""
 
 _HEADER = re.compile(r"\A\{#(.*?)#\}", re.DOTALL)
 
@@ -57,9 +67,13 @@ class Template:
 
     def render(self, **inputs: object) -> dict[str, str]:
         """Each block's text, stripped. Raises `UsageError` that names the template and what it lacks."""
+        return {name: self.render_block(name, **inputs) for name in BLOCKS[self.name]}
+
+    def render_block(self, block: str, **inputs: object) -> str:
+        """One block's text, as `render` does it."""
         context = self.compiled.new_context(inputs)
         try:
-            return {name: "".join(self.compiled.blocks[name](context)).strip() for name in BLOCKS[self.name]}
+            return "".join(self.compiled.blocks[block](context)).strip()
         except (jinja2.TemplateError, ArithmeticError, LookupError, RecursionError, TypeError, ValueError) as error:
             raise UsageError(f"template {self.origin}: {error}") from None
 

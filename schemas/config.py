@@ -14,7 +14,18 @@ from schemas.base import Record
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Probability = Annotated[float, Field(gt=0, lt=1)]
+Paths = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=96)]
+
+
+def _compiled(patterns: tuple[str, ...]) -> tuple[str, ...]:
+    """The patterns, all of which are regular expressions; raises `ValueError`."""
+    for pattern in patterns:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"'{pattern}' is not a regular expression: {error}") from None
+    return patterns
 
 
 class SeedsConfig(Record):
@@ -39,6 +50,133 @@ class SeedsConfig(Record):
     def is_hub(self) -> bool:
         """Whether the posts are a dataset of the Hub."""
         return self.path.startswith("hf://")
+
+
+class DumpSource(Record):
+    """A Reddit-style dump: submissions and comments, joined on `link_id`."""
+
+    kind: Literal["dump"]
+    submissions: Paths = Field(description="Files of submissions: `id`, `title`, `selftext`, `subreddit`, `author`.")
+    comments: Paths = Field(
+        description="Files of comments: `id`, `link_id`, `parent_id`, `author`, `body`. Both `.jsonl` or `.zst`, or "
+        "patterns such as `RC_2024-*.zst`."
+    )
+    replies: Literal["top_level", "all"] = Field(
+        "top_level", description="`top_level`: replies to the post itself; `all`: replies to other replies too."
+    )
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The keys that hold paths."""
+        return ("submissions", "comments")
+
+
+class ThreadsSource(Record):
+    """Threads that are joined already, or a published dataset of rated responses."""
+
+    kind: Literal["threads", "ultrafeedback", "helpsteer2", "pku_saferlhf"] = Field(
+        description="`threads`: rows of `post` (or `title` and `text`) and `responses`, with or without levels. The "
+        "others turn the ratings of that dataset into levels on the universal values, without a model."
+    )
+    path: Paths = Field(description="`.jsonl`, `.zst` or `.parquet` files, patterns, or one `hf://owner/name`.")
+    config: str | None = Field(None, description="Configuration name of a Hub dataset.")
+    split: str = Field("train", description="Split of a Hub dataset.")
+    revision: str = Field("main", description="Revision of a Hub dataset; a commit hash makes the build repeatable.")
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The keys that hold paths."""
+        return ("path",)
+
+    @property
+    def is_hub(self) -> bool:
+        """Whether the threads are a dataset of the Hub."""
+        return self.path[0].startswith("hf://")
+
+    @model_validator(mode="after")
+    def _one_dataset(self) -> ThreadsSource:
+        if len(self.path) > 1 and any(path.startswith("hf://") for path in self.path):
+            raise ValueError("a dataset of the Hub must be the only path")
+        return self
+
+
+MinedSource = Annotated[DumpSource | ThreadsSource, Field(discriminator="kind")]
+
+
+class AnnotationConfig(Record):
+    """How a response gets its level (positive, negative, cannot tell) on each dimension."""
+
+    mode: Literal["choice", "json", "given"] = Field(
+        "choice",
+        description="`choice`: a one-token choice for each dimension, with its probabilities. `json`: one structured "
+        "reply for all dimensions, without probabilities. `given`: levels come with the threads, no model is asked. "
+        "Responses that bring levels are never asked about.",
+    )
+    dimensions: tuple[str, ...] | None = Field(
+        None, description="Ask about these slugs and groups only; the others count as 'cannot tell'. By default all."
+    )
+    option_order: Literal["shuffled", "fixed"] = Field(
+        "shuffled",
+        description="Order of the three options: drawn for each response and dimension, against position bias, or "
+        "always positive, negative, cannot tell.",
+    )
+    min_confidence: Share = Field(
+        0.5, description="An answer of which the probability is smaller counts as 'cannot tell'."
+    )
+    prompts_per_call: int = Field(
+        30, ge=1, le=1024, description="Questions in one call, all about the same response (`choice`)."
+    )
+    constrain: bool = Field(
+        True, description="Have the engine admit nothing but the options (vLLM's `structured_outputs`)."
+    )
+    max_tokens: int = Field(2048, ge=16, description="Longest structured reply, in tokens (`json`).")
+
+
+class MiningConfig(Record):
+    """Pairs out of real threads: the paper's Algorithm 1."""
+
+    source: MinedSource = Field(description="Where the threads come from.")
+    share: float = Field(
+        1.0, gt=0, le=1, description="Share of the build's `pairs` that is mined; the rest is sampled."
+    )
+    limit: int | None = Field(None, ge=1, description="Use at most this many threads, chosen by the seed.")
+    min_words: int = Field(5, ge=1, description="Fewest words of a response.")
+    max_words: int = Field(300, ge=1, description="Most words of a response.")
+    max_post_words: int = Field(600, ge=1, description="Most words of a post.")
+    min_responses: int = Field(2, ge=2, description="Fewest responses of a thread, after all filters.")
+    max_responses: int = Field(16, ge=2, description="Most responses of a thread that are used, chosen by the seed.")
+    one_per_author: bool = Field(True, description="Keep one response of each author in a thread.")
+    bots: tuple[str, ...] = Field(
+        (r"bot$", r"^automoderator$"), description="Authors that match are bots (regular expressions, any case)."
+    )
+    scrub: bool = Field(
+        True, description="Replace user names, e-mail addresses, phone numbers and links in posts and responses."
+    )
+    annotation: AnnotationConfig = Field(default_factory=lambda: AnnotationConfig())
+    clusters: int = Field(
+        3, ge=2, le=64, description="K of K-means; fewer where a thread has fewer distinct responses."
+    )
+    pairs_per_post: int = Field(1, ge=1, le=64, description="Pairs of each thread.")
+    margin_min: float = Field(
+        0.0,
+        ge=-1,
+        le=1,
+        description="Smallest margin of a pair: how far apart the replies are on the dimensions of the direction, less "
+        "how far on the others, by the annotator's probabilities.",
+    )
+    margin_max: float = Field(1.0, ge=-1, le=1, description="Largest margin of a pair.")
+
+    @field_validator("bots")
+    @classmethod
+    def _compile_bots(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:
+        return _compiled(patterns)
+
+    @model_validator(mode="after")
+    def _ranges(self) -> MiningConfig:
+        for low, high in (("margin_min", "margin_max"), ("min_responses", "max_responses"), ("min_words", "max_words")):
+            if getattr(self, low) > getattr(self, high):
+                raise ValueError(f"{low} is larger than {high}")
+        return self
 
 
 class SplitsConfig(Record):
@@ -172,12 +310,7 @@ class ValidationConfig(Record):
     @field_validator("refusals", "markup")
     @classmethod
     def _compile(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:
-        for pattern in patterns:
-            try:
-                re.compile(pattern)
-            except re.error as error:
-                raise ValueError(f"'{pattern}' is not a regular expression: {error}") from None
-        return patterns
+        return _compiled(patterns)
 
 
 class HistoryConfig(Record):
@@ -191,7 +324,19 @@ class HistoryConfig(Record):
         "contradict any of them.",
     )
     blocks: int = Field(
-        2, ge=0, description="Pool shards of the same split, besides its own, that a shard's histories come from."
+        2,
+        ge=0,
+        description="Pool shards of the same split and source, besides its own, that a shard's histories come from.",
+    )
+    min_similarity: Share = Field(
+        0.6,
+        description="Mined pairs: smallest cosine similarity of one-hot levels between a reply of the target and the "
+        "history's.",
+    )
+    consistency: Literal["strict", "paper"] = Field(
+        "strict",
+        description="Mined pairs: `strict` as above. `paper`: the most similar items, whatever they contradict, if a "
+        "dimension of the target has the same sign in the majority vote of each part of the persona.",
     )
 
 
@@ -261,7 +406,12 @@ class BuildConfig(Record):
     """One build: posts in, a sharded dataset out."""
 
     name: Name = Field("everyuser", description="Name of the dataset; the default output folder is `out/NAME`.")
-    pairs: int = Field(ge=1, description="Pairs to build. Each gives two mirrored examples.")
+    pairs: int | None = Field(
+        None,
+        ge=1,
+        description="Pairs to build, each of which gives two mirrored examples. Required, unless all are mined: then "
+        "null means all that the threads give.",
+    )
     seed: int = Field(0, ge=0, lt=2**63, description="The root of all randomness.")
     shard_pairs: int = Field(1024, ge=1, le=65536, description="Pairs in a shard, the unit of work and of resume.")
     attempts: int = Field(
@@ -269,9 +419,13 @@ class BuildConfig(Record):
     )
     space: str = Field("alignx", description="`alignx`, or a YAML file of your own.")
     templates: str | None = Field(None, description="A folder whose templates replace the packaged ones of that name.")
-    portrait: Literal["template", "model"] = Field(
-        "template", description="Who writes the portrait (P_DEMO) from the direction: a template, or the model."
+    portrait: Literal["template", "model", "paper"] = Field(
+        "template",
+        description="Who writes the portrait (P_DEMO): a template or the model, from the direction alone; or, as the "
+        "paper did, the model that compares the two replies, which gives the label away.",
     )
+    mirror: bool = Field(True, description="Emit every pair a second time, for the person of the opposite direction.")
+    mining: MiningConfig | None = Field(None, description="Mine pairs out of threads; null: sample all of them.")
     seeds: SeedsConfig = Field(default_factory=lambda: SeedsConfig())
     splits: SplitsConfig = Field(default_factory=lambda: SplitsConfig())
     sampling: SamplingConfig = Field(default_factory=lambda: SamplingConfig())
@@ -282,10 +436,26 @@ class BuildConfig(Record):
     requests: RequestsConfig = Field(default_factory=lambda: RequestsConfig())
     limits: LimitsConfig = Field(default_factory=lambda: LimitsConfig())
 
+    @model_validator(mode="after")
+    def _pairs_are_known(self) -> BuildConfig:
+        if self.pairs is None and self.mining is None:
+            raise ValueError("'pairs' is required")
+        if self.pairs is None and self.mining is not None and self.mining.share < 1:
+            raise ValueError("'pairs' is required where mining.share is less than 1")
+        return self
+
+    @property
+    def mined_pairs(self) -> int:
+        """How many of `pairs` are mined; 0 where `pairs` is null."""
+        return round((self.pairs or 0) * self.mining.share) if self.mining else 0
+
+    @property
+    def sampled_pairs(self) -> int:
+        """How many of `pairs` are sampled."""
+        return (self.pairs or 0) - self.mined_pairs
+
     def content(self) -> dict[str, Any]:
         """The keys that decide what the rows are; paths are left out, as their contents are fingerprinted."""
-        return self.model_dump(
-            mode="json",
-            exclude={"name": True, "space": True, "templates": True, "seeds": True}
-            | {"engine": True, "requests": True, "limits": True},
-        )
+        left_out = ("name", "space", "templates", "seeds", "engine", "requests", "limits")
+        source = dict.fromkeys(("path", "submissions", "comments", "revision"), True)
+        return self.model_dump(mode="json", exclude=dict.fromkeys(left_out, True) | {"mining": {"source": source}})

@@ -90,7 +90,7 @@ def _json(document: dict[str, Any], origin: str) -> str:
 
 
 def _explain(model: type[BaseModel], problem: Any) -> str:
-    tags = ("vllm", "openai", "replay", "[key]")
+    tags = ("vllm", "openai", "replay", "dump", "threads", "ultrafeedback", "helpsteer2", "pku_saferlhf", "[key]")
     location = [part for k, part in enumerate(problem["loc"]) if not (part in tags and k > 0)]
     key = ".".join(str(part) for part in location)
     if problem["type"] == "extra_forbidden":
@@ -156,6 +156,10 @@ def _absolute(config: BuildConfig, folder: Path) -> BuildConfig:
         changes["seeds"] = config.seeds.model_copy(update={"path": resolve(config.seeds.path)})
     if config.generation.model.startswith((".", "~")):
         changes["generation"] = config.generation.model_copy(update={"model": resolve(config.generation.model)})
+    if config.mining is not None:
+        source = config.mining.source
+        files = {name: tuple(resolve(path) for path in getattr(source, name)) for name in source.paths}
+        changes["mining"] = config.mining.model_copy(update={"source": source.model_copy(update=files)})
     if config.engine.kind == "replay":
         changes["engine"] = config.engine.model_copy(update={"journal": resolve(config.engine.journal)})
     return config.model_copy(update=changes)

@@ -21,7 +21,10 @@ class FileEntry(Record):
 
 
 class Counts(Record):
-    """The funnel of a build. `rejected` counts attempts by "stage/reason", `lost` the pairs given up for good."""
+    """The funnel of a build. `rejected` counts attempts by "stage/reason", `lost` the pairs given up for good.
+
+    `threads` counts what was read and dropped before pairs were mined.
+    """
 
     pairs_asked: int = 0
     pairs_accepted: int = 0
@@ -30,6 +33,7 @@ class Counts(Record):
     rejected: dict[str, int] = Field(default_factory=dict)
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    threads: dict[str, int] = Field(default_factory=dict)
 
 
 class Run(Record):

@@ -41,8 +41,38 @@ class SeedPost(Record):
         return "\n\n".join(part for part in (self.title.strip(), self.text.strip()) if part)
 
 
+Shares32 = tuple[Annotated[float, Field(ge=0, le=1), "float32"], ...]
+
+
+class Response(Record):
+    """One response of a thread. `levels` is empty until it is annotated.
+
+    `positive` and `negative` are the annotator's probabilities of both poles, one number a dimension; what is left is
+    that of 'cannot tell'. They are empty where levels were given without them.
+    """
+
+    id: Text
+    text: Text
+    levels: Levels = ()
+    positive: Shares32 = ()
+    negative: Shares32 = ()
+
+
+class Thread(Record):
+    """A post with the responses of different people."""
+
+    id: Text
+    title: str
+    text: str
+    topics: tuple[str, ...]
+    responses: tuple[Response, ...]
+
+
 class Pair(Record):
-    """A post and two replies; `direction` points from `rejected` to `chosen`."""
+    """A post and two replies; `direction` points from `rejected` to `chosen`.
+
+    A mined pair has the `levels` of both replies, of which the direction is the sign of the difference, and its margin.
+    """
 
     pair_id: Text
     post_id: Text
@@ -56,6 +86,9 @@ class Pair(Record):
     attempt: Annotated[int, Field(ge=0)]
     prompt_tokens: int
     completion_tokens: int
+    chosen_levels: Levels = ()
+    rejected_levels: Levels = ()
+    margin: float = 0.0
 
     @model_validator(mode="after")
     def _is_a_preference(self) -> Pair:
@@ -104,13 +137,12 @@ class Example(Record):
     model: str
 
     @model_validator(mode="after")
-    def _persona_is_consistent(self) -> Example:
+    def _holds_nothing_twice(self) -> Example:
         """The rules of docs/design.md that one row can break by itself."""
         if self.chosen == self.rejected:
             raise ValueError("chosen and rejected are equal")
         posts = [self.prompt]
         replies = [self.chosen, self.rejected]
-        target = [(d, v) for d, v in enumerate(self.preference_direction) if v != 0.5]
         for ugc in self.user_generated_content:
             replies.append(ugc.comment)
             posts.append(ugc.prompt)
@@ -118,23 +150,27 @@ class Example(Record):
             replies.extend((pair.chosen, pair.rejected))
             posts.append(pair.prompt)
         items: tuple[UgcItem | PairItem, ...] = (*self.user_generated_content, *self.pairwise_feedback)
-        for item in items:
-            if len(item.preference_direction) != len(self.preference_direction):
-                raise ValueError("a history item has another number of dimensions than the row")
-            if any(item.preference_direction[d] == 1.0 - value for d, value in target):
-                raise ValueError("a history item contradicts the row's direction")
+        if any(len(item.preference_direction) != len(self.preference_direction) for item in items):
+            raise ValueError("a history item has another number of dimensions than the row")
         if len(set(posts)) != len(posts):
             raise ValueError("a post is repeated in the row")
         if len(set(replies)) != len(replies):
             raise ValueError("a reply is repeated in the row")
         return self
 
+    @property
+    def is_consistent(self) -> bool:
+        """Whether no history item contradicts the row in any dimension: all rows but those of `consistency: paper`."""
+        target = [(d, value) for d, value in enumerate(self.preference_direction) if value != 0.5]
+        items: tuple[UgcItem | PairItem, ...] = (*self.user_generated_content, *self.pairwise_feedback)
+        return not any(item.preference_direction[d] == 1.0 - value for item in items for d, value in target)
+
 
 class Rejection(Record):
     """A row that did not pass, kept with its reason: `texts` are the raw replies, where there were any."""
 
     record_id: Text
-    stage: Literal["sample", "generate", "validate", "assemble", "portrait"]
+    stage: Literal["sample", "annotate", "mine", "generate", "validate", "assemble", "portrait"]
     reason: Text
     detail: str
     attempt: Annotated[int, Field(ge=0)]

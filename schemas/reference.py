@@ -21,6 +21,10 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "generation": config.GenerationConfig,
     "validation": config.ValidationConfig,
     "history": config.HistoryConfig,
+    "mining": config.MiningConfig,
+    "mining.source (kind: dump)": config.DumpSource,
+    "mining.source (kind: threads, ultrafeedback, helpsteer2, pku_saferlhf)": config.ThreadsSource,
+    "mining.annotation": config.AnnotationConfig,
     "engine (kind: vllm)": config.VllmEngine,
     "engine (kind: openai)": config.OpenAiEngine,
     "engine (kind: replay)": config.ReplayEngine,
@@ -70,12 +74,11 @@ def _rows(model: type[BaseModel]) -> Iterator[str]:
     for name, field in model.model_fields.items():
         inner = field.annotation
         is_section = isinstance(inner, type) and issubclass(inner, BaseModel)
-        if is_section or name == "engine":
+        if is_section or name in ("engine", "source"):
             continue
         if name == "kind":
-            value = get_args(inner)[0]
-            default = "`vllm`" if value == "vllm" else "required"
-            yield f"| `kind` | `{value}` | {default} | Selects this engine. |"
+            default = "`vllm`" if "vllm" in get_args(inner) else "required"
+            yield f"| `kind` | {_type_name(inner)} | {default} | {field.description or 'Selects this one.'} |"
             continue
         cells = (
             f"`{name}`",

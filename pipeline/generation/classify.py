@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import orjson
 
-from pipeline.generation.requests import Completion, Failure
+from pipeline.generation.requests import AnyRequest, Completion, Failure
 from schemas.base import UserError
 
 
@@ -30,11 +30,11 @@ class Transient:
 
 
 def classify(
-    status: int, headers: Mapping[str, str], payload: bytes, url: str
+    request: AnyRequest, status: int, headers: Mapping[str, str], payload: bytes, url: str
 ) -> Completion | Failure | Busy | Transient:
-    """Sort one answer. Raises `UserError` for 401, 403 and 404, with which no row can ever succeed."""
+    """Sort the answer to a request. Raises `UserError` for 401, 403 and 404, with which no row can ever succeed."""
     if status == 200:
-        return _completion(payload)
+        return _completion(request, payload)
     detail = f"HTTP {status}: {_message(payload)}"
     if status in (429, 503):
         return Busy(_retry_after(headers.get("Retry-After")), detail)
@@ -49,22 +49,17 @@ def classify(
     return Failure(f"http_{status}", detail)
 
 
-def _completion(payload: bytes) -> Completion | Transient:
+def _completion(request: AnyRequest, payload: bytes) -> Completion | Transient:
     try:
         body = orjson.loads(payload)
-        choice = body["choices"][0]
+        text, finish_reason = request.read(body)
         usage = body.get("usage") or {}
         prompt_tokens, completion_tokens = (int(usage.get(f"{kind}_tokens") or 0) for kind in ("prompt", "completion"))
         if max(prompt_tokens, completion_tokens) >= 2**53:
             raise ValueError("no count of tokens")
-        return Completion(
-            str(choice["message"]["content"] or ""),
-            str(choice.get("finish_reason") or "unknown"),
-            prompt_tokens,
-            completion_tokens,
-        )
+        return Completion(text, finish_reason, prompt_tokens, completion_tokens)
     except (ValueError, OverflowError, KeyError, IndexError, TypeError, AttributeError):
-        return Transient("garbled", f"not a chat completion: {payload[:120].decode(errors='replace')!r}")
+        return Transient("garbled", f"not a completion: {payload[:120].decode(errors='replace')!r}")
 
 
 def _message(payload: bytes) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import random
 import threading
 import urllib.request
@@ -16,7 +17,7 @@ import aiohttp
 
 from pipeline.generation.classify import Busy, Transient, classify
 from pipeline.generation.journal import JournalWriter
-from pipeline.generation.requests import Completion, Failure, Outcome, Request
+from pipeline.generation.requests import AnyRequest, Completion, Failure, Outcome
 from pipeline.progress import Tally
 from schemas.base import UserError
 from schemas.config import RequestsConfig
@@ -39,7 +40,7 @@ _ALONE_AFTER = 2
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where a request is sent. `life` is that of the server behind the URL: it grows when the server is restarted."""
+    """A base URL, to which a request's path is added. `life` is that of the server behind the URL: it grows when the server is restarted."""
 
     url: str
     life: int = 0
@@ -90,7 +91,7 @@ class Ticket:
 class _Item:
     ticket: Ticket
     position: int
-    request: Request
+    request: AnyRequest
     journal: JournalWriter
 
 
@@ -136,6 +137,7 @@ class Client:
         self._tally = tally
         self._queue: deque[_Item] = deque()
         self._active: set[asyncio.Task[None]] = set()
+        self._sequences = 0
         self._failing_since: float | None = None
         self._alone = asyncio.Lock()
         self._key = headers.get("Authorization", "").removeprefix("Bearer ").encode()
@@ -146,7 +148,7 @@ class Client:
         self._thread.start()
         self._open = asyncio.run_coroutine_threadsafe(self._start(), self._loop)
 
-    def submit(self, requests: Sequence[tuple[int, Request]], ticket: Ticket, journal: JournalWriter) -> None:
+    def submit(self, requests: Sequence[tuple[int, AnyRequest]], ticket: Ticket, journal: JournalWriter) -> None:
         """Queue requests; `requests` pairs each with its position in the ticket."""
         self._raise_fault()
         with self._changed:
@@ -201,14 +203,20 @@ class Client:
         self._pump()
 
     def _pump(self) -> None:
-        while self._queue and len(self._active) < int(self._window.limit) and self._fault is None:
+        while self._queue and self._fault is None:
+            # One that is larger than the window goes alone.
+            size = self._queue[0].request.sequences
+            if self._active and self._sequences + size > int(self._window.limit):
+                break
             task = self._loop.create_task(self._run(self._queue.popleft()))
             self._active.add(task)
-            task.add_done_callback(self._ended)
-        self._tally.gauge("in_flight", len(self._active))
+            self._sequences += size
+            task.add_done_callback(functools.partial(self._ended, size))
+        self._tally.gauge("in_flight", self._sequences)
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _ended(self, size: int, task: asyncio.Task[None]) -> None:
         self._active.discard(task)
+        self._sequences -= size
         if not task.cancelled() and task.exception() is not None:
             self._fail(task.exception())
         self._pump()
@@ -232,7 +240,7 @@ class Client:
             if item.ticket.done or self.backlog == self.watermark:
                 self._changed.notify_all()
 
-    async def _ask(self, request: Request) -> Outcome:
+    async def _ask(self, request: AnyRequest) -> Outcome:
         """One request to its final outcome: bounded in retries, in waiting, and in servers that die under it."""
         await asyncio.wrap_future(self._open)
         retries = deaths = waits = 0
@@ -268,10 +276,10 @@ class Client:
                 if retries > self._config.retries:
                     return Failure(answer.reason, answer.detail)
 
-    async def _post(self, endpoint: Endpoint, request: Request) -> Completion | Failure | Busy | Transient:
+    async def _post(self, endpoint: Endpoint, request: AnyRequest) -> Completion | Failure | Busy | Transient:
         reached = True
         try:
-            async with self._session.post(endpoint.url, data=request.body) as response:
+            async with self._session.post(endpoint.url + request.path, data=request.body) as response:
                 payload = await response.read()
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             reached = False
@@ -285,7 +293,7 @@ class Client:
             if self._key and response.status != 200:
                 # A server may quote the key that it refuses; details go into the journal and the rejections.
                 payload = payload.replace(self._key, b"***")
-            return classify(response.status, response.headers, payload, endpoint.url)
+            return classify(request, response.status, response.headers, payload, endpoint.url + request.path)
         finally:
             self._endpoints.release(endpoint, reached)
             self._tally.add("requests_sent", int(reached))

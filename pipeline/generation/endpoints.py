@@ -11,7 +11,6 @@ import orjson
 from pipeline.generation.client import Endpoint
 from schemas.base import UserError
 
-CHAT = "/chat/completions"
 _AVOIDED_SECONDS = 5.0
 
 
@@ -22,7 +21,7 @@ class FixedEndpoints:
 
     def __init__(self, base_urls: tuple[str, ...], model: str, headers: dict[str, str]) -> None:
         self._urls = [url.rstrip("/") for url in base_urls]
-        self._endpoints = [Endpoint(url + CHAT) for url in self._urls]
+        self._endpoints = [Endpoint(url) for url in self._urls]
         self._busy = dict.fromkeys(self._endpoints, 0)
         self._down: set[Endpoint] = set()
         self._avoid_until = dict.fromkeys(self._endpoints, 0.0)

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.generation.client import Endpoint
-from pipeline.generation.endpoints import CHAT
 from pipeline.generation.guard import Spec
 from pipeline.generation.packaged import model_path
 from pipeline.progress import Tally
@@ -106,7 +105,7 @@ class ServedEndpoint:
             await self._changed.wait_for(lambda: self._url or self._error)
         if self._error is not None:
             raise UserError(f"engine vllm: {self._error}")
-        return Endpoint(f"{self._url}/v1{CHAT}", self._life)
+        return Endpoint(f"{self._url}/v1", self._life)
 
     def release(self, endpoint: Endpoint, reached: bool) -> None:
         """One server takes all: nothing to count."""

@@ -15,7 +15,7 @@ from apache_beam.utils.windowed_value import WindowedValue
 from pipeline.generation.client import Client, Endpoints, Ticket
 from pipeline.generation.endpoints import FixedEndpoints
 from pipeline.generation.journal import JournalWriter, read_journal
-from pipeline.generation.requests import Failure, Outcome, Request
+from pipeline.generation.requests import AnyRequest, Failure, Outcome
 from pipeline.generation.server import ServedEndpoint, server_spec
 from pipeline.plan import BuildPlan
 from pipeline.progress import tally
@@ -34,7 +34,7 @@ class Asking(Protocol):
     def journal(self) -> str:
         """Name of the shard's journal."""
 
-    def requests(self) -> list[Request]:
+    def requests(self) -> Sequence[AnyRequest]:
         """All requests, in order."""
 
     def with_outcomes(self, outcomes: Sequence[Outcome]) -> Self:
@@ -60,7 +60,7 @@ class Generator:
         """Whether the window will run dry soon."""
         return self._client is None or self._client.backlog <= self._client.watermark
 
-    def submit(self, journal: str, requests: Sequence[Request]) -> Ticket:
+    def submit(self, journal: str, requests: Sequence[AnyRequest]) -> Ticket:
         """Begin to answer `requests`; what the journal knows is answered at once."""
         path = self._folder / f"{journal}.jsonl"
         if journal not in self._known:

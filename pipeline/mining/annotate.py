@@ -1,0 +1,298 @@
+"""Intensity annotation: for each response and dimension the positive pole, the negative one, or 'cannot tell'."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+from pydantic import TypeAdapter, ValidationError
+
+from pipeline.generation.requests import (
+    OPTIONS,
+    AnyRequest,
+    Completion,
+    Failure,
+    Outcome,
+    choice_head,
+    make_choice_request,
+    make_request,
+    probabilities,
+)
+from pipeline.mining.threads import Threads
+from pipeline.plan import BuildPlan, ShardSpec
+from pipeline.resources import resources
+from pipeline.validate import Fault
+from preference_space.space import Dimension
+from schemas.config import AnnotationConfig, MiningConfig
+from schemas.records import Pair, Rejection
+
+_MEANINGS = 3
+"""Positive, negative, cannot tell: what an option may stand for, in this order."""
+_ORDERS = tuple(itertools.permutations(range(_MEANINGS)))
+"""Ways to put them to the options A, B, C. The first is the fixed one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a request asks: about which response, and from which of the asked dimensions on."""
+
+    row: int
+    start: int
+    request: AnyRequest
+
+
+@dataclass(frozen=True, slots=True)
+class MinedShard:
+    """The element of phase one for mined pairs. `outcomes` answer `questions`; tokens are those of all attempts."""
+
+    spec: ShardSpec
+    threads: Threads
+    questions: Sequence[Question] = ()
+    outcomes: Sequence[Outcome] = ()
+    pairs: Sequence[Pair] = ()
+    rejections: Sequence[Rejection] = ()
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+    @property
+    def journal(self) -> str:
+        """Name of the journal that holds this shard's answers."""
+        return f"pairs-{self.spec.name}"
+
+    def requests(self) -> list[AnyRequest]:
+        """Every request, in order: all about one response follow one another, as they share a prefix."""
+        return [question.request for question in self.questions]
+
+    def with_outcomes(self, outcomes: Sequence[Outcome]) -> MinedShard:
+        """The same shard, its questions answered."""
+        return replace(self, outcomes=tuple(outcomes))
+
+
+def ask(shard: MinedShard, plan: BuildPlan, attempt: int) -> MinedShard:
+    """Render the questions about every response that has no levels yet."""
+    questions: list[Question] = []
+    if settings(plan).mode != "given":
+        render = _choices if settings(plan).mode == "choice" else _structured
+        for row in np.flatnonzero(~shard.threads.known).tolist():
+            questions += render(shard.threads, row, plan, attempt)
+    return replace(shard, questions=questions, outcomes=())
+
+
+def take_levels(shard: MinedShard, plan: BuildPlan, attempt: int) -> MinedShard:
+    """Read the answers. A response of which a question was not answered well is left without levels, and told so."""
+    threads = shard.threads
+    levels, shares, known = threads.levels.copy(), threads.shares.copy(), threads.known.copy()
+    rejections = [*shard.rejections]
+    read = _read_choices if settings(plan).mode == "choice" else _read_structured
+    answers = zip(shard.questions, shard.outcomes, strict=True)
+    for row, group in itertools.groupby(answers, key=lambda answer: answer[0].row):
+        found = read(list(group), threads, plan)
+        if isinstance(found, Fault):
+            rejections.append(_rejection(threads, row, found, attempt))
+        else:
+            levels[row], shares[row] = found
+            known[row] = True
+    spent = [outcome for outcome in shard.outcomes if isinstance(outcome, Completion)]
+    return replace(
+        shard,
+        threads=replace(threads, levels=levels, shares=shares, known=known),
+        questions=(),
+        outcomes=(),
+        rejections=rejections,
+        prompt_tokens=shard.prompt_tokens + sum(completion.prompt_tokens for completion in spent),
+        completion_tokens=shard.completion_tokens + sum(completion.completion_tokens for completion in spent),
+    )
+
+
+def rounds(plan: BuildPlan) -> int:
+    """How often a response is asked about at most: a choice comes out the same again, a structured reply need not."""
+    return plan.config.attempts if settings(plan).mode == "json" else 1
+
+
+def option_orders(seed: int, post: str, response: str, dimensions: int) -> npt.NDArray[np.int64]:
+    """Which order of options each dimension gets, shape (D,): a function of seed and ids alone."""
+    text = f"options\x1f{seed}\x1f{post}\x1f{response}"
+    draws = np.frombuffer(hashlib.shake_128(text.encode()).digest(4 * dimensions), dtype="<u4")
+    return (draws % len(_ORDERS)).astype(np.int64)
+
+
+def confident_levels(shares: npt.NDArray[np.float32], min_confidence: float) -> npt.NDArray[np.int8]:
+    """Levels from probabilities of (positive, negative, cannot tell), shape (..., 3) to (...)."""
+    best = shares.argmax(axis=-1)
+    sure = shares.max(axis=-1) >= np.float32(min_confidence)
+    answered = shares.sum(axis=-1) > 0
+    return np.where(sure & answered, np.array([1, -1, 0], dtype=np.int8)[best], np.int8(0))
+
+
+@dataclass(frozen=True)
+class _Sheet:
+    """The questions of a build: `texts[d][order]` of each asked dimension, and what identifies them all."""
+
+    asked: npt.NDArray[np.int64]
+    texts: Sequence[Sequence[str]]
+    head: dict[str, Any]
+    identity: bytes
+
+
+@lru_cache(maxsize=4)
+def _sheet(plan: BuildPlan) -> _Sheet:
+    parts, config = resources(plan), settings(plan)
+    asked = asked_dimensions(plan)
+    render = parts.templates["annotate"].render_block
+    texts = [
+        ["\n" + render("question", dimension=dimension, options=_options(dimension, order)) for order in _ORDERS]
+        for dimension in (parts.space.dimensions[d] for d in asked)
+    ]
+    head = choice_head(plan.config.generation.model, config.constrain)
+    identity = hashlib.blake2b(orjson.dumps([head, texts]), digest_size=16).digest()
+    return _Sheet(asked, texts, head, identity)
+
+
+def asked_dimensions(plan: BuildPlan) -> npt.NDArray[np.int64]:
+    """The dimensions that a response is asked about."""
+    return resources(plan).space.select(settings(plan).dimensions, "mining.annotation.dimensions")
+
+
+def _options(dimension: Dimension, order: Sequence[int]) -> list[dict[str, str]]:
+    """`order[k]` is what option k stands for."""
+    options = []
+    for letter, meaning in zip(OPTIONS, order, strict=True):
+        pole = (dimension.positive, dimension.negative, None)[meaning]
+        label, description = (pole.label, pole.description) if pole else ("", "")
+        options.append({"letter": letter, "label": label, "description": description})
+    return options
+
+
+def _choices(threads: Threads, row: int, plan: BuildPlan, attempt: int) -> list[Question]:
+    sheet, config = _sheet(plan), settings(plan)
+    post = threads.posts[threads.thread_of(row)]
+    prefix = resources(plan).templates["annotate"].render_block("context", post=post, response=threads.texts[row])
+    orders = _orders_of(threads, row, plan)
+    questions = []
+    for start in range(0, len(sheet.asked), config.prompts_per_call):
+        chunk = orders[start : start + config.prompts_per_call]
+        texts = tuple(sheet.texts[start + k][order] for k, order in enumerate(chunk.tolist()))
+        known = sheet.identity + start.to_bytes(4, "little") + chunk.astype(np.uint8).tobytes()
+        questions.append(Question(row, start, make_choice_request(sheet.head, prefix, texts, known)))
+    return questions
+
+
+def _read_choices(
+    answers: Sequence[tuple[Question, Outcome]], threads: Threads, plan: BuildPlan
+) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]] | Fault:
+    sheet = _sheet(plan)
+    by_option = []
+    for _, outcome in answers:
+        if isinstance(outcome, Failure):
+            return Fault(outcome.reason, outcome.detail)
+        by_option.append(probabilities(outcome.text))
+    options = np.concatenate(by_option).astype(np.float32) / np.float32(255)
+    if len(options) != len(sheet.asked):
+        return Fault("incomplete", f"{len(options)} answers to {len(sheet.asked)} questions")
+    if not options.any():
+        return Fault("no_option", "the model gave none of the options to any question")
+    orders = np.array(_ORDERS)[_orders_of(threads, answers[0][0].row, plan)]
+    by_meaning = np.empty_like(options)
+    np.put_along_axis(by_meaning, orders, options, axis=1)
+    levels = np.zeros(threads.levels.shape[1], dtype=np.int8)
+    shares = np.zeros((len(levels), 2), dtype=np.float32)
+    levels[sheet.asked] = confident_levels(by_meaning, settings(plan).min_confidence)
+    shares[sheet.asked] = by_meaning[:, :2]
+    return levels, shares
+
+
+def _orders_of(threads: Threads, row: int, plan: BuildPlan) -> npt.NDArray[np.int64]:
+    sheet = _sheet(plan)
+    if settings(plan).option_order == "fixed":
+        return np.zeros(len(sheet.asked), dtype=np.int64)
+    post = threads.posts[threads.thread_of(row)].id
+    return option_orders(plan.config.seed, post, threads.ids[row], threads.levels.shape[1])[sheet.asked]
+
+
+_Verdicts = TypeAdapter(dict[str, Literal["positive", "negative", "unclear"]])
+_LEVEL_OF = {"positive": 1, "negative": -1, "unclear": 0}
+
+
+def _structured(threads: Threads, row: int, plan: BuildPlan, attempt: int) -> list[Question]:
+    parts = resources(plan)
+    dimensions = [parts.space.dimensions[d] for d in asked_dimensions(plan)]
+    post = threads.posts[threads.thread_of(row)]
+    messages = parts.templates["annotate_json"].render(post=post, response=threads.texts[row], dimensions=dimensions)
+    counter = (plan.config.seed, "annotate", post.id, threads.ids[row], attempt)
+    schema = {
+        "type": "object",
+        "properties": {dimension.slug: {"enum": [*_LEVEL_OF]} for dimension in dimensions},
+        "required": [dimension.slug for dimension in dimensions],
+        "additionalProperties": False,
+    }
+    request = make_request(
+        plan.config.generation,
+        messages,
+        counter,
+        max_tokens=settings(plan).max_tokens,
+        stop=None,
+        **({"response_format": json_format("levels", schema)} if settings(plan).constrain else {}),
+    )
+    return [Question(row, 0, request)]
+
+
+def json_format(name: str, schema: dict[str, Any]) -> dict[str, Any]:
+    """The body's `response_format` for a JSON schema."""
+    return {"type": "json_schema", "json_schema": {"name": name, "schema": schema, "strict": True}}
+
+
+def _read_structured(
+    answers: Sequence[tuple[Question, Outcome]], threads: Threads, plan: BuildPlan
+) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]] | Fault:
+    outcome = answers[0][1]
+    if isinstance(outcome, Failure):
+        return Fault(outcome.reason, outcome.detail)
+    if outcome.finish_reason != "stop":
+        return Fault("unfinished", f"finish_reason {outcome.finish_reason}")
+    try:
+        verdicts = _Verdicts.validate_json(outcome.text)
+    except ValidationError as error:
+        return Fault("schema", error.errors()[0]["msg"])
+    space = resources(plan).space
+    levels = np.zeros(len(space), dtype=np.int8)
+    for d in asked_dimensions(plan).tolist():
+        slug = space.dimensions[d].slug
+        if slug not in verdicts:
+            return Fault("schema", f"no answer for '{slug}'")
+        levels[d] = _LEVEL_OF[verdicts[slug]]
+    return levels, np.stack([levels > 0, levels < 0], axis=-1).astype(np.float32)
+
+
+def settings(plan: BuildPlan) -> AnnotationConfig:
+    """How responses are annotated."""
+    return mining_of(plan).annotation
+
+
+def mining_of(plan: BuildPlan) -> MiningConfig:
+    """The configuration of a build that mines."""
+    if plan.config.mining is None:
+        raise ValueError("this build mines nothing")
+    return plan.config.mining
+
+
+def _rejection(threads: Threads, row: int, fault: Fault, attempt: int) -> Rejection:
+    post = threads.posts[threads.thread_of(row)]
+    return Rejection(
+        record_id=f"{post.id}/{threads.ids[row]}",
+        stage="annotate",
+        reason=fault.reason,
+        detail=fault.detail,
+        attempt=attempt,
+        final=False,
+        post_id=post.id,
+        prompt=post.prompt,
+        direction=(0,) * threads.levels.shape[1],
+        texts=(threads.texts[row],),
+    )

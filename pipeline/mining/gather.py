@@ -1,0 +1,341 @@
+"""Joins posts with their responses, in bounded memory: a shuffle through files, then a join for each part.
+
+Every slice of the input is read once and its events are written in the order of the *part* that their post belongs to.
+A part then reads its own piece of each slice, joins, cleans and stores its threads. Parts are ranges of a hash of the
+post's id, so that threads come out in an order that depends on the seed and the ids alone, and splits can be cut from
+it. The same files serve one process and many; Beam's own grouping would keep all of it in memory on the local runner.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.mining.scrub import scrub
+from pipeline.mining.sources import PostEvent, ResponseEvent, Slice, cut_slices, input_bytes, read_events
+from pipeline.mining.threads import ROWS_PER_GROUP, THREAD_SCHEMA, Threads, from_table, read_groups
+from pipeline.plan import SPLITS, BuildPlan, apportion
+from pipeline.progress import tally
+from pipeline.resources import resources
+from pipeline.seeds import normalised
+from pipeline.shards import atomic, read_meta, write_shard, write_text
+from pipeline.validate import language_of
+from schemas.base import UsageError, UserError
+from schemas.config import MiningConfig
+from schemas.records import SeedPost
+
+_PART_BYTES = 32 << 20
+_PARTS = 64
+"""Parts of an input of unknown size."""
+_MOST_PARTS = 4096
+_FLUSHED_AT = 64 << 20
+"""Bytes of events that a worker holds before it writes them out."""
+
+
+@dataclass(frozen=True)
+class Index:
+    """What was gathered: threads of each part, those of each split, and the funnel."""
+
+    parts: tuple[int, ...]
+    splits: Mapping[str, int]
+    counts: Mapping[str, int]
+
+
+def slices_to_do(plan: BuildPlan) -> list[Slice]:
+    """The slices that no earlier run has partitioned."""
+    return [piece for piece in cut_slices(_mining(plan)) if not _done_path(plan, piece.number).exists()]
+
+
+def parts_to_do(plan: BuildPlan) -> list[int]:
+    """The parts that no earlier run has joined."""
+    return [part for part in range(count_parts(plan)) if read_meta(_part_path(plan, part)) is None]
+
+
+def count_parts(plan: BuildPlan) -> int:
+    """How many parts the input is joined in: the same for the same input, so that a later run can go on."""
+    size = input_bytes(_mining(plan))
+    return _PARTS if size is None else min(_MOST_PARTS, max(1, -(-size // _PART_BYTES)))
+
+
+def partition(piece: Slice, plan: BuildPlan) -> None:
+    """Read a slice and write its events part by part; a small file with the places says that it is done."""
+    counts: Counter[str] = Counter()
+    parts = count_parts(plan)
+    pending: list[tuple[int, bytes]] = []
+    runs: list[list[int]] = []
+    held = 0
+    progress = tally(plan.output)
+    for event in read_events(piece, _mining(plan), resources(plan).space, counts):
+        post = event.id if isinstance(event, PostEvent) else event.post
+        line = orjson.dumps(("p" if isinstance(event, PostEvent) else "r", *event)) + b"\n"
+        pending.append((_order(plan, post) * parts >> 64, line))
+        held += len(line)
+        if held >= _FLUSHED_AT:
+            runs.append(_write_run(plan, piece, len(runs), pending))
+            progress.add("threads/events", len(pending))
+            pending, held = [], 0
+    runs.append(_write_run(plan, piece, len(runs), pending))
+    progress.add("threads/events", len(pending))
+    progress.add("threads/slices", 1)
+    write_text(_done_path(plan, piece.number), json.dumps({"runs": runs, "counts": counts}))
+
+
+def join(part: int, plan: BuildPlan) -> None:
+    """Join a part's posts with their responses, clean them, and store the threads."""
+    mining, counts = _mining(plan), Counter[str]()
+    posts: dict[str, PostEvent] = {}
+    responses: dict[str, list[ResponseEvent]] = {}
+    for event in _events_of(plan, part):
+        if isinstance(event, ResponseEvent):
+            responses.setdefault(event.post, []).append(event)
+        elif event.id in posts:
+            counts["posts/duplicate_id"] += 1
+        else:
+            posts[event.id] = event
+    counts["responses/without_post"] += sum(len(found) for post, found in responses.items() if post not in posts)
+    kept = []
+    for post in sorted(posts, key=lambda identity: (_order(plan, identity), identity)):
+        cleaned = _clean(posts[post], responses.get(post, []), mining, plan, counts)
+        if len(cleaned[1]) < mining.min_responses:
+            counts["posts/too_few_responses"] += 1
+            counts["responses/of_small_threads"] += len(cleaned[1])
+        else:
+            kept.append(cleaned)
+    counts["threads"] += len(kept)
+    counts["responses"] += sum(len(found) for _, found in kept)
+    table = _block(kept, len(resources(plan).space)).table()
+    meta = {"fingerprint": plan.fingerprint, "counts": {name: number for name, number in counts.items() if number}}
+    groups = [table.slice(start, ROWS_PER_GROUP) for start in range(0, max(1, table.num_rows), ROWS_PER_GROUP)]
+    write_shard(_part_path(plan, part), THREAD_SCHEMA, groups, meta)
+    tally(plan.output).add("threads/parts", 1)
+
+
+def index(plan: BuildPlan) -> Index:
+    """After the last part: drop repeated posts, fix which threads are used, and forget the shuffled events."""
+    counts: Counter[str] = Counter()
+    for piece in cut_slices(_mining(plan)):
+        counts.update(json.loads(_done_path(plan, piece.number).read_text())["counts"])
+    sizes, digests = [], [_seed_digests(plan)]
+    for part in range(count_parts(plan)):
+        path = _part_path(plan, part)
+        counts.update((read_meta(path) or {})["counts"])
+        digests.append(_digests(path))
+        sizes.append(len(digests[-1]))
+    everything = np.concatenate(digests)
+    first_seen = np.zeros(len(everything), dtype=bool)
+    first_seen[np.unique(everything, return_index=True)[1]] = True
+    kept = np.flatnonzero(first_seen[len(digests[0]) :])
+    counts["posts/duplicate"] += sum(sizes) - len(kept)
+    if _mining(plan).limit is not None:
+        counts["posts/over_limit"] += max(0, len(kept) - (_mining(plan).limit or 0))
+        kept = kept[: _mining(plan).limit]
+    if not len(kept):
+        raise UsageError(f"mining.source: no thread is left of {counts['posts/read']} posts ({_funnel(counts)})")
+    with atomic(_kept_path(plan)) as temporary, temporary.open("wb") as file:
+        np.save(file, kept)
+    splits = _splits(plan, len(kept))
+    counts["threads/used"] += sum(splits.values())
+    document = {"parts": sizes, "splits": splits, "counts": dict(sorted((+counts).items()))}
+    write_text(_index_path(plan), json.dumps(document, indent=1))
+    shutil.rmtree(_shuffle(plan), ignore_errors=True)
+    return read_index(plan) or Index((), {}, {})
+
+
+def read_index(plan: BuildPlan) -> Index | None:
+    """What `index` has stored; None where nothing was gathered yet."""
+    try:
+        document = json.loads(_index_path(plan).read_text())
+    except FileNotFoundError:
+        return None
+    return Index(tuple(document["parts"]), document["splits"], document["counts"])
+
+
+def read_threads(plan: BuildPlan, start: int, count: int) -> Threads:
+    """Threads `start` to `start + count` of those used, in their order over all splits."""
+    found = read_index(plan)
+    if found is None:
+        raise UserError(f"{_index_path(plan)} is missing; choose another --output")
+    wanted = np.load(_kept_path(plan), mmap_mode="r")[start : start + count]
+    ends = np.cumsum(found.parts)
+    part_of = np.searchsorted(ends, wanted, side="right")
+    tables = [
+        read_groups(_part_path(plan, part), wanted[part_of == part] - (ends[part] - found.parts[part]))
+        for part in np.unique(part_of).tolist()
+    ]
+    return from_table(pa.concat_tables(tables).combine_chunks(), len(resources(plan).space))
+
+
+def _mining(plan: BuildPlan) -> MiningConfig:
+    if plan.config.mining is None:
+        raise ValueError("this build mines nothing")
+    return plan.config.mining
+
+
+def _order(plan: BuildPlan, post: str) -> int:
+    """Where a post stands among all: 64 bits."""
+    text = f"{plan.config.seed}\x1f{post}"
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
+
+
+def _write_run(plan: BuildPlan, piece: Slice, number: int, pending: list[tuple[int, bytes]]) -> list[int]:
+    """Write events by part; where each part begins, and the end."""
+    pending.sort(key=lambda entry: entry[0])
+    sizes = np.zeros(count_parts(plan), dtype=np.int64)
+    with atomic(_run_path(plan, piece.number, number)) as temporary, temporary.open("wb") as file:
+        for part, line in pending:
+            sizes[part] += len(line)
+            file.write(line)
+    return [0, *np.cumsum(sizes).tolist()]
+
+
+def _events_of(plan: BuildPlan, part: int) -> Iterator[PostEvent | ResponseEvent]:
+    for piece in cut_slices(_mining(plan)):
+        done = json.loads(_done_path(plan, piece.number).read_text())
+        for number, places in enumerate(done["runs"]):
+            start, stop = places[part], places[part + 1]
+            if start == stop:
+                continue
+            with _run_path(plan, piece.number, number).open("rb") as file:
+                file.seek(start)
+                lines = file.read(stop - start).splitlines()
+            for line in lines:
+                kind, *fields = orjson.loads(line)
+                yield PostEvent(*fields) if kind == "p" else ResponseEvent(*fields)
+
+
+_Cleaned = tuple[SeedPost, list[ResponseEvent]]
+
+
+def _clean(
+    post: PostEvent, found: Sequence[ResponseEvent], mining: MiningConfig, plan: BuildPlan, counts: Counter[str]
+) -> _Cleaned:
+    """A post with the responses that are used, in the order of their ids, without personal data."""
+    ordered = sorted(
+        found,
+        key=lambda response: (hashlib.blake2b(f"{plan.config.seed}\x1f{response.id}".encode()).digest(), response.id),
+    )
+    authors, texts, ids = set[str](), set[str](), set[str]()
+    names = {response.author for response in found if response.author}
+    language = plan.config.validation.language
+    kept: list[ResponseEvent] = []
+    for response in ordered:
+        text = scrub(response.text, names).strip() if mining.scrub else response.text.strip()
+        plain = normalised(text)
+        if mining.annotation.mode == "given" and response.levels is None:
+            counts["responses/without_levels"] += 1
+        elif response.id in ids or plain in texts:
+            counts["responses/duplicate"] += 1
+        elif mining.one_per_author and response.author in authors:
+            counts["responses/same_author"] += 1
+        elif language is not None and language_of(text) != language:
+            counts["responses/language"] += 1
+        elif len(kept) == mining.max_responses:
+            counts["responses/over_limit"] += 1
+        else:
+            kept.append(response._replace(text=text))
+            ids.add(response.id)
+            texts.add(plain)
+            if response.author:
+                authors.add(response.author)
+    clean = (scrub(text, names) if mining.scrub else text for text in (post.title, post.text))
+    title, text = (part.strip() for part in clean)
+    return (
+        SeedPost(id=post.id, title=title, text=text, topics=tuple(post.topics)),
+        sorted(kept, key=lambda response: response.id),
+    )
+
+
+def _block(kept: Sequence[_Cleaned], dimensions: int) -> Threads:
+    responses = [response for _, found in kept for response in found]
+    known = np.array([response.levels is not None for response in responses], dtype=bool)
+    levels = np.zeros((len(responses), dimensions), dtype=np.int8)
+    for row, response in enumerate(responses):
+        if response.levels is not None:
+            levels[row] = response.levels
+    shares = np.stack([levels > 0, levels < 0], axis=-1).astype(np.float32)
+    for row, response in enumerate(responses):
+        if response.positive is not None:
+            shares[row, :, 0], shares[row, :, 1] = response.positive, response.negative
+    return Threads(
+        [post for post, _ in kept],
+        np.cumsum([0, *(len(found) for _, found in kept)]),
+        [response.id for response in responses],
+        [response.text for response in responses],
+        levels,
+        shares,
+        known,
+    )
+
+
+def _digests(path: Path) -> npt.NDArray[np.uint64]:
+    with pq.ParquetFile(path) as file:
+        found: list[npt.NDArray[np.uint64]] = [np.empty(0, dtype=np.uint64)]
+        for batch in file.iter_batches(batch_size=4096, columns=["title", "text"]):
+            titles, texts = batch["title"].to_pylist(), batch["text"].to_pylist()
+            found.append(_hashed(SeedPost(id="-", title=a, text=b).prompt for a, b in zip(titles, texts, strict=True)))
+    return np.concatenate(found)
+
+
+def _seed_digests(plan: BuildPlan) -> npt.NDArray[np.uint64]:
+    """Those of the posts that pairs are sampled for: a thread on such a post could stand in another split."""
+    if not plan.config.sampled_pairs:
+        return np.empty(0, dtype=np.uint64)
+    return np.unique(np.concatenate([_digests(plan.output / "seeds" / f"{split}.parquet") for split in SPLITS]))
+
+
+def _hashed(texts: Iterable[str]) -> npt.NDArray[np.uint64]:
+    digests = b"".join(hashlib.blake2b(normalised(text).encode(), digest_size=8).digest() for text in texts)
+    return np.frombuffer(digests, dtype=np.uint64)
+
+
+def _splits(plan: BuildPlan, threads: int) -> dict[str, int]:
+    """How many threads each split uses: as many as the pairs need, from the beginning of the order."""
+    config, each = plan.config, _mining(plan).pairs_per_post
+    needed = threads if config.pairs is None else -(-config.mined_pairs // each)
+    if needed > threads:
+        raise UsageError(
+            f"mining: {threads} threads give {threads * each} pairs at most, but {config.mined_pairs} are asked for; "
+            "lower pairs or mining.share, raise mining.pairs_per_post, or name more threads"
+        )
+    return apportion(needed, config.splits.model_dump())
+
+
+def _funnel(counts: Mapping[str, int]) -> str:
+    dropped = {name: number for name, number in counts.items() if number and not name.endswith("/read")}
+    largest = sorted(dropped.items(), key=lambda entry: -entry[1])[:4]
+    return ", ".join(f"{name} {number}" for name, number in largest) or "nothing was read"
+
+
+def _shuffle(plan: BuildPlan) -> Path:
+    return plan.output / "threads" / "shuffle"
+
+
+def _done_path(plan: BuildPlan, piece: int) -> Path:
+    return _shuffle(plan) / f"{piece:05d}.json"
+
+
+def _run_path(plan: BuildPlan, piece: int, run: int) -> Path:
+    return _shuffle(plan) / f"{piece:05d}-{run:05d}.jsonl"
+
+
+def _part_path(plan: BuildPlan, part: int) -> Path:
+    return plan.output / "threads" / f"part-{part:05d}.parquet"
+
+
+def _kept_path(plan: BuildPlan) -> Path:
+    return plan.output / "threads" / "kept.npy"
+
+
+def _index_path(plan: BuildPlan) -> Path:
+    return plan.output / "threads" / "index.json"

@@ -1,0 +1,68 @@
+"""Personal data in forum text: e-mail addresses, links, phone numbers and user names give way to placeholders."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+
+from phonenumbers import Leniency, PhoneNumberMatcher
+
+# One pattern, so that what begins first wins: `joe@www.example.org` is an address, `https://joe@example.org` a link.
+# Each part is linear: runs are possessive, and an address can only begin where a run of its characters does.
+_PERSONAL = re.compile(
+    r"""
+    (?P<link>
+        (?: (?:https?|ftp):// | (?<!\w)www\. ) \w
+        (?: [^\s<>"()\[\]]++ | \([^\s<>"()]*+\) | \[[^\s<>"()\[\]]*+\] )*+
+      | (?<=\]\() / (?!r/\w++/?\)) [^\s()]++                         # [words](/path) on the forum's own site
+    )
+  | (?P<email> (?<![\w.%+-]) [\w.%+-]++ @ (?:[\w-]++\.)+ [^\W\d_]\w++ )
+  | (?P<user>
+        (?: / | (?<!\w) ) u/ [a-z0-9_-]{2,}+
+      | (?<!\w) @ _*+ [^\W\d_] \w*+ (?: [.@-]\w++ )*+                # with @name.bsky.social, @name@mastodon.example
+    )
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
+_HINTS = ("@", "://", "www.", "u/", "](/")
+_AFTER_LINK = ".,;:!?'*_~`"
+
+# What the phone library can take for a number: at least seven digits, up to four other characters between two of them.
+_DIGITS = re.compile(r"\d(?:[\Wx]{0,4}\d){6}", re.IGNORECASE)
+
+# A user name that is no word, be it capitalised or shouted: digits, `_`, `-` or a capital letter further in.
+_TELLING = re.compile(r".*[\d_-]|(?=.*[a-z]).+[A-Z]")
+_SHORTEST_NAME = 5
+
+
+def scrub(text: str, names: Collection[str] = ()) -> str:
+    """`text` with placeholders for personal data; `names` are user names, replaced where they can be no plain word."""
+    # What a placeholder has replaced may have hidden something: what comes out has nothing left to find.
+    while (cleaned := _scrub_once(text, names)) != text:
+        text = cleaned
+    return text
+
+
+def _scrub_once(text: str, names: Collection[str]) -> str:
+    lower = text.lower()
+    if any(hint in lower for hint in _HINTS):
+        text = _PERSONAL.sub(_placeholder, text)
+    found = [name for name in names if name in text and len(name) >= _SHORTEST_NAME and _TELLING.match(name)]
+    if found:
+        longest_first = "|".join(map(re.escape, sorted(found, key=len, reverse=True)))
+        text = re.sub(rf"(?<!\w)(?:{longest_first})(?!\w)", "[user]", text)
+    return _without_phones(text) if _DIGITS.search(text) else text
+
+
+def _placeholder(match: re.Match[str]) -> str:
+    if match.lastgroup != "link":
+        return f"[{match.lastgroup}]"
+    return "[link]" + match[0][len(match[0].rstrip(_AFTER_LINK)) :]
+
+
+def _without_phones(text: str) -> str:
+    parts, end = [], 0
+    for number in PhoneNumberMatcher(text, "US", leniency=Leniency.VALID):
+        parts += [text[end : number.start], "[phone]"]
+        end = number.end
+    return "".join((*parts, text[end:]))

@@ -1,0 +1,341 @@
+"""Reads threads: dumps of submissions and comments, joined threads, and published datasets of rated responses.
+
+What is read becomes *events*, posts and responses in any order, which `pipeline.mining.gather` joins. Input is cut into
+slices that workers read independently; a row that no thread can use is counted and dropped here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, NamedTuple, cast
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+import zstandard
+
+from pipeline.hub import dataset_commit, dataset_rows
+from pipeline.mining.adapters import ADAPTERS
+from pipeline.seeds import hash_file
+from pipeline.validate import count_words
+from preference_space.space import PreferenceSpace
+from schemas.base import UsageError
+from schemas.config import DumpSource, MiningConfig, ThreadsSource
+
+SLICE_BYTES = 64 << 20
+_ZSTD_RATIO = 8
+"""Bytes that a compressed byte of a dump stands for, about."""
+_LONGEST_WINDOW = 1 << 31
+"""Reddit's dumps are compressed with zstd's `--long=31`."""
+_GONE = frozenset({"[deleted]", "[removed]", "[ removed by reddit ]", "[deleted by user]"})
+
+
+class PostEvent(NamedTuple):
+    """A post."""
+
+    id: str
+    title: str
+    text: str
+    topics: list[str]
+
+
+class ResponseEvent(NamedTuple):
+    """A response to post `post`; levels and probabilities are None where it brings none."""
+
+    post: str
+    id: str
+    author: str
+    text: str
+    levels: list[int] | None
+    positive: list[float] | None
+    negative: list[float] | None
+
+
+Event = PostEvent | ResponseEvent
+
+
+@dataclass(frozen=True)
+class Slice:
+    """A part of the input: the lines that begin in bytes `start` to `stop` of a file, or all of it (`stop` None)."""
+
+    number: int
+    key: Literal["submissions", "comments", "path"]
+    path: str
+    start: int = 0
+    stop: int | None = None
+
+
+def source_contents(config: MiningConfig) -> list[str]:
+    """Identifies the threads that `config` names: a Hub dataset's commit, or a hash of each file's content."""
+    source = config.source
+    if isinstance(source, ThreadsSource) and source.is_hub:
+        return [dataset_commit(source.path[0], source.revision, "mining.source.path")]
+    return [f"{key}:{hash_file(path)}" for key, path in _files(source)]
+
+
+def cut_slices(config: MiningConfig) -> list[Slice]:
+    """The slices of the input, in order."""
+    source = config.source
+    if isinstance(source, ThreadsSource) and source.is_hub:
+        return [Slice(0, "path", source.path[0])]
+    slices: list[Slice] = []
+    # A published dataset's rows belong together, and Parquet and zstd cannot be cut at a byte.
+    splittable = source.kind in ("dump", "threads")
+    for key, path in _files(source):
+        size = path.stat().st_size
+        if path.suffix == ".jsonl" and splittable:
+            for start in range(0, max(size, 1), SLICE_BYTES):
+                slices.append(Slice(len(slices), key, str(path), start, min(size, start + SLICE_BYTES)))
+        else:
+            slices.append(Slice(len(slices), key, str(path)))
+    return slices
+
+
+def input_bytes(config: MiningConfig) -> int | None:
+    """About how many bytes of JSON the input is; None where that is not known."""
+    source = config.source
+    if isinstance(source, ThreadsSource) and source.is_hub:
+        return None
+    return sum(path.stat().st_size * (1 if path.suffix == ".jsonl" else _ZSTD_RATIO) for _, path in _files(source))
+
+
+def read_events(piece: Slice, config: MiningConfig, space: PreferenceSpace, counts: Counter[str]) -> Iterator[Event]:
+    """The usable posts and responses of a slice. Raises `UsageError` that names file and row for one it cannot read."""
+    filters = _Filters(config, counts)
+    source = config.source
+    if isinstance(source, DumpSource):
+        read = _submissions if piece.key == "submissions" else _comments
+        yield from read(_rows(piece), piece.path, source, filters)
+        return
+    rows: Iterator[tuple[int, Mapping[str, Any]]]
+    if source.is_hub:
+        rows = enumerate(dataset_rows(piece.path, source.config, source.split, source.revision, "mining.source.path"))
+    else:
+        rows = _rows(piece)
+    if source.kind != "threads":
+        rows = enumerate(ADAPTERS[source.kind](row for _, row in rows))
+    yield from _threads(rows, piece.path, space, filters)
+
+
+class _Filters:
+    """What makes a text unusable, counted under the names that the manifest shows."""
+
+    def __init__(self, config: MiningConfig, counts: Counter[str]) -> None:
+        self._config = config
+        self._counts = counts
+        self._bot = re.compile("|".join(f"(?:{pattern})" for pattern in config.bots) or r"(?!)", re.IGNORECASE)
+
+    def drop(self, reason: str) -> bool:
+        self._counts[reason] += 1
+        return False
+
+    def post(self, title: str, text: str) -> bool:
+        self._counts["posts/read"] += 1
+        if text.strip().lower() in _GONE or title.strip().lower() in _GONE:
+            return self.drop("posts/deleted")
+        if not title.strip() and not text.strip():
+            return self.drop("posts/empty")
+        if count_words(f"{title} {text}") > self._config.max_post_words:
+            return self.drop("posts/too_long")
+        return True
+
+    def response(self, author: str, text: str, is_moderator: bool = False) -> bool:
+        self._counts["responses/read"] += 1
+        if author in _GONE or text.strip().lower() in _GONE:
+            return self.drop("responses/deleted")
+        if is_moderator:
+            return self.drop("responses/moderator")
+        if author and self._bot.search(author):
+            return self.drop("responses/bot")
+        words = count_words(text)
+        if words < self._config.min_words:
+            return self.drop("responses/too_short")
+        if words > self._config.max_words:
+            return self.drop("responses/too_long")
+        return True
+
+
+def _submissions(
+    rows: Iterable[tuple[int, Mapping[str, Any]]], path: str, source: DumpSource, filters: _Filters
+) -> Iterator[Event]:
+    for position, row in rows:
+        identity = _required(row, "id", path, position)
+        title, text = str(row.get("title") or ""), str(row.get("selftext") or "")
+        if filters.post(title, text):
+            subreddit = str(row.get("subreddit") or "")
+            yield PostEvent(identity, title, text, [_topic(subreddit)] if subreddit else [])
+
+
+def _comments(
+    rows: Iterable[tuple[int, Mapping[str, Any]]], path: str, source: DumpSource, filters: _Filters
+) -> Iterator[Event]:
+    for position, row in rows:
+        link = _required(row, "link_id", path, position)
+        identity = _required(row, "id", path, position)
+        author, text = str(row.get("author") or ""), str(row.get("body") or "")
+        is_moderator = bool(row.get("distinguished") or row.get("stickied"))
+        # A comment on a comment has that one's `t1_` name as its parent.
+        if source.replies == "top_level" and row.get("parent_id") not in (link, None):
+            filters.drop("responses/read")
+            filters.drop("responses/nested")
+        elif filters.response(author, text, is_moderator):
+            yield ResponseEvent(link.removeprefix("t3_"), identity, author, text, None, None, None)
+
+
+def _threads(
+    rows: Iterable[tuple[int, Mapping[str, Any]]], path: str, space: PreferenceSpace, filters: _Filters
+) -> Iterator[Event]:
+    for position, row in rows:
+        where = f"{path}: {_place(path, position)}"
+        title, text = str(row.get("title") or ""), str(row.get("post") or row.get("text") or "")
+        responses = row.get("responses")
+        if not isinstance(responses, (list, tuple)):
+            raise UsageError(f"{where} has no list 'responses'; it has {', '.join(map(str, row))}")
+        identity = str(row.get("id") or hashlib.blake2b(f"{title}\x1f{text}".encode(), digest_size=8).hexdigest())
+        if not filters.post(title, text):
+            continue
+        topics = row.get("topics") or ()
+        topics = topics.split(",") if isinstance(topics, str) else topics
+        yield PostEvent(identity, title, text, [_topic(str(topic)) for topic in topics])
+        for number, entry in enumerate(responses):
+            response = {"text": entry} if isinstance(entry, str) else entry
+            if not isinstance(response, Mapping) or not isinstance(response.get("text"), str):
+                raise UsageError(f"{where}: response {number + 1} is neither a text nor an object with a 'text'")
+            author = str(response.get("author") or "")
+            if not filters.response(author, response["text"]):
+                continue
+            given = _given(response, f"{where}: response {number + 1}", space)
+            yield ResponseEvent(identity, str(response.get("id") or f"{number:05d}"), author, response["text"], *given)
+
+
+def _given(
+    response: Mapping[str, Any], where: str, space: PreferenceSpace
+) -> tuple[list[int] | None, list[float] | None, list[float] | None]:
+    """The levels that a response brings, by position or by slug, and their probabilities."""
+    levels = response.get("levels")
+    if levels is None or (not isinstance(levels, Mapping) and not len(levels)):
+        return None, None, None
+    if isinstance(levels, Mapping):
+        unknown = [slug for slug in levels if slug not in space.index]
+        if unknown:
+            raise UsageError(f"{where}: the space '{space.name}' has no dimension '{unknown[0]}'")
+        listed = [0] * len(space)
+        for slug, level in levels.items():
+            # Parquet fills up the keys that other rows have.
+            listed[space.index[slug]] = 0 if level is None else level
+        levels = listed
+    levels = list(levels)
+    if len(levels) != len(space) or any(level not in (-1, 0, 1) for level in levels):
+        raise UsageError(f"{where}: 'levels' must be {len(space)} numbers of -1, 0 and 1")
+    shares = [response.get(name) for name in ("positive", "negative")]
+    if any(share is None or not len(share) for share in shares):
+        return [int(level) for level in levels], None, None
+    positive, negative = (np.asarray(share, dtype=np.float64) for share in shares)
+    if not len(positive) == len(negative) == len(space) or (np.minimum(positive, negative) < 0).any():
+        raise UsageError(f"{where}: 'positive' and 'negative' must be {len(space)} probabilities")
+    return [int(level) for level in levels], positive.tolist(), negative.tolist()
+
+
+def _required(row: Mapping[str, Any], field: str, path: str, position: int) -> str:
+    value = row.get(field)
+    if value in (None, ""):
+        raise UsageError(f"{path}: {_place(path, position)} has no '{field}'; it has {', '.join(map(str, row))[:200]}")
+    return str(value)
+
+
+def _place(path: str, position: int) -> str:
+    """Where a row stands: a slice of a file of lines does not know their numbers."""
+    return f"the row at byte {position}" if path.endswith((".jsonl", ".zst")) else f"row {position + 1}"
+
+
+def _topic(text: str) -> str:
+    return re.sub(r"\W+", "_", text.strip().lower())
+
+
+def _rows(piece: Slice) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """The rows of a file's slice, each with its place: bytes of JSON lines, or a number."""
+    path = Path(piece.path)
+    try:
+        if path.suffix == ".parquet":
+            with pq.ParquetFile(path) as file:
+                for batch in file.iter_batches(batch_size=256):
+                    yield from enumerate(batch.to_pylist())
+        elif path.suffix == ".zst":
+            with path.open("rb") as raw:
+                decompressor = zstandard.ZstdDecompressor(max_window_size=_LONGEST_WINDOW)
+                # Dumps are made of several frames.
+                with decompressor.stream_reader(raw, read_size=1 << 20, read_across_frames=True) as stream:
+                    yield from _json_lines(_buffered_lines(cast(BinaryIO, stream)), piece.path, 0)
+        else:
+            with path.open("rb") as file:
+                yield from _json_lines(_lines_from(file, piece.start, piece.stop), piece.path, piece.start)
+    except (pa.ArrowInvalid, zstandard.ZstdError, OSError) as error:
+        raise UsageError(f"{path}: not readable as {path.suffix}: {' '.join(str(error).split())}") from None
+
+
+def _lines_from(file: BinaryIO, start: int, stop: int | None) -> Iterator[bytes]:
+    """The lines that begin in [start, stop); an empty one stands for what belongs to the slice before."""
+    if start:
+        file.seek(start - 1)
+        skipped = file.readline()
+        yield b" " * (len(skipped) - 1)
+    while stop is None or file.tell() < stop:
+        line = file.readline()
+        if not line:
+            return
+        yield line
+
+
+def _buffered_lines(stream: BinaryIO) -> Iterator[bytes]:
+    rest = b""
+    while block := stream.read(1 << 20):
+        *lines, rest = (rest + block).split(b"\n")
+        for line in lines:
+            yield line + b"\n"
+    if rest:
+        yield rest
+
+
+def _json_lines(lines: Iterable[bytes], path: str, position: int) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    for line in lines:
+        text = line.removeprefix(b"\xef\xbb\xbf").strip()
+        if text:
+            try:
+                row = orjson.loads(text)
+            except orjson.JSONDecodeError as error:
+                raise UsageError(f"{path}: the line at byte {position} is not JSON: {error}") from None
+            if not isinstance(row, dict):
+                raise UsageError(f"{path}: the line at byte {position} is not a JSON object")
+            yield position, row
+        position += len(line)
+
+
+def _matches(pattern: str) -> list[Path]:
+    folder, name = Path(pattern).parent, Path(pattern).name
+    return sorted(folder.glob(name))
+
+
+_SUFFIXES = (".jsonl", ".zst", ".parquet")
+
+
+def _files(source: DumpSource | ThreadsSource) -> list[tuple[Any, Path]]:
+    """Every file with the key that names it. Raises `UsageError` for one that is missing or of another kind."""
+    files = []
+    for key in source.paths:
+        for pattern in getattr(source, key):
+            found = _matches(pattern) if set(pattern) & set("*?[") else [Path(pattern)]
+            if not found:
+                raise UsageError(f"mining.source.{key}: no file fits {pattern}")
+            for path in found:
+                if path.suffix not in _SUFFIXES:
+                    raise UsageError(f"mining.source.{key}: {path} is not one of {', '.join(_SUFFIXES)}")
+                if not path.is_file():
+                    raise UsageError(f"mining.source.{key}: {path}: no such file")
+                files.append((key, path))
+    return files
