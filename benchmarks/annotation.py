@@ -1,0 +1,167 @@
+"""Annotation with and without prefix reuse, by the real vLLM: `python -m benchmarks.annotation`.
+
+Starts the server twice, asks the same questions through the pipeline's own stages, and reads the server's `/metrics`.
+Without files the packaged posts are the threads, and other posts' texts stand in for responses.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.machine import describe, free_port
+from pipeline.generation.requests import Completion
+from pipeline.generation.server import server_spec
+from pipeline.generation.stage import close_generator, generator
+from pipeline.mining import annotate, gather
+from pipeline.mining.pairs import open_threads
+from pipeline.prepare import locked, prepare, with_threads
+from schemas.config import BuildConfig, VllmEngine
+from schemas.loader import validate
+
+_SETTINGS = {"with prefix reuse": (), "without": ("--no-enable-prefix-caching",)}
+_START_SECONDS = 600.0
+
+
+def main() -> None:
+    """Annotate under each setting and print its figures."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--responses", type=int, default=24)
+    parser.add_argument("--dimensions", nargs="+", default=None, help="slugs and groups; by default all")
+    parser.add_argument("--submissions", type=Path)
+    parser.add_argument("--comments", type=Path)
+    parser.add_argument("--model", default="packaged:smollm2-135m-instruct")
+    arguments = parser.parse_args()
+    print(describe())
+    computed = {}
+    for setting, extra in _SETTINGS.items():
+        with tempfile.TemporaryDirectory() as scratch:
+            figures = run(Path(scratch), arguments, extra)
+        computed[setting] = figures["computed"]
+        print(
+            f"{setting:>18}: {figures['responses']} responses, {figures['questions']} questions, "
+            f"{figures['seconds']:.1f} s; {figures['prompt']} prompt tokens, {figures['computed']} computed; "
+            f"{figures['prompt'] / figures['seconds']:.0f} prompt tokens/s, "
+            f"{figures['questions'] / figures['seconds']:.1f} answers/s",
+            flush=True,
+        )
+    print(f"{computed['without'] / computed['with prefix reuse']:.2f} times fewer prompt tokens computed")
+
+
+def run(scratch: Path, arguments: argparse.Namespace, extra: tuple[str, ...]) -> dict[str, Any]:
+    """One server, one annotation."""
+    engine, port = VllmEngine(args=extra), free_port()
+    spec = server_spec(engine, arguments.model, scratch / "server.log")
+    command = [part.replace("{port}", str(port)) for part in spec.command]
+    with (scratch / "server.log").open("wb") as log:
+        server = subprocess.Popen(
+            command, stdout=log, stderr=log, env={**os.environ, **spec.environment}, start_new_session=True
+        )
+    try:
+        _wait(f"http://127.0.0.1:{port}/health", server)
+        return _annotate(scratch, arguments, port)
+    finally:
+        os.killpg(server.pid, 9)
+        server.wait()
+
+
+def _annotate(scratch: Path, arguments: argparse.Namespace, port: int) -> dict[str, Any]:
+    config = validate(BuildConfig, _config(scratch, arguments, port), "benchmark")
+    with locked(scratch / "out"):
+        plan, _, _ = prepare(config, scratch / "out")
+        for piece in gather.slices_to_do(plan):
+            gather.partition(piece, plan)
+        for part in gather.parts_to_do(plan):
+            gather.join(part, plan)
+        plan = with_threads(plan, gather.index(plan))
+        (shard,) = plan.shards()
+        asked = annotate.ask(open_threads(shard, plan), plan, 0)
+        rows = np.unique([question.row for question in asked.questions])[: arguments.responses]
+        requests = [question.request for question in asked.questions if question.row <= rows[-1]]
+        before, started = _metrics(port), time.monotonic()
+        source = generator(plan)
+        ticket = source.submit(asked.journal, requests)
+        while not ticket.done:
+            source.wait()
+        seconds = time.monotonic() - started
+        after = _metrics(port)
+        close_generator(plan)
+    spent = [outcome for outcome in ticket.result() if isinstance(outcome, Completion)]
+    if len(spent) != len(requests):
+        sys.exit(f"{len(requests) - len(spent)} of {len(requests)} calls failed; the figures would mean nothing")
+    prompt = sum(completion.prompt_tokens for completion in spent)
+    hits = after.get("vllm:prefix_cache_hits_total", 0) - before.get("vllm:prefix_cache_hits_total", 0)
+    return {
+        "responses": len(rows),
+        "questions": sum(request.sequences for request in requests),
+        "seconds": seconds,
+        "prompt": prompt,
+        "computed": prompt - int(hits),
+    }
+
+
+def _config(scratch: Path, arguments: argparse.Namespace, port: int) -> dict[str, Any]:
+    if arguments.submissions and arguments.comments:
+        source = {
+            "kind": "dump",
+            "submissions": [str(arguments.submissions)],
+            "comments": [str(arguments.comments)],
+        }
+    else:
+        source = {"kind": "threads", "path": [str(_packaged_threads(scratch))]}
+    return {
+        "mining": {"source": source, "annotation": {"dimensions": arguments.dimensions}},
+        "shard_pairs": 65536,
+        "splits": {"train": 1, "validation": 0, "test": 0},
+        "history": {"ugc": 0, "pair": 0},
+        "generation": {"model": arguments.model},
+        "engine": {"kind": "openai", "base_urls": [f"http://127.0.0.1:{port}/v1"]},
+    }
+
+
+def _packaged_threads(scratch: Path) -> Path:
+    from pipeline.seeds import read_posts
+    from schemas.config import SeedsConfig
+
+    posts = [post for post in read_posts(SeedsConfig(), Counter()) if len(post.text.split()) > 5]
+    path = scratch / "threads.jsonl"
+    with path.open("w") as file:
+        for k, post in enumerate(posts):
+            others = [posts[(k + step) % len(posts)].text for step in (7, 31, 53, 97)]
+            file.write(json.dumps({"id": post.id, "post": post.prompt, "responses": others}) + "\n")
+    return path
+
+
+def _metrics(port: int) -> dict[str, float]:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
+        lines = answer.read().decode().splitlines()
+    found = (re.match(r"([a-z_:]+)(?:\{.*\})? ([0-9.e+]+)$", line) for line in lines)
+    return {match.group(1): float(match.group(2)) for match in found if match}
+
+
+def _wait(url: str, server: subprocess.Popen[bytes]) -> None:
+    until = time.monotonic() + _START_SECONDS
+    while time.monotonic() < until and server.poll() is None:
+        try:
+            urllib.request.urlopen(url, timeout=5)  # noqa: S310 - loopback
+            return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.5)
+    sys.exit("the server did not start")
+
+
+if __name__ == "__main__":
+    main()

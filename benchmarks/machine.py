@@ -1,0 +1,63 @@
+"""What every benchmark prints and measures: the machine, the command, and a process tree's memory."""
+
+from __future__ import annotations
+
+import platform
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import psutil
+
+
+class Measured(NamedTuple):
+    """A command that has ended."""
+
+    seconds: float
+    peak_bytes: int
+    output: str
+
+
+def describe() -> str:
+    """The machine and the command, two lines."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    cpu = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    return (
+        f"machine: {psutil.cpu_count()} cores, {cpu}, Python {platform.python_version()}\n"
+        f"command: python {' '.join(sys.argv)}"
+    )
+
+
+def measure(command: list[str]) -> Measured:
+    """Run a command to its end; raises `SystemExit` with its words when it fails."""
+    started = time.monotonic()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        peak = 0
+        while process.poll() is None:
+            peak = max(peak, tree_memory(process.pid))
+            time.sleep(0.05)
+        said = process.stdout.read() if process.stdout else ""
+    if process.returncode:
+        sys.exit(f"failed: {' '.join(command)}\n{said}")
+    return Measured(time.monotonic() - started, peak, said)
+
+
+def tree_memory(pid: int) -> int:
+    """Resident bytes of a process and all its children."""
+    try:
+        root = psutil.Process(pid)
+        return sum(process.memory_info().rss for process in (root, *root.children(recursive=True)))
+    except psutil.Error:
+        return 0
+
+
+def free_port() -> int:
+    """A port of the loopback interface that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
