@@ -195,8 +195,11 @@ class _Phase(_Steps):
     def __init__(self, name: str, plan: BuildPlan, todo: Sequence[ShardSpec]) -> None:
         super().__init__(name, plan)
         self._shards = len(todo)
+        asks = any(spec.source == "sampled" for spec in todo) or (
+            plan.config.mining is not None and plan.config.mining.annotation.mode != "given"
+        )
         self._starts_a_server = plan.config.engine.kind == "vllm" and (
-            name == "pairs" or plan.config.portrait != "template"
+            asks if name == "pairs" else plan.config.portrait != "template"
         )
         self._pairs = sum(spec.count for spec in todo)
 
@@ -223,6 +226,9 @@ class _Phase(_Steps):
         in_flight = progress.total(self._output)["in_flight"]
         if in_flight:
             parts.append(f"{in_flight} in flight")
+        questions = counts.get("questions", 0)
+        if questions:
+            parts.append(f"{counts.get('answers', 0)}/{questions} answers")
         tokens = counts.get("completion_tokens", 0)
         if tokens:
             parts.append(f"{tokens / max(seconds, 1e-9):.0f} tokens/s")

@@ -108,9 +108,9 @@ class AnnotationConfig(Record):
 
     mode: Literal["choice", "json", "given"] = Field(
         "choice",
-        description="`choice`: a one-token choice for each dimension, with its probabilities. `json`: one structured "
-        "reply for all dimensions, without probabilities. `given`: levels come with the threads, no model is asked. "
-        "Responses that bring levels are never asked about.",
+        description="`choice`: a one-token choice for each dimension, with its probabilities (`/v1/completions`). "
+        "`json`: one structured reply for all dimensions, without probabilities (chat). `given`: levels come with the "
+        "threads, no model is asked. Responses that bring levels are never asked about.",
     )
     dimensions: tuple[str, ...] | None = Field(
         None, description="Ask about these slugs and groups only; the others count as 'cannot tell'. By default all."

@@ -56,6 +56,10 @@ build's fingerprint: another value makes another dataset, and needs another fold
 """
 
 
+_LONGEST_LIST = 60
+"""Characters of a default list that still fit into the table."""
+
+
 def reference() -> str:
     """The page, as Markdown."""
     parts = [PREAMBLE]
@@ -106,8 +110,9 @@ def _default(field: Any) -> str:
     value = field.get_default(call_default_factory=True)
     if value is PydanticUndefined:
         return "required"
-    if isinstance(value, tuple) and len(value) > 1:
-        return f"{len(value)} entries, below"
+    if isinstance(value, tuple) and value:
+        shown = ", ".join(f"`{entry}`" for entry in value)
+        return shown if len(shown) < _LONGEST_LIST else f"{len(value)} entries, below"
     shown = {None: "null", True: "true", False: "false", (): "[]"}.get(value if not isinstance(value, dict) else None)
     if isinstance(value, dict):
         shown = "{}"

@@ -41,8 +41,11 @@ def classify(
     if status in (401, 403):
         raise UserError(f"{url} refuses the key ({detail}); set the environment variable that engine.api_key_env names")
     if status == 404:
+        other = (
+            "; an endpoint for chat alone needs mining.annotation.mode: json" if request.path == "/completions" else ""
+        )
         raise UserError(
-            f"{url} does not know the model or the path ({detail}); check generation.model and the base URL"
+            f"{url} does not know the model or the path ({detail}); check generation.model and the base URL{other}"
         )
     if status in (408, 409, 425) or status >= 500:
         return Transient(f"http_{status}", detail)

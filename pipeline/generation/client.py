@@ -40,7 +40,10 @@ _ALONE_AFTER = 2
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A base URL, to which a request's path is added. `life` is that of the server behind the URL: it grows when the server is restarted."""
+    """A base URL, to which a request's path is added.
+
+    `life` is that of the server behind the URL: it grows when the server is restarted.
+    """
 
     url: str
     life: int = 0
@@ -233,6 +236,7 @@ class Client:
         if isinstance(outcome, Completion):
             self._tally.add("prompt_tokens", outcome.prompt_tokens)
             self._tally.add("completion_tokens", outcome.completion_tokens)
+        self._tally.add("answers", item.request.sequences)
         item.ticket.outcomes[item.position] = outcome
         with self._changed:
             item.ticket.missing -= 1

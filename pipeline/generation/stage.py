@@ -72,6 +72,7 @@ class Generator:
         missing = [(k, request) for k, request in enumerate(requests) if outcomes[k] is None]
         ticket = Ticket(outcomes, len(missing))
         self._tally.add("requests_replayed", len(requests) - len(missing))
+        self._tally.add("questions", sum(request.sequences for _, request in missing))
         if missing and self._replays:
             raise UserError(
                 f"engine replay: {path} lacks {len(missing)} of {len(requests)} completions; "

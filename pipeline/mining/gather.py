@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -69,12 +70,11 @@ def count_parts(plan: BuildPlan) -> int:
 
 
 def partition(piece: Slice, plan: BuildPlan) -> None:
-    """Read a slice and write its events part by part; a small file with the places says that it is done."""
+    """Read a slice and write its events part by part; a small file beside them says that it is done."""
     counts: Counter[str] = Counter()
     parts = count_parts(plan)
     pending: list[tuple[int, bytes]] = []
-    runs: list[list[int]] = []
-    held = 0
+    held = runs = 0
     progress = tally(plan.output)
     for event in read_events(piece, _mining(plan), resources(plan).space, counts):
         post = event.id if isinstance(event, PostEvent) else event.post
@@ -82,13 +82,13 @@ def partition(piece: Slice, plan: BuildPlan) -> None:
         pending.append((_order(plan, post) * parts >> 64, line))
         held += len(line)
         if held >= _FLUSHED_AT:
-            runs.append(_write_run(plan, piece, len(runs), pending))
+            _write_run(plan, piece, runs, pending)
             progress.add("threads/events", len(pending))
-            pending, held = [], 0
-    runs.append(_write_run(plan, piece, len(runs), pending))
+            pending, held, runs = [], 0, runs + 1
+    _write_run(plan, piece, runs, pending)
     progress.add("threads/events", len(pending))
     progress.add("threads/slices", 1)
-    write_text(_done_path(plan, piece.number), json.dumps({"runs": runs, "counts": counts}))
+    write_text(_done_path(plan, piece.number), json.dumps({"runs": runs + 1, "counts": counts}))
 
 
 def join(part: int, plan: BuildPlan) -> None:
@@ -188,25 +188,25 @@ def _order(plan: BuildPlan, post: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
-def _write_run(plan: BuildPlan, piece: Slice, number: int, pending: list[tuple[int, bytes]]) -> list[int]:
-    """Write events by part; where each part begins, and the end."""
+def _write_run(plan: BuildPlan, piece: Slice, number: int, pending: list[tuple[int, bytes]]) -> None:
+    """Write events by part, and at the end of the file where each part ends: a number of eight bytes each."""
     pending.sort(key=lambda entry: entry[0])
-    sizes = np.zeros(count_parts(plan), dtype=np.int64)
+    sizes = np.zeros(count_parts(plan), dtype="<i8")
     with atomic(_run_path(plan, piece.number, number)) as temporary, temporary.open("wb") as file:
         for part, line in pending:
             sizes[part] += len(line)
             file.write(line)
-    return [0, *np.cumsum(sizes).tolist()]
+        file.write(np.concatenate([[0], np.cumsum(sizes)]).astype("<i8").tobytes())
 
 
 def _events_of(plan: BuildPlan, part: int) -> Iterator[PostEvent | ResponseEvent]:
+    places = 8 * (count_parts(plan) + 1)
     for piece in cut_slices(_mining(plan)):
-        done = json.loads(_done_path(plan, piece.number).read_text())
-        for number, places in enumerate(done["runs"]):
-            start, stop = places[part], places[part + 1]
-            if start == stop:
-                continue
+        runs = json.loads(_done_path(plan, piece.number).read_text())["runs"]
+        for number in range(runs):
             with _run_path(plan, piece.number, number).open("rb") as file:
+                file.seek(8 * part - places, os.SEEK_END)
+                start, stop = np.frombuffer(file.read(16), dtype="<i8").tolist()
                 file.seek(start)
                 lines = file.read(stop - start).splitlines()
             for line in lines:

@@ -48,7 +48,11 @@ class Threads:
         """As a table of `THREAD_SCHEMA`; responses without levels have empty lists."""
         kind = THREAD_SCHEMA.field("responses").type
         offsets = np.concatenate([[0], np.cumsum(self.known * self.levels.shape[1])]).astype(np.int32)
-        numbers: dict[str, npt.NDArray[Any]] = {"levels": self.levels, "positive": self.shares[..., 0], "negative": self.shares[..., 1]}
+        numbers: dict[str, npt.NDArray[Any]] = {
+            "levels": self.levels,
+            "positive": self.shares[..., 0],
+            "negative": self.shares[..., 1],
+        }
         columns = {"id": pa.array(self.ids, pa.string()), "text": pa.array(self.texts, pa.string())} | {
             name: pa.ListArray.from_arrays(
                 offsets, values[self.known].reshape(-1), type=kind.value_type.field(name).type
