@@ -26,7 +26,7 @@ from pipeline.seeds import read_posts, source_content, split_posts, store_posts
 from pipeline.shards import disk_errors, remove_temporary, write_text
 from preference_space.sampling import Sampler
 from preference_space.space import PreferenceSpace, load_space
-from prompts.renderer import BLOCKS, INPUTS, Template, load_templates
+from prompts.renderer import BLOCKS, HIDDEN, INPUTS, Template, load_templates
 from schemas import SCHEMA_VERSION
 from schemas.base import UsageError
 from schemas.config import BuildConfig, ThreadsSource
@@ -220,9 +220,7 @@ def _try_templates(space: PreferenceSpace, templates: dict[str, Template]) -> No
         }
         for name, template in templates.items():
             for block in BLOCKS[name]:
-                # What the questions about a response share is rendered before there is one.
-                hidden = ("dimension", "options") if block == "context" else ()
-                given = {key: inputs[key] for key in INPUTS[name] if key not in hidden}
+                given = {key: inputs[key] for key in INPUTS[name] - HIDDEN.get(block, frozenset())}
                 if not template.render_block(block, **given) and block != "system":
                     raise UsageError(f"template {template.origin}: its block '{block}' renders to nothing ({name})")
 

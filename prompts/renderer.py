@@ -43,7 +43,13 @@ BLOCKS: dict[str, tuple[str, ...]] = dict.fromkeys(INPUTS, ("system", "user")) |
     "portrait_text": ("text",),
     "annotate": ("context", "question"),
 }
-"""The blocks of each. Those of `annotate` are rendered apart, `context` without `dimension` and `options`."""
+"""The blocks of each."""
+
+HIDDEN: dict[str, frozenset[str]] = {
+    "context": frozenset({"dimension", "options"}),
+    "question": frozenset({"post", "response"}),
+}
+"""Inputs that a block of `annotate` does not get: all questions about a response share one context."""
 
 _HEADER = re.compile(r"\A\{#(.*?)#\}", re.DOTALL)
 

@@ -112,7 +112,7 @@ class AnnotationConfig(Record):
         "`json`: one structured reply for all dimensions, without probabilities (chat). `given`: levels come with the "
         "threads, no model is asked. Responses that bring levels are never asked about.",
     )
-    dimensions: tuple[str, ...] | None = Field(
+    dimensions: Annotated[tuple[str, ...], Field(min_length=1)] | None = Field(
         None, description="Ask about these slugs and groups only; the others count as 'cannot tell'. By default all."
     )
     option_order: Literal["shuffled", "fixed"] = Field(

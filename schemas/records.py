@@ -167,7 +167,10 @@ class Example(Record):
 
 
 class Rejection(Record):
-    """A row that did not pass, kept with its reason: `texts` are the raw replies, where there were any."""
+    """A row that did not pass, kept with its reason: `texts` are the raw replies, where there were any.
+
+    Of a response that could not be annotated it is the response, and what the annotator said.
+    """
 
     record_id: Text
     stage: Literal["sample", "annotate", "mine", "generate", "validate", "assemble", "portrait"]

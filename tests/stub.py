@@ -10,10 +10,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import hashlib
+import json
+import math
 import os
 import random
+import re
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +32,27 @@ Answer = Callable[[web.Request, dict[str, Any]], Awaitable[web.StreamResponse]]
 
 
 def good_text(body: dict[str, Any]) -> str:
-    """A reply that passes validation: the same for the same request, another for any other."""
+    """A reply that passes validation: the same for the same request, another for any other; JSON where it is asked."""
     digest = hashlib.blake2b(repr(body).encode(), digest_size=8)
+    if "response_format" in body:
+        schema = body["response_format"]["json_schema"]["schema"]
+        return json.dumps(_value(schema, random.Random(digest.digest())))
     words = random.Random(digest.digest()).choices(_WORDS, k=24)
     return f"Reply {digest.hexdigest()} says {' '.join(words)}."
+
+
+def _value(schema: Mapping[str, Any], draw: random.Random) -> Any:
+    """Something that fits a JSON schema (of those that the pipeline sends). 'unclear' is drawn half of the time."""
+    if "enum" in schema:
+        unclear = "unclear" in schema["enum"] and draw.random() < 0.5
+        return "unclear" if unclear else draw.choice([value for value in schema["enum"] if value != "unclear"])
+    if schema["type"] == "object":
+        kept = [name for name in schema["properties"] if name in schema.get("required", ()) or draw.random() < 0.3]
+        return {name: _value(schema["properties"][name], draw) for name in kept}
+    if schema["type"] == "array":
+        count = draw.randint(0, schema.get("maxItems", 3))
+        return [*dict.fromkeys(_value(schema["items"], draw) for _ in range(count))]
+    return f"This person says {' '.join(draw.choices(_WORDS, k=24))}."
 
 
 def completion(text: str, finish_reason: str = "stop") -> web.Response:
@@ -48,9 +68,72 @@ def completion(text: str, finish_reason: str = "stop") -> web.Response:
     )
 
 
+def option_texts(prompt: str) -> dict[str, str]:
+    """The options of a prompt's last question: letter to text."""
+    return dict(re.findall(r"^\(([A-Z])\) (.*)$", prompt.rpartition("\nQuestion: ")[2], re.MULTILINE))
+
+
+def option_shares(prompt: str) -> dict[str, float]:
+    """How sure the default answer is of each option: the same for the same prompt, other numbers for any other.
+
+    About half of all prompts favour 'cannot tell'. The favourite gets between 0.4 and 0.95.
+    """
+    draw = random.Random(hashlib.blake2b(prompt.encode(), digest_size=8).digest())
+    options = option_texts(prompt) or dict.fromkeys("ABC", "")
+    unclear = [letter for letter, text in options.items() if "cannot tell" in text]
+    telling = [letter for letter in options if letter not in unclear]
+    favourite = draw.choice(unclear if unclear and draw.random() < 0.5 else telling)
+    sure, split = draw.uniform(0.4, 0.95), draw.uniform(0.2, 0.8)
+    rest = [letter for letter in options if letter != favourite]
+    return dict(zip([favourite, *rest], [sure, (1 - sure) * split, (1 - sure) * (1 - split)], strict=True))
+
+
+def choice_of(index: int, tokens: Mapping[str, float], text: str | None = None) -> dict[str, Any]:
+    """One prompt's choice as vLLM sends it; `tokens` are probabilities, of which the likeliest is the text."""
+    logprobs = {token: math.log(share) if share > 0 else -9999.0 for token, share in tokens.items()}
+    best = max(tokens, key=lambda token: tokens[token]) if text is None else text
+    return {
+        "index": index,
+        "text": best,
+        "logprobs": {
+            "text_offset": [0],
+            "tokens": [best],
+            "token_logprobs": [logprobs.get(best, 0.0)],
+            "top_logprobs": [logprobs],
+        },
+        "finish_reason": "length",
+    }
+
+
+def choices(body: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Good choices for a list of prompts: see `option_shares`. Some other tokens come along, as they do from vLLM."""
+    result = []
+    for index, prompt in enumerate(body["prompt"]):
+        shares = option_shares(prompt)
+        if "structured_outputs" in body:
+            tokens = shares | {"!": 0.0, "The": 0.0}
+        else:
+            tokens = {letter: 0.9 * share for letter, share in shares.items()} | {"The": 0.06, "1": 0.04}
+        result.append(choice_of(index, tokens))
+    return result
+
+
+def completions(found: Sequence[Mapping[str, Any]]) -> web.Response:
+    """The answer to a list of prompts as vLLM sends it."""
+    usage = {"prompt_tokens": 100 * len(found), "completion_tokens": len(found), "total_tokens": 101 * len(found)}
+    return web.json_response({"object": "text_completion", "choices": [*found], "usage": usage})
+
+
 async def good(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
     """The default: a good reply at once."""
-    return completion(good_text(body))
+    return completions(choices(body)) if "prompt" in body else completion(good_text(body))
+
+
+def log_line(body: Mapping[str, Any]) -> str:
+    """What identifies a request in a log: a chat's seed, or a hash of the prompts."""
+    if "prompt" in body:
+        return hashlib.blake2b("\x1f".join(body["prompt"]).encode(), digest_size=8).hexdigest()
+    return str(body["seed"])
 
 
 class StubServer:
@@ -83,10 +166,11 @@ class StubServer:
 
     async def start(self) -> None:
         """Begin to listen, on the running loop."""
-        app = web.Application()
+        app = web.Application(client_max_size=2**28)
         app.router.add_get("/health", self._health)
         app.router.add_get("/v1/models", self._list_models)
         app.router.add_post("/v1/chat/completions", self._complete)
+        app.router.add_post("/v1/completions", self._complete)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", self.port)
@@ -117,7 +201,7 @@ def main() -> None:
     """Stand in for a model server process."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--log", type=Path, required=True, help="one line a request: its seed, when it came in")
+    parser.add_argument("--log", type=Path, required=True, help="one line a request, when it came in: its seed")
     parser.add_argument("--delay", type=float, default=0.0)
     parser.add_argument("--die-after", type=int, default=0, help="exit at the Nth request this process sees")
     arguments, _ = parser.parse_known_args()
@@ -127,7 +211,7 @@ def main() -> None:
         nonlocal served
         served += 1
         with arguments.log.open("a") as log:
-            log.write(f"{body['seed']}\n")
+            log.write(f"{log_line(body)}\n")
         if served == arguments.die_after:
             os._exit(1)
         await asyncio.sleep(arguments.delay)

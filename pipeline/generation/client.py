@@ -109,10 +109,10 @@ class Window:
     def __post_init__(self) -> None:
         self.limit = float(self.largest)
 
-    def grow(self) -> None:
-        """A request succeeded."""
+    def grow(self, sequences: int = 1) -> None:
+        """A request of so many sequences succeeded: about one more for each window full of them."""
         if self.limit < self.largest:
-            self.limit = min(self.largest, self.limit + 1 / self.limit)
+            self.limit = min(self.largest, self.limit + min(1.0, sequences / self.limit))
 
     def shrink(self, now: float) -> None:
         """The server is busy. Answers that were under way together count once."""
@@ -255,7 +255,7 @@ class Client:
                 endpoint = await self._endpoints.acquire()
                 answer = await self._post(endpoint, request)
             if isinstance(answer, Completion):
-                self._window.grow()
+                self._window.grow(request.sequences)
                 return answer
             if isinstance(answer, Failure):
                 return answer

@@ -84,7 +84,7 @@ def _option_shares(choice: Any) -> list[float]:
     weights = [0.0] * len(OPTIONS)
     for token, logprob in tokens.items():
         if token.strip() in OPTIONS:
-            weights[OPTIONS.index(token.strip())] += math.exp(min(0.0, float(logprob)))
+            weights[OPTIONS.index(token.strip())] += math.exp(min(float(logprob), 0.0))
     if not any(weights) and choice["text"].strip() in OPTIONS:
         weights[OPTIONS.index(choice["text"].strip())] = 1.0
     total = sum(weights)

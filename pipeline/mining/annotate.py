@@ -93,9 +93,12 @@ def take_levels(shard: MinedShard, plan: BuildPlan, attempt: int) -> MinedShard:
     read = _read_choices if settings(plan).mode == "choice" else _read_structured
     answers = zip(shard.questions, shard.outcomes, strict=True)
     for row, group in itertools.groupby(answers, key=lambda answer: answer[0].row):
-        found = read(list(group), threads, plan)
+        answered = list(group)
+        found = read(answered, threads, plan)
         if isinstance(found, Fault):
-            rejections.append(_rejection(threads, row, found, attempt))
+            # A structured reply is worth reading; the probabilities of a choice are not.
+            said = [outcome for _, outcome in answered if settings(plan).mode == "json"]
+            rejections.append(_rejection(threads, row, found, attempt, said))
         else:
             levels[row], shares[row] = found
             known[row] = True
@@ -124,11 +127,11 @@ def option_orders(seed: int, post: str, response: str, dimensions: int) -> npt.N
 
 
 def confident_levels(shares: npt.NDArray[np.float32], min_confidence: float) -> npt.NDArray[np.int8]:
-    """Levels from probabilities of (positive, negative, cannot tell), shape (..., 3) to (...)."""
-    best = shares.argmax(axis=-1)
-    sure = shares.max(axis=-1) >= np.float32(min_confidence)
-    answered = shares.sum(axis=-1) > 0
-    return np.where(sure & answered, np.array([1, -1, 0], dtype=np.int8)[best], np.int8(0))
+    """Levels from probabilities of (positive, negative, cannot tell), shape (..., 3) to (...). A tie tells nothing."""
+    best, top = shares.argmax(axis=-1), shares.max(axis=-1, keepdims=True)
+    alone = (shares == top).sum(axis=-1) == 1
+    sure = top[..., 0] >= np.float32(min_confidence)
+    return np.where(sure & alone, np.array([1, -1, 0], dtype=np.int8)[best], np.int8(0))
 
 
 @dataclass(frozen=True)
@@ -193,7 +196,9 @@ def _read_choices(
         if isinstance(outcome, Failure):
             return Fault(outcome.reason, outcome.detail)
         by_option.append(probabilities(outcome.text))
-    options = np.concatenate(by_option).astype(np.float32) / np.float32(255)
+    options = np.concatenate(by_option).astype(np.float32)
+    # Of rounded numbers, so that the three add up to one.
+    options /= np.maximum(options.sum(axis=1, keepdims=True), 1)
     if len(options) != len(sheet.asked):
         return Fault("incomplete", f"{len(options)} answers to {len(sheet.asked)} questions")
     if not options.any():
@@ -259,7 +264,8 @@ def _read_structured(
     try:
         verdicts = _Verdicts.validate_json(outcome.text)
     except ValidationError as error:
-        return Fault("schema", error.errors()[0]["msg"])
+        problem = error.errors()[0]
+        return Fault("schema", ": ".join([*map(str, problem["loc"]), problem["msg"]]))
     space = resources(plan).space
     levels = np.zeros(len(space), dtype=np.int8)
     for d in asked_dimensions(plan).tolist():
@@ -282,7 +288,8 @@ def mining_of(plan: BuildPlan) -> MiningConfig:
     return plan.config.mining
 
 
-def _rejection(threads: Threads, row: int, fault: Fault, attempt: int) -> Rejection:
+def _rejection(threads: Threads, row: int, fault: Fault, attempt: int, outcomes: Sequence[Outcome]) -> Rejection:
+    """A response without levels; no pair is lost by it alone, so it is never final."""
     post = threads.posts[threads.thread_of(row)]
     return Rejection(
         record_id=f"{post.id}/{threads.ids[row]}",
@@ -294,5 +301,5 @@ def _rejection(threads: Threads, row: int, fault: Fault, attempt: int) -> Reject
         post_id=post.id,
         prompt=post.prompt,
         direction=(0,) * threads.levels.shape[1],
-        texts=(threads.texts[row],),
+        texts=(threads.texts[row], *(outcome.text for outcome in outcomes if isinstance(outcome, Completion))),
     )

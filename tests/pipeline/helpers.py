@@ -19,7 +19,7 @@ from pipeline.shards import read_shard
 from schemas.config import BuildConfig
 from schemas.loader import validate
 from schemas.manifest import Manifest
-from tests.stub import Answer, StubServer, good, good_text
+from tests.stub import Answer, StubServer, good, good_text, log_line
 
 NOWHERE = "http://127.0.0.1:9/v1"
 """A base URL at which nothing listens."""
@@ -50,6 +50,30 @@ def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
 def write_posts(path: Path, count: int) -> Path:
     """Posts `p0`, `p1`, ..., each with a text of its own."""
     return write_jsonl(path, ({"id": f"p{k}", "text": f"Question number {k}, what now?"} for k in range(count)))
+
+
+def thread(number: int, responses: int = 5, **keys: Any) -> dict[str, Any]:
+    """A thread `t0`, `t1`, ..., the texts of which are its own: the same for the same number."""
+    entries = [
+        {"id": f"r{k}", "author": f"someone {k}", "text": good_text({"thread": number, "response": k})}
+        for k in range(responses)
+    ]
+    return {"id": f"t{number}", "post": f"Thread number {number}, what do you think?", "responses": entries} | keys
+
+
+def write_threads(path: Path, count: int, responses: int = 5) -> Path:
+    return write_jsonl(path, (thread(number, responses) for number in range(count)))
+
+
+def mining(*paths: Path, annotation: Mapping[str, Any] | None = None, **keys: Any) -> dict[str, Any]:
+    """The section `mining` for threads in files: few levels that are not 'cannot tell', so that few pairs clash."""
+    source = {"kind": "threads", "path": [str(path) for path in paths]}
+    return {"source": source, "annotation": {"min_confidence": 0.85, **(annotation or {})}} | keys
+
+
+def number_of(body: Mapping[str, Any]) -> int:
+    """A number that a request has for ever: a chat's seed, or a hash of a call's prompts."""
+    return int(body["seed"]) if "seed" in body else int(log_line(body), 16)
 
 
 def prepared(output: Path, config: BuildConfig) -> BuildPlan:

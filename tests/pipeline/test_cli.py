@@ -81,7 +81,7 @@ def test_build_says_what_was_built_where_and_how_to_load_it(built: tuple[Path, R
 
     assert (result.code, result.err) == (0, "")
     lines = result.out.splitlines()
-    assert lines[0] == f"building 60 pairs in 5 shards into {folder}"
+    assert lines[:2] == [f"building into {folder}", "pairs: 60 to build in 5 shards"]
     assert "built 120 examples (train 72, validation 24, test 24) from 60 pairs; 60 of 60 attempts accepted" in lines
     assert lines[-3:] == [
         f"in    {folder}",

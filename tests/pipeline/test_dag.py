@@ -28,6 +28,8 @@ from tests.pipeline.helpers import (
     answered,
     asked,
     body_of,
+    mining,
+    number_of,
     prepared,
     reply,
     rows_of,
@@ -36,8 +38,9 @@ from tests.pipeline.helpers import (
     tiny,
     write_jsonl,
     write_posts,
+    write_threads,
 )
-from tests.stub import StubServer, completion, good, good_text
+from tests.stub import StubServer, choices, completion, completions, good, good_text
 
 COLUMNS = [
     "prompt",
@@ -63,22 +66,33 @@ FAULTS = {
 
 
 async def sometimes_bad(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
-    match FAULTS.get(body["seed"] % 40):
+    match FAULTS.get(number_of(body) % 40):
         case "generate/http_400":
             return web.json_response({"error": {"message": "the prompt is too long"}}, status=400)
         case "generate/garbled":
             return web.Response(text="<html>not a completion")
+        case str() if "prompt" in body:
+            return nothing_chosen(body)
         case "validate/unfinished":
             return completion(good_text(body), "length")
         case "validate/refusal_or_meta":
             return completion(REFUSAL)
         case "validate/too_short":
             return completion("no")
-    return completion(good_text(body))
+    return await good(request, body)
 
 
 async def always_bad(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
-    return completion("no")
+    return bad(body)
+
+
+def bad(body: dict[str, Any]) -> web.Response:
+    """A reply that is no good, or choices of which none was made."""
+    return nothing_chosen(body) if "prompt" in body else completion("no")
+
+
+def nothing_chosen(body: dict[str, Any]) -> web.Response:
+    return completions([choice | {"text": "The", "logprobs": None} for choice in choices(body)])
 
 
 def expected_rejections(plan: BuildPlan) -> list[tuple[str, int, str, bool]]:
@@ -142,11 +156,33 @@ class Built(NamedTuple):
     stub: StubServer
 
 
+class Source(NamedTuple):
+    """Where a build's 60 pairs come from, as keys of its configuration."""
+
+    name: str
+    keys: dict[str, Any]
+    crowded: dict[str, Any]
+    """Few dimensions, if that is how pairs come to clash."""
+
+
+@pytest.fixture(scope="module", params=["sampled", "mined"])
+def source(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Source:
+    if request.param == "sampled":
+        return Source("sampled", {}, {})
+    threads = write_threads(tmp_path_factory.mktemp("threads") / "threads.jsonl", 60)
+    all_of_them = mining(threads, annotation={"min_confidence": 0.93})
+    few = mining(threads, annotation={"dimensions": ["demographics_and_traits"]})
+    return Source("mined", {"pairs": None, "mining": all_of_them}, {"pairs": None, "mining": few})
+
+
+sampled_alone = pytest.mark.parametrize("source", ["sampled"], indirect=True)
+
+
 @pytest.fixture(scope="module")
-def good_build(tmp_path_factory: pytest.TempPathFactory) -> Built:
+def good_build(source: Source, tmp_path_factory: pytest.TempPathFactory) -> Built:
     """Every reply was good; histories of the default size."""
     folder = tmp_path_factory.mktemp("good") / "out"
-    return Built(folder, *run_build(folder, history={"ugc": 4, "pair": 4, "min_support": 0}))
+    return Built(folder, *run_build(folder, history={"ugc": 4, "pair": 4, "min_support": 0}, **source.keys))
 
 
 BAD_BUILD: dict[str, Any] = {
@@ -158,18 +194,19 @@ BAD_BUILD: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def bad_build(tmp_path_factory: pytest.TempPathFactory) -> Built:
+def bad_build(source: Source, tmp_path_factory: pytest.TempPathFactory) -> Built:
     """Some replies were bad, and some pairs got no history."""
     folder = tmp_path_factory.mktemp("bad") / "out"
-    return Built(folder, *run_build(folder, sometimes_bad, **BAD_BUILD))
+    return Built(folder, *run_build(folder, sometimes_bad, **BAD_BUILD | source.crowded))
 
 
-def test_build_gives_two_examples_for_every_pair(good_build: Built) -> None:
+def test_build_gives_two_examples_for_every_pair(good_build: Built, source: Source) -> None:
     counts = good_build.manifest.counts
 
     examples = by_split(good_build.folder / "data")
     assert {split: len(rows) for split, rows in examples.items()} == {"train": 72, "validation": 24, "test": 24}
-    assert len(good_build.stub.bodies) == 120
+    # Two replies for each pair; or three calls, of 30 questions, for each of a thread's five responses.
+    assert len(good_build.stub.bodies) == {"sampled": 2 * 60, "mined": 3 * 5 * 60}[source.name]
     assert (good_build.manifest.status, counts.pairs_accepted, counts.examples) == ("complete", 60, 120)
 
 
@@ -182,9 +219,11 @@ def test_load_dataset_opens_three_splits_with_alignx_columns(good_build: Built, 
         assert dataset[split].to_list() == rows
 
 
-def test_every_row_is_a_valid_example(good_build: Built) -> None:
+def test_every_row_is_a_valid_example(good_build: Built, source: Source) -> None:
     for row in rows_of(good_build.folder / "data"):
-        Example.model_validate_json(orjson.dumps(row))
+        example = Example.model_validate_json(orjson.dumps(row))
+        assert example.is_consistent
+        assert example.source == source.name
 
 
 def test_no_post_pair_or_reply_is_in_two_splits(good_build: Built) -> None:
@@ -220,6 +259,7 @@ def test_posts_of_ones_own_reach_the_examples(tmp_path: Path) -> None:
     assert all(row["topics"] == ["travel"] for row in rows)
 
 
+@sampled_alone
 def test_exactly_the_bad_rows_are_rejected_each_with_its_reason(bad_build: Built) -> None:
     expected = expected_rejections(prepared(bad_build.folder, tiny(**BAD_BUILD)))
 
@@ -227,6 +267,7 @@ def test_exactly_the_bad_rows_are_rejected_each_with_its_reason(bad_build: Built
     assert {reason for _, _, reason, _ in expected} == set(FAULTS.values())
 
 
+@sampled_alone
 def test_rows_are_tried_as_often_as_configured_and_then_lost(bad_build: Built) -> None:
     expected = expected_rejections(prepared(bad_build.folder, tiny(**BAD_BUILD)))
 
@@ -239,6 +280,7 @@ def test_rows_are_tried_as_often_as_configured_and_then_lost(bad_build: Built) -
     assert len(bad_build.stub.bodies) == 2 * (60 + sum(not final for _, _, _, final in expected))
 
 
+@sampled_alone
 def test_raw_texts_of_rejected_rows_are_kept(bad_build: Built) -> None:
     for row in rows_of(bad_build.folder / "rejected" / "pairs"):
         assert len(row["texts"]) == 2
@@ -285,32 +327,36 @@ def test_card_gives_the_counts_and_the_reasons(bad_build: Built) -> None:
     assert all(f"| {reason} | {count} |" in card for reason, count in counts.rejected.items())
 
 
-def test_finished_build_is_left_as_it_is(bad_build: Built) -> None:
+def test_finished_build_is_left_as_it_is(bad_build: Built, source: Source) -> None:
     before = contents(bad_build.folder)
 
-    again = build(tiny(**BAD_BUILD), bad_build.folder)
+    again = build(tiny(**BAD_BUILD | source.crowded), bad_build.folder)
 
     assert again == bad_build.manifest
     assert contents(bad_build.folder) == before
 
 
-def test_portraits_by_the_model_are_its_replies(tmp_path: Path) -> None:
-    manifest, stub = run_build(tmp_path / "out", portrait="model")
+def is_portrait(body: dict[str, Any]) -> bool:
+    return "messages" in body and "You describe people" in body["messages"][0]["content"]
+
+
+def test_portraits_by_the_model_are_its_replies(source: Source, tmp_path: Path) -> None:
+    manifest, stub = run_build(tmp_path / "out", portrait="model", **source.keys)
 
     rows = rows_of(tmp_path / "out" / "data")
-    written = {good_text(body) for body in stub.bodies}
-    assert len(stub.bodies) == 240
+    portraits = [body for body in stub.bodies if is_portrait(body)]
+    written = {good_text(body) for body in portraits}
+    assert len(portraits) == 120
     assert {row["Demographic Information"] for row in rows} <= written
     assert len({row["Demographic Information"] for row in rows}) == 120
     assert manifest.counts.examples == 120
 
 
-def test_bad_portraits_by_the_model_reject_their_pairs(tmp_path: Path) -> None:
+def test_bad_portraits_by_the_model_reject_their_pairs(source: Source, tmp_path: Path) -> None:
     async def some_bad_portraits(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
-        is_portrait = "You describe people" in body["messages"][0]["content"]
-        return completion("no" if is_portrait and body["seed"] % 10 == 0 else good_text(body))
+        return completion("no") if is_portrait(body) and body["seed"] % 10 == 0 else await good(request, body)
 
-    manifest, _ = run_build(tmp_path / "out", some_bad_portraits, portrait="model")
+    manifest, _ = run_build(tmp_path / "out", some_bad_portraits, portrait="model", **source.keys)
 
     rejected = rows_of(tmp_path / "out" / "rejected" / "examples")
     assert rejected
@@ -319,29 +365,31 @@ def test_bad_portraits_by_the_model_reject_their_pairs(tmp_path: Path) -> None:
     assert "no" not in {row["Demographic Information"] for row in rows_of(tmp_path / "out" / "data")}
 
 
-def test_run_that_loses_too_many_pairs_fails_and_goes_on_when_it_may(tmp_path: Path) -> None:
+def test_run_that_loses_too_many_pairs_fails_and_goes_on_when_it_may(source: Source, tmp_path: Path) -> None:
     async def half_bad(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
-        return completion("no" if body["seed"] % 3 == 0 else good_text(body))
+        # A pair is lost with one of its two replies, but a thread not before four of its five responses.
+        is_bad = number_of(body) % 3 != 0 if "prompt" in body else number_of(body) % 3 == 0
+        return bad(body) if is_bad else await good(request, body)
 
     with pytest.raises(UserError, match=r"of 60 pairs were .* limits\.max_rejected = 0\.1; rejected/ holds"):
-        run_build(tmp_path / "out", half_bad, limits={"max_rejected": 0.1})
-    manifest, stub = run_build(tmp_path / "out", half_bad, limits={"max_rejected": 0.9})
+        run_build(tmp_path / "out", half_bad, limits={"max_rejected": 0.1}, **source.crowded)
+    manifest, stub = run_build(tmp_path / "out", half_bad, limits={"max_rejected": 0.9}, **source.crowded)
 
     assert stub.bodies == []
     assert [run.status for run in manifest.runs] == ["failed", "complete"]
-    assert [run.requests_sent for run in manifest.runs] == [120, 0]
+    assert [run.requests_sent for run in manifest.runs] == [{"sampled": 120, "mined": 300}[source.name], 0]
 
 
-def test_run_that_loses_too_many_pairs_for_want_of_a_history_fails(tmp_path: Path) -> None:
+def test_run_that_loses_too_many_pairs_for_want_of_a_history_fails(source: Source, tmp_path: Path) -> None:
     history = {"ugc": 1, "pair": 1, "min_support": 1, "blocks": 0}
 
     with pytest.raises(UserError, match=r"limits\.max_rejected"):
-        run_build(tmp_path / "out", history=history)
+        run_build(tmp_path / "out", history=history, **source.keys)
 
 
-def test_run_without_a_single_pair_fails_whatever_the_limit(tmp_path: Path) -> None:
+def test_run_without_a_single_pair_fails_whatever_the_limit(source: Source, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no pair was accepted; rejected/ holds each row with its reason"):
-        run_build(tmp_path / "out", always_bad, limits={"max_rejected": 1})
+        run_build(tmp_path / "out", always_bad, limits={"max_rejected": 1}, **source.crowded)
 
 
 def test_build_of_which_one_split_loses_every_pair_is_finished(tmp_path: Path) -> None:
@@ -360,39 +408,41 @@ def test_build_of_which_one_split_loses_every_pair_is_finished(tmp_path: Path) -
     assert {split: len(rows) for split, rows in dataset.items() if len(rows)} == {"train": 72, "test": 24}
 
 
-def test_shard_that_is_damaged_is_named(tmp_path: Path) -> None:
+def test_shard_that_is_damaged_is_named(source: Source, tmp_path: Path) -> None:
+    history = {"ugc": 1, "pair": 1, "min_support": 1}
     with pytest.raises(UserError):
-        run_build(tmp_path / "out", sometimes_bad, limits={"max_rejected": 0})
+        run_build(tmp_path / "out", history=history, limits={"max_rejected": 0}, **source.crowded)
     shard = tmp_path / "out" / "pool" / "test-00000-of-00001.parquet"
     shard.write_bytes(shard.read_bytes()[:-20])
 
     with pytest.raises(UserError, match=r"pool/test-00000-of-00001\.parquet is damaged .*; delete it and run again"):
-        run_build(tmp_path / "out")
+        run_build(tmp_path / "out", history=history, **source.crowded)
 
 
-def test_shard_that_was_deleted_is_built_again_from_the_journal(tmp_path: Path) -> None:
-    run_build(tmp_path / "out")
-    lost = [tmp_path / "out" / folder / "train-00001-of-00003.parquet" for folder in ("pool", "data")]
+def test_shard_that_was_deleted_is_built_again_from_the_journal(source: Source, tmp_path: Path) -> None:
+    run_build(tmp_path / "out", **source.keys)
+    folders = ("pool", "data") if source.name == "sampled" else ("annotated", "pool", "data")
+    lost = [tmp_path / "out" / folder / "train-00001-of-00003.parquet" for folder in folders]
     before = [shard.read_bytes() for shard in lost]
     for shard in lost:
         shard.unlink()
 
-    _, stub = run_build(tmp_path / "out", always_bad)
+    _, stub = run_build(tmp_path / "out", always_bad, **source.keys)
 
     assert [shard.read_bytes() for shard in lost] == before
     assert stub.bodies == []
 
 
-def test_row_that_failed_by_circumstance_is_asked_again_by_a_resumed_run(tmp_path: Path) -> None:
+def test_row_that_failed_by_circumstance_is_asked_again_by_a_resumed_run(source: Source, tmp_path: Path) -> None:
     async def garbled(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
         return web.Response(text="not JSON")
 
     with pytest.raises(UserError):
-        run_build(tmp_path / "out", garbled, attempts=1, requests={"retries": 0})
+        run_build(tmp_path / "out", garbled, attempts=1, requests={"retries": 0}, **source.keys)
     for shard in (tmp_path / "out" / "pool").glob("*.parquet"):
         shard.unlink()
 
-    manifest, _ = run_build(tmp_path / "out", attempts=1, requests={"retries": 0})
+    manifest, _ = run_build(tmp_path / "out", attempts=1, requests={"retries": 0}, **source.keys)
 
     assert manifest.counts.pairs_accepted == 60
 
@@ -420,8 +470,8 @@ def test_template_that_fails_for_some_posts_is_told_in_one_line(tmp_path: Path) 
         run_build(tmp_path / "out", templates=str(tmp_path / "own"), seeds=seeds)
 
 
-def test_card_names_no_split_that_is_not_there(tmp_path: Path) -> None:
-    run_build(tmp_path / "out", splits={"train": 0.8, "validation": 0.0, "test": 0.2})
+def test_card_names_no_split_that_is_not_there(source: Source, tmp_path: Path) -> None:
+    run_build(tmp_path / "out", splits={"train": 0.8, "validation": 0.0, "test": 0.2}, **source.crowded)
 
     card = (tmp_path / "out" / "README.md").read_text()
 

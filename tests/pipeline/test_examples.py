@@ -8,23 +8,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.examples import (
-    SIDES,
-    ExampleShard,
-    Persona,
-    _Rows,
-    assemble,
-    open_block,
-    portray,
-    render_portraits,
-    store_examples,
-    take_portraits,
-)
+from pipeline.examples import ExampleShard, assemble, open_block, store_examples
 from pipeline.generation.requests import Failure, Outcome
 from pipeline.history import History
 from pipeline.pairs import traits
 from pipeline.plan import BuildPlan, ShardSpec
+from pipeline.portraits import portray, render_portraits, take_portraits
 from pipeline.resources import resources
+from pipeline.rows import Persona, Rows
 from pipeline.shards import read_meta, read_shard
 from preference_space.direction import from_released, verbalise
 from schemas.config import HistoryConfig
@@ -89,11 +80,11 @@ SHAPES = [{"ugc": 1, "pair": 1}, {"ugc": 4, "pair": 4}, {"ugc": 0, "pair": 3}, {
 def test_table_holds_the_validated_records_to_the_letter(tmp_path: Path, history: dict[str, int]) -> None:
     plan = plan_with_pool(tmp_path, history=history | {"min_support": 0})
     shard = portrayed(plan)
-    rows = _Rows(shard.block, plan)
+    rows = Rows(shard.block.table, shard.block.own, shard.block.pool, plan)
 
     examples = stored(plan)
 
-    records = [rows.record(persona, side) for persona in shard.personas for side in SIDES]
+    records = [rows.record(persona, side) for persona in shard.personas for side in plan.sides]
     assert len(examples) == 24
     assert examples == [listed(record.model_dump(by_alias=True)) for record in records]
 
@@ -185,7 +176,7 @@ def test_model_is_asked_for_portraits_by_the_direction_alone(tmp_path: Path) -> 
     space, pool = resources(plan).space, shard.block.pool
 
     for persona in shard.personas:
-        for side, request in zip(SIDES, persona.requests, strict=True):
+        for side, request in zip(plan.sides, persona.requests, strict=True):
             text = body_of(request)["messages"][-1]["content"]
             labels = [trait["label"] for trait in traits(space, side * pool.directions[persona.row])]
             assert [line for line in text.splitlines() if line.startswith("- ")] == [
@@ -282,7 +273,7 @@ def test_histories_come_from_the_other_blocks_too(tmp_path: Path) -> None:
 
     shard = assemble(plan.shards()[0], plan)
 
-    rows = np.concatenate([persona.history.ugc for persona in shard.personas]) % len(shard.block.pool)
+    rows = np.concatenate([persona.histories[0].ugc for persona in shard.personas]) % len(shard.block.pool)
     assert rows.min() < shard.block.own <= rows.max()
 
 
@@ -312,7 +303,7 @@ def test_example_that_breaks_a_rule_of_its_record_is_rejected_with_its_twin(tmp_
     shard = portrayed(plan)
     first, second, *rest = shard.personas
     own_post = History(np.array([first.row]), np.array([second.row]), 0.5)
-    broken = Persona(first.row, own_post, portraits=first.portraits)
+    broken = Persona(first.row, (own_post, own_post.turned(shard.block.pool)), portraits=first.portraits)
 
     meta = store_examples(ExampleShard(shard.spec, shard.block, [broken, second, *rest]), plan)
 

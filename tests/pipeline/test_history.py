@@ -24,13 +24,19 @@ def config(ugc: int, pair: int, min_support: float = 0.5) -> HistoryConfig:
 def pool_of(*directions: list[int], posts: Sequence[int] | None = None, replies: Sequence[int] | None = None) -> Pool:
     """Rows with posts and replies of their own, unless given; `replies` are all chosen ones, then all rejected."""
     rows = len(directions)
-    texts = np.array(range(2 * rows) if replies is None else replies)
-    return Pool(
+    return sampled_pool(
         np.array(directions, dtype=np.int8),
         np.array(range(rows) if posts is None else posts),
-        texts[:rows],
-        texts[rows:],
+        np.array(range(2 * rows) if replies is None else replies),
     )
+
+
+def sampled_pool(
+    directions: npt.NDArray[np.int8], posts: npt.NDArray[np.int64], replies: npt.NDArray[np.int64]
+) -> Pool:
+    """A pool whose replies have the levels of their pair's direction."""
+    rows = len(directions)
+    return Pool(directions, np.concatenate([directions, -directions]), posts, replies[:rows], replies[rows:])
 
 
 def random_pool(seed: int) -> tuple[Pool, Floats, Floats]:
@@ -41,7 +47,7 @@ def random_pool(seed: int) -> tuple[Pool, Floats, Floats]:
     directions[np.arange(rows), numbers.integers(0, size, rows)] = numbers.choice([-1, 1], rows)
     posts = numbers.integers(0, rows, rows)
     replies = np.where(numbers.random(2 * rows) < 0.8, np.arange(2 * rows), numbers.integers(0, 2 * rows, 2 * rows))
-    pool = Pool(directions, posts, replies[:rows], replies[rows:])
+    pool = sampled_pool(directions, posts, replies)
     return pool, numbers.random(rows), numbers.random(rows)
 
 
@@ -188,7 +194,9 @@ def test_no_item_contradicts_the_target() -> None:
 
 def test_turned_history_does_not_contradict_the_opposite_person() -> None:
     for pool, target, _, history in accepted():
-        for view in (*pool.turned(history.ugc), *pool.turned(history.pair)):
+        turned = history.turned(pool)
+        assert turned.support == history.support
+        for view in (*turned.ugc, *turned.pair):
             assert not contradicts(pool, np.negative(pool.directions[target]), int(view))
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,10 +13,38 @@ HEADER = "{#\npurpose: A test.\ninputs: post, traits\nversion: 1\n#}\n"
 
 POST = SeedPost(id="s", title="Which pet?", text="A cat or a dog.", topics=("pets",))
 
+DIMENSION = {
+    "slug": "calm",
+    "question": "Is the writer calm?",
+    "positive": {"label": "Calm", "description": "keeps a cool head", "hint": "Write calmly."},
+    "negative": {"label": "Upset", "description": "is easily upset", "hint": "Write in anger."},
+}
+OPTIONS = [
+    {"letter": "A", "label": "", "description": ""},
+    {"letter": "B", "label": "Upset", "description": "is easily upset"},
+    {"letter": "C", "label": "Calm", "description": "keeps a cool head"},
+]
+
 
 def trait(word: str) -> dict[str, str]:
     fields = ("slug", "name", "group", "label", "description", "hint")
     return {field: f"{word} {field}" for field in fields}
+
+
+def inputs_of(name: str) -> dict[str, Any]:
+    """Something for every input of a template."""
+    values: dict[str, Any] = {
+        "post": POST.prompt if name == "portrait_paper" else POST,
+        "traits": [trait("calm"), trait("kind")],
+        "chosen": "Get a cat.",
+        "rejected": "Get a dog.",
+        "response": "A cat, they are quiet.",
+        "dimension": DIMENSION,
+        "dimensions": [DIMENSION],
+        "tags": [DIMENSION | {"slug": "pets"}],
+        "options": OPTIONS,
+    }
+    return {key: values[key] for key in INPUTS[name]}
 
 
 def write(folder: Path, user: str, *, system: str = "Be kind.", header: str = HEADER) -> Path:
@@ -48,7 +77,7 @@ def test_packaged_templates_load() -> None:
 
 @pytest.mark.parametrize("name", INPUTS)
 def test_packaged_template_renders_all_of_its_blocks(name: str) -> None:
-    blocks = load_templates()[name].render(post=POST, traits=[trait("calm"), trait("kind")])
+    blocks = load_templates()[name].render(**inputs_of(name))
 
     assert tuple(blocks) == BLOCKS[name]
     assert all(text and text == text.strip() for text in blocks.values())
@@ -71,7 +100,7 @@ def test_packaged_template_lists_the_inputs_that_the_pipeline_gives(name: str) -
 def test_header_is_not_rendered(name: str) -> None:
     template = load_templates()[name]
 
-    text = "".join(template.render(post=POST, traits=[trait("calm")]).values())
+    text = "".join(template.render(**inputs_of(name)).values())
 
     assert template.purpose not in text
 
@@ -378,3 +407,79 @@ def test_sandbox_reads_no_other_file(tmp_path: Path) -> None:
 
     with pytest.raises(UsageError):
         load(tmp_path).render(post=POST, traits=[])
+
+
+# Annotation
+
+
+def test_the_context_of_an_annotation_ends_with_post_and_response() -> None:
+    text = load_templates()["annotate"].render_block("context", post=POST, response="Get a cat.\n\nOr two.")
+
+    assert text.endswith("\n\nPost: Which pet?\nA cat or a dog.\nComment: Get a cat.\n\nOr two.")
+
+
+def test_a_question_of_an_annotation_ends_where_the_letter_follows() -> None:
+    text = load_templates()["annotate"].render_block("question", dimension=DIMENSION, options=OPTIONS)
+
+    assert text.splitlines() == [
+        "Question: Is the writer calm?",
+        "(A) The comment alone cannot tell",
+        "(B) Upset: is easily upset",
+        "(C) Calm: keeps a cool head",
+        "Answer: (",
+    ]
+
+
+def test_a_structured_annotation_asks_for_each_dimension() -> None:
+    other = DIMENSION | {"slug": "rich", "question": "Is the writer rich?"}
+
+    text = load_templates()["annotate_json"].render(post=POST, response="Get a cat.", dimensions=[DIMENSION, other])
+
+    assert '"calm": Is the writer calm? positive: Calm; negative: Upset\n"rich": Is the writer rich?' in text["user"]
+    assert text["user"].endswith("Comment: Get a cat.")
+
+
+def test_the_portrait_of_the_paper_sees_both_replies_and_all_names() -> None:
+    text = load_templates()["portrait_paper"].render(**inputs_of("portrait_paper"))["user"]
+
+    assert text.index('"calm": positive: Calm; negative: Upset') < text.index("Tags: pets\n") < text.index("Which pet?")
+    assert text.endswith("Preferred reply: Get a cat.\n\nOther reply: Get a dog.")
+
+
+@pytest.mark.parametrize(
+    "response",
+    ["{{ 7*7 }} {% for x in y %} {# note #}", "a\nAnswer: (A)\nb", "{{ post.title }}", "<b>&amp;</b> \\n %}"],
+)
+@pytest.mark.parametrize("name", ["annotate", "annotate_json", "portrait_paper"])
+def test_responses_are_rendered_literally(name: str, response: str) -> None:
+    field = "chosen" if name == "portrait_paper" else "response"
+
+    texts = load_templates()[name].render(**inputs_of(name) | {field: response})
+
+    assert response in "".join(texts.values())
+
+
+def test_one_block_is_rendered_as_all_are() -> None:
+    template = load_templates()["annotate"]
+
+    assert template.render(**inputs_of("annotate")) == {
+        "context": template.render_block("context", post=POST, response="A cat, they are quiet."),
+        "question": template.render_block("question", dimension=DIMENSION, options=OPTIONS),
+    }
+
+
+@pytest.mark.parametrize(("name", "unknown"), [("annotate", "persona"), ("annotate_json", "options")])
+def test_annotation_templates_refuse_what_they_are_not_given(tmp_path: Path, name: str, unknown: str) -> None:
+    blocks = "".join(f"{{% block {block} %}}{{{{ {unknown} }}}}{{% endblock %}}" for block in BLOCKS[name])
+    (tmp_path / f"{name}.j2").write_text(HEADER.replace("traits", "response") + blocks, encoding="utf-8")
+
+    assert f"uses '{unknown}', which is not given" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("block", ["context", "question"])
+def test_an_annotation_template_needs_both_blocks(tmp_path: Path, block: str) -> None:
+    path = tmp_path / "annotate.j2"
+    other = {"context": "question", "question": "context"}[block]
+    path.write_text(HEADER + f"{{% block {other} %}}x{{% endblock %}}", encoding="utf-8")
+
+    assert refusal(tmp_path) == f"template {path}: has no block '{block}'"

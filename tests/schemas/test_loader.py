@@ -78,8 +78,9 @@ def test_unknown_key_is_refused_with_the_file_and_the_nearest_key(
 
 def test_unknown_key_like_no_other_lists_the_known_ones(tmp_path: Path) -> None:
     path = write(tmp_path, "pairs: 1\nhistory: {zzzzzzzz: 1}\n")
+    known = "blocks, consistency, min_similarity, min_support, pair, ugc"
 
-    assert refusal(path) == f"{path}: unknown key 'history.zzzzzzzz'; known here: blocks, min_support, pair, ugc"
+    assert refusal(path) == f"{path}: unknown key 'history.zzzzzzzz'; known here: {known}"
 
 
 def test_key_of_another_engine_is_not_suggested(tmp_path: Path) -> None:

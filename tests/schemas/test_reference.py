@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from schemas import config
 from schemas.base import Record
-from schemas.config import BuildConfig
+from schemas.config import BuildConfig, ReplayEngine
 from schemas.reference import SECTIONS, reference
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,7 +25,7 @@ MODELS = [
 def is_section(model: type[BaseModel], key: str) -> bool:
     """Whether a key holds further keys, which have a section of their own."""
     inner = model.model_fields[key].annotation
-    return key == "engine" or (isinstance(inner, type) and issubclass(inner, BaseModel))
+    return key in ("engine", "source") or (isinstance(inner, type) and issubclass(inner, BaseModel))
 
 
 def rows(model: type[BaseModel]) -> str:
@@ -57,7 +57,9 @@ def test_every_key_of_a_model_occurs_in_its_section(model: type[BaseModel]) -> N
     page, section = reference(), rows(model)
 
     for key in model.model_fields:
-        assert (f"## {key}" in page) if is_section(model, key) else (f"| `{key}` |" in section), key
+        assert (
+            re.search(rf"^## (\w+\.)*{key}\b", page, re.M) if is_section(model, key) else f"| `{key}` |" in section
+        ), key
 
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.__name__)
@@ -71,7 +73,8 @@ def test_defaults_are_those_of_the_models() -> None:
 
     assert re.search(r"\| `attempts` \| integer \(at least 1, at most 16\) \| `4` \|", section)
     assert re.search(r"\| `templates` \| text or null \| `null` \|", section)
-    assert re.search(r"\| `pairs` \| integer \(at least 1\) \| required \|", section)
+    assert re.search(r"\| `pairs` \| integer or null \(at least 1\) \| `null` \|", section)
+    assert re.search(r"\| `journal` \| text \| required \|", rows(ReplayEngine))
 
 
 def test_every_row_of_every_table_has_four_cells() -> None:

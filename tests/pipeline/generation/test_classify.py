@@ -8,16 +8,29 @@ import orjson
 import pytest
 
 from pipeline.generation.classify import Busy, Transient, classify
-from pipeline.generation.requests import Completion, Failure
+from pipeline.generation.requests import (
+    AnyRequest,
+    Completion,
+    Failure,
+    choice_head,
+    make_choice_request,
+    make_request,
+    probabilities,
+)
 from schemas.base import UserError
+from schemas.config import GenerationConfig
+from tests.stub import choice_of
 
 URL = "http://127.0.0.1:8000/v1/chat/completions"
+CHAT = make_request(GenerationConfig(model="m"), {"user": "Which bread keeps longest?"}, (0,))
+CHOICES = make_choice_request(choice_head("m", constrain=True), "Rye keeps.", ("Kind?", "Young?"), b"known")
+"""Two questions about one comment."""
 
 
 def answer(
-    status: int, payload: bytes = b"", headers: dict[str, str] | None = None
+    status: int, payload: bytes = b"", headers: dict[str, str] | None = None, request: AnyRequest = CHAT
 ) -> Completion | Failure | Busy | Transient:
-    return classify(status, headers or {}, payload, URL)
+    return classify(request, status, headers or {}, payload, URL)
 
 
 def chat(**changes: Any) -> bytes:
@@ -28,6 +41,15 @@ def chat(**changes: Any) -> bytes:
         }
         | changes
     )
+
+
+def text_completion(*choices: object, **changes: Any) -> bytes:
+    usage = {"prompt_tokens": 400, "completion_tokens": 2}
+    return orjson.dumps({"object": "text_completion", "choices": [*choices], "usage": usage} | changes)
+
+
+A, B = choice_of(0, {"A": 1.0, "B": 0.0, "C": 0.0}), choice_of(1, {"A": 0.0, "B": 0.6, "C": 0.4})
+"""Good answers to `CHOICES`."""
 
 
 def error(message: str) -> bytes:
@@ -208,3 +230,85 @@ def test_detail_is_one_short_line(payload: bytes) -> None:
     assert len(result.detail.splitlines()) == 1
     assert "first line second line third line" in result.detail
     assert len(result.detail) < 300
+
+
+# The same for many choices in one call
+
+
+def test_a_text_completion_is_read_as_probabilities() -> None:
+    result = answer(200, text_completion(A, B), request=CHOICES)
+
+    assert isinstance(result, Completion)
+    assert (result.finish_reason, result.prompt_tokens, result.completion_tokens) == ("stop", 400, 2)
+    assert probabilities(result.text).tolist() == [[255, 0, 0], [0, 153, 102]]
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"",
+        b"<html>It works!</html>",
+        text_completion(A, B)[:-10],
+        b"null",
+        b"{}",
+        b"[]",
+        text_completion(),
+        text_completion(choices=None),
+        text_completion(choices={}),
+        text_completion(choices="AB"),
+        text_completion(A),
+        text_completion(A, A),
+        text_completion(B, B),
+        text_completion(A, B, B | {"index": 2}),
+        text_completion(A, B | {"index": 2}),
+        text_completion(A, B | {"index": None}),
+        text_completion(A | {"index": "0"}, B),
+        text_completion(A, {"index": 1}),
+        text_completion(A, None),
+        text_completion(A, "B"),
+        text_completion(A, B | {"logprobs": None, "text": None}),
+        text_completion(A, B | {"logprobs": [1]}),
+        text_completion(A, B | {"logprobs": {"top_logprobs": [None]}}),
+        text_completion(A, B | {"logprobs": {"top_logprobs": [["B", -0.1]]}}),
+        text_completion(A, B | {"logprobs": {"top_logprobs": [{"B": None}]}}),
+        text_completion(A, B | {"logprobs": {"top_logprobs": [{"B": "likely"}]}}),
+        text_completion(A, B).replace(b'"A":0.0', b'"A":NaN'),
+        text_completion(A, B, usage={"prompt_tokens": "many"}),
+        chat(),
+    ],
+)
+def test_anything_else_for_choices_is_garbled(payload: bytes) -> None:
+    result = answer(200, payload, request=CHOICES)
+
+    assert isinstance(result, Transient)
+    assert result.reason == "garbled"
+    assert result.detail.startswith("not a completion: ")
+    assert "\n" not in result.detail
+
+
+def test_a_text_completion_is_no_answer_to_a_chat() -> None:
+    result = answer(200, text_completion(A, B))
+
+    assert isinstance(result, Transient)
+    assert result.reason == "garbled"
+
+
+@pytest.mark.parametrize(
+    ("status", "outcome"),
+    [
+        (400, Failure("http_400", "HTTP 400: no")),
+        (422, Failure("http_422", "HTTP 422: no")),
+        (408, Transient("http_408", "HTTP 408: no")),
+        (500, Transient("http_500", "HTTP 500: no")),
+        (429, Busy(None, "HTTP 429: no")),
+        (503, Busy(None, "HTTP 503: no")),
+    ],
+)
+def test_a_status_means_the_same_for_choices(status: int, outcome: object) -> None:
+    assert answer(status, error("no"), request=CHOICES) == outcome
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_what_no_row_can_succeed_with_ends_the_run_for_choices_too(status: int) -> None:
+    with pytest.raises(UserError, match=f"HTTP {status}: no"):
+        answer(status, error("no"), request=CHOICES)

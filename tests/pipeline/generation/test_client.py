@@ -16,13 +16,24 @@ from aiohttp import web
 from pipeline.generation.client import Client, Ticket, Window
 from pipeline.generation.endpoints import FixedEndpoints
 from pipeline.generation.journal import JournalWriter, read_journal
-from pipeline.generation.requests import Completion, Failure, Outcome, Request, make_request
+from pipeline.generation.requests import (
+    AnyRequest,
+    ChoiceRequest,
+    Completion,
+    Failure,
+    Outcome,
+    Request,
+    choice_head,
+    make_choice_request,
+    make_request,
+    probabilities,
+)
 from pipeline.generation.stage import Generator
 from pipeline.plan import BuildPlan
 from pipeline.progress import tally
 from schemas.base import UserError
 from schemas.config import BuildConfig, GenerationConfig, OpenAiEngine, RequestsConfig
-from tests.stub import StubServer, completion, good, good_text
+from tests.stub import StubServer, choices, completion, completions, good, good_text
 
 PATIENCE = 20.0
 """Seconds after which a test that waits has failed."""
@@ -53,7 +64,7 @@ def connected(folder: Path, *urls: str, in_flight: int = 8, config: RequestsConf
         client.close()
 
 
-def submit(client: Client, requests: Sequence[Request], folder: Path) -> Ticket:
+def submit(client: Client, requests: Sequence[AnyRequest], folder: Path) -> Ticket:
     ticket = Ticket([None] * len(requests), len(requests))
     client.submit(list(enumerate(requests)), ticket, JournalWriter(folder / "journal.jsonl"))
     return ticket
@@ -72,7 +83,7 @@ def finish(client: Client, ticket: Ticket) -> list[Outcome]:
 
 
 def ask(
-    folder: Path, requests: Sequence[Request], *urls: str, in_flight: int = 8, config: RequestsConfig | None = None
+    folder: Path, requests: Sequence[AnyRequest], *urls: str, in_flight: int = 8, config: RequestsConfig | None = None
 ) -> list[Outcome]:
     with connected(folder, *urls, in_flight=in_flight, config=config) as client:
         return finish(client, submit(client, requests, folder))
@@ -94,20 +105,20 @@ def reason(outcomes: Sequence[Outcome]) -> str:
 
 
 class Load:
-    """Measures inside the stub how many requests it has at once."""
+    """Measures inside the stub how many requests, or prompts of them, it has at once."""
 
     def __init__(self) -> None:
         self._now = 0
         self.seen: list[int] = []
 
     @contextmanager
-    def measured(self) -> Iterator[None]:
-        self._now += 1
+    def measured(self, size: int = 1) -> Iterator[None]:
+        self._now += size
         self.seen.append(self._now)
         try:
             yield
         finally:
-            self._now -= 1
+            self._now -= size
 
 
 async def hang(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
@@ -454,6 +465,171 @@ def test_a_server_that_wants_a_longer_wait_than_allowed_fails_the_row_at_once(tm
 
         assert len(stub.bodies) == 1
     assert outcomes == [Failure("busy", "HTTP 429: come back tomorrow; waited 0 s")]
+
+
+# Calls of many prompts
+
+
+def make_choices(*sizes: int) -> list[ChoiceRequest]:
+    """Calls of so many prompts each."""
+    head = choice_head("stub", constrain=True)
+    return [
+        make_choice_request(head, f"comment {k}\n", tuple(f"is it {q}?" for q in range(size)), bytes([size]))
+        for k, size in enumerate(sizes)
+    ]
+
+
+def asked_prompts(folder: Path, requests: Sequence[AnyRequest], in_flight: int) -> list[int]:
+    """How many prompts the server had at once, whenever a call came in."""
+    load = Load()
+
+    async def slowly(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        with load.measured(len(body.get("prompt", "1"))):
+            await asyncio.sleep(0.01)
+        return await good(request, body)
+
+    with StubServer(slowly) as stub:
+        outcomes = ask(folder, requests, stub.url, in_flight=in_flight)
+
+    assert failures(outcomes) == []
+    assert len(load.seen) == len(requests)
+    return load.seen
+
+
+def test_the_window_counts_the_prompts_of_a_call(tmp_path: Path) -> None:
+    seen = asked_prompts(tmp_path, make_choices(*[5] * 40), in_flight=17)
+
+    assert max(seen) == 15
+
+
+def test_calls_of_many_sizes_never_exceed_the_window(tmp_path: Path) -> None:
+    requests = [
+        request for pair in zip(make_choices(*range(1, 21)), make_requests(20), strict=True) for request in pair
+    ]
+
+    assert max(asked_prompts(tmp_path, requests, in_flight=20)) <= 20
+
+
+def test_a_call_as_large_as_the_window_is_sent(tmp_path: Path) -> None:
+    assert asked_prompts(tmp_path, make_choices(8, 8, 8), in_flight=8) == [8, 8, 8]
+
+
+def test_a_call_that_is_larger_than_the_window_goes_alone(tmp_path: Path) -> None:
+    seen = asked_prompts(tmp_path, make_choices(2, 2, 30, 2, 2, 30, 30, 2), in_flight=8)
+
+    assert (max(seen), seen.count(30)) == (30, 3)
+
+
+def test_only_prompts_under_way_are_counted(tmp_path: Path) -> None:
+    load = Load()
+
+    async def look(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        await asyncio.sleep(0.01)
+        load.seen.append(tally(tmp_path).get("in_flight"))
+        return await good(request, body)
+
+    with StubServer(look) as stub:
+        ask(tmp_path, make_choices(3, 3, 3, 3), stub.url, in_flight=6)
+
+    assert max(load.seen) == 6
+    assert tally(tmp_path).get("in_flight") == 0
+
+
+def test_a_busy_server_gets_one_call_at_a_time_and_all_are_answered(tmp_path: Path) -> None:
+    load = Load()
+
+    async def busy_at_first(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        with load.measured(len(body["prompt"])):
+            await asyncio.sleep(0.01)
+        if len(load.seen) <= 2:
+            return web.Response(status=429, headers={"Retry-After": "0.2"})
+        return await good(request, body)
+
+    with StubServer(busy_at_first) as stub:
+        outcomes = ask(tmp_path, make_choices(*[6] * 12), stub.url, in_flight=12)
+
+    assert failures(outcomes) == []
+    assert max(load.seen[4:]) == 6
+
+
+def test_choices_are_answered_with_probabilities(tmp_path: Path) -> None:
+    requests = make_choices(4, 7, 1)
+    with StubServer() as stub:
+        outcomes = ask(tmp_path, requests, stub.url)
+        bodies = sorted(stub.bodies, key=lambda body: str(body["prompt"][0]))
+
+    for request, body, outcome in zip(requests, bodies, outcomes, strict=True):
+        text, finish_reason = request.read({"choices": choices(body)})
+        size = request.sequences
+        assert outcome == Completion(text, finish_reason, prompt_tokens=100 * size, completion_tokens=size)
+        assert probabilities(text).shape == (size, 3)
+    assert read_journal(tmp_path / "journal.jsonl") == {
+        request.key: outcome for request, outcome in zip(requests, outcomes, strict=True)
+    }
+
+
+async def short(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+    """One choice too few."""
+    return completions(choices(body)[:-1])
+
+
+@pytest.mark.parametrize(
+    ("fault", "expected", "calls"),
+    [
+        (lambda request, body: failed(400), "http_400", 1),
+        (lambda request, body: failed(500), "http_500", 2),
+        (lambda request, body: failed(503), "busy", None),
+        (short, "garbled", 2),
+        (hang, "timeout", 2),
+        (hang_up, "connection", 2),
+    ],
+    ids=["400", "500", "503", "short", "hangs", "hung up"],
+)
+def test_a_call_of_choices_fails_as_a_chat_does_and_fails_alone(
+    tmp_path: Path, fault: Any, expected: str, calls: int | None
+) -> None:
+    faulty_calls = 0
+
+    async def faulty(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        nonlocal faulty_calls
+        if not body["prompt"][0].startswith("comment 2\n"):
+            return await good(request, body)
+        faulty_calls += 1
+        response: web.StreamResponse = await fault(request, body)
+        return response
+
+    with StubServer(faulty) as stub:
+        outcomes = ask(
+            tmp_path, make_choices(3, 3, 3, 3), stub.url, config=settings(timeout_seconds=1.0, max_wait_seconds=0.5)
+        )
+
+    assert {k: outcome.reason for k, outcome in enumerate(outcomes) if isinstance(outcome, Failure)} == {2: expected}
+    assert calls in (None, faulty_calls)
+
+
+def test_a_call_of_choices_that_recovers_is_the_same_call(tmp_path: Path) -> None:
+    asked = 0
+
+    async def once_busy_once_garbled(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        nonlocal asked
+        asked += 1
+        if asked == 1:
+            return web.Response(status=503, headers={"Retry-After": "0.1"})
+        return await (short(request, body) if asked == 2 else good(request, body))
+
+    with StubServer(once_busy_once_garbled) as stub:
+        outcomes = ask(tmp_path, make_choices(5), stub.url)
+
+        assert stub.bodies[0] == stub.bodies[1] == stub.bodies[2]
+    assert failures(outcomes) == []
+
+
+def test_an_address_without_completions_ends_the_run(tmp_path: Path) -> None:
+    async def unknown(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        return await (failed(404) if request.path == "/v1/completions" else good(request, body))
+
+    with StubServer(unknown) as stub, pytest.raises(UserError, match=f"{stub.url}/completions does not know"):
+        ask(tmp_path, make_choices(2), stub.url)
 
 
 # Faults of the whole run

@@ -132,14 +132,14 @@ def test_a_slash_at_the_end_of_a_base_url_does_not_matter() -> None:
     with StubServer() as stub:
         endpoints = open_endpoints(f"{stub.url}/")
 
-        assert asyncio.run(endpoints.acquire()) == Endpoint(f"{stub.url}/chat/completions")
+        assert asyncio.run(endpoints.acquire()) == Endpoint(stub.url)
 
 
 def test_requests_go_to_the_least_busy() -> None:
     async def acquire_and_release() -> list[str]:
         endpoints = FixedEndpoints(("http://a/v1", "http://b/v1"), "stub", {})
         taken = [await endpoints.acquire() for _ in range(4)]
-        endpoints.release(Endpoint("http://b/v1/chat/completions"), reached=True)
+        endpoints.release(Endpoint("http://b/v1"), reached=True)
         taken.append(await endpoints.acquire())
         return [endpoint.url[7] for endpoint in taken]
 

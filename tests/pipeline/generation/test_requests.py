@@ -1,17 +1,28 @@
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
 import pytest
 
-from pipeline.generation.requests import Request, make_request
+from pipeline.generation.requests import (
+    AnyRequest,
+    ChoiceRequest,
+    Request,
+    choice_head,
+    make_choice_request,
+    make_request,
+    probabilities,
+)
 from schemas.config import GenerationConfig
+from tests.stub import choice_of, choices
 
 MESSAGES = {"system": "You write forum replies.", "user": "Which bread keeps longest?"}
 
 
-def body(request: Request) -> dict[str, Any]:
+def body(request: AnyRequest) -> dict[str, Any]:
     decoded: dict[str, Any] = orjson.loads(request.body)
     return decoded
 
@@ -105,3 +116,163 @@ def test_a_message_without_text_is_not_sent() -> None:
 
 def test_texts_are_those_of_the_messages() -> None:
     assert request().texts == (MESSAGES["system"], MESSAGES["user"])
+
+
+# Many choices in one call
+
+QUESTIONS = ("\nQuestion: Kind?\nAnswer: (", "\nQuestion: Young?\nAnswer: (", "\nQuestion: Rich?\nAnswer: (")
+
+
+def choice_request(
+    prefix: str = "Comment: Rye.",
+    questions: tuple[str, ...] = QUESTIONS,
+    known: bytes = b"known",
+    constrain: bool = True,
+) -> ChoiceRequest:
+    return make_choice_request(choice_head("m", constrain), prefix, questions, known)
+
+
+def read(*found: Mapping[str, Any]) -> list[list[int]]:
+    """Bytes of the options A, B, C for each of as many questions as there are choices."""
+    text, finish_reason = choice_request(questions=QUESTIONS[:1] * len(found)).read({"choices": [*found]})
+    assert finish_reason == "stop"
+    return probabilities(text).tolist()
+
+
+def top(logprobs: Mapping[str, Any] | None, text: str = "A") -> dict[str, Any]:
+    """One choice, with its logprobs as they come."""
+    return {"index": 0, "text": text, "logprobs": None if logprobs is None else {"top_logprobs": [logprobs]}}
+
+
+def test_body_of_choices_is_what_vllm_wants() -> None:
+    assert body(choice_request()) == {
+        "model": "m",
+        "prompt": [f"Comment: Rye.{question}" for question in QUESTIONS],
+        "max_tokens": 1,
+        "temperature": 0.0,
+        "logprobs": 5,
+        "structured_outputs": {"choice": ["A", "B", "C"]},
+    }
+
+
+def test_body_of_unconstrained_choices_does_not_ask_for_structured_outputs() -> None:
+    sent = body(choice_request(constrain=False))
+
+    assert sent.keys() == {"model", "prompt", "max_tokens", "temperature", "logprobs"}
+
+
+def test_choices_take_as_much_of_the_window_as_there_are_questions() -> None:
+    assert choice_request().sequences == 3
+    assert request().sequences == 1
+
+
+def test_paths_are_those_of_the_two_apis() -> None:
+    assert (request().path, choice_request().path) == ("/chat/completions", "/completions")
+
+
+def test_same_choices_have_the_same_key_and_body() -> None:
+    first, second = choice_request(), choice_request()
+
+    assert (first.key, first.body) == (second.key, second.body)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "known"),
+    [("Comment: Rye!", b"known"), ("Comment: Rye.", b"other"), ("", b"known"), ("Comment: Rye.", b"")],
+)
+def test_another_prefix_or_other_questions_give_another_key(prefix: str, known: bytes) -> None:
+    assert choice_request(prefix, known=known).key != choice_request().key
+
+
+def test_prefix_and_questions_do_not_run_together_in_the_key() -> None:
+    assert choice_request("ab", known=b"c").key != choice_request("a", known=b"bc").key
+
+
+def test_choices_are_read_in_the_order_of_their_index() -> None:
+    certain = {"A": [255, 0, 0], "B": [0, 255, 0], "C": [0, 0, 255]}
+    found = [choice_of(index, {letter: 1.0}) for index, letter in enumerate("BCA")]
+
+    assert read(found[2], found[0], found[1]) == [certain["B"], certain["C"], certain["A"]]
+
+
+@pytest.mark.parametrize(
+    "indexes", [(), (0, 1), (0, 1, 3), (0, 1, 1), (1, 2, 3), (0, 0, 1, 2), (-1, 0, 1), (0, 1, 2, 3)]
+)
+def test_missing_double_or_further_choices_are_refused(indexes: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="not one choice for each prompt"):
+        choice_request().read({"choices": [choice_of(index, {"A": 1.0}) for index in indexes]})
+
+
+def test_shares_are_those_among_the_options() -> None:
+    assert read(choice_of(0, {"A": 0.3, "B": 0.1, "C": 0.1, "The": 0.4, "1": 0.1})) == [[153, 51, 51]]
+
+
+def test_options_with_and_without_a_space_add_up() -> None:
+    tokens = {"A": 0.2, " A": 0.3, "B": 0.1, " B": 0.15, "C": 0.25}
+
+    assert read(choice_of(0, tokens)) == [[128, 64, 64]]
+
+
+def test_an_option_that_is_not_among_the_likeliest_counts_as_nothing() -> None:
+    assert read(choice_of(0, {"B": 0.5, "The": 0.5})) == [[0, 255, 0]]
+
+
+@pytest.mark.parametrize("token", ["a", "AB", "(A", "A)", "", "A."])
+def test_other_tokens_are_no_options(token: str) -> None:
+    assert read(choice_of(0, {token: 0.9, "C": 0.1})) == [[0, 0, 255]]
+
+
+@pytest.mark.parametrize(
+    ("text", "shares"), [("B", [0, 255, 0]), (" B\n", [0, 255, 0]), ("The", [0] * 3), ("", [0] * 3)]
+)
+@pytest.mark.parametrize("logprobs", [{"The": -0.1, "1": -3.0}, {}, None])
+def test_without_an_option_among_the_likeliest_the_text_counts(
+    logprobs: Mapping[str, float] | None, text: str, shares: list[int]
+) -> None:
+    assert read(top(logprobs, text)) == [shares]
+
+
+@pytest.mark.parametrize("logprobs", [{}, {"top_logprobs": None}, {"top_logprobs": []}, {"tokens": ["B"]}])
+def test_logprobs_without_alternatives_leave_the_text(logprobs: Mapping[str, Any]) -> None:
+    assert read({"index": 0, "text": "B", "logprobs": logprobs}) == [[0, 255, 0]]
+
+
+def test_choices_without_a_field_for_logprobs_leave_the_text() -> None:
+    assert read({"index": 0, "text": "C"}) == [[0, 0, 255]]
+
+
+def test_a_logprob_above_zero_counts_as_certainty() -> None:
+    assert read(top({"A": 1e-6, "B": 700.0, "C": -math.inf})) == [[128, 128, 0]]
+
+
+@pytest.mark.parametrize("least", [-math.inf, -9999.0, -1e300])
+def test_options_that_the_engine_rules_out_count_as_nothing(least: float) -> None:
+    assert read(top({"A": least, "B": least, "C": -0.1})) == [[0, 0, 255]]
+    assert read(top({"A": least, "B": least, "C": least}, text="B")) == [[0, 255, 0]]
+
+
+@pytest.mark.parametrize("value", [math.nan, "nan"])
+def test_a_logprob_that_is_no_number_is_never_certainty(value: object) -> None:
+    try:
+        found = read(top({"A": value, "B": -2.0, "C": -2.0}))
+    except ValueError:
+        return
+    assert found[0][0] == 0
+
+
+def test_probabilities_come_back_within_half_a_byte() -> None:
+    prompts = [f"Is it {k}?" for k in range(200)]
+    found = choices({"prompt": prompts})
+    text, _ = choice_request(questions=tuple(prompts)).read({"choices": found})
+
+    restored = probabilities(text)
+
+    assert restored.shape == (200, 3)
+    for choice, row in zip(found, restored.tolist(), strict=True):
+        weights = [math.exp(choice["logprobs"]["top_logprobs"][0][letter]) for letter in "ABC"]
+        for weight, byte in zip(weights, row, strict=True):
+            assert abs(weight / sum(weights) - byte / 255) <= 0.5 / 255 + 1e-9
+
+
+def test_no_answer_comes_back_as_zeros() -> None:
+    assert read(top(None, "The")) == [[0, 0, 0]]

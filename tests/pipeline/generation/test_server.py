@@ -17,7 +17,16 @@ import pytest
 from pipeline.generation.client import Client, Ticket
 from pipeline.generation.guard import Spec
 from pipeline.generation.journal import JournalWriter
-from pipeline.generation.requests import Failure, Outcome, Request, make_request
+from pipeline.generation.requests import (
+    AnyRequest,
+    ChoiceRequest,
+    Failure,
+    Outcome,
+    Request,
+    choice_head,
+    make_choice_request,
+    make_request,
+)
 from pipeline.generation.server import ServedEndpoint, server_spec
 from pipeline.progress import tally
 from schemas.base import UserError
@@ -52,6 +61,12 @@ def make_requests(count: int, start: int = 0) -> list[Request]:
     return [make_request(config, {"user": f"post {k}"}, (k,)) for k in range(start, start + count)]
 
 
+def make_choices(count: int) -> list[ChoiceRequest]:
+    """Calls of three prompts each."""
+    head = choice_head("stub", constrain=True)
+    return [make_choice_request(head, f"comment {k}\n", ("young?", "kind?", "rich?"), b"known") for k in range(count)]
+
+
 @contextmanager
 def connected(folder: Path, spec: Spec, in_flight: int = 4, retries: int = 3) -> Iterator[Client]:
     folder.mkdir(exist_ok=True)
@@ -64,7 +79,7 @@ def connected(folder: Path, spec: Spec, in_flight: int = 4, retries: int = 3) ->
         client.close()
 
 
-def submit(client: Client, requests: Sequence[Request], folder: Path) -> Ticket:
+def submit(client: Client, requests: Sequence[AnyRequest], folder: Path) -> Ticket:
     ticket = Ticket([None] * len(requests), len(requests))
     client.submit(list(enumerate(requests)), ticket, JournalWriter(folder / "journal.jsonl"))
     return ticket
@@ -95,7 +110,7 @@ def error_of(folder: Path, spec: Spec) -> str:
 
 
 def seeds_asked(folder: Path) -> list[str]:
-    """The seed of each request that reached a server, in all its lives."""
+    """The log line of each request that reached a server, in all its lives: a chat's is its seed."""
     log = folder / "requests.log"
     return log.read_text().split() if log.exists() else []
 
@@ -157,6 +172,17 @@ def test_a_server_that_dies_is_restarted_and_loses_no_request(tmp_path: Path) ->
     assert failures(outcomes) == []
     assert len(set(asked)) == 40
     assert 40 < len(asked) <= 44  # Those in flight are sent again, and no others.
+    assert tally(tmp_path).get("server_restarts") == 1
+
+
+def test_a_server_that_dies_loses_no_call_of_choices(tmp_path: Path) -> None:
+    with connected(tmp_path, stub_spec(tmp_path, "--die-after", "15"), in_flight=12) as client:
+        outcomes = finish(client, submit(client, make_choices(24), tmp_path))
+
+    asked = seeds_asked(tmp_path)
+    assert failures(outcomes) == []
+    assert len(set(asked)) == 24
+    assert 24 < len(asked) <= 28
     assert tally(tmp_path).get("server_restarts") == 1
 
 

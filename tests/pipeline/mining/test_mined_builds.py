@@ -1,0 +1,653 @@
+"""Whole builds whose pairs are mined, or partly mined, against a stub server: from threads to a dataset that loads."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+import pytest
+from aiohttp import web
+from datasets import load_dataset
+
+from pipeline.plan import SPLITS
+from pipeline.shards import read_shard
+from preference_space.direction import from_released
+from preference_space.space import load_space
+from schemas.base import UserError
+from schemas.manifest import Manifest
+from schemas.records import Example
+from tests.pipeline.helpers import mining, rows_of, run_build, thread, write_jsonl, write_threads
+from tests.stub import (
+    StubServer,
+    choices,
+    completion,
+    completions,
+    good,
+    good_text,
+    log_line,
+    option_shares,
+    option_texts,
+)
+
+COLUMNS = [
+    "prompt",
+    "chosen",
+    "rejected",
+    "Preference Direction",
+    "Demographic Information",
+    "User-Generated Content",
+    "Pair-wise Comparative Feedback",
+]
+"""AlignX's, in the order of the release."""
+DIRECTION, PORTRAIT, UGC, PAIR = COLUMNS[3:]
+
+SPACE = load_space("alignx")
+SOME = ("age_group", "gender", "neuroticism", "extraversion", "openness", "agreeableness")
+"""Dimensions that cost few questions."""
+SEED_POSTS = Path(__file__).resolve().parents[3] / "pipeline" / "seed_posts.jsonl"
+
+Levels = npt.NDArray[np.int8]
+
+
+class Built(NamedTuple):
+    """A finished build, and the server that it asked."""
+
+    folder: Path
+    manifest: Manifest
+    stub: StubServer
+
+    def rows(self, folder: str) -> list[dict[str, Any]]:
+        return rows_of(self.folder / folder)
+
+    def by_split(self, folder: str) -> list[list[dict[str, Any]]]:
+        files = [sorted((self.folder / folder).glob(f"{split}-*.parquet")) for split in SPLITS]
+        return [[row for path in paths for row in read_shard(path).to_pylist()] for paths in files]
+
+
+def mine(
+    folder: Path, *threads: Path, answer: Any = good, annotation: Mapping[str, Any] | None = None, **keys: Any
+) -> Built:
+    """A build of nothing but mined pairs; `mining` holds further keys of that section."""
+    section = mining(*threads, annotation=annotation, **keys.pop("mining", {}))
+    return Built(folder, *run_build(folder, answer, **{"pairs": None, "mining": section} | keys))
+
+
+BAD_THREADS = [
+    thread(100, responses=1),
+    thread(3) | {"id": "again", "post": "thread number 3 -- what do YOU think?"},
+    thread(101, post="[deleted]"),
+    thread(102) | {"responses": [{"author": "Helperbot", "text": "I am one and answer all of you at once."}] * 4},
+]
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """Fifty threads that are good and some that are not, about all dimensions."""
+    folder = tmp_path_factory.mktemp("mined")
+    threads = write_jsonl(folder / "threads.jsonl", [*(thread(k) for k in range(50)), *BAD_THREADS])
+    return mine(folder / "out", threads)
+
+
+def comment_of(prompt: str) -> str:
+    """The response that a question is about."""
+    return prompt.rpartition("\nComment: ")[2].partition("\nQuestion: ")[0].strip()
+
+
+@cache
+def poles() -> dict[str, tuple[int, int]]:
+    """Dimension and level by label."""
+    return {
+        dimension.pole(level).label: (d, level) for d, dimension in enumerate(SPACE.dimensions) for level in (1, -1)
+    }
+
+
+def answered_levels(bodies: Iterable[dict[str, Any]], min_confidence: float) -> dict[str, list[int]]:
+    """By response, what the server answered to the questions, read from the words of the prompts alone."""
+    levels: dict[str, list[int]] = {}
+    for prompt in (prompt for body in bodies for prompt in body["prompt"]):
+        listed = levels.setdefault(comment_of(prompt), [0] * len(SPACE))
+        shares = option_shares(prompt)
+        letter = max(shares, key=lambda letter: shares[letter])
+        label = option_texts(prompt)[letter].partition(": ")[0]
+        # Probabilities are kept as bytes.
+        if label in poles() and round(255 * shares[letter]) / 255 >= min_confidence:
+            d, level = poles()[label]
+            listed[d] = level
+    return levels
+
+
+def posts_in(example: dict[str, Any]) -> set[str]:
+    return {example["prompt"]} | {item["prompt"] for item in (*example[UGC], *example[PAIR])}
+
+
+def replies_in(example: dict[str, Any]) -> set[str]:
+    pairs = {item[role] for item in example[PAIR] for role in ("chosen", "rejected")}
+    return {example["chosen"], example["rejected"]} | {item["comment"] for item in example[UGC]} | pairs
+
+
+def assert_disjoint(sets: Iterable[set[Any]]) -> None:
+    counts = Counter(value for part in sets for value in part)
+    assert [value for value, count in counts.items() if count > 1] == []
+
+
+def responses_of(built: Built) -> dict[str, dict[str, Any]]:
+    """Every response of the annotated threads, by its text."""
+    return {response["text"]: response for row in built.rows("annotated") for response in row["responses"]}
+
+
+def test_every_thread_gives_a_pair_and_every_pair_two_examples(built: Built) -> None:
+    counts = built.manifest.counts
+
+    assert (built.manifest.status, counts.pairs_asked, counts.pairs_accepted) == ("complete", 50, 50)
+    assert counts.examples == 2 * (50 - counts.pairs_lost) == len(built.rows("data"))
+    assert counts.pairs_lost < 10
+    assert {f"{row['stage']}/{row['reason']}" for row in built.rows("rejected/examples")} == set(counts.rejected)
+
+
+def test_manifest_counts_what_became_of_the_threads(built: Built) -> None:
+    assert built.manifest.counts.threads == {
+        "posts/read": 54,
+        "posts/deleted": 1,
+        "posts/duplicate": 1,
+        "posts/too_few_responses": 2,
+        "responses/read": 50 * 5 + 1 + 5 + 4,
+        "responses/bot": 4,
+        "responses/of_small_threads": 1,
+        "threads": 51,
+        "responses": 51 * 5,
+        "threads/used": 50,
+        "responses/annotated": 250,
+    }
+
+
+def test_tokens_of_all_answers_are_counted(built: Built) -> None:
+    assert built.manifest.counts.completion_tokens == sum(len(body["prompt"]) for body in built.stub.bodies) == 250 * 90
+
+
+def test_load_dataset_opens_three_splits_with_alignx_columns(built: Built, tmp_path: Path) -> None:
+    dataset = load_dataset(str(built.folder), cache_dir=str(tmp_path / "cache"))
+
+    for split, rows in zip(SPLITS, built.by_split("data"), strict=True):
+        assert dataset[split].column_names[: len(COLUMNS)] == COLUMNS
+        assert dataset[split].to_list() == rows
+        assert {row["source"] for row in rows} == {"mined"}
+        assert {row["model"] for row in rows} == {"stub"}
+
+
+def test_every_row_is_a_valid_and_consistent_example(built: Built) -> None:
+    for row in built.rows("data"):
+        assert Example.model_validate_json(orjson.dumps(row)).is_consistent
+
+
+def test_no_post_pair_or_reply_is_in_two_splits(built: Built) -> None:
+    splits = built.by_split("data")
+
+    for key in ("post_id", "pair_id", "id"):
+        assert_disjoint({row[key] for row in rows} for rows in splits)
+    assert_disjoint(set().union(*map(posts_in, rows)) for rows in splits)
+    assert_disjoint(set().union(*map(replies_in, rows)) for rows in splits)
+
+
+def test_levels_are_what_the_server_answered_whatever_the_order_of_the_options(built: Built) -> None:
+    expected = answered_levels(built.stub.bodies, 0.85)
+
+    assert {text: response["levels"] for text, response in responses_of(built).items()} == expected
+    assert len(expected) == 250
+
+
+def test_pair_is_two_responses_of_a_thread_and_its_direction_the_sign_of_their_difference(built: Built) -> None:
+    threads = {row["id"]: {response["text"] for response in row["responses"]} for row in built.rows("annotated")}
+    responses = responses_of(built)
+
+    for pair in built.rows("pool"):
+        chosen, rejected = (responses[pair[role]]["levels"] for role in ("chosen", "rejected"))
+        assert {pair["chosen"], pair["rejected"]} < threads[pair["post_id"]]
+        assert (pair["chosen_levels"], pair["rejected_levels"]) == (chosen, rejected)
+        assert pair["direction"] == np.sign(np.array(chosen) - np.array(rejected)).tolist()
+        assert 0 <= pair["margin"] <= 1
+
+
+def test_ids_tell_mined_pairs_apart(built: Built) -> None:
+    assert all(
+        f"-{split}-mined-" in row["id"]
+        for split, rows in zip(SPLITS, built.by_split("data"), strict=True)
+        for row in rows
+    )
+
+
+def test_items_of_a_history_carry_the_levels_of_what_they_show(built: Built) -> None:
+    responses = responses_of(built)
+    directions = {(row["chosen"], row["rejected"]): row["direction"] for row in built.rows("pool")}
+
+    for row in built.rows("data"):
+        for item in row[UGC]:
+            assert from_released(item[DIRECTION]).tolist() == responses[item["comment"]]["levels"]
+        for item in row[PAIR]:
+            levels = from_released(item[DIRECTION])
+            texts = (item["chosen"], item["rejected"])
+            assert directions.get(texts) == levels.tolist() or directions[texts[::-1]] == (-levels).tolist()
+
+
+def test_mirrored_twin_prefers_the_other_reply_and_has_the_same_pairs_turned_round(built: Built) -> None:
+    rows = built.rows("data")
+
+    for first, twin in zip(rows[::2], rows[1::2], strict=True):
+        assert (first["mirrored"], twin["mirrored"]) == (False, True)
+        assert (twin["chosen"], twin["rejected"]) == (first["rejected"], first["chosen"])
+        assert [(item["chosen"], item["rejected"]) for item in twin[PAIR]] == [
+            (item["rejected"], item["chosen"]) for item in first[PAIR]
+        ]
+
+
+PAIR_FACTS = ("post_id", "prompt", "chosen", "rejected", "direction", "chosen_levels", "rejected_levels", "margin")
+
+
+def test_annotated_threads_given_back_give_the_same_pairs_without_a_model(built: Built, tmp_path: Path) -> None:
+    given = mine(tmp_path / "out", built.folder / "annotated" / "*.parquet", annotation={"mode": "given"})
+
+    def facts(build: Built) -> list[list[list[Any]]]:
+        return [[[row[name] for name in PAIR_FACTS] for row in rows] for rows in build.by_split("pool")]
+
+    assert given.stub.bodies == []
+    assert facts(given) == facts(built)
+    assert {row["model"] for row in given.rows("data")} == {"given"}
+    assert given.manifest.counts.completion_tokens == 0
+
+
+def test_responses_that_bring_levels_are_not_asked_about(built: Built, tmp_path: Path) -> None:
+    annotated = built.rows("annotated")
+    for row in annotated[:40]:
+        for response in row["responses"]:
+            del response["levels"], response["positive"], response["negative"]
+
+    again = mine(tmp_path / "out", write_jsonl(tmp_path / "half.jsonl", annotated))
+
+    asked = {comment_of(prompt) for body in again.stub.bodies for prompt in body["prompt"]}
+    assert asked == {response["text"] for row in annotated[:40] for response in row["responses"]}
+    assert responses_of(again) == responses_of(built)
+
+
+# Mined and sampled pairs together
+
+
+@pytest.fixture(scope="module")
+def mixture(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """Forty mined pairs and forty sampled ones; three of the threads are about posts that are sampled for."""
+    folder = tmp_path_factory.mktemp("mixture")
+    posts = [json.loads(line) for line in SEED_POSTS.read_text().splitlines()[:3]]
+    repeated = [thread(200 + k, title=post["title"].upper(), post=post["text"]) for k, post in enumerate(posts)]
+    threads = write_jsonl(folder / "threads.jsonl", [*repeated, *(thread(k) for k in range(45))])
+    return mine(folder / "out", threads, pairs=80, mining={"share": 0.5}, limits={"max_rejected": 1})
+
+
+def test_shares_are_those_that_were_asked_for(mixture: Built) -> None:
+    counts = mixture.manifest.counts
+
+    assert Counter(row["source"] for row in mixture.rows("pool")) == {"sampled": 40, "mined": 40}
+    assert (counts.pairs_asked, counts.threads["threads/used"], counts.threads["responses/annotated"]) == (80, 40, 200)
+
+
+def test_shards_of_both_sources_are_numbered_together_and_hold_one_source_each(mixture: Built) -> None:
+    sources = {
+        path.name: {row["source"] for row in read_shard(path).to_pylist()}
+        for path in sorted((mixture.folder / "pool").glob("*.parquet"))
+    }
+
+    assert sources == {
+        "test-00000-of-00002.parquet": {"sampled"},
+        "test-00001-of-00002.parquet": {"mined"},
+        "train-00000-of-00004.parquet": {"sampled"},
+        "train-00001-of-00004.parquet": {"sampled"},
+        "train-00002-of-00004.parquet": {"mined"},
+        "train-00003-of-00004.parquet": {"mined"},
+        "validation-00000-of-00002.parquet": {"sampled"},
+        "validation-00001-of-00002.parquet": {"mined"},
+    }
+    assert [Path(entry.path).name for entry in mixture.manifest.files] == sorted(
+        sources, key=lambda name: (SPLITS.index(name.split("-")[0]), name)
+    )
+
+
+def test_every_shard_is_loaded_once(mixture: Built, tmp_path: Path) -> None:
+    dataset = load_dataset(str(mixture.folder), cache_dir=str(tmp_path / "cache"))
+
+    rows = [row for split in SPLITS for row in dataset[split].to_list()]
+    assert rows == [row for rows in mixture.by_split("data") for row in rows]
+    assert {row["source"] for row in rows} == {"sampled", "mined"}
+    assert len({row["id"] for row in rows}) == len(rows) == mixture.manifest.counts.examples
+
+
+def test_histories_never_mix_sources(mixture: Built) -> None:
+    posts = {row["prompt"]: row["source"] for row in mixture.rows("pool")}
+
+    for row in mixture.rows("data"):
+        assert {posts[prompt] for prompt in posts_in(row)} == {row["source"]}
+
+
+def test_post_that_pairs_are_sampled_for_is_not_mined_too(mixture: Built) -> None:
+    assert mixture.manifest.counts.threads["posts/duplicate"] == 3
+    assert not {row["post_id"] for row in mixture.rows("pool")} & {"t200", "t201", "t202"}
+
+
+def test_sampled_pairs_of_a_mixture_are_those_of_a_build_without_threads(mixture: Built, tmp_path: Path) -> None:
+    alone, _ = run_build(tmp_path / "out", pairs=40)
+
+    facts = ("prompt", "direction", "chosen", "rejected")
+    assert alone.counts.pairs_accepted == 40
+    assert [[row[name] for name in facts] for row in rows_of(tmp_path / "out" / "pool")] == [
+        [row[name] for name in facts] for row in mixture.rows("pool") if row["source"] == "sampled"
+    ]
+
+
+# Choices of the configuration
+
+
+def few(folder: Path, threads: int = 30, **keys: Any) -> Built:
+    """A build about few dimensions."""
+    folder.mkdir(exist_ok=True)
+    path = write_threads(folder / "threads.jsonl", threads)
+    annotation = {"dimensions": SOME} | keys.pop("annotation", {})
+    return mine(folder / "out", path, annotation=annotation, **{"limits": {"max_rejected": 1}} | keys)
+
+
+def test_dimensions_that_are_not_asked_about_are_neutral(tmp_path: Path) -> None:
+    build = few(tmp_path)
+
+    asked = [SPACE.index[slug] for slug in SOME]
+    levels = np.array([response["levels"] for response in responses_of(build).values()])
+    directions = np.array([row["direction"] for row in build.rows("pool")])
+    assert {len(body["prompt"]) for body in build.stub.bodies} == {len(SOME)}
+    assert set(np.flatnonzero(np.abs(levels).sum(axis=0))) == set(asked)
+    assert set(np.flatnonzero(np.abs(directions).sum(axis=0))) == set(asked)
+
+
+def test_without_mirror_a_pair_gives_one_example_and_the_twin_is_not_looked_for(tmp_path: Path) -> None:
+    one, two = few(tmp_path / "one", mirror=False), few(tmp_path / "two")
+
+    rows = one.rows("data")
+    assert not any(row["mirrored"] for row in rows)
+    assert all(row["id"] == f"{row['pair_id']}-a" for row in rows)
+    assert len({row["pair_id"] for row in rows}) == len(rows) == one.manifest.counts.examples
+    assert len(rows) + one.manifest.counts.pairs_lost == 30
+    # A pair whose mirrored person has no history is kept.
+    assert len(rows) >= two.manifest.counts.examples / 2
+
+
+def test_several_pairs_of_a_post_are_different_and_never_meet_in_a_history(tmp_path: Path) -> None:
+    build = few(tmp_path, mining={"pairs_per_post": 3}, attempts=8)
+
+    pairs = build.rows("pool")
+    assert build.manifest.counts.pairs_asked == 90
+    assert len(pairs) > 60
+    assert len({frozenset((row["chosen"], row["rejected"])) for row in pairs}) == len(pairs)
+    assert max(Counter(row["post_id"] for row in pairs).values()) == 3
+    assert_disjoint({row["post_id"] for row in rows} for rows in build.by_split("pool"))
+    for row in build.rows("data"):
+        Example.model_validate_json(orjson.dumps(row))
+
+
+def test_pairs_outside_the_margins_are_rejected(tmp_path: Path) -> None:
+    build = few(tmp_path, mining={"margin_min": 0.3, "margin_max": 0.5}, attempts=3)
+
+    margins = [row["margin"] for row in build.rows("pool")]
+    refused = [row for row in build.rows("rejected/pairs") if row["reason"] == "margin"]
+    assert margins
+    assert all(0.3 <= margin <= 0.5 for margin in margins)
+    assert refused
+    assert build.manifest.counts.rejected["mine/margin"] == len(refused)
+
+
+def test_margin_that_no_pair_has_fails_the_run(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no pair was accepted"):
+        few(tmp_path, mining={"margin_min": 1.0})
+
+
+JSON_ANNOTATION: dict[str, Any] = {"mode": "json", "dimensions": SOME[:4]}
+
+
+def asked_comment(body: dict[str, Any]) -> str:
+    """The response that a structured request is about."""
+    return comment_of(body["messages"][-1]["content"])
+
+
+def test_structured_annotation_takes_every_level_from_one_reply(tmp_path: Path) -> None:
+    build = few(tmp_path, annotation=JSON_ANNOTATION)
+
+    levels = {"positive": 1, "negative": -1, "unclear": 0}
+    expected = {}
+    for body in build.stub.bodies:
+        found = json.loads(good_text(body))
+        expected[asked_comment(body)] = [levels[found.get(d.slug, "unclear")] for d in SPACE.dimensions]
+    assert len(build.stub.bodies) == 150
+    assert {text: response["levels"] for text, response in responses_of(build).items()} == expected
+    assert build.rows("data")
+
+
+# What the stub makes of a structured reply whose seed has this remainder by 20.
+BAD_REPLIES = {0: "schema", 1: "schema", 2: "unfinished", 3: "http_400"}
+
+
+async def badly_structured(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+    match body["seed"] % 20:
+        case 0:
+            return completion("positive, I would say")
+        case 1:
+            return completion(json.dumps({SOME[0]: "positive"}))
+        case 2:
+            return completion(good_text(body), "length")
+        case 3:
+            return web.json_response({"error": {"message": "too long"}}, status=400)
+    return completion(good_text(body))
+
+
+def test_bad_structured_replies_are_asked_for_again_and_the_response_is_then_left_out(tmp_path: Path) -> None:
+    build = few(tmp_path, answer=badly_structured, annotation=JSON_ANNOTATION, attempts=2)
+
+    expected = Counter(
+        (asked_comment(body), f"annotate/{BAD_REPLIES[body['seed'] % 20]}")
+        for body in build.stub.bodies
+        if body["seed"] % 20 in BAD_REPLIES
+    )
+    found = [row for row in build.rows("rejected/pairs") if row["stage"] == "annotate"]
+    assert Counter((row["texts"][0], f"annotate/{row['reason']}") for row in found) == expected
+    assert {row["attempt"] for row in found} == {0, 1}
+    assert not any(row["final"] for row in found)
+    failed = {text for text, times in Counter(text for text, _ in expected.elements()).items() if times == 2}
+    responses = responses_of(build)
+    assert len(build.stub.bodies) == 150 + sum(row["attempt"] == 0 for row in found)
+    assert {text for text, response in responses.items() if not response["levels"]} == failed != set()
+    assert build.manifest.counts.threads["responses/annotated"] == 150 - len(failed)
+    assert failed.isdisjoint(row[role] for row in build.rows("pool") for role in ("chosen", "rejected"))
+
+
+# What the stub makes of a call of choices, by the remainder of its hash by 30.
+BAD_CHOICES = {0: "http_400", 1: "garbled", 2: "garbled", 3: "no_option"}
+
+
+def kind_of(body: dict[str, Any]) -> int:
+    return int(log_line(body), 16) % 30
+
+
+async def badly_chosen(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+    match kind_of(body):
+        case 0:
+            return web.json_response({"error": {"message": "the prompt is too long"}}, status=400)
+        case 1:
+            return web.Response(text="<html>not a completion")
+        case 2:
+            return completions(choices(body)[1:])
+        case 3:
+            return completions([choice | {"text": "The", "logprobs": None} for choice in choices(body)])
+    return completions(choices(body))
+
+
+def test_exactly_the_responses_that_were_answered_badly_are_left_out_each_with_its_reason(tmp_path: Path) -> None:
+    build = few(tmp_path, answer=badly_chosen, threads=50)
+
+    expected = {
+        comment_of(body["prompt"][0]): BAD_CHOICES[kind_of(body)]
+        for body in build.stub.bodies
+        if kind_of(body) in BAD_CHOICES
+    }
+    found = [row for row in build.rows("rejected/pairs") if row["stage"] == "annotate"]
+    assert {row["texts"][0]: row["reason"] for row in found} == expected
+    assert set(expected.values()) == set(BAD_CHOICES.values())
+    counts = build.manifest.counts
+    assert Counter(counts.rejected) >= Counter(f"annotate/{reason}" for reason in expected.values())
+    assert counts.threads["responses/annotated"] == 250 - len(expected)
+    assert counts.pairs_accepted + sum(row["final"] for row in build.rows("rejected/pairs")) == 50
+
+
+def test_threads_of_which_nothing_was_annotated_are_rejected(tmp_path: Path) -> None:
+    async def refuses_some(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        if "thread number 7," in body["prompt"][0].lower().rpartition("post: ")[2]:
+            return web.json_response({"error": {"message": "no"}}, status=400)
+        return await good(request, body)
+
+    build = few(tmp_path, answer=refuses_some)
+
+    lost = [row for row in build.rows("rejected/pairs") if row["stage"] == "mine" and row["final"]]
+    assert [(row["post_id"], row["reason"]) for row in lost if row["reason"] != "one_cluster"] == [
+        ("t7", "too_few_responses")
+    ]
+
+
+# As in the paper
+
+
+def is_portrait(body: dict[str, Any]) -> bool:
+    return "messages" in body
+
+
+def shown_reply(body: dict[str, Any], name: str = "Preferred reply") -> str:
+    """A reply that the portrait's prompt shows."""
+    return body["messages"][-1]["content"].partition(f"\n{name}: ")[2].split("\n")[0]  # type: ignore[no-any-return]
+
+
+def written(answer: Mapping[str, Any]) -> str:
+    """A structured portrait in words."""
+    facts = {"Occupation": answer["occupation"], "Likes": ", ".join(answer["liked"])}
+    facts |= {"Dislikes": ", ".join(answer["disliked"])}
+    return " ".join([answer["portrait"], *(f"{name}: {value}." for name, value in facts.items() if value)])
+
+
+def test_portraits_of_the_paper_compare_both_replies(tmp_path: Path) -> None:
+    build = few(tmp_path, portrait="paper")
+
+    answers = {
+        shown_reply(body): written(json.loads(good_text(body))) for body in build.stub.bodies if is_portrait(body)
+    }
+    rows = build.rows("data")
+    assert rows
+    assert {row["chosen"]: row[PORTRAIT] for row in rows}.items() <= answers.items()
+    others = {shown_reply(body): shown_reply(body, "Other reply") for body in build.stub.bodies if is_portrait(body)}
+    assert all(others[row["chosen"]] == row["rejected"] for row in rows)
+
+
+BAD_PORTRAITS = {0: "schema", 1: "schema", 2: "unfinished", 3: "too_short", 4: "http_400"}
+
+
+async def badly_portrayed(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+    if not is_portrait(body):
+        return await good(request, body)
+    match body["seed"] % 40:
+        case 0:
+            return completion("This person is kind and patient, and says so in a few words.")
+        case 1:
+            return completion(json.dumps({"portrait": "This person is kind and patient."}))
+        case 2:
+            return completion(good_text(body), "length")
+        case 3:
+            return completion(json.dumps(json.loads(good_text(body)) | {"portrait": "This person."}))
+        case 4:
+            return web.json_response({"error": {"message": "too long"}}, status=400)
+    return await good(request, body)
+
+
+def test_bad_portraits_of_the_paper_reject_their_pairs(tmp_path: Path) -> None:
+    build = few(tmp_path, threads=60, portrait="paper", answer=badly_portrayed)
+
+    faults = {
+        shown_reply(body): BAD_PORTRAITS[body["seed"] % 40]
+        for body in build.stub.bodies
+        if is_portrait(body) and body["seed"] % 40 in BAD_PORTRAITS
+    }
+    assert len(set(faults.values())) > 2
+    found = {row["record_id"]: row["reason"] for row in build.rows("rejected/examples") if row["stage"] == "portrait"}
+    assert found == {
+        pair["pair_id"]: faults.get(pair["chosen"]) or faults[pair["rejected"]]
+        for pair in build.rows("pool")
+        if {pair["chosen"], pair["rejected"]} & set(faults)
+    }
+    assert found.keys().isdisjoint(row["pair_id"] for row in build.rows("data"))
+
+
+PAPER: dict[str, Any] = {
+    "history": {"ugc": 1, "pair": 1, "min_support": 0, "consistency": "paper"},
+    "annotation": {"min_confidence": 0.4},
+}
+"""Most questions are answered with a pole, so that pairs clash, and agree too."""
+
+
+def vote(directions: Sequence[Levels]) -> Levels:
+    """In each dimension the pole that more than half have."""
+    stacked = np.stack(directions)
+    positive, negative = ((stacked == pole).sum(axis=0) > len(stacked) / 2 for pole in (1, -1))
+    votes: Levels = positive.astype(np.int8) - negative.astype(np.int8)
+    return votes
+
+
+def parts_of(row: dict[str, Any]) -> list[Levels]:
+    """The row's direction, and those of its history's two parts by majority."""
+    votes = [vote([from_released(item[DIRECTION]) for item in row[column]]) for column in (UGC, PAIR)]
+    return [from_released(row[DIRECTION]), *votes]
+
+
+def agree(parts: Sequence[Levels]) -> bool:
+    stacked = np.stack(parts)
+    return bool(((stacked > 0).all(axis=0) | (stacked < 0).all(axis=0)).any())
+
+
+@pytest.mark.parametrize("items", [1, 2, 3])
+def test_paper_consistency_asks_for_one_dimension_in_which_all_parts_agree(tmp_path: Path, items: int) -> None:
+    build = few(tmp_path, threads=60, **PAPER | {"history": PAPER["history"] | {"ugc": items, "pair": items}})
+
+    rows = build.rows("data")
+    assert rows
+    assert all(agree(parts_of(row)) for row in rows)
+    # It lets items contradict the row, which the strict rule does not.
+    assert not all(Example.model_validate_json(orjson.dumps(row)).is_consistent for row in rows)
+
+
+def test_strict_consistency_of_the_same_threads_lets_no_item_contradict(tmp_path: Path) -> None:
+    strict = PAPER["history"] | {"consistency": "strict"}
+
+    build = few(tmp_path, threads=60, **PAPER | {"history": strict})
+
+    assert build.rows("data")
+    assert all(Example.model_validate_json(orjson.dumps(row)).is_consistent for row in build.rows("data"))
+
+
+def test_paper_portraits_must_agree_with_the_history_where_the_paper_is_followed(tmp_path: Path) -> None:
+    build = few(tmp_path, threads=60, mirror=False, portrait="paper", **PAPER)
+
+    said = {shown_reply(body): json.loads(good_text(body)) for body in build.stub.bodies if is_portrait(body)}
+
+    def portrayed(reply: str) -> Levels:
+        named = said[reply]["dimensions"]
+        levels = [{"positive": 1, "negative": -1}.get(named.get(d.slug, ""), 0) for d in SPACE.dimensions]
+        return np.array(levels, dtype=np.int8)
+
+    rows = build.rows("data")
+    refused = [row for row in build.rows("rejected/examples") if row["reason"] == "inconsistent"]
+    assert rows
+    assert refused
+    assert all(agree([*parts_of(row), portrayed(row["chosen"])]) for row in rows)
+    assert all(row["stage"] == "portrait" for row in refused)
