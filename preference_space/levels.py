@@ -19,7 +19,7 @@ def one_hot(levels: Direction) -> npt.NDArray[np.float32]:
     counts are exact, whichever way a matrix product adds them up.
     """
     hot: npt.NDArray[np.bool_] = levels[..., None] == np.array([1, 0, -1], dtype=np.int8)
-    return hot.reshape(len(levels), -1).astype(np.float32)
+    return hot.reshape(len(levels), 3 * levels.shape[-1]).astype(np.float32)
 
 
 def majority(levels: Direction) -> Direction:

@@ -111,8 +111,8 @@ def _default(field: Any) -> str:
     if value is PydanticUndefined:
         return "required"
     if isinstance(value, tuple) and value:
-        shown = ", ".join(f"`{entry}`" for entry in value)
-        return shown if len(shown) < _LONGEST_LIST else f"{len(value)} entries, below"
+        entries = ", ".join(f"`{entry}`" for entry in value)
+        return entries if len(entries) < _LONGEST_LIST else f"{len(value)} entries, below"
     shown = {None: "null", True: "true", False: "false", (): "[]"}.get(value if not isinstance(value, dict) else None)
     if isinstance(value, dict):
         shown = "{}"

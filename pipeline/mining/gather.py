@@ -88,6 +88,7 @@ def partition(piece: Slice, plan: BuildPlan) -> None:
     _write_run(plan, piece, runs, pending)
     progress.add("threads/events", len(pending))
     progress.add("threads/slices", 1)
+    progress.flush()
     write_text(_done_path(plan, piece.number), json.dumps({"runs": runs + 1, "counts": counts}))
 
 
@@ -118,7 +119,9 @@ def join(part: int, plan: BuildPlan) -> None:
     meta = {"fingerprint": plan.fingerprint, "counts": {name: number for name, number in counts.items() if number}}
     groups = [table.slice(start, ROWS_PER_GROUP) for start in range(0, max(1, table.num_rows), ROWS_PER_GROUP)]
     write_shard(_part_path(plan, part), THREAD_SCHEMA, groups, meta)
-    tally(plan.output).add("threads/parts", 1)
+    progress = tally(plan.output)
+    progress.add("threads/parts", 1)
+    progress.flush()
 
 
 def index(plan: BuildPlan) -> Index:

@@ -44,8 +44,9 @@ def choose_mined_histories(
 
     An item of P_PAIR is a pair both of whose replies are similar to the target's (cosine above `min_similarity`), an
     item of P_UGC a reply that is similar to the one that the person prefers. With `strict` consistency no item
-    contradicts the target in any dimension; uncovered dimensions are served first, then support, then similarity. With
-    `paper` the most similar items are taken, and at least one dimension of the target must have the same sign in the
+    contradicts the target in any dimension; of the 64 most similar, uncovered dimensions are served first, then
+    support, then similarity (a pair's is the smaller of its two); all are looked at where those cannot fill the
+    history. With `paper` the most similar items are taken, and at least one dimension of the target must have the same sign in the
     majority vote of each part. No post and no reply occurs twice. Ties go by `order` (N,) and the target's `shift`.
     """
     matcher = _Matcher(pool, config, order)
@@ -145,7 +146,7 @@ def _choose(
         if config.consistency == "paper":
             if not shares_a_sign([side * pool.directions[row], *parts_of(history, pool)]):
                 return "history_inconsistent"
-        elif history.support < config.min_support:
+        elif config.ugc + config.pair and history.support < config.min_support:
             return "history_without_support"
         histories.append(history)
     return tuple(histories)

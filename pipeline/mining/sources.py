@@ -31,6 +31,8 @@ from schemas.config import DumpSource, MiningConfig, ThreadsSource
 SLICE_BYTES = 64 << 20
 _ZSTD_RATIO = 8
 """Bytes that a compressed byte of a dump stands for, about."""
+_ROUNDING = 1e-3
+"""By how much given probabilities may exceed one."""
 _LONGEST_WINDOW = 1 << 31
 """Reddit's dumps are compressed with zstd's `--long=31`."""
 _GONE = frozenset({"[deleted]", "[removed]", "[ removed by reddit ]", "[deleted by user]"})
@@ -237,7 +239,8 @@ def _given(
     if any(share is None or not len(share) for share in shares):
         return [int(level) for level in levels], None, None
     positive, negative = (np.asarray(share, dtype=np.float64) for share in shares)
-    if not len(positive) == len(negative) == len(space) or (np.minimum(positive, negative) < 0).any():
+    is_sound = len(positive) == len(negative) == len(space) and np.isfinite(positive + negative).all()
+    if not is_sound or min(positive.min(), negative.min()) < 0 or (positive + negative).max() > 1 + _ROUNDING:
         raise UsageError(f"{where}: 'positive' and 'negative' must be {len(space)} probabilities")
     return [int(level) for level in levels], positive.tolist(), negative.tolist()
 

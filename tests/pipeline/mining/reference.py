@@ -52,7 +52,8 @@ def length(levels: Levels) -> float:
 
 @lru_cache(maxsize=1 << 20)
 def cosine(a: Levels, b: Levels) -> float:
-    return sum(map(mul, hot(a), hot(b))) / (length(a) * length(b))
+    product: int = sum(map(mul, hot(a), hot(b)))
+    return product / (length(a) * length(b))
 
 
 def vote(parts: Sequence[Levels]) -> Levels:
@@ -211,9 +212,7 @@ class Part:
 
 
 def ugc_part(person: Entry) -> Part:
-    return Part(
-        person, lambda item: cosine(person.chosen_levels, item.chosen_levels), lambda item: item.chosen_levels
-    )
+    return Part(person, lambda item: cosine(person.chosen_levels, item.chosen_levels), lambda item: item.chosen_levels)
 
 
 def pair_part(person: Entry) -> Part:

@@ -138,11 +138,12 @@ def accepted(consistency: Consistency | None = None) -> list[Chosen]:
         if isinstance(case.found, str) or consistency not in (None, case.rules.consistency):
             continue
         for side, history in zip(case.sides, case.found, strict=True):
-            items = (
+            person = seen(case.entries, View(case.target, side < 0))
+            ugc, pair = (
                 [seen(case.entries, view) for view in views_of(numbers, len(case.entries))]
                 for numbers in (history.ugc, history.pair)
             )
-            result.append(Chosen(case.rules, seen(case.entries, View(case.target, side < 0)), *items, history))
+            result.append(Chosen(case.rules, person, ugc, pair, history))
     assert len(result) > 100
     return result
 
@@ -411,7 +412,10 @@ def test_of_equal_support_the_more_similar_reply_comes_first() -> None:
 def test_pairs_come_first_and_replies_then_cover_what_they_left() -> None:
     target = entry([1, 1, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0], "a")
     pair = entry([1, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0], "b")
-    again, other = entry([1, 0, 0, 0, 0, 0], [1, 1, 1, 1, 1, 1], "c"), entry([0, 1, 0, 0, 0, 1], [1, 0, 1, 1, 1, 1], "d")
+    again, other = (
+        entry([1, 0, 0, 0, 0, 0], [1, 1, 1, 1, 1, 1], "c"),
+        entry([0, 1, 0, 0, 0, 1], [1, 0, 1, 1, 1, 1], "d"),
+    )
 
     history = first_of([target, pair, again, other], config(1, 1, 0.6))
 
@@ -507,7 +511,7 @@ def test_ties_are_broken_differently_for_different_targets(sizes: tuple[int, int
 
     found = [*choose_mined_histories(pool_of(entries), 60, config(*sizes), ONE, order, shift)]
 
-    items = {view for histories in found for view in (*histories[0].ugc, *histories[0].pair)}
+    items = {view for one in found if isinstance(one, tuple) for view in (*one[0].ugc, *one[0].pair)}
     assert len(items) > 12
 
 

@@ -215,7 +215,7 @@ def test_clusters_are_the_same_in_other_threads_and_processes() -> None:
         "print(json.dumps([cluster(random_levels(seed), 3, seed).tolist() for seed in range(30)]))"
     )
     command = [sys.executable, "-W", "ignore", "-c", code, str(ROOT)]
-    alone = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
+    alone = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     output = subprocess.run(command, env=os.environ | alone, capture_output=True, text=True, check=True).stdout
 
     assert in_threads == here
@@ -317,7 +317,9 @@ def test_margin_is_that_of_the_reference_within_its_bounds_and_the_same_for_the_
         direction[0] = 1
         found = margin(chosen, rejected, direction)
         assert -1 <= found <= 1
-        assert found == pytest.approx(margin_of(chosen.tolist(), rejected.tolist(), tuple(direction.tolist())), abs=1e-5)
+        assert found == pytest.approx(
+            margin_of(chosen.tolist(), rejected.tolist(), tuple(direction.tolist())), abs=1e-5
+        )
         assert margin(rejected, chosen, np.negative(direction)) == found
 
 
@@ -352,9 +354,7 @@ def test_each_pair_carries_the_levels_of_its_replies_and_facts_of_its_post() -> 
         assert list(pair.rejected_levels) == shard.threads.levels[rejected].tolist()
         assert pair.direction == direction_of(pair.chosen_levels, pair.rejected_levels)
         assert pair.margin == pytest.approx(
-            margin_of(
-                shard.threads.shares[chosen].tolist(), shard.threads.shares[rejected].tolist(), pair.direction
-            ),
+            margin_of(shard.threads.shares[chosen].tolist(), shard.threads.shares[rejected].tolist(), pair.direction),
             abs=1e-6,
         )
 
