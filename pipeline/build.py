@@ -133,6 +133,7 @@ def _with_threads(plan: BuildPlan, run: Runner, observer: Observer) -> BuildPlan
                 observer.phase_ends()
         index = gather.index(plan)
         observer.gathered(index.counts)
+    gather.forget_events(plan)
     return with_threads(plan, index)
 
 

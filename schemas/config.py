@@ -156,7 +156,9 @@ class MiningConfig(Record):
     clusters: int = Field(
         3, ge=2, le=64, description="K of K-means; fewer where a thread has fewer distinct responses."
     )
-    pairs_per_post: int = Field(1, ge=1, le=64, description="Pairs of each thread.")
+    pairs_per_post: int = Field(
+        1, ge=1, le=64, description="Pairs of each thread; `pairs` is rounded up to whole threads."
+    )
     margin_min: float = Field(
         0.0,
         ge=-1,

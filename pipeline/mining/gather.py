@@ -13,9 +13,10 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -31,7 +32,7 @@ from pipeline.progress import tally
 from pipeline.resources import resources
 from pipeline.seeds import normalised
 from pipeline.shards import atomic, read_meta, write_shard, write_text
-from pipeline.validate import language_of
+from pipeline.validate import count_words, language_of
 from schemas.base import UsageError, UserError
 from schemas.config import MiningConfig
 from schemas.records import SeedPost
@@ -55,12 +56,13 @@ class Index:
 
 def slices_to_do(plan: BuildPlan) -> list[Slice]:
     """The slices that no earlier run has partitioned."""
-    return [piece for piece in cut_slices(_mining(plan)) if not _done_path(plan, piece.number).exists()]
+    return [piece for piece in cut_slices(_mining(plan)) if _read_ours(plan, _done_path(plan, piece.number)) is None]
 
 
 def parts_to_do(plan: BuildPlan) -> list[int]:
     """The parts that no earlier run has joined."""
-    return [part for part in range(count_parts(plan)) if read_meta(_part_path(plan, part)) is None]
+    metas = {part: read_meta(_part_path(plan, part)) or {} for part in range(count_parts(plan))}
+    return [part for part, meta in metas.items() if meta.get("fingerprint") != plan.fingerprint]
 
 
 def count_parts(plan: BuildPlan) -> int:
@@ -89,7 +91,7 @@ def partition(piece: Slice, plan: BuildPlan) -> None:
     progress.add("threads/events", len(pending))
     progress.add("threads/slices", 1)
     progress.flush()
-    write_text(_done_path(plan, piece.number), json.dumps({"runs": runs + 1, "counts": counts}))
+    write_text(_done_path(plan, piece.number), _dumps(plan, runs=runs + 1, counts=counts))
 
 
 def join(part: int, plan: BuildPlan) -> None:
@@ -125,7 +127,7 @@ def join(part: int, plan: BuildPlan) -> None:
 
 
 def index(plan: BuildPlan) -> Index:
-    """After the last part: drop repeated posts, fix which threads are used, and forget the shuffled events."""
+    """After the last part: drop repeated posts, and fix which threads are used."""
     counts: Counter[str] = Counter()
     for piece in cut_slices(_mining(plan)):
         counts.update(json.loads(_done_path(plan, piece.number).read_text())["counts"])
@@ -149,19 +151,20 @@ def index(plan: BuildPlan) -> Index:
         np.save(file, kept)
     splits = _splits(plan, len(kept))
     counts["threads/used"] += sum(splits.values())
-    document = {"parts": sizes, "splits": splits, "counts": dict(sorted((+counts).items()))}
-    write_text(_index_path(plan), json.dumps(document, indent=1))
+    found = Index(tuple(sizes), splits, dict(sorted((+counts).items())))
+    write_text(_index_path(plan), _dumps(plan, parts=sizes, splits=splits, counts=found.counts))
+    return found
+
+
+def forget_events(plan: BuildPlan) -> None:
+    """Delete what was read but not cleaned: personal data are in it."""
     shutil.rmtree(_shuffle(plan), ignore_errors=True)
-    return read_index(plan) or Index((), {}, {})
 
 
 def read_index(plan: BuildPlan) -> Index | None:
     """What `index` has stored; None where nothing was gathered yet."""
-    try:
-        document = json.loads(_index_path(plan).read_text())
-    except FileNotFoundError:
-        return None
-    return Index(tuple(document["parts"]), document["splits"], document["counts"])
+    document = _read_ours(plan, _index_path(plan))
+    return Index(tuple(document["parts"]), document["splits"], document["counts"]) if document else None
 
 
 def read_threads(plan: BuildPlan, start: int, count: int) -> Threads:
@@ -229,13 +232,16 @@ def _clean(
         key=lambda response: (hashlib.blake2b(f"{plan.config.seed}\x1f{response.id}".encode()).digest(), response.id),
     )
     authors, texts, ids = set[str](), set[str](), set[str]()
-    names = {response.author for response in found if response.author}
+    names = {author for author in (post.author, *(response.author for response in found)) if author}
     language = plan.config.validation.language
     kept: list[ResponseEvent] = []
     for response in ordered:
         text = scrub(response.text, names).strip() if mining.scrub else response.text.strip()
         plain = normalised(text)
-        if mining.annotation.mode == "given" and response.levels is None:
+        if count_words(text) < mining.min_words:
+            # Of a link that had many words, one is left.
+            counts["responses/too_short"] += 1
+        elif mining.annotation.mode == "given" and response.levels is None:
             counts["responses/without_levels"] += 1
         elif response.id in ids or plain in texts:
             counts["responses/duplicate"] += 1
@@ -281,12 +287,13 @@ def _block(kept: Sequence[_Cleaned], dimensions: int) -> Threads:
     )
 
 
-def _digests(path: Path) -> npt.NDArray[np.uint64]:
+def _digests(path: Path, clean: Callable[[str], str] = str) -> npt.NDArray[np.uint64]:
     with pq.ParquetFile(path) as file:
         found: list[npt.NDArray[np.uint64]] = [np.empty(0, dtype=np.uint64)]
         for batch in file.iter_batches(batch_size=4096, columns=["title", "text"]):
             titles, texts = batch["title"].to_pylist(), batch["text"].to_pylist()
-            found.append(_hashed(SeedPost(id="-", title=a, text=b).prompt for a, b in zip(titles, texts, strict=True)))
+            posts = zip(*(map(clean, column) for column in (titles, texts)), strict=True)
+            found.append(_hashed(SeedPost(id="-", title=a, text=b).prompt for a, b in posts))
     return np.concatenate(found)
 
 
@@ -294,7 +301,10 @@ def _seed_digests(plan: BuildPlan) -> npt.NDArray[np.uint64]:
     """Those of the posts that pairs are sampled for: a thread on such a post could stand in another split."""
     if not plan.config.sampled_pairs:
         return np.empty(0, dtype=np.uint64)
-    return np.unique(np.concatenate([_digests(plan.output / "seeds" / f"{split}.parquet") for split in SPLITS]))
+    # Threads are stored scrubbed.
+    clean: Callable[[str], str] = scrub if _mining(plan).scrub else str
+    seeds = [_digests(plan.output / "seeds" / f"{split}.parquet", clean) for split in SPLITS]
+    return np.unique(np.concatenate(seeds))
 
 
 def _hashed(texts: Iterable[str]) -> npt.NDArray[np.uint64]:
@@ -314,8 +324,22 @@ def _splits(plan: BuildPlan, threads: int) -> dict[str, int]:
     return apportion(needed, config.splits.model_dump())
 
 
+def _dumps(plan: BuildPlan, **facts: object) -> str:
+    return json.dumps({"fingerprint": plan.fingerprint, **facts}, indent=1)
+
+
+def _read_ours(plan: BuildPlan, path: Path) -> dict[str, Any] | None:
+    """A file of facts, if it is there and of this very build."""
+    try:
+        document: dict[str, Any] = json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    return document if document["fingerprint"] == plan.fingerprint else None
+
+
 def _funnel(counts: Mapping[str, int]) -> str:
-    dropped = {name: number for name, number in counts.items() if number and not name.endswith("/read")}
+    kept = ("posts/read", "responses/read", "threads", "responses")
+    dropped = {name: number for name, number in counts.items() if number and name not in kept}
     largest = sorted(dropped.items(), key=lambda entry: -entry[1])[:4]
     return ", ".join(f"{name} {number}" for name, number in largest) or "nothing was read"
 

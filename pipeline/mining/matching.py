@@ -46,8 +46,9 @@ def choose_mined_histories(
     item of P_UGC a reply that is similar to the one that the person prefers. With `strict` consistency no item
     contradicts the target in any dimension; of the 64 most similar, uncovered dimensions are served first, then
     support, then similarity (a pair's is the smaller of its two); all are looked at where those cannot fill the
-    history. With `paper` the most similar items are taken, and at least one dimension of the target must have the same sign in the
-    majority vote of each part. No post and no reply occurs twice. Ties go by `order` (N,) and the target's `shift`.
+    history. With `paper` the most similar items are taken, and at least one dimension of the target must have the same
+    sign in the majority vote of each part. No post and no reply occurs twice. Ties go by `order` (N,) and the target's
+    `shift`.
     """
     matcher = _Matcher(pool, config, order)
     for start in range(0, targets, _TARGETS):

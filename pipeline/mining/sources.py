@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, NamedTuple, cast
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 import numpy as np
 import orjson
@@ -45,6 +45,7 @@ class PostEvent(NamedTuple):
     title: str
     text: str
     topics: list[str]
+    author: str = ""
 
 
 class ResponseEvent(NamedTuple):
@@ -122,7 +123,8 @@ def read_events(piece: Slice, config: MiningConfig, space: PreferenceSpace, coun
         rows = _rows(piece)
     if source.kind != "threads":
         rows = enumerate(ADAPTERS[source.kind](row for _, row in rows))
-    yield from _threads(rows, piece.path, space, filters)
+    by_byte = source.kind == "threads" and piece.path.endswith(_LINES)
+    yield from _threads(rows, piece.path, space, filters, by_byte)
 
 
 class _Filters:
@@ -131,7 +133,8 @@ class _Filters:
     def __init__(self, config: MiningConfig, counts: Counter[str]) -> None:
         self._config = config
         self._counts = counts
-        self._bot = re.compile("|".join(f"(?:{pattern})" for pattern in config.bots) or r"(?!)", re.IGNORECASE)
+        # Each by itself: joined, their flags and groups would get in each other's way.
+        self._bots = [re.compile(pattern, re.IGNORECASE) for pattern in config.bots]
 
     def drop(self, reason: str) -> bool:
         self._counts[reason] += 1
@@ -153,7 +156,7 @@ class _Filters:
             return self.drop("responses/deleted")
         if is_moderator:
             return self.drop("responses/moderator")
-        if author and self._bot.search(author):
+        if author and any(bot.search(author) for bot in self._bots):
             return self.drop("responses/bot")
         words = count_words(text)
         if words < self._config.min_words:
@@ -171,7 +174,8 @@ def _submissions(
         title, text = str(row.get("title") or ""), str(row.get("selftext") or "")
         if filters.post(title, text):
             subreddit = str(row.get("subreddit") or "")
-            yield PostEvent(identity, title, text, [_topic(subreddit)] if subreddit else [])
+            topics = [_topic(subreddit)] if subreddit else []
+            yield PostEvent(identity, title, text, topics, str(row.get("author") or ""))
 
 
 def _comments(
@@ -183,7 +187,8 @@ def _comments(
         author, text = str(row.get("author") or ""), str(row.get("body") or "")
         is_moderator = bool(row.get("distinguished") or row.get("stickied"))
         # A comment on a comment has that one's `t1_` name as its parent.
-        if source.replies == "top_level" and row.get("parent_id") not in (link, None):
+        parent = str(row.get("parent_id") or link)
+        if source.replies == "top_level" and parent.removeprefix("t3_") != link.removeprefix("t3_"):
             filters.drop("responses/read")
             filters.drop("responses/nested")
         elif filters.response(author, text, is_moderator):
@@ -191,20 +196,23 @@ def _comments(
 
 
 def _threads(
-    rows: Iterable[tuple[int, Mapping[str, Any]]], path: str, space: PreferenceSpace, filters: _Filters
+    rows: Iterable[tuple[int, Mapping[str, Any]]], path: str, space: PreferenceSpace, filters: _Filters, by_byte: bool
 ) -> Iterator[Event]:
     for position, row in rows:
-        where = f"{path}: {_place(path, position)}"
+        where = f"{path}: {_place(position, by_byte)}"
         title, text = str(row.get("title") or ""), str(row.get("post") or row.get("text") or "")
         responses = row.get("responses")
         if not isinstance(responses, (list, tuple)):
             raise UsageError(f"{where} has no list 'responses'; it has {', '.join(map(str, row))}")
-        identity = str(row.get("id") or hashlib.blake2b(f"{title}\x1f{text}".encode(), digest_size=8).hexdigest())
+        made_up = hashlib.blake2b(f"{title}\x1f{text}".encode(), digest_size=8).hexdigest()
+        identity = _identity(row, made_up)
         if not filters.post(title, text):
             continue
         topics = row.get("topics") or ()
         topics = topics.split(",") if isinstance(topics, str) else topics
-        yield PostEvent(identity, title, text, [_topic(str(topic)) for topic in topics])
+        if not isinstance(topics, (list, tuple)):
+            raise UsageError(f"{where}: 'topics' is neither a list nor a text")
+        yield PostEvent(identity, title, text, [_topic(str(topic)) for topic in topics if str(topic).strip()])
         for number, entry in enumerate(responses):
             response = {"text": entry} if isinstance(entry, str) else entry
             if not isinstance(response, Mapping) or not isinstance(response.get("text"), str):
@@ -213,7 +221,7 @@ def _threads(
             if not filters.response(author, response["text"]):
                 continue
             given = _given(response, f"{where}: response {number + 1}", space)
-            yield ResponseEvent(identity, str(response.get("id") or f"{number:05d}"), author, response["text"], *given)
+            yield ResponseEvent(identity, _identity(response, f"{number:05d}"), author, response["text"], *given)
 
 
 def _given(
@@ -221,7 +229,7 @@ def _given(
 ) -> tuple[list[int] | None, list[float] | None, list[float] | None]:
     """The levels that a response brings, by position or by slug, and their probabilities."""
     levels = response.get("levels")
-    if levels is None or (not isinstance(levels, Mapping) and not len(levels)):
+    if levels is None or levels in ([], ()):
         return None, None, None
     if isinstance(levels, Mapping):
         unknown = [slug for slug in levels if slug not in space.index]
@@ -232,29 +240,39 @@ def _given(
             # Parquet fills up the keys that other rows have.
             listed[space.index[slug]] = 0 if level is None else level
         levels = listed
-    levels = list(levels)
-    if len(levels) != len(space) or any(level not in (-1, 0, 1) for level in levels):
+    if not isinstance(levels, (list, tuple)) or len(levels) != len(space) or any(v not in (-1, 0, 1) for v in levels):
         raise UsageError(f"{where}: 'levels' must be {len(space)} numbers of -1, 0 and 1")
     shares = [response.get(name) for name in ("positive", "negative")]
-    if any(share is None or not len(share) for share in shares):
+    if all(share is None or share in ([], ()) for share in shares):
         return [int(level) for level in levels], None, None
-    positive, negative = (np.asarray(share, dtype=np.float64) for share in shares)
-    is_sound = len(positive) == len(negative) == len(space) and np.isfinite(positive + negative).all()
-    if not is_sound or min(positive.min(), negative.min()) < 0 or (positive + negative).max() > 1 + _ROUNDING:
+    try:
+        both = np.array(shares, dtype=np.float64)
+    except (TypeError, ValueError):
+        both = np.empty(0)
+    if both.shape != (2, len(space)) or not ((both >= 0).all() and (both.sum(axis=0) <= 1 + _ROUNDING).all()):
         raise UsageError(f"{where}: 'positive' and 'negative' must be {len(space)} probabilities")
-    return [int(level) for level in levels], positive.tolist(), negative.tolist()
+    return [int(level) for level in levels], both[0].tolist(), both[1].tolist()
+
+
+def _identity(row: Mapping[str, Any], otherwise: str) -> str:
+    value = row.get("id")
+    return otherwise if value is None or not str(value).strip() else str(value)
 
 
 def _required(row: Mapping[str, Any], field: str, path: str, position: int) -> str:
     value = row.get(field)
-    if value in (None, ""):
-        raise UsageError(f"{path}: {_place(path, position)} has no '{field}'; it has {', '.join(map(str, row))[:200]}")
+    if value is None or not str(value).strip():
+        where = f"{path}: {_place(position, path.endswith(_LINES))}"
+        raise UsageError(f"{where} has no '{field}'; it has {', '.join(map(str, row))[:200]}")
     return str(value)
 
 
-def _place(path: str, position: int) -> str:
+_LINES = (".jsonl", ".zst")
+
+
+def _place(position: int, by_byte: bool) -> str:
     """Where a row stands: a slice of a file of lines does not know their numbers."""
-    return f"the row at byte {position}" if path.endswith((".jsonl", ".zst")) else f"row {position + 1}"
+    return f"the row at byte {position}" if by_byte else f"row {position + 1}"
 
 
 def _topic(text: str) -> str:
@@ -267,14 +285,11 @@ def _rows(piece: Slice) -> Iterator[tuple[int, Mapping[str, Any]]]:
     try:
         if path.suffix == ".parquet":
             with pq.ParquetFile(path) as file:
-                for batch in file.iter_batches(batch_size=256):
-                    yield from enumerate(batch.to_pylist())
+                batches = file.iter_batches(batch_size=256)
+                yield from enumerate(row for batch in batches for row in batch.to_pylist())
         elif path.suffix == ".zst":
             with path.open("rb") as raw:
-                decompressor = zstandard.ZstdDecompressor(max_window_size=_LONGEST_WINDOW)
-                # Dumps are made of several frames.
-                with decompressor.stream_reader(raw, read_size=1 << 20, read_across_frames=True) as stream:
-                    yield from _json_lines(_buffered_lines(cast(BinaryIO, stream)), piece.path, 0)
+                yield from _json_lines(_buffered_lines(_decompressed(raw)), piece.path, 0)
         else:
             with path.open("rb") as file:
                 yield from _json_lines(_lines_from(file, piece.start, piece.stop), piece.path, piece.start)
@@ -295,9 +310,23 @@ def _lines_from(file: BinaryIO, start: int, stop: int | None) -> Iterator[bytes]
         yield line
 
 
-def _buffered_lines(stream: BinaryIO) -> Iterator[bytes]:
+def _decompressed(raw: BinaryIO) -> Iterator[bytes]:
+    """The content of all frames. zstandard's own reader takes a file that is cut off for one that ends there."""
+    decompressor = zstandard.ZstdDecompressor(max_window_size=_LONGEST_WINDOW)
+    frame = None
+    while block := raw.read(1 << 17):
+        while block:
+            frame = frame or decompressor.decompressobj()
+            yield frame.decompress(block)
+            block = frame.unused_data if frame.eof else b""
+            frame = None if frame.eof else frame
+    if frame is not None:
+        raise zstandard.ZstdError("the file is cut off")
+
+
+def _buffered_lines(blocks: Iterable[bytes]) -> Iterator[bytes]:
     rest = b""
-    while block := stream.read(1 << 20):
+    for block in blocks:
         *lines, rest = (rest + block).split(b"\n")
         for line in lines:
             yield line + b"\n"

@@ -129,10 +129,11 @@ def test_submissions_and_comments_become_posts_and_responses(tmp_path: Path) -> 
         write_jsonl(tmp_path / "RC.jsonl", [comment("c", body="Zwölf Äpfel sind groß, nicht?", author="jo")]),
     )
 
-    assert read(config) == [
-        PostEvent("p", "Größe?", "How tall\nare you?", ["askforum"]),
-        ResponseEvent("p", "c", "jo", "Zwölf Äpfel sind groß, nicht?", None, None, None),
-    ]
+    post, response = read(config)
+
+    assert isinstance(post, PostEvent)
+    assert post[:4] == ("p", "Größe?", "How tall\nare you?", ["askforum"])
+    assert response == ResponseEvent("p", "c", "jo", "Zwölf Äpfel sind groß, nicht?", None, None, None)
 
 
 @pytest.mark.parametrize(
@@ -570,7 +571,7 @@ def test_numbers_of_slices_go_on_from_file_to_file(tmp_path: Path, monkeypatch: 
 
 
 def test_post_or_title_and_text_are_the_post(tmp_path: Path) -> None:
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"id": "a", "post": "What now?", "responses": []},
         {"id": "b", "title": "T", "text": "Text.", "responses": []},
         {"id": "c", "title": "T", "responses": [], "post": None},
@@ -612,6 +613,16 @@ def test_responses_are_texts_or_objects(tmp_path: Path) -> None:
         ResponseEvent("t", "x", "jo", f"{TEXT} Two", None, None, None),
         ResponseEvent("t", "00002", "", f"{TEXT} Three", None, None, None),
     ]
+
+
+def test_zero_is_an_id(tmp_path: Path) -> None:
+    responses = [{"text": f"{TEXT} {k}", "id": k} for k in range(2)]
+    rows = [thread(*responses, id=k) for k in range(2)]
+
+    events = read(threads(write_jsonl(tmp_path / "x.jsonl", rows)))
+
+    assert ids(events, PostEvent) == ["0", "1"]
+    assert ids(events) == ["0", "1", "0", "1"]
 
 
 def test_missing_ids_of_threads_depend_on_the_post_alone(tmp_path: Path) -> None:
@@ -840,6 +851,8 @@ def test_adapter_that_needs_a_dimension_that_a_space_lacks_says_which(tmp_path: 
     message = refused(threads(write_jsonl(tmp_path / "x.jsonl", rows), kind="helpsteer2"))
 
     assert re.search(r"the space 'three' has no dimension '(helpfulness|truthfulness|coherence|complexity)'", message)
+    # The adapter hands out threads, whose bytes in the file nobody knows.
+    assert "at byte" not in message
 
 
 # The Hub
@@ -918,9 +931,12 @@ def test_source_is_identified_by_contents_not_by_paths(tmp_path: Path) -> None:
 
 
 def test_same_file_as_submissions_and_as_comments_is_told_apart(tmp_path: Path) -> None:
-    paths = [write_jsonl(tmp_path / f"{name}.jsonl", [{"id": name}]) for name in ("x", "y")]
+    x, y, z = (str(write_jsonl(tmp_path / f"{name}.jsonl", [{"id": name}])) for name in "xyz")
 
-    assert source_contents(dump(*paths)) != source_contents(dump(*paths[::-1]))
+    here = source_contents(mining({"kind": "dump", "submissions": [x, y], "comments": [z]}))
+    there = source_contents(mining({"kind": "dump", "submissions": [x], "comments": [y, z]}))
+
+    assert here != there
 
 
 def test_size_of_the_input_counts_compressed_files_as_larger(tmp_path: Path) -> None:

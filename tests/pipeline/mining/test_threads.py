@@ -57,7 +57,7 @@ def check_equal(found: Threads, expected: Threads) -> None:
 
 
 def row(identity: str, *responses: dict[str, Any]) -> dict[str, Any]:
-    empty = {"levels": [], "positive": [], "negative": []}
+    empty: dict[str, Any] = {"levels": [], "positive": [], "negative": []}
     return {
         "id": identity,
         "title": "T",
