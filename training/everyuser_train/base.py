@@ -1,0 +1,19 @@
+"""The base class of every record, and the errors that users are meant to see."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Record(BaseModel):
+    """An immutable, strictly typed record: no coercion, no unknown fields."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+
+
+class UserError(Exception):
+    """A problem that the user can mend. Its text is one line that says what is wrong and what to do."""
+
+
+class UsageError(UserError):
+    """Something that was wrong before any work began: a file, a key, a folder. Exit code 2."""

@@ -1,0 +1,132 @@
+"""Replies of a model and of its reference, side by side, to a post and for a persona."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from rich.columns import Columns
+from rich.console import Console, Group
+from rich.panel import Panel
+from rich.text import Text
+
+from everyuser_train import models
+from everyuser_train.base import UsageError
+from everyuser_train.config import Part
+from everyuser_train.data import load
+from everyuser_train.display import safe
+from everyuser_train.examples import Example
+from everyuser_train.generate import generate
+from everyuser_train.personas import NO_PERSONA, Method, Persona, fixed
+from everyuser_train.prompts import fit
+
+_ALL: tuple[Part, ...] = ("ugc", "pair", "demo")
+
+
+class Sampling(NamedTuple):
+    """How replies are drawn: temperature 0 takes the likeliest token; lengths are in tokens."""
+
+    max_length: int = 8192
+    max_new_tokens: int = 300
+    temperature: float = 0.7
+    seed: int = 0
+
+
+class Pair:
+    """A policy and its reference. Where the policy is adapters on the reference, one model is both."""
+
+    def __init__(self, policy: str, reference: str | None, dtype: str) -> None:
+        base = models.adapter_base(policy)
+        if reference is None and base is None:
+            raise UsageError(
+                f"{policy} is no folder of adapters: name the model that it was trained from by --reference"
+            )
+        self.tokenizer = models.load_tokenizer(policy)
+        self._policy = models.load_model(policy, dtype=dtype)
+        shared = reference is None or (base is not None and base.name == reference)
+        self._reference = None if shared else models.load_model(str(reference), dtype=dtype)
+
+    def replies(self, method: Method, post: str, persona: Persona, sampling: Sampling) -> tuple[str, str]:
+        """The policy's and the reference's reply. Raises `UsageError` for a post that is too long."""
+        room = sampling.max_length - sampling.max_new_tokens
+        prompt = fit(self.tokenizer, method, post, persona, ("",), room)
+        if prompt is None:
+            raise UsageError(f"the post is too long: it leaves no room for a reply in {sampling.max_length} tokens")
+
+        def reply(model: Any) -> str:
+            texts: dict[int, str] = {}
+            generate(
+                model,
+                self.tokenizer,
+                [prompt],
+                [sampling.seed],
+                max_new_tokens=sampling.max_new_tokens,
+                temperature=sampling.temperature,
+                batch_tokens=sampling.max_length,
+                done=texts.__setitem__,
+            )
+            return texts[0]
+
+        ours = reply(self._policy)
+        with self._as_reference() as reference:
+            return ours, reply(reference)
+
+    @contextlib.contextmanager
+    def _as_reference(self) -> Iterator[Any]:
+        if self._reference is not None:
+            yield self._reference
+        else:
+            with self._policy.disable_adapter():
+                yield self._policy
+
+
+def find_row(
+    path: str, split: str, row: str | None, *, revision: str | None = None, space: str | None = None
+) -> tuple[Example, Any]:
+    """The example with id `row`, or the first, and the dataset's space. Raises `UsageError` if there is none."""
+    loaded = load(path, split, revision=revision, space=space)
+    for example in loaded.examples:
+        if row is None or example.id == row:
+            return example, loaded.space
+    raise UsageError(f"{path} ({split}) has no example with id '{row}'")
+
+
+def persona_of(example: Example, space: Any, method: Method, items: int) -> Persona:
+    """The persona of a dataset's row, with the first `items` of each kind."""
+    return fixed(example, _ALL, items, method, "target", space)
+
+
+def written_persona(text: str) -> Persona:
+    """A persona from a few lines: the portrait for ICA; for PBA each line is a preference."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return NO_PERSONA._replace(portrait="\n".join(lines), profile=", ".join(lines))
+
+
+def show_persona(persona: Persona, method: Method, console: Console) -> None:
+    """Print what of a persona the models see."""
+    if method == "pba":
+        sections = [("preferences", persona.profile)]
+    else:
+        sections = [("portrait", persona.portrait)]
+        sections += [("comment", f"{item.prompt}\n\n> {item.comment}") for item in persona.ugc]
+        sections += [("pair", f"{item.prompt}\n\n+ {item.chosen}\n\n- {item.rejected}") for item in persona.pair]
+    for title, text in sections:
+        if text:
+            console.print(_panel(title, text, "dim"))
+
+
+def show_replies(post: str, policy: str, reference: str, console: Console) -> None:
+    """Print the post and both replies, beside each other where there is room."""
+    panels = [_panel("policy", policy, "green"), _panel("reference", reference, "blue")]
+    if console.width >= 80:
+        width = (console.width - 1) // 2
+        for panel in panels:
+            panel.width = width
+        console.print(_panel("post", post), Columns(panels, padding=(0, 1)))
+    else:
+        console.print(Group(_panel("post", post), *panels))
+
+
+def _panel(title: str, text: str, style: str = "none") -> Panel:
+    return Panel(Text(safe(text)), title=title, title_align="left", border_style=style)

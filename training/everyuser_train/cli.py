@@ -1,0 +1,328 @@
+"""The command line: `everyuser-train fit | evaluate | infer | judge | chat`.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 130 stopped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import sys
+import traceback
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from everyuser_train.base import UsageError, UserError
+
+app = typer.Typer(
+    help="Align models with personas by DPO, and measure it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+# A file or a pipe gets its tables whole.
+out = Console(highlight=False, emoji=False, width=None if sys.stdout.isatty() else 160)
+err = Console(stderr=True, highlight=False, emoji=False)
+
+Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks, warnings and the libraries' logs.")]
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set a key; may be repeated.")]
+Config = Annotated[Path | None, typer.Argument(metavar="[CONFIG]", help="A YAML file with the command's keys.")]
+Model = Annotated[str | None, typer.Option("--model", "-m", help="The policy: a folder, a Hub id, the packaged model.")]
+Reference = Annotated[
+    str | None, typer.Option("--reference", "-r", help="The reference; by default the model under the adapters.")
+]
+Data = Annotated[str | None, typer.Option("--data", "-d", help="A folder, a Hub id, or a JSON or JSONL file.")]
+Split = Annotated[str | None, typer.Option("--split", help="Its split; by default `test`.")]
+Space = Annotated[str | None, typer.Option("--space", help="A preference_space.yaml, where the data bring none.")]
+Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Use at most this many examples.")]
+MethodOption = Annotated[
+    str | None, typer.Option("--method", help="`ica` or `pba`; by default what the model was trained by.")
+]
+
+
+@app.command()
+def fit(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file; configs/ has examples.")],
+    output: Annotated[str | None, typer.Option("--output", "-o", metavar="DIR", help="Output folder.")] = None,
+    overrides: Set = None,
+    debug: Debug = False,
+) -> None:
+    """Train a model, or go on where an earlier run of the same command stopped."""
+    with _reported(debug):
+        from everyuser_train.config import FitConfig
+        from everyuser_train.display import Display
+        from everyuser_train.loader import load_config
+
+        settings = load_config(FitConfig, config, {"output": output}, overrides or ())
+        main = os.environ.get("RANK", "0") == "0"
+        with Display(out if main else Console(quiet=True)) as display:
+            display.note("loading")
+            from everyuser_train.fit import fit as run_fit
+
+            display.note(f"the model is in {run_fit(settings, display)}")
+
+
+@app.command()
+def evaluate(
+    config: Config = None,
+    model: Model = None,
+    reference: Reference = None,
+    data: Data = None,
+    split: Split = None,
+    space: Space = None,
+    limit: Limit = None,
+    method: MethodOption = None,
+    output: Annotated[
+        str, typer.Option("--output", "-o", metavar="DIR", help="Folder for report.json and report.png.")
+    ] = "out/evaluation",
+    overrides: Set = None,
+    debug: Debug = False,
+) -> None:
+    """Measure a model against its reference: alignment and absolute accuracy, with intervals and controls."""
+    with _reported(debug):
+        from everyuser_train.display import Display
+        from everyuser_train.evaluate import EvaluateConfig
+        from everyuser_train.evaluate import evaluate as run_evaluate
+        from everyuser_train.loader import load_config
+        from everyuser_train.report import save, show
+
+        options = _options(model, reference, data, split, space, limit, method)
+        settings = load_config(EvaluateConfig, config, options, overrides or ())
+        with Display(err) as display:
+            report = run_evaluate(settings, display.stage)
+        save(report, Path(output))
+        show(report, out)
+        _say(f"written to {output}")
+
+
+@app.command()
+def infer(
+    config: Config = None,
+    data: Data = None,
+    split: Split = None,
+    space: Space = None,
+    limit: Limit = None,
+    annotator: Annotated[
+        str | None, typer.Option("--annotator", help="A model that runs here: a folder, a Hub id, the packaged model.")
+    ] = None,
+    base_url: Annotated[
+        str | None, typer.Option("--base-url", help="Or an OpenAI-compatible endpoint, with its version: http://.../v1")
+    ] = None,
+    served_model: Annotated[str | None, typer.Option("--served-model", help="The model's name there.")] = None,
+    output: Annotated[
+        str | None, typer.Option("--output", "-o", metavar="FILE", help="A .jsonl or .parquet file.")
+    ] = None,
+    overrides: Set = None,
+    debug: Debug = False,
+) -> None:
+    """Infer the directions of personas from their history, for PBA on data that have none."""
+    with _reported(debug):
+        from everyuser_train.display import Display
+        from everyuser_train.infer import InferConfig, infer_file
+        from everyuser_train.loader import load_config
+
+        if annotator and (base_url or served_model):
+            raise UsageError("give --annotator, or --base-url and --served-model, not both")
+        options = _options(None, None, data, split, space, limit, None) | {"output": output}
+        if annotator:
+            options |= {"annotator.kind": "local", "annotator.name": annotator}
+        if base_url or served_model:
+            options |= {
+                "annotator.kind": "endpoint",
+                "annotator.endpoint.base_url": base_url,
+                "annotator.endpoint.model": served_model,
+            }
+        settings = load_config(InferConfig, config, options, overrides or ())
+        with Display(err) as display:
+            summary = infer_file(settings, display.stage)
+        _say(f"directions of {summary.examples} examples, from {summary.texts} texts, in {summary.output}")
+        if summary.failed_texts:
+            _say(f"{summary.failed_texts} texts could not be judged; the first: {summary.first_failure}")
+        if summary.unjudged:
+            _say(f"{summary.unjudged} examples have nothing that could be judged: their direction is neutral")
+
+
+@app.command()
+def judge(
+    config: Config = None,
+    model: Model = None,
+    reference: Reference = None,
+    data: Data = None,
+    split: Split = None,
+    space: Space = None,
+    limit: Limit = None,
+    method: MethodOption = None,
+    base_url: Annotated[
+        str | None, typer.Option("--base-url", help="The judge's OpenAI-compatible endpoint: http://.../v1")
+    ] = None,
+    served_model: Annotated[str | None, typer.Option("--served-model", help="The judge's name there.")] = None,
+    output: Annotated[
+        str | None, typer.Option("--output", "-o", metavar="DIR", help="Folder for replies, verdicts and report.")
+    ] = None,
+    overrides: Set = None,
+    debug: Debug = False,
+) -> None:
+    """Win rate of a model's replies against its reference's by a judge, both orders asked."""
+    with _reported(debug):
+        from everyuser_train.display import Display
+        from everyuser_train.judge import JudgeConfig, table
+        from everyuser_train.judge import judge as run_judge
+        from everyuser_train.loader import load_config
+
+        options = _options(model, reference, data, split, space, limit, method) | {
+            "output": output,
+            "judge.base_url": base_url,
+            "judge.model": served_model,
+        }
+        settings = load_config(JudgeConfig, config, options, overrides or ())
+        with Display(err) as display:
+            report = run_judge(settings, display.stage)
+        out.print(table(report))
+        if report.first_failure is not None:
+            _say(f"{report.unjudged} cases have no verdict; the first: {report.first_failure}")
+        _say(f"written to {settings.output}")
+
+
+@app.command()
+def chat(
+    model: Annotated[str, typer.Option("--model", "-m", help="The policy: a folder, a Hub id, the packaged model.")],
+    reference: Reference = None,
+    data: Data = None,
+    split: Split = None,
+    space: Space = None,
+    row: Annotated[
+        str | None, typer.Option("--row", metavar="ID", help="An example's id; by default the first.")
+    ] = None,
+    persona: Annotated[
+        str | None, typer.Option("--persona", help="A few lines: a portrait for ICA, a preference each for PBA.")
+    ] = None,
+    post: Annotated[str | None, typer.Option("--post", help="What is replied to; without it you are asked.")] = None,
+    method: MethodOption = None,
+    items: Annotated[int, typer.Option("--items", min=0, help="History items of each kind.")] = 4,
+    max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="Longest reply.")] = 300,
+    temperature: Annotated[float, typer.Option("--temperature", min=0, help="0 takes the likeliest token.")] = 0.7,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the replies.")] = 0,
+    dtype: Annotated[str, typer.Option("--dtype", help="Numbers to compute with.")] = "float32",
+    debug: Debug = False,
+) -> None:
+    """Replies of a model and of its reference side by side, for a persona."""
+    with _reported(debug):
+        from everyuser_train import chat as talk
+        from everyuser_train.models import trained_method
+        from everyuser_train.personas import NO_PERSONA, Method
+
+        methods: dict[str | None, Method] = {"ica": "ica", "pba": "pba"}
+        chosen = methods.get(method or trained_method(model))
+        if chosen is None:
+            raise UsageError("give --method ica or --method pba: the one that the model was trained by")
+        if dtype not in ("float32", "bfloat16", "float16"):
+            raise UsageError(f"--dtype {dtype}: float32, bfloat16 or float16")
+        if data is not None and persona is not None:
+            raise UsageError("give --data or --persona, not both")
+        person, own = NO_PERSONA if persona is None else talk.written_persona(persona), None
+        if data is not None:
+            example, found = talk.find_row(data, split or "test", row, space=space)
+            person, own = talk.persona_of(example, found, chosen, items), example.prompt
+        pair = talk.Pair(model, reference, dtype)
+        talk.show_persona(person, chosen, out)
+        for asked in [post] if post is not None else _asked(own):
+            sampling = talk.Sampling(max_new_tokens=max_tokens, temperature=temperature, seed=seed)
+            ours, theirs = pair.replies(chosen, asked, person, sampling)
+            talk.show_replies(asked, ours, theirs, out)
+
+
+def _asked(own: str | None) -> Iterator[str]:
+    """Posts that are typed in, until the end of the input; an empty line is the row's own post, or the end."""
+    if sys.stdin.isatty():
+        _say("type a post; Ctrl-D ends" + (", an empty line takes the row's own post" if own else ""))
+    while True:
+        try:
+            line = out.input("> " if sys.stdin.isatty() else "").strip()
+        except EOFError:
+            return
+        if not line and own is None:
+            return
+        yield line or own or ""
+
+
+def _options(
+    model: str | None,
+    reference: str | None,
+    data: str | None,
+    split: str | None,
+    space: str | None,
+    limit: int | None,
+    method: str | None,
+) -> dict[str, Any]:
+    """Keys of the options that the commands share."""
+    from everyuser_train.models import trained_method
+
+    return {
+        "model": model,
+        "reference": reference,
+        "data.path": data,
+        "data.split": split,
+        "data.space": space,
+        "data.limit": limit,
+        "method": method or (trained_method(model) if model else None),
+    }
+
+
+def _say(text: str) -> None:
+    out.print(Text(text), soft_wrap=True)
+
+
+def _hush() -> None:
+    """Keep the libraries from talking; must come before they are imported."""
+    warnings.filterwarnings("ignore")
+    logging.disable(logging.WARNING)
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    if not sys.stderr.isatty():
+        for name in ("TQDM_DISABLE", "HF_DATASETS_DISABLE_PROGRESS_BARS", "HF_HUB_DISABLE_PROGRESS_BARS"):
+            os.environ.setdefault(name, "1")
+
+
+@contextlib.contextmanager
+def _reported(debug: bool) -> Iterator[None]:
+    """Errors as one line with the way out; a traceback only with `--debug`."""
+    # TRL reports each training to its makers otherwise.
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    if not debug:
+        _hush()
+    try:
+        yield
+    except KeyboardInterrupt:
+        err.print("[bold]stopped[/]: run the same command again to go on; finished work is kept")
+        raise typer.Exit(130) from None
+    except BrokenPipeError:
+        raise typer.Exit(0) from None
+    except typer.Exit:
+        raise
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        known = isinstance(error, UserError)
+        text = str(error) if known else f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        hint = "" if known else " (--debug shows where)"
+        line = " ".join(re.sub(r"[\x00-\x1f\x7f-\x9f]", " ", text).split())
+        err.print(Text.assemble(("error", "bold red"), f": {line}{hint}"), soft_wrap=True)
+        raise typer.Exit(2 if isinstance(error, UsageError) else 1) from None
+
+
+def main() -> None:
+    """Entry point of `everyuser-train`."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

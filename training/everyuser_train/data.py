@@ -1,0 +1,294 @@
+"""Datasets as examples: a folder of the pipeline, a Hub dataset, or a JSON file of AlignX's shape."""
+
+from __future__ import annotations
+
+import codecs
+import hashlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain, islice
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple, overload
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from everyuser_train.base import UsageError
+from everyuser_train.examples import Example, PairItem, UgcItem
+from everyuser_train.space import Direction, Space, from_released, load_space
+
+KNOWN_SCHEMAS = ("1",)
+"""Values of a manifest's `schema_version` that this package reads."""
+
+_MANIFEST = "manifest.json"
+_SPACE = "preference_space.yaml"
+_FILES = (".json", ".jsonl")
+_HUB_ID = re.compile(r"[\w.-]+(?:/[\w.-]+)?")
+
+
+class Loaded(NamedTuple):
+    """A split of a dataset, and the space of its directions where it has one."""
+
+    space: Space | None
+    examples: Sequence[Example]
+
+
+_Published = Annotated[list[float] | None, Field(alias="Preference Direction")]
+
+
+class _Columns(BaseModel):
+    """Columns of AlignX; others are not looked at."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="ignore")
+
+
+class _Ugc(_Columns):
+    prompt: str
+    comment: str
+    direction: _Published = None
+
+
+class _Pair(_Columns):
+    prompt: str
+    chosen: str
+    rejected: str
+    direction: _Published = None
+
+
+class _Row(_Columns):
+    prompt: str
+    chosen: str
+    rejected: str
+    direction: _Published = None
+    portrait: str | None = Field(None, alias="Demographic Information")
+    ugc: list[_Ugc] | None = Field(None, alias="User-Generated Content")
+    pair: list[_Pair] | None = Field(None, alias="Pair-wise Comparative Feedback")
+    profile: str | None = None
+    id: str | int | None = None
+    post_id: str | int | None = None
+
+
+def load(
+    config_path: str, split: str, *, revision: str | None = None, space: str | None = None, limit: int | None = None
+) -> Loaded:
+    """A split, of which the first `limit` rows; `space` is a file that goes before the dataset's own.
+
+    Rows of a folder or Hub dataset stay on disk and become examples when they are asked for. A file has one split,
+    whatever it is called. Raises `UsageError`: nothing there, an unknown schema, or a row that is not AlignX's (for
+    rows on disk, when the row is read).
+    """
+    found = read_space(config_path, revision=revision, space=space)
+    examples: Sequence[Example]
+    if _is_file(config_path):
+        examples = tuple(islice(_file_examples(Path(config_path), found), limit))
+    else:
+        dataset = _dataset(config_path, split, revision, streaming=False)
+        examples = _Rows(dataset, range(len(dataset))[:limit], config_path, found)
+    if not examples:
+        raise UsageError(f"{config_path}: has no rows")
+    return Loaded(found, examples)
+
+
+def stream(
+    config_path: str, split: str, *, revision: str | None = None, space: str | None = None, limit: int | None = None
+) -> Iterator[Example]:
+    """The examples of `load`, read one by one. Raises `UsageError` as `load` does, before the first or at a row."""
+    found = read_space(config_path, revision=revision, space=space)
+    if _is_file(config_path):
+        return islice(_file_examples(Path(config_path), found), limit)
+    dataset = _dataset(config_path, split, revision, streaming=True)
+    return islice(_streamed(dataset, config_path, split, found), limit)
+
+
+def read_space(config_path: str, *, revision: str | None = None, space: str | None = None) -> Space | None:
+    """The preference space of `space` (a file), else the one that travels with the dataset, else None.
+
+    Raises `UsageError` where there is no such dataset, or it has a schema or a space that cannot be read.
+    """
+    own = None if _is_file(config_path) else _travelling_space(config_path, revision)
+    path = own if space is None else Path(space)
+    return None if path is None else load_space(path)
+
+
+class _Rows(Sequence[Example]):
+    """Rows `numbers` of a dataset on disk, as examples."""
+
+    def __init__(self, dataset: Any, numbers: range, origin: str, space: Space | None) -> None:
+        self._dataset = dataset
+        self._numbers = numbers
+        self._origin = origin
+        self._space = space
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    @overload
+    def __getitem__(self, index: int) -> Example: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> _Rows: ...
+
+    def __getitem__(self, index: int | slice) -> Example | _Rows:
+        if isinstance(index, slice):
+            return _Rows(self._dataset, self._numbers[index], self._origin, self._space)
+        number = self._numbers[index]
+        return _example(self._dataset[number], number, self._origin, self._space)
+
+
+def _is_file(path: str) -> bool:
+    """Whether `path` names a JSON file. Raises `UsageError` for one that is not there."""
+    if not path.endswith(_FILES) or Path(path).is_dir():
+        return False
+    if not Path(path).is_file():
+        raise UsageError(f"{path}: no such file")
+    return True
+
+
+def _travelling_space(path: str, revision: str | None) -> Path | None:
+    """The space file of a folder or a Hub dataset; the manifest is checked on the way."""
+    manifest = _companion(path, _MANIFEST, revision)
+    if manifest is not None:
+        _check_manifest(path, manifest)
+    return _companion(path, _SPACE, revision)
+
+
+def _companion(path: str, name: str, revision: str | None) -> Path | None:
+    """A file beside the data, None where the dataset has none of that name."""
+    if Path(path).is_dir():
+        return Path(path, name) if Path(path, name).is_file() else None
+    if not _HUB_ID.fullmatch(path):
+        raise UsageError(f"{path}: no such folder; give a folder, a Hub id or a file that ends in .json or .jsonl")
+    from huggingface_hub import _CACHED_NO_EXIST, hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import LocalEntryNotFoundError, RemoteEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(path, name, repo_type="dataset", revision=revision))
+    except RemoteEntryNotFoundError:
+        return None
+    except LocalEntryNotFoundError:
+        # Offline. The Hub's cache knows which files a dataset does not have, too.
+        known = try_to_load_from_cache(path, name, revision=revision, repo_type="dataset")
+        if known is _CACHED_NO_EXIST:
+            return None
+        raise UsageError(f"{path}: no such folder here, and the Hub cannot be reached to look for it there") from None
+    except Exception as error:  # The Hub's client lets errors of its HTTP library through, whichever that is.
+        raise UsageError(f"{path}: neither a folder nor readable from the Hub: {_first_line(error)}") from None
+
+
+def _check_manifest(origin: str, path: Path) -> None:
+    """Raise `UsageError` for a schema that is not known, or a build that is not finished."""
+    try:
+        manifest = orjson.loads(path.read_bytes())
+    except (OSError, orjson.JSONDecodeError) as error:
+        raise UsageError(f"{origin}: its {_MANIFEST} cannot be read: {error}") from None
+    # Another tool's manifest says nothing about our schema.
+    if not isinstance(manifest, dict) or "schema_version" not in manifest:
+        return
+    version = manifest["schema_version"]
+    if version not in KNOWN_SCHEMAS:
+        raise UsageError(
+            f"{origin}: has schema version {version!r}, and this everyuser-train knows "
+            f"{', '.join(map(repr, KNOWN_SCHEMAS))}; install the everyuser-train of its everyuser"
+        )
+    if manifest.get("status", "complete") != "complete":
+        raise UsageError(f"{origin}: the build is {manifest['status']}; finish it with `everyuser build`")
+
+
+def _dataset(path: str, split: str, revision: str | None, *, streaming: bool) -> Any:
+    # A heavy import that files do without.
+    from datasets import load_dataset
+
+    try:
+        return load_dataset(path, split=split, revision=revision, streaming=streaming)
+    except Exception as error:  # As above; and a dataset's own reader may raise anything.
+        raise UsageError(f"{path}: cannot load split '{split}': {_first_line(error.__cause__ or error)}") from None
+
+
+def _streamed(dataset: Any, path: str, split: str, space: Space | None) -> Iterator[Example]:
+    rows = iter(dataset)
+    number = 0
+    while True:
+        try:
+            row = next(rows)
+        except StopIteration:
+            return
+        except Exception as error:  # As above.
+            raise UsageError(f"{path}: cannot read on in split '{split}': {_first_line(error)}") from None
+        yield _example(row, number, path, space)
+        number += 1
+
+
+def _file_examples(path: Path, space: Space | None) -> Iterator[Example]:
+    for number, row in enumerate(_file_rows(path)):
+        yield _example(row, number, str(path), space)
+
+
+def _file_rows(path: Path) -> Iterator[Any]:
+    """The rows of a JSON list, or of lines of JSON, whatever the file's name."""
+    try:
+        with path.open("rb") as file:
+            first = file.readline().removeprefix(codecs.BOM_UTF8).strip()
+            if first.startswith(b"["):
+                yield from orjson.loads(first + file.read())
+                return
+            for number, line in enumerate(chain((first,), file), 1):
+                if line.strip():
+                    yield _json_line(path, number, line)
+    except orjson.JSONDecodeError as error:
+        raise UsageError(f"{path}: is not JSON: {error}") from None
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror or error}") from None
+
+
+def _json_line(path: Path, number: int, line: bytes) -> Any:
+    try:
+        return orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        raise UsageError(f"{path}: line {number} is not JSON: {error}") from None
+
+
+def _example(row: object, number: int, origin: str, space: Space | None) -> Example:
+    """A row as an example. Raises `UsageError` that names the row and the column."""
+    if not isinstance(row, Mapping):
+        raise UsageError(f"{origin}: row {number + 1} is not a JSON object")
+    try:
+        checked = _Row.model_validate(row)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        column = ".".join(map(str, problem["loc"]))
+        raise UsageError(f"{origin}: row {number + 1}, '{column}': {problem['msg']}") from None
+
+    def direction(values: list[float] | None) -> Direction | None:
+        if values is None:
+            return None
+        if space is not None and len(values) != len(space.dimensions):
+            raise ValueError(f"{len(values)} numbers, where space {space.name} has {len(space.dimensions)} dimensions")
+        return from_released(values)
+
+    try:
+        return Example(
+            number=number,
+            id=str(number if checked.id is None else checked.id),
+            post=_hash(checked.prompt) if checked.post_id is None else str(checked.post_id),
+            prompt=checked.prompt,
+            chosen=checked.chosen,
+            rejected=checked.rejected,
+            direction=direction(checked.direction),
+            profile=checked.profile or None,
+            portrait=checked.portrait or "",
+            ugc=tuple(UgcItem(item.prompt, item.comment, direction(item.direction)) for item in checked.ugc or ()),
+            pair=tuple(
+                PairItem(item.prompt, item.chosen, item.rejected, direction(item.direction))
+                for item in checked.pair or ()
+            ),
+        )
+    except ValueError as error:
+        raise UsageError(f"{origin}: row {number + 1}, 'Preference Direction': {error}") from None
+
+
+def _hash(text: str) -> str:
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,90 @@
+"""What a run looks like while it goes on: bars on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+_LINE_SECONDS = 10.0
+"""Shortest time between two lines about one stage, where there is no terminal."""
+
+_SHOWN = {
+    "loss": "loss",
+    "eval_loss": "eval loss",
+    "rewards/accuracies": "accuracy",
+    "eval_rewards/accuracies": "eval accuracy",
+    "rewards/margins": "margin",
+    "eval_rewards/margins": "eval margin",
+    "learning_rate": "lr",
+}
+
+
+class Display:
+    """Shows notes, stages and metrics until it is closed."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._tasks: dict[str, TaskID] = {}
+        self._said: dict[str, float] = {}
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+
+    def __enter__(self) -> Display:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bars.stop()
+
+    def note(self, text: str) -> None:
+        """One line."""
+        self._console.print(Text(safe(text)), soft_wrap=True)
+
+    def step(self, done: int, total: int) -> None:
+        """Optimizer steps."""
+        self.stage("step", done, total)
+
+    def metrics(self, values: Mapping[str, float]) -> None:
+        """A line of metrics, the main ones."""
+        facts = [f"{name} {values[key]:.4g}" for key, name in _SHOWN.items() if key in values]
+        if facts:
+            self.note(f"step {values['step']:.0f}: {', '.join(facts)}")
+
+    def stage(self, name: str, done: int, total: int) -> None:
+        """How far a stage is."""
+        if self._console.is_terminal:
+            # Not before there is something to show: other libraries draw bars of their own.
+            self._bars.start()
+            if name not in self._tasks:
+                self._tasks[name] = self._bars.add_task(name, total=total)
+            self._bars.update(self._tasks[name], completed=done, total=total)
+        elif name != "step" and (done == total or time.monotonic() - self._said.get(name, 0) >= _LINE_SECONDS):
+            self._said[name] = time.monotonic()
+            self.note(f"{name}: {done} of {total}")
+
+
+def safe(text: str) -> str:
+    """Text without what a terminal would obey: control characters other than line ends, and changes of direction."""
+    return re.sub(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", " ", text)

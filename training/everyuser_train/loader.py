@@ -1,0 +1,160 @@
+"""Reading a training configuration: YAML and `--set` in, a `FitConfig` or one clear line out."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from everyuser_train.base import UsageError
+
+M = TypeVar("M", bound=BaseModel)
+
+_PATHS = ("output", "cache", "data.space")
+_NAMES = ("data.path", "model", "model.name", "reference", "annotator.name")
+"""Keys that hold a path, and those that hold a path or a name."""
+
+
+class _Loader(yaml.SafeLoader):
+    """A safe loader to which a key given twice is an error, not the last one wins."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """A mapping, its keys checked."""
+        keys = [key.value for key, _ in node.value]
+        for key, _ in node.value:
+            if keys.count(key.value) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"key '{key.value}' is there twice", key.start_mark)
+        return super().construct_mapping(node, deep=deep)
+
+
+# YAML 1.1, which PyYAML reads, takes 5e-7 for text.
+_Loader.yaml_implicit_resolvers = {
+    key: list(resolvers) for key, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def load_config(model: type[M], path: Path | None, options: Mapping[str, Any], overrides: Sequence[str] = ()) -> M:
+    """A configuration: the file at `path`, on top of it `options` by dotted key, then `overrides` (`key.sub=value`).
+
+    An option that is None was not given. Relative paths are resolved against the file's folder, those of the command
+    line against the working folder; what may be a Hub id is one if there is no such file or folder. Raises `UsageError`
+    that names the file, the key and, for an unknown key, the nearest known one.
+    """
+    document = {} if path is None else _absolute(_read_yaml(path), path.resolve().parent)
+    for key, value in options.items():
+        if value is not None:
+            _set(document, key, value, f"'{key}'")
+    for override in overrides:
+        _override(document, override)
+    document = _absolute(document, Path.cwd())
+    sections = {name for name, field in model.model_fields.items() if _models_in(field.annotation)}
+    # A section without keys is its defaults.
+    completed = {key: {} if value is None and key in sections else value for key, value in document.items()}
+    return validate(model, completed, "the command line" if path is None else str(path))
+
+
+def validate(model: type[M], document: dict[str, Any], origin: str) -> M:
+    """`document` as `model`; JSON rules, so that lists and integers fit tuples and floats."""
+    try:
+        text = json.dumps(document)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{origin}: holds something that is neither text, number, list nor map: {error}") from None
+    try:
+        return model.model_validate_json(text)
+    except ValidationError as error:
+        raise UsageError(f"{origin}: {'; '.join(_explain(model, entry) for entry in error.errors()[:3])}") from None
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """A hint at what was meant by an unknown `name`."""
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"did you mean '{near[0]}'?" if near else f"known here: {', '.join(sorted(known))}"
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        document = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 - a safe loader
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror or error}") from None
+    if not isinstance(document, dict):
+        raise UsageError(f"{path}: expected keys and values, found {type(document).__name__}")
+    return document
+
+
+def _explain(model: type[BaseModel], problem: Any) -> str:
+    key = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        return f"unknown key '{key}'; {nearest(str(problem['loc'][-1]), _keys_beside(model, problem['loc']))}"
+    if problem["type"] == "missing":
+        return f"'{key}' is required"
+    message = problem["msg"].removeprefix("Value error, ")
+    given = problem.get("input")
+    return f"'{key}': {message}" + (f" (found {given!r})" if isinstance(given, str | int | float | bool) else "")
+
+
+def _keys_beside(model: type[BaseModel], location: Sequence[Any]) -> list[str]:
+    """The keys that are known where the unknown one stands; `location` ends with the unknown key."""
+    models = [model]
+    for part in location[:-1]:
+        inner = [
+            m for outer in models if part in outer.model_fields for m in _models_in(outer.model_fields[part].annotation)
+        ]
+        # What is no key is the tag of one of several kinds.
+        models = inner or [
+            m for m in models if "kind" in m.model_fields and part in get_args(m.model_fields["kind"].annotation)
+        ]
+    return [name for m in models for name in m.model_fields]
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for argument in get_args(annotation) for model in _models_in(argument)]
+
+
+def _override(document: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key.strip():
+        raise UsageError(f"--set {override}: expected key=value, such as --set training.beta=0.2")
+    try:
+        value = yaml.load(text, Loader=_Loader)  # noqa: S506 - a safe loader
+    except yaml.YAMLError:
+        raise UsageError(f"--set {override}: the value is not valid YAML") from None
+    _set(document, key.strip(), value, f"--set {override}")
+
+
+def _set(document: dict[str, Any], key: str, value: object, origin: str) -> None:
+    *parents, last = key.split(".")
+    for parent in parents:
+        inner = document[parent] = document.get(parent) or {}
+        if not isinstance(inner, dict):
+            raise UsageError(f"{origin}: '{parent}' holds a value, not keys")
+        document = inner
+    document[last] = value
+
+
+def _absolute(document: dict[str, Any], folder: Path, prefix: str = "") -> dict[str, Any]:
+    """The document with its paths resolved against `folder`."""
+
+    def resolved(key: str, value: Any) -> Any:
+        if isinstance(value, dict):
+            return _absolute(value, folder, f"{key}.")
+        if not isinstance(value, str) or not value:
+            return value
+        path = folder / Path(value).expanduser()
+        here = key in _PATHS or (key in _NAMES and (value.startswith((".", "~")) or path.exists()))
+        return os.path.normpath(path) if here else value
+
+    return {key: resolved(f"{prefix}{key}", value) for key, value in document.items()}

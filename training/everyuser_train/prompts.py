@@ -1,0 +1,96 @@
+"""Personas and posts as conversations, and how a conversation is made to fit."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any
+
+import jinja2
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from everyuser_train.personas import Method, Persona
+
+Message = dict[str, str]
+"""One turn: its `role` and its `content`."""
+
+
+def messages(method: Method, post: str, persona: Persona) -> list[Message]:
+    """The prompt: a system turn and a user turn. What the persona lacks has no section.
+
+    ICA shows history and portrait, PBA the profile. With none of it, both give the same plain prompt.
+    """
+    if method == "ica":
+        inputs = {"post": post, "ugc": persona.ugc, "pair": persona.pair, "portrait": persona.portrait}
+    else:
+        inputs = {"post": post, "profile": persona.profile}
+    template = _template(method)
+    return [{"role": role, "content": _block(template, role, inputs)} for role in ("system", "user")]
+
+
+def preference(prompt: list[Message], chosen: str, rejected: str) -> dict[str, list[Message]]:
+    """A preference in TRL's conversational format, its prompt from `messages` or `fit`."""
+    return {"prompt": prompt, "chosen": [_reply(chosen)], "rejected": [_reply(rejected)]}
+
+
+def fit(
+    tokenizer: Any, method: Method, post: str, persona: Persona, responses: Sequence[str], max_length: int
+) -> list[Message] | None:
+    """`messages` with as much of the persona as leaves room for the longest response in `max_length` tokens.
+
+    History items go first: the last pair, the last comment, and so on; then the portrait. The post, the responses (at
+    least one) and the profile are never cut: None if they do not fit alone. Tokens are counted by the tokenizer's own
+    chat template.
+    """
+
+    def length(prompt: list[Message], response: str) -> int:
+        # As TRL's DPO counts: the whole conversation, without a generation prompt.
+        return len(tokenizer.apply_chat_template([*prompt, _reply(response)], tokenize=True, return_dict=False))
+
+    whole = messages(method, post, persona)
+    lengths = [length(whole, response) for response in responses]
+    longest = responses[lengths.index(max(lengths))]
+    if max(lengths) <= max_length:
+        return whole
+    if method == "pba":
+        return None
+    shorter = [messages(method, post, cut) for cut in _cuts(persona)]
+    first = bisect.bisect_left(shorter, True, key=lambda prompt: length(prompt, longest) <= max_length)
+    return shorter[first] if first < len(shorter) else None
+
+
+def _cuts(persona: Persona) -> list[Persona]:
+    """The persona with one part less, then two parts, down to none: items of both kinds in turn, then the portrait."""
+    ugc, pair = persona.ugc, persona.pair
+    cuts: list[Persona] = []
+    while ugc or pair:
+        # After an even number of cuts a pair goes, after an odd one a comment, while there are both.
+        if pair and (len(cuts) % 2 == 0 or not ugc):
+            pair = pair[:-1]
+        else:
+            ugc = ugc[:-1]
+        cuts.append(persona._replace(ugc=ugc, pair=pair))
+    if persona.portrait:
+        cuts.append(persona._replace(ugc=(), pair=(), portrait=""))
+    return cuts
+
+
+def _reply(text: str) -> Message:
+    return {"role": "assistant", "content": text}
+
+
+@cache
+def _template(method: Method) -> jinja2.Template:
+    environment = ImmutableSandboxedEnvironment(
+        loader=jinja2.PackageLoader("everyuser_train"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        autoescape=False,
+    )
+    return environment.get_template(f"{method}.j2")
+
+
+def _block(template: jinja2.Template, name: str, inputs: Mapping[str, object]) -> str:
+    return "".join(template.blocks[name](template.new_context(dict(inputs)))).strip()

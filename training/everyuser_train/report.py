@@ -1,0 +1,277 @@
+"""What an evaluation found: as a record, as tables on a terminal, as JSON and as a figure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from everyuser_train.base import Record, UserError
+from everyuser_train.config import Part
+from everyuser_train.metrics import Estimate
+from everyuser_train.personas import Source
+
+Kind = Literal["persona", "length", "shuffled", "none"]
+
+REPORT_FILE = "report.json"
+FIGURE_FILE = "report.png"
+
+_TABLE_METRICS = ("alignment", "alignment_per_token", "absolute", "absolute_per_token", "reference_absolute", "margin")
+_BARS = 30
+"""Dimensions in the figure: those with most cases."""
+
+
+class Result(Record):
+    """One way to show the persona, over all cases.
+
+    `kind`: the persona's parts (`persona`), its first `items` items of each kind (`length`), the persona of someone
+    else (`shuffled`), or none. `direction` is PBA's. `dropped` cases did not fit, `shortened` ones lost history items;
+    `mean_items` is how many history items a case had before that.
+    """
+
+    kind: Kind
+    parts: tuple[Part, ...]
+    direction: Source | None
+    items: int | None
+    cases: int
+    posts: int
+    dropped: int
+    shortened: int
+    mean_items: float
+    metrics: dict[str, Estimate]
+
+
+class Contrast(Record):
+    """The persona's own result minus another's, case by case."""
+
+    kind: Literal["shuffled", "none"]
+    direction: Source | None
+    cases: int
+    metrics: dict[str, Estimate]
+
+
+class Flip(Record):
+    """What reversing the history pairs and the target pair does to the order of the replies: see `metrics.flips`."""
+
+    direction: Source | None
+    cases: int
+    posts: int
+    metrics: dict[str, Estimate]
+
+
+class PoleResult(Record):
+    """The cases whose direction has one sign in one dimension."""
+
+    dimension: int
+    slug: str
+    label: str
+    level: Literal[1, -1]
+    cases: int
+    metrics: dict[str, Estimate]
+
+
+class Report(Record):
+    """An evaluation. Intervals are percentile bootstraps that resample posts, at `level`."""
+
+    model: str
+    reference: str
+    data: str
+    split: str
+    method: Literal["ica", "pba"]
+    dtype: str
+    seed: int
+    level: float
+    examples: int
+    seconds: float
+    results: tuple[Result, ...]
+    contrasts: tuple[Contrast, ...]
+    flips: tuple[Flip, ...]
+    dimensions: tuple[PoleResult, ...]
+    notes: tuple[str, ...]
+
+
+def show(report: Report, console: Console) -> None:
+    """Print the report as tables."""
+    title = f"{report.model} against {report.reference}, {report.method.upper()}, {report.data} ({report.split})"
+    table = Table("persona", "cases", "items", *map(_heading, _TABLE_METRICS), title=_text(title))
+    for result in report.results:
+        items = f"{result.mean_items:.1f}"
+        table.add_row(_name(result), str(result.cases), items, *_cells(result.metrics, _TABLE_METRICS))
+    for contrast in report.contrasts:
+        name = f"own minus {_KINDS[contrast.kind]}{_suffix(contrast.direction)}"
+        table.add_row(name, str(contrast.cases), "", *_cells(contrast.metrics, _TABLE_METRICS, signed=True))
+    console.print(table)
+    if report.flips:
+        names = tuple(report.flips[0].metrics)
+        table = Table("flip", "cases", *map(_heading, names), title="History and target pairs reversed")
+        for flip in report.flips:
+            source = flip.direction or "pairs"
+            table.add_row(source, str(flip.cases), *_cells(flip.metrics, names))
+        console.print(table)
+    if report.dimensions:
+        names = ("alignment", "absolute")
+        table = Table("dimension", "pole", "cases", *map(_heading, names), title="By dimension and direction")
+        for pole in report.dimensions:
+            label = _text(f"{'+' if pole.level > 0 else '-'} {pole.label}")
+            table.add_row(_text(pole.slug), label, str(pole.cases), *_cells(pole.metrics, names))
+        console.print(table)
+    for note in report.notes:
+        console.print(_text(f"note: {note}"), soft_wrap=True)
+    console.print(
+        f"{report.examples} examples, {report.seconds:.0f} s; {report.level:.0%} intervals, clustered by post",
+        soft_wrap=True,
+    )
+
+
+def save(report: Report, folder: Path) -> None:
+    """Write `report.json` and `report.png`, each whole or not at all. Raises `UserError` if the folder cannot be."""
+
+    def write(name: str, writer: Callable[[Path], object]) -> None:
+        scratch = folder / f".{name}.tmp"
+        writer(scratch)
+        scratch.replace(folder / name)
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write(REPORT_FILE, lambda path: path.write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8"))
+        write(FIGURE_FILE, lambda path: figure(report).savefig(path, format="png", dpi=150))
+    except OSError as error:
+        raise UserError(f"cannot write the report into {folder}: {error.strerror or error}") from None
+
+
+def figure(report: Report) -> Any:
+    """A matplotlib figure: accuracy against history length, and bars by dimension; or by persona if it has neither."""
+    # Heavy, and only wanted here.
+    from matplotlib.figure import Figure
+
+    lengths = [result for result in report.results if result.kind == "length"]
+    panels: list[tuple[float, Callable[[Any], None]]] = []
+    if lengths:
+        panels.append((4.5, lambda axes: _draw_lengths(axes, report, lengths)))
+    if report.dimensions:
+        busiest = sorted(report.dimensions, key=lambda pole: -pole.cases)
+        slugs = set(list(dict.fromkeys(pole.slug for pole in busiest))[:_BARS])
+        poles = [pole for pole in report.dimensions if pole.slug in slugs]
+        panels.append((max(4.5, 0.28 * len(slugs) + 1), lambda axes: _draw_poles(axes, poles)))
+    if not panels:
+        panels.append((4.5, lambda axes: _draw_results(axes, report.results)))
+    drawing = Figure(figsize=(7 * len(panels), max(height for height, _ in panels)), layout="constrained")
+    for axes, (_, draw) in zip(drawing.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        draw(axes)
+    title = f"{report.model} against {report.reference}, {report.method.upper()}"
+    drawing.suptitle(_safe(title), parse_math=False, fontsize="medium")
+    return drawing
+
+
+def _draw_lengths(axes: Any, report: Report, lengths: Sequence[Result]) -> None:
+    for source in dict.fromkeys(result.direction for result in lengths):
+        line = [result for result in lengths if result.direction == source]
+        for metric in ("alignment", "absolute"):
+            values = [result.metrics[metric] for result in line]
+            axes.errorbar(
+                [result.items for result in line],
+                [estimate.value for estimate in values],
+                yerr=_errors(values),
+                marker="o",
+                capsize=3,
+                label=f"{_heading(metric)}{_suffix(source)}",
+            )
+    for result in report.results:
+        if result.kind in ("shuffled", "none"):
+            colour = "tab:gray" if result.kind == "none" else "tab:red"
+            name = f"alignment, {_name(result)}"
+            axes.axhline(result.metrics["alignment"].value, linestyle="--", linewidth=1, color=colour, label=name)
+    axes.axhline(0.5, linestyle=":", linewidth=1, color="black")
+    axes.set_xticks(sorted({result.items or 0 for result in lengths}))
+    axes.set_xlabel("history items of each kind")
+    axes.set_ylabel("accuracy")
+    axes.legend(fontsize="small")
+
+
+def _draw_poles(axes: Any, poles: Sequence[PoleResult]) -> None:
+    slugs = list(dict.fromkeys(pole.slug for pole in poles))
+    for level, offset, colour in ((1, -0.2, "tab:blue"), (-1, 0.2, "tab:orange")):
+        these = [pole for pole in poles if pole.level == level]
+        values = [pole.metrics["alignment"] for pole in these]
+        axes.barh(
+            [slugs.index(pole.slug) + offset for pole in these],
+            [estimate.value for estimate in values],
+            xerr=_errors(values),
+            height=0.38,
+            color=colour,
+            error_kw={"elinewidth": 0.8, "ecolor": "black"},
+            label="positive" if level > 0 else "negative",
+        )
+    axes.axvline(0.5, linestyle=":", linewidth=1, color="black")
+    axes.set_yticks(range(len(slugs)))
+    axes.set_yticklabels(map(_safe, slugs), parse_math=False, fontsize="small")
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1)
+    axes.set_xlabel("alignment accuracy")
+    axes.legend(fontsize="small")
+
+
+def _draw_results(axes: Any, results: Sequence[Result]) -> None:
+    values = [result.metrics["alignment"] for result in results]
+    axes.barh(range(len(results)), [estimate.value for estimate in values], xerr=_errors(values))
+    axes.axvline(0.5, linestyle=":", linewidth=1, color="black")
+    axes.set_yticks(range(len(results)))
+    axes.set_yticklabels([_name(result) for result in results], fontsize="small")
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1)
+    axes.set_xlabel("alignment accuracy")
+
+
+def _errors(values: Sequence[Estimate]) -> list[list[float]]:
+    """Distances below and above, as matplotlib wants them; none without an interval, or on the wrong side of it."""
+    return [
+        [max(0.0, e.value - e.low) if e.low is not None else 0.0 for e in values],
+        [max(0.0, e.high - e.value) if e.high is not None else 0.0 for e in values],
+    ]
+
+
+_KINDS = {"shuffled": "someone else's persona", "none": "no persona"}
+
+
+def _name(result: Result) -> str:
+    if result.kind in _KINDS:
+        return _KINDS[result.kind] + _suffix(result.direction)
+    parts = "+".join(result.parts) or "true direction"
+    items = f", {result.items} items" if result.kind == "length" else ""
+    return parts + items + (_suffix(result.direction) if result.parts else "")
+
+
+def _suffix(direction: Source | None) -> str:
+    return {None: "", "target": " (true direction)", "history": " (direction of the history)"}[direction]
+
+
+def _heading(metric: str) -> str:
+    return metric.replace("_", " ")
+
+
+def _cells(metrics: dict[str, Estimate], names: Iterable[str], *, signed: bool = False) -> list[str]:
+    return [_cell(metrics[name], percent=name != "margin", signed=signed) if name in metrics else "" for name in names]
+
+
+def _cell(estimate: Estimate, *, percent: bool, signed: bool) -> str:
+    scale, digits = (100, 1) if percent else (1, 2)
+    style = f"{'+' if signed or not percent else ''}.{digits}f"
+    value = f"{estimate.value * scale:{style}}"
+    if estimate.low is None or estimate.high is None:
+        return value
+    # On a line of its own: a row of metrics side by side is wider than most terminals.
+    return f"{value}\n[{estimate.low * scale:{style}}, {estimate.high * scale:{style}}]"
+
+
+def _text(text: str) -> Text:
+    return Text(_safe(text))
+
+
+def _safe(text: str) -> str:
+    """Text of a dataset without the control characters that a terminal would obey, on one line."""
+    return re.sub(r"[^\S ]|[\x00-\x1f\x7f-\x9f]", " ", text)

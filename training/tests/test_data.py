@@ -1,0 +1,326 @@
+"""Folders of the pipeline, Hub datasets and AlignX's JSON, read as examples; what is not them is refused by name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from everyuser_train.base import UsageError
+from everyuser_train.data import KNOWN_SCHEMAS, load, read_space, stream
+from everyuser_train.examples import PairItem, UgcItem
+
+SPACE = {
+    "name": "two",
+    "dimensions": [
+        {"slug": "age", "question": "Young?", "positive": {"label": "Young"}, "negative": {"label": "Older"}},
+        {"slug": "humor", "question": "Funny?", "positive": {"label": "Likes humor"}, "negative": {"label": "Serious"}},
+    ],
+}
+
+CARD = """---
+configs:
+- config_name: default
+  data_files:
+  - split: train
+    path: data/train-*.parquet
+  - split: test
+    path: data/test-*.parquet
+---
+"""
+
+P_SOUPS = Path(__file__).parents[3] / "shared" / "data" / "benchmarks" / "p_soups_style.json"
+
+
+def _row(number: int) -> dict[str, Any]:
+    return {
+        "prompt": f"post {number}",
+        "chosen": "yes",
+        "rejected": "no",
+        "Preference Direction": [1.0, 0.5],
+        "Demographic Information": "A student.",
+        "User-Generated Content": [{"prompt": "p", "comment": "c", "Preference Direction": [1.0, 0.0]}],
+        "Pair-wise Comparative Feedback": [
+            {"prompt": "q", "chosen": "a", "rejected": "b", "Preference Direction": [0.5, 1.0]}
+        ],
+        "profile": "Young",
+        "id": f"row-{number}",
+        "post_id": f"post-{number // 2}",
+        "mirrored": False,
+    }
+
+
+@pytest.fixture(autouse=True)
+def _caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "datasets"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder as the pipeline leaves it, with other Parquet files beside the data."""
+    folder = tmp_path / "build"
+    for split, count in (("train", 6), ("test", 2)):
+        path = folder / "data" / f"{split}-00000-of-00001.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.Table.from_pylist([_row(number) for number in range(count)]), path)
+    (folder / "pool").mkdir()
+    pq.write_table(pa.table({"other": [1]}), folder / "pool" / "pairs.parquet")
+    (folder / "README.md").write_text(CARD)
+    (folder / "preference_space.yaml").write_text(yaml.safe_dump(SPACE))
+    (folder / "manifest.json").write_text(json.dumps({"schema_version": "1", "status": "complete"}))
+    return folder
+
+
+@pytest.fixture
+def lines(tmp_path: Path) -> Callable[..., str]:
+    """Writes rows as JSON lines."""
+
+    def write(*rows: object) -> str:
+        path = tmp_path / "rows.jsonl"
+        path.write_text("\n".join(map(json.dumps, rows)))
+        return str(path)
+
+    return write
+
+
+def _without(row: dict[str, Any], *columns: str) -> dict[str, Any]:
+    return {column: value for column, value in row.items() if column not in columns}
+
+
+def test_folder(folder: Path) -> None:
+    space, examples = load(str(folder), "train")
+    assert space is not None
+    assert [dimension.positive for dimension in space.dimensions] == ["Young", "Likes humor"]
+    assert len(examples) == 6
+    example = examples[3]
+    assert (example.number, example.id, example.post, example.prompt) == (3, "row-3", "post-1", "post 3")
+    assert (example.chosen, example.rejected, example.profile, example.portrait) == ("yes", "no", "Young", "A student.")
+    assert example.direction is not None
+    assert example.direction.dtype == np.int8
+    assert example.direction.tolist() == [1, 0]
+    (ugc,), (pair,) = example.ugc, example.pair
+    assert isinstance(ugc, UgcItem)
+    assert isinstance(pair, PairItem)
+    assert ugc.direction is not None
+    assert pair.direction is not None
+    assert (ugc.prompt, ugc.comment, ugc.direction.tolist()) == ("p", "c", [1, -1])
+    assert (pair.prompt, pair.chosen, pair.rejected, pair.direction.tolist()) == ("q", "a", "b", [0, 1])
+
+
+def test_rows_of_a_folder_are_a_sequence_that_keeps_their_numbers(folder: Path) -> None:
+    examples = load(str(folder), "train", limit=5).examples
+    assert len(examples) == 5
+    assert [example.number for example in examples] == [0, 1, 2, 3, 4]
+    assert [example.number for example in examples[1:4]] == [1, 2, 3]
+    assert examples[1:4][-1].id == "row-3"
+    with pytest.raises(IndexError):
+        examples[5]
+
+
+def test_a_limit_beyond_the_end_is_the_whole_split(folder: Path) -> None:
+    assert len(load(str(folder), "test", limit=100).examples) == 2
+
+
+def test_streaming_yields_what_loading_loads(folder: Path) -> None:
+    streamed = stream(str(folder), "train", limit=4)
+    assert [repr(example) for example in streamed] == [repr(e) for e in load(str(folder), "train", limit=4).examples]
+
+
+def test_unknown_split_names_those_that_exist(folder: Path) -> None:
+    with pytest.raises(UsageError, match=r"cannot load split 'validation'.*train.*test"):
+        load(str(folder), "validation")
+    with pytest.raises(UsageError, match=r"cannot load split 'validation'.*train.*test"):
+        stream(str(folder), "validation")
+
+
+def test_unknown_schema_is_refused_by_name(folder: Path) -> None:
+    (folder / "manifest.json").write_text(json.dumps({"schema_version": "7"}))
+    for read in (load, stream):
+        with pytest.raises(UsageError, match="'7'") as caught:
+            read(str(folder), "train")
+        assert all(repr(known) in str(caught.value) for known in KNOWN_SCHEMAS)
+        assert "\n" not in str(caught.value)
+
+
+def test_unfinished_build_is_refused(folder: Path) -> None:
+    (folder / "manifest.json").write_text(json.dumps({"schema_version": "1", "status": "incomplete"}))
+    with pytest.raises(UsageError, match="the build is incomplete"):
+        load(str(folder), "train")
+
+
+def test_foreign_folders_need_neither_manifest_nor_space(folder: Path) -> None:
+    (folder / "manifest.json").write_text(json.dumps({"made by": "another tool"}))
+    (folder / "preference_space.yaml").unlink()
+    space, examples = load(str(folder), "train")
+    assert space is None
+    assert len(examples) == 6
+
+
+def test_broken_manifest(folder: Path) -> None:
+    (folder / "manifest.json").write_text("{")
+    with pytest.raises(UsageError, match=r"manifest\.json cannot be read"):
+        load(str(folder), "train")
+
+
+def test_a_given_space_goes_before_the_dataset_s_own(folder: Path, tmp_path: Path) -> None:
+    own = tmp_path / "own.yaml"
+    own.write_text(yaml.safe_dump(SPACE | {"name": "mine"}))
+    space = load(str(folder), "train", space=str(own)).space
+    assert space is not None
+    assert space.name == "mine"
+    assert read_space(str(folder), space=str(own)) == space
+
+
+def test_a_direction_of_another_space(folder: Path) -> None:
+    (folder / "preference_space.yaml").write_text(yaml.safe_dump(SPACE | {"dimensions": SPACE["dimensions"][:1]}))
+    examples = load(str(folder), "train").examples
+    with pytest.raises(UsageError, match="row 1, 'Preference Direction': 2 numbers, where space two has 1 dimensions"):
+        examples[0]
+
+
+def _hub(folder: Path, cache: Path, *names: str, absent: tuple[str, ...] = ()) -> None:
+    """A Hub cache that holds `names` of a dataset and knows that `absent` are not in it."""
+    repo = cache / "hub" / "datasets--someone--set"
+    for kind, files in (("snapshots", names), (".no_exist", absent)):
+        (repo / kind / "abc").mkdir(parents=True)
+        for name in files:
+            (repo / kind / "abc" / name).write_bytes((folder / name).read_bytes() if kind == "snapshots" else b"")
+    (repo / "refs").mkdir()
+    (repo / "refs" / "main").write_text("abc")
+
+
+def test_hub(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _hub(folder, tmp_path, "manifest.json", "preference_space.yaml")
+    original = datasets.load_dataset
+
+    def local(path: str, **arguments: Any) -> Any:
+        assert (path, arguments.pop("revision")) == ("someone/set", "main")
+        return original(str(folder), **arguments)
+
+    monkeypatch.setattr(datasets, "load_dataset", local)
+    space, examples = load("someone/set", "train", revision="main")
+    assert space is not None
+    assert len(examples) == 6
+
+
+def test_hub_dataset_without_manifest_and_space(folder: Path, tmp_path: Path) -> None:
+    _hub(folder, tmp_path, absent=("manifest.json", "preference_space.yaml"))
+    assert read_space("someone/set") is None
+
+
+def test_hub_dataset_of_an_unknown_schema(folder: Path, tmp_path: Path) -> None:
+    (folder / "manifest.json").write_text(json.dumps({"schema_version": "7"}))
+    _hub(folder, tmp_path, "manifest.json")
+    with pytest.raises(UsageError, match="'7'"):
+        load("someone/set", "train")
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("someone/else", "the Hub cannot be reached"),
+        ("/no/such/folder", "no such folder; give a folder, a Hub id or a file"),
+        ("missing.json", "no such file"),
+    ],
+)
+def test_nothing_there(path: str, said: str) -> None:
+    for read in (load, stream):
+        with pytest.raises(UsageError, match=said):
+            read(path, "train")
+
+
+def test_json_list_and_lines_are_the_same(tmp_path: Path) -> None:
+    rows = [_row(number) for number in range(3)]
+    texts = {
+        "list.json": json.dumps(rows),
+        "pretty.json": "\ufeff" + json.dumps(rows, indent=1),
+        "lines.jsonl": "\n\n".join(map(json.dumps, rows)),
+        "lines.json": "\n".join(map(json.dumps, rows)) + "\n",
+    }
+    seen = []
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+        loaded = load(str(tmp_path / name), "any")
+        assert loaded.space is None
+        seen.append([repr(example) for example in loaded.examples])
+        assert [repr(example) for example in stream(str(tmp_path / name), "any")] == seen[-1]
+    assert all(examples == seen[0] for examples in seen)
+    assert len(seen[0]) == 3
+
+
+def test_everything_but_the_preference_may_be_missing_or_null(lines: Callable[..., str]) -> None:
+    bare = {"prompt": "post", "chosen": "a", "rejected": "b"}
+    path = lines(bare, dict.fromkeys(_row(0)) | bare | {"profile": ""}, bare | {"prompt": "another"})
+    first, second, third = load(path, "").examples
+    for example in (first, second):
+        assert (example.direction, example.profile, example.portrait, example.ugc, example.pair) == (
+            None, None, "", (), ()
+        )  # fmt: skip
+    assert (first.id, second.id) == ("0", "1")
+    assert first.post == second.post != third.post
+
+
+def test_items_without_directions_and_whole_numbers(lines: Callable[..., str]) -> None:
+    row = _without(_row(0), "profile") | {
+        "Preference Direction": [1, 0.5],
+        "User-Generated Content": [{"prompt": "p", "comment": "c"}],
+        "id": 17,
+    }
+    (example,) = load(lines(row), "").examples
+    assert example.ugc[0].direction is None
+    assert example.direction is not None
+    assert example.direction.tolist() == [1, 0]
+    assert example.id == "17"
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        (_without(_row(0), "chosen"), "row 2, 'chosen': Field required"),
+        (_row(0) | {"prompt": 3}, "row 2, 'prompt': Input should be a valid string"),
+        (_row(0) | {"User-Generated Content": [{"prompt": "p"}]}, r"row 2, 'User-Generated Content\.0\.comment'"),
+        (_row(0) | {"Preference Direction": [1, 0.3]}, "row 2, 'Preference Direction': a direction holds 0, 0.5 and 1"),
+        (["a list"], "row 2 is not a JSON object"),
+    ],
+)
+def test_bad_rows_are_named(row: object, said: str, lines: Callable[..., str]) -> None:
+    path = lines(_row(0), row)
+    with pytest.raises(UsageError, match=said) as caught:
+        load(path, "")
+    assert str(caught.value).startswith(path)
+    assert "\n" not in str(caught.value)
+    assert len(list(islice(stream(path, ""), 1))) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"prompt": ', "line 1 is not JSON"),
+        ('[{"prompt": "p"', "is not JSON"),
+        ("", "has no rows"),
+        ("[]", "has no rows"),
+    ],
+)
+def test_bad_files(text: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "bad.json").write_text(text)
+    with pytest.raises(UsageError, match=said):
+        load(str(tmp_path / "bad.json"), "")
+
+
+@pytest.mark.skipif(not P_SOUPS.is_file(), reason=f"{P_SOUPS} is not there")
+def test_p_soups() -> None:
+    examples = load(str(P_SOUPS), "test").examples
+    assert len(examples) == 600
+    assert all(len(example.pair) == 4 and example.profile and not example.ugc for example in examples)
+    assert len({example.post for example in examples}) == len({example.prompt for example in examples})

@@ -1,0 +1,336 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from peft import LoraConfig, get_peft_model
+
+from everyuser_train import evaluate as module
+from everyuser_train import models
+from everyuser_train.base import UsageError, UserError
+from everyuser_train.data import load
+from everyuser_train.evaluate import EvalData, EvaluateConfig, evaluate, partners, plan
+from everyuser_train.personas import fixed
+from everyuser_train.prompts import messages
+from everyuser_train.report import Report, Result
+from everyuser_train.score import Encoded, Scores, model_key, score
+from tests.tiny import save_tiny, tiny_tokenizer
+
+SPACE = {
+    "name": "tiny",
+    "dimensions": [
+        {"slug": slug, "question": "?", "positive": {"label": f"Likes {slug}"}, "negative": {"label": f"No {slug}"}}
+        for slug in ("cats", "dogs", "birds")
+    ],
+}
+WORDS = {("cats", 1): "purr", ("cats", -1): "hush", ("dogs", 1): "woof", ("dogs", -1): "calm"}
+"""How a reply shows a pole; portraits and comments have the same words in capitals."""
+
+
+def rows_of(posts: int, history: int = 3) -> list[dict[str, Any]]:
+    """Two persons a post, each other's opposite. `birds` is always neutral."""
+    rows = []
+    for post in range(posts):
+        slug = ("cats", "dogs")[post % 2]
+        for sign in (1, -1):
+            good, bad = WORDS[slug, sign], WORDS[slug, -sign]
+            direction = [0.5 + 0.5 * sign * (slug == name) for name in ("cats", "dogs", "birds")]
+            rows.append(
+                {
+                    "prompt": f"post {post}",
+                    "chosen": f"{good} {post}",
+                    "rejected": f"{bad} {post}",
+                    "Preference Direction": direction,
+                    "Demographic Information": f"A person of {good.upper()}",
+                    "User-Generated Content": [
+                        {"prompt": f"other {k}", "comment": f"{good.upper()} {k}", "Preference Direction": direction}
+                        for k in range(history)
+                    ],
+                    "Pair-wise Comparative Feedback": [
+                        {
+                            "prompt": f"more {k}",
+                            "chosen": f"{good} {k}",
+                            "rejected": f"{bad} {k}",
+                            "Preference Direction": direction,
+                        }
+                        for k in range(history)
+                    ],
+                }
+            )
+    return rows
+
+
+def write(folder: Path, rows: list[dict[str, Any]]) -> EvalData:
+    (folder / "data.json").write_text(json.dumps(rows))
+    (folder / "space.yaml").write_text(yaml.safe_dump(SPACE))
+    return EvalData(path=str(folder / "data.json"), space=str(folder / "space.yaml"))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> EvalData:
+    return write(tmp_path_factory.mktemp("data"), rows_of(4))
+
+
+@pytest.fixture(scope="module")
+def names(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Two models."""
+    return [save_tiny(tmp_path_factory.mktemp("model"), seed) for seed in (0, 1)]
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> str:
+    return str(tmp_path / "cache")
+
+
+def settings_of(names: Sequence[str], data: EvalData, cache: str, **more: Any) -> EvaluateConfig:
+    given: dict[str, Any] = {"method": "ica", "replicates": 200, "batch_tokens": 20000} | more
+    return EvaluateConfig(model=names[0], reference=names[1], data=data, cache=cache, **given)
+
+
+def result(report: Report, kind: str, parts: Sequence[str] = (), **more: Any) -> Result:
+    """The one result of that kind."""
+    (found,) = (
+        entry
+        for entry in report.results
+        if entry.kind == kind
+        and (not parts or entry.parts == tuple(parts))
+        and all(getattr(entry, name) == value for name, value in more.items())
+    )
+    return found
+
+
+def test_an_untrained_model_ties_with_itself(names: list[str], data: EvalData, cache: str) -> None:
+    report = evaluate(settings_of([names[0], names[0]], data, cache))
+    assert report.results
+    for entry in report.results:
+        for name in ("alignment", "alignment_per_token"):
+            estimate = entry.metrics[name]
+            assert (estimate.value, estimate.low, estimate.high) == (0.5, 0.5, 0.5)
+        assert entry.metrics["absolute"] == entry.metrics["reference_absolute"]
+    # Mirrored persons: whoever is blind for the persona is right about one of two.
+    assert result(report, "none").metrics["absolute"].value == 0.5
+    assert all(contrast.metrics["alignment"].value == 0 for contrast in report.contrasts)
+    assert report.flips[0].metrics["reversed"].value == 0.5
+    assert {pole.metrics["alignment"].value for pole in report.dimensions} == {0.5}
+
+
+def test_what_is_reported_is_what_plain_loops_find(names: list[str], data: EvalData, cache: str) -> None:
+    report = evaluate(settings_of(names, data, cache, items=2))
+    loaded = load(data.path, "", space=data.space)
+    tokenizer = tiny_tokenizer()
+    margins: dict[str, list[list[float]]] = {}
+    for name, parts in (("all", ("ugc", "pair", "demo")), ("pair", ("pair",))):
+        margins[name] = []
+        for model in names:
+            loaded_model = models.load_model(model, None, "float32", device="cpu")
+            pairs = [
+                (messages("ica", example.prompt, fixed(example, parts, 2, "ica", "target", None)), reply)  # type: ignore[arg-type]
+                for example in loaded.examples
+                for reply in (example.chosen, example.rejected)
+            ]
+            logp = [score(loaded_model, tokenizer, [pair], 10**6).logp[0] for pair in pairs]
+            margins[name].append([w - b for w, b in zip(logp[::2], logp[1::2], strict=True)])
+    for name, parts in (("all", ("ugc", "pair", "demo")), ("pair", ("pair",))):
+        policy, reference = margins[name]
+        found = result(report, "persona", parts)
+        better = [p > r for p, r in zip(policy, reference, strict=True)]
+        assert found.metrics["alignment"].value == pytest.approx(sum(better) / 8)
+        assert found.metrics["absolute"].value == pytest.approx(sum(p > 0 for p in policy) / 8)
+        assert found.metrics["reference_absolute"].value == pytest.approx(sum(r > 0 for r in reference) / 8)
+        difference = [p - r for p, r in zip(policy, reference, strict=True)]
+        assert found.metrics["margin"].value == pytest.approx(sum(difference) / 8, rel=1e-3)
+        assert (found.cases, found.posts, found.dropped, found.shortened) == (8, 4, 0, 0)
+        assert found.mean_items == (4 if name == "all" else 2)
+        if name == "all":
+            for pole in report.dimensions:
+                rows = [k for k, e in enumerate(loaded.examples) if e.direction[pole.dimension] == pole.level]  # type: ignore[index]
+                assert pole.cases == len(rows)
+                assert pole.metrics["alignment"].value == pytest.approx(sum(better[k] for k in rows) / len(rows))
+    assert [(pole.slug, pole.level, pole.label) for pole in report.dimensions] == [
+        ("cats", 1, "Likes cats"), ("cats", -1, "No cats"), ("dogs", 1, "Likes dogs"), ("dogs", -1, "No dogs"),
+    ]  # fmt: skip
+
+
+def test_the_second_time_no_model_is_loaded(
+    names: list[str], data: EvalData, cache: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[str, int, int]] = []
+    first = evaluate(settings_of(names, data, cache), lambda *step: told.append(step))
+    assert {what for what, _, _ in told} == {"prompts", "policy", "reference"}
+    assert all(done == total for what, done, total in told[-1:])
+
+    def no_model(*_: Any) -> Any:
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr(models, "load_model", no_model)
+    again = evaluate(settings_of(names, data, cache))
+    assert again.model_copy(update={"seconds": first.seconds}) == first
+
+
+def test_adapters_bring_their_reference(names: list[str], data: EvalData, cache: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    adapted = get_peft_model(
+        models.load_model(names[0], None, "float32"),
+        LoraConfig(target_modules="all-linear", init_lora_weights=False),
+    )
+    adapted.save_pretrained(tmp_path / "adapters")
+    given = settings_of([str(tmp_path / "adapters"), names[0]], data, cache, lengths=(), flip=False)
+    report = evaluate(given.model_copy(update={"reference": None}))
+    assert report.reference == names[0]
+    assert report.results == evaluate(given).results
+    assert report.results[0].metrics["margin"].value != 0
+
+
+def test_a_reference_must_be_named(names: list[str], data: EvalData, cache: str) -> None:
+    given = settings_of(names, data, cache).model_copy(update={"reference": None})
+    with pytest.raises(UsageError, match=r"no folder of adapters.*`reference`"):
+        evaluate(given)
+
+
+def use_oracle(monkeypatch: pytest.MonkeyPatch, names: Sequence[str], *, blind: bool = False) -> None:
+    """A policy that likes replies as the prompt says that the person does; a reference without a view.
+
+    A blind one likes the positive pole, whatever the prompt says.
+    """
+    tokenizer = tiny_tokenizer()
+
+    def scores(folder: Path, key: str, load: Any, encoded: Sequence[Encoded], *_: Any) -> Scores:
+        liked = []
+        for entry in encoded:
+            prompt, reply = (tokenizer.decode(ids) for ids in (entry.ids[: entry.prompt], entry.ids[entry.prompt :]))
+            (pole,) = (pole for pole, word in WORDS.items() if word in reply)
+            label = f"{'Likes' if pole[1] > 0 else 'No'} {pole[0]}"
+            signs = WORDS[pole].upper(), f"Preferred reply: {WORDS[pole]}", label
+            liked.append(float(pole[1] > 0 if blind else any(sign in prompt for sign in signs)))
+        tokens = np.array([entry.reply for entry in encoded])
+        return Scores(np.array(liked) - 9 if key == policy else np.full(len(encoded), -9.0), tokens)
+
+    policy = model_key(names[0], None, "float32")
+    monkeypatch.setattr(module, "cached_score", scores)
+
+
+def test_ica_by_an_oracle(names: list[str], data: EvalData, cache: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_oracle(monkeypatch, names)
+    report = evaluate(settings_of(names, data, cache))
+    for parts in (("ugc", "pair", "demo"), ("ugc",), ("pair",), ("demo",)):
+        assert result(report, "persona", parts).metrics["alignment"].value == 1
+    accuracies = {entry.items: entry.metrics["alignment"].value for entry in report.results if entry.kind == "length"}
+    assert accuracies == {0: 0.5, 2: 1, 4: 1}
+    assert any("8, 16 left out" in note for note in report.notes)
+    assert result(report, "none").metrics["alignment"].value == 0.5
+    other = result(report, "shuffled").metrics["alignment"].value
+    assert other < 1
+    contrasts = {contrast.kind: contrast.metrics["alignment"].value for contrast in report.contrasts}
+    assert contrasts == {"shuffled": pytest.approx(1 - other), "none": 0.5}
+    (flip,) = report.flips
+    assert flip.metrics["reversed"].value == flip.metrics["followed"].value == 1
+    assert {pole.metrics["alignment"].value for pole in report.dimensions} == {1}
+
+
+def test_pba_by_an_oracle(names: list[str], data: EvalData, cache: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_oracle(monkeypatch, names)
+    report = evaluate(settings_of(names, data, cache, method="pba", directions=("target", "history")))
+    assert result(report, "persona", direction="target").metrics["alignment"].value == 1
+    for parts in (("ugc", "pair", "demo"), ("ugc",), ("pair",), ("demo",)):
+        assert result(report, "persona", parts, direction="history").metrics["alignment"].value == 1
+    lengths = {entry.items: entry.metrics["alignment"].value for entry in report.results if entry.kind == "length"}
+    assert lengths == {0: 0.5, 2: 1, 4: 1}
+    assert [contrast.kind for contrast in report.contrasts] == ["shuffled", "shuffled", "none", "none"]
+    assert [flip.direction for flip in report.flips] == ["target", "history"]
+    assert all(flip.metrics["followed"].value == 1 for flip in report.flips)
+
+
+@pytest.mark.parametrize("method", ["ica", "pba"])
+def test_a_policy_blind_for_personas_is_found_out(
+    names: list[str], data: EvalData, cache: str, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    use_oracle(monkeypatch, names, blind=True)
+    report = evaluate(settings_of(names, data, cache, method=method))
+    assert {entry.metrics["alignment"].value for entry in report.results} == {0.5}
+    assert {contrast.metrics["alignment"].value for contrast in report.contrasts} == {0}
+    assert report.flips[0].metrics["reversed"].value == report.flips[0].metrics["followed"].value == 0
+    assert {pole.metrics["alignment"].value for pole in report.dimensions if pole.level > 0} == {1}
+    assert {pole.metrics["alignment"].value for pole in report.dimensions if pole.level < 0} == {0}
+
+
+def test_cases_that_share_texts_are_told_apart(
+    names: list[str], cache: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_oracle(monkeypatch, names)
+    rows = rows_of(2)
+    # The same post, persona and chosen reply; a rejected reply that is no worse.
+    rows.append(rows[0] | {"rejected": "purr too"})
+    report = evaluate(settings_of(names, write(tmp_path, rows), cache))
+    assert report.results[0].metrics["alignment"].value == pytest.approx((4 + 0.5) / 5)
+
+
+def test_what_the_data_lack_is_noted(names: list[str], cache: str, tmp_path: Path) -> None:
+    rows = [
+        {name: row[name] for name in ("prompt", "chosen", "rejected", "Pair-wise Comparative Feedback")}
+        | {"profile": "x"}
+        for row in rows_of(2, history=5)
+    ]
+    data = write(tmp_path, rows)
+    settings = settings_of(names, data, cache)
+    conditions, notes = plan(settings, load(data.path, ""))
+    assert [(condition.kind, condition.items) for condition in conditions] == [
+        ("persona", 4), ("length", 0), ("length", 2), ("length", 4), ("length", 8), ("shuffled", 4), ("none", 0),
+        ("flip", 4), ("flipped", 4),
+    ]  # fmt: skip
+    assert conditions[0].parts == ("pair",)
+    assert notes == ["no example has ugc or demo", "histories are not longer than 8: lengths 16 left out"]
+    conditions, notes = plan(settings.model_copy(update={"method": "pba"}), load(data.path, ""))
+    assert [condition.kind for condition in conditions] == ["persona", "shuffled", "none"]
+    assert notes[-1] == "no flip: the dataset has no directions and a space"
+
+
+def test_data_without_the_parts_asked_for_are_refused(names: list[str], cache: str, tmp_path: Path) -> None:
+    data = write(tmp_path, [{"prompt": "p", "chosen": "c", "rejected": "r"}])
+    with pytest.raises(UsageError, match="none of the persona's parts"):
+        evaluate(settings_of(names, data, cache))
+
+
+def test_one_post_has_no_control_and_no_interval(names: list[str], cache: str, tmp_path: Path) -> None:
+    report = evaluate(settings_of(names, write(tmp_path, rows_of(1)), cache))
+    assert not [entry for entry in report.results if entry.kind == "shuffled"]
+    assert any("share a post" in note for note in report.notes)
+    assert report.results[0].metrics["alignment"].low is None
+
+
+def test_what_does_not_fit_is_counted(names: list[str], cache: str, tmp_path: Path) -> None:
+    rows = rows_of(3)
+    rows[0]["chosen"] = "purr " * 300
+    rows[2]["User-Generated Content"][2]["comment"] = "woof " * 300
+    data = write(tmp_path, rows)
+    main = evaluate(settings_of(names, data, cache, max_length=1200)).results[0]
+    assert (main.cases, main.dropped, main.shortened) == (5, 1, 1)
+    with pytest.raises(UserError, match="fits max_length 64"):
+        evaluate(settings_of(names, data, cache, max_length=64))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_partners_are_of_another_post_and_used_once(seed: int) -> None:
+    numbers = np.random.default_rng(seed)
+    posts = numbers.integers(0, int(numbers.integers(2, 12)), int(numbers.integers(2, 40)))
+    partner = partners(posts, seed)
+    if 2 * np.bincount(posts).max() > len(posts):
+        assert partner is None
+    else:
+        assert partner is not None
+        assert sorted(partner) == list(range(len(posts)))
+        assert (posts[partner] != posts).all()
+        np.testing.assert_array_equal(partner, partners(posts, seed))
+
+
+def test_partners_come_by_the_seed() -> None:
+    posts = np.arange(50)
+    first, second = partners(posts, 0), partners(posts, 1)
+    assert first is not None
+    assert second is not None
+    assert (first != second).mean() > 0.8

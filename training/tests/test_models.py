@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import orjson
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+
+from everyuser_train.base import UsageError
+from everyuser_train.models import PACKAGED, adapter_base, load_model, load_tokenizer, resolve, trained_method
+from tests.tiny import save_tiny, tiny_tokenizer
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    save_tiny(tmp_path / "base")
+    return tmp_path
+
+
+def test_a_folder_loads_in_the_asked_dtype_ready_to_evaluate(folder: Path) -> None:
+    model = load_model(str(folder / "base"), dtype="bfloat16", device="cpu")
+
+    assert model.dtype == torch.bfloat16
+    assert not model.training
+
+
+def test_adapters_load_with_their_base_and_its_tokenizer(folder: Path) -> None:
+    base = load_model(str(folder / "base"), dtype="float32", device="cpu")
+    get_peft_model(base, LoraConfig(r=2, target_modules="all-linear")).save_pretrained(folder / "adapters")
+
+    model = load_model(str(folder / "adapters"), dtype="float32", device="cpu")
+
+    assert adapter_base(str(folder / "adapters")) == (str(folder / "base"), None)
+    assert adapter_base(str(folder / "base")) is None
+    assert any("lora_A" in name for name, _ in model.named_parameters())
+    assert load_tokenizer(str(folder / "adapters")).chat_template is not None
+
+
+def test_the_packaged_model_is_known_under_adapters_of_another_machine(tmp_path: Path) -> None:
+    path = tmp_path / "adapter_config.json"
+    path.write_bytes(
+        orjson.dumps({"base_model_name_or_path": "/elsewhere/everyuser/smollm2-135m-instruct-q4_1", "revision": None})
+    )
+
+    assert adapter_base(str(tmp_path)) == (PACKAGED, None)
+
+
+def test_a_tokenizer_gets_a_padding_token(folder: Path) -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.pad_token = None
+    tokenizer.save_pretrained(folder / "base")
+
+    assert load_tokenizer(str(folder / "base")).pad_token == "</s>"
+
+
+def test_a_model_without_chat_template_is_refused(folder: Path) -> None:
+    (folder / "base" / "chat_template.jinja").unlink()
+
+    with pytest.raises(UsageError, match="has no chat template"):
+        load_tokenizer(str(folder / "base"))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("packaged:other", PACKAGED), ("./no-such-folder", "no model there"), ("~/no-such-folder", "no model there")],
+)
+def test_what_is_no_model_is_named(name: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        resolve(name)
+
+
+def test_a_broken_folder_is_one_line(folder: Path) -> None:
+    (folder / "base" / "model.safetensors").unlink()
+
+    with pytest.raises(UsageError, match="cannot be loaded") as caught:
+        load_model(str(folder / "base"), device="cpu")
+    assert "\n" not in str(caught.value)
+
+
+def test_the_method_is_read_from_the_run(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_bytes(orjson.dumps({"config": {"persona": {"method": "pba"}}}))
+
+    assert trained_method(str(tmp_path)) == "pba"
+    assert trained_method("owner/model") is None

@@ -1,0 +1,172 @@
+"""Which parts of a persona are used: counter-based and uniform for training, the first ones for evaluation."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from everyuser_train.base import UsageError
+from everyuser_train.config import PersonaConfig
+from everyuser_train.examples import Example, PairItem, UgcItem
+from everyuser_train.personas import NO_PERSONA, Persona, draw, fixed
+from everyuser_train.space import Dimension, Space
+
+SPACE = Space(
+    "two", (Dimension("age", "Young?", "Young", "Older"), Dimension("humor", "Funny?", "Likes humor", "Serious"))
+)
+ICA = PersonaConfig(method="ica")
+
+
+def _levels(*levels: int) -> Any:
+    return np.array(levels, dtype=np.int8)
+
+
+def _example(number: int = 0, ugc: int = 4, pair: int = 4, **fields: Any) -> Example:
+    example = Example(
+        number=number,
+        id=str(number),
+        post="p",
+        prompt="post",
+        chosen="a",
+        rejected="b",
+        direction=_levels(1, 0),
+        profile=None,
+        portrait="A student.",
+        ugc=tuple(UgcItem(f"u{k}", "c", _levels(1, -1)) for k in range(ugc)),
+        pair=tuple(PairItem(f"q{k}", "a", "b", _levels(0, -1)) for k in range(pair)),
+    )
+    return replace(example, **fields)
+
+
+def _names(persona: Persona) -> list[str]:
+    return [item.prompt for item in persona.ugc] + [item.prompt for item in persona.pair]
+
+
+def test_a_draw_depends_on_seed_epoch_and_number_alone() -> None:
+    cases = [(seed, epoch, number) for seed in (0, 1) for epoch in (0, 1) for number in range(50)]
+    drawn = {case: _names(draw(_example(case[2]), ICA, SPACE, case[0], case[1])) for case in cases}
+    random.Random(0).shuffle(cases)
+    assert all(_names(draw(_example(c[2]), ICA, SPACE, c[0], c[1])) == drawn[c] for c in cases)
+    runs: list[list[list[str]]] = [
+        [drawn[seed, epoch, n] for n in range(50)] for seed, epoch in ((0, 0), (0, 1), (1, 0))
+    ]
+    assert runs[0] != runs[1]
+    assert runs[0] != runs[2]
+    assert len({tuple(names) for names in runs[0]}) > 30
+
+
+def test_draws_are_the_same_in_every_version() -> None:
+    # A resumed run must see the same personas after an upgrade of numpy.
+    assert [_names(draw(_example(number), ICA, SPACE, 3, 1)) for number in (0, 1, 10**12)] == [
+        ["u2", "u0", "q3", "q2"],
+        ["u2", "u0", "u3", "u1"],
+        ["u2", "u0", "u1", "q2", "q1", "q0"],
+    ]
+
+
+def test_a_kind_is_drawn_alike_with_and_without_the_other() -> None:
+    alone = PersonaConfig(method="ica", parts=("pair",))
+    for number in range(20):
+        both = draw(_example(number), ICA, SPACE, 0, 0)
+        assert _names(draw(_example(number), alone, SPACE, 0, 0)) == _names(both._replace(ugc=()))
+
+
+def test_counts_items_and_places_are_uniform_and_without_repeats() -> None:
+    personas = [draw(_example(number), ICA, SPACE, 0, 0) for number in range(5000)]
+    counts = Counter(len(persona.ugc) for persona in personas)
+    assert sorted(counts) == [0, 1, 2, 3, 4]
+    assert all(abs(count - 1000) < 130 for count in counts.values())  # 4.6 standard deviations
+    firsts = Counter(persona.ugc[0].prompt for persona in personas if persona.ugc)
+    assert all(abs(count - 1000) < 130 for count in firsts.values())
+    assert all(len(set(_names(persona))) == len(_names(persona)) for persona in personas)
+    both = np.corrcoef([len(persona.ugc) for persona in personas], [len(persona.pair) for persona in personas])
+    assert abs(both[0, 1]) < 0.07
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "there", "seen"),
+    [(0, 4, 2, {0, 1, 2}), (2, 3, 4, {2, 3}), (3, 4, 2, {2}), (0, 0, 4, {0}), (1, 4, 0, {0})],
+)
+def test_bounds_are_at_most_what_is_there(low: int, high: int, there: int, seen: set[int]) -> None:
+    config = PersonaConfig(method="ica", items_min=low, items_max=high)
+    assert {len(draw(_example(number, ugc=there), config, SPACE, 0, 0).ugc) for number in range(60)} == seen
+
+
+@pytest.mark.parametrize("parts", [("ugc",), ("pair",), ("demo",), ("ugc", "demo")])
+def test_parts_that_are_not_asked_for_are_empty(parts: Sequence[Any]) -> None:
+    drawn = draw(_example(), PersonaConfig(method="ica", parts=tuple(parts), items_min=1), SPACE, 0, 0)
+    taken = fixed(_example(), parts, 2, "ica", "target", SPACE)
+    for persona in (drawn, taken):
+        assert bool(persona.ugc) == ("ugc" in parts)
+        assert bool(persona.pair) == ("pair" in parts)
+        assert bool(persona.portrait) == ("demo" in parts)
+
+
+def test_fixed_takes_the_first() -> None:
+    assert _names(fixed(_example(), ("ugc", "pair"), 2, "ica", "target", SPACE)) == ["u0", "u1", "q0", "q1"]
+    assert len(_names(fixed(_example(), ("ugc", "pair"), 16, "ica", "target", SPACE))) == 8
+    assert fixed(_example(), (), 4, "ica", "target", SPACE) == NO_PERSONA
+
+
+def test_ica_needs_no_space_and_no_direction() -> None:
+    assert fixed(_example(direction=None), ("demo",), 0, "ica", "history", None).portrait == "A student."
+
+
+def test_target_profile_is_the_example_s_own_words_or_its_direction_s() -> None:
+    assert fixed(_example(profile="Prefers tea"), (), 0, "pba", "target", None).profile == "Prefers tea"
+    assert fixed(_example(), (), 0, "pba", "target", SPACE).profile == "Young"
+    assert draw(_example(), PersonaConfig(method="pba"), SPACE, 0, 0).profile == "Young"
+
+
+@pytest.mark.parametrize(
+    ("parts", "items", "profile"),
+    [
+        (("ugc",), 2, "Young, Serious"),
+        (("pair",), 2, "Serious"),
+        (("demo",), 0, "Young"),
+        (("ugc", "pair"), 1, "Young, Serious"),
+        (("pair", "demo"), 1, "Young, Serious"),
+        (("pair", "demo"), 4, "Serious"),
+        (("ugc", "pair"), 0, ""),
+        ((), 4, ""),
+    ],
+)
+def test_history_profile_is_what_the_used_parts_say_together(parts: Sequence[Any], items: int, profile: str) -> None:
+    assert fixed(_example(), parts, items, "pba", "history", SPACE).profile == profile
+
+
+def test_the_example_s_direction_counts_only_with_a_portrait() -> None:
+    assert fixed(_example(portrait=""), ("demo",), 0, "pba", "history", SPACE).profile == ""
+    persona = fixed(_example(portrait="", ugc=1), ("ugc", "demo"), 1, "pba", "history", SPACE)
+    assert persona.profile == "Young, Serious"
+
+
+def test_parts_without_a_direction_leave_the_word_to_the_others() -> None:
+    example = _example(direction=None, pair=0, ugc=1)
+    example = replace(example, ugc=(*example.ugc, UgcItem("u", "c")))
+    assert fixed(example, ("ugc", "demo"), 2, "pba", "history", SPACE).profile == "Young, Serious"
+
+
+def test_profiles_that_cannot_be_told() -> None:
+    nothing = _example(direction=None, ugc=0, pair=1)
+    nothing = replace(nothing, pair=(PairItem("q", "a", "b"),))
+    with pytest.raises(UsageError, match="neither a direction nor a profile"):
+        fixed(nothing, (), 0, "pba", "target", SPACE)
+    with pytest.raises(UsageError, match="no part of the persona"):
+        fixed(nothing, ("pair",), 1, "pba", "history", SPACE)
+    with pytest.raises(UsageError, match="no preference space"):
+        fixed(_example(), (), 0, "pba", "target", None)
+    with pytest.raises(UsageError, match="no preference space"):
+        draw(_example(), PersonaConfig(method="pba", direction="history", items_min=1), None, 0, 0)
+
+
+def test_flipped_examples_say_the_opposite() -> None:
+    flipped = _example(direction=_levels(1, -1), profile="Young, Serious").flipped()
+    assert fixed(flipped, ("demo",), 0, "pba", "target", SPACE).profile == "Older, Likes humor"
+    assert fixed(flipped, ("ugc", "pair", "demo"), 4, "pba", "history", SPACE).profile == "Likes humor"

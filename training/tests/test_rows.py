@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+from collections import Counter
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import orjson
+import pytest
+
+from everyuser_train import data, personas, prompts
+from everyuser_train.base import UsageError, UserError
+from everyuser_train.config import FitConfig
+from everyuser_train.rows import lay_out, order, places, streamed
+from tests.small import small_config
+from tests.tiny import TEMPLATE, tiny_tokenizer
+
+
+def test_an_order_is_a_permutation_of_seed_and_epoch_alone() -> None:
+    first = order(1, 0, 50)
+
+    assert sorted(first) == list(range(50))
+    np.testing.assert_array_equal(first, order(1, 0, 50))
+    assert first.tolist() != order(1, 1, 50).tolist()
+    assert first.tolist() != order(2, 0, 50).tolist()
+
+
+@pytest.mark.parametrize("rows", [1, 5, 10, 17])
+def test_places_fill_epoch_after_epoch(rows: int) -> None:
+    found = list(places(0, 5, rows))
+
+    assert len(found) == rows
+    assert [epoch for epoch, _ in found] == [k // 5 for k in range(rows)]
+    counts = Counter(example for _, example in found)
+    assert max(counts.values()) - min(counts.get(k, 0) for k in range(5)) <= 1
+
+
+def test_each_epoch_has_personas_of_its_own_and_the_replies_as_they_are(tmp_path: Path) -> None:
+    config = small_config(tmp_path, "training.epochs=2", rows=8)
+    tokenizer = tiny_tokenizer()
+
+    found = lay_out(config, tokenizer, tmp_path / "rows")
+
+    examples = data.load(config.data.path, "train").examples
+    assert len(found.train) == 16
+    for row, (epoch, number) in zip(found.train, places(config.seed, 8, 16), strict=True):
+        example = examples[number]
+        persona = personas.draw(example, config.persona, None, config.seed, epoch)
+        assert row["prompt"] == prompts.messages("ica", example.prompt, persona)
+        assert row["chosen"] == [{"role": "assistant", "content": example.chosen}]
+        assert row["rejected"] == [{"role": "assistant", "content": example.rejected}]
+    assert found.train["prompt"][:8] != found.train["prompt"][8:]
+
+
+def test_rows_are_laid_out_once(tmp_path: Path) -> None:
+    config = small_config(tmp_path)
+    first = lay_out(config, tiny_tokenizer(), tmp_path / "rows")
+    Path(config.data.path).unlink()
+
+    again = lay_out(config, tiny_tokenizer(), tmp_path / "rows")
+
+    assert again.train["prompt"] == first.train["prompt"]
+    assert again.facts == first.facts
+
+
+def test_the_fingerprint_is_of_what_the_rows_say(tmp_path: Path) -> None:
+    config = small_config(tmp_path)
+    other = config.model_copy(update={"seed": 1})
+
+    prints = [
+        lay_out(settings, tiny_tokenizer(), tmp_path / name).facts["train"]["fingerprint"]
+        for settings, name in ((config, "a"), (config, "b"), (other, "c"))
+    ]
+
+    assert prints[0] == prints[1] != prints[2]
+
+
+def test_max_steps_decide_how_many_rows(tmp_path: Path) -> None:
+    config = small_config(tmp_path, "training.max_steps=3")
+
+    assert len(lay_out(config, tiny_tokenizer(), tmp_path / "rows").train) == 12
+
+
+def test_rows_that_do_not_fit_are_left_out_and_counted(tmp_path: Path) -> None:
+    config = small_config(tmp_path, "training.epochs=1")
+    path = Path(config.data.path)
+    rows = orjson.loads(path.read_bytes())
+    rows[0]["chosen"] = "word " * 500
+    path.write_bytes(orjson.dumps(rows))
+
+    facts = lay_out(config, tiny_tokenizer(), tmp_path / "rows").facts["train"]
+
+    assert (facts["examples"], facts["rows"], facts["too_long"]) == (16, 15, 1)
+
+
+def test_nothing_that_fits_is_an_error(tmp_path: Path) -> None:
+    config = small_config(tmp_path, "training.max_length=32")
+
+    with pytest.raises(UsageError, match=r"no example of .* fits training.max_length of 32 tokens"):
+        lay_out(config, tiny_tokenizer(), tmp_path / "rows")
+    assert not (tmp_path / "rows").exists()
+
+
+def test_a_template_that_changes_the_prompt_is_refused(tmp_path: Path) -> None:
+    tokenizer = tiny_tokenizer(TEMPLATE.replace("{% if add", "{% if add_generation_prompt %}>{% endif %}{% if add"))
+
+    with pytest.raises(UserError, match="chat template"):
+        lay_out(small_config(tmp_path), tokenizer, tmp_path / "rows")
+
+
+def with_splits(config: FitConfig, folder: Path) -> FitConfig:
+    """The same data as a folder with two splits, the second of four rows."""
+    from datasets import load_dataset
+
+    rows = load_dataset("json", data_files=config.data.path, split="train", cache_dir=str(folder / "cache"))
+    rows.to_parquet(folder / "splits" / "data" / "train-00000-of-00001.parquet")
+    rows.select(range(4)).to_parquet(folder / "splits" / "data" / "validation-00000-of-00001.parquet")
+    return config.model_copy(update={"data": config.data.model_copy(update={"path": str(folder / "splits")})})
+
+
+def test_a_split_to_evaluate_on_is_laid_out_in_its_order(tmp_path: Path) -> None:
+    config = with_splits(small_config(tmp_path), tmp_path)
+
+    found = lay_out(config, tiny_tokenizer(), tmp_path / "rows")
+
+    assert found.evaluation is not None
+    assert [row["chosen"][0]["content"] for row in found.evaluation] == [
+        example.chosen for example in data.load(config.data.path, "validation").examples
+    ]
+
+
+def test_a_stream_has_no_end_and_draws_anew(tmp_path: Path) -> None:
+    config = with_splits(small_config(tmp_path, "training.max_steps=2", "data.streaming=true"), tmp_path)
+
+    found = streamed(config, tiny_tokenizer())
+    rows = list(islice(found.train, 32))
+
+    assert [row["chosen"] for row in rows[:16]] == [row["chosen"] for row in rows[16:]]
+    assert [row["prompt"] for row in rows[:16]] != [row["prompt"] for row in rows[16:]]
+    assert len(found.evaluation or ()) == 4
