@@ -22,7 +22,7 @@ from pipeline.generation.stage import close_generator
 from pipeline.leaks import find_shared_replies
 from pipeline.mining import gather
 from pipeline.plan import BuildPlan, ShardSpec
-from pipeline.prepare import locked, prepare, with_threads, write_manifest
+from pipeline.prepare import MANIFEST, abandon, locked, prepare, with_threads, write_manifest
 from pipeline.shards import read_meta
 from schemas.base import UsageError, UserError
 from schemas.config import BuildConfig
@@ -88,9 +88,10 @@ def build(
             summary = _summary(plan, started, time.monotonic() - clock, status)
             progress.forget(output)
             manifest = manifest.model_copy(update={"runs": (*manifest.runs, summary)})
-            # Where the disk is full this fails too, and must not hide the first error.
+            # Where the disk is full this fails too, and must not hide the first error. An abandoned build has none.
             with contextlib.suppress(UserError):
-                write_manifest(output, manifest)
+                if (output / MANIFEST).exists():
+                    write_manifest(output, manifest)
         return manifest
 
 
@@ -131,7 +132,12 @@ def _with_threads(plan: BuildPlan, run: Runner, observer: Observer) -> BuildPlan
                         phase(pipeline, plan, todo)
             finally:
                 observer.phase_ends()
-        index = gather.index(plan)
+        try:
+            index = gather.index(plan)
+            with_threads(plan, index)
+        except UsageError:
+            abandon(plan)
+            raise
         observer.gathered(index.counts)
     gather.forget_events(plan)
     return with_threads(plan, index)

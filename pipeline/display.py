@@ -103,7 +103,9 @@ class Display(Observer):
         """What was built, where, and how to load it."""
         counts = manifest.counts
         attempts = counts.pairs_accepted + sum(
-            number for reason, number in counts.rejected.items() if not reason.startswith(("assemble", "portrait"))
+            number
+            for reason, number in counts.rejected.items()
+            if not reason.startswith(("annotate", "assemble", "portrait"))
         )
         splits: dict[str, int] = {}
         for entry in manifest.files:

@@ -75,6 +75,7 @@ def write_card(plan: BuildPlan, counts: Counts, files: Sequence[FileEntry]) -> N
     total = sum(size[split] for split in present)
     reasons = "\n".join(f"| {reason} | {number} |" for reason, number in counts.rejected.items())
     funnel = f"\n| rejected attempts | count |\n|---|---|\n{reasons}\n" if reasons else ""
+    mirrored = " Every pair occurs twice, mirrored." if plan.config.mirror else ""
     write_text(
         plan.output / "README.md",
         f"""---
@@ -97,10 +98,10 @@ tags:
 
 Personalised preference pairs, built with everyuser in the format of AlignX. Each row holds a post (`prompt`), two
 replies, the direction of the person who prefers `chosen` (`Preference Direction`, and in words `profile`), and that
-person's history and portrait. Every pair occurs twice, mirrored.
+person's history and portrait.{mirrored}
 
 {counts.examples} examples from {counts.pairs_accepted} pairs, of {counts.pairs_asked} asked for. Model:
-`{plan.config.generation.model}`. Fingerprint: `{plan.fingerprint[:16]}`; `manifest.json` holds the rest, and
+{_model(plan)}. Fingerprint: `{plan.fingerprint[:16]}`; `manifest.json` holds the rest, and
 `preference_space.yaml` the dimensions in the order of the direction's numbers.
 {funnel}
 ```python
@@ -110,3 +111,12 @@ dataset = load_dataset("PATH_OR_ID_OF_THIS_FOLDER")
 ```
 """,
     )
+
+
+def _model(plan: BuildPlan) -> str:
+    """Who wrote or annotated the replies, and the portraits."""
+    config = plan.config
+    is_given = config.mining is not None and config.mining.annotation.mode == "given" and not config.sampled_pairs
+    if is_given and config.portrait == "template":
+        return "none (levels were given)"
+    return f"`{config.generation.model}`"

@@ -10,6 +10,7 @@ import importlib.metadata
 import itertools
 import json
 import os
+import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -164,20 +165,30 @@ def with_threads(plan: BuildPlan, index: Index) -> BuildPlan:
     """The plan of a build of which the threads are gathered. Raises `UsageError` where they are too few."""
     complete = dataclasses.replace(plan, threads=index.splits)
     mined = [spec for spec in complete.shards() if spec.source == "mined"]
+    each = plan.config.mining.pairs_per_post if plan.config.mining else 1
     for split, threads in index.splits.items():
-        _check_histories(plan.config, split, threads, mined)
+        _check_histories(plan.config, split, threads, mined, each)
     return complete
 
 
-def _check_histories(config: BuildConfig, split: str, posts: int, shards: Sequence[ShardSpec]) -> None:
-    """Refuse a build in which no history of a split can be filled, before anything is generated."""
+def abandon(plan: BuildPlan) -> None:
+    """Leave the folder to another configuration: nothing was built of this one."""
+    (plan.output / MANIFEST).unlink(missing_ok=True)
+    shutil.rmtree(plan.output / "threads", ignore_errors=True)
+
+
+def _check_histories(config: BuildConfig, split: str, posts: int, shards: Sequence[ShardSpec], each: int = 1) -> None:
+    """Refuse a build in which no history of a split can be filled, before anything is generated.
+
+    `each` pairs of a shard have the same post.
+    """
     items = config.history.ugc + config.history.pair
     sizes = [spec.count for spec in shards if spec.split == split]
     if sizes and not posts:
         raise UsageError(f"splits: '{split}' gets pairs but no post; use more posts, or set splits.{split} to 0")
     if not sizes or not items:
         return
-    reach = min(sizes) * min(len(sizes), 1 + config.history.blocks)
+    reach = min(sizes) // each * min(len(sizes), 1 + config.history.blocks)
     if min(posts, reach) > items:
         return
     if posts <= reach:

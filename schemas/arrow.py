@@ -62,5 +62,5 @@ def _feature(arrow: pa.DataType) -> Mapping[str, Any]:
         return {"feature": _feature(arrow.value_type), "_type": "List"}
     if pa.types.is_struct(arrow):
         return {field.name: _feature(field.type) for field in arrow}
-    names = {"double": "float64"}
+    names = {"double": "float64", "float": "float32"}
     return {"dtype": names.get(str(arrow), str(arrow)), "_type": "Value"}

@@ -48,7 +48,8 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> BuildConfig:
 
 def _completed(document: dict[str, Any]) -> dict[str, Any]:
     """A section without keys is its defaults, and an engine without a kind is vLLM."""
-    sections = {name for name, field in BuildConfig.model_fields.items() if _models_in(field.annotation)}
+    # `mining` is the one section that may be absent.
+    sections = {name for name, field in BuildConfig.model_fields.items() if _models_in(field.annotation)} - {"mining"}
     completed = {key: {} if value is None and key in sections else value for key, value in document.items()}
     if isinstance(completed.get("engine"), dict):
         completed["engine"] = {"kind": "vllm"} | completed["engine"]
@@ -102,7 +103,8 @@ def _explain(model: type[BaseModel], problem: Any) -> str:
         return f"'{key}' is required"
     message = problem["msg"].removeprefix("Value error, ")
     given = problem.get("input")
-    return f"'{key}': {message}" + (f" (found {given!r})" if isinstance(given, (str, int, float, bool)) else "")
+    where = f"'{key}': " if key else ""
+    return f"{where}{message}" + (f" (found {given!r})" if isinstance(given, (str, int, float, bool)) else "")
 
 
 def _keys_beside(model: type[BaseModel], location: Iterable[Any]) -> set[str]:

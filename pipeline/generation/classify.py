@@ -28,6 +28,11 @@ class Transient:
     reason: str
     detail: str
 
+    @property
+    def was_answered(self) -> bool:
+        """Whether a server did answer, so that it is alive."""
+        return self.reason == "garbled" or self.reason.startswith("http_")
+
 
 def classify(
     request: AnyRequest, status: int, headers: Mapping[str, str], payload: bytes, url: str

@@ -268,6 +268,9 @@ class Client:
                 waited += pause
                 await asyncio.sleep(pause)
                 continue
+            if answer.was_answered and retries == self._config.retries:
+                return Failure(answer.reason, answer.detail)
+            # Also long enough to learn that the server has died.
             await asyncio.sleep(_pause(retries))
             if self._endpoints.life() != endpoint.life:
                 self._failing_since = None

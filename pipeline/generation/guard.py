@@ -97,8 +97,9 @@ class Guard:
         self._clients.add(writer)
         self._send(writer)
         self._met.set()
-        with contextlib.suppress(OSError):
-            await reader.read()  # Returns when the client closes, or dies.
+        # Returns when the client closes, or dies; is cancelled when the guard ends before that.
+        with contextlib.suppress(OSError, asyncio.CancelledError):
+            await reader.read()
         self._clients.discard(writer)
         self._left.set()
         writer.close()

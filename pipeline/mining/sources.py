@@ -122,9 +122,16 @@ def read_events(piece: Slice, config: MiningConfig, space: PreferenceSpace, coun
     else:
         rows = _rows(piece)
     if source.kind != "threads":
-        rows = enumerate(ADAPTERS[source.kind](row for _, row in rows))
+        rows = enumerate(_adapted(source.kind, rows, piece.path))
     by_byte = source.kind == "threads" and piece.path.endswith(_LINES)
     yield from _threads(rows, piece.path, space, filters, by_byte)
+
+
+def _adapted(kind: str, rows: Iterator[tuple[int, Mapping[str, Any]]], path: str) -> Iterator[Mapping[str, Any]]:
+    try:
+        yield from ADAPTERS[kind](row for _, row in rows)
+    except UsageError as error:
+        raise error if path in str(error) else UsageError(f"{path}: {error}") from None
 
 
 class _Filters:

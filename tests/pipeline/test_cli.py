@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from pipeline import build as pipeline_build
 from pipeline.cli import app
 from preference_space.space import load_space
-from tests.pipeline.helpers import TINY, rows_of, write_jsonl
+from tests.pipeline.helpers import TINY, mining, rows_of, thread, write_jsonl, write_threads
 from tests.stub import StubServer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -195,6 +195,107 @@ def test_unknown_beam_option_is_not_silently_ignored(tmp_path: Path) -> None:
 
     assert result.code == 2
     assert "--direct_num_wokers" in result.err
+
+
+def mining_file(folder: Path, stub: StubServer | None = None, **keys: Any) -> str:
+    """The configuration of a build that mines fifty threads."""
+    section = mining(write_threads(folder / "threads.jsonl", 50), annotation={"dimensions": ["age_group", "gender"]})
+    return config_file(folder, stub, **{"pairs": None, "mining": section} | keys)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "parts"),
+    [
+        (["mining.cluster=4"], ["unknown key 'mining.cluster'; did you mean 'clusters'?"]),
+        (["mining.annotation.mod=json"], ["unknown key 'mining.annotation.mod'; did you mean 'mode'?"]),
+        (["mining.source.pth=x"], ["unknown key 'mining.source.pth'; did you mean 'path'?"]),
+        (["mining.source.comments=[x]"], ["unknown key 'mining.source.comments'; known here: ", "path"]),
+        (["mining.source.kind=forum"], ["'mining.source'", "forum", "'dump', 'threads', 'ultrafeedback'"]),
+        (["mining.annotation.mode=chioce"], ["'mining.annotation.mode'", "'choice', 'json' or 'given'", "'chioce'"]),
+        (["mining.source.path=[nowhere.jsonl]"], ["mining.source.path: ", "nowhere.jsonl: no such file"]),
+        (["mining.source.path=['nowhere-*.jsonl']"], ["mining.source.path: no file fits ", "nowhere-*.jsonl"]),
+        (["mining.source.path=[threads.txt]"], ["mining.source.path: ", "threads.txt is not one of .jsonl"]),
+        (["mining.source.path=[hf://a/b, threads.jsonl]"], ["'mining.source': a dataset of the Hub must be the only"]),
+        (["mining.annotation.dimensions=[opennes]"], ["mining.annotation.dimensions: ", "did you mean 'openness'?"]),
+        (["mining.share=0.5"], ["'pairs' is required where mining.share is less than 1"]),
+        (["mining.bots=['(']"], ["'mining.bots': '(' is not a regular expression"]),
+        (["mining.margin_min=0.9", "mining.margin_max=0.1"], ["'mining': margin_min is larger than margin_max"]),
+        # What only the threads themselves can tell.
+        (["mining.source.path=[empty.jsonl]"], ["mining.source: no thread is left of 0 posts"]),
+        (["pairs=500"], ["50 threads give 50 pairs at most, but 500 are asked for", "lower pairs"]),
+        (["mining.limit=5"], ["splits: 'validation' gets 1 ", "a history of 2 items needs 3"]),
+        (["mining.annotation.mode=given"], ["no thread is left of 50 posts", "responses/without_levels 250"]),
+        (["mining.min_words=200"], ["no thread is left of 50 posts", "responses/too_short 250"]),
+    ],
+)
+def test_wrong_mining_exits_with_2_and_one_line(tmp_path: Path, overrides: list[str], parts: list[str]) -> None:
+    (tmp_path / "empty.jsonl").touch()
+    arguments = [argument for override in overrides for argument in ("--set", override)]
+
+    result = Result("build", mining_file(tmp_path), "--output", str(tmp_path / "out"), *arguments)
+
+    assert_one_line(result, 2, *parts)
+
+
+@pytest.mark.parametrize(
+    ("row", "part"),
+    [
+        ('{"id": "a", "post": "x"}', "the row at byte 0 has no list 'responses'; it has id, post"),
+        ('{"id": "a", "post": "x", "responses": [3]}', "response 1 is neither a text nor an object with a 'text'"),
+        ("not JSON", "the line at byte 0 is not JSON"),
+        ("[1, 2]", "the line at byte 0 is not a JSON object"),
+        (
+            '{"post": "x", "responses": [{"text": "one two three four five six", "levels": {"opennes": 1}}]}',
+            "the space 'alignx' has no dimension 'opennes'",
+        ),
+    ],
+)
+def test_thread_that_cannot_be_read_exits_with_1_and_names_file_and_place(tmp_path: Path, row: str, part: str) -> None:
+    (tmp_path / "bad.jsonl").write_text(row + "\n")
+
+    config = mining_file(tmp_path)
+    result = Result("build", config, "--output", str(tmp_path / "out"), "--set", "mining.source.path=[bad.jsonl]")
+
+    assert_one_line(result, 1, str(tmp_path / "bad.jsonl"), part)
+
+
+def test_dump_without_its_comments_exits_with_2_and_one_line(tmp_path: Path) -> None:
+    config = config_file(tmp_path, pairs=None, mining={"source": {"kind": "dump", "submissions": ["RS.zst"]}})
+
+    assert_one_line(Result("build", config), 2, "'mining.source.comments' is required")
+
+
+def test_mined_build_says_what_became_of_the_threads_and_what_was_built(tmp_path: Path) -> None:
+    threads = [thread(k) for k in range(50)] + [thread(50, responses=1), thread(51, post="[deleted]")]
+    section = mining(write_jsonl(tmp_path / "threads.jsonl", threads))
+    with StubServer() as stub:
+        config = config_file(tmp_path, stub, pairs=None, mining=section, limits={"max_rejected": 1})
+        result = Result("build", config, "--output", str(tmp_path / "out"))
+
+    assert (result.code, result.err) == (0, "")
+    lines = result.out.splitlines()
+    assert lines[0] == f"building into {tmp_path / 'out'}"
+    assert "read: 1/1 slices, 302 posts and responses" in lines
+    assert "join: 1/1 parts" in lines
+    assert "threads: 50 used, of 52 posts and 251 responses read" in lines
+    assert "  dropped       1  posts/deleted" in lines
+    assert "  dropped       1  posts/too_few_responses" in lines
+    assert "pairs: 50 to build in 4 shards" in lines
+    assert any(line.startswith("pairs: 4/4 shards, 50/50 pairs, 100% accepted, 22500/22500 answers") for line in lines)
+    assert "from 50 pairs; 50 of 50 attempts accepted" in result.out
+    assert lines[-1] == f'load  datasets.load_dataset("{tmp_path / "out"}")'
+
+
+def test_mined_build_without_mirror_is_short_of_nothing_that_was_not_asked_for(tmp_path: Path) -> None:
+    with StubServer() as stub:
+        config = mining_file(tmp_path, stub, mirror=False, limits={"max_rejected": 1})
+        result = Result("build", config, "--output", str(tmp_path / "out"))
+
+    rows, lost = (len(rows_of(tmp_path / "out" / folder)) for folder in ("data", "rejected/examples"))
+    pool = len(rows_of(tmp_path / "out" / "pool"))
+    assert rows + lost == pool
+    assert f"built {rows} examples" in result.out
+    assert ("short of 50 asked for" in result.out) == (rows < 50)
 
 
 def test_folder_of_another_build_exits_with_2_and_names_the_key(built: tuple[Path, Result]) -> None:

@@ -438,13 +438,14 @@ def test_row_that_failed_by_circumstance_is_asked_again_by_a_resumed_run(source:
         return web.Response(text="not JSON")
 
     with pytest.raises(UserError):
-        run_build(tmp_path / "out", garbled, attempts=1, requests={"retries": 0}, **source.keys)
+        run_build(tmp_path / "out", garbled, attempts=1, requests={"retries": 0}, **source.crowded)
     for shard in (tmp_path / "out" / "pool").glob("*.parquet"):
         shard.unlink()
 
-    manifest, _ = run_build(tmp_path / "out", attempts=1, requests={"retries": 0}, **source.keys)
+    manifest, _ = run_build(tmp_path / "out", attempts=1, requests={"retries": 0}, **source.crowded)
 
-    assert manifest.counts.pairs_accepted == 60
+    assert manifest.counts.pairs_accepted > 50
+    assert not any(reason.endswith("/garbled") for reason in manifest.counts.rejected)
 
 
 def test_endpoint_that_does_not_answer_is_told_in_one_line(tmp_path: Path) -> None:

@@ -313,6 +313,45 @@ def test_example_that_breaks_a_rule_of_its_record_is_rejected_with_its_twin(tmp_
     assert (meta["examples"], meta["lost"]) == (22, 1)
 
 
+def test_example_whose_history_contradicts_it_is_rejected_with_its_twin(tmp_path: Path) -> None:
+    plan = plan_with_pool(tmp_path)
+    shard = portrayed(plan)
+    pool, (first, *rest) = shard.block.pool, shard.personas
+    clashes = (pool.directions * pool.directions[first.row] < 0).any(axis=1)
+    clashing = np.flatnonzero(clashes & (pool.posts != pool.posts[first.row]))
+    contradicting = History(clashing[:1], clashing[1:2], 0.5)
+    broken = replace(first, histories=(contradicting, contradicting.turned(pool)))
+
+    meta = store_examples(replace(shard, personas=[broken, *rest]), plan)
+
+    (rejection,) = rejections_of(plan, shard.spec)
+    assert (rejection["stage"], rejection["reason"]) == ("assemble", "schema")
+    assert "contradicts" in rejection["detail"]
+    assert (meta["examples"], meta["lost"]) == (22, 1)
+
+
+def test_without_mirror_only_the_first_example_of_each_pair_is_stored(tmp_path: Path) -> None:
+    plans = [plan_with_pool(tmp_path / name, mirror=mirror) for name, mirror in (("one", False), ("two", True))]
+
+    one, two = (stored(plan) for plan in plans)
+
+    assert len(one) == 12
+    assert not any(example["mirrored"] for example in one)
+    # All but the ids, which begin with the fingerprint.
+    told_apart = {"id": "", "pair_id": ""}
+    assert [example | told_apart for example in one] == [example | told_apart for example in two[::2]]
+
+
+def test_without_mirror_one_portrait_is_asked_for(tmp_path: Path) -> None:
+    plan = plan_with_pool(tmp_path, portrait="model", mirror=False)
+    asking = asked_portraits(plan)
+
+    meta = store_examples(taken(asking, plan, {3: reply("no")}), plan)
+
+    assert len(asking.requests()) == 12
+    assert (meta["examples"], meta["lost"]) == (11, 1)
+
+
 def test_stored_shards_are_the_same_bytes_every_time(tmp_path: Path) -> None:
     plans = [plan_with_pool(tmp_path / name) for name in ("here", "there")]
 

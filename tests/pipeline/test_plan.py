@@ -2,11 +2,12 @@ from __future__ import annotations
 
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pipeline.plan import BuildPlan, ShardSpec, apportion
-from tests.pipeline.helpers import NOWHERE, tiny
+from tests.pipeline.helpers import NOWHERE, mining, tiny
 
 SHARES = [
     {"train": 0.9, "validation": 0.05, "test": 0.05},
@@ -83,6 +84,64 @@ def test_shards_are_named_as_the_hub_names_them() -> None:
         "validation-00000-of-00001",
         "test-00000-of-00001",
     ]
+
+
+def mined_plan(threads: dict[str, int], share: float = 1.0, pairs_per_post: int = 1, **keys: Any) -> BuildPlan:
+    section = mining(Path("threads.jsonl"), share=share, pairs_per_post=pairs_per_post)
+    return BuildPlan(Path("out"), "f" * 64, tiny(**{"pairs": None, "mining": section} | keys), threads)
+
+
+def test_mined_shards_cover_every_pair_of_every_thread_once_and_cut_no_thread() -> None:
+    threads = {"train": 21, "validation": 7, "test": 0}
+
+    for each, shard_pairs in product((1, 3, 5), (1, 4, 16, 1000)):
+        shards = mined_plan(threads, pairs_per_post=each, shard_pairs=shard_pairs).shards()
+
+        covered = [(spec.split, spec.start + k) for spec in shards for k in range(spec.count)]
+        assert covered == [(split, k) for split, count in threads.items() for k in range(count * each)]
+        assert all(spec.start % each == spec.count % each == 0 for spec in shards)
+        assert all(0 < spec.count <= max(shard_pairs, each) for spec in shards)
+
+
+def test_shards_of_both_sources_are_numbered_together_the_sampled_ones_first() -> None:
+    plan = mined_plan({"train": 18, "validation": 6, "test": 6}, share=0.5, pairs=60)
+
+    assert [(spec.name, spec.source, spec.start, spec.count) for spec in plan.shards()] == [
+        ("train-00000-of-00004", "sampled", 0, 9),
+        ("train-00001-of-00004", "sampled", 9, 9),
+        ("train-00002-of-00004", "mined", 0, 9),
+        ("train-00003-of-00004", "mined", 9, 9),
+        ("validation-00000-of-00002", "sampled", 0, 6),
+        ("validation-00001-of-00002", "mined", 0, 6),
+        ("test-00000-of-00002", "sampled", 0, 6),
+        ("test-00001-of-00002", "mined", 0, 6),
+    ]
+
+
+def test_pairs_of_both_sources_have_different_ids() -> None:
+    plan = mined_plan({"train": 18, "validation": 6, "test": 6}, share=0.5, pairs=60)
+
+    ids = [spec.record_id("0123456789", spec.start + k) for spec in plan.shards() for k in range(spec.count)]
+
+    assert len(set(ids)) == len(ids) == 60
+    assert ids[0] == "01234567-train-0000000"
+    assert ids[18] == "01234567-train-mined-0000000"
+
+
+def test_build_that_mines_has_no_mined_shards_before_its_threads_are_counted() -> None:
+    assert mined_plan({}).shards() == []
+    assert {spec.source for spec in mined_plan({}, share=0.5, pairs=60).shards()} == {"sampled"}
+
+
+def test_threads_of_a_split_begin_after_those_of_the_splits_before() -> None:
+    plan = mined_plan({"train": 21, "validation": 7, "test": 5})
+
+    assert [plan.first_thread(split) for split in ("train", "validation", "test")] == [0, 21, 28]
+
+
+@pytest.mark.parametrize(("mirror", "sides"), [(True, (1, -1)), (False, (1,))])
+def test_pair_is_emitted_mirrored_unless_told_otherwise(mirror: bool, sides: tuple[int, ...]) -> None:
+    assert BuildPlan(Path("out"), "f" * 64, tiny(mirror=mirror)).sides == sides
 
 
 def test_path_of_a_shard_lies_in_its_folder() -> None:

@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 
-from pipeline.prepare import locked, prepare, read_manifest, write_manifest
+from pipeline.mining.gather import Index
+from pipeline.prepare import locked, prepare, read_manifest, with_threads, write_manifest
 from pipeline.resources import resources
 from pipeline.shards import read_shard
 from preference_space.space import load_space
 from prompts.renderer import load_templates
 from schemas.base import UsageError, UserError
-from tests.pipeline.helpers import NOWHERE, prepared, tiny, write_jsonl, write_posts
+from tests.pipeline.helpers import NOWHERE, mining, prepared, tiny, write_jsonl, write_posts, write_threads
 
 ROOT = Path(__file__).resolve().parents[2]
 TEMPLATES = ROOT / "prompts" / "templates"
@@ -191,6 +192,129 @@ def test_seed_file_and_templates_may_move(tmp_path: Path) -> None:
     assert after.fingerprint == before.fingerprint
 
 
+def mined(folder: Path, threads: int = 30, **keys: Any) -> dict[str, Any]:
+    """A section that mines a file of threads."""
+    return {"pairs": None, "mining": mining(write_threads(folder / "threads.jsonl", threads), **keys)}
+
+
+@pytest.mark.parametrize(
+    ("keys", "difference"),
+    [
+        ({"clusters": 4}, "mining.clusters is 3 there and 4 now"),
+        ({"share": 0.5}, "mining.share is 1.0 there and 0.5 now"),
+        ({"bots": ["x"]}, "mining.bots is "),
+        ({"annotation": {"prompts_per_call": 7}}, "mining.annotation.prompts_per_call is 30 there and 7 now"),
+        ({"annotation": {"mode": "json"}}, 'mining.annotation.mode is "choice" there and "json" now'),
+    ],
+)
+def test_other_mining_in_the_folder_is_refused_and_the_difference_named(
+    tmp_path: Path, keys: dict[str, Any], difference: str
+) -> None:
+    prepared(tmp_path / "build", tiny(**mined(tmp_path) | {"pairs": 60}))
+
+    with pytest.raises(UsageError) as refusal:
+        prepared(tmp_path / "build", tiny(**mined(tmp_path, **keys) | {"pairs": 60}))
+
+    assert f"holds another build: {difference}" in str(refusal.value)
+
+
+def test_build_that_mines_is_another_than_one_that_does_not(tmp_path: Path) -> None:
+    prepared(tmp_path / "build", tiny())
+
+    with pytest.raises(UsageError, match="holds another build: mining is null there and "):
+        prepared(tmp_path / "build", tiny(**mined(tmp_path) | {"pairs": 60}))
+
+
+def test_changed_thread_file_is_refused(tmp_path: Path) -> None:
+    prepared(tmp_path / "build", tiny(**mined(tmp_path, threads=30)))
+
+    with pytest.raises(UsageError, match=r"holds another build: mining\.content is "):
+        prepared(tmp_path / "build", tiny(**mined(tmp_path, threads=31)))
+
+
+def test_thread_files_may_move(tmp_path: Path) -> None:
+    before = prepared(tmp_path / "build", tiny(**mined(tmp_path)))
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "threads.jsonl").rename(tmp_path / "elsewhere" / "other.jsonl")
+
+    section = mining(tmp_path / "elsewhere" / "*.jsonl")
+
+    after = prepared(tmp_path / "build", tiny(pairs=None, mining=section))
+    assert after.fingerprint == before.fingerprint
+
+
+def test_build_that_only_mines_reads_no_posts(tmp_path: Path) -> None:
+    keys = mined(tmp_path) | {"seeds": {"path": str(tmp_path / "nowhere.jsonl")}}
+
+    prepared(tmp_path / "build", tiny(**keys))
+
+    manifest = read_manifest(tmp_path / "build")
+    assert manifest is not None
+    assert "seeds" not in manifest.parts
+    assert len(manifest.parts["mining"]["content"]) == 1
+    assert not (tmp_path / "build" / "seeds").exists()
+
+
+def test_build_of_both_sources_reads_posts_for_the_sampled_pairs_alone(tmp_path: Path) -> None:
+    plan = prepared(tmp_path / "build", tiny(**mined(tmp_path, share=0.5) | {"pairs": 60}))
+
+    manifest = read_manifest(tmp_path / "build")
+    assert manifest is not None
+    assert {"seeds", "mining"} <= manifest.parts.keys()
+    assert sum(spec.count for spec in plan.shards()) == 30
+    assert (tmp_path / "build" / "seeds" / "train.parquet").exists()
+
+
+def index_of(**splits: int) -> Index:
+    """What was gathered."""
+    return Index((sum(splits.values()),), splits, {})
+
+
+def test_split_with_too_few_threads_for_a_history_is_named(tmp_path: Path) -> None:
+    plan = prepared(tmp_path / "build", tiny(**mined(tmp_path)))
+
+    assert len(with_threads(plan, index_of(train=9, validation=3, test=3)).shards()) == 3
+    with pytest.raises(UsageError, match=r"splits: 'test' gets 2 \w+, but a history of 2 items needs 3"):
+        with_threads(plan, index_of(train=9, validation=3, test=2))
+
+
+def test_several_pairs_of_a_thread_are_no_more_posts_for_a_history(tmp_path: Path) -> None:
+    history = {"ugc": 1, "pair": 1, "min_support": 0, "blocks": 0}
+    plan = prepared(tmp_path / "build", tiny(**mined(tmp_path, pairs_per_post=4), shard_pairs=8, history=history))
+
+    # Shards of eight pairs, but of two posts.
+    with pytest.raises(UsageError, match=r"splits: 'train' gets .*, but a history of 2 items needs 3 different posts"):
+        with_threads(plan, index_of(train=30, validation=0, test=0))
+
+
+def test_unknown_slug_in_annotation_is_refused(tmp_path: Path) -> None:
+    keys = mined(tmp_path, annotation={"dimensions": ["opennes"]})
+
+    with pytest.raises(UsageError, match=r"^mining\.annotation\.dimensions: .*; did you mean 'openness'\?$"):
+        prepared(tmp_path / "build", tiny(**keys))
+
+
+@pytest.mark.parametrize("name", ["annotate", "annotate_json", "portrait_paper"])
+def test_template_of_mining_that_fails_is_told_before_the_first_row(tmp_path: Path, name: str) -> None:
+    folder = templates_with(
+        tmp_path / "own", name, "{{ response }}" if "annotate" in name else "{{ post }}", "{{ x.y }}"
+    )
+
+    with pytest.raises(UsageError, match=rf"{name}\.j2: "):
+        prepared(tmp_path / "build", tiny(templates=folder, **mined(tmp_path)))
+
+
+def test_folder_of_a_run_that_was_killed_while_it_gathered_threads_is_taken_over(tmp_path: Path) -> None:
+    before = prepared(tmp_path / "build", tiny(**mined(tmp_path)))
+    shuffle = tmp_path / "build" / "threads" / "shuffle"
+    shuffle.mkdir(parents=True)
+    (shuffle / ".tmp-00000-00000.jsonl-17").touch()
+
+    assert prepared(tmp_path / "build", tiny(**mined(tmp_path))) == before
+
+    assert list(tmp_path.rglob(".tmp-*")) == []
+
+
 @pytest.mark.parametrize("stranger", ["thesis.docx", "data", ".git"])
 def test_folder_that_holds_something_else_is_refused_and_left_alone(tmp_path: Path, stranger: str) -> None:
     (tmp_path / stranger).write_text("mine")
@@ -202,7 +326,7 @@ def test_folder_that_holds_something_else_is_refused_and_left_alone(tmp_path: Pa
 
 
 def test_folder_of_a_run_that_was_killed_at_once_is_taken_over(tmp_path: Path) -> None:
-    for folder in ("seeds", "templates", ".progress"):
+    for folder in ("seeds", "threads", "templates", ".progress"):
         (tmp_path / folder).mkdir()
     (tmp_path / ".tmp-manifest.json-17").touch()
     (tmp_path / "seeds" / ".tmp-train.parquet-17").touch()

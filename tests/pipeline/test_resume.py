@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import resource
 import signal
 import subprocess
@@ -18,7 +19,8 @@ from aiohttp import web
 from datasets import load_dataset
 
 from schemas.manifest import Manifest
-from tests.stub import StubServer, completion, good, good_text
+from tests.pipeline.helpers import number_of, thread, write_jsonl, write_threads
+from tests.stub import StubServer, choices, completion, completions, good, good_text
 
 CONFIG = """
 pairs: {pairs}
@@ -30,10 +32,25 @@ generation: {{model: stub}}
 engine: {engine}
 """
 
+MINED = """
+mining:
+  source: {kind: threads, path: ['threads*.jsonl']}
+  annotation: {dimensions: [demographics_and_traits, humor], min_confidence: 0.85}
+"""
+"""Eight questions about each response, in one call."""
 
-def write_config(folder: Path, engine: str, pairs: int = 200) -> Path:
+
+@pytest.fixture(scope="module", params=["sampled", "mined"])
+def source(request: pytest.FixtureRequest) -> str:
+    """Where the pairs come from."""
+    return str(request.param)
+
+
+def write_config(folder: Path, engine: str, source: str, pairs: int = 200) -> Path:
     path = folder / "build.yaml"
-    path.write_text(CONFIG.format(pairs=pairs, engine=engine))
+    path.write_text(CONFIG.format(pairs=pairs, engine=engine) + (MINED if source == "mined" else ""))
+    if source == "mined":
+        write_threads(folder / "threads.jsonl", pairs)
     return path
 
 
@@ -61,8 +78,10 @@ def shards(output: Path) -> dict[str, bytes]:
 
 
 async def sometimes_bad(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
-    """Good replies, cut-off ones, refusals and bad requests, as the request's seed has it."""
-    kind = body["seed"] % 11
+    """Good replies, cut-off ones, refusals and bad requests, as the request's number has it."""
+    kind = number_of(body) % 11
+    if kind in (0, 1) and "prompt" in body:
+        return completions([choice | {"text": "The", "logprobs": None} for choice in choices(body)])
     if kind == 0:
         return completion(good_text(body), finish_reason="length")
     if kind == 1:
@@ -73,51 +92,59 @@ async def sometimes_bad(request: web.Request, body: dict[str, Any]) -> web.Strea
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def built(source: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A build against a server with faults; its journal is what the tests replay."""
     folder = tmp_path_factory.mktemp("built")
     with StubServer(sometimes_bad) as stub:
-        config = write_config(folder, f"{{kind: openai, base_urls: ['{stub.url}'], in_flight: 16}}")
+        config = write_config(folder, openai(stub, in_flight=16), source)
         finish(config, folder / "out")
     assert len(list((folder / "out" / "data").glob("*.parquet"))) == 8
     return folder / "out"
 
 
-def replay_config(folder: Path, built: Path) -> Path:
-    return write_config(folder, f"{{kind: replay, journal: {built / 'journal'}}}")
+def openai(stub: StubServer, in_flight: int) -> str:
+    """The engine that asks a stub server."""
+    return f"{{kind: openai, base_urls: ['{stub.url}'], in_flight: {in_flight}}}"
 
 
-def test_another_window_gives_the_same_bytes(built: Path, tmp_path: Path) -> None:
+def replay(built: Path) -> str:
+    """The engine that reads a build's journal."""
+    return f"{{kind: replay, journal: {built / 'journal'}}}"
+
+
+def test_another_window_gives_the_same_bytes(built: Path, source: str, tmp_path: Path) -> None:
     with StubServer(sometimes_bad) as stub:
-        config = write_config(tmp_path, f"{{kind: openai, base_urls: ['{stub.url}'], in_flight: 3}}")
+        config = write_config(tmp_path, openai(stub, in_flight=3), source)
         finish(config, tmp_path / "out")
 
     assert shards(tmp_path / "out") == shards(built)
 
 
-def test_replay_gives_the_same_bytes_without_a_model(built: Path, tmp_path: Path) -> None:
-    finish(replay_config(tmp_path, built), tmp_path / "out")
+def test_replay_gives_the_same_bytes_without_a_model(built: Path, source: str, tmp_path: Path) -> None:
+    finish(write_config(tmp_path, replay(built), source), tmp_path / "out")
 
     assert shards(tmp_path / "out") == shards(built)
 
 
 @pytest.mark.parametrize("in_flight", [1, 500])
-def test_replay_with_another_window_gives_the_same_bytes(built: Path, tmp_path: Path, in_flight: int) -> None:
-    finish(replay_config(tmp_path, built), tmp_path / "out", "--set", f"engine.in_flight={in_flight}")
+def test_replay_with_another_window_gives_the_same_bytes(
+    built: Path, source: str, tmp_path: Path, in_flight: int
+) -> None:
+    finish(write_config(tmp_path, replay(built), source), tmp_path / "out", "--set", f"engine.in_flight={in_flight}")
 
     assert shards(tmp_path / "out") == shards(built)
 
 
-def test_replay_in_two_worker_processes_gives_the_same_bytes(built: Path, tmp_path: Path) -> None:
+def test_replay_in_two_worker_processes_gives_the_same_bytes(built: Path, source: str, tmp_path: Path) -> None:
     beam_options = ("--", "--direct_running_mode=multi_processing", "--direct_num_workers=2")
 
-    finish(replay_config(tmp_path, built), tmp_path / "out", *beam_options)
+    finish(write_config(tmp_path, replay(built), source), tmp_path / "out", *beam_options)
 
     assert shards(tmp_path / "out") == shards(built)
 
 
-def test_replay_killed_three_times_gives_the_same_bytes(built: Path, tmp_path: Path) -> None:
-    config, output = replay_config(tmp_path, built), tmp_path / "out"
+def test_replay_killed_three_times_gives_the_same_bytes(built: Path, source: str, tmp_path: Path) -> None:
+    config, output = write_config(tmp_path, replay(built), source), tmp_path / "out"
     for _ in range(3):
         before = len(shards(output))
         process = start(config, output)
@@ -131,8 +158,8 @@ def test_replay_killed_three_times_gives_the_same_bytes(built: Path, tmp_path: P
     assert not list(output.rglob(".tmp-*"))
 
 
-def test_replay_of_an_incomplete_journal_says_what_is_missing(built: Path, tmp_path: Path) -> None:
-    config = write_config(tmp_path, f"{{kind: replay, journal: {built / 'journal'}}}", pairs=210)
+def test_replay_of_an_incomplete_journal_says_what_is_missing(built: Path, source: str, tmp_path: Path) -> None:
+    config = write_config(tmp_path, replay(built), source, pairs=210)
 
     process = start(config, tmp_path / "out")
     said, _ = process.communicate(timeout=60)
@@ -141,41 +168,58 @@ def test_replay_of_an_incomplete_journal_says_what_is_missing(built: Path, tmp_p
     assert "lacks" in said.splitlines()[-1]
 
 
-def test_a_build_killed_half_way_repeats_at_most_the_requests_in_flight(tmp_path: Path) -> None:
+def repeated(stub: StubServer) -> int:
+    """What was asked again, in sequences: a call of choices is as many as it has questions."""
+    sizes = {number_of(body): len(body.get("prompt", [""])) for body in stub.bodies}
+    asked = Counter(map(number_of, stub.bodies))
+    return sum((asked[number] - 1) * size for number, size in sizes.items())
+
+
+# Two replies for a pair, or a call for each of a thread's five responses.
+REQUESTS = {"sampled": 2, "mined": 5}
+
+
+def test_a_build_killed_half_way_repeats_at_most_the_requests_in_flight(source: str, tmp_path: Path) -> None:
     async def slowly(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
         await asyncio.sleep(0.02)
         return await good(request, body)
 
+    pairs = {"sampled": 2000, "mined": 400}[source]
+    total = REQUESTS[source] * pairs
     with StubServer(slowly) as stub:
-        config = write_config(tmp_path, f"{{kind: openai, base_urls: ['{stub.url}'], in_flight: 64}}", pairs=2000)
+        config = write_config(tmp_path, openai(stub, in_flight=64), source, pairs)
         output = tmp_path / "out"
         process = start(config, output)
-        wait_until(lambda: len(stub.bodies) >= 2000, process)
+        wait_until(lambda: len(stub.bodies) >= total / 2, process)
         process.kill()
         process.communicate()
-        assert 2000 <= len(stub.bodies) < 3000
+        assert total / 2 <= len(stub.bodies) < total * 3 / 4
 
         finish(config, output)
 
-        asked = Counter(body["seed"] for body in stub.bodies)
-        assert len(asked) == 4000
-        assert sum(asked.values()) - len(asked) <= 64
+        assert len({number_of(body) for body in stub.bodies}) == total
+        assert repeated(stub) <= 64
 
     manifest = Manifest.model_validate_json((output / "manifest.json").read_bytes())
     assert manifest.status == "complete"
-    assert manifest.counts.examples == 4000
+    assert manifest.counts.examples == 2 * (pairs - manifest.counts.pairs_lost)
 
 
-def test_ctrl_c_stops_with_one_line_and_loses_nothing(tmp_path: Path) -> None:
+def heed_interrupts() -> None:
+    """Where the tests run in the background, SIGINT is ignored, and so by all that they start."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def test_ctrl_c_stops_with_one_line_and_loses_nothing(source: str, tmp_path: Path) -> None:
     async def slowly(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
         await asyncio.sleep(0.05)
         return await good(request, body)
 
     with StubServer(slowly) as stub:
-        config = write_config(tmp_path, f"{{kind: openai, base_urls: ['{stub.url}'], in_flight: 8}}")
-        # Where the tests run in the background, SIGINT is ignored, and so by all that they start.
-        heeding = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
-        process = start(config, tmp_path / "out", **heeding)
+        # Eight requests at once.
+        in_flight = {"sampled": 8, "mined": 64}[source]
+        config = write_config(tmp_path, openai(stub, in_flight), source)
+        process = start(config, tmp_path / "out", preexec_fn=heed_interrupts)
         wait_until(lambda: len(stub.bodies) >= 100, process)
         process.send_signal(signal.SIGINT)
         said, _ = process.communicate(timeout=60)
@@ -185,20 +229,21 @@ def test_ctrl_c_stops_with_one_line_and_loses_nothing(tmp_path: Path) -> None:
         assert "Traceback" not in said
         before = len(stub.bodies)
         finish(config, tmp_path / "out")
-        asked = Counter(body["seed"] for body in stub.bodies)
-        assert sum(asked.values()) - len(asked) <= 8
+        assert repeated(stub) <= in_flight
         assert before < len(stub.bodies)
 
     manifest = Manifest.model_validate_json((tmp_path / "out" / "manifest.json").read_bytes())
     assert [run.status for run in manifest.runs] == ["interrupted", "complete"]
 
 
-def test_a_full_disk_is_told_in_one_line_and_the_build_goes_on_when_there_is_space(built: Path, tmp_path: Path) -> None:
+def test_a_full_disk_is_told_in_one_line_and_the_build_goes_on_when_there_is_space(
+    built: Path, source: str, tmp_path: Path
+) -> None:
     def small_files_only() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (24_000, 24_000))
 
     with StubServer(sometimes_bad) as stub:
-        config = write_config(tmp_path, f"{{kind: openai, base_urls: ['{stub.url}'], in_flight: 16}}")
+        config = write_config(tmp_path, openai(stub, in_flight=16), source)
         process = start(config, tmp_path / "out", preexec_fn=small_files_only)
         said, _ = process.communicate(timeout=60)
         assert process.returncode == 1, said
@@ -211,13 +256,13 @@ def test_a_full_disk_is_told_in_one_line_and_the_build_goes_on_when_there_is_spa
     assert shards(tmp_path / "out") == shards(built)
 
 
-def test_a_second_build_in_the_same_folder_is_refused(tmp_path: Path) -> None:
+def test_a_second_build_in_the_same_folder_is_refused(source: str, tmp_path: Path) -> None:
     async def never(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
         await asyncio.sleep(60)
         return await good(request, body)
 
     with StubServer(never) as stub:
-        config = write_config(tmp_path, f"{{kind: openai, base_urls: ['{stub.url}']}}")
+        config = write_config(tmp_path, openai(stub, in_flight=64), source)
         first = start(config, tmp_path / "out")
         wait_until(lambda: len(stub.bodies) > 0, first)
 
@@ -230,12 +275,169 @@ def test_a_second_build_in_the_same_folder_is_refused(tmp_path: Path) -> None:
     assert f"another build is at work there (process {first.pid})" in said
 
 
-def test_another_build_in_a_folder_of_the_same_name_is_not_answered_from_a_cache(built: Path, tmp_path: Path) -> None:
+def test_another_build_in_a_folder_of_the_same_name_is_not_answered_from_a_cache(
+    built: Path, source: str, tmp_path: Path
+) -> None:
     folder = tmp_path / "elsewhere" / "out"
     with StubServer() as stub:
-        finish(write_config(tmp_path, f"{{kind: openai, base_urls: ['{stub.url}']}}", pairs=100), folder)
+        finish(write_config(tmp_path, openai(stub, in_flight=64), source, pairs=100), folder)
 
-    first, second = load_dataset(str(built)), load_dataset(str(folder))
+    first, second = (sum(split.num_rows for split in load_dataset(str(build)).values()) for build in (built, folder))
 
-    assert sum(split.num_rows for split in first.values()) != 200
-    assert sum(split.num_rows for split in second.values()) == 200
+    assert first == rows_in(built)
+    assert second == rows_in(folder)
+    assert first != second
+
+
+def rows_in(output: Path) -> int:
+    manifest = Manifest.model_validate_json((output / "manifest.json").read_bytes())
+    return manifest.counts.examples
+
+
+def test_changed_configuration_is_refused_and_the_key_named(built: Path, source: str, tmp_path: Path) -> None:
+    config = write_config(tmp_path, replay(built), source)
+    key, there = {"sampled": ("sampling.active_max", 6), "mined": ("mining.clusters", 3)}[source]
+
+    process = start(config, built, "--set", f"{key}=5")
+    said, _ = process.communicate(timeout=60)
+
+    assert process.returncode == 2
+    assert f"holds another build: {key} is {there} there and 5 now" in said
+
+
+def test_a_server_that_dies_is_restarted_and_the_bytes_are_the_same(source: str, tmp_path: Path) -> None:
+    (tmp_path / "here").mkdir()
+    (tmp_path / "there").mkdir()
+    with StubServer() as stub:
+        finish(write_config(tmp_path / "here", openai(stub, in_flight=16), source, pairs=60), tmp_path / "here" / "out")
+    server = [sys.executable, "-m", "tests.stub", "--log", str(tmp_path / "log"), "--die-after", "90"]
+    engine = json.dumps({"kind": "vllm", "command": server, "in_flight": 64, "restarts": 9})
+
+    finish(write_config(tmp_path / "there", engine, source, pairs=60), tmp_path / "there" / "out")
+
+    manifest = Manifest.model_validate_json((tmp_path / "there" / "out" / "manifest.json").read_bytes())
+    assert manifest.runs[-1].server_restarts > 0
+    assert shards(tmp_path / "there" / "out") == shards(tmp_path / "here" / "out")
+
+
+# While threads are gathered
+
+GATHERED = """
+pairs: 60
+mining:
+  source: {kind: threads, path: ['threads-*.jsonl']}
+  annotation: {dimensions: [demographics_and_traits, humor], min_confidence: 0.85}
+shard_pairs: 32
+history: {ugc: 1, pair: 1, min_support: 0}
+splits: {train: 0.6, validation: 0.2, test: 0.2}
+generation: {model: stub}
+"""
+FILES = 4
+
+
+@pytest.fixture(scope="module")
+def many_threads(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The configuration of a build that reads more threads than it uses, from several files; a server is missing."""
+    folder = tmp_path_factory.mktemp("many")
+    for number in range(FILES):
+        rows = (thread(2000 * number + k, responses=3) for k in range(2000))
+        write_jsonl(folder / f"threads-{number}.jsonl", rows)
+    config = folder / "build.yaml"
+    config.write_text(GATHERED)
+    return config
+
+
+@pytest.fixture(scope="module")
+def undisturbed(many_threads: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A build of those threads that nothing stopped."""
+    output = tmp_path_factory.mktemp("undisturbed") / "out"
+    with StubServer() as stub:
+        finish(many_threads, output, "--set", f"engine={openai(stub, in_flight=64)}")
+    return output
+
+
+def gathered(output: Path) -> dict[str, bytes]:
+    """What is kept of the threads."""
+    return {path.name: path.read_bytes() for path in sorted((output / "threads").iterdir())}
+
+
+STAGES = {
+    "reading": "threads/shuffle",
+    "having read a file": "threads/shuffle/*.json",
+    "joining": "threads/.tmp-part-*",
+    "having joined": "threads/part-*",
+}
+"""What is there as soon as a stage of the gathering is reached."""
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_build_killed_while_it_gathers_threads_gives_the_same_bytes(
+    many_threads: Path, undisturbed: Path, tmp_path: Path, stage: str
+) -> None:
+    output = tmp_path / "out"
+    with StubServer() as stub:
+        engine = ("--set", f"engine={openai(stub, in_flight=64)}")
+        process = start(many_threads, output, *engine)
+        wait_until(lambda: any(output.glob(STAGES[stage])), process)
+        process.kill()
+        process.communicate()
+
+        finish(many_threads, output, *engine)
+
+    assert shards(output) == shards(undisturbed)
+    assert gathered(output) == gathered(undisturbed)
+    assert not list(output.rglob(".tmp-*"))
+
+
+def test_threads_gathered_by_two_worker_processes_are_the_same_bytes(
+    many_threads: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    beam_options = ("--", "--direct_running_mode=multi_processing", "--direct_num_workers=2")
+
+    finish(many_threads, tmp_path / "out", "--set", f"engine={replay(undisturbed)}", *beam_options)
+
+    assert shards(tmp_path / "out") == shards(undisturbed)
+    assert gathered(tmp_path / "out") == gathered(undisturbed)
+
+
+def test_ctrl_c_while_threads_are_gathered_stops_with_one_line(
+    many_threads: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    engine = ("--set", f"engine={replay(undisturbed)}")
+    process = start(many_threads, tmp_path / "out", *engine, preexec_fn=heed_interrupts)
+    wait_until(lambda: any((tmp_path / "out").glob("threads/shuffle/*.json")), process)
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=60)
+
+    assert process.returncode == 130, said
+    assert said.splitlines()[-1].startswith("stopped: run the same command again")
+    assert "Traceback" not in said
+    finish(many_threads, tmp_path / "out", *engine)
+    assert shards(tmp_path / "out") == shards(undisturbed)
+
+
+def test_disk_that_is_full_after_the_threads_are_gathered_is_told_in_one_line(tmp_path: Path) -> None:
+    def small_files_only() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+
+    async def never(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        await asyncio.sleep(60)
+        return await good(request, body)
+
+    output = tmp_path / "out"
+    with StubServer(never) as stub:
+        config = write_config(tmp_path, openai(stub, in_flight=64), "mined")
+        process = start(config, output)
+        wait_until(lambda: len(stub.bodies) > 0, process)
+        process.kill()
+        process.communicate()
+    with StubServer() as stub:
+        write_config(tmp_path, openai(stub, in_flight=64), "mined")
+        process = start(config, output, preexec_fn=small_files_only)
+        said, _ = process.communicate(timeout=60)
+        assert process.returncode == 1, said
+        assert said.splitlines()[-1].startswith("error: cannot write ")
+        assert "threads/" not in said.splitlines()[-1]
+        assert "Traceback" not in said
+
+        finish(config, output)

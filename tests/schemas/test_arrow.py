@@ -11,9 +11,9 @@ from datasets import Features, List, Value, load_dataset
 
 from schemas.arrow import arrow_schema, hf_metadata, to_table
 from schemas.base import Record
-from schemas.records import Example, Pair, PairItem, Rejection, SeedPost, UgcItem
+from schemas.records import Example, Pair, PairItem, Rejection, Response, SeedPost, Thread, UgcItem
 
-RECORDS = [Example, Pair, PairItem, Rejection, SeedPost, UgcItem]
+RECORDS = [Example, Pair, PairItem, Rejection, Response, SeedPost, Thread, UgcItem]
 
 ALIGNX_COLUMNS = [
     "prompt",

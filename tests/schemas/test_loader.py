@@ -11,6 +11,9 @@ from schemas.loader import load_config, read_yaml
 QUICKSTART = Path(__file__).resolve().parents[2] / "configs" / "quickstart.yaml"
 
 
+MINED = "mining:\n  source: {kind: threads, path: [x.jsonl]}\n"
+
+
 def write(folder: Path, text: str) -> Path:
     path = folder / "build.yaml"
     path.write_text(text, encoding="utf-8")
@@ -63,6 +66,15 @@ def test_lists_and_maps_become_typed_records(tmp_path: Path) -> None:
             "sampling.correlations.0.rhoo",
             "rho",
         ),
+        (MINED + "  cluster: 4\n", "mining.cluster", "clusters"),
+        (MINED + "  annotation: {min_confidnce: 0.4}\n", "mining.annotation.min_confidnce", "min_confidence"),
+        ("mining: {source: {kind: threads, path: [x.jsonl], spilt: a}}\n", "mining.source.spilt", "split"),
+        ("mining: {source: {kind: helpsteer2, path: [x.jsonl], confg: a}}\n", "mining.source.confg", "config"),
+        (
+            "mining: {source: {kind: dump, submissions: [x.zst], comments: [y.zst], reply: all}}\n",
+            "mining.source.reply",
+            "replies",
+        ),
         ("pairs: 1\nengine: {kind: vllm, devise: cpu}\n", "engine.devise", "device"),
         ("pairs: 1\nengine: {kind: openai, base_urls: ['http://u/v1'], in_fligt: 3}\n", "engine.in_fligt", "in_flight"),
         ("pairs: 1\nengine: {kind: replay, journal: j, jurnal: k}\n", "engine.jurnal", "journal"),
@@ -111,6 +123,38 @@ def test_missing_pairs_is_named(tmp_path: Path) -> None:
     assert refusal(path) == f"{path}: 'pairs' is required"
 
 
+def test_pairs_may_be_left_out_where_all_are_mined(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, MINED))
+
+    assert (config.pairs, config.mined_pairs, config.sampled_pairs) == (None, 0, 0)
+
+
+def test_missing_pairs_are_named_where_some_are_sampled(tmp_path: Path) -> None:
+    path = write(tmp_path, MINED + "  share: 0.5\n")
+
+    assert refusal(path) == f"{path}: 'pairs' is required where mining.share is less than 1"
+
+
+@pytest.mark.parametrize(
+    ("pairs", "share", "mined"), [(100, 1.0, 100), (100, 0.3, 30), (7, 0.5, 4), (1, 0.4, 0), (10, 0.001, 0)]
+)
+def test_share_of_the_pairs_is_mined_and_the_rest_sampled(tmp_path: Path, pairs: int, share: float, mined: int) -> None:
+    config = load_config(write(tmp_path, MINED + f"  share: {share}\npairs: {pairs}\n"))
+
+    assert (config.mined_pairs, config.sampled_pairs) == (mined, pairs - mined)
+
+
+def test_mining_may_be_null(tmp_path: Path) -> None:
+    assert load_config(write(tmp_path, "pairs: 1\nmining: null\n")) == BuildConfig(pairs=1)
+
+
+def test_section_of_mining_without_keys_is_its_defaults(tmp_path: Path) -> None:
+    mining = load_config(write(tmp_path, MINED)).mining
+
+    assert mining is not None
+    assert (mining.share, mining.clusters, mining.annotation.mode) == (1.0, 3, "choice")
+
+
 def test_missing_key_of_an_engine_is_named(tmp_path: Path) -> None:
     path = write(tmp_path, "pairs: 1\nengine: {kind: openai}\n")
 
@@ -144,6 +188,10 @@ def test_wrong_type_names_the_key_and_the_value(tmp_path: Path, text: str, key: 
         ("pairs: 1\nhistory: {ugc: 17}\n", "history.ugc"),
         ("pairs: 1\ngeneration: {temperature: .nan}\n", "generation.temperature"),
         ("pairs: 1\nsampling: {correlations: [{a: x, b: y, rho: 1}]}\n", "sampling.correlations.0.rho"),
+        (MINED + "  share: 0\n", "mining.share"),
+        (MINED + "  clusters: 1\n", "mining.clusters"),
+        (MINED + "  min_responses: 1\n", "mining.min_responses"),
+        (MINED + "history: {min_similarity: 2}\n", "history.min_similarity"),
     ],
 )
 def test_value_out_of_range_names_the_key(tmp_path: Path, text: str, key: str) -> None:
@@ -194,6 +242,23 @@ def test_relative_paths_are_relative_to_the_configuration_file(tmp_path: Path, m
     assert Path(config.seeds.path).resolve() == tmp_path.resolve() / "posts.jsonl"
     assert isinstance(config.engine, ReplayEngine)
     assert config.engine.journal == str(folder / "old/journal")
+
+
+def test_paths_of_threads_are_relative_to_the_configuration_file_but_not_those_of_the_hub(tmp_path: Path) -> None:
+    def paths(source: str) -> list[tuple[str, ...]]:
+        mining = load_config(write(tmp_path, f"mining: {{source: {source}}}\n")).mining
+        assert mining is not None
+        return [getattr(mining.source, key) for key in mining.source.paths]
+
+    folder = tmp_path.resolve()
+    assert paths("{kind: threads, path: [a.jsonl, 'b/*.zst', /c.parquet]}") == [
+        (f"{folder}/a.jsonl", f"{folder}/b/*.zst", "/c.parquet")
+    ]
+    assert paths("{kind: dump, submissions: [RS.zst], comments: [RC.zst]}") == [
+        (f"{folder}/RS.zst",),
+        (f"{folder}/RC.zst",),
+    ]
+    assert paths("{kind: ultrafeedback, path: ['hf://openbmb/UltraFeedback']}") == [("hf://openbmb/UltraFeedback",)]
 
 
 def test_absolute_paths_stay_as_they_are(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from pipeline.plan import SPLITS
 from pipeline.shards import read_shard
 from preference_space.direction import from_released
 from preference_space.space import load_space
-from schemas.base import UserError
+from schemas.base import UsageError, UserError
 from schemas.manifest import Manifest
 from schemas.records import Example
 from tests.pipeline.helpers import mining, rows_of, run_build, thread, write_jsonl, write_threads
@@ -36,17 +36,8 @@ from tests.stub import (
     option_texts,
 )
 
-COLUMNS = [
-    "prompt",
-    "chosen",
-    "rejected",
-    "Preference Direction",
-    "Demographic Information",
-    "User-Generated Content",
-    "Pair-wise Comparative Feedback",
-]
-"""AlignX's, in the order of the release."""
-DIRECTION, PORTRAIT, UGC, PAIR = COLUMNS[3:]
+DIRECTION, PORTRAIT = "Preference Direction", "Demographic Information"
+UGC, PAIR = "User-Generated Content", "Pair-wise Comparative Feedback"
 
 SPACE = load_space("alignx")
 SOME = ("age_group", "gender", "neuroticism", "extraversion", "openness", "agreeableness")
@@ -117,7 +108,8 @@ def answered_levels(bodies: Iterable[dict[str, Any]], min_confidence: float) -> 
         letter = max(shares, key=lambda letter: shares[letter])
         label = option_texts(prompt)[letter].partition(": ")[0]
         # Probabilities are kept as bytes.
-        if label in poles() and round(255 * shares[letter]) / 255 >= min_confidence:
+        bytes_of = {option: round(255 * share) for option, share in shares.items()}
+        if label in poles() and bytes_of[letter] / sum(bytes_of.values()) >= min_confidence:
             d, level = poles()[label]
             listed[d] = level
     return levels
@@ -125,11 +117,6 @@ def answered_levels(bodies: Iterable[dict[str, Any]], min_confidence: float) -> 
 
 def posts_in(example: dict[str, Any]) -> set[str]:
     return {example["prompt"]} | {item["prompt"] for item in (*example[UGC], *example[PAIR])}
-
-
-def replies_in(example: dict[str, Any]) -> set[str]:
-    pairs = {item[role] for item in example[PAIR] for role in ("chosen", "rejected")}
-    return {example["chosen"], example["rejected"]} | {item["comment"] for item in example[UGC]} | pairs
 
 
 def assert_disjoint(sets: Iterable[set[Any]]) -> None:
@@ -171,30 +158,6 @@ def test_tokens_of_all_answers_are_counted(built: Built) -> None:
     assert built.manifest.counts.completion_tokens == sum(len(body["prompt"]) for body in built.stub.bodies) == 250 * 90
 
 
-def test_load_dataset_opens_three_splits_with_alignx_columns(built: Built, tmp_path: Path) -> None:
-    dataset = load_dataset(str(built.folder), cache_dir=str(tmp_path / "cache"))
-
-    for split, rows in zip(SPLITS, built.by_split("data"), strict=True):
-        assert dataset[split].column_names[: len(COLUMNS)] == COLUMNS
-        assert dataset[split].to_list() == rows
-        assert {row["source"] for row in rows} == {"mined"}
-        assert {row["model"] for row in rows} == {"stub"}
-
-
-def test_every_row_is_a_valid_and_consistent_example(built: Built) -> None:
-    for row in built.rows("data"):
-        assert Example.model_validate_json(orjson.dumps(row)).is_consistent
-
-
-def test_no_post_pair_or_reply_is_in_two_splits(built: Built) -> None:
-    splits = built.by_split("data")
-
-    for key in ("post_id", "pair_id", "id"):
-        assert_disjoint({row[key] for row in rows} for rows in splits)
-    assert_disjoint(set().union(*map(posts_in, rows)) for rows in splits)
-    assert_disjoint(set().union(*map(replies_in, rows)) for rows in splits)
-
-
 def test_levels_are_what_the_server_answered_whatever_the_order_of_the_options(built: Built) -> None:
     expected = answered_levels(built.stub.bodies, 0.85)
 
@@ -214,12 +177,11 @@ def test_pair_is_two_responses_of_a_thread_and_its_direction_the_sign_of_their_d
         assert 0 <= pair["margin"] <= 1
 
 
-def test_ids_tell_mined_pairs_apart(built: Built) -> None:
-    assert all(
-        f"-{split}-mined-" in row["id"]
-        for split, rows in zip(SPLITS, built.by_split("data"), strict=True)
-        for row in rows
-    )
+def test_ids_source_and_model_tell_where_a_row_comes_from(built: Built) -> None:
+    for split, rows in zip(SPLITS, built.by_split("data"), strict=True):
+        for row in rows:
+            assert f"-{split}-mined-" in row["id"]
+            assert (row["source"], row["model"]) == ("mined", "stub")
 
 
 def test_items_of_a_history_carry_the_levels_of_what_they_show(built: Built) -> None:
@@ -380,6 +342,23 @@ def test_without_mirror_a_pair_gives_one_example_and_the_twin_is_not_looked_for(
     assert len(rows) >= two.manifest.counts.examples / 2
 
 
+@pytest.mark.parametrize("history", [{"ugc": 0, "pair": 0}, {"ugc": 3, "pair": 0}, {"ugc": 0, "pair": 3}])
+def test_history_has_the_shape_that_was_asked_for(tmp_path: Path, history: dict[str, int]) -> None:
+    # A history of nothing supports nothing, as with sampled pairs.
+    support = {"min_support": 0.0} if any(history.values()) else {}
+
+    build = few(tmp_path, history=history | support)
+
+    assert build.rows("data")
+    assert all((len(row[UGC]), len(row[PAIR])) == tuple(history.values()) for row in build.rows("data"))
+
+
+def test_card_says_whether_pairs_are_mirrored(tmp_path: Path) -> None:
+    one, two = few(tmp_path / "one", mirror=False), few(tmp_path / "two")
+
+    assert ["mirrored" in (build.folder / "README.md").read_text() for build in (one, two)] == [False, True]
+
+
 def test_several_pairs_of_a_post_are_different_and_never_meet_in_a_history(tmp_path: Path) -> None:
     build = few(tmp_path, mining={"pairs_per_post": 3}, attempts=8)
 
@@ -519,6 +498,48 @@ def test_threads_of_which_nothing_was_annotated_are_rejected(tmp_path: Path) -> 
     ]
 
 
+def test_build_of_which_one_split_loses_every_pair_is_finished(built: Built, tmp_path: Path) -> None:
+    _, validation, _ = built.by_split("annotated")
+    texts = {response["text"] for row in validation for response in row["responses"]}
+
+    async def refuses_validation(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        if comment_of(body["prompt"][0]) in texts:
+            return web.json_response({"error": {"message": "no"}}, status=400)
+        return await good(request, body)
+
+    again = mine(
+        tmp_path / "out",
+        built.folder.parent / "threads.jsonl",
+        answer=refuses_validation,
+        limits={"max_rejected": 1},
+    )
+
+    assert again.manifest.counts.rejected["mine/too_few_responses"] == len(validation)
+    assert [len(rows) for rows in again.by_split("data")] == [
+        0 if split == "validation" else len(rows) for split, rows in zip(SPLITS, built.by_split("data"), strict=True)
+    ]
+    dataset = load_dataset(str(again.folder), cache_dir=str(tmp_path / "cache"))
+    assert {split for split, rows in dataset.items() if len(rows)} == {"train", "test"}
+
+
+def test_response_that_stands_in_threads_of_several_splits_is_in_none(tmp_path: Path) -> None:
+    everywhere = "You should call your sister tonight and tell her everything that you have told us."
+    rows = [thread(k) for k in range(40)]
+    for row in rows:
+        row["responses"][0]["text"] = everywhere
+    (tmp_path / "threads").mkdir()
+
+    build = mine(
+        tmp_path / "out",
+        write_jsonl(tmp_path / "threads" / "threads.jsonl", rows),
+        limits={"max_rejected": 1},
+    )
+
+    assert build.manifest.counts.rejected["assemble/reply_in_another_split"] > 0
+    assert build.rows("data")
+    assert not any(everywhere in json.dumps(row) for row in build.rows("data"))
+
+
 # As in the paper
 
 
@@ -651,3 +672,11 @@ def test_paper_portraits_must_agree_with_the_history_where_the_paper_is_followed
     assert refused
     assert all(agree([*parts_of(row), portrayed(row["chosen"])]) for row in rows)
     assert all(row["stage"] == "portrait" for row in refused)
+
+
+def test_refused_build_leaves_a_folder_that_another_configuration_can_use(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="500 are asked for"):
+        few(tmp_path, pairs=500)
+
+    assert not (tmp_path / "out" / "manifest.json").exists()
+    assert few(tmp_path).manifest.status == "complete"
