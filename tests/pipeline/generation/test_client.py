@@ -535,7 +535,7 @@ def test_only_prompts_under_way_are_counted(tmp_path: Path) -> None:
     assert tally(tmp_path).get("in_flight") == 0
 
 
-def test_a_busy_server_gets_one_call_at_a_time_and_all_are_answered(tmp_path: Path) -> None:
+def test_a_busy_server_gets_one_call_at_a_time_until_it_has_kept_up(tmp_path: Path) -> None:
     load = Load()
 
     async def busy_at_first(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
@@ -549,7 +549,9 @@ def test_a_busy_server_gets_one_call_at_a_time_and_all_are_answered(tmp_path: Pa
         outcomes = ask(tmp_path, make_choices(*[6] * 12), stub.url, in_flight=12)
 
     assert failures(outcomes) == []
-    assert max(load.seen[4:]) == 6
+    # Of a window that was halved, each call wins one sequence back.
+    assert max(load.seen[4:8]) == 6
+    assert max(load.seen[8:]) == 12
 
 
 def test_choices_are_answered_with_probabilities(tmp_path: Path) -> None:
