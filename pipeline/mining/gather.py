@@ -334,7 +334,7 @@ def _read_ours(plan: BuildPlan, path: Path) -> dict[str, Any] | None:
         document: dict[str, Any] = json.loads(path.read_text())
     except FileNotFoundError:
         return None
-    return document if document["fingerprint"] == plan.fingerprint else None
+    return document if document.get("fingerprint") == plan.fingerprint else None
 
 
 def _funnel(counts: Mapping[str, int]) -> str:

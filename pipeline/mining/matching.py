@@ -74,11 +74,11 @@ class _Matcher:
         self._levels = pool.levels.astype(np.float32)
         self._directions = pool.directions.astype(np.float32)
         # Places of all views in a random order, one side of a pair apart from the other.
-        self._place = np.argsort(np.argsort(np.concatenate([order, order[::-1]]), kind="stable"), kind="stable")
+        self._place = np.argsort(np.argsort(np.concatenate([order, order[::-1]]), kind="stable"), kind="stable").astype(np.int32)
         # More matches than this many make the cosine larger than the threshold, as in the paper.
         self._least = int(np.floor(config.min_similarity * pool.levels.shape[1] + 1e-9))
 
-    def scores(self, rows: Views, shift: npt.NDArray[np.float64]) -> dict[str, npt.NDArray[np.int64]]:
+    def scores(self, rows: Views, shift: npt.NDArray[np.float64]) -> dict[str, npt.NDArray[np.int32]]:
         """Candidates' scores for P_UGC of both sides and for P_PAIR, each (targets, 2N); 0 for what is out."""
         size = len(self.pool)
         to_chosen = self._hot[rows] @ self._hot.T
@@ -99,15 +99,18 @@ class _Matcher:
             out["ugc"] |= opposing
             out["turned ugc"] |= agreeing
             out["pair"] |= np.concatenate(_opposing(z, self._directions), axis=1)
-        ties = (self._place[None, :] + (shift * 2 * size).astype(np.int64)[:, None]) % (2 * size)
+        # Matches count first: a product of dimensions and views that 32 bits hold for any block.
+        ties = (self._place[None, :] + (shift * 2 * size).astype(np.int32)[:, None]) % np.int32(2 * size)
         return {
-            kind: np.where(out[kind], 0, matches.astype(np.int64) * 2 * size + ties) for kind, matches in found.items()
+            kind: np.where(out[kind], np.int32(0), matches.astype(np.int32) * np.int32(2 * size) + ties)
+            for kind, matches in found.items()
         }
 
-    def candidates(self, scores: npt.NDArray[np.int64], row: int, kind: str, most: int) -> _Candidates:
+    def candidates(self, scores: npt.NDArray[np.int32], row: int, kind: str, most: int) -> _Candidates:
         """The `most` best, best first."""
-        best = np.argpartition(scores, -most)[-most:] if most < len(scores) else np.flatnonzero(scores)
-        best = best[scores[best] > 0]
+        best = np.flatnonzero(scores > 0)
+        if most < len(best):
+            best = best[np.argpartition(scores[best], -most)[-most:]]
         views = best[np.argsort(-scores[best], kind="stable")]
         z = self.pool.directions[row] * (-1 if kind == "turned ugc" else 1)
         active = np.flatnonzero(z)
@@ -128,7 +131,7 @@ def _opposing(z: Numbers, others: Numbers) -> tuple[npt.NDArray[np.bool_], npt.N
 
 
 def _choose(
-    matcher: _Matcher, scores: dict[str, npt.NDArray[np.int64]], row: int, sides: tuple[int, ...]
+    matcher: _Matcher, scores: dict[str, npt.NDArray[np.int32]], row: int, sides: tuple[int, ...]
 ) -> tuple[History, ...] | str:
     config, pool = matcher.config, matcher.pool
     active = int(np.count_nonzero(pool.directions[row]))
@@ -161,7 +164,7 @@ def parts_of(history: History, pool: Pool) -> list[npt.NDArray[np.int8]]:
 
 def _pick(
     matcher: _Matcher,
-    scores: dict[str, npt.NDArray[np.int64]],
+    scores: dict[str, npt.NDArray[np.int32]],
     row: int,
     kind: str,
     size: int,

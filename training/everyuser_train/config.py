@@ -35,7 +35,7 @@ class PersonaConfig(Record):
     items_min: int = Field(0, ge=0, description="Fewest history items of each kind in an example.")
     items_max: int = Field(4, ge=0, description="Most; how many is drawn anew for each example and epoch.")
     direction: Literal["target", "history"] = Field(
-        "target", description="`pba`: the direction is the example's own, or what the parts of the persona say together."
+        "target", description="`pba`: the direction is the example's own, or what the persona's parts say together."
     )
 
     @model_validator(mode="after")
