@@ -74,7 +74,9 @@ class _Matcher:
         self._levels = pool.levels.astype(np.float32)
         self._directions = pool.directions.astype(np.float32)
         # Places of all views in a random order, one side of a pair apart from the other.
-        self._place = np.argsort(np.argsort(np.concatenate([order, order[::-1]]), kind="stable"), kind="stable").astype(np.int32)
+        self._place = np.argsort(np.argsort(np.concatenate([order, order[::-1]]), kind="stable"), kind="stable").astype(
+            np.int32
+        )
         # More matches than this many make the cosine larger than the threshold, as in the paper.
         self._least = int(np.floor(config.min_similarity * pool.levels.shape[1] + 1e-9))
 

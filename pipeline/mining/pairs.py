@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import ValidationError
-from sklearn import config_context
-from sklearn.cluster import KMeans
-from threadpoolctl import threadpool_limits
 
 from pipeline.mining.annotate import MinedShard, mining_of, settings
 from pipeline.mining.gather import read_threads
@@ -51,8 +49,7 @@ def select_pairs(shard: MinedShard, plan: BuildPlan) -> MinedShard:
     ]
     pairs: list[Pair] = []
     rejections = [*shard.rejections]
-    # One thread each: the sums of K-means then come out the same, and worker processes do not fight for cores.
-    with threadpool_limits(1), config_context(assume_finite=True, skip_parameter_validation=True):
+    with _one_thread():
         for thread in range(len(shard.threads.posts)):
             slots = range(thread * each, (thread + 1) * each)
             found, refused = _mine_thread(shard, thread, [(k, [d[k] for d in draws]) for k in slots], plan)
@@ -84,9 +81,22 @@ def cluster(levels: Direction, most: int, seed: int) -> npt.NDArray[np.int64]:
     labels = np.array([numbers.setdefault(row.tobytes(), len(numbers)) for row in levels], dtype=np.int64)
     if len(numbers) <= most:
         return labels
+    # Of 70 MiB, and only builds that mine need it.
+    from sklearn.cluster import KMeans
+
     found = KMeans(n_clusters=most, n_init=1, random_state=seed).fit_predict(one_hot(levels).astype(np.float64))
     order: dict[int, int] = {}
     return np.array([order.setdefault(label, len(order)) for label in found.tolist()], dtype=np.int64)
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """K-means on one thread: its sums then come out the same, and worker processes do not fight for cores."""
+    from sklearn import config_context
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1), config_context(assume_finite=True, skip_parameter_validation=True):
+        yield
 
 
 def draw_pair(labels: npt.NDArray[np.int64], draw: npt.NDArray[np.float64]) -> tuple[int, int]:

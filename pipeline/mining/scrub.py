@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 
-from phonenumbers import Leniency, PhoneNumberMatcher
-
 # One pattern, so that what begins first wins: `joe@www.example.org` is an address, `https://joe@example.org` a link.
 # Each part is linear: runs are possessive, and an address can only begin where a run of its characters does.
 _PERSONAL = re.compile(
@@ -62,6 +60,9 @@ def _placeholder(match: re.Match[str]) -> str:
 
 def _without_phones(text: str) -> str:
     parts, end = [], 0
+    # Only texts with a run of digits need its tables.
+    from phonenumbers import Leniency, PhoneNumberMatcher
+
     for number in PhoneNumberMatcher(text, "US", leniency=Leniency.VALID):
         parts += [text[end : number.start], "[phone]"]
         end = number.end
