@@ -5,6 +5,7 @@ OUTPUT ?= out/$(basename $(notdir $(CONFIG)))
 RUNNER ?= local
 BEAM_OPTIONS ?=
 SHOW ?= 3
+TEST_WORKERS ?= 3
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -75,7 +76,7 @@ build-dataset: $(STAMP) ## Build CONFIG into OUTPUT (default: 64 pairs by the pa
 	@$(VENV)/bin/everyuser inspect $(OUTPUT) --count $(SHOW)
 
 test: $(STAMP) ## Run all tests, those with the real model too
-	@$(PY) -m pytest
+	@$(PY) -m pytest -n $(TEST_WORKERS) --dist loadfile
 
 lint: $(STAMP) ## Lint, format check and types
 	@$(VENV)/bin/ruff check .

@@ -120,20 +120,8 @@ def _with_threads(plan: BuildPlan, run: Runner, observer: Observer) -> BuildPlan
         return plan
     index = gather.read_index(plan)
     if index is None:
-        for name, phase, steps in (
-            ("read", dag.partition_threads, gather.slices_to_do),
-            ("join", dag.join_threads, gather.parts_to_do),
-        ):
-            todo: Sequence[Any] = steps(plan)
-            observer.gathering_begins(name, plan, len(todo))
-            try:
-                if todo:
-                    with _user_errors(), beam.Pipeline(runner=run.runner, options=run.options) as pipeline:
-                        phase(pipeline, plan, todo)
-            finally:
-                observer.phase_ends()
         try:
-            index = gather.index(plan)
+            index = _gather(plan, run, observer)
             with_threads(plan, index)
         except UsageError:
             abandon(plan)
@@ -141,6 +129,23 @@ def _with_threads(plan: BuildPlan, run: Runner, observer: Observer) -> BuildPlan
         observer.gathered(index.counts)
     gather.forget_events(plan)
     return with_threads(plan, index)
+
+
+def _gather(plan: BuildPlan, run: Runner, observer: Observer) -> gather.Index:
+    """Read and join the threads, as far as no earlier run has."""
+    for name, phase, steps in (
+        ("read", dag.partition_threads, gather.slices_to_do),
+        ("join", dag.join_threads, gather.parts_to_do),
+    ):
+        todo: Sequence[Any] = steps(plan)
+        observer.gathering_begins(name, plan, len(todo))
+        try:
+            if todo:
+                with _user_errors(), beam.Pipeline(runner=run.runner, options=run.options) as pipeline:
+                    phase(pipeline, plan, todo)
+        finally:
+            observer.phase_ends()
+    return gather.index(plan)
 
 
 def _run(phase: Phase, name: str, folder: str, plan: BuildPlan, run: Runner, observer: Observer) -> None:
@@ -212,8 +217,10 @@ def _user_errors() -> Iterator[None]:
     except Exception as error:
         if re.match(r"KeyboardInterrupt\b", str(error)):
             raise KeyboardInterrupt from error
-        text = f"UserError: {error}" if isinstance(error, UserError) else str(error)
-        found = re.findall(r"(?:User|Usage)Error: (.*)", text)
+        text = f"{type(error).__name__}: {error}" if isinstance(error, UserError) else str(error)
+        found = re.findall(r"(User|Usage)Error: (.*)", text)
         if not found:
             raise
-        raise UserError(re.sub(r" \[while running '.*", "", found[-1])) from error
+        kind, message = found[-1]
+        known = UsageError if kind == "Usage" else UserError
+        raise known(re.sub(r" \[while running '.*", "", message)) from error

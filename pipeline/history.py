@@ -41,7 +41,7 @@ class Pool:
 
 @dataclass(frozen=True)
 class History:
-    """Views of the pool for P_UGC and P_PAIR, most supportive first; `support` is the share of target dimensions."""
+    """Views of the pool for P_UGC and P_PAIR, in order of choice; `support` is the share of target dimensions."""
 
     ugc: npt.NDArray[np.int64]
     pair: npt.NDArray[np.int64]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from schemas.config import BuildConfig
+from schemas.config import BuildConfig, MiningConfig
 from schemas.records import Source
 
 SPLITS = ("train", "validation", "test")
@@ -55,6 +55,13 @@ class BuildPlan:
     def first_thread(self, split: str) -> int:
         """Where a split's threads begin among those of all splits."""
         return sum(self.threads[earlier] for earlier in SPLITS[: SPLITS.index(split)])
+
+    @property
+    def mining(self) -> MiningConfig:
+        """How pairs are mined; `ValueError` in a build that mines nothing."""
+        if self.config.mining is None:
+            raise ValueError("this build mines nothing")
+        return self.config.mining
 
     @property
     def sides(self) -> tuple[int, ...]:

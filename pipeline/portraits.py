@@ -10,8 +10,7 @@ import numpy as np
 from pydantic import Field, ValidationError
 
 from pipeline.examples import ExampleShard, reject
-from pipeline.generation.requests import Failure, Outcome, Request, make_request
-from pipeline.mining.annotate import json_format
+from pipeline.generation.requests import Failure, Outcome, Request, json_format, make_request
 from pipeline.mining.matching import parts_of, shares_a_sign
 from pipeline.pairs import traits
 from pipeline.plan import BuildPlan

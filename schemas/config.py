@@ -78,7 +78,10 @@ class ThreadsSource(Record):
         description="`threads`: rows of `post` (or `title` and `text`) and `responses`, with or without levels. The "
         "others turn the ratings of that dataset into levels on the universal values, without a model."
     )
-    path: Paths = Field(description="`.jsonl`, `.zst` or `.parquet` files, patterns, or one `hf://owner/name`.")
+    path: Paths = Field(
+        description="`.jsonl`, `.zst` or `.parquet` files, patterns, one `hf://owner/name`, or `packaged` "
+        "(40 short threads of this project)."
+    )
     config: str | None = Field(None, description="Configuration name of a Hub dataset.")
     split: str = Field("train", description="Split of a Hub dataset.")
     revision: str = Field("main", description="Revision of a Hub dataset; a commit hash makes the build repeatable.")
@@ -110,7 +113,8 @@ class AnnotationConfig(Record):
         "choice",
         description="`choice`: a one-token choice for each dimension, with its probabilities (`/v1/completions`). "
         "`json`: one structured reply for all dimensions, without probabilities (chat). `given`: levels come with the "
-        "threads, no model is asked. Responses that bring levels are never asked about.",
+        "threads, no model is asked. Responses that bring levels are never asked about; the keys `dimensions` and "
+        "`min_confidence` hold for them too.",
     )
     dimensions: Annotated[tuple[str, ...], Field(min_length=1)] | None = Field(
         None, description="Ask about these slugs and groups only; the others count as 'cannot tell'. By default all."
@@ -444,6 +448,8 @@ class BuildConfig(Record):
             raise ValueError("'pairs' is required")
         if self.pairs is None and self.mining is not None and self.mining.share < 1:
             raise ValueError("'pairs' is required where mining.share is less than 1")
+        if self.pairs is not None and self.mining is not None and not self.mined_pairs:
+            raise ValueError("mining.share of 'pairs' is less than one pair; leave mining out, or raise either")
         return self
 
     @property

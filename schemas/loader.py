@@ -147,7 +147,7 @@ def _override(document: dict[str, Any], override: str) -> None:
 
 def _absolute(config: BuildConfig, folder: Path) -> BuildConfig:
     def resolve(path: str) -> str:
-        return path if "://" in path else str(folder / Path(path).expanduser())
+        return path if "://" in path or path == "packaged" else str(folder / Path(path).expanduser())
 
     changes: dict[str, Any] = {}
     if config.space != "alignx":

@@ -76,16 +76,17 @@ def probabilities(text: str) -> np.ndarray[tuple[int, int], np.dtype[np.uint8]]:
 
 
 def _option_shares(choice: Any) -> list[float]:
-    """Each option's share of what the model gives to all options; zeros if it gives them nothing.
+    """Each option's share of what the model gives to all options; zeros if it is not seen to give them anything.
 
-    An endpoint without log-probabilities is taken at its word.
+    An endpoint without log-probabilities is taken at its word. One with them is not: where the options are far down,
+    what it was made to say is a guess.
     """
     tokens = ((choice.get("logprobs") or {}).get("top_logprobs") or [{}])[0]
     weights = [0.0] * len(OPTIONS)
     for token, logprob in tokens.items():
         if token.strip() in OPTIONS:
             weights[OPTIONS.index(token.strip())] += math.exp(min(float(logprob), 0.0))
-    if not any(weights) and choice["text"].strip() in OPTIONS:
+    if not tokens and choice["text"].strip() in OPTIONS:
         weights[OPTIONS.index(choice["text"].strip())] = 1.0
     total = sum(weights)
     return [weight / total if total else 0.0 for weight in weights]
@@ -141,6 +142,11 @@ def make_request(
     # A copy, as orjson hands out a buffer of nine kilobytes for one: with shards of requests in memory that counts.
     encoded = bytes(memoryview(orjson.dumps(body | config.extra | changes)))
     return Request(hashlib.blake2b(encoded, digest_size=16).hexdigest(), encoded, tuple(messages.values()))
+
+
+def json_format(name: str, schema: dict[str, Any]) -> dict[str, Any]:
+    """The body's `response_format` for a JSON schema."""
+    return {"type": "json_schema", "json_schema": {"name": name, "schema": schema, "strict": True}}
 
 
 def choice_head(model: str, constrain: bool) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from pipeline.generation.requests import (
     Failure,
     Outcome,
     choice_head,
+    json_format,
     make_choice_request,
     make_request,
     probabilities,
@@ -30,7 +31,7 @@ from pipeline.plan import BuildPlan, ShardSpec
 from pipeline.resources import resources
 from pipeline.validate import Fault
 from preference_space.space import Dimension
-from schemas.config import AnnotationConfig, MiningConfig
+from schemas.config import AnnotationConfig
 from schemas.records import Pair, Rejection
 
 _MEANINGS = 3
@@ -73,6 +74,16 @@ class MinedShard:
     def with_outcomes(self, outcomes: Sequence[Outcome]) -> MinedShard:
         """The same shard, its questions answered."""
         return replace(self, outcomes=tuple(outcomes))
+
+
+def admit_given(threads: Threads, plan: BuildPlan) -> Threads:
+    """Levels that came with the threads, as this build would have taken them: of asked dimensions, sure ones only."""
+    asked = np.zeros(threads.levels.shape[1], dtype=bool)
+    asked[asked_dimensions(plan)] = True
+    shares = threads.shares * asked[:, None]
+    unclear = np.maximum(np.float32(0), 1 - shares.sum(axis=-1, keepdims=True))
+    levels = confident_levels(np.concatenate([shares, unclear], axis=-1), settings(plan).min_confidence)
+    return replace(threads, levels=levels, shares=shares)
 
 
 def ask(shard: MinedShard, plan: BuildPlan, attempt: int) -> MinedShard:
@@ -248,11 +259,6 @@ def _structured(threads: Threads, row: int, plan: BuildPlan, attempt: int) -> li
     return [Question(row, 0, request)]
 
 
-def json_format(name: str, schema: dict[str, Any]) -> dict[str, Any]:
-    """The body's `response_format` for a JSON schema."""
-    return {"type": "json_schema", "json_schema": {"name": name, "schema": schema, "strict": True}}
-
-
 def _read_structured(
     answers: Sequence[tuple[Question, Outcome]], threads: Threads, plan: BuildPlan
 ) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]] | Fault:
@@ -278,14 +284,7 @@ def _read_structured(
 
 def settings(plan: BuildPlan) -> AnnotationConfig:
     """How responses are annotated."""
-    return mining_of(plan).annotation
-
-
-def mining_of(plan: BuildPlan) -> MiningConfig:
-    """The configuration of a build that mines."""
-    if plan.config.mining is None:
-        raise ValueError("this build mines nothing")
-    return plan.config.mining
+    return plan.mining.annotation
 
 
 def _rejection(threads: Threads, row: int, fault: Fault, attempt: int, outcomes: Sequence[Outcome]) -> Rejection:

@@ -31,7 +31,7 @@ from pipeline.plan import SPLITS, BuildPlan, apportion
 from pipeline.progress import tally
 from pipeline.resources import resources
 from pipeline.seeds import normalised
-from pipeline.shards import atomic, read_meta, write_shard, write_text
+from pipeline.shards import atomic, disk_errors, read_meta, write_shard, write_text
 from pipeline.validate import count_words, language_of
 from schemas.base import UsageError, UserError
 from schemas.config import MiningConfig
@@ -56,7 +56,7 @@ class Index:
 
 def slices_to_do(plan: BuildPlan) -> list[Slice]:
     """The slices that no earlier run has partitioned."""
-    return [piece for piece in cut_slices(_mining(plan)) if _read_ours(plan, _done_path(plan, piece.number)) is None]
+    return [piece for piece in cut_slices(plan.mining) if _read_ours(plan, _done_path(plan, piece.number)) is None]
 
 
 def parts_to_do(plan: BuildPlan) -> list[int]:
@@ -67,7 +67,7 @@ def parts_to_do(plan: BuildPlan) -> list[int]:
 
 def count_parts(plan: BuildPlan) -> int:
     """How many parts the input is joined in: the same for the same input, so that a later run can go on."""
-    size = input_bytes(_mining(plan))
+    size = input_bytes(plan.mining)
     return _PARTS if size is None else min(_MOST_PARTS, max(1, -(-size // _PART_BYTES)))
 
 
@@ -78,25 +78,25 @@ def partition(piece: Slice, plan: BuildPlan) -> None:
     pending: list[tuple[int, bytes]] = []
     held = runs = 0
     progress = tally(plan.output)
-    for event in read_events(piece, _mining(plan), resources(plan).space, counts):
+    for event in read_events(piece, plan.mining, resources(plan).space, counts):
         post = event.id if isinstance(event, PostEvent) else event.post
         line = orjson.dumps(("p" if isinstance(event, PostEvent) else "r", *event)) + b"\n"
         pending.append((_order(plan, post) * parts >> 64, line))
         held += len(line)
         if held >= _FLUSHED_AT:
-            _write_run(plan, piece, runs, pending)
+            _write_run(plan, piece, runs, parts, pending)
             progress.add("threads/events", len(pending))
             pending, held, runs = [], 0, runs + 1
-    _write_run(plan, piece, runs, pending)
+    _write_run(plan, piece, runs, parts, pending)
     progress.add("threads/events", len(pending))
     progress.add("threads/slices", 1)
     progress.flush()
-    write_text(_done_path(plan, piece.number), _dumps(plan, runs=runs + 1, counts=counts))
+    write_text(_done_path(plan, piece.number), _dumps(plan, runs=runs + 1, parts=parts, counts=counts))
 
 
 def join(part: int, plan: BuildPlan) -> None:
     """Join a part's posts with their responses, clean them, and store the threads."""
-    mining, counts = _mining(plan), Counter[str]()
+    mining, counts = plan.mining, Counter[str]()
     posts: dict[str, PostEvent] = {}
     responses: dict[str, list[ResponseEvent]] = {}
     for event in _events_of(plan, part):
@@ -129,7 +129,7 @@ def join(part: int, plan: BuildPlan) -> None:
 def index(plan: BuildPlan) -> Index:
     """After the last part: drop repeated posts, and fix which threads are used."""
     counts: Counter[str] = Counter()
-    for piece in cut_slices(_mining(plan)):
+    for piece in cut_slices(plan.mining):
         counts.update(json.loads(_done_path(plan, piece.number).read_text())["counts"])
     sizes, digests = [], [_seed_digests(plan)]
     for part in range(count_parts(plan)):
@@ -142,9 +142,9 @@ def index(plan: BuildPlan) -> Index:
     first_seen[np.unique(everything, return_index=True)[1]] = True
     kept = np.flatnonzero(first_seen[len(digests[0]) :])
     counts["posts/duplicate"] += sum(sizes) - len(kept)
-    if _mining(plan).limit is not None:
-        counts["posts/over_limit"] += max(0, len(kept) - (_mining(plan).limit or 0))
-        kept = kept[: _mining(plan).limit]
+    if plan.mining.limit is not None:
+        counts["posts/over_limit"] += max(0, len(kept) - (plan.mining.limit or 0))
+        kept = kept[: plan.mining.limit]
     if not len(kept):
         raise UsageError(f"mining.source: no thread is left of {counts['posts/read']} posts ({_funnel(counts)})")
     with atomic(_kept_path(plan)) as temporary, temporary.open("wb") as file:
@@ -158,7 +158,9 @@ def index(plan: BuildPlan) -> Index:
 
 def forget_events(plan: BuildPlan) -> None:
     """Delete what was read but not cleaned: personal data are in it."""
-    shutil.rmtree(_shuffle(plan), ignore_errors=True)
+    if _shuffle(plan).exists():
+        with disk_errors(_shuffle(plan)):
+            shutil.rmtree(_shuffle(plan))
 
 
 def read_index(plan: BuildPlan) -> Index | None:
@@ -182,22 +184,18 @@ def read_threads(plan: BuildPlan, start: int, count: int) -> Threads:
     return from_table(pa.concat_tables(tables).combine_chunks(), len(resources(plan).space))
 
 
-def _mining(plan: BuildPlan) -> MiningConfig:
-    if plan.config.mining is None:
-        raise ValueError("this build mines nothing")
-    return plan.config.mining
-
-
 def _order(plan: BuildPlan, post: str) -> int:
     """Where a post stands among all: 64 bits."""
     text = f"{plan.config.seed}\x1f{post}"
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
-def _write_run(plan: BuildPlan, piece: Slice, number: int, pending: list[tuple[int, bytes]]) -> None:
+def _write_run(plan: BuildPlan, piece: Slice, number: int, parts: int, pending: list[tuple[int, bytes]]) -> None:
     """Write events by part, and at the end of the file where each part ends: a number of eight bytes each."""
     pending.sort(key=lambda entry: entry[0])
-    sizes = np.zeros(count_parts(plan), dtype="<i8")
+    sizes = np.zeros(parts, dtype="<i8")
+    # Personal data are in it: nobody else's to read.
+    _shuffle(plan).mkdir(mode=0o700, parents=True, exist_ok=True)
     with atomic(_run_path(plan, piece.number, number)) as temporary, temporary.open("wb") as file:
         for part, line in pending:
             sizes[part] += len(line)
@@ -206,10 +204,13 @@ def _write_run(plan: BuildPlan, piece: Slice, number: int, pending: list[tuple[i
 
 
 def _events_of(plan: BuildPlan, part: int) -> Iterator[PostEvent | ResponseEvent]:
-    places = 8 * (count_parts(plan) + 1)
-    for piece in cut_slices(_mining(plan)):
-        runs = json.loads(_done_path(plan, piece.number).read_text())["runs"]
-        for number in range(runs):
+    parts = count_parts(plan)
+    places = 8 * (parts + 1)
+    for piece in cut_slices(plan.mining):
+        done = _read_ours(plan, _done_path(plan, piece.number)) or {}
+        if done.get("parts") != parts:
+            raise UserError(f"{piece.path} has changed while it was read; choose another --output")
+        for number in range(done["runs"]):
             with _run_path(plan, piece.number, number).open("rb") as file:
                 file.seek(8 * part - places, os.SEEK_END)
                 start, stop = np.frombuffer(file.read(16), dtype="<i8").tolist()
@@ -302,7 +303,7 @@ def _seed_digests(plan: BuildPlan) -> npt.NDArray[np.uint64]:
     if not plan.config.sampled_pairs:
         return np.empty(0, dtype=np.uint64)
     # Threads are stored scrubbed.
-    clean: Callable[[str], str] = scrub if _mining(plan).scrub else str
+    clean: Callable[[str], str] = scrub if plan.mining.scrub else str
     seeds = [_digests(plan.output / "seeds" / f"{split}.parquet", clean) for split in SPLITS]
     return np.unique(np.concatenate(seeds))
 
@@ -314,7 +315,7 @@ def _hashed(texts: Iterable[str]) -> npt.NDArray[np.uint64]:
 
 def _splits(plan: BuildPlan, threads: int) -> dict[str, int]:
     """How many threads each split uses: as many as the pairs need, from the beginning of the order."""
-    config, each = plan.config, _mining(plan).pairs_per_post
+    config, each = plan.config, plan.mining.pairs_per_post
     needed = threads if config.pairs is None else -(-config.mined_pairs // each)
     if needed > threads:
         raise UsageError(

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import ValidationError
 
-from pipeline.mining.annotate import MinedShard, mining_of, settings
+from pipeline.mining.annotate import MinedShard, admit_given, settings
 from pipeline.mining.gather import read_threads
 from pipeline.mining.threads import THREAD_SCHEMA, Threads
 from pipeline.pairs import store_pool
@@ -34,14 +34,14 @@ class Drawn(NamedTuple):
 
 def open_threads(spec: ShardSpec, plan: BuildPlan) -> MinedShard:
     """A shard with its threads, nothing asked yet."""
-    each = mining_of(plan).pairs_per_post
+    each = plan.mining.pairs_per_post
     first = plan.first_thread(spec.split) + spec.start // each
-    return MinedShard(spec, read_threads(plan, first, spec.count // each))
+    return MinedShard(spec, admit_given(read_threads(plan, first, spec.count // each), plan))
 
 
 def select_pairs(shard: MinedShard, plan: BuildPlan) -> MinedShard:
     """Cluster the responses of every thread and draw its pairs, each again for as often as it breaks a rule."""
-    each, attempts = mining_of(plan).pairs_per_post, plan.config.attempts
+    each, attempts = plan.mining.pairs_per_post, plan.config.attempts
     indices = np.arange(shard.spec.start, shard.spec.start + shard.spec.count)
     draws = [
         uniforms(plan.config.seed, stream_key("mine", shard.spec.split, attempt), indices, 4)
@@ -128,7 +128,7 @@ def cluster_seed(seed: int, post: str) -> int:
 def _mine_thread(
     shard: MinedShard, thread: int, slots: Sequence[tuple[int, Sequence[npt.NDArray[np.float64]]]], plan: BuildPlan
 ) -> tuple[list[Pair], list[Rejection]]:
-    threads, mining = shard.threads, mining_of(plan)
+    threads, mining = shard.threads, plan.mining
     rows = [row for row in threads.rows(thread) if threads.known[row]]
     labels = cluster(threads.levels[rows], mining.clusters, cluster_seed(plan.config.seed, threads.posts[thread].id))
     hopeless = None
@@ -171,7 +171,7 @@ def _judge(
     levels = tuple(threads.levels[row] for row in drawn)
     direction = np.sign(levels[0] - levels[1]).astype(np.int8)
     score = margin(threads.shares[drawn.chosen], threads.shares[drawn.rejected], direction)
-    fault = _judge_margin(score, mining_of(plan)) or judge_pair(chosen, rejected, plan.config.validation)
+    fault = _judge_margin(score, plan.mining) or judge_pair(chosen, rejected, plan.config.validation)
     if fault:
         return fault
     post = threads.posts[thread]

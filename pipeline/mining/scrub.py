@@ -16,13 +16,13 @@ _PERSONAL = re.compile(
     )
   | (?P<email> (?<![\w.%+-]) [\w.%+-]++ @ (?:[\w-]++\.)+ [^\W\d_]\w++ )
   | (?P<user>
-        (?: / | (?<!\w) ) u/ [a-z0-9_-]{2,}+
+        (?: / | (?<!\w) ) u(?:ser)?+/ [a-z0-9_-]{2,}+
       | (?<!\w) @ _*+ [^\W\d_] \w*+ (?: [.@-]\w++ )*+                # with @name.bsky.social, @name@mastodon.example
     )
     """,
     re.VERBOSE | re.IGNORECASE,
 )
-_HINTS = ("@", "://", "www.", "u/", "](/")
+_HINTS = ("@", "://", "www.", "u/", "user/", "](/")
 _AFTER_LINK = ".,;:!?'*_~`"
 
 # What the phone library can take for a number: at least seven digits, up to four other characters between two of them.
@@ -45,10 +45,10 @@ def _scrub_once(text: str, names: Collection[str]) -> str:
     lower = text.lower()
     if any(hint in lower for hint in _HINTS):
         text = _PERSONAL.sub(_placeholder, text)
-    found = [name for name in names if name in text and len(name) >= _SHORTEST_NAME and _TELLING.match(name)]
+    found = [name for name in names if name.lower() in lower and len(name) >= _SHORTEST_NAME and _TELLING.match(name)]
     if found:
         longest_first = "|".join(map(re.escape, sorted(found, key=len, reverse=True)))
-        text = re.sub(rf"(?<!\w)(?:{longest_first})(?!\w)", "[user]", text)
+        text = re.sub(rf"(?<!\w)(?:{longest_first})(?!\w)", "[user]", text, flags=re.IGNORECASE)
     return _without_phones(text) if _DIGITS.search(text) else text
 
 

@@ -7,6 +7,7 @@ slices that workers read independently; a row that no thread can use is counted 
 from __future__ import annotations
 
 import hashlib
+import importlib.resources
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -28,6 +29,8 @@ from preference_space.space import PreferenceSpace
 from schemas.base import UsageError
 from schemas.config import DumpSource, MiningConfig, ThreadsSource
 
+PACKAGED = "packaged"
+"""Forty short threads of this project, to try things on."""
 SLICE_BYTES = 64 << 20
 _ZSTD_RATIO = 8
 """Bytes that a compressed byte of a dump stands for, about."""
@@ -143,27 +146,37 @@ class _Filters:
         # Each by itself: joined, their flags and groups would get in each other's way.
         self._bots = [re.compile(pattern, re.IGNORECASE) for pattern in config.bots]
 
+    def count(self, name: str) -> None:
+        self._counts[name] += 1
+
     def drop(self, reason: str) -> bool:
-        self._counts[reason] += 1
+        self.count(reason)
         return False
 
-    def post(self, title: str, text: str) -> bool:
-        self._counts["posts/read"] += 1
+    def is_bot(self, author: str) -> bool:
+        return bool(author) and any(bot.search(author) for bot in self._bots)
+
+    def post(self, title: str, text: str, author: str = "", is_moderator: bool = False) -> bool:
+        self.count("posts/read")
         if text.strip().lower() in _GONE or title.strip().lower() in _GONE:
             return self.drop("posts/deleted")
         if not title.strip() and not text.strip():
             return self.drop("posts/empty")
+        if is_moderator:
+            return self.drop("posts/moderator")
+        if self.is_bot(author):
+            return self.drop("posts/bot")
         if count_words(f"{title} {text}") > self._config.max_post_words:
             return self.drop("posts/too_long")
         return True
 
     def response(self, author: str, text: str, is_moderator: bool = False) -> bool:
-        self._counts["responses/read"] += 1
+        self.count("responses/read")
         if author in _GONE or text.strip().lower() in _GONE:
             return self.drop("responses/deleted")
         if is_moderator:
             return self.drop("responses/moderator")
-        if author and any(bot.search(author) for bot in self._bots):
+        if self.is_bot(author):
             return self.drop("responses/bot")
         words = count_words(text)
         if words < self._config.min_words:
@@ -179,10 +192,10 @@ def _submissions(
     for position, row in rows:
         identity = _required(row, "id", path, position)
         title, text = str(row.get("title") or ""), str(row.get("selftext") or "")
-        if filters.post(title, text):
-            subreddit = str(row.get("subreddit") or "")
+        author, subreddit = str(row.get("author") or ""), str(row.get("subreddit") or "")
+        if filters.post(title, text, author, bool(row.get("distinguished"))):
             topics = [_topic(subreddit)] if subreddit else []
-            yield PostEvent(identity, title, text, topics, str(row.get("author") or ""))
+            yield PostEvent(identity, title, text, topics, author)
 
 
 def _comments(
@@ -196,7 +209,7 @@ def _comments(
         # A comment on a comment has that one's `t1_` name as its parent.
         parent = str(row.get("parent_id") or link)
         if source.replies == "top_level" and parent.removeprefix("t3_") != link.removeprefix("t3_"):
-            filters.drop("responses/read")
+            filters.count("responses/read")
             filters.drop("responses/nested")
         elif filters.response(author, text, is_moderator):
             yield ResponseEvent(link.removeprefix("t3_"), identity, author, text, None, None, None)
@@ -213,13 +226,15 @@ def _threads(
             raise UsageError(f"{where} has no list 'responses'; it has {', '.join(map(str, row))}")
         made_up = hashlib.blake2b(f"{title}\x1f{text}".encode(), digest_size=8).hexdigest()
         identity = _identity(row, made_up)
-        if not filters.post(title, text):
+        poster = str(row.get("author") or "")
+        if not filters.post(title, text, poster):
             continue
         topics = row.get("topics") or ()
         topics = topics.split(",") if isinstance(topics, str) else topics
         if not isinstance(topics, (list, tuple)):
             raise UsageError(f"{where}: 'topics' is neither a list nor a text")
-        yield PostEvent(identity, title, text, [_topic(str(topic)) for topic in topics if str(topic).strip()])
+        named = [_topic(str(topic)) for topic in topics if str(topic).strip()]
+        yield PostEvent(identity, title, text, named, poster)
         for number, entry in enumerate(responses):
             response = {"text": entry} if isinstance(entry, str) else entry
             if not isinstance(response, Mapping) or not isinstance(response.get("text"), str):
@@ -368,6 +383,9 @@ def _files(source: DumpSource | ThreadsSource) -> list[tuple[Any, Path]]:
     files = []
     for key in source.paths:
         for pattern in getattr(source, key):
+            if pattern == PACKAGED:
+                files.append((key, Path(str(importlib.resources.files("pipeline") / "sample_threads.jsonl"))))
+                continue
             found = _matches(pattern) if set(pattern) & set("*?[") else [Path(pattern)]
             if not found:
                 raise UsageError(f"mining.source.{key}: no file fits {pattern}")

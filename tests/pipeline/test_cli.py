@@ -250,13 +250,14 @@ def test_wrong_mining_exits_with_2_and_one_line(tmp_path: Path, overrides: list[
         ),
     ],
 )
-def test_thread_that_cannot_be_read_exits_with_1_and_names_file_and_place(tmp_path: Path, row: str, part: str) -> None:
+def test_thread_that_cannot_be_read_exits_with_2_and_names_file_and_place(tmp_path: Path, row: str, part: str) -> None:
     (tmp_path / "bad.jsonl").write_text(row + "\n")
 
     config = mining_file(tmp_path)
     result = Result("build", config, "--output", str(tmp_path / "out"), "--set", "mining.source.path=[bad.jsonl]")
 
-    assert_one_line(result, 1, str(tmp_path / "bad.jsonl"), part)
+    assert_one_line(result, 2, str(tmp_path / "bad.jsonl"), part)
+    assert not (tmp_path / "out" / "threads").exists()
 
 
 def test_dump_without_its_comments_exits_with_2_and_one_line(tmp_path: Path) -> None:

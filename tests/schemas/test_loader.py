@@ -135,13 +135,18 @@ def test_missing_pairs_are_named_where_some_are_sampled(tmp_path: Path) -> None:
     assert refusal(path) == f"{path}: 'pairs' is required where mining.share is less than 1"
 
 
-@pytest.mark.parametrize(
-    ("pairs", "share", "mined"), [(100, 1.0, 100), (100, 0.3, 30), (7, 0.5, 4), (1, 0.4, 0), (10, 0.001, 0)]
-)
+@pytest.mark.parametrize(("pairs", "share", "mined"), [(100, 1.0, 100), (100, 0.3, 30), (7, 0.5, 4), (1, 0.6, 1)])
 def test_share_of_the_pairs_is_mined_and_the_rest_sampled(tmp_path: Path, pairs: int, share: float, mined: int) -> None:
     config = load_config(write(tmp_path, MINED + f"  share: {share}\npairs: {pairs}\n"))
 
     assert (config.mined_pairs, config.sampled_pairs) == (mined, pairs - mined)
+
+
+@pytest.mark.parametrize(("pairs", "share"), [(1, 0.4), (10, 0.001)])
+def test_share_that_mines_nothing_is_refused(tmp_path: Path, pairs: int, share: float) -> None:
+    path = write(tmp_path, MINED + f"  share: {share}\npairs: {pairs}\n")
+
+    assert refusal(path).startswith(f"{path}: mining.share of 'pairs' is less than one pair")
 
 
 def test_mining_may_be_null(tmp_path: Path) -> None:

@@ -225,11 +225,13 @@ def test_other_tokens_are_no_options(token: str) -> None:
 @pytest.mark.parametrize(
     ("text", "shares"), [("B", [0, 255, 0]), (" B\n", [0, 255, 0]), ("The", [0] * 3), ("", [0] * 3)]
 )
-@pytest.mark.parametrize("logprobs", [{"The": -0.1, "1": -3.0}, {}, None])
-def test_without_an_option_among_the_likeliest_the_text_counts(
-    logprobs: Mapping[str, float] | None, text: str, shares: list[int]
-) -> None:
+@pytest.mark.parametrize("logprobs", [{}, None])
+def test_without_logprobs_the_text_counts(logprobs: Mapping[str, float] | None, text: str, shares: list[int]) -> None:
     assert read(top(logprobs, text)) == [shares]
+
+
+def test_what_a_model_was_made_to_say_is_no_certainty() -> None:
+    assert read(top({"The": -0.1, "1": -3.0}, "B")) == [[0] * 3]
 
 
 @pytest.mark.parametrize("logprobs", [{}, {"top_logprobs": None}, {"top_logprobs": []}, {"tokens": ["B"]}])
@@ -248,7 +250,7 @@ def test_a_logprob_above_zero_counts_as_certainty() -> None:
 @pytest.mark.parametrize("least", [-math.inf, -9999.0, -1e300])
 def test_options_that_the_engine_rules_out_count_as_nothing(least: float) -> None:
     assert read(top({"A": least, "B": least, "C": -0.1})) == [[0, 0, 255]]
-    assert read(top({"A": least, "B": least, "C": least}, text="B")) == [[0, 255, 0]]
+    assert read(top({"A": least, "B": least, "C": least}, text="B")) == [[0] * 3]
 
 
 @pytest.mark.parametrize("value", [math.nan, "nan"])
