@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -138,7 +139,7 @@ class Display(Observer):
         say(f'load  datasets.load_dataset("{escape(str(folder))}")', soft_wrap=True)
 
 
-class _Steps:
+class _Steps(ABC):
     """The figures of something under way, from the tallies since it began."""
 
     def __init__(self, name: str, plan: BuildPlan) -> None:
@@ -151,17 +152,17 @@ class _Steps:
         now = progress.total(self._output)
         return {name: now[name] - self._before[name] for name in now}
 
+    @abstractmethod
     def steps(self) -> int:
         """How many there are."""
-        raise NotImplementedError
 
+    @abstractmethod
     def completed(self) -> int:
         """How many are done."""
-        raise NotImplementedError
 
+    @abstractmethod
     def facts(self) -> str:
         """What else there is to say."""
-        raise NotImplementedError
 
     def line(self) -> str:
         """The facts as a plain line."""

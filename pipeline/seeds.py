@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from pipeline.hub import dataset_commit, dataset_rows
 from pipeline.plan import SPLITS, ShardSpec, apportion
-from pipeline.shards import atomic
+from pipeline.shards import atomic, read_groups
 from schemas.arrow import arrow_schema, to_table
 from schemas.base import UsageError
 from schemas.config import SeedsConfig
@@ -90,15 +90,9 @@ def store_posts(folder: Path, by_split: Mapping[str, list[SeedPost]]) -> None:
 
 def posts_of(folder: Path, spec: ShardSpec) -> list[SeedPost]:
     """The post of each pair of a shard: pair i of a split uses post i mod n, of the split's n posts."""
-    with pq.ParquetFile(folder / f"{spec.split}.parquet") as file:
-        total = file.metadata.num_rows
-        wanted = np.arange(spec.start, spec.start + spec.count) % total
-        groups = sorted(set((wanted // _ROWS_PER_GROUP).tolist()))
-        table = file.read_row_groups(groups)
-    first = np.cumsum([0, *[min(_ROWS_PER_GROUP, total - g * _ROWS_PER_GROUP) for g in groups]])
-    offset = {group: int(first[k]) for k, group in enumerate(groups)}
-    rows = [offset[int(w) // _ROWS_PER_GROUP] + int(w) % _ROWS_PER_GROUP for w in wanted]
-    return [SeedPost(**row | {"topics": tuple(row["topics"])}) for row in table.take(rows).to_pylist()]
+    path = folder / f"{spec.split}.parquet"
+    wanted = np.arange(spec.start, spec.start + spec.count) % pq.read_metadata(path).num_rows
+    return [SeedPost(**row | {"topics": tuple(row["topics"])}) for row in read_groups(path, wanted).to_pylist()]
 
 
 def _post(config: SeedsConfig, number: int, row: Mapping[str, Any]) -> SeedPost | None:

@@ -26,12 +26,12 @@ import pyarrow.parquet as pq
 
 from pipeline.mining.scrub import scrub
 from pipeline.mining.sources import PostEvent, ResponseEvent, Slice, cut_slices, input_bytes, read_events
-from pipeline.mining.threads import ROWS_PER_GROUP, THREAD_SCHEMA, Threads, from_table, read_groups
+from pipeline.mining.threads import ROWS_PER_GROUP, THREAD_SCHEMA, Threads, from_table
 from pipeline.plan import SPLITS, BuildPlan, apportion
 from pipeline.progress import tally
 from pipeline.resources import resources
 from pipeline.seeds import normalised
-from pipeline.shards import atomic, disk_errors, read_meta, write_shard, write_text
+from pipeline.shards import atomic, disk_errors, read_groups, read_meta, write_shard, write_text
 from pipeline.validate import count_words, language_of
 from schemas.base import UsageError, UserError
 from schemas.config import MiningConfig

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from preference_space.direction import Direction
 from schemas.arrow import arrow_schema
@@ -93,19 +91,6 @@ def from_table(table: pa.Table, dimensions: int) -> Threads:
     return Threads(
         posts, first, responses.field("id").to_pylist(), responses.field("text").to_pylist(), levels, shares, known
     )
-
-
-def read_groups(path: Path, rows: npt.NDArray[np.int64]) -> pa.Table:
-    """The given rows of a file, in their order, reading only the row groups that hold them."""
-    with pq.ParquetFile(path) as file:
-        sizes = [file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)]
-        ends = np.cumsum(sizes)
-        group_of = np.searchsorted(ends, rows, side="right")
-        groups = np.unique(group_of)
-        table = file.read_row_groups(groups.tolist()).replace_schema_metadata(None)
-    starts_here = np.cumsum([0, *(sizes[group] for group in groups.tolist())])
-    before = (ends - sizes)[group_of]
-    return table.take(starts_here[np.searchsorted(groups, group_of)] + rows - before)
 
 
 def _lengths(lists: pa.ListArray) -> npt.NDArray[np.int64]:

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.mining.threads import ROWS_PER_GROUP, THREAD_SCHEMA, Threads, from_table, read_groups
-from pipeline.shards import read_shard, write_shard
+from pipeline.mining.threads import ROWS_PER_GROUP, THREAD_SCHEMA, Threads, from_table
+from pipeline.shards import read_groups, read_shard, write_shard
 from schemas.records import Response, SeedPost, Thread
 
 DIMENSIONS = 3
