@@ -1,8 +1,13 @@
-"""The base class of every record, and the errors that users are meant to see."""
+"""What all modules share: the base class of records, how progress is told, the errors that users are to see."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from pydantic import BaseModel, ConfigDict
+
+Progress = Callable[[str, int, int], None]
+"""Is told what is under way, how much of it is done, and how much there is."""
 
 
 class Record(BaseModel):

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from everyuser_train import models
 from everyuser_train.base import UsageError
-from everyuser_train.config import Part
+from everyuser_train.config import EvalData, Part
 from everyuser_train.data import load
 from everyuser_train.display import safe
 from everyuser_train.examples import Example
@@ -81,15 +81,13 @@ class Pair:
                 yield self._policy
 
 
-def find_row(
-    path: str, split: str, row: str | None, *, revision: str | None = None, space: str | None = None
-) -> tuple[Example, Any]:
+def find_row(data: EvalData, row: str | None) -> tuple[Example, Any]:
     """The example with id `row`, or the first, and the dataset's space. Raises `UsageError` if there is none."""
-    loaded = load(path, split, revision=revision, space=space)
+    loaded = load(data, data.split)
     for example in loaded.examples:
         if row is None or example.id == row:
             return example, loaded.space
-    raise UsageError(f"{path} ({split}) has no example with id '{row}'")
+    raise UsageError(f"{data.path} ({data.split}) has no example with id '{row}'")
 
 
 def persona_of(example: Example, space: Any, method: Method, items: int) -> Persona:

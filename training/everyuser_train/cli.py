@@ -44,6 +44,10 @@ Reference = Annotated[
 Data = Annotated[str | None, typer.Option("--data", "-d", help="A folder, a Hub id, or a JSON or JSONL file.")]
 Split = Annotated[str | None, typer.Option("--split", help="Its split; by default `test`.")]
 Space = Annotated[str | None, typer.Option("--space", help="A preference_space.yaml, where the data bring none.")]
+Directions = Annotated[
+    list[str] | None,
+    typer.Option("--directions", metavar="FILE", help="What `infer` wrote about the data; may be repeated."),
+]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Use at most this many examples.")]
 MethodOption = Annotated[
     str | None, typer.Option("--method", help="`ica` or `pba`; by default what the model was trained by.")
@@ -80,6 +84,7 @@ def evaluate(
     data: Data = None,
     split: Split = None,
     space: Space = None,
+    directions: Directions = None,
     limit: Limit = None,
     method: MethodOption = None,
     output: Annotated[
@@ -96,7 +101,7 @@ def evaluate(
         from everyuser_train.loader import load_config
         from everyuser_train.report import save, show
 
-        options = _options(model, reference, data, split, space, limit, method)
+        options = _options(model, reference, data, split, space, directions, limit, method)
         settings = load_config(EvaluateConfig, config, options, overrides or ())
         with Display(err) as display:
             report = run_evaluate(settings, display.stage)
@@ -133,7 +138,7 @@ def infer(
 
         if annotator and (base_url or served_model):
             raise UsageError("give --annotator, or --base-url and --served-model, not both")
-        options = _options(None, None, data, split, space, limit, None) | {"output": output}
+        options = _options(None, None, data, split, space, None, limit, None) | {"output": output}
         if annotator:
             options |= {"annotator.kind": "local", "annotator.name": annotator}
         if base_url or served_model:
@@ -160,6 +165,7 @@ def judge(
     data: Data = None,
     split: Split = None,
     space: Space = None,
+    directions: Directions = None,
     limit: Limit = None,
     method: MethodOption = None,
     base_url: Annotated[
@@ -179,7 +185,7 @@ def judge(
         from everyuser_train.judge import judge as run_judge
         from everyuser_train.loader import load_config
 
-        options = _options(model, reference, data, split, space, limit, method) | {
+        options = _options(model, reference, data, split, space, directions, limit, method) | {
             "output": output,
             "judge.base_url": base_url,
             "judge.model": served_model,
@@ -200,6 +206,7 @@ def chat(
     data: Data = None,
     split: Split = None,
     space: Space = None,
+    directions: Directions = None,
     row: Annotated[
         str | None, typer.Option("--row", metavar="ID", help="An example's id; by default the first.")
     ] = None,
@@ -218,6 +225,7 @@ def chat(
     """Replies of a model and of its reference side by side, for a persona."""
     with _reported(debug):
         from everyuser_train import chat as talk
+        from everyuser_train.config import EvalData
         from everyuser_train.models import trained_method
         from everyuser_train.personas import NO_PERSONA, Method
 
@@ -231,7 +239,8 @@ def chat(
             raise UsageError("give --data or --persona, not both")
         person, own = NO_PERSONA if persona is None else talk.written_persona(persona), None
         if data is not None:
-            example, found = talk.find_row(data, split or "test", row, space=space)
+            source = EvalData(path=data, split=split or "test", space=space, directions=tuple(directions or ()))
+            example, found = talk.find_row(source, row)
             person, own = talk.persona_of(example, found, chosen, items), example.prompt
         pair = talk.Pair(model, reference, dtype)
         talk.show_persona(person, chosen, out)
@@ -261,6 +270,7 @@ def _options(
     data: str | None,
     split: str | None,
     space: str | None,
+    directions: list[str] | None,
     limit: int | None,
     method: str | None,
 ) -> dict[str, Any]:
@@ -273,6 +283,7 @@ def _options(
         "data.path": data,
         "data.split": split,
         "data.space": space,
+        "data.directions": directions or None,
         "data.limit": limit,
         "method": method or (trained_method(model) if model else None),
     }

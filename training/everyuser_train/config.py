@@ -1,4 +1,4 @@
-"""The configuration of a training run: one YAML file, every key typed, documented and defaulted here."""
+"""The data that every command reads, and the configuration of a training run: keys typed, documented, defaulted."""
 
 from __future__ import annotations
 
@@ -11,16 +11,30 @@ from everyuser_train.base import Record
 Part = Literal["ugc", "pair", "demo"]
 
 
-class DataConfig(Record):
-    """The dataset, and what of the persona is used."""
+class DataSource(Record):
+    """A dataset, whatever is done with it."""
 
     path: str = Field(description="A folder, a Hub id, or a JSON or JSONL file of AlignX's shape.")
     revision: str | None = Field(None, description="Revision of a Hub dataset.")
     space: str | None = Field(None, description="A preference_space.yaml, where the dataset brings none.")
+    directions: tuple[str, ...] = Field(
+        (), description="Files that `everyuser-train infer` wrote: directions of personas, where the dataset has none."
+    )
+    limit: int | None = Field(None, ge=1, description="Use at most this many examples of a split.")
+
+
+class DataConfig(DataSource):
+    """The dataset of a training run."""
+
     train_split: str = Field("train", description="Split that is trained on.")
     eval_split: str | None = Field("validation", description="Split that is evaluated during training; null for none.")
-    limit: int | None = Field(None, ge=1, description="Use at most this many examples of each split.")
     streaming: bool = Field(False, description="Read the training split as a stream; `training.max_steps` is needed.")
+
+
+class EvalData(DataSource):
+    """The split that a command other than `fit` reads."""
+
+    split: str = Field("test", description="Its split; a file has only one.")
 
 
 class PersonaConfig(Record):

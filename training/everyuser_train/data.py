@@ -14,6 +14,8 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from everyuser_train.base import UsageError
+from everyuser_train.config import DataSource
+from everyuser_train.directions import Inferred, read_directions, with_directions
 from everyuser_train.examples import Example, PairItem, UgcItem
 from everyuser_train.space import Direction, Space, from_released, load_space
 
@@ -68,56 +70,111 @@ class _Row(_Columns):
     post_id: str | int | None = None
 
 
-def load(
-    config_path: str, split: str, *, revision: str | None = None, space: str | None = None, limit: int | None = None
-) -> Loaded:
-    """A split, of which the first `limit` rows; `space` is a file that goes before the dataset's own.
+def load(source: DataSource, split: str) -> Loaded:
+    """A split, with what was inferred for its personas where `source.directions` say so.
 
     Rows of a folder or Hub dataset stay on disk and become examples when they are asked for. A file has one split,
     whatever it is called. Raises `UsageError`: nothing there, an unknown schema, or a row that is not AlignX's (for
     rows on disk, when the row is read).
     """
-    found = read_space(config_path, revision=revision, space=space)
+    reader = _reader(source)
     examples: Sequence[Example]
-    if _is_file(config_path):
-        examples = tuple(islice(_file_examples(Path(config_path), found), limit))
+    if _is_file(source.path):
+        examples = tuple(islice(_file_examples(Path(source.path), reader), source.limit))
     else:
-        dataset = _dataset(config_path, split, revision, streaming=False)
-        examples = _Rows(dataset, range(len(dataset))[:limit], config_path, found)
+        dataset = _dataset(source, split, streaming=False)
+        examples = _Rows(dataset, range(len(dataset))[: source.limit], reader)
     if not examples:
-        raise UsageError(f"{config_path}: has no rows")
-    return Loaded(found, examples)
+        raise UsageError(f"{source.path}: has no rows")
+    return Loaded(reader.space, examples)
 
 
-def stream(
-    config_path: str, split: str, *, revision: str | None = None, space: str | None = None, limit: int | None = None
-) -> Iterator[Example]:
+def stream(source: DataSource, split: str) -> Iterator[Example]:
     """The examples of `load`, read one by one. Raises `UsageError` as `load` does, before the first or at a row."""
-    found = read_space(config_path, revision=revision, space=space)
-    if _is_file(config_path):
-        return islice(_file_examples(Path(config_path), found), limit)
-    dataset = _dataset(config_path, split, revision, streaming=True)
-    return islice(_streamed(dataset, config_path, split, found), limit)
+    reader = _reader(source)
+    if _is_file(source.path):
+        return islice(_file_examples(Path(source.path), reader), source.limit)
+    return islice(_streamed(_dataset(source, split, streaming=True), split, reader), source.limit)
 
 
-def read_space(config_path: str, *, revision: str | None = None, space: str | None = None) -> Space | None:
-    """The preference space of `space` (a file), else the one that travels with the dataset, else None.
+def read_space(source: DataSource) -> Space | None:
+    """The preference space that `source` names, else the one that travels with the dataset, else None.
 
     Raises `UsageError` where there is no such dataset, or it has a schema or a space that cannot be read.
     """
-    own = None if _is_file(config_path) else _travelling_space(config_path, revision)
-    path = own if space is None else Path(space)
+    own = None if _is_file(source.path) else _travelling_space(source.path, source.revision)
+    path = own if source.space is None else Path(source.space)
     return None if path is None else load_space(path)
+
+
+class _Reader(NamedTuple):
+    """What is needed to make a dataset's rows examples."""
+
+    origin: str
+    space: Space | None
+    inferred: dict[str, Inferred] | None
+
+    def example(self, row: object, number: int) -> Example:
+        """A row as an example. Raises `UsageError` that names the row and the column."""
+        if not isinstance(row, Mapping):
+            raise UsageError(f"{self.origin}: row {number + 1} is not a JSON object")
+        try:
+            checked = _Row.model_validate(row)
+        except ValidationError as error:
+            problem = error.errors()[0]
+            column = ".".join(map(str, problem["loc"]))
+            raise UsageError(f"{self.origin}: row {number + 1}, '{column}': {problem['msg']}") from None
+        try:
+            example = self._of(checked, number)
+        except ValueError as error:
+            raise UsageError(f"{self.origin}: row {number + 1}, 'Preference Direction': {error}") from None
+        if self.inferred is None:
+            return example
+        try:
+            return with_directions(example, self.inferred)
+        except ValueError as error:
+            raise UsageError(f"{self.origin}: {error}") from None
+
+    def _of(self, row: _Row, number: int) -> Example:
+        return Example(
+            number=number,
+            id=str(number if row.id is None else row.id),
+            post=_hash(row.prompt) if row.post_id is None else str(row.post_id),
+            prompt=row.prompt,
+            chosen=row.chosen,
+            rejected=row.rejected,
+            direction=self._direction(row.direction),
+            profile=row.profile or None,
+            portrait=row.portrait or "",
+            ugc=tuple(UgcItem(item.prompt, item.comment, self._direction(item.direction)) for item in row.ugc or ()),
+            pair=tuple(
+                PairItem(item.prompt, item.chosen, item.rejected, self._direction(item.direction))
+                for item in row.pair or ()
+            ),
+        )
+
+    def _direction(self, values: list[float] | None) -> Direction | None:
+        if values is None:
+            return None
+        if self.space is not None and len(values) != len(self.space.dimensions):
+            known = f"space {self.space.name} has {len(self.space.dimensions)} dimensions"
+            raise ValueError(f"{len(values)} numbers, where {known}")
+        return from_released(values)
+
+
+def _reader(source: DataSource) -> _Reader:
+    space = read_space(source)
+    inferred = read_directions(source.directions) if source.directions else None
+    return _Reader(source.path, space, inferred)
 
 
 class _Rows(Sequence[Example]):
     """Rows `numbers` of a dataset on disk, as examples."""
 
-    def __init__(self, dataset: Any, numbers: range, origin: str, space: Space | None) -> None:
+    def __init__(self, dataset: Any, numbers: range, reader: _Reader) -> None:
         self._dataset = dataset
         self._numbers = numbers
-        self._origin = origin
-        self._space = space
+        self._reader = reader
 
     def __len__(self) -> int:
         return len(self._numbers)
@@ -130,9 +187,9 @@ class _Rows(Sequence[Example]):
 
     def __getitem__(self, index: int | slice) -> Example | _Rows:
         if isinstance(index, slice):
-            return _Rows(self._dataset, self._numbers[index], self._origin, self._space)
+            return _Rows(self._dataset, self._numbers[index], self._reader)
         number = self._numbers[index]
-        return _example(self._dataset[number], number, self._origin, self._space)
+        return self._reader.example(self._dataset[number], number)
 
 
 def _is_file(path: str) -> bool:
@@ -194,17 +251,18 @@ def _check_manifest(origin: str, path: Path) -> None:
         raise UsageError(f"{origin}: the build is {manifest['status']}; finish it with `everyuser build`")
 
 
-def _dataset(path: str, split: str, revision: str | None, *, streaming: bool) -> Any:
+def _dataset(source: DataSource, split: str, *, streaming: bool) -> Any:
     # A heavy import that files do without.
     from datasets import load_dataset
 
     try:
-        return load_dataset(path, split=split, revision=revision, streaming=streaming)
+        return load_dataset(source.path, split=split, revision=source.revision, streaming=streaming)
     except Exception as error:  # As above; and a dataset's own reader may raise anything.
-        raise UsageError(f"{path}: cannot load split '{split}': {_first_line(error.__cause__ or error)}") from None
+        detail = _first_line(error.__cause__ or error)
+        raise UsageError(f"{source.path}: cannot load split '{split}': {detail}") from None
 
 
-def _streamed(dataset: Any, path: str, split: str, space: Space | None) -> Iterator[Example]:
+def _streamed(dataset: Any, split: str, reader: _Reader) -> Iterator[Example]:
     rows = iter(dataset)
     number = 0
     while True:
@@ -213,14 +271,14 @@ def _streamed(dataset: Any, path: str, split: str, space: Space | None) -> Itera
         except StopIteration:
             return
         except Exception as error:  # As above.
-            raise UsageError(f"{path}: cannot read on in split '{split}': {_first_line(error)}") from None
-        yield _example(row, number, path, space)
+            raise UsageError(f"{reader.origin}: cannot read on in split '{split}': {_first_line(error)}") from None
+        yield reader.example(row, number)
         number += 1
 
 
-def _file_examples(path: Path, space: Space | None) -> Iterator[Example]:
+def _file_examples(path: Path, reader: _Reader) -> Iterator[Example]:
     for number, row in enumerate(_file_rows(path)):
-        yield _example(row, number, str(path), space)
+        yield reader.example(row, number)
 
 
 def _file_rows(path: Path) -> Iterator[Any]:
@@ -245,45 +303,6 @@ def _json_line(path: Path, number: int, line: bytes) -> Any:
         return orjson.loads(line)
     except orjson.JSONDecodeError as error:
         raise UsageError(f"{path}: line {number} is not JSON: {error}") from None
-
-
-def _example(row: object, number: int, origin: str, space: Space | None) -> Example:
-    """A row as an example. Raises `UsageError` that names the row and the column."""
-    if not isinstance(row, Mapping):
-        raise UsageError(f"{origin}: row {number + 1} is not a JSON object")
-    try:
-        checked = _Row.model_validate(row)
-    except ValidationError as error:
-        problem = error.errors()[0]
-        column = ".".join(map(str, problem["loc"]))
-        raise UsageError(f"{origin}: row {number + 1}, '{column}': {problem['msg']}") from None
-
-    def direction(values: list[float] | None) -> Direction | None:
-        if values is None:
-            return None
-        if space is not None and len(values) != len(space.dimensions):
-            raise ValueError(f"{len(values)} numbers, where space {space.name} has {len(space.dimensions)} dimensions")
-        return from_released(values)
-
-    try:
-        return Example(
-            number=number,
-            id=str(number if checked.id is None else checked.id),
-            post=_hash(checked.prompt) if checked.post_id is None else str(checked.post_id),
-            prompt=checked.prompt,
-            chosen=checked.chosen,
-            rejected=checked.rejected,
-            direction=direction(checked.direction),
-            profile=checked.profile or None,
-            portrait=checked.portrait or "",
-            ugc=tuple(UgcItem(item.prompt, item.comment, direction(item.direction)) for item in checked.ugc or ()),
-            pair=tuple(
-                PairItem(item.prompt, item.chosen, item.rejected, direction(item.direction))
-                for item in checked.pair or ()
-            ),
-        )
-    except ValueError as error:
-        raise UsageError(f"{origin}: row {number + 1}, 'Preference Direction': {error}") from None
 
 
 def _hash(text: str) -> str:

@@ -17,8 +17,8 @@ import torch
 from pydantic import Field
 
 from everyuser_train import models
-from everyuser_train.base import Record, UsageError, UserError
-from everyuser_train.config import Part
+from everyuser_train.base import Progress, Record, UsageError, UserError
+from everyuser_train.config import EvalData, Part
 from everyuser_train.data import Loaded, load
 from everyuser_train.examples import Example
 from everyuser_train.metrics import (
@@ -38,20 +38,7 @@ from everyuser_train.prompts import fit, messages
 from everyuser_train.report import Contrast, Flip, Kind, PoleResult, Report, Result
 from everyuser_train.score import Encoded, Scores, cached_score, encode, model_key
 
-Progress = Callable[[str, int, int], None]
-"""Is told what is under way, how much of it is done, and how much there is."""
-
 Parts = Annotated[tuple[Part, ...], Field(min_length=1)]
-
-
-class EvalData(Record):
-    """The dataset that is evaluated on."""
-
-    path: str = Field(description="A folder, a Hub id, or a JSON or JSONL file of AlignX's shape.")
-    split: str = Field("test", description="Its split; a file has only one.")
-    revision: str | None = Field(None, description="Revision of a Hub dataset.")
-    space: str | None = Field(None, description="A preference_space.yaml, where the dataset brings none.")
-    limit: int | None = Field(None, ge=1, description="Use at most this many examples.")
 
 
 class EvaluateConfig(Record):
@@ -124,8 +111,7 @@ def evaluate(settings: EvaluateConfig, progress: Progress | None = None) -> Repo
     tell = progress or (lambda _what, _done, _total: None)
     policy = Scorer(settings.model, settings.model_revision, settings)
     reference = _reference(settings)
-    source = settings.data
-    loaded = load(source.path, source.split, revision=source.revision, space=source.space, limit=source.limit)
+    loaded = load(settings.data, settings.data.split)
     loaded = loaded._replace(examples=list(loaded.examples))
     conditions, notes = plan(settings, loaded)
     tokenizer = models.load_tokenizer(settings.model, settings.model_revision)
@@ -146,8 +132,8 @@ def evaluate(settings: EvaluateConfig, progress: Progress | None = None) -> Repo
     return Report(
         model=settings.model,
         reference=reference.name,
-        data=source.path,
-        split=source.split,
+        data=settings.data.path,
+        split=settings.data.split,
         method=settings.method,
         dtype=settings.dtype,
         seed=settings.seed,

@@ -30,7 +30,8 @@ class Example:
     """One preference. Parts of the persona that the data lack are empty, a direction or a profile None.
 
     `post` identifies the post: intervals are clustered by it. `number` is the row's place in its split, which counts
-    for every random choice about it.
+    for every random choice about it. `portrait_direction` is there where it was inferred; otherwise a portrait says
+    what `direction` says.
     """
 
     number: int
@@ -44,6 +45,7 @@ class Example:
     portrait: str
     ugc: tuple[UgcItem, ...]
     pair: tuple[PairItem, ...]
+    portrait_direction: Direction | None = None
 
     def flipped(self) -> Example:
         """The same example with every preference reversed: the target's and the history pairs', and their directions.

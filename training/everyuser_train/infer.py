@@ -10,24 +10,23 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import orjson
 from pydantic import Field
 
 from everyuser_train.annotators import OPTIONS, Annotator, EndpointAnnotator, LocalAnnotator, Shares, Sheet
-from everyuser_train.base import Record, UsageError, UserError
+from everyuser_train.base import Progress, Record, UsageError
 from everyuser_train.client import Endpoint, Failure
-from everyuser_train.config import Part
-from everyuser_train.evaluate import EvalData, Progress
+from everyuser_train.config import EvalData, Part
+from everyuser_train.data import load
+from everyuser_train.directions import Inferred, write_directions
 from everyuser_train.examples import Example
 from everyuser_train.journal import Journal, key_of
 from everyuser_train.score import model_key
-from everyuser_train.space import Dimension, Direction, Space, aggregate, from_released, verbalise
+from everyuser_train.space import Dimension, Direction, Space, aggregate
 
 Orders = npt.NDArray[np.int64]
 """Shape (questions, 3): what each option stands for, 0 the positive pole, 1 the negative one, 2 'cannot tell'."""
@@ -48,23 +47,6 @@ class Text(NamedTuple):
         if not self.post:
             return f"Comment, by and about the writer: {self.text}"
         return f"Post: {self.post}\nComment: {self.text}"
-
-
-class Inferred(NamedTuple):
-    """Directions of an example's persona, each of shape (D,); None for a part that was not judged.
-
-    `direction` is what all judged parts say together: neutral where there is none.
-    """
-
-    direction: Direction
-    ugc: tuple[Direction | None, ...]
-    pair: tuple[Direction | None, ...]
-    portrait: Direction | None
-
-    @property
-    def judged(self) -> int:
-        """How many parts have a direction."""
-        return sum(part is not None for part in (*self.ugc, *self.pair, self.portrait))
 
 
 class LocalModel(Record):
@@ -125,14 +107,12 @@ def infer(
 
 
 def infer_file(config: InferConfig, progress: Progress | None = None) -> InferSummary:
-    """Infer the directions of a dataset's personas and write them to `config.output`, for `read_directions`."""
-    from everyuser_train.data import load
-
+    """Infer the directions of a dataset's personas and write them to `config.output`, for a `directions` key."""
     output = Path(config.output)
     if output.suffix not in (".jsonl", ".parquet"):
         raise UsageError(f"output {output}: must end in .jsonl or .parquet")
     data = config.data
-    loaded = load(data.path, data.split, revision=data.revision, space=data.space, limit=data.limit)
+    loaded = load(data, data.split)
     if loaded.space is None:
         raise UsageError(f"{data.path} brings no preference space; name a preference_space.yaml in data.space")
     dimensions = chosen_dimensions(loaded.space, config.dimensions)
@@ -269,68 +249,6 @@ def inferred(
     return Inferred(aggregate(np.array(known, dtype=np.int8).reshape(-1, len(space.dimensions))), ugc, pair, portrait)
 
 
-def write_directions(path: Path, examples: Sequence[Example], results: Sequence[Inferred], space: Space) -> None:
-    """Write one row for each example: its id, directions as published (0, 0.5, 1), and the labels they stand for."""
-    rows = [
-        {
-            "id": example.id,
-            "Preference Direction": _released(result.direction),
-            "profile": verbalise(space, result.direction),
-            "ugc": [_released(part) for part in result.ugc],
-            "pair": [_released(part) for part in result.pair],
-            "portrait": _released(result.portrait),
-        }
-        for example, result in zip(examples, results, strict=True)
-    ]
-    scratch = path.with_name(f"{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.suffix == ".parquet":
-            import pyarrow as pa
-            import pyarrow.parquet as pq
-
-            direction = pa.list_(pa.float32())
-            fields = {"id": pa.string(), "Preference Direction": direction, "profile": pa.string()}
-            fields |= {"ugc": pa.list_(direction), "pair": pa.list_(direction), "portrait": direction}
-            pq.write_table(pa.Table.from_pylist(rows, schema=pa.schema(fields.items())), scratch)
-        else:
-            scratch.write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows))
-        scratch.replace(path)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror}); choose another output") from None
-
-
-def read_directions(path: Path) -> dict[str, Inferred]:
-    """Directions by example id, as `write_directions` wrote them. Raises `UsageError` for another file."""
-    try:
-        if path.suffix == ".parquet":
-            import pyarrow.parquet as pq
-
-            rows = pq.read_table(path).to_pylist()
-        else:
-            rows = [orjson.loads(line) for line in path.read_bytes().split(b"\n") if line]
-        return {
-            row["id"]: Inferred(
-                from_released(row["Preference Direction"]),
-                tuple(_level(part) for part in row["ugc"]),
-                tuple(_level(part) for part in row["pair"]),
-                _level(row["portrait"]),
-            )
-            for row in rows
-        }
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{path} holds no inferred directions: {type(error).__name__}: {error}") from None
-
-
-def with_directions(examples: Iterable[Example], found: Mapping[str, Inferred]) -> list[Example]:
-    """Examples with the directions that were inferred for them, by id; one that is not there stays as it is.
-
-    History items take the inferred direction where they were judged; the example's own is filled in only where the
-    data have none.
-    """
-    return [_joined(example, found[example.id]) if example.id in found else example for example in examples]
-
-
 def chosen_dimensions(space: Space, slugs: Sequence[str] | None) -> list[int] | None:
     """Indices of dimensions; None for all. Raises `UsageError` for a slug that the space does not have."""
     if slugs is None:
@@ -361,28 +279,3 @@ def _question(dimension: Dimension, order: Sequence[int]) -> str:
 def _difference(chosen: Direction | None, rejected: Direction | None) -> Direction | None:
     """A pair's direction, (D,): on which side of the rejected reply the chosen one is."""
     return None if chosen is None or rejected is None else np.sign(chosen - rejected).astype(np.int8)
-
-
-def _joined(example: Example, found: Inferred) -> Example:
-    def filled(items: tuple[Any, ...], directions: tuple[Direction | None, ...]) -> tuple[Any, ...]:
-        if not directions:
-            return items
-        return tuple(
-            item if direction is None else item._replace(direction=direction)
-            for item, direction in zip(items, directions, strict=True)
-        )
-
-    return replace(
-        example,
-        direction=found.direction if example.direction is None else example.direction,
-        ugc=filled(example.ugc, found.ugc),
-        pair=filled(example.pair, found.pair),
-    )
-
-
-def _released(direction: Direction | None) -> list[float] | None:
-    return None if direction is None else ((direction.astype(np.float64) + 1) / 2).tolist()
-
-
-def _level(values: Sequence[float] | None) -> Direction | None:
-    return None if values is None else from_released(values)

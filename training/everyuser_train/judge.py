@@ -21,11 +21,10 @@ from pydantic import Field
 from rich.table import Table
 
 from everyuser_train import models
-from everyuser_train.base import Record, UsageError, UserError
+from everyuser_train.base import Progress, Record, UsageError, UserError
 from everyuser_train.client import Call, Endpoint, Failure, ask_all, chat, chat_text
-from everyuser_train.config import Part
+from everyuser_train.config import EvalData, Part
 from everyuser_train.data import Loaded, load
-from everyuser_train.evaluate import EvalData, Progress
 from everyuser_train.examples import Example
 from everyuser_train.generate import generate
 from everyuser_train.journal import Journal, key_of
@@ -131,7 +130,7 @@ def judge(config: JudgeConfig, progress: Progress | None = None) -> JudgeReport:
     tell = progress or (lambda _stage, _done, _total: None)
     data, folder = config.data, Path(config.output)
     policy, reference = Side(config.model, config.model_revision), _reference(config)
-    loaded = load(data.path, data.split, revision=data.revision, space=data.space, limit=data.limit)
+    loaded = load(data, data.split)
     tokenizer = models.load_tokenizer(policy.name, policy.revision)
     chosen = sample(len(loaded.examples), config.cases, config.seed)
     cases = [case for row in chosen if (case := _case(loaded.examples[row], loaded, config, tokenizer)) is not None]

@@ -1,4 +1,4 @@
-"""Reading a training configuration: YAML and `--set` in, a `FitConfig` or one clear line out."""
+"""Reading a configuration: YAML, options and `--set` in, a record or one clear line out."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from everyuser_train.base import UsageError
 
 M = TypeVar("M", bound=BaseModel)
 
-_PATHS = ("output", "cache", "data.space")
+_PATHS = ("output", "cache", "data.space", "data.directions")
 _NAMES = ("data.path", "model", "model.name", "reference", "annotator.name")
 """Keys that hold a path, and those that hold a path or a name."""
 
@@ -151,6 +151,8 @@ def _absolute(document: dict[str, Any], folder: Path, prefix: str = "") -> dict[
     def resolved(key: str, value: Any) -> Any:
         if isinstance(value, dict):
             return _absolute(value, folder, f"{key}.")
+        if isinstance(value, list):
+            return [resolved(key, entry) for entry in value]
         if not isinstance(value, str) or not value:
             return value
         path = folder / Path(value).expanduser()

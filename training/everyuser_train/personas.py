@@ -99,7 +99,7 @@ def _history_profile(example: Example, persona: Persona, space: Space | None) ->
     """What the parts of `persona` say together, in words; the portrait says what the example's direction says."""
     directions = [*(item.direction for item in persona.ugc), *(item.direction for item in persona.pair)]
     if persona.portrait:
-        directions.append(example.direction)
+        directions.append(example.direction if example.portrait_direction is None else example.portrait_direction)
     if not directions:
         return ""
     known = [direction for direction in directions if direction is not None]

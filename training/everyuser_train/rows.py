@@ -21,7 +21,7 @@ import orjson
 
 from everyuser_train import data, personas, prompts
 from everyuser_train.base import UsageError
-from everyuser_train.config import DataConfig, FitConfig
+from everyuser_train.config import FitConfig
 from everyuser_train.data import Loaded
 from everyuser_train.examples import Example
 from everyuser_train.score import encode
@@ -92,12 +92,12 @@ def streamed(config: FitConfig, tokenizer: Any) -> Rows:
 
     def generate() -> Iterator[Row]:
         for epoch in count():
-            for example in data.stream(*_source(config.data, config.data.train_split), **_options(config.data)):
+            for example in data.stream(config.data, config.data.train_split):
                 row = render(example, config, space, tokenizer, epoch)
                 if row is not None:
                     yield row
 
-    space = data.read_space(config.data.path, revision=config.data.revision, space=config.data.space)
+    space = data.read_space(config.data)
     first = next(generate(), None)
     if first is None:
         raise UsageError(_nothing_fits(config))
@@ -111,7 +111,7 @@ def streamed(config: FitConfig, tokenizer: Any) -> Rows:
 
 
 def _write(config: FitConfig, tokenizer: Any, folder: Path) -> None:
-    loaded = data.load(*_source(config.data, config.data.train_split), **_options(config.data))
+    loaded = data.load(config.data, config.data.train_split)
     held_out = _evaluation(config)
     settings, size = config.training, len(loaded.examples)
     wanted = settings.max_steps * settings.batch_size if settings.max_steps > 0 else round(size * settings.epochs)
@@ -178,15 +178,7 @@ def _evaluation(config: FitConfig) -> Loaded | None:
     """The split that is evaluated during training; a single file has none."""
     if config.data.eval_split is None or Path(config.data.path).is_file():
         return None
-    return data.load(*_source(config.data, config.data.eval_split), **_options(config.data))
-
-
-def _source(config: DataConfig, split: str) -> tuple[str, str]:
-    return config.path, split
-
-
-def _options(config: DataConfig) -> dict[str, Any]:
-    return {"revision": config.revision, "space": config.space, "limit": config.limit}
+    return data.load(config.data, config.data.eval_split)
 
 
 def _check_template(tokenizer: Any, row: Row) -> None:

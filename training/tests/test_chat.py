@@ -10,6 +10,7 @@ from rich.console import Console
 from everyuser_train import chat, models
 from everyuser_train.base import UsageError
 from everyuser_train.chat import Pair, Sampling
+from everyuser_train.config import EvalData
 from everyuser_train.personas import NO_PERSONA
 from tests.small import prepare
 from tests.tiny import save_tiny
@@ -54,15 +55,15 @@ def test_a_post_without_room_is_refused(tmp_path: Path) -> None:
 
 def test_a_row_is_found_by_its_id(tmp_path: Path) -> None:
     prepare(tmp_path, rows=3)
-    data = str(tmp_path / "data.json")
+    data = EvalData(path=str(tmp_path / "data.json"))
 
-    example, space = chat.find_row(data, "test", "row-2")
+    example, space = chat.find_row(data, "row-2")
 
     assert example.id == "row-2"
-    assert chat.find_row(data, "test", None)[0].id == "row-0"
+    assert chat.find_row(data, None)[0].id == "row-0"
     assert len(chat.persona_of(example, space, "ica", 1).ugc) == 1
     with pytest.raises(UsageError, match="no example with id 'row-9'"):
-        chat.find_row(data, "test", "row-9")
+        chat.find_row(data, "row-9")
 
 
 def test_written_lines_are_a_portrait_or_preferences() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,20 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from everyuser_train import data
 from everyuser_train.base import UsageError
-from everyuser_train.data import KNOWN_SCHEMAS, load, read_space, stream
-from everyuser_train.examples import PairItem, UgcItem
+from everyuser_train.config import DataSource
+from everyuser_train.data import KNOWN_SCHEMAS, Loaded
+from everyuser_train.examples import Example, PairItem, UgcItem
+
+
+def load(path: str, split: str, **keys: Any) -> Loaded:
+    return data.load(DataSource(path=path, **keys), split)
+
+
+def stream(path: str, split: str, **keys: Any) -> Iterator[Example]:
+    return data.stream(DataSource(path=path, **keys), split)
+
 
 SPACE = {
     "name": "two",
@@ -179,7 +190,7 @@ def test_a_given_space_goes_before_the_dataset_s_own(folder: Path, tmp_path: Pat
     space = load(str(folder), "train", space=str(own)).space
     assert space is not None
     assert space.name == "mine"
-    assert read_space(str(folder), space=str(own)) == space
+    assert data.read_space(DataSource(path=str(folder), space=str(own))) == space
 
 
 def test_a_direction_of_another_space(folder: Path) -> None:
@@ -216,7 +227,7 @@ def test_hub(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_hub_dataset_without_manifest_and_space(folder: Path, tmp_path: Path) -> None:
     _hub(folder, tmp_path, absent=("manifest.json", "preference_space.yaml"))
-    assert read_space("someone/set") is None
+    assert data.read_space(DataSource(path="someone/set")) is None
 
 
 def test_hub_dataset_of_an_unknown_schema(folder: Path, tmp_path: Path) -> None:

@@ -14,8 +14,9 @@ from peft import LoraConfig, get_peft_model
 from everyuser_train import evaluate as module
 from everyuser_train import models
 from everyuser_train.base import UsageError, UserError
+from everyuser_train.config import EvalData
 from everyuser_train.data import load
-from everyuser_train.evaluate import EvalData, EvaluateConfig, evaluate, partners, plan
+from everyuser_train.evaluate import EvaluateConfig, evaluate, partners, plan
 from everyuser_train.personas import fixed
 from everyuser_train.prompts import messages
 from everyuser_train.report import Report, Result
@@ -122,7 +123,7 @@ def test_an_untrained_model_ties_with_itself(names: list[str], data: EvalData, c
 
 def test_what_is_reported_is_what_plain_loops_find(names: list[str], data: EvalData, cache: str) -> None:
     report = evaluate(settings_of(names, data, cache, items=2))
-    loaded = load(data.path, "", space=data.space)
+    loaded = load(data, "")
     tokenizer = tiny_tokenizer()
     margins: dict[str, list[list[float]]] = {}
     for name, parts in (("all", ("ugc", "pair", "demo")), ("pair", ("pair",))):
@@ -278,14 +279,14 @@ def test_what_the_data_lack_is_noted(names: list[str], cache: str, tmp_path: Pat
     ]
     data = write(tmp_path, rows)
     settings = settings_of(names, data, cache)
-    conditions, notes = plan(settings, load(data.path, ""))
+    conditions, notes = plan(settings, load(data, ""))
     assert [(condition.kind, condition.items) for condition in conditions] == [
         ("persona", 4), ("length", 0), ("length", 2), ("length", 4), ("length", 8), ("shuffled", 4), ("none", 0),
         ("flip", 4), ("flipped", 4),
     ]  # fmt: skip
     assert conditions[0].parts == ("pair",)
     assert notes == ["no example has ugc or demo", "histories are not longer than 8: lengths 16 left out"]
-    conditions, notes = plan(settings.model_copy(update={"method": "pba"}), load(data.path, ""))
+    conditions, notes = plan(settings.model_copy(update={"method": "pba"}), load(data, ""))
     assert [condition.kind for condition in conditions] == ["persona", "shuffled", "none"]
     assert notes[-1] == "no flip: the dataset has no directions and a space"
 

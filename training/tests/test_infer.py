@@ -16,12 +16,11 @@ from everyuser_train import client
 from everyuser_train.annotators import OPTIONS, EndpointAnnotator, LocalAnnotator, Sheet, prefix_of
 from everyuser_train.base import UsageError, UserError
 from everyuser_train.client import Failure
+from everyuser_train.config import EvalData
 from everyuser_train.data import load
-from everyuser_train.evaluate import EvalData
 from everyuser_train.examples import Example, PairItem, UgcItem
 from everyuser_train.infer import (
     InferConfig,
-    Inferred,
     LocalModel,
     RemoteModel,
     Text,
@@ -32,11 +31,8 @@ from everyuser_train.infer import (
     judge_texts,
     levels_of,
     option_orders,
-    read_directions,
     sheet_of,
     texts_of,
-    with_directions,
-    write_directions,
 )
 from everyuser_train.journal import Journal
 from everyuser_train.space import Dimension, Direction, Space
@@ -352,43 +348,6 @@ def test_only_some_dimensions() -> None:
         chosen_dimensions(SPACE, ["musik"])
 
 
-@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
-def test_directions_are_read_as_they_were_written(tmp_path: Path, suffix: str) -> None:
-    path = tmp_path / "new" / f"directions{suffix}"
-    examples = [example(0, [("p", "c", None)] * 2, [("p", "a", "b", None)], "somebody"), example(1)]
-    results = [
-        Inferred(direction(1, 0, -1, 0), (direction(1, 0, 0, 0), None), (None,), direction(0, 0, -1, 1)),
-        Inferred(direction(0, 0, 0, 0), (), (), None),
-    ]
-    write_directions(path, examples, results, SPACE)
-    found = read_directions(path)
-    assert repr([found["0"], found["1"]]) == repr(results)
-    path.write_text("nonsense\n")
-    with pytest.raises(UsageError, match="holds no inferred directions"):
-        read_directions(path)
-
-
-def test_joining_fills_in_what_the_data_lack() -> None:
-    known = direction(-1, -1, 0, 0)
-    bare = example(0, [("p", "c", None), ("p", "d", None)], [("p", "a", "b", None)])
-    full = example(1, [("p", "c", known)], (), "", known)
-    results = {
-        "0": Inferred(direction(1, 0, 0, 0), (direction(1, 0, 0, 0), None), (direction(0, 1, 0, 0),), None),
-        "1": Inferred(direction(1, 1, 1, 1), (direction(1, 1, 1, 1),), (), None),
-    }
-    other = example(2)
-    one, two, three = with_directions([bare, full, other], results)
-    assert one.direction is not None and one.direction.tolist() == [1, 0, 0, 0]
-    assert one.ugc[0].direction is not None and one.ugc[0].direction.tolist() == [1, 0, 0, 0]
-    assert one.ugc[1].direction is None and one.pair[0].direction is not None
-    assert two.direction is known and two.ugc[0].direction is not None
-    assert two.ugc[0].direction.tolist() == [1, 1, 1, 1]
-    assert three is other
-    # Parts that were not asked about stay as they are.
-    (same,) = with_directions([full], {"1": Inferred(direction(1, 1, 1, 1), (), (), None)})
-    assert same.ugc[0].direction is known
-
-
 # Files
 
 
@@ -429,8 +388,7 @@ def test_a_file_of_directions_by_an_endpoint(dataset: EvalData, tmp_path: Path) 
         broken, before = False, len(stub.bodies)
         summary = infer_file(config)
         assert (summary.failed_texts, summary.first_failure, len(stub.bodies) - before) == (0, None, 1)
-    loaded = load(dataset.path, "test", space=dataset.space)
-    joined = with_directions(loaded.examples, read_directions(tmp_path / "out.parquet"))
+    joined = load(dataset.model_copy(update={"directions": (str(tmp_path / "out.parquet"),)}), "test").examples
     # Two parts each: (1 + 0.5) / 2 and (0 + 0.5) / 2.
     assert [one.direction.tolist() for one in joined if one.direction is not None] == [[1, -1, 0, 0]] * 5 + [[0] * 4]
 

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from everyuser_train import client
 from everyuser_train.base import UsageError, UserError
-from everyuser_train.evaluate import EvalData
+from everyuser_train.config import EvalData
 from everyuser_train.examples import PairItem, UgcItem
 from everyuser_train.judge import (
     JudgeConfig,

@@ -41,7 +41,7 @@ def test_each_epoch_has_personas_of_its_own_and_the_replies_as_they_are(tmp_path
 
     found = lay_out(config, tokenizer, tmp_path / "rows")
 
-    examples = data.load(config.data.path, "train").examples
+    examples = data.load(config.data, "train").examples
     assert len(found.train) == 16
     for row, (epoch, number) in zip(found.train, places(config.seed, 8, 16), strict=True):
         example = examples[number]
@@ -125,7 +125,7 @@ def test_a_split_to_evaluate_on_is_laid_out_in_its_order(tmp_path: Path) -> None
 
     assert found.evaluation is not None
     assert [row["chosen"][0]["content"] for row in found.evaluation] == [
-        example.chosen for example in data.load(config.data.path, "validation").examples
+        example.chosen for example in data.load(config.data, "validation").examples
     ]
 
 

@@ -1,0 +1,137 @@
+"""Directions that were inferred for a dataset's personas: their file, and examples with them.
+
+Only `infer` finds directions; whatever reads a dataset can be given what it wrote.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import orjson
+
+from everyuser_train.base import UsageError, UserError
+from everyuser_train.examples import Example, PairItem, UgcItem
+from everyuser_train.space import Direction, Space, from_released, verbalise
+
+Item = TypeVar("Item", UgcItem, PairItem)
+
+
+class Inferred(NamedTuple):
+    """Directions of an example's persona, each of shape (D,); None for a part that was not judged.
+
+    `direction` is what all judged parts say together: neutral where there is none.
+    """
+
+    direction: Direction
+    ugc: tuple[Direction | None, ...]
+    pair: tuple[Direction | None, ...]
+    portrait: Direction | None
+
+    @property
+    def judged(self) -> int:
+        """How many parts have a direction."""
+        return sum(part is not None for part in (*self.ugc, *self.pair, self.portrait))
+
+
+def write_directions(path: Path, examples: Sequence[Example], results: Sequence[Inferred], space: Space) -> None:
+    """Write one row for each example: its id, directions as published (0, 0.5, 1), and the labels they stand for."""
+    rows = [
+        {
+            "id": example.id,
+            "Preference Direction": _released(result.direction),
+            "profile": verbalise(space, result.direction),
+            "ugc": [_released(part) for part in result.ugc],
+            "pair": [_released(part) for part in result.pair],
+            "portrait": _released(result.portrait),
+        }
+        for example, result in zip(examples, results, strict=True)
+    ]
+    scratch = path.with_name(f"{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".parquet":
+            import pyarrow as pa
+            import pyarrow.parquet as pq
+
+            direction = pa.list_(pa.float32())
+            fields = {"id": pa.string(), "Preference Direction": direction, "profile": pa.string()}
+            fields |= {"ugc": pa.list_(direction), "pair": pa.list_(direction), "portrait": direction}
+            pq.write_table(pa.Table.from_pylist(rows, schema=pa.schema(fields.items())), scratch)
+        else:
+            scratch.write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows))
+        scratch.replace(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror}); choose another output") from None
+
+
+def read_directions(paths: Sequence[str]) -> dict[str, Inferred]:
+    """Directions by example id, from files of `write_directions`. Raises `UsageError` for another file."""
+    found: dict[str, Inferred] = {}
+    for path in map(Path, paths):
+        try:
+            found |= {
+                row["id"]: Inferred(
+                    from_released(row["Preference Direction"]),
+                    tuple(map(_level, row["ugc"])),
+                    tuple(map(_level, row["pair"])),
+                    _level(row["portrait"]),
+                )
+                for row in _rows(path)
+            }
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UsageError(f"{path} holds no inferred directions: {type(error).__name__}: {error}") from None
+    return found
+
+
+def with_directions(example: Example, found: Mapping[str, Inferred]) -> Example:
+    """The example with the directions that were inferred for it.
+
+    History items and the portrait take the inferred direction where they were judged; the example's own is filled in
+    only where the data have none. Raises `ValueError` where `found` is not about this example.
+    """
+    try:
+        theirs = found[example.id]
+    except KeyError:
+        raise ValueError(f"example {example.id} has no inferred direction; infer those of the same split") from None
+    if (theirs.ugc and len(theirs.ugc) != len(example.ugc)) or (theirs.pair and len(theirs.pair) != len(example.pair)):
+        raise ValueError(f"example {example.id} has another history than the one its directions were inferred from")
+    return replace(
+        example,
+        direction=theirs.direction if example.direction is None else example.direction,
+        portrait_direction=theirs.portrait,
+        ugc=_filled(example.ugc, theirs.ugc),
+        pair=_filled(example.pair, theirs.pair),
+    )
+
+
+def _filled(items: tuple[Item, ...], directions: Sequence[Direction | None]) -> tuple[Item, ...]:
+    if not directions:
+        return items
+    return tuple(
+        item if direction is None else item._replace(direction=direction)
+        for item, direction in zip(items, directions, strict=True)
+    )
+
+
+def _rows(path: Path) -> Iterator[Any]:
+    if path.suffix == ".parquet":
+        import pyarrow.parquet as pq
+
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches():
+                yield from batch.to_pylist()
+        return
+    with path.open("rb") as lines:
+        yield from (orjson.loads(line) for line in lines)
+
+
+def _released(direction: Direction | None) -> list[float] | None:
+    return None if direction is None else ((direction.astype(np.float64) + 1) / 2).tolist()
+
+
+def _level(values: Sequence[float] | None) -> Direction | None:
+    return None if values is None else from_released(values)
