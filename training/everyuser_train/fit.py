@@ -6,7 +6,9 @@ import contextlib
 import fcntl
 import importlib.metadata
 import os
+import resource
 import shutil
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -111,9 +113,10 @@ def fit(config: FitConfig, observer: Observer) -> Path:
         checkpoint = _last_checkpoint(output)
         recorder = _Recorder(config, observer, _kept_metrics(output, checkpoint) if main else {})
         trainer = _trainer(config, settings, found, tokenizer, recorder)
+        facts: dict[str, Any] = {"dataset": found.facts, "parameters": _parameters(trainer.model)}
         observer.note(f"going on from {checkpoint.name}" if checkpoint else "training")
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-        _finish(trainer, output, config, found.facts)
+        _finish(trainer, output, config, facts)
     return output / MODEL
 
 
@@ -284,19 +287,37 @@ class _Recorder(TrainerCallback):  # type: ignore[misc] # a class of a package w
             if name in line:
                 line[name] += self._tokens
         line["seconds"] = round(self._seconds + time.monotonic() - self._started, 3)
+        line["peak_memory"] = _peak_memory()
         with self._path.open("ab") as file:
             file.write(orjson.dumps(line) + b"\n")
         self._observer.metrics(line)
 
 
-def _finish(trainer: Any, output: Path, config: FitConfig, facts: Mapping[str, Any]) -> None:
+def _parameters(model: Any) -> dict[str, int]:
+    """How many weights there are in all, adapters included, and how many of them are trained."""
+    if hasattr(model, "get_nb_trainable_parameters"):
+        trained, whole = model.get_nb_trainable_parameters()
+    else:
+        trained, whole = model.num_parameters(only_trainable=True), model.num_parameters()
+    return {"all": whole, "trained": trained}
+
+
+def _peak_memory() -> int:
+    """Bytes: the most that this process has held on its GPU, or without one in memory."""
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    # Linux counts KiB, macOS bytes.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _finish(trainer: Any, output: Path, config: FitConfig, facts: dict[str, Any]) -> None:
     """Write the model: under another name first, so that a folder `model` is whole."""
     partial = output / f"{MODEL}.partial"
     if trainer.is_fsdp_enabled:
         trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
     trainer.save_model(str(partial))
     if trainer.is_world_process_zero():
-        record = _record(config) | {"dataset": facts, "steps": trainer.state.global_step}
+        record = _record(config) | facts | {"steps": trainer.state.global_step}
         _write_json(output / RUN, record)
         _write_json(partial / RUN, record)
         (partial / "training_args.bin").unlink(missing_ok=True)

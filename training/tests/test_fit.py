@@ -32,7 +32,7 @@ from tests.test_rows import with_splits
 def lines(output: Path) -> list[dict[str, float]]:
     """The metrics of a run, without the times."""
     read = [orjson.loads(line) for line in (output / "metrics.jsonl").read_bytes().splitlines()]
-    timed = ("seconds", "eval_runtime", "eval_samples_per_second", "eval_steps_per_second")
+    timed = ("seconds", "peak_memory", "eval_runtime", "eval_samples_per_second", "eval_steps_per_second")
     return [{name: value for name, value in line.items() if name not in timed} for line in read]
 
 
@@ -61,10 +61,12 @@ def test_a_run_leaves_a_model_metrics_and_a_record(finished: tuple[FitConfig, Pa
     assert [line["step"] for line in metrics] == [1, 2, 3, 4, 5, 6]
     assert metrics[0]["loss"] == pytest.approx(np.log(2), abs=1e-6)
     assert metrics[-1]["epoch"] == 1.5
+    assert metrics[-1]["peak_memory"] > 2**20
     assert all({"loss", "rewards/margins", "rewards/accuracies", "num_tokens"} <= line.keys() for line in metrics)
     record = orjson.loads((output / "run.json").read_bytes())
     assert record["config"] == config.model_dump(mode="json")
     assert record["dataset"]["train"]["rows"] == 24
+    assert 0 < record["parameters"]["trained"] < record["parameters"]["all"] / 2
     assert models.trained_method(str(output / "model")) == "ica"
     assert models.adapter_base(str(output / "model")) == (config.model.name, None)
 
