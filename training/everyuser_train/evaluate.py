@@ -57,6 +57,7 @@ class EvaluateConfig(Record):
         (("ugc", "pair", "demo"), ("ugc",), ("pair",), ("demo",)),
         description="Sets of persona parts; the first is the main one, which controls and dimensions are about.",
     )
+    cases: int | None = Field(None, ge=1, description="Examples that are evaluated, chosen by the seed; null: all.")
     items: int = Field(4, ge=0, description="History items of each kind.")
     lengths: tuple[Annotated[int, Field(ge=0)], ...] = Field(
         (0, 2, 4, 8, 16),
@@ -112,7 +113,8 @@ def evaluate(settings: EvaluateConfig, progress: Progress | None = None) -> Repo
     policy = Scorer(settings.model, settings.model_revision, settings)
     reference = _reference(settings)
     loaded = load(settings.data, settings.data.split)
-    loaded = loaded._replace(examples=list(loaded.examples))
+    chosen = sample(len(loaded.examples), settings.cases or len(loaded.examples), settings.seed)
+    loaded = loaded._replace(examples=[loaded.examples[row] for row in chosen])
     conditions, notes = plan(settings, loaded)
     tokenizer = models.load_tokenizer(settings.model, settings.model_revision)
     sequences, prepared = prepare(conditions, loaded, settings, tokenizer, tell)
@@ -146,6 +148,15 @@ def evaluate(settings: EvaluateConfig, progress: Progress | None = None) -> Repo
         dimensions=tuple(_dimensions(settings, loaded, measured[conditions[0]], posts)),
         notes=tuple(notes),
     )
+
+
+def sample(rows: int, size: int, seed: int) -> list[int]:
+    """Rows that are taken, ascending: those of the smallest hashes, so that a larger sample holds a smaller one."""
+
+    def rank(row: int) -> bytes:
+        return hashlib.blake2b(f"cases\x1f{seed}\x1f{row}".encode(), digest_size=16).digest()
+
+    return sorted(sorted(range(rows), key=rank)[:size])
 
 
 def plan(settings: EvaluateConfig, loaded: Loaded) -> tuple[list[Condition], list[str]]:

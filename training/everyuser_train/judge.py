@@ -7,7 +7,6 @@ a tie.
 from __future__ import annotations
 
 import gc
-import hashlib
 import re
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -25,6 +24,7 @@ from everyuser_train.base import Progress, Record, UsageError, UserError
 from everyuser_train.client import Call, Endpoint, Failure, ask_all, chat, chat_text
 from everyuser_train.config import EvalData, Part
 from everyuser_train.data import Loaded, load
+from everyuser_train.evaluate import sample
 from everyuser_train.examples import Example
 from everyuser_train.generate import generate
 from everyuser_train.journal import Journal, key_of
@@ -145,15 +145,6 @@ def judge(config: JudgeConfig, progress: Progress | None = None) -> JudgeReport:
     report = _report(config, reference, cases, verdicts, failures, identical, len(chosen) - len(cases))
     _write(report, folder / REPORT_FILE)
     return report
-
-
-def sample(rows: int, size: int, seed: int) -> list[int]:
-    """Rows that are judged, ascending: those of the smallest hashes, so that a larger sample holds a smaller one."""
-
-    def rank(row: int) -> bytes:
-        return hashlib.blake2b(f"judge\x1f{seed}\x1f{row}".encode(), digest_size=16).digest()
-
-    return sorted(sorted(range(rows), key=rank)[:size])
 
 
 def judge_messages(person: str, post: str, first: str, second: str) -> list[Message]:

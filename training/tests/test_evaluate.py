@@ -16,7 +16,7 @@ from everyuser_train import models
 from everyuser_train.base import UsageError, UserError
 from everyuser_train.config import EvalData
 from everyuser_train.data import load
-from everyuser_train.evaluate import EvaluateConfig, evaluate, partners, plan
+from everyuser_train.evaluate import EvaluateConfig, evaluate, partners, plan, sample
 from everyuser_train.personas import fixed
 from everyuser_train.prompts import messages
 from everyuser_train.report import Report, Result
@@ -335,3 +335,23 @@ def test_partners_come_by_the_seed() -> None:
     assert first is not None
     assert second is not None
     assert (first != second).mean() > 0.8
+
+
+def test_samples_are_nested_and_by_seed() -> None:
+    assert len(sample(1000, 400, 0)) == 400 and sample(5, 400, 0) == [0, 1, 2, 3, 4]
+    assert {*sample(1000, 40, 0)} < {*sample(1000, 400, 0)}
+    assert sample(1000, 40, 0) != sample(1000, 40, 1)
+
+
+def test_some_cases_are_evaluated_as_if_there_were_no_others(names: list[str], cache: str, tmp_path: Path) -> None:
+    rows = rows_of(4)
+    data = write(tmp_path, rows)
+    settings = settings_of(names, data, cache, cases=3, shuffled=False, seed=2)
+
+    some = evaluate(settings)
+
+    (tmp_path / "some").mkdir()
+    alone = write(tmp_path / "some", [rows[row] for row in sample(len(rows), 3, 2)])
+    expected = evaluate(settings.model_copy(update={"data": alone, "cases": None}))
+    assert some.examples == 3
+    assert (some.results, some.flips, some.dimensions) == (expected.results, expected.flips, expected.dimensions)

@@ -21,7 +21,6 @@ from everyuser_train.judge import (
     outcome,
     person,
     read_verdict,
-    sample,
     table,
 )
 from everyuser_train.metrics import Estimate
@@ -246,12 +245,6 @@ def test_only_what_both_orders_say_counts() -> None:
     outcomes = {(one, two): outcome(one, two) for one in options for two in options}  # type: ignore[arg-type]
     assert {pair for pair, found in outcomes.items() if found == "win"} == {("first", "second")}
     assert {pair for pair, found in outcomes.items() if found == "loss"} == {("second", "first")}
-
-
-def test_samples_are_nested_and_by_seed() -> None:
-    assert len(sample(1000, 400, 0)) == 400 and sample(5, 400, 0) == [0, 1, 2, 3, 4]
-    assert {*sample(1000, 40, 0)} < {*sample(1000, 400, 0)}
-    assert sample(1000, 40, 0) != sample(1000, 40, 1)
 
 
 def test_a_person_in_words() -> None:
