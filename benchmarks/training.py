@@ -39,7 +39,10 @@ def main() -> None:
     parser.add_argument(
         "--fit", nargs="*", default=[], metavar="KEY=VALUE", help="keys of the runs, such as data.limit"
     )
-    parser.add_argument("--evaluate", nargs="*", default=[], metavar="KEY=VALUE", help="keys of the evaluations")
+    parser.add_argument(
+        "--evaluate", nargs="*", default=[], metavar="KEY=VALUE", help="keys of the evaluation on the held-out split"
+    )
+    parser.add_argument("--evaluate-p-soups", nargs="*", default=[], metavar="KEY=VALUE", help="on P-Soups")
     parser.add_argument("--p-soups", type=Path, help="P-Soups, in the AlignX repository's JSON shape")
     parser.add_argument("--peak-tflops", type=float, help="of the GPU in model.dtype: prints the share that is used")
     arguments = parser.parse_args()
@@ -55,14 +58,14 @@ def main() -> None:
         fit = [arguments.everyuser_train, "fit", f"training/configs/small-{method}.yaml", "--output", str(folder)]
         run(f"{method}: fit", [*fit, *with_keys(keys)])
         training(folder, arguments.peak_tflops)
-        benchmarks = {"held-out": (str(data), str(data / "preference_space.yaml"))}
+        benchmarks: dict[str, tuple[Path, list[str]]] = {"held-out": (data, arguments.evaluate)}
         if arguments.p_soups:
-            benchmarks["p-soups"] = (str(arguments.p_soups), str(data / "preference_space.yaml"))
-        for name, (path, space) in benchmarks.items():
+            benchmarks["p-soups"] = (arguments.p_soups, arguments.evaluate_p_soups)
+        for name, (source, keys) in benchmarks.items():
             report = folder / f"evaluation-{name}"
-            command = [arguments.everyuser_train, "evaluate", "--model", str(folder / "model"), "--data", path]
-            command += ["--space", space, "--output", str(report), *with_keys(arguments.evaluate)]
-            run(f"{method}: evaluate on {name}", command)
+            command = [arguments.everyuser_train, "evaluate", "--model", str(folder / "model"), "--data", str(source)]
+            command += ["--space", str(data / "preference_space.yaml"), "--output", str(report)]
+            run(f"{method}: evaluate on {name}", command + with_keys(keys))
             show(orjson.loads((report / "report.json").read_bytes()))
 
 

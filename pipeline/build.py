@@ -17,7 +17,8 @@ from apache_beam.runners import create_runner
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
 from pipeline import dag, progress
-from pipeline.finish import count_rows, file_entries, write_card
+from pipeline.card import write_card
+from pipeline.finish import count_rows, file_entries
 from pipeline.generation.stage import close_generator
 from pipeline.leaks import find_shared_replies
 from pipeline.mining import gather
@@ -181,17 +182,16 @@ def _check_losses(plan: BuildPlan) -> None:
 
 
 def _finish(plan: BuildPlan, manifest: Manifest) -> Manifest:
-    counts = count_rows(plan)
-    files = file_entries(plan)
-    write_card(plan, counts, files)
     update = {
         "status": "complete",
         "name": plan.config.name,
         "config": plan.config.model_dump(mode="json"),
-        "counts": counts,
-        "files": files,
+        "counts": count_rows(plan),
+        "files": file_entries(plan),
     }
-    return manifest.model_copy(update=update)
+    finished = manifest.model_copy(update=update)
+    write_card(plan.output, finished)
+    return finished
 
 
 def _summary(plan: BuildPlan, started: datetime.datetime, seconds: float, status: RunStatus) -> Run:

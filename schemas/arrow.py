@@ -24,6 +24,11 @@ def hf_metadata(schema: pa.Schema) -> dict[str, str]:
     return {"huggingface": json.dumps({"info": {"features": features}})}
 
 
+def card_features(schema: pa.Schema) -> list[dict[str, Any]]:
+    """The columns as a dataset card lists them (`dataset_info.features`)."""
+    return [{"name": field.name} | _card_feature(field.type) for field in schema]
+
+
 def to_table(records: Iterable[Record], schema: pa.Schema) -> pa.Table:
     """Flat records as a table of `schema`, in their order. Column by column: rows as dicts cost ten times as much."""
     rows = [record.model_dump(by_alias=True) for record in records]
@@ -64,3 +69,10 @@ def _feature(arrow: pa.DataType) -> Mapping[str, Any]:
         return {field.name: _feature(field.type) for field in arrow}
     names = {"double": "float64", "float": "float32"}
     return {"dtype": names.get(str(arrow), str(arrow)), "_type": "Value"}
+
+
+def _card_feature(arrow: pa.DataType) -> dict[str, Any]:
+    if not pa.types.is_list(arrow):
+        return {"dtype": _feature(arrow)["dtype"]}
+    inner = arrow.value_type
+    return {"list": card_features(inner) if pa.types.is_struct(inner) else _feature(inner)["dtype"]}

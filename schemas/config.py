@@ -408,6 +408,20 @@ class LimitsConfig(Record):
     )
 
 
+class CardConfig(Record):
+    """What the dataset card says that no one else can know."""
+
+    title: str | None = Field(None, description="Title of the card; by default `name`.")
+    description: str | None = Field(None, description="A paragraph about this dataset.")
+    license: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.+-]*$")] | None = Field(
+        None, description="Licence as the Hub spells it, such as `cc-by-4.0`; null: the card says that none was stated."
+    )
+    languages: tuple[Annotated[str, Field(pattern=r"^[a-z]{2,3}$")], ...] = Field(
+        (), description="ISO 639 codes of the texts; by default `validation.language`."
+    )
+    tags: tuple[Annotated[str, Field(pattern=r"^[\w.:-]+$")], ...] = Field((), description="Further tags for the Hub.")
+
+
 class BuildConfig(Record):
     """One build: posts in, a sharded dataset out."""
 
@@ -441,6 +455,7 @@ class BuildConfig(Record):
     engine: Engine = Field(default_factory=lambda: VllmEngine())
     requests: RequestsConfig = Field(default_factory=lambda: RequestsConfig())
     limits: LimitsConfig = Field(default_factory=lambda: LimitsConfig())
+    card: CardConfig = Field(default_factory=lambda: CardConfig())
 
     @model_validator(mode="after")
     def _pairs_are_known(self) -> BuildConfig:
@@ -464,6 +479,6 @@ class BuildConfig(Record):
 
     def content(self) -> dict[str, Any]:
         """The keys that decide what the rows are; paths are left out, as their contents are fingerprinted."""
-        left_out = ("name", "space", "templates", "seeds", "engine", "requests", "limits")
+        left_out = ("name", "space", "templates", "seeds", "engine", "requests", "limits", "card")
         source = dict.fromkeys(("path", "submissions", "comments", "revision"), True)
         return self.model_dump(mode="json", exclude=dict.fromkeys(left_out, True) | {"mining": {"source": source}})

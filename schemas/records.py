@@ -119,22 +119,38 @@ class PairItem(Record):
 class Example(Record):
     """One row of the finished dataset: AlignX's columns, to the letter, then this project's own in snake_case."""
 
-    prompt: Text
-    chosen: Text
-    rejected: Text
-    preference_direction: ReleasedDirection = Field(alias="Preference Direction")
-    demographic_information: Text = Field(alias="Demographic Information")
-    user_generated_content: tuple[UgcItem, ...] = Field(alias="User-Generated Content")
-    pairwise_feedback: tuple[PairItem, ...] = Field(alias="Pair-wise Comparative Feedback")
-    profile: Text
-    id: Text
-    pair_id: Text
-    post_id: Text
-    mirrored: bool
-    source: Source
-    topics: tuple[str, ...]
-    history_support: Annotated[float, Field(ge=0, le=1)]
-    model: str
+    prompt: Text = Field(description="The post that is replied to.")
+    chosen: Text = Field(description="The reply that this person prefers.")
+    rejected: Text = Field(description="The other reply.")
+    preference_direction: ReleasedDirection = Field(
+        alias="Preference Direction",
+        description="The person: one number a dimension of `preference_space.yaml`, in its order; 1 positive, "
+        "0 negative, 0.5 neutral.",
+    )
+    demographic_information: Text = Field(
+        alias="Demographic Information", description="A portrait of the person in words (P_DEMO)."
+    )
+    user_generated_content: tuple[UgcItem, ...] = Field(
+        alias="User-Generated Content",
+        description="Comments that the person left on other posts, each with its direction (P_UGC).",
+    )
+    pairwise_feedback: tuple[PairItem, ...] = Field(
+        alias="Pair-wise Comparative Feedback",
+        description="Preferences of the person on other posts, each with its direction (P_PAIR).",
+    )
+    profile: Text = Field(description="The direction in words: labels of the active poles, joined by commas.")
+    id: Text = Field(description="Names the row.")
+    pair_id: Text = Field(description="Names the pair, which a row shares with its mirror image.")
+    post_id: Text = Field(description="Names the post; no post is in two splits.")
+    mirrored: bool = Field(description="Whether the row is the mirror image: replies swapped, direction turned round.")
+    source: Source = Field(
+        description="`sampled`: replies were written for a direction; `mined`: the direction was found in real replies."
+    )
+    topics: tuple[str, ...] = Field(description="Interest tags of the post, slugs of the space.")
+    history_support: Annotated[float, Field(ge=0, le=1)] = Field(
+        description="Share of the active dimensions that at least one history item shows."
+    )
+    model: str = Field(description="Who wrote the replies, or annotated them; `given`: levels came with the threads.")
 
     @model_validator(mode="after")
     def _holds_nothing_twice(self) -> Example:

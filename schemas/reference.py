@@ -30,6 +30,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "engine (kind: replay)": config.ReplayEngine,
     "requests": config.RequestsConfig,
     "limits": config.LimitsConfig,
+    "card": config.CardConfig,
 }
 
 PREAMBLE = """# Configuration
@@ -51,8 +52,8 @@ Every key has a default, except where the table says "required"; an unknown key 
 one. `--set key.sub=value` on the command line overrides a key, its value read as YAML. A relative path is relative to
 the configuration file.
 
-`name`, `engine`, `requests` and `limits` may change between runs on the same folder. Every other key is part of the
-build's fingerprint: another value makes another dataset, and needs another folder.
+`name`, `engine`, `requests`, `limits` and `card` may change between runs on the same folder. Every other key is part of
+the build's fingerprint: another value makes another dataset, and needs another folder.
 """
 
 
