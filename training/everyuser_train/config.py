@@ -28,6 +28,11 @@ class DataConfig(DataSource):
 
     train_split: str = Field("train", description="Split that is trained on.")
     eval_split: str | None = Field("validation", description="Split that is evaluated during training; null for none.")
+    pairs_together: bool = Field(
+        True,
+        description="Train on both rows of a mirrored pair in one step, so that what they teach whoever the person is "
+        "cancels out. A stream keeps the dataset's order, where they are neighbours.",
+    )
     streaming: bool = Field(False, description="Read the training split as a stream; `training.max_steps` is needed.")
 
 

@@ -10,6 +10,8 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, overload
 
+import numpy as np
+import numpy.typing as npt
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -22,6 +24,7 @@ from everyuser_train.space import Direction, Space, from_released, load_space
 KNOWN_SCHEMAS = ("1",)
 """Values of a manifest's `schema_version` that this package reads."""
 
+_PAIR_ID = "pair_id"
 _MANIFEST = "manifest.json"
 _SPACE = "preference_space.yaml"
 _FILES = (".json", ".jsonl")
@@ -29,10 +32,15 @@ _HUB_ID = re.compile(r"[\w.-]+(?:/[\w.-]+)?")
 
 
 class Loaded(NamedTuple):
-    """A split of a dataset, and the space of its directions where it has one."""
+    """A split of a dataset of N rows, and the space of its directions where it has one.
+
+    `pairs` (N,) numbers the pair of each row: two rows of one pair are mirror images. Data that do not say so have a
+    pair a row.
+    """
 
     space: Space | None
     examples: Sequence[Example]
+    pairs: npt.NDArray[np.int64]
 
 
 _Published = Annotated[list[float] | None, Field(alias="Preference Direction")]
@@ -68,6 +76,7 @@ class _Row(_Columns):
     profile: str | None = None
     id: str | int | None = None
     post_id: str | int | None = None
+    pair_id: str | int | None = None
 
 
 def load(source: DataSource, split: str) -> Loaded:
@@ -81,12 +90,15 @@ def load(source: DataSource, split: str) -> Loaded:
     examples: Sequence[Example]
     if _is_file(source.path):
         examples = tuple(islice(_file_examples(Path(source.path), reader), source.limit))
+        pairs = _numbered([example.pair_id for example in examples])
     else:
         dataset = _dataset(source, split, streaming=False)
         examples = _Rows(dataset, range(len(dataset))[: source.limit], reader)
+        known = _PAIR_ID in dataset.column_names
+        pairs = _numbered(dataset[_PAIR_ID][: len(examples)] if known else [None] * len(examples))
     if not examples:
         raise UsageError(f"{source.path}: has no rows")
-    return Loaded(reader.space, examples)
+    return Loaded(reader.space, examples, pairs)
 
 
 def stream(source: DataSource, split: str) -> Iterator[Example]:
@@ -139,6 +151,7 @@ class _Reader(NamedTuple):
         return Example(
             number=number,
             id=str(number if row.id is None else row.id),
+            pair_id=None if row.pair_id is None else str(row.pair_id),
             post=_hash(row.prompt) if row.post_id is None else str(row.post_id),
             prompt=row.prompt,
             chosen=row.chosen,
@@ -303,6 +316,13 @@ def _json_line(path: Path, number: int, line: bytes) -> Any:
         return orjson.loads(line)
     except orjson.JSONDecodeError as error:
         raise UsageError(f"{path}: line {number} is not JSON: {error}") from None
+
+
+def _numbered(names: Sequence[object]) -> npt.NDArray[np.int64]:
+    """A number for each name, (N,), the same for the same name; one of its own for None."""
+    numbers: dict[object, int] = {}
+    keys = (row if name is None else (name,) for row, name in enumerate(names))
+    return np.array([numbers.setdefault(key, row) for row, key in enumerate(keys)], dtype=np.int64)
 
 
 def _hash(text: str) -> str:

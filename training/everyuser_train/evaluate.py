@@ -114,7 +114,7 @@ def evaluate(settings: EvaluateConfig, progress: Progress | None = None) -> Repo
     reference = _reference(settings)
     loaded = load(settings.data, settings.data.split)
     chosen = sample(len(loaded.examples), settings.cases or len(loaded.examples), settings.seed)
-    loaded = loaded._replace(examples=[loaded.examples[row] for row in chosen])
+    loaded = loaded._replace(examples=[loaded.examples[row] for row in chosen], pairs=loaded.pairs[chosen])
     conditions, notes = plan(settings, loaded)
     tokenizer = models.load_tokenizer(settings.model, settings.model_revision)
     sequences, prepared = prepare(conditions, loaded, settings, tokenizer, tell)

@@ -31,7 +31,7 @@ class Example:
 
     `post` identifies the post: intervals are clustered by it. `number` is the row's place in its split, which counts
     for every random choice about it. `portrait_direction` is there where it was inferred; otherwise a portrait says
-    what `direction` says.
+    what `direction` says. Rows of one pair, which mirror each other, have the same `pair_id`.
     """
 
     number: int
@@ -46,6 +46,7 @@ class Example:
     ugc: tuple[UgcItem, ...]
     pair: tuple[PairItem, ...]
     portrait_direction: Direction | None = None
+    pair_id: str | None = None
 
     def flipped(self) -> Example:
         """The same example with every preference reversed: the target's and the history pairs', and their directions.

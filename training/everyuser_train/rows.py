@@ -43,20 +43,25 @@ class Rows(NamedTuple):
     facts: dict[str, Any]
 
 
-def order(seed: int, epoch: int, examples: int) -> IntArray:
-    """The order of N examples in an epoch, (N,): a random permutation, a pure function of its arguments."""
+def order(seed: int, epoch: int, pairs: IntArray) -> IntArray:
+    """The order of N examples in an epoch, (N,): a random permutation, a pure function of its arguments.
+
+    `pairs` (N,) numbers the pair of each example: those of one pair, which mirror each other, stay side by side.
+    """
     bits = np.random.Philox(
         key=np.array([seed, _PURPOSE], dtype=np.uint64), counter=np.array([0, 0, 0, epoch], dtype=np.uint64)
     )
     # Raw bits are the same in every version of numpy.
-    return np.argsort(bits.random_raw(examples), kind="stable")
+    drawn = bits.random_raw(len(pairs))
+    _, first, pair = np.unique(pairs, return_index=True, return_inverse=True)
+    return np.lexsort((drawn, drawn[first][pair]))
 
 
-def places(seed: int, examples: int, rows: int) -> Iterator[tuple[int, int]]:
+def places(seed: int, pairs: IntArray, rows: int) -> Iterator[tuple[int, int]]:
     """Epoch and example of each row, epoch after epoch, until there are `rows`."""
     left = rows
     for epoch in count():
-        chosen = order(seed, epoch, examples)[:left]
+        chosen = order(seed, epoch, pairs)[:left]
         yield from ((epoch, int(example)) for example in chosen)
         left -= len(chosen)
         if left == 0:
@@ -118,9 +123,9 @@ def _write(config: FitConfig, tokenizer: Any, folder: Path) -> None:
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    facts = {
-        "train": _store(config, loaded, list(places(config.seed, size, max(wanted, 1))), tokenizer, partial / "train")
-    }
+    pairs = loaded.pairs if config.data.pairs_together else np.arange(size)
+    chosen = [*places(config.seed, pairs, max(wanted, 1))]
+    facts = {"train": _store(config, loaded, chosen, tokenizer, partial / "train")}
     if held_out is not None:
         facts["evaluation"] = _store(
             config, held_out, [(0, k) for k in range(len(held_out.examples))], tokenizer, partial / "evaluation"

@@ -110,7 +110,7 @@ def _without(row: dict[str, Any], *columns: str) -> dict[str, Any]:
 
 
 def test_folder(folder: Path) -> None:
-    space, examples = load(str(folder), "train")
+    space, examples, _ = load(str(folder), "train")
     assert space is not None
     assert [dimension.positive for dimension in space.dimensions] == ["Young", "Likes humor"]
     assert len(examples) == 6
@@ -173,7 +173,7 @@ def test_unfinished_build_is_refused(folder: Path) -> None:
 def test_foreign_folders_need_neither_manifest_nor_space(folder: Path) -> None:
     (folder / "manifest.json").write_text(json.dumps({"made by": "another tool"}))
     (folder / "preference_space.yaml").unlink()
-    space, examples = load(str(folder), "train")
+    space, examples, _ = load(str(folder), "train")
     assert space is None
     assert len(examples) == 6
 
@@ -191,6 +191,21 @@ def test_a_given_space_goes_before_the_dataset_s_own(folder: Path, tmp_path: Pat
     assert space is not None
     assert space.name == "mine"
     assert data.read_space(DataSource(path=str(folder), space=str(own))) == space
+
+
+def test_rows_of_a_pair_are_numbered_alike(folder: Path, tmp_path: Path) -> None:
+    rows = load(str(folder), "train", limit=4)
+    assert len(rows.pairs) == 4 and rows.pairs.dtype == np.int64
+    plain = [
+        {"prompt": "p", "chosen": "a", "rejected": "b"} | extra
+        for extra in ({"pair_id": "x"}, {}, {"pair_id": "x"}, {})
+    ]
+    (tmp_path / "rows.json").write_text(json.dumps(plain))
+    assert load(str(tmp_path / "rows.json"), "").pairs.tolist() == [0, 1, 0, 3]
+    (tmp_path / "data").mkdir()
+    pq.write_table(pa.Table.from_pylist([*plain]), tmp_path / "data" / "train-0.parquet")
+    assert load(str(tmp_path / "data"), "train").pairs.tolist() == [0, 1, 0, 3]
+    assert load(str(tmp_path / "data"), "train", limit=3).pairs.tolist() == [0, 1, 0]
 
 
 def test_a_direction_of_another_space(folder: Path) -> None:
@@ -220,7 +235,7 @@ def test_hub(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         return original(str(folder), **arguments)
 
     monkeypatch.setattr(datasets, "load_dataset", local)
-    space, examples = load("someone/set", "train", revision="main")
+    space, examples, _ = load("someone/set", "train", revision="main")
     assert space is not None
     assert len(examples) == 6
 

@@ -17,17 +17,33 @@ from tests.tiny import TEMPLATE, tiny_tokenizer
 
 
 def test_an_order_is_a_permutation_of_seed_and_epoch_alone() -> None:
-    first = order(1, 0, 50)
+    alone = np.arange(50)
+    first = order(1, 0, alone)
 
     assert sorted(first) == list(range(50))
-    np.testing.assert_array_equal(first, order(1, 0, 50))
-    assert first.tolist() != order(1, 1, 50).tolist()
-    assert first.tolist() != order(2, 0, 50).tolist()
+    np.testing.assert_array_equal(first, order(1, 0, alone))
+    assert first.tolist() != order(1, 1, alone).tolist()
+    assert first.tolist() != order(2, 0, alone).tolist()
+
+
+def test_rows_of_a_pair_stay_side_by_side() -> None:
+    # Mirror images beside each other, far apart, and rows without one.
+    pairs = np.array([*np.repeat(np.arange(0, 40, 2), 2), *range(100, 120), *range(100, 120), *range(200, 210)])
+    drawn = [order(seed, 0, pairs) for seed in range(50)]
+
+    for found in drawn:
+        assert sorted(found) == list(range(len(pairs)))
+        runs = [pair for k, pair in enumerate(pairs[found]) if k == 0 or pairs[found][k - 1] != pair]
+        assert len(runs) == len(set(pairs.tolist()))
+    # Every pair gets everywhere, and either image comes first.
+    assert len({int(found[0]) for found in drawn}) > 20
+    ahead = [found.tolist().index(0) < found.tolist().index(1) for found in drawn]
+    assert 10 < sum(ahead) < 40
 
 
 @pytest.mark.parametrize("rows", [1, 5, 10, 17])
 def test_places_fill_epoch_after_epoch(rows: int) -> None:
-    found = list(places(0, 5, rows))
+    found = list(places(0, np.arange(5), rows))
 
     assert len(found) == rows
     assert [epoch for epoch, _ in found] == [k // 5 for k in range(rows)]
@@ -43,13 +59,29 @@ def test_each_epoch_has_personas_of_its_own_and_the_replies_as_they_are(tmp_path
 
     examples = data.load(config.data, "train").examples
     assert len(found.train) == 16
-    for row, (epoch, number) in zip(found.train, places(config.seed, 8, 16), strict=True):
+    for row, (epoch, number) in zip(found.train, places(config.seed, np.arange(8), 16), strict=True):
         example = examples[number]
         persona = personas.draw(example, config.persona, None, config.seed, epoch)
         assert row["prompt"] == prompts.messages("ica", example.prompt, persona)
         assert row["chosen"] == [{"role": "assistant", "content": example.chosen}]
         assert row["rejected"] == [{"role": "assistant", "content": example.rejected}]
     assert found.train["prompt"][:8] != found.train["prompt"][8:]
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_mirror_images_are_laid_out_together_unless_configured(tmp_path: Path, together: bool) -> None:
+    config = small_config(tmp_path, "training.epochs=2", f"data.pairs_together={str(together).lower()}", rows=24)
+    rows = orjson.loads(Path(config.data.path).read_bytes())
+    for number, row in enumerate(rows):
+        row["pair_id"] = f"pair-{number % 12}"
+    Path(config.data.path).write_bytes(orjson.dumps(rows))
+
+    found = lay_out(config, tiny_tokenizer(), tmp_path / "rows")
+
+    pair = {row["chosen"]: row["pair_id"] for row in rows}
+    laid = [pair[row[0]["content"]] for row in found.train["chosen"]]
+    neighbours = [first == second for first, second in zip(laid[::2], laid[1::2], strict=True)]
+    assert all(neighbours) if together else not all(neighbours)
 
 
 def test_rows_are_laid_out_once(tmp_path: Path) -> None:
