@@ -111,8 +111,9 @@ def score_encoded(
 ) -> FloatArray:
     """Summed log-probabilities (N,) of the replies.
 
-    A batch holds at most `batch_tokens` tokens, padding included, or one sequence that is longer. `progress` is told
-    how many more are done. Raises `UserError` if the model gives something that is no number.
+    A batch holds at most `batch_tokens` tokens, padding included and a prompt of several replies counted once, or one
+    sequence that is longer. `progress` is told how many more are done. Raises `UserError` if the model gives something
+    that is no number.
     """
     logp = np.empty(len(encoded), dtype=np.float64)
     for rows, part in _scored(model, encoded, batch_tokens):
@@ -194,46 +195,87 @@ def _reply_tokens(encoded: Sequence[Encoded]) -> IntArray:
 
 def _scored(model: Any, encoded: Sequence[Encoded], batch_tokens: int) -> Iterator[tuple[IntArray, FloatArray]]:
     """Rows of a batch and their log-probabilities, batch after batch, the longest first: memory fails early."""
-    lengths = np.array([len(entry.ids) for entry in encoded], dtype=np.int64)
-    order = np.argsort(-lengths, kind="stable")
     training = model.training
     model.eval()
     try:
-        start = 0
-        while start < len(order):
-            rows = order[start : start + max(1, batch_tokens // int(lengths[order[start]]))]
+        for rows in _batches(encoded, batch_tokens):
             logp = _score_batch(model, [encoded[row] for row in rows])
             if not np.isfinite(logp).all():
                 raise UserError(f"the model gives log-probabilities that are no numbers in {model.dtype}; use another")
             yield rows, logp
-            start += len(rows)
     finally:
         model.train(training)
 
 
+def _batches(encoded: Sequence[Encoded], batch_tokens: int) -> Iterator[IntArray]:
+    """Rows that are scored together: those of one prompt side by side, whose prompt counts once."""
+    prompts = [entry.ids[: entry.prompt].tobytes() for entry in encoded]
+    longest: dict[bytes, int] = {}
+    for prompt, entry in zip(prompts, encoded, strict=True):
+        longest[prompt] = max(longest.get(prompt, 0), len(entry.ids))
+    batch: list[int] = []
+    for row in sorted(range(len(encoded)), key=lambda row: (-longest[prompts[row]], prompts[row], row)):
+        more = [*batch, row]
+        contexts = len({prompts[each] for each in more}) * max(encoded[each].prompt for each in more)
+        replies = len(more) * max(encoded[each].reply for each in more)
+        if batch and contexts + replies > batch_tokens:
+            yield np.array(batch, dtype=np.int64)
+            more = [row]
+        batch = more
+    if batch:
+        yield np.array(batch, dtype=np.int64)
+
+
 def _score_batch(model: Any, batch: Sequence[Encoded]) -> FloatArray:
-    shape = len(batch), max(len(entry.ids) for entry in batch)
-    ids, mask, reply = np.zeros(shape, np.int64), np.zeros(shape, np.int64), np.zeros(shape, np.bool_)
-    for row, entry in enumerate(batch):
-        ids[row, : len(entry.ids)] = entry.ids
-        mask[row, : len(entry.ids)] = 1
-        reply[row, entry.prompt : len(entry.ids)] = True
-    # The logits at a place are about the token after it.
-    before = np.zeros(shape, np.bool_)
-    before[:, :-1] = reply[:, 1:]
+    """Each distinct prompt is run once; its replies go on from the keys and values that it leaves."""
+    numbers: dict[bytes, int] = {}
+    which = torch.tensor([numbers.setdefault(entry.ids[: entry.prompt].tobytes(), len(numbers)) for entry in batch])
+    prompts = [np.frombuffer(prompt, dtype=np.int32) for prompt in numbers]
+    contexts, context_mask = _padded(prompts, left=True)
+    replies, reply_mask = _padded([entry.ids[entry.prompt :] for entry in batch], left=False)
+    positions = (context_mask.cumsum(dim=1) - 1).clamp(min=0)
     with torch.inference_mode():
-        logits = model(
-            input_ids=torch.from_numpy(ids).to(model.device),
-            attention_mask=torch.from_numpy(mask).to(model.device),
-            logits_to_keep=torch.from_numpy(before).to(model.device),
-            use_cache=False,
-        ).logits
-        tokens = torch.from_numpy(ids[reply]).to(logits.device)
-        step = max(1, _CHUNK // logits.shape[-1])
-        parts = [
-            -torch.nn.functional.cross_entropy(some.float(), these, reduction="none")
-            for some, these in zip(logits.split(step), tokens.split(step), strict=True)
-        ]
-    logp = torch.cat(parts).double().cpu().numpy()
-    summed: FloatArray = np.bincount(np.nonzero(reply)[0], weights=logp, minlength=len(batch)).astype(np.float64)
-    return summed
+        before = model(
+            input_ids=contexts.to(model.device),
+            attention_mask=context_mask.to(model.device),
+            position_ids=positions.to(model.device),
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        # The logits at a place are about the token after it: the prompt's last ones are about the first of a reply.
+        logp = _logp(before.logits[:, -1][which.to(before.logits.device)], replies[:, 0])
+        if replies.shape[1] > 1:
+            before.past_key_values.reorder_cache(which)
+            starts = context_mask.sum(dim=1)[which, None]
+            after = model(
+                input_ids=replies[:, :-1].to(model.device),
+                attention_mask=torch.cat([context_mask[which], reply_mask[:, :-1]], dim=1).to(model.device),
+                position_ids=(starts + torch.arange(replies.shape[1] - 1)).to(model.device),
+                past_key_values=before.past_key_values,
+                use_cache=True,
+            )
+            rest = reply_mask[:, 1:].bool()
+            later = _logp(after.logits[rest.to(after.logits.device)], replies[:, 1:][rest])
+            logp += np.bincount(rest.nonzero()[:, 0].numpy(), weights=later, minlength=len(batch))
+    return logp
+
+
+def _padded(sequences: Sequence[npt.NDArray[np.int32]], *, left: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tokens and mask, (N, T) int64 each: 1 for a token, 0 for padding."""
+    shape = len(sequences), max(map(len, sequences))
+    ids, mask = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+    for row, sequence in enumerate(sequences):
+        place = slice(shape[1] - len(sequence), None) if left else slice(len(sequence))
+        ids[row, place], mask[row, place] = sequence, 1
+    return torch.from_numpy(ids), torch.from_numpy(mask)
+
+
+def _logp(logits: torch.Tensor, tokens: torch.Tensor) -> FloatArray:
+    """Log-probabilities (N,) of tokens (N,) by logits (N, V), in float32, a piece at a time."""
+    step = max(1, _CHUNK // logits.shape[-1])
+    parts = [
+        -torch.nn.functional.cross_entropy(some.float(), these, reduction="none")
+        for some, these in zip(logits.split(step), tokens.to(logits.device).split(step), strict=True)
+    ]
+    logp: FloatArray = torch.cat(parts).double().cpu().numpy()
+    return logp

@@ -94,11 +94,34 @@ def test_batches_are_within_bounds_and_progress_adds_up(tokenizer: Any, monkeypa
 
     monkeypatch.setattr(model, "forward", watched)
     pairs = make_pairs(16)
-    longest = max(len(entry.ids) for entry in encode(tokenizer, pairs))
-    score(model, tokenizer, pairs, longest - 1, told.append)
-    assert sum(told) == sum(rows for rows, _ in shapes) == len(pairs)
-    assert all(rows * width < longest or rows == 1 for rows, width in shapes)
-    assert max(rows for rows, _ in shapes) > 1
+    encoded = encode(tokenizer, pairs)
+    longest = max(len(entry.ids) for entry in encoded)
+    score(model, tokenizer, pairs, longest + 20, told.append)
+
+    # Prompts and replies in turn; both together are within bounds, or one reply alone.
+    contexts, replies = shapes[::2], shapes[1::2]
+    assert sum(told) == sum(rows for rows, _ in replies) == len(pairs)
+    for (many, width), (rows, more) in zip(contexts, replies, strict=True):
+        assert many * width + rows * (more + 1) <= longest + 20 or rows == 1
+    assert max(rows for rows, _ in replies) > 1
+    # A prompt is run once for all replies of a batch.
+    assert len(pairs) / 2 <= sum(rows for rows, _ in contexts) < len(pairs)
+
+
+def test_replies_to_one_prompt_go_on_from_it(model: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts = [pair[0] for pair in make_pairs(6)[::2]]
+    pairs = [(prompt, reply) for reply in ("yes", "", "no, not that one", "é") for prompt in prompts]
+    runs: list[int] = []
+    forward = model.forward
+
+    def watched(**inputs: Any) -> Any:
+        runs.append(inputs["input_ids"].numel())
+        return forward(**inputs)
+
+    expected = plain(model, tokenizer, pairs)
+    monkeypatch.setattr(model, "forward", watched)
+    np.testing.assert_allclose(score(model, tokenizer, pairs, 10**6).logp, expected, rtol=1e-5)
+    assert len(runs) == 2 and runs[0] == 3 * max(entry.prompt for entry in encode(tokenizer, pairs))
 
 
 def test_logits_are_taken_in_pieces_without_a_difference(
@@ -306,4 +329,4 @@ def test_adapters_have_a_key_of_their_own_and_untrained_ones_change_no_score(tok
     assert len({model_key(name, None, "float32") for name in (*bases, *adapters)}) == 4
     encoded = encode(tokenizer, make_pairs(6))
     scores = [score_encoded(models.load_model(name, None, "float32"), encoded, 900) for name in (bases[0], adapters[0])]
-    np.testing.assert_array_equal(scores[0], scores[1])
+    np.testing.assert_allclose(scores[0], scores[1], rtol=1e-6)
