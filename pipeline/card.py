@@ -11,13 +11,14 @@ import re
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jinja2
 import yaml
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from pipeline.plan import SPLITS
+from pipeline.report.figures import Figure
 from pipeline.shards import write_text
 from schemas.arrow import arrow_schema, card_features
 from schemas.manifest import Manifest
@@ -31,23 +32,12 @@ _LARGEST = "10M<n<100M"
 _TAGS = ("preference", "personalization", "alignment", "dpo", "alignx", "everyuser")
 
 
-class Picture(NamedTuple):
-    """An image of the card: its path in the dataset's folder, and what it shows, for who cannot see it."""
-
-    path: str
-    alt: str
-
-
-def write_card(
-    folder: Path, manifest: Manifest, report: Report | None = None, pictures: Sequence[Picture] = ()
-) -> None:
+def write_card(folder: Path, manifest: Manifest, report: Report | None = None, pictures: Sequence[Figure] = ()) -> None:
     """Write the card of a finished build into its folder."""
     write_text(folder / CARD, card(manifest, None, report, pictures))
 
 
-def card(
-    manifest: Manifest, repo_id: str | None, report: Report | None = None, pictures: Sequence[Picture] = ()
-) -> str:
+def card(manifest: Manifest, repo_id: str | None, report: Report | None = None, pictures: Sequence[Figure] = ()) -> str:
     """The card as Markdown. `repo_id` is where the dataset can be loaded from; None: from a folder."""
     header = yaml.safe_dump(_header(manifest), sort_keys=False, allow_unicode=True, width=1000)
     body = _template().render(
@@ -212,7 +202,7 @@ def _inline(value: object) -> str:
     """A value as text within a line or a table's cell: no markup, no line ends."""
     text = re.sub(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]+", " ", str(value))
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"([\\`*_{}\[\]()#|!~$])", r"\\\1", text)
+    return re.sub(r"([\\`*_{}\[\]#|!~$])", r"\\\1", text)
 
 
 def _code(value: object) -> str:

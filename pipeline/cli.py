@@ -1,4 +1,7 @@
-"""The command line: `everyuser build | inspect | space`. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 stopped."""
+"""The command line: `everyuser build | inspect | report | publish | space`.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 130 stopped.
+"""
 
 from __future__ import annotations
 
@@ -58,6 +61,7 @@ def build(
     with _reported(debug):
         from pipeline.build import build as run_build
         from pipeline.display import Display
+        from pipeline.publishing.display import PublishDisplay
         from schemas.loader import load_config
 
         if context.args and not context.args[0].startswith("-"):
@@ -66,9 +70,11 @@ def build(
         if output is not None and "://" in output:
             raise UsageError(f"--output {output}: only a folder that this machine has mounted can be written to")
         folder = Path(output) if output else Path("out") / settings.name
+        publishing = PublishDisplay(out)
         with Display(out) as display:
-            manifest = run_build(settings, folder.absolute(), context.args, display)
+            manifest = run_build(settings, folder.absolute(), context.args, display, publishing)
         display.summary(manifest, folder)
+        publishing.summary()
 
 
 @app.command()
@@ -86,6 +92,92 @@ def inspect(
 
         for example in find_examples(folder, row, count):
             show(example, out)
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A finished build.")],
+    benchmarks: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--benchmark",
+            metavar="FILE",
+            help="Look for texts of this file in the dataset: JSON, JSONL, Parquet or text; may be repeated.",
+        ),
+    ] = None,
+    words: Annotated[
+        int, typer.Option("--benchmark-words", min=1, help="Words in a row that a text must share with a benchmark.")
+    ] = 13,
+    examples: Annotated[int, typer.Option("--examples", min=0, help="Examples that the page shows.")] = 300,
+    rejections: Annotated[int, typer.Option("--rejections", min=0, help="Rejected rows that the page shows.")] = 200,
+    prompt_price: Annotated[
+        float | None, typer.Option("--prompt-price", min=0, help="Price of a million prompt tokens.")
+    ] = None,
+    completion_price: Annotated[
+        float | None, typer.Option("--completion-price", min=0, help="Price of a million completion tokens.")
+    ] = None,
+    currency: Annotated[str, typer.Option("--currency", help="Currency of the prices.")] = "USD",
+    workers: Annotated[int | None, typer.Option("--workers", min=1, help="Processes; by default one a CPU.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Measure a build: report.html to look at, report.json, and its main figures in the card."""
+    with _reported(debug):
+        from pipeline.report.display import StageDisplay
+        from pipeline.report.run import write_report
+        from pipeline.report.settings import ReportSettings
+
+        if (prompt_price is None) != (completion_price is None):
+            raise UsageError("give both --prompt-price and --completion-price, or neither")
+        settings = ReportSettings(
+            contamination=tuple(benchmarks or ()),
+            contamination_words=words,
+            examples=examples,
+            rejections=rejections,
+            prompt_price=prompt_price,
+            completion_price=completion_price,
+            currency=currency,
+            workers=workers,
+        )
+        with StageDisplay(out) as display:
+            write_report(folder, settings, display.stage)
+        for path in ("report.html", "report.json", "README.md"):
+            out.print(Text(f"in    {folder / path}"), soft_wrap=True)
+
+
+@app.command()
+def publish(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A finished build.")],
+    repo_id: Annotated[str, typer.Argument(metavar="REPO_ID", help="The dataset repository on the Hub, owner/name.")],
+    private: Annotated[
+        bool, typer.Option("--private/--public", help="Who sees the repository: its owner, or everybody.")
+    ] = True,
+    revision: Annotated[str, typer.Option("--revision", metavar="BRANCH", help="The branch to publish to.")] = "main",
+    tag: Annotated[str | None, typer.Option("--tag", metavar="TAG", help="A tag for the commit.")] = None,
+    message: Annotated[str | None, typer.Option("--message", metavar="TEXT", help="The commit's message.")] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Publish what there is of a build that is unfinished or lost too much.")
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """Publish a build on the Hugging Face Hub, in one commit; or go on where an earlier run stopped.
+
+    The token comes from HF_TOKEN, or from `hf auth login`.
+    """
+    with _reported(debug):
+        from pipeline.prepare import MANIFEST, locked
+        from pipeline.publishing.display import PublishDisplay
+        from pipeline.publishing.publish import publish as run_publish
+        from schemas.config import PublishConfig
+        from schemas.loader import validate
+
+        given = {"repo_id": repo_id, "private": private, "revision": revision, "tag": tag, "message": message}
+        settings = validate(PublishConfig, given, "everyuser publish")
+        if not (folder / MANIFEST).is_file():
+            raise UsageError(f"{folder} holds no build (no {MANIFEST} there)")
+        display = PublishDisplay(out)
+        with locked(folder):
+            run_publish(folder.absolute(), settings, force, observer=display)
+        display.summary()
 
 
 @space_app.command("show")

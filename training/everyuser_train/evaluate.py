@@ -113,7 +113,7 @@ def evaluate(settings: EvaluateConfig, progress: Progress | None = None) -> Repo
     policy = Scorer(settings.model, settings.model_revision, settings)
     reference = _reference(settings)
     loaded = load(settings.data, settings.data.split)
-    chosen = sample(len(loaded.examples), settings.cases or len(loaded.examples), settings.seed)
+    chosen = sample(loaded.pairs, settings.cases or len(loaded.pairs), settings.seed)
     loaded = loaded._replace(examples=[loaded.examples[row] for row in chosen], pairs=loaded.pairs[chosen])
     conditions, notes = plan(settings, loaded)
     tokenizer = models.load_tokenizer(settings.model, settings.model_revision)
@@ -150,13 +150,16 @@ def evaluate(settings: EvaluateConfig, progress: Progress | None = None) -> Repo
     )
 
 
-def sample(rows: int, size: int, seed: int) -> list[int]:
-    """Rows that are taken, ascending: those of the smallest hashes, so that a larger sample holds a smaller one."""
+def sample(pairs: IntArray, size: int, seed: int) -> list[int]:
+    """Rows that are taken, ascending: those of the smallest hashes, so that a larger sample holds a smaller one.
 
-    def rank(row: int) -> bytes:
-        return hashlib.blake2b(f"cases\x1f{seed}\x1f{row}".encode(), digest_size=16).digest()
+    `pairs` (N,) numbers the pair of each row; mirror images are taken together.
+    """
 
-    return sorted(sorted(range(rows), key=rank)[:size])
+    def rank(row: int) -> tuple[bytes, int]:
+        return hashlib.blake2b(f"cases\x1f{seed}\x1f{pairs[row]}".encode(), digest_size=16).digest(), row
+
+    return sorted(sorted(range(len(pairs)), key=rank)[:size])
 
 
 def plan(settings: EvaluateConfig, loaded: Loaded) -> tuple[list[Condition], list[str]]:

@@ -132,7 +132,7 @@ def judge(config: JudgeConfig, progress: Progress | None = None) -> JudgeReport:
     policy, reference = Side(config.model, config.model_revision), _reference(config)
     loaded = load(data, data.split)
     tokenizer = models.load_tokenizer(policy.name, policy.revision)
-    chosen = sample(len(loaded.examples), config.cases, config.seed)
+    chosen = sample(loaded.pairs, config.cases, config.seed)
     cases = [case for row in chosen if (case := _case(loaded.examples[row], loaded, config, tokenizer)) is not None]
     if not cases:
         raise UsageError("no post leaves room for a reply; raise max_length or lower max_new_tokens")

@@ -338,9 +338,16 @@ def test_partners_come_by_the_seed() -> None:
 
 
 def test_samples_are_nested_and_by_seed() -> None:
-    assert len(sample(1000, 400, 0)) == 400 and sample(5, 400, 0) == [0, 1, 2, 3, 4]
-    assert {*sample(1000, 40, 0)} < {*sample(1000, 400, 0)}
-    assert sample(1000, 40, 0) != sample(1000, 40, 1)
+    alone = np.arange(1000)
+    assert len(sample(alone, 400, 0)) == 400 and sample(alone[:5], 400, 0) == [0, 1, 2, 3, 4]
+    assert {*sample(alone, 40, 0)} < {*sample(alone, 400, 0)}
+    assert sample(alone, 40, 0) != sample(alone, 40, 1)
+
+
+def test_mirror_images_are_sampled_together() -> None:
+    pairs = np.concatenate([np.arange(100), np.arange(100)])
+    taken = sample(pairs, 40, 0)
+    assert len(taken) == 40 and {row % 100 for row in taken if row < 100} == {row % 100 for row in taken if row >= 100}
 
 
 def test_some_cases_are_evaluated_as_if_there_were_no_others(names: list[str], cache: str, tmp_path: Path) -> None:
@@ -351,7 +358,7 @@ def test_some_cases_are_evaluated_as_if_there_were_no_others(names: list[str], c
     some = evaluate(settings)
 
     (tmp_path / "some").mkdir()
-    alone = write(tmp_path / "some", [rows[row] for row in sample(len(rows), 3, 2)])
+    alone = write(tmp_path / "some", [rows[row] for row in sample(np.arange(len(rows)), 3, 2)])
     expected = evaluate(settings.model_copy(update={"data": alone, "cases": None}))
     assert some.examples == 3
     assert (some.results, some.flips, some.dimensions) == (expected.results, expected.flips, expected.dimensions)
