@@ -8,6 +8,7 @@ import gc
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,12 @@ from pipeline.leaks import find_shared_replies
 from pipeline.mining import gather
 from pipeline.plan import BuildPlan, ShardSpec
 from pipeline.prepare import MANIFEST, abandon, locked, prepare, with_threads, write_manifest
+from pipeline.publishing.publish import PublishObserver, publish
+from pipeline.publishing.repository import check_access
+from pipeline.publishing.upload import Batch
 from pipeline.shards import read_meta
 from schemas.base import UsageError, UserError
-from schemas.config import BuildConfig
+from schemas.config import BuildConfig, PublishConfig
 from schemas.manifest import Manifest, Run, RunStatus
 
 Phase = Callable[[beam.Pipeline, BuildPlan, Sequence[ShardSpec]], None]
@@ -52,48 +56,63 @@ class Observer:
 
 
 def build(
-    config: BuildConfig, output: Path, beam_args: Sequence[str] = (), observer: Observer | None = None
+    config: BuildConfig,
+    output: Path,
+    beam_args: Sequence[str] = (),
+    observer: Observer | None = None,
+    publish_observer: PublishObserver | None = None,
 ) -> Manifest:
     """Build `config` into `output`, or go on where an earlier run stopped; a finished build is returned as it is.
 
-    Raises `UsageError` for what is wrong before any work is done, and `UserError` for what fails later and the user
-    can mend. `KeyboardInterrupt` passes through. Nothing finished is lost in any case.
+    With `publish` in the configuration the finished build is then published. Raises `UsageError` for what is wrong
+    before any work is done, and `UserError` for what fails later and the user can mend. `KeyboardInterrupt` passes
+    through. Nothing finished is lost in any case.
     """
-    observer = observer or Observer()
     run = Runner(beam_args)
     with locked(output):
         plan, manifest, dropped = prepare(config, output)
-        if manifest.status == "complete" and all((output / entry.path).is_file() for entry in manifest.files):
-            return manifest
-        progress.forget(output)
-        observer.prepared(plan, dropped)
-        # Beam's half a million objects will live as long as the process: the collector need not look at them again.
-        gc.collect()
-        gc.freeze()
-        started, clock = datetime.datetime.now(datetime.UTC), time.monotonic()
-        status: RunStatus = "failed"
-        try:
-            plan = _with_threads(plan, run, observer)
-            _run(dag.build_pairs, "pairs", "pool", plan, run, observer)
-            _check_losses(plan)
-            find_shared_replies(plan)
-            _run(dag.build_examples, "examples", "data", plan, run, observer)
-            _check_losses(plan)
-            manifest = _finish(plan, manifest)
-            status = "complete"
-        except KeyboardInterrupt:
-            status = "interrupted"
-            raise
-        finally:
-            close_generator(plan)
-            summary = _summary(plan, started, time.monotonic() - clock, status)
-            progress.forget(output)
-            manifest = manifest.model_copy(update={"runs": (*manifest.runs, summary)})
-            # Where the disk is full this fails too, and must not hide the first error. An abandoned build has none.
-            with contextlib.suppress(UserError):
-                if (output / MANIFEST).exists():
-                    write_manifest(output, manifest)
+        if manifest.status != "complete" or not all((output / entry.path).is_file() for entry in manifest.files):
+            if config.publish is not None:
+                check_access(config.publish)
+            manifest = _build(plan, manifest, dropped, run, observer or Observer())
+        if config.publish is not None:
+            publish(output, config.publish, upload_all=partial(_upload, run), observer=publish_observer)
         return manifest
+
+
+def _build(plan: BuildPlan, manifest: Manifest, dropped: dict[str, int], run: Runner, observer: Observer) -> Manifest:
+    output = plan.output
+    progress.forget(output)
+    observer.prepared(plan, dropped)
+    # Beam's half a million objects will live as long as the process: the collector need not look at them again.
+    gc.collect()
+    gc.freeze()
+    started, clock = datetime.datetime.now(datetime.UTC), time.monotonic()
+    pace = progress.Pace(output, started.isoformat(timespec="seconds"))
+    status: RunStatus = "failed"
+    try:
+        plan = _with_threads(plan, run, observer)
+        _run(dag.build_pairs, "pairs", "pool", plan, run, observer)
+        _check_losses(plan)
+        find_shared_replies(plan)
+        _run(dag.build_examples, "examples", "data", plan, run, observer)
+        _check_losses(plan)
+        manifest = _finish(plan, manifest)
+        status = "complete"
+    except KeyboardInterrupt:
+        status = "interrupted"
+        raise
+    finally:
+        close_generator(plan)
+        summary = _summary(plan, started, time.monotonic() - clock, status)
+        pace.close()
+        progress.forget(output)
+        manifest = manifest.model_copy(update={"runs": (*manifest.runs, summary)})
+        # Where the disk is full this fails too, and must not hide the first error. An abandoned build has none.
+        with contextlib.suppress(UserError):
+            if (output / MANIFEST).exists():
+                write_manifest(output, manifest)
+    return manifest
 
 
 class Runner:
@@ -155,6 +174,8 @@ def _run(phase: Phase, name: str, folder: str, plan: BuildPlan, run: Runner, obs
     is_done = {spec: _is_done(plan, folder, spec) for spec in shards}
     done = [spec for spec in shards if is_done[spec]]
     todo = [spec for spec in shards if not is_done[spec]]
+    if folder == "pool":
+        progress.tally(plan.output).add(progress.BEFORE, sum(spec.count for spec in done))
     observer.phase_begins(name, plan, done, todo)
     try:
         if todo:
@@ -162,6 +183,12 @@ def _run(phase: Phase, name: str, folder: str, plan: BuildPlan, run: Runner, obs
                 phase(pipeline, plan, todo)
     finally:
         observer.phase_ends()
+
+
+def _upload(run: Runner, folder: Path, settings: PublishConfig, todo: Sequence[Batch]) -> None:
+    """Have the workers upload their shards."""
+    with _user_errors(), beam.Pipeline(runner=run.runner, options=run.options) as pipeline:
+        dag.upload_shards(pipeline, folder, settings, todo)
 
 
 def _is_done(plan: BuildPlan, folder: str, spec: ShardSpec) -> bool:

@@ -8,6 +8,7 @@ A build that mines has two short pipelines before these, which gather the thread
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
@@ -20,7 +21,9 @@ from pipeline.mining import pairs as mined
 from pipeline.mining.sources import Slice
 from pipeline.plan import BuildPlan, ShardSpec
 from pipeline.progress import tally
+from pipeline.publishing import upload
 from schemas.base import UserError
+from schemas.config import PublishConfig
 
 coder.register()
 
@@ -36,6 +39,11 @@ def partition_threads(root: beam.Pipeline, plan: BuildPlan, slices: Sequence[Sli
 def join_threads(root: beam.Pipeline, plan: BuildPlan, parts: Sequence[int]) -> None:
     """Then join each part's posts with their responses, and clean them."""
     root | "Parts" >> beam.Create(parts) | "Join" >> beam.Map(gather.join, plan)
+
+
+def upload_shards(root: beam.Pipeline, folder: Path, settings: PublishConfig, todo: Sequence[upload.Batch]) -> None:
+    """After the build, where it is published: each batch of finished shards to the Hub, where nobody sees them yet."""
+    root | "Shards" >> beam.Create(todo) | "Upload" >> beam.Map(upload.upload, folder, settings)
 
 
 def build_pairs(root: beam.Pipeline, plan: BuildPlan, shards: Sequence[ShardSpec]) -> None:

@@ -1,14 +1,25 @@
-"""Live counts: every worker process keeps a tally and shares it through a small file; the driver sums them."""
+"""Live counts: every worker process keeps a tally and shares it through a small file; the driver sums them.
+
+The driver also notes the sums down now and then, for `everyuser report` (`Pace`).
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import threading
+import time
 from collections import Counter
 from pathlib import Path
 
 import orjson
+
+PACE = "logs/pace.jsonl"
+"""Where a build's pace is, relative to its folder: one line a note, of all runs."""
+
+BEFORE = "pairs/before"
+"""The count of pairs that earlier runs have stored."""
 
 _FOLDER = ".progress"
 _RESTARTS = "server_restarts"
@@ -89,6 +100,49 @@ def total(output: Path) -> Counter[str]:
         counts.update(entry)
         counts[_RESTARTS] = restarts
     return counts
+
+
+class Pace:
+    """Notes down how far a run is, every second at first and every half minute in the end, until it is closed.
+
+    Pairs are those of the whole build, tokens those of this run. Each note is one short line at the file's end, so a
+    kill costs the last one at most.
+    """
+
+    def __init__(self, output: Path, run: str) -> None:
+        self._output = output
+        self._run = run
+        self._started = time.monotonic()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="everyuser-pace", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Note down how far the run has come, and stop. To be called before the counts are deleted."""
+        self._over.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        is_over = False
+        while not is_over:
+            is_over = self._over.wait(min(30.0, max(1.0, (time.monotonic() - self._started) / 100)))
+            self._note()
+
+    def _note(self) -> None:
+        counts = total(self._output)
+        line = {
+            "run": self._run,
+            "seconds": round(time.monotonic() - self._started, 1),
+            "pairs": counts[BEFORE] + counts["settled"],
+            "prompt_tokens": counts["prompt_tokens"],
+            "completion_tokens": counts["completion_tokens"],
+        }
+        path = self._output / PACE
+        # A full disk must not hide the error that it causes elsewhere.
+        with contextlib.suppress(OSError):
+            path.parent.mkdir(exist_ok=True)
+            with path.open("ab") as file:
+                file.write(orjson.dumps(line) + b"\n")
 
 
 def forget(output: Path) -> None:

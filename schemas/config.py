@@ -422,6 +422,43 @@ class CardConfig(Record):
     tags: tuple[Annotated[str, Field(pattern=r"^[\w.:-]+$")], ...] = Field((), description="Further tags for the Hub.")
 
 
+class PublishConfig(Record):
+    """Where the finished dataset goes on the Hugging Face Hub.
+
+    The token is no key: it comes from the environment (`HF_TOKEN`) or from the Hub's own login.
+    """
+
+    repo_id: str = Field(
+        description="The dataset repository, `owner/name`; it is made where there is none. The owner is you or an "
+        "organisation of yours."
+    )
+    private: bool = Field(
+        True, description="Whether only its owner sees the repository. One that is there already must agree with this."
+    )
+    revision: str = Field(
+        "main", min_length=1, description="The branch to publish to; where there is none, it is made from `main`."
+    )
+    tag: str | None = Field(None, min_length=1, description="A tag for the commit, which no other commit may have.")
+    message: str | None = Field(
+        None, min_length=1, description="The commit's message; by default it has name, size and fingerprint."
+    )
+
+    @field_validator("repo_id")
+    @classmethod
+    def _is_an_id(cls, repo_id: str) -> str:
+        part = r"\b[\w.-]{1,96}\b"
+        if not re.fullmatch(f"{part}/{part}", repo_id, re.ASCII) or re.search(r"--|\.\.|\.git$", repo_id):
+            raise ValueError("not the id of a repository: owner/name, of letters, digits, '-', '_' and '.'")
+        return repo_id
+
+    @field_validator("revision")
+    @classmethod
+    def _is_a_branch(cls, revision: str) -> str:
+        if re.fullmatch(r"[0-9a-f]{40}", revision):
+            raise ValueError("a commit cannot be published to; name a branch")
+        return revision
+
+
 class BuildConfig(Record):
     """One build: posts in, a sharded dataset out."""
 
@@ -456,6 +493,9 @@ class BuildConfig(Record):
     requests: RequestsConfig = Field(default_factory=lambda: RequestsConfig())
     limits: LimitsConfig = Field(default_factory=lambda: LimitsConfig())
     card: CardConfig = Field(default_factory=lambda: CardConfig())
+    publish: PublishConfig | None = Field(
+        None, description="Publish the finished dataset on the Hub; null: it stays here."
+    )
 
     @model_validator(mode="after")
     def _pairs_are_known(self) -> BuildConfig:
@@ -479,6 +519,6 @@ class BuildConfig(Record):
 
     def content(self) -> dict[str, Any]:
         """The keys that decide what the rows are; paths are left out, as their contents are fingerprinted."""
-        left_out = ("name", "space", "templates", "seeds", "engine", "requests", "limits", "card")
+        left_out = ("name", "space", "templates", "seeds", "engine", "requests", "limits", "card", "publish")
         source = dict.fromkeys(("path", "submissions", "comments", "revision"), True)
         return self.model_dump(mode="json", exclude=dict.fromkeys(left_out, True) | {"mining": {"source": source}})

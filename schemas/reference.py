@@ -31,6 +31,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "requests": config.RequestsConfig,
     "limits": config.LimitsConfig,
     "card": config.CardConfig,
+    "publish": config.PublishConfig,
 }
 
 PREAMBLE = """# Configuration
@@ -52,8 +53,8 @@ Every key has a default, except where the table says "required"; an unknown key 
 one. `--set key.sub=value` on the command line overrides a key, its value read as YAML. A relative path is relative to
 the configuration file.
 
-`name`, `engine`, `requests`, `limits` and `card` may change between runs on the same folder. Every other key is part of
-the build's fingerprint: another value makes another dataset, and needs another folder.
+`name`, `engine`, `requests`, `limits`, `card` and `publish` may change between runs on the same folder. Every other key
+is part of the build's fingerprint: another value makes another dataset, and needs another folder.
 """
 
 

@@ -30,8 +30,8 @@ class SplitFigures(Record):
 class DimensionFigures(Record):
     """One dimension: in how many examples each pole is active, and what length alone tells there.
 
-    `length_auc` is the probability that the longer reply is the one a person of that pole prefers (ties count half);
-    None where no example has the pole.
+    `length_auc` is the probability that the longer reply, in characters, is the one a person of that pole prefers (ties
+    count half); None where no example has the pole.
     """
 
     slug: str
@@ -78,7 +78,10 @@ class Histogram(Record):
 
 
 class LengthFigures(Record):
-    """Words of each kind of text."""
+    """Words of each kind of text. Posts and replies of a mirrored pair are counted once, by the row that is no mirror.
+
+    Portraits and comments are counted in every row.
+    """
 
     prompt: Histogram
     chosen: Histogram
@@ -104,6 +107,10 @@ class DuplicateFigures(Record):
     exact_across: Count
     """Distinct replies that two splits share."""
     near_sampled: Count
+    """Distinct replies of each split, of three words or more, that were compared: all, or of many a sample.
+
+    The sample is drawn so that near-duplicates are drawn together, with a probability of their similarity.
+    """
     near_threshold: Share
     """Replies are near-duplicates at this Jaccard similarity of word trigrams or more, as MinHash estimates it."""
     near_within: Count
@@ -137,9 +144,12 @@ class DiversityFigures(Record):
     compression_ratio: float
     """Bytes of the sampled replies divided by their size under zlib: higher is more repetitive."""
     self_bleu: Share | None
-    """Mean BLEU-4 of sampled replies against others; lower is more diverse."""
+    """Mean BLEU-4 of each of the sampled replies against all others, from 0 to 1; lower is more diverse."""
     vendi: float | None
-    """Vendi score of sampled replies: the effective number of different ones. None where no embedder is installed."""
+    """Vendi score of sampled replies: the effective number of different ones. None where they cannot be embedded.
+
+    The embedding has 256 dimensions, so the score is 256 at most.
+    """
     sampled: Count
     self_bleu_sampled: Count
     vendi_sampled: Count
@@ -166,14 +176,20 @@ class CopyFigures(Record):
     """Replies that repeat what the model was told of the person: a reader would not need to understand them."""
 
     label: Share
-    """Share of pairs in which a reply contains the label of an active dimension."""
+    """Share of pairs in which a reply contains a label that its person has.
+
+    Without what a label explains in brackets, and only labels of two words or more: one word says nothing.
+    """
     portrait: Share
     """Share of pairs in which a reply shares a run of six words with the portrait of either side."""
     examples: tuple[str, ...]
 
 
 class PacePoint(Record):
-    """How far the build was at a time: seconds since its first shard, and what was done by then."""
+    """How far the build was after so many seconds of work (the time between runs is left out): what was done by then.
+
+    `pairs` are those that were settled, accepted or lost.
+    """
 
     seconds: Annotated[float, Field(ge=0)]
     pairs: Count

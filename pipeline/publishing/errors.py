@@ -1,0 +1,140 @@
+"""What the Hub's client raises, as one line that says what is wrong and the way out. The token is never part of it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+import warnings
+from collections.abc import Iterator
+
+from huggingface_hub import get_token
+from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+from huggingface_hub.utils import parse_ratelimit_headers  # type: ignore[attr-defined] # exported at run time only
+from huggingface_hub.utils.tqdm import disable_progress_bars
+
+from schemas.base import UsageError, UserError
+
+_HttpError = HfHubHTTPError.__bases__[0]
+"""The base of all errors of the HTTP library that the client uses, whichever that is."""
+
+_AGAIN = "run the same command again, what is uploaded stays"
+_NEW_TOKEN = "make one that may write, on the Hub's page of access tokens, and set HF_TOKEN or run `hf auth login`"  # noqa: S105 - words
+
+
+def require_token() -> None:
+    """Raise `UsageError` where there is no token, or one that no request could carry.
+
+    An HTTP library may put a header that it cannot send into its error, and so the token.
+    """
+    try:
+        token = get_token()
+    except Exception as error:  # What a service that exchanges tokens may raise is not documented.
+        raise UsageError(f"no token for the Hub: {_shortened(str(error))}") from None
+    if not token:
+        raise UsageError("no token for the Hub: set HF_TOKEN, or run `hf auth login`")
+    if not re.fullmatch(r"[!-~]+", token):
+        raise UsageError("the token for the Hub has a character that none has, such as a space; set HF_TOKEN anew")
+
+
+@contextlib.contextmanager
+def hub_errors(repo_id: str) -> Iterator[None]:
+    """Turns whatever the Hub's client raises into a `UserError`; its chain, which may hold headers, ends here."""
+    try:
+        with quiet():
+            yield
+    except UserError:
+        raise
+    except Exception as error:  # The client lets errors of its HTTP library and of its upload library through.
+        raise explain(error, repo_id) from None
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """The client's bars and warnings are not shown: the display has its own, and they name signed addresses."""
+    loggers = [logging.getLogger(name) for name in ("huggingface_hub", _HttpError.__module__.partition(".")[0])]
+    before = [(logger.handlers, logger.propagate) for logger in loggers]
+    for logger in loggers:
+        logger.handlers, logger.propagate = [logging.NullHandler()], False
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with disable_progress_bars():
+                yield
+    finally:
+        for logger, (handlers, propagates) in zip(loggers, before, strict=True):
+            logger.handlers, logger.propagate = handlers, propagates
+
+
+def explain(error: Exception, repo_id: str) -> UserError:
+    """The error as a line for the user."""
+    chain = [*_chain(error)]
+    answer = _answer(error)
+    if answer is not None:
+        return UserError(_explain_answer(answer, repo_id))
+    if any(isinstance(cause, OfflineModeIsEnabled) for cause in chain):
+        return UserError("the Hub's client is told to stay offline; unset HF_HUB_OFFLINE")
+    cause = chain[-1]
+    said = f"{type(cause).__name__}: {_shortened(str(cause))}"
+    if any(isinstance(cause, (_HttpError, ConnectionError, TimeoutError)) for cause in chain):
+        return UserError(f"no connection to the Hub, or it broke ({said}); {_AGAIN}")
+    if isinstance(cause, OSError) and cause.filename is not None:
+        return UserError(f"cannot read {cause.filename}: {cause.strerror}")
+    return UserError(f"{repo_id}: the Hub's client failed ({said}); {_AGAIN}")
+
+
+def status_of(error: Exception) -> int | None:
+    """The HTTP status that an error is about; None where there was no answer."""
+    answer = _answer(error)
+    return None if answer is None else answer.response.status_code
+
+
+def _explain_answer(error: HfHubHTTPError, repo_id: str) -> str:
+    status = error.response.status_code
+    said = _shortened(error.server_message or "")
+    quoted = f"; the Hub says: {said}" if said else ""
+    if status in (401, 403) and error.response.request.method == "PUT":
+        # Storage is not asked with the token, but by an address that the Hub has signed, for a while.
+        return f"the Hub's storage refuses the upload (HTTP {status}){quoted}; {_AGAIN}"
+    if status == 401:
+        return f"the Hub does not accept the token; {_NEW_TOKEN}"
+    if status == 403:
+        return f"{repo_id}: the token may not write there{quoted}; use one that may, or name another repository"
+    if status == 404:
+        return f"{repo_id}: not there, or this token does not see it{quoted}; look at the name"
+    if status in (409, 412):
+        return f"{repo_id} was changed by someone else since this began (HTTP {status}); look at it, then {_AGAIN}"
+    if status == 429:
+        return f"the Hub's rate limit is reached{quoted}; wait {_wait(error)}, then {_AGAIN}"
+    if status >= 500:
+        return f"the Hub fails (HTTP {status}){quoted}; wait, then {_AGAIN}"
+    return f"{repo_id}: the Hub refuses this (HTTP {status}){quoted}; {_AGAIN}"
+
+
+def _wait(error: HfHubHTTPError) -> str:
+    """How long the Hub asks to wait, in words."""
+    headers = error.response.headers
+    limit = parse_ratelimit_headers(headers)
+    after = headers.get("retry-after", "")
+    if limit is not None and limit.remaining == 0:
+        return f"{limit.reset_in_seconds} seconds"
+    return f"{after} seconds" if after.isdigit() else "an hour"
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and what caused it, the outermost first."""
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
+def _answer(error: BaseException) -> HfHubHTTPError | None:
+    return next((cause for cause in _chain(error) if isinstance(cause, HfHubHTTPError)), None)
+
+
+def _shortened(text: str) -> str:
+    """A text of others as part of a line, without secrets: those of signed addresses, and a token sent back."""
+    text = re.sub(r"\?[^\s)]+=[^\s)]+", "?...", text)
+    with contextlib.suppress(Exception):
+        text = text.replace(get_token() or "\n", "<token>")
+    return " ".join(text.split())[:200]

@@ -1,0 +1,73 @@
+"""What a published manifest leaves out: whatever is about the machine or the account of who built, not about the rows.
+
+`engine` is dropped whole (addresses, arguments and commands of a server, names of environment variables) and so is
+`publish`. A local path becomes its last part: the name of a file may say where posts came from, its folders tell who
+keeps them. The contents are known by the fingerprint anyway.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import PurePath
+from typing import Any
+
+from schemas.manifest import Manifest
+from schemas.report import Report
+
+_PRIVATE = ("engine", "publish")
+_PATHS = (
+    *("space", "templates", "seeds.path", "generation.model", "generation.extra"),
+    *("mining.source.path", "mining.source.submissions", "mining.source.comments"),
+)
+
+
+def public_manifest(manifest: Manifest) -> Manifest:
+    """The manifest as strangers may read it: of the same schema, and about the same files."""
+    names = local_paths(manifest)
+    config = {key: value for key, value in manifest.config.items() if key not in _PRIVATE}
+    return manifest.model_copy(update={"config": _renamed(config, names), "parts": _renamed(manifest.parts, names)})
+
+
+def local_paths(manifest: Manifest, report: Report | None = None) -> dict[str, str]:
+    """Every local path that configuration or report name, with what is left of it."""
+    paths = [path for key in _PATHS for path in _texts(_at(manifest.config, key))]
+    if report is not None:
+        paths += [entry.file for entry in report.contamination]
+    return {path: PurePath(path).name for path in paths if _is_local(path)}
+
+
+def without_paths(text: str, names: Mapping[str, str]) -> str:
+    """A text with local paths cut, the longest first; as they are, and as JSON or HTML spell them."""
+    for path in sorted(names, key=len, reverse=True):
+        for spelt in {path, json.dumps(path)[1:-1], path.replace("&", "&amp;")}:
+            text = text.replace(spelt, names[path])
+    return text
+
+
+def _is_local(text: str) -> bool:
+    """A path with folders, or a place named by a scheme that is not the Hub's; `owner/model` is neither."""
+    return "\n" not in text and bool(re.match(r"[/~][^/]*/|[A-Za-z]:\\|(?!hf:)[a-z0-9+]+://", text))
+
+
+def _at(node: Any, key: str) -> Any:
+    for part in key.split("."):
+        node = node.get(part) if isinstance(node, dict) else None
+    return node
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (list, dict)):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _texts(inner)
+
+
+def _renamed(value: Any, names: Mapping[str, str]) -> Any:
+    if isinstance(value, dict):
+        return {key: _renamed(inner, names) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_renamed(inner, names) for inner in value]
+    return names.get(value, value) if isinstance(value, str) else value

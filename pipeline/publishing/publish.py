@@ -1,0 +1,201 @@
+"""Publishing from beginning to end: check the build, look at the repository, upload ahead, commit once, tag."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+
+from pipeline import progress
+from pipeline.progress import tally
+from pipeline.publishing import upload
+from pipeline.publishing.contents import Contents, read_contents
+from pipeline.publishing.errors import explain, hub_errors, quiet, require_token, status_of
+from pipeline.publishing.repository import (
+    KIND,
+    Changes,
+    Repository,
+    address,
+    compare,
+    files_at,
+    head_of,
+    hub,
+    open_repository,
+)
+from pipeline.publishing.upload import Batch, preupload
+from schemas.base import UsageError, UserError
+from schemas.config import PublishConfig
+from schemas.manifest import Manifest
+
+UploadAll = Callable[[Path, PublishConfig, Sequence[Batch]], None]
+
+
+@dataclass(frozen=True)
+class Published:
+    """What came of it. `commit` holds the build; where the repository held it already, nothing was uploaded."""
+
+    repo_id: str
+    url: str
+    revision: str
+    commit: str
+    tag: str | None
+    changes: Changes
+    unchanged: int
+
+
+class PublishObserver:
+    """Is told how publishing goes. The command line draws it; the default says nothing."""
+
+    def checking(self, folder: Path) -> None:
+        """The build's files are checked."""
+
+    def uploading_begins(self, folder: Path, repository: Repository, changes: Changes, todo: Sequence[Batch]) -> None:
+        """`todo` are the shards to upload; what else of `changes` there is goes with the commit or is there already."""
+
+    def uploading_ends(self) -> None:
+        """The upload is over, one way or another."""
+
+    def published(self, result: Published) -> None:
+        """All is visible."""
+
+
+def publish(
+    folder: Path,
+    settings: PublishConfig,
+    force: bool = False,
+    upload_all: UploadAll = upload.upload_all,
+    observer: PublishObserver | None = None,
+) -> Published:
+    """Publish the build in `folder`; a repository that holds it already is left alone. Needs the folder's lock.
+
+    Everything appears with one commit, or nothing does; running again goes on where an earlier run stopped. Raises
+    `UsageError` for what is wrong with build, token or arguments, and `UserError` for what the Hub refuses or fails to
+    do. `KeyboardInterrupt` passes through.
+    """
+    observer = observer or PublishObserver()
+    observer.checking(folder)
+    require_token()
+    contents = read_contents(folder, settings.repo_id, force)
+    repository = open_repository(settings)
+    if repository.is_new:
+        # One of this name was deleted since, with what was uploaded to it.
+        upload.forget(folder, settings.repo_id)
+    changes = compare(contents, repository.files)
+    _check_tag(settings, repository, changes)
+    try:
+        commit = _make_visible(contents, settings, repository, changes, upload_all, observer)
+    except _UnclearError:
+        raise
+    except UserError as error:
+        raise type(error)(f"{error} ({_left_behind(settings, repository)})") from None
+    finally:
+        progress.forget(folder)
+    upload.forget(folder, settings.repo_id)
+    _tag(settings, repository, commit)
+    unchanged = len(contents.paths) - len(changes.shards) - len(changes.others)
+    result = Published(
+        settings.repo_id, address(settings.repo_id), settings.revision, commit, settings.tag, changes, unchanged
+    )
+    observer.published(result)
+    return result
+
+
+class _UnclearError(UserError):
+    """Whether the commit was made could not be seen."""
+
+
+def _left_behind(settings: PublishConfig, repository: Repository) -> str:
+    """What a failure leaves. A new repository stays: what was uploaded belongs to it, and spares the next run that."""
+    is_empty = f"; {settings.repo_id} was made and is still empty" if repository.is_new else ""
+    return f"nothing was published{is_empty}"
+
+
+def _check_tag(settings: PublishConfig, repository: Repository, changes: Changes) -> None:
+    tagged = repository.tags.get(settings.tag) if settings.tag else None
+    if tagged is not None and (changes or tagged != repository.head):
+        raise UsageError(
+            f"{settings.repo_id} has a tag '{settings.tag}' already, of another commit; choose another, or delete it "
+            "on the Hub"
+        )
+
+
+def _make_visible(
+    contents: Contents,
+    settings: PublishConfig,
+    repository: Repository,
+    changes: Changes,
+    upload_all: UploadAll,
+    observer: PublishObserver,
+) -> str:
+    """Upload what the Hub lacks, then commit; the commit that holds the build."""
+    todo = upload.batches(upload.not_uploaded(contents.folder, settings.repo_id, changes.shards))
+    observer.uploading_begins(contents.folder, repository, changes, todo)
+    try:
+        if todo:
+            upload_all(contents.folder, settings, todo)
+    finally:
+        observer.uploading_ends()
+    return _commit(contents, settings, repository, changes) if changes else repository.head
+
+
+def _commit(contents: Contents, settings: PublishConfig, repository: Repository, changes: Changes) -> str:
+    """The one commit. Its parent is the head that was looked at: nobody else's change is overwritten unseen."""
+    folder, repo_id = contents.folder, settings.repo_id
+    others = [CommitOperationAdd(path, contents.others[path]) for path in changes.others]
+    if others:
+        preupload(others, settings, tally(folder))
+    operations: list[CommitOperationAdd | CommitOperationDelete] = [
+        *(CommitOperationDelete(path, is_folder=False) for path in changes.deleted),
+        *(upload.operation(folder, repo_id, entry) for entry in changes.shards),
+        *others,
+    ]
+    try:
+        with quiet():
+            made = hub().create_commit(
+                repo_id,
+                operations,
+                commit_message=settings.message or _message(contents.manifest),
+                repo_type=KIND,
+                revision=settings.revision,
+                parent_commit=repository.head,
+                num_threads=upload.THREADS,
+            )
+        return made.oid
+    except Exception as error:  # The client lets errors of its HTTP library and of its upload library through.
+        status = status_of(error)
+        if status is None or status >= 500:
+            return _landed(contents, settings, repository, explain(error, repo_id))
+        if status in (400, 404, 422):
+            # Perhaps the Hub does not have what was uploaded long ago: the next run asks it again.
+            upload.forget(folder, repo_id)
+        raise explain(error, repo_id) from None
+
+
+def _landed(contents: Contents, settings: PublishConfig, repository: Repository, failure: UserError) -> str:
+    """The commit, if it was made although its answer was lost or an error: the Hub has been seen to do that."""
+    try:
+        with hub_errors(settings.repo_id):
+            head = head_of(settings)
+            is_made = head is not None and not compare(contents, files_at(settings.repo_id, head))
+    except UserError:
+        raise _UnclearError(f"{failure} (whether it was published cannot be seen; the next run will tell)") from None
+    if head is None or not is_made:
+        raise failure
+    return head
+
+
+def _message(manifest: Manifest) -> str:
+    rows = sum(entry.rows for entry in manifest.files)
+    return f"Publish {manifest.name}: {rows} examples, fingerprint {manifest.fingerprint[:16]}"
+
+
+def _tag(settings: PublishConfig, repository: Repository, commit: str) -> None:
+    if settings.tag is None or settings.tag in repository.tags:
+        return
+    try:
+        with hub_errors(settings.repo_id):
+            hub().create_tag(settings.repo_id, tag=settings.tag, revision=commit, repo_type=KIND)
+    except UserError as error:
+        raise UserError(f"{error} (published at {commit[:12]}, but without the tag '{settings.tag}')") from None

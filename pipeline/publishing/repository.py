@@ -1,0 +1,207 @@
+"""The Hub's side: who may write where, what the repository holds, and what a commit would change."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import CommitOperationAdd, DatasetInfo, HfApi, get_session
+from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.hf_api import RepoFile
+
+from pipeline.publishing.contents import Contents, is_ours
+from pipeline.publishing.errors import hub_errors, require_token
+from schemas.base import UsageError, UserError
+from schemas.config import PublishConfig
+from schemas.manifest import FileEntry
+
+_TIMEOUT = (30.0, 300.0, 120.0, None)
+"""Seconds to connect, to wait for an answer (a large commit takes a minute), to send a piece. The client has none."""
+
+KIND = "dataset"
+
+
+@dataclass(frozen=True)
+class Repository:
+    """The repository as it was when publishing began: `head` is the commit that the new one follows."""
+
+    head: str
+    files: Mapping[str, RepoFile]
+    tags: Mapping[str, str]
+    is_new: bool
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What a commit has to do: paths are relative to the repository."""
+
+    shards: tuple[FileEntry, ...]
+    others: tuple[str, ...]
+    deleted: tuple[str, ...]
+
+    def __bool__(self) -> bool:
+        return bool(self.shards or self.others or self.deleted)
+
+
+def hub() -> HfApi:
+    """The Hub's client, with the token of the environment or of its login, and with timeouts."""
+    get_session().timeout = _TIMEOUT
+    return HfApi(token=True)
+
+
+def address(repo_id: str) -> str:
+    """Where people look at the dataset."""
+    return f"{hub().endpoint}/datasets/{repo_id}"
+
+
+def check_access(settings: PublishConfig) -> None:
+    """Whether publishing could work, without changing anything: for a build that would publish hours later."""
+    require_token()
+    with hub_errors(settings.repo_id):
+        info = _find(settings.repo_id)
+        if info is None:
+            _check_owner(settings.repo_id)
+            return
+        _check_visibility(info, settings)
+        # What asks for the way a file would be uploaded must be allowed to write.
+        card = CommitOperationAdd("README.md", b"-")
+        hub().preupload_lfs_files(settings.repo_id, [card], repo_type=KIND)
+
+
+def open_repository(settings: PublishConfig) -> Repository:
+    """Find the repository and its branch, or make what is not there, and see what it holds.
+
+    Raises `UsageError` where it is private though a public one was asked for or the other way round, or where it holds
+    data that everyuser has not published, and `UserError` for what the Hub refuses.
+    """
+    require_token()
+    repo_id = settings.repo_id
+    with hub_errors(repo_id):
+        info = _find(repo_id)
+        is_new = info is None
+        if info is None:
+            _create(settings)
+            info = hub().dataset_info(repo_id)
+        _check_visibility(info, settings)
+        refs = hub().list_repo_refs(repo_id, repo_type=KIND)
+        branches = {ref.name: ref.target_commit for ref in refs.branches}
+        tags = {ref.name: ref.target_commit for ref in refs.tags}
+        if settings.revision in tags:
+            raise UsageError(f"--revision {settings.revision}: {repo_id} has a tag of this name; name a branch")
+        head = branches.get(settings.revision)
+        if head is None:
+            head = branches["main"]
+            hub().create_branch(repo_id, branch=settings.revision, revision=head, repo_type=KIND)
+        files = files_at(repo_id, head)
+    _check_content(repo_id, files)
+    return Repository(head, files, tags, is_new)
+
+
+def files_at(repo_id: str, commit: str) -> dict[str, RepoFile]:
+    """Every file of a commit, by its path."""
+    tree = hub().list_repo_tree(repo_id, recursive=True, revision=commit, repo_type=KIND)
+    return {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
+
+
+def head_of(settings: PublishConfig) -> str | None:
+    """The branch's present commit."""
+    refs = hub().list_repo_refs(settings.repo_id, repo_type=KIND)
+    return next((ref.target_commit for ref in refs.branches if ref.name == settings.revision), None)
+
+
+def compare(contents: Contents, files: Mapping[str, RepoFile]) -> Changes:
+    """What makes the repository's files those of the build; files that are not of our kind stay as they are."""
+    return Changes(
+        shards=tuple(
+            entry
+            for entry in contents.shards
+            if not _is_there(files.get(entry.path), entry.sha256, contents.folder / entry.path)
+        ),
+        others=tuple(
+            path
+            for path, content in contents.others.items()
+            if not _is_there(files.get(path), hashlib.sha256(content).hexdigest(), content)
+        ),
+        deleted=tuple(sorted(path for path in files if is_ours(path) and path not in contents.paths)),
+    )
+
+
+def _is_there(file: RepoFile | None, sha256: str, content: Path | bytes) -> bool:
+    """Large files are known by the hash of their content, others by that of their git blob."""
+    if file is None:
+        return False
+    if file.lfs is not None:
+        return file.lfs.sha256 == sha256
+    data = content if isinstance(content, bytes) else content.read_bytes()
+    return file.blob_id == hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()  # noqa: S324 - git's own
+
+
+def _find(repo_id: str) -> DatasetInfo | None:
+    try:
+        return hub().dataset_info(repo_id)
+    except HfHubHTTPError as error:
+        if error.response.status_code == 404:
+            return None
+        raise
+
+
+def _create(settings: PublishConfig) -> None:
+    try:
+        hub().create_repo(settings.repo_id, private=settings.private, repo_type=KIND, exist_ok=True)
+    except HfHubHTTPError as error:
+        if error.response.status_code in (403, 404):
+            _check_owner(settings.repo_id)
+        raise
+
+
+def _check_owner(repo_id: str) -> None:
+    """Say why a repository cannot be made, as far as the account's own page tells."""
+    owner = repo_id.split("/")[0]
+    account = hub().whoami()
+    name = account["name"]
+    roles = {entry["name"].casefold(): entry.get("roleInOrg") for entry in account.get("orgs", ())}
+    token = (account.get("auth") or {}).get("accessToken") or {}
+    if token.get("role") == "read":
+        raise UserError(f"{repo_id}: the token may only read; make one that may write, or name it in HF_TOKEN")
+    if owner.casefold() == name.casefold():
+        return
+    if owner.casefold() not in roles:
+        whose = f"you are '{name}'" + (f", of {', '.join(sorted(roles))}" if roles else ", of no organisation")
+        if not _exists(owner):
+            raise UserError(f"{repo_id}: there is no user or organisation '{owner}' on the Hub; {whose}")
+        raise UserError(f"{repo_id}: you may not write there, {whose}; ask to be let in, or name another owner")
+    if roles[owner.casefold()] == "read":
+        raise UserError(f"{repo_id}: '{name}' may only read in '{owner}'; ask its owners for the right to write")
+
+
+def _exists(owner: str) -> bool:
+    for look_up in (hub().get_organization_overview, hub().get_user_overview):
+        try:
+            look_up(owner)
+        except HfHubHTTPError as error:
+            if error.response.status_code != 404:
+                raise
+        else:
+            return True
+    return False
+
+
+def _check_visibility(info: DatasetInfo, settings: PublishConfig) -> None:
+    if bool(info.private) != settings.private:
+        found, asked = ("private", "public") if info.private else ("public", "private")
+        raise UsageError(
+            f"{settings.repo_id} is there already and is {found}, but a {asked} one was asked for; change that on the "
+            f"Hub, or publish it as {found} (--{found}, or publish.private in the configuration)"
+        )
+
+
+def _check_content(repo_id: str, files: Mapping[str, RepoFile]) -> None:
+    """Nothing that someone keeps there may be deleted by a mistyped name."""
+    theirs = sorted(path for path in files if is_ours(path) and path != "README.md")
+    if theirs and not {"manifest.json", "preference_space.yaml"} <= files.keys():
+        raise UsageError(
+            f"{repo_id} holds data that everyuser did not publish ({theirs[0]}), which this would replace; name "
+            "another repository, or delete them there first"
+        )

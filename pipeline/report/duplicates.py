@@ -1,0 +1,107 @@
+"""Posts and replies that occur more than once: equal ones by their hashes, similar ones by MinHash (`near.py`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from pipeline.report.near import THRESHOLD, NearPairs, NearSample, Replies, find_near
+from pipeline.report.settings import ReportSettings
+from pipeline.report.source import Batch, Build, row_of, shard_of
+from pipeline.report.tallies import HashCounts
+from pipeline.shards import read_groups
+from schemas.report import DuplicateFigures, SplitFigures
+
+_EXAMPLES = 10
+_SHORTENED = 300
+"""Characters of a text that is shown as an example."""
+
+
+class DuplicateTally:
+    """Examples, pairs, posts and replies of each split, and a sample of replies for what is similar."""
+
+    def __init__(self, splits: Sequence[str], pairs: int, settings: ReportSettings) -> None:
+        self._splits = splits
+        self.replies = [HashCounts(2 * pairs, settings.hashes) for _ in splits]
+        self.posts = [HashCounts(pairs, settings.hashes) for _ in splits]
+        self._examples = [0] * len(splits)
+        self._pairs = [0] * len(splits)
+        self.near = NearSample(2 * pairs, settings.near_replies, settings.seed)
+
+    def add(self, batch: Batch) -> None:
+        """Count a batch's pairs."""
+        self._examples[batch.split] += len(batch.table)
+        self._pairs[batch.split] += len(batch.pairs)
+        self.replies[batch.split].add(batch.reply_hashes)
+        self.posts[batch.split].add(batch.prompt_hashes)
+        self.near.add(batch)
+
+    def merge(self, other: DuplicateTally) -> None:
+        """Add what another has counted."""
+        for split in range(len(self._splits)):
+            self._examples[split] += other._examples[split]
+            self._pairs[split] += other._pairs[split]
+            self.replies[split].merge(other.replies[split])
+            self.posts[split].merge(other.posts[split])
+        self.near.merge(other.near)
+
+    @property
+    def pairs(self) -> int:
+        """Pairs of all splits."""
+        return sum(self._pairs)
+
+    @property
+    def distinct_posts(self) -> int:
+        """Posts of all splits, by their texts."""
+        return HashCounts.across(self.posts)[0]
+
+    def splits(self) -> tuple[SplitFigures, ...]:
+        """The size of each split."""
+        return tuple(
+            SplitFigures(
+                name=name,
+                examples=self._examples[split],
+                pairs=self._pairs[split],
+                posts=self.posts[split].distinct,
+            )
+            for split, name in enumerate(self._splits)
+        )
+
+    def result(self, build: Build) -> DuplicateFigures:
+        """The figures; the build is read once more for the examples of near-duplicates."""
+        replies = self.near.result()
+        found = find_near(replies)
+        return DuplicateFigures(
+            replies=2 * self.pairs,
+            exact_within=sum(counts.repeats for counts in self.replies),
+            exact_across=HashCounts.across(self.replies)[1],
+            near_sampled=len(replies.keys),
+            near_threshold=THRESHOLD,
+            near_within=int((found.within >= 0).sum()),
+            near_across=int((found.across >= 0).sum()),
+            posts_across=HashCounts.across(self.posts)[1],
+            examples=_examples(build, replies, found),
+        )
+
+
+def _examples(build: Build, replies: Replies, found: NearPairs) -> tuple[tuple[str, str], ...]:
+    """Some near-duplicates, those of two splits first: the ones of the lowest keys."""
+    pairs: dict[tuple[int, int], None] = {}
+    for others in (found.across, found.within):
+        rows = np.flatnonzero(others >= 0)
+        for row in rows[np.argsort(replies.keys[rows], kind="stable")][: 2 * _EXAMPLES].tolist():
+            # Across splits each is found from the other's side too.
+            other = int(others[row])
+            pairs[min(row, other), max(row, other)] = None
+    return tuple(
+        (_text(build, int(replies.places[one])), _text(build, int(replies.places[other])))
+        for one, other in [*pairs][:_EXAMPLES]
+    )
+
+
+def _text(build: Build, place: int) -> str:
+    """A reply, by its place in the build."""
+    table = read_groups(build.path(shard_of(place >> 1)), np.array([row_of(place >> 1)]))
+    text: str = table["rejected" if place & 1 else "chosen"][0].as_py()
+    return text if len(text) <= _SHORTENED else text[:_SHORTENED] + "\u2026"

@@ -1,0 +1,78 @@
+"""Where the rows came from: the attempt that gave each pair, the models, and what all of it cost."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pyarrow.compute as pc
+
+from pipeline.report.settings import ReportSettings
+from pipeline.report.source import Batch, Build, read_columns
+from schemas.manifest import Manifest
+from schemas.report import CostFigures
+
+
+class FunnelTally:
+    """Models of the rows, and attempts of the accepted pairs."""
+
+    def __init__(self) -> None:
+        self._models: Counter[str] = Counter()
+        self._attempts: Counter[int] = Counter()
+        self.has_pool = True
+        """Whether each shard's pairs were there."""
+
+    def add(self, batch: Batch) -> None:
+        """Count a batch's models."""
+        self._models.update(_counts(batch.table["model"]))
+
+    def add_pool(self, build: Build, shard: int) -> None:
+        """Count the attempts of the pairs from which a shard was made, and of those that got no history."""
+        table = read_columns(build.path(shard, "pool"), ["attempt"])
+        if table is None:
+            self.has_pool = False
+        else:
+            self._attempts.update(_counts(table["attempt"]))
+
+    def merge(self, other: FunnelTally) -> None:
+        """Add what another has counted."""
+        self._models += other._models
+        self._attempts += other._attempts
+        self.has_pool &= other.has_pool
+
+    @property
+    def model(self) -> str:
+        """The models that wrote or annotated the replies, the most frequent first."""
+        return ", ".join(sorted(self._models, key=lambda model: (-self._models[model], model)))
+
+    @property
+    def attempts(self) -> tuple[int, ...]:
+        """Accepted pairs by attempt: first, second ...; empty where the pool is not there."""
+        if not self.has_pool or not self._attempts:
+            return ()
+        return tuple(self._attempts[attempt] for attempt in range(max(self._attempts) + 1))
+
+
+def cost_of(manifest: Manifest, examples: int, settings: ReportSettings) -> CostFigures:
+    """Tokens of all attempts, from the shards; time and speed from the runs, as far as those were not killed."""
+    prompt, completion = manifest.counts.prompt_tokens, manifest.counts.completion_tokens
+    seconds = sum(run.seconds for run in manifest.runs)
+    answered = sum(run.completion_tokens for run in manifest.runs)
+    total = None
+    if settings.prompt_price is not None and settings.completion_price is not None:
+        total = round((prompt * settings.prompt_price + completion * settings.completion_price) / 1e6, 6)
+    return CostFigures(
+        prompt_tokens=prompt,
+        completion_tokens=completion,
+        tokens_per_example=(prompt + completion) / examples,
+        seconds=seconds,
+        tokens_per_second=answered / seconds if answered and seconds else None,
+        currency=None if total is None else settings.currency,
+        prompt_price=settings.prompt_price,
+        completion_price=settings.completion_price,
+        total=total,
+    )
+
+
+def _counts(column: Any) -> dict[Any, int]:
+    return {entry["values"]: entry["counts"] for entry in pc.value_counts(column).to_pylist()}

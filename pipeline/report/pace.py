@@ -1,0 +1,48 @@
+"""How fast the build went: what its driver noted down now and then (`pipeline.progress.Pace`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+
+from pipeline.progress import PACE
+from schemas.report import PacePoint
+
+_POINTS = 300
+
+
+def read_pace(folder: Path) -> tuple[PacePoint, ...]:
+    """The build's pace, run after run, as some hundred points; empty where nothing was noted."""
+    points: list[PacePoint] = []
+    before = last = PacePoint(seconds=0, pairs=0, prompt_tokens=0, completion_tokens=0)
+    run = None
+    for entry in _entries(folder / PACE):
+        if entry["run"] != run:
+            run, before = entry["run"], last
+        last = PacePoint(
+            seconds=before.seconds + entry["seconds"],
+            # What a killed run had settled but not stored is settled again, from the journal.
+            pairs=max(last.pairs, entry["pairs"]),
+            prompt_tokens=before.prompt_tokens + entry["prompt_tokens"],
+            completion_tokens=before.completion_tokens + entry["completion_tokens"],
+        )
+        points.append(last)
+    chosen = np.unique(np.linspace(0, len(points) - 1, min(len(points), _POINTS)).round().astype(int))
+    return tuple(points[k] for k in chosen)
+
+
+def _entries(path: Path) -> Iterator[dict[str, Any]]:
+    """The notes in order, but for lines that a kill cut off."""
+    if not path.is_file():
+        return
+    with path.open("rb") as file:
+        for line in file:
+            try:
+                entry = orjson.loads(line)
+            except orjson.JSONDecodeError:
+                continue
+            yield entry

@@ -1,0 +1,70 @@
+"""`report.html`: the whole report as one file that needs no network.
+
+The report's texts are hostile. They stand in the page once, as JSON in which nothing can end the script element, and
+the page's script hands them to the document as text alone. The policy in the page allows its own style and script, by
+their hashes, and nothing else.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import importlib.resources
+import re
+from pathlib import Path
+
+from pipeline.shards import write_text
+from schemas.report import Report
+
+_SCRIPTS = (
+    "basics.js",
+    "figures.js",
+    "plots.js",
+    "checks.js",
+    "overview.js",
+    "space.js",
+    "texts.js",
+    "building.js",
+    "rows.js",
+    "browse.js",
+    "page.js",
+)
+
+# What an HTML parser could take for markup, and the two line breaks that JSON allows and scripts once did not.
+_ESCAPES = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
+
+
+def render(report: Report) -> str:
+    """The page, complete."""
+    style = _read("page.css")
+    script = '"use strict";\n(() => {\n' + "\n".join(map(_read, _SCRIPTS)) + "})();\n"
+    parts = {
+        "policy": _policy(style, script),
+        "style": style,
+        "script": script,
+        "data": report.model_dump_json().translate(_ESCAPES),
+    }
+    # In one pass, so that a text of the dataset that looks like a place to fill is none.
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], _read("page.html"))
+
+
+def write(report: Report, folder: Path) -> None:
+    """Write `report.json` and `report.html` into `folder`."""
+    write_text(folder / "report.json", report.model_dump_json(indent=1) + "\n")
+    write_text(folder / "report.html", render(report))
+
+
+def _policy(style: str, script: str) -> str:
+    """A Content-Security-Policy by which the page can neither load anything nor run another script."""
+    return (
+        f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; base-uri 'none'; "
+        "form-action 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
+    )
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def _read(name: str) -> str:
+    return importlib.resources.files("pipeline.report").joinpath("web", name).read_text(encoding="utf-8")

@@ -1,0 +1,211 @@
+"""The rows that a report shows whole: samples in which every pole, split and reason has its share."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline.report.settings import ReportSettings
+from pipeline.report.source import Batch, Build, damage_told, place_of, read_columns, shard_of
+from pipeline.report.tallies import Drawn
+from pipeline.report.texts import Hashes, Integers, hash_texts, salted
+from preference_space.direction import Direction, from_released, verbalise
+from preference_space.space import PreferenceSpace
+from schemas.base import Record
+from schemas.report import ExampleItem, ShownExample, ShownRejection
+
+Row = dict[str, Any]
+R = TypeVar("R", bound=Record)
+T = TypeVar("T")
+
+
+class ShownExamples:
+    """Examples drawn by a hash of their ids: enough to see every pole, then as many of each split."""
+
+    def __init__(self, space: PreferenceSpace, splits: Sequence[str], settings: ReportSettings) -> None:
+        self._settings = settings
+        self._splits = [Drawn(settings.examples) for _ in splits]
+        # Of each pole, its dimension being positive or negative, the example of the lowest key.
+        size = len(space)
+        self._keys: Hashes = np.full((2, size), _NONE, dtype=np.uint64)
+        self._places: Integers = np.zeros((2, size), dtype=np.int64)
+        self._levels: Direction = np.zeros((2, size, size), dtype=np.int8)
+
+    def add(self, batch: Batch) -> None:
+        """Offer a batch's rows."""
+        keys = salted(batch.keys, self._settings.seed)
+        self._splits[batch.split].add(keys, batch.places)
+        active = np.stack([batch.directions > 0, batch.directions < 0])
+        lowest = np.where(active, keys[:, None], _NONE).argmin(axis=1)
+        found = np.where(active.any(axis=1), keys[lowest], _NONE)
+        self._take(found, batch.places[lowest], batch.directions[lowest])
+
+    def merge(self, other: ShownExamples) -> None:
+        """Offer what another has drawn."""
+        for split, drawn in zip(self._splits, other._splits, strict=True):
+            split.merge(drawn)
+        self._take(other._keys, other._places, other._levels)
+
+    def _take(self, keys: Hashes, places: Integers, levels: Direction) -> None:
+        better = keys < self._keys
+        self._keys[better], self._places[better], self._levels[better] = keys[better], places[better], levels[better]
+
+    def result(self, build: Build) -> tuple[ShownExample, ...]:
+        """The examples, in the order of the build, as many as fit."""
+        places = [*self._one_of_each_pole(), *_in_turn([split.result() for split in self._splits])]
+        wanted = [("data", place) for place in dict.fromkeys(places)][: self._settings.examples]
+        return tuple(_fitting(build, wanted, _example, self._settings.example_bytes))
+
+    def _one_of_each_pole(self) -> Iterator[int]:
+        """Places of examples that together show every pole that any example has, few of them."""
+        is_seen = self._keys == _NONE
+        for pole in np.argsort(self._keys, axis=None, kind="stable").tolist():
+            if not is_seen.flat[pole]:
+                levels = self._levels.reshape(-1, self._levels.shape[2])[pole]
+                is_seen |= np.stack([levels > 0, levels < 0])
+                yield int(self._places.flat[pole])
+
+
+class ShownRejections:
+    """Rejected rows drawn by a hash of what they are, as many of each reason."""
+
+    def __init__(self, settings: ReportSettings) -> None:
+        self._settings = settings
+        self._reasons: dict[tuple[str, str], Drawn] = {}
+        self.is_complete = True
+        """Whether each shard's rejections were there."""
+
+    def add(self, build: Build, shard: int) -> None:
+        """Offer the rows that were rejected on the way to a shard."""
+        for folder in ("rejected/pairs", "rejected/examples"):
+            table = read_columns(build.path(shard, folder), ["record_id", "stage", "reason", "attempt"])
+            if table is None:
+                self.is_complete = False
+                continue
+            reasons = pc.binary_join_element_wise(table["stage"], table["reason"], "/")
+            names = pc.binary_join_element_wise(table["record_id"], reasons, table["attempt"].cast("string"), " ")
+            keys, held = salted(hash_texts(names), self._settings.seed), np.array(reasons.to_pylist())
+            for reason in np.unique(held).tolist():
+                rows = np.flatnonzero(held == reason)
+                drawn = self._reasons.setdefault((folder, reason), Drawn(self._settings.rejections))
+                drawn.add(keys[rows], place_of(shard, rows))
+
+    def merge(self, other: ShownRejections) -> None:
+        """Offer what another has drawn."""
+        self.is_complete &= other.is_complete
+        for reason, drawn in other._reasons.items():
+            self._reasons.setdefault(reason, Drawn(self._settings.rejections)).merge(drawn)
+
+    def result(self, build: Build) -> tuple[ShownRejection, ...]:
+        """The rejections, by folder and in the order of the build, as many as fit."""
+        places = [[(folder, place) for place in drawn.result()] for (folder, _), drawn in sorted(self._reasons.items())]
+        wanted = [*_in_turn(places)][: self._settings.rejections]
+        return tuple(_fitting(build, wanted, _rejection, self._settings.rejection_bytes))
+
+
+_NONE = np.uint64((1 << 64) - 1)
+"""The key of no row, higher than that of any."""
+
+
+def _in_turn(several: Sequence[Sequence[T]]) -> Iterator[T]:
+    """The first of each, then the second of each, and so on."""
+    for k in range(max(map(len, several), default=0)):
+        yield from (entries[k] for entries in several if k < len(entries))
+
+
+def _fitting(
+    build: Build, wanted: Sequence[tuple[str, int]], record: Callable[[Build, int, Row], R], budget: int
+) -> list[R]:
+    """The records of rows, by folder and place; the first ones have the first claim to the bytes that there are."""
+    found: dict[tuple[str, int], tuple[R, int]] = {}
+    for folder, place, row in _rows(build, wanted):
+        shown = record(build, place, row)
+        size = len(shown.model_dump_json().encode())
+        if size <= budget // 10:
+            found[folder, place] = (shown, size)
+    kept = []
+    for entry in wanted:
+        size = found[entry][1] if entry in found else budget + 1
+        if size <= budget:
+            budget -= size
+            kept.append(entry)
+    return [found[entry][0] for entry in sorted(kept)]
+
+
+def _rows(build: Build, wanted: Iterable[tuple[str, int]]) -> Iterator[tuple[str, int, Row]]:
+    """Rows by folder and place, each row group being read once and alone."""
+    for (folder, shard), entries in itertools.groupby(sorted(wanted), lambda entry: (entry[0], shard_of(entry[1]))):
+        places = [place for _, place in entries]
+        path = build.path(shard, folder)
+        with damage_told(path), pq.ParquetFile(path, pre_buffer=False) as file:
+            start = place_of(shard, 0)
+            for group in range(file.metadata.num_row_groups):
+                end = start + file.metadata.row_group(group).num_rows
+                here = [place for place in places if start <= place < end]
+                if here:
+                    table = file.read_row_group(group, use_threads=False)
+                    for place, row in zip(here, table.take([place - start for place in here]).to_pylist(), strict=True):
+                        yield folder, place, row
+                start = end
+
+
+def _example(build: Build, place: int, row: Row) -> ShownExample:
+    def profile(released: Sequence[float]) -> str:
+        return verbalise(build.space, from_released(released))
+
+    comments = [
+        ExampleItem(
+            prompt=item["prompt"],
+            chosen=item["comment"],
+            rejected="",
+            profile=profile(item["Preference Direction"]),
+        )
+        for item in row["User-Generated Content"]
+    ]
+    feedback = [
+        ExampleItem(
+            prompt=item["prompt"],
+            chosen=item["chosen"],
+            rejected=item["rejected"],
+            profile=profile(item["Preference Direction"]),
+        )
+        for item in row["Pair-wise Comparative Feedback"]
+    ]
+    return ShownExample(
+        id=row["id"],
+        split=build.split(shard_of(place)),
+        mirrored=row["mirrored"],
+        source=row["source"],
+        prompt=row["prompt"],
+        chosen=row["chosen"],
+        rejected=row["rejected"],
+        portrait=row["Demographic Information"],
+        profile=row["profile"],
+        direction=_active(build.space, from_released(row["Preference Direction"])),
+        history=(*comments, *feedback),
+        history_support=row["history_support"],
+    )
+
+
+def _rejection(build: Build, place: int, row: Row) -> ShownRejection:
+    return ShownRejection(
+        id=row["record_id"],
+        split=build.split(shard_of(place)),
+        reason=f"{row['stage']}/{row['reason']}",
+        detail=row["detail"],
+        attempt=row["attempt"],
+        final=row["final"],
+        prompt=row["prompt"],
+        texts=tuple(row["texts"]),
+        direction=_active(build.space, np.array(row["direction"], dtype=np.int8)),
+    )
+
+
+def _active(space: PreferenceSpace, direction: Direction) -> dict[str, Literal[1, -1]]:
+    # A response that could not be annotated has no direction.
+    return {space.dimensions[d].slug: 1 if direction[d] > 0 else -1 for d in np.flatnonzero(direction)}

@@ -1,0 +1,188 @@
+// Sections about the build: what became of its rows, what histories hold, what it cost.
+
+/** Stages that work on attempts, and then on pairs, with what has come through them. Annotating is of responses. */
+const STAGES = [
+  ["sample", "With a dimension to speak about"],
+  ["mine", "Drawn from a thread"],
+  ["generate", "Answered by the model"],
+  ["validate", "Accepted as a pair"],
+  ["assemble", "Given a history"],
+  ["portrait", "Given a portrait"],
+];
+
+/** What is left of the attempts after each stage that rejected any: `[name, number]`. */
+function survivors(counts) {
+  const dropped = Object.fromEntries(STAGES.map(([stage]) => [stage, 0]));
+  for (const [reason, number] of Object.entries(counts.rejected)) {
+    const stage = reason.split("/")[0];
+    if (Object.hasOwn(dropped, stage)) dropped[stage] += number;
+  }
+  const { sample, mine, generate, validate } = dropped;
+  let left = counts.pairs_accepted + sample + mine + generate + validate;
+  const steps = [["Attempts", left]];
+  for (const [stage, name] of STAGES) {
+    left -= dropped[stage];
+    if (dropped[stage] || stage === "validate") steps.push([name, left]);
+  }
+  return steps;
+}
+
+function funnel(report) {
+  const { counts, attempts } = report;
+  if (!counts.pairs_asked) return section("funnel", "Funnel", none("The build asked for no pairs."));
+  const steps = survivors(counts);
+  const tries = steps[0][1];
+  const rows = steps.map(([name, value]) => ({ name, value, text: `${count(value)} (${portion(value, tries)})` }));
+  const answer =
+    `Of ${many(tries, "attempt")} ${portion(counts.pairs_accepted, tries)} gave a pair: ` +
+    `${count(counts.pairs_accepted)} of the ${count(counts.pairs_asked)} asked for. ` +
+    `${count(counts.pairs_lost)} were lost for good (${portion(counts.pairs_lost, counts.pairs_asked)}), and ` +
+    `${many(counts.examples, "example")} written.`;
+  return section(
+    "funnel",
+    "Funnel",
+    threadsFigure(counts.threads),
+    figure("What became of the attempts?", answer, bars(rows)),
+    attemptsFigure(attempts),
+    reasonsFigure(counts.rejected),
+  );
+}
+
+function attemptsFigure(attempts) {
+  const last = attempts.findLastIndex((number) => number > 0);
+  if (last < 0) return null;
+  const all = total(attempts);
+  const texts = attempts.map((number, k) => `attempt ${k + 1}\n${many(number, "pair")} (${portion(number, all)})`);
+  const marks = Array.from({ length: last + 1 }, (_, k) => ({ at: k + 0.5, text: count(k + 1) }));
+  return figure(
+    "Which attempt gave the pair?",
+    `The first did for ${portion(attempts[0], all)} of the pairs.`,
+    columns("Pairs by attempt", attempts.slice(0, last + 1), { texts, marks }),
+    { numbers: [["Attempt", "Pairs"], attempts.map((number, k) => [count(k + 1), count(number)])] },
+  );
+}
+
+function reasonsFigure(rejected) {
+  const entries = Object.entries(rejected).toSorted((a, b) => b[1] - a[1]);
+  if (!entries.length) return null;
+  const all = total(entries.map(([, number]) => number));
+  const rows = entries.map(([name, value]) => ({ name, value, text: `${count(value)} (${portion(value, all)})` }));
+  const answer = `${count(all)} rejections; most often ${short(entries[0][0], 60)}.`;
+  return figure("Why were rows rejected?", answer, bars(rows), {
+    how: "By stage and reason. Each is an attempt; of assemble and portrait a whole pair, of annotate a response.",
+  });
+}
+
+function threadsFigure(threads) {
+  const entries = Object.entries(threads);
+  if (!entries.length) return null;
+  const rows = entries.map(([name, value]) => ({ name, value, text: count(value) }));
+  const read = ["posts/read", "responses/read"].map((name) => count(threads[name] ?? 0));
+  return figure(
+    "What was read before pairs were mined?",
+    `${read[0]} posts with ${read[1]} responses were read, and ${many(threads["threads/used"] ?? 0, "thread")} used.`,
+    bars(rows),
+  );
+}
+
+function history(report) {
+  const { items, support, contradicting, repeated } = report.history;
+  const all = total(items);
+  const most = items.findLastIndex((number) => number > 0);
+  if (most < 1) return section("history", "History", none("The examples have no history items."));
+  const texts = items.map((number, k) => `${many(k, "item")}\n${many(number, "example")} (${portion(number, all)})`);
+  const good = contradicting + repeated === 0;
+  return section(
+    "history",
+    "History",
+    figure(
+      "How much of the direction does the history show?",
+      `${percent(support.mean)} of an example's dimensions on average, ${percent(support.median)} at the median. ` +
+        (good
+          ? "No history contradicts its example, and none repeats a text."
+          : `An item contradicts in ${many(contradicting, "example")}, a text is repeated in ${count(repeated)}.`),
+      histogram("Examples by share of dimensions that an item supports", support, "", 2),
+      { how: "Share of the example's dimensions that at least one history item supports." },
+    ),
+    figure(
+      "How many items does a history have?",
+      `${portion(items[most], all)} of the examples have ${many(most, "item")}, the most there are.`,
+      columns("Examples by history items", items.slice(0, most + 1), { texts, marks: middles(most + 1) }),
+      { numbers: [["Items", "Examples"], items.map((number, k) => [count(k), count(number)])] },
+    ),
+  );
+}
+
+function cost(report) {
+  const { cost: used, pace, runs } = report;
+  const money = (price) => `${decimal(price)}${THIN}${short(used.currency ?? "", 12)}`.trim();
+  const rows = [
+    ["Prompt tokens", count(used.prompt_tokens)],
+    ["Completion tokens", count(used.completion_tokens)],
+    ["Tokens an example", decimal(used.tokens_per_example, 1)],
+    ["Time", duration(used.seconds)],
+    used.tokens_per_second !== null && ["Tokens a second", decimal(used.tokens_per_second, 1)],
+    used.prompt_price !== null && ["A million prompt tokens", money(used.prompt_price)],
+    used.completion_price !== null && ["A million completion tokens", money(used.completion_price)],
+    used.total !== null && ["Total", money(used.total)],
+  ].filter(Boolean);
+  const said = used.total === null ? "" : `, ${money(used.total)}`;
+  return section(
+    "cost",
+    "Throughput and cost",
+    figure(
+      "What did the build use?",
+      `${compact(used.prompt_tokens + used.completion_tokens)} tokens in ${duration(used.seconds)}${said}.`,
+      table(["What", "Amount"], rows, "Cost"),
+    ),
+    pace.length > 1 && pace.at(-1).seconds > 0 && paceFigure(pace),
+    runs.length > 0 && figure("Which runs made it?", null, runTable(runs), { wide: true }),
+  );
+}
+
+function paceFigure(pace) {
+  const points = pace.map((p) => ({
+    x: p.seconds,
+    y: p.pairs,
+    text:
+      `${duration(p.seconds)}\n${many(p.pairs, "pair")}\n` +
+      `${compact(p.prompt_tokens)} prompt and ${compact(p.completion_tokens)} completion tokens`,
+  }));
+  const end = pace.at(-1);
+  return figure(
+    "How fast did it go?",
+    `${many(end.pairs, "pair")} in ${duration(end.seconds)}, ${decimal((60 * end.pairs) / end.seconds, 1)} a minute.`,
+    curve("Pairs done over time", points),
+    { how: "Pairs that were settled, accepted or lost, by time of work; what lay between runs is left out." },
+  );
+}
+
+function runTable(runs) {
+  return table(
+    ["Started", "Took", "Ended", "Requests", "Replayed", "Prompt tokens", "Completion tokens", "Server restarts"],
+    runs.map((run) => [
+      moment(run.started),
+      duration(run.seconds),
+      run.status,
+      count(run.requests_sent),
+      count(run.requests_replayed),
+      count(run.prompt_tokens),
+      count(run.completion_tokens),
+      count(run.server_restarts),
+    ]),
+    "Runs",
+  );
+}
+
+function notes(report) {
+  if (!report.notes.length) return null;
+  return section(
+    "notes",
+    "Notes",
+    el(
+      "ul",
+      { class: "notes" },
+      report.notes.map((text) => el("li", {}, short(text, 800))),
+    ),
+  );
+}

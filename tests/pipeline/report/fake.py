@@ -1,0 +1,449 @@
+"""Made-up reports of the size of a real one, the same at every call."""
+
+from __future__ import annotations
+
+import importlib.resources
+import json
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
+from typing import Any, Literal
+
+from preference_space.space import Dimension, load_space
+from schemas.manifest import Counts, Run
+from schemas.report import (
+    REPORT_VERSION,
+    ContaminationFigures,
+    CopyFigures,
+    CorrelatedPair,
+    CorrelationFigures,
+    CostFigures,
+    DimensionFigures,
+    DiversityFigures,
+    DuplicateFigures,
+    ExampleItem,
+    Histogram,
+    HistoryFigures,
+    LengthFigures,
+    PacePoint,
+    Report,
+    ShownExample,
+    ShownRejection,
+    SplitFigures,
+)
+
+REASONS = {
+    "validate/unfinished": 2931,
+    "validate/length_ratio": 2210,
+    "validate/too_short": 1204,
+    "validate/refusal_or_meta": 655,
+    "validate/copied": 412,
+    "validate/language": 118,
+    "validate/repeats": 74,
+    "generate/http_400": 12,
+    "generate/timeout": 9,
+    "assemble/history_without_support": 186,
+    "assemble/reply_in_another_split": 21,
+    "portrait/unfinished": 14,
+}
+
+_SENTENCES = """
+Honestly, give it a week before you decide anything.
+I was in the same spot two winters ago and what helped was writing the whole thing down, line by line.
+Call them.
+My sister would tell you to laugh about it, and for once she would be right.
+Make a list, put a date beside each item, and start with the one that scares you most.
+You do not owe anybody an explanation for what you enjoy on a Sunday afternoon.
+The numbers matter more than the mood here, so look at the numbers first.
+Take a friend along, order something silly, and see how you feel on the way home.
+I would keep the money where it is until spring, and only then think about moving.
+There is a small library near the station that lends out exactly this kind of equipment for nothing.
+Nobody at the table remembers the evening as badly as you do.
+Ask what they need, then do that and no more.
+It sounds as if you have already made up your mind and want somebody to say so out loud.
+After thirty years in the trade I can tell you that the second attempt is always the better one.
+Sleep on it, really, the answer is usually there in the morning next to the coffee.
+""".strip().splitlines()
+
+HOSTILE = (
+    "</script><script>window.broken = 1</script>"
+    "<img src=x onerror='window.broken = 2'><svg onload=\"window.broken = 3\">"
+    "<!--<script> \" ' ` ${window.broken = 4} {{data}} &lt;b&gt; javascript:window.broken=5"
+    "\x1b[31mred\x1b[0m \x9b2J \x00\x07\x08\r\x7f \u202eevil\u202c \u2066\u200b\ufeff\u2028\u2029 \U000e0041"
+    + "z\u0336\u0337\u0338" * 40
+    + "W" * 10_000
+)
+"""Markup, terminal escapes, bidi overrides, control, invisible and stacked characters, and a word without end."""
+
+
+Made = Callable[[], Report]
+
+
+@cache
+def report() -> Report:
+    """A mirrored build of 90 dimensions, of which one never occurs and one with one pole only; sampled and mined."""
+    dice = random.Random(7)
+    dimensions = tuple(_dimension(d, dice) for d in load_space("alignx").dimensions)
+    split = tuple(
+        SplitFigures(name=name, examples=2 * pairs, pairs=pairs, posts=posts)
+        for name, pairs, posts in (("train", 17_710, 251), ("validation", 981, 30), ("test", 990, 31))
+    )
+    pairs, accepted = sum(s.pairs for s in split), 19_902
+    return Report(
+        report_version=REPORT_VERSION,
+        name="town-square",
+        schema_version="1",
+        fingerprint="d5a55edc20196ac1cc04552aa1e0d8e8495161d890c388cc3e4269985607f63f",
+        files_digest="8f0a1c4be2d39a7755de8c6e0b1f6f0a4fd2c9b7a81e35d60c94b2fa7e13d5c8",
+        model="Qwen/Qwen3-32B",
+        created="2026-11-24T13:04:04+00:00",
+        examples=2 * pairs,
+        pairs=pairs,
+        posts=312,
+        splits=split,
+        dimensions=dimensions,
+        correlation=_correlation(dimensions, dice),
+        active=(0, 0, 4_020, 8_114, 12_236, 9_020, 4_412, 1_560),
+        lengths=_lengths(dice),
+        counts=Counts(
+            pairs_asked=20_000,
+            pairs_accepted=accepted,
+            pairs_lost=319,
+            examples=2 * pairs,
+            rejected=REASONS,
+            prompt_tokens=31_204_118,
+            completion_tokens=6_120_554,
+            threads={
+                "posts/read": 9_240,
+                "responses/read": 81_402,
+                "responses/deleted": 6_210,
+                "responses/bot": 1_944,
+                "responses/too_short": 12_006,
+                "posts/too_few_responses": 3_114,
+                "threads": 5_204,
+                "threads/used": 5_000,
+                "responses": 44_120,
+                "responses/annotated": 43_870,
+            },
+        ),
+        attempts=(14_118, 3_960, 1_233, 411, 180),
+        duplicates=DuplicateFigures(
+            replies=2 * pairs,
+            exact_within=212,
+            exact_across=0,
+            near_sampled=20_000,
+            near_threshold=0.7,
+            near_within=431,
+            near_across=17,
+            posts_across=0,
+            examples=tuple((_reply(dice), _reply(dice)) for _ in range(4)),
+        ),
+        history=HistoryFigures(
+            items=(0, 0, 210, 1_302, 37_850),
+            support=_histogram((0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0), dice, 0.78, 0.16, 0.75),
+            contradicting=0,
+            repeated=0,
+        ),
+        diversity=DiversityFigures(
+            distinct=(0.041, 0.284, 0.571),
+            compression_ratio=2.84,
+            self_bleu=0.312,
+            vendi=61.4,
+            sampled=20_000,
+            self_bleu_sampled=1_000,
+            vendi_sampled=2_000,
+            embedder="all-MiniLM-L6-v2",
+            distinct_directions=31_870,
+        ),
+        contamination=(
+            ContaminationFigures(
+                file="alignx_test.jsonl",
+                rows=12_000,
+                words=13,
+                posts=2,
+                replies=3,
+                examples=("i have never told anyone this but i think about it every single day and",),
+            ),
+            ContaminationFigures(file="held_out.parquet", rows=800, words=13, posts=0, replies=0, examples=()),
+        ),
+        copies=CopyFigures(label=0.0042, portrait=0.0137, examples=("keeps belongings and plans neatly arranged",)),
+        pace=_pace(accepted),
+        runs=(
+            _run("2026-11-24T13:04:04+00:00", 2_110.5, "interrupted", 14_020, 0, 11_020_400, 2_104_331),
+            _run("2026-11-24T13:52:40+00:00", 4_022.1, "complete", 27_118, 96, 20_183_718, 4_016_223),
+        ),
+        cost=CostFigures(
+            prompt_tokens=31_204_118,
+            completion_tokens=6_120_554,
+            tokens_per_example=948.2,
+            seconds=6_132.6,
+            tokens_per_second=998.0,
+            currency="EUR",
+            prompt_price=0.15,
+            completion_price=0.6,
+            total=8.35,
+        ),
+        shown=tuple(_example(number, dimensions, dice) for number in range(240)),
+        rejections=tuple(_rejection(number, dimensions, dice) for number in range(120)),
+        notes=("Vendi score: of 2,000 replies, as the embedder is slow on this machine.",),
+    )
+
+
+@cache
+def empty() -> Report:
+    """A report of a build in which as little could be measured as the contract allows."""
+    none = Histogram(edges=(0.0, 1.0), counts=(0,), mean=0.0, median=0.0, p95=0.0, largest=0.0)
+    lengths = report().lengths.model_copy(
+        update={"prompt": none, "chosen": none, "rejected": none, "portrait": none, "comment": None}
+    )
+    dimensions = [
+        d.model_copy(update={"positive": 0, "negative": 0, "positive_length_auc": None, "negative_length_auc": None})
+        for d in report().dimensions
+    ]
+    changed = {
+        "examples": 0,
+        "pairs": 0,
+        "posts": 0,
+        "splits": (),
+        "dimensions": tuple(dimensions),
+        "correlation": CorrelationFigures(slugs=(), matrix=(), below_half=None, strongest=()),
+        "active": (),
+        "lengths": lengths.model_copy(update={"length_ratio": none}),
+        "counts": Counts(),
+        "attempts": (),
+        "duplicates": report().duplicates.model_copy(
+            update={"replies": 0, "exact_within": 0, "near_sampled": 0, "near_within": 0, "near_across": 0}
+            | {"examples": ()}
+        ),
+        "history": HistoryFigures(items=(), support=none, contradicting=0, repeated=0),
+        "diversity": report().diversity.model_copy(
+            update={"self_bleu": None, "vendi": None, "embedder": None, "sampled": 0, "distinct": ()}
+        ),
+        "contamination": (),
+        "copies": CopyFigures(label=0.0, portrait=0.0, examples=()),
+        "pace": (),
+        "runs": (),
+        "cost": report().cost.model_copy(
+            update={"tokens_per_second": None, "currency": None, "total": None}
+            | {"prompt_price": None, "completion_price": None}
+        ),
+        "shown": (),
+        "rejections": (),
+        "notes": (),
+    }
+    return report().model_copy(update=changed)
+
+
+@cache
+def hostile() -> Report:
+    """The report with `HOSTILE` in front of every text, of ten examples and ten rejections."""
+    few = report().model_copy(update={"shown": report().shown[:10], "rejections": report().rejections[:10]})
+    return Report.model_validate_json(json.dumps(_poisoned(few.model_dump(mode="json"))))
+
+
+def _poisoned(value: Any) -> Any:
+    """`value` with every text in it made hostile; the same text always in the same way, so that names still match."""
+    if isinstance(value, str):
+        return HOSTILE + value
+    if isinstance(value, list):
+        return [_poisoned(entry) for entry in value]
+    if isinstance(value, dict):
+        # The contract itself checks what a run's status is.
+        return {
+            key if key in _FIELDS else HOSTILE + key: entry if key == "status" else _poisoned(entry)
+            for key, entry in value.items()
+        }
+    return value
+
+
+def field_names(model: Any) -> Iterator[str]:
+    """The fields of a record and of the records within it."""
+    for name, field in model.model_fields.items():
+        yield name
+        for part in (field.annotation, *getattr(field.annotation, "__args__", ())):
+            if hasattr(part, "model_fields"):
+                yield from field_names(part)
+
+
+_FIELDS = frozenset(field_names(Report))
+
+
+def _dimension(dimension: Dimension, dice: random.Random) -> DimensionFigures:
+    usual = 420 if dimension.topical else 2_600
+    positive = round(usual * dice.uniform(0.6, 1.5))
+    negative = round(positive * dice.uniform(0.75, 1.3))
+    longer = dice.gauss(0.5, 0.03)
+    if dimension.slug == "communication_style":
+        longer = 0.21
+    if dimension.slug in ("weddings", "fashion"):
+        positive = 0
+    if dimension.slug == "fashion":
+        negative = 0
+    return DimensionFigures(
+        slug=dimension.slug,
+        name=dimension.name,
+        group=dimension.group,
+        positive_label=dimension.positive.label,
+        negative_label=dimension.negative.label,
+        positive=positive,
+        negative=negative,
+        positive_length_auc=longer if positive else None,
+        negative_length_auc=1 - longer if negative else None,
+    )
+
+
+def _correlation(dimensions: Sequence[DimensionFigures], dice: random.Random) -> CorrelationFigures:
+    dimensions = [d for d in dimensions if d.negative]
+    slugs = tuple(d.slug for d in dimensions)
+    size = len(slugs)
+    matrix = [[1.0] * size for _ in slugs]
+    pairs = []
+    for i in range(size):
+        for j in range(i):
+            same = dimensions[i].group == dimensions[j].group
+            value = round(max(-1.0, min(1.0, dice.gauss(0.02 if same else 0.0, 0.05 if same else 0.02))), 4)
+            if {slugs[i], slugs[j]} == {"need_for_order", "conscientiousness"}:
+                value = 0.47
+            if {slugs[i], slugs[j]} == {"need_for_seclusion", "extraversion"}:
+                value = -0.52
+            matrix[i][j] = matrix[j][i] = value
+            pairs.append(CorrelatedPair(a=slugs[j], b=slugs[i], correlation=value))
+    pairs.sort(key=lambda pair: -abs(pair.correlation))
+    below = sum(abs(pair.correlation) < 0.5 for pair in pairs) / len(pairs)
+    return CorrelationFigures(
+        slugs=slugs, matrix=tuple(map(tuple, matrix)), below_half=below, strongest=tuple(pairs[:20])
+    )
+
+
+def _histogram(edges: Sequence[float], dice: random.Random, mean: float, spread: float, median: float) -> Histogram:
+    counts = [0] * (len(edges) - 1)
+    values = sorted(min(max(dice.gauss(mean, spread), edges[0]), edges[-1] * 1.4) for _ in range(4_000))
+    for value in values:
+        at = next((k for k in range(len(counts)) if value < edges[k + 1]), len(counts) - 1)
+        counts[at] += 1
+    return Histogram(
+        edges=tuple(edges),
+        counts=tuple(counts),
+        mean=sum(values) / len(values),
+        median=median,
+        p95=values[3_800],
+        largest=values[-1],
+    )
+
+
+def _lengths(dice: random.Random) -> LengthFigures:
+    words = tuple(float(k) for k in range(0, 201, 10))
+    chosen = _histogram(words, dice, 71, 27, 70.0)
+    return LengthFigures(
+        prompt=_histogram(words, dice, 62, 18, 61.0),
+        chosen=chosen,
+        rejected=chosen,
+        portrait=_histogram(words, dice, 48, 14, 47.0),
+        comment=_histogram(words, dice, 70, 26, 69.0),
+        length_ratio=_histogram([1 + k / 10 for k in range(16)], dice, 1.4, 0.35, 1.36),
+        length_auc=0.5,
+        longer_chosen_unmirrored=0.5121,
+    )
+
+
+def _pace(pairs: int) -> tuple[PacePoint, ...]:
+    points = []
+    for k in range(40):
+        share = k / 39
+        seconds = 6_132 * share + (800 if share > 0.35 else 0)
+        done = round(pairs * (share**1.1))
+        points.append(PacePoint(seconds=seconds, pairs=done, prompt_tokens=done * 1_568, completion_tokens=done * 307))
+    return tuple(points)
+
+
+def _run(
+    started: str,
+    seconds: float,
+    status: Literal["complete", "interrupted"],
+    sent: int,
+    replayed: int,
+    prompt: int,
+    completion: int,
+) -> Run:
+    return Run(
+        started=started,
+        seconds=seconds,
+        status=status,
+        requests_sent=sent,
+        requests_replayed=replayed,
+        prompt_tokens=prompt,
+        completion_tokens=completion,
+        server_restarts=0,
+    )
+
+
+@cache
+def _posts() -> tuple[str, ...]:
+    lines = importlib.resources.files("pipeline").joinpath("seed_posts.jsonl").read_text("utf-8").splitlines()
+    posts = [json.loads(line) for line in lines if line.strip()]
+    return tuple(f"{post['title']}\n\n{post['text']}" for post in posts)
+
+
+def _reply(dice: random.Random) -> str:
+    return " ".join(dice.sample(_SENTENCES, dice.randint(2, 7)))
+
+
+def _direction(dimensions: Sequence[DimensionFigures], dice: random.Random) -> dict[str, Literal[1, -1]]:
+    active = [d for d in dimensions if d.negative]
+    return {d.slug: dice.choice((1, -1)) for d in dice.sample(active, dice.randint(2, 5))}
+
+
+def _profile(direction: Mapping[str, int], dimensions: Sequence[DimensionFigures]) -> str:
+    by_slug = {d.slug: d for d in dimensions}
+    return ", ".join(
+        by_slug[slug].positive_label if level > 0 else by_slug[slug].negative_label for slug, level in direction.items()
+    )
+
+
+def _split(number: int) -> str:
+    return ("train", "train", "train", "validation", "test")[number % 5]
+
+
+def _example(number: int, dimensions: Sequence[DimensionFigures], dice: random.Random) -> ShownExample:
+    direction = _direction(dimensions, dice)
+    split = _split(number)
+    history = tuple(
+        ExampleItem(
+            prompt=dice.choice(_posts()),
+            chosen=_reply(dice),
+            rejected=_reply(dice) if k % 2 else "",
+            profile=_profile(_direction(dimensions, dice), dimensions),
+        )
+        for k in range(4)
+    )
+    mirrored = number % 2 == 1
+    return ShownExample(
+        id=f"d5a55edc-{split}-{number * 83:07}-{'b' if mirrored else 'a'}",
+        split=split,
+        mirrored=mirrored,
+        source="mined" if number % 7 == 0 else "sampled",
+        prompt=dice.choice(_posts()),
+        chosen=_reply(dice),
+        rejected=_reply(dice),
+        portrait="This person keeps belongings and plans neatly arranged; laughs easily; and asks rather than guesses.",
+        profile=_profile(direction, dimensions),
+        direction=direction,
+        history=history,
+        history_support=dice.choice((0.5, 0.667, 0.75, 1.0)),
+    )
+
+
+def _rejection(number: int, dimensions: Sequence[DimensionFigures], dice: random.Random) -> ShownRejection:
+    reason = dice.choice(list(REASONS))
+    split = _split(number)
+    return ShownRejection(
+        id=f"d5a55edc-{split}-{number * 41:07}",
+        split=split,
+        reason=reason,
+        detail="" if reason.startswith("assemble") else "244 against 74 characters",
+        attempt=number % 5,
+        final=number % 5 == 4,
+        prompt=dice.choice(_posts()),
+        texts=() if reason.startswith("generate") else (_reply(dice), _reply(dice)),
+        direction=_direction(dimensions, dice),
+    )
