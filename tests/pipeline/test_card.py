@@ -57,10 +57,10 @@ def test_header_is_one_that_the_hub_takes() -> None:
     given = {"license": "cc-by-4.0", "languages": ["de", "en"], "title": "Mine: a set", "tags": ["forum", "dpo"]}
     text = card(manifest(card=given), None)
 
-    data = DatasetCard(text).data
+    data: Any = DatasetCard(text).data
     assert (data.license, data.language, data.pretty_name) == ("cc-by-4.0", ["de", "en"], "Mine: a set")
     assert data.size_categories == ["1K<n<10K"] and data.task_categories == ["text-generation"]
-    assert data.tags is not None and data.tags.count("dpo") == 1 and "forum" in data.tags
+    assert data.tags.count("dpo") == 1 and "forum" in data.tags
     assert header(text)["configs"] == [
         {
             "config_name": "default",
