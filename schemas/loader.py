@@ -48,8 +48,12 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> BuildConfig:
 
 def _completed(document: dict[str, Any]) -> dict[str, Any]:
     """A section without keys is its defaults, and an engine without a kind is vLLM."""
-    # `mining` is the one section that may be absent.
-    sections = {name for name, field in BuildConfig.model_fields.items() if _models_in(field.annotation)} - {"mining"}
+    # A section that may be absent is absent where it says null; of any other, null is its defaults.
+    sections = {
+        name
+        for name, field in BuildConfig.model_fields.items()
+        if _models_in(field.annotation) and type(None) not in get_args(field.annotation)
+    }
     completed = {key: {} if value is None and key in sections else value for key, value in document.items()}
     if isinstance(completed.get("engine"), dict):
         completed["engine"] = {"kind": "vllm"} | completed["engine"]

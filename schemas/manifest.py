@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -63,3 +64,9 @@ class Manifest(Record):
     counts: Counts = Field(default_factory=Counts)
     runs: tuple[Run, ...] = ()
     files: tuple[FileEntry, ...] = ()
+
+    @property
+    def files_digest(self) -> str:
+        """A hash of the shards' names and hashes: tells whether something is about these very files."""
+        lines = "".join(f"{entry.path} {entry.sha256}\n" for entry in self.files)
+        return hashlib.sha256(lines.encode()).hexdigest()

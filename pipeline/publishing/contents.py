@@ -192,14 +192,17 @@ def _others(folder: Path, manifest: Manifest, repo_id: str, is_whole: bool) -> d
         if path.is_file() and not path.name.startswith(".")
     }
     public = privacy.public_manifest(manifest)
-    names = privacy.local_paths(manifest, _report(folder, found))
+    report = _report(folder, found)
+    if is_whole and report is not None and report.files_digest != manifest.files_digest:
+        raise UsageError(f"{folder / _REPORT} is about other shards than these; run `everyuser report` again")
+    names = privacy.local_paths(manifest, report)
     if not is_whole:
         # A report would be about the whole build.
         found = {path: content for path, content in found.items() if not path.startswith(("report.", "figures/"))}
+    if not is_whole or CARD not in found:
         found[CARD] = card(public, repo_id).encode()
-    for path in (CARD, _SPACE):
-        if path not in found:
-            raise UsageError(f"{folder / path} is missing; run `everyuser build` again")
+    if _SPACE not in found:
+        raise UsageError(f"{folder / _SPACE} is missing, which names what is in the rows; take it from a copy")
     # The card in the folder says how to load it from there.
     found[CARD] = found[CARD].replace(b'"PATH_OF_THIS_FOLDER"', json.dumps(repo_id).encode())
     for path in found.keys() & {CARD, "report.html", _REPORT}:

@@ -91,7 +91,7 @@ def status_of(error: Exception) -> int | None:
 
 def _explain_answer(error: HfHubHTTPError, repo_id: str) -> str:
     status = error.response.status_code
-    said = _shortened(error.server_message or "")
+    said = _shortened(error.server_message or "").rstrip(".")
     quoted = f"; the Hub says: {said}" if said else ""
     if status in (401, 403) and error.response.request.method == "PUT":
         # Storage is not asked with the token, but by an address that the Hub has signed, for a while.
@@ -99,7 +99,7 @@ def _explain_answer(error: HfHubHTTPError, repo_id: str) -> str:
     if status == 401:
         return f"the Hub does not accept the token; {_NEW_TOKEN}"
     if status == 403:
-        return f"{repo_id}: the token may not write there{quoted}; use one that may, or name another repository"
+        return f"{repo_id}: the Hub forbids it{quoted}; mend that, or use another token or repository"
     if status == 404:
         return f"{repo_id}: not there, or this token does not see it{quoted}; look at the name"
     if status in (409, 412):

@@ -125,7 +125,7 @@ def _report(scope: Scope, figures: Figures, progress: Progress) -> Report:
         name=manifest.name,
         schema_version=manifest.schema_version,
         fingerprint=manifest.fingerprint,
-        files_digest=build.files_digest,
+        files_digest=build.manifest.files_digest,
         model=figures.funnel.model,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         examples=build.examples,

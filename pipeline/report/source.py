@@ -57,12 +57,6 @@ class Build:
         """Pairs of all shards, each of which is an example or two."""
         return self.examples // (2 if self.manifest.config["mirror"] else 1)
 
-    @property
-    def files_digest(self) -> str:
-        """A hash of the shards' names and hashes."""
-        lines = "".join(f"{entry.path} {entry.sha256}\n" for entry in self.shards)
-        return hashlib.sha256(lines.encode()).hexdigest()
-
 
 def open_build(folder: Path) -> Build:
     """The build in `folder`; `UsageError` where there is none, or it is unfinished, or a shard is missing."""

@@ -46,6 +46,7 @@ from tests.hub_stub import (
     respond,
 )
 from tests.pipeline.helpers import TINY, rows_of, run_build
+from tests.pipeline.report import fake
 from tests.stub import StubServer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -321,6 +322,15 @@ def test_files_that_a_report_was_compared_with_are_named_without_their_folders(f
     assert local_paths(manifest_of(finished), report) == {"/home/ann/benchmark.jsonl": "benchmark.jsonl"}
 
 
+def test_report_about_other_shards_is_not_published(hub: FakeHub, built: Path) -> None:
+    ours = fake.report().model_copy(update={"files_digest": manifest_of(built).files_digest})
+    (built / "report.json").write_text(ours.model_dump_json())
+    succeed(built)
+    (built / "report.json").write_text(fake.report().model_dump_json())
+
+    assert_one_line(publish(built), 2, "report.json is about other shards than these; run `everyuser report` again")
+
+
 def test_report_that_cannot_be_read_is_not_published(hub: FakeHub, built: Path) -> None:
     (built / "report.json").write_text("{}")
 
@@ -564,10 +574,17 @@ def test_folder_that_is_not_there_is_not_made(hub: FakeHub, tmp_path: Path) -> N
     assert not (tmp_path / "nowhere").exists()
 
 
-def test_card_that_is_missing_is_told(hub: FakeHub, built: Path) -> None:
+def test_card_that_is_missing_is_made_anew(hub: FakeHub, built: Path) -> None:
+    succeed(built)
     (built / "README.md").unlink()
 
-    assert_one_line(publish(built), 2, "README.md is missing; run `everyuser build` again")
+    assert "unchanged" in succeed(built)
+
+
+def test_space_that_is_missing_is_told(hub: FakeHub, built: Path) -> None:
+    (built / "preference_space.yaml").unlink()
+
+    assert_one_line(publish(built), 2, f"{built / 'preference_space.yaml'} is missing, which names what is in the rows")
 
 
 def test_unfinished_build_is_published_by_force_only_and_says_that_it_is_one(hub: FakeHub, built: Path) -> None:
@@ -713,9 +730,7 @@ def test_token_that_may_not_write_to_a_repository_that_it_sees_is_told(
 
     result = publish(built, "--public")
 
-    assert_one_line(
-        result, 1, f"{SET}: the token may not write there; the Hub says: Forbidden", "(nothing was published)"
-    )
+    assert_one_line(result, 1, f"{SET}: the Hub forbids it; the Hub says: Forbidden", "(nothing was published)")
 
 
 def test_lost_race_is_told_and_the_other_commit_stays(hub: FakeHub, built: Path) -> None:
@@ -1005,7 +1020,7 @@ def test_build_does_not_begin_where_the_repository_may_not_be_written_to(
     with StubServer() as stub:
         result = build(tmp_path / "out", stub, publish={"repo_id": SET, "private": False})
 
-        assert_one_line(result, 1, f"{SET}: the token may not write there")
+        assert_one_line(result, 1, f"{SET}: the Hub forbids it")
         assert not stub.bodies
 
 
@@ -1023,7 +1038,7 @@ def test_failure_in_a_worker_is_one_line_and_the_build_stays_finished(hub: FakeH
     with StubServer() as stub:
         result = build(built, stub, publish={"repo_id": SET})
 
-    assert_one_line(result, 1, "ann/set: the token may not write there; the Hub says: Private storage limit", EMPTY)
+    assert_one_line(result, 1, "ann/set: the Hub forbids it; the Hub says: Private storage limit", EMPTY)
     assert manifest_of(built).status == "complete"
 
 

@@ -417,3 +417,11 @@ def test_read_yaml_gives_the_mapping(tmp_path: Path) -> None:
 
 def test_the_default_engine_is_vllm(tmp_path: Path) -> None:
     assert load_config(write(tmp_path, "pairs: 1\n")).engine == VllmEngine()
+
+
+@pytest.mark.parametrize("section", ["mining", "publish"])
+def test_a_section_that_may_be_absent_is_absent_where_it_is_null(tmp_path: Path, section: str) -> None:
+    path = tmp_path / "build.yaml"
+    path.write_text(f"pairs: 1\n{section}:\n")
+    assert getattr(load_config(path), section) is None
+    assert load_config(path, ["history=null"]).history.ugc == 4

