@@ -130,13 +130,15 @@ class Pace:
 
     def _note(self) -> None:
         counts = total(self._output)
-        line = {
-            "run": self._run,
-            "seconds": round(time.monotonic() - self._started, 1),
+        done = {
             "pairs": counts[BEFORE] + counts["settled"],
             "prompt_tokens": counts["prompt_tokens"],
             "completion_tokens": counts["completion_tokens"],
         }
+        # A run that has done nothing leaves nothing: its folder may be refused, and is then another build's.
+        if not any(done.values()):
+            return
+        line = {"run": self._run, "seconds": round(time.monotonic() - self._started, 1), **done}
         path = self._output / PACE
         # A full disk must not hide the error that it causes elsewhere.
         with contextlib.suppress(OSError):

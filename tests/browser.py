@@ -111,13 +111,21 @@ class Browser:
         self.send("Input.insertText", text=text)
 
     def click(self, selector: str) -> None:
-        """Scroll to an element and click its middle."""
-        self.evaluate(f"document.querySelector({json.dumps(selector)}).scrollIntoView({{block: 'center'}})")
-        self.settle()
-        box = self.evaluate(f"document.querySelector({json.dumps(selector)}).getBoundingClientRect().toJSON()")
-        place = {"x": box["x"] + box["width"] / 2, "y": box["y"] + box["height"] / 2}
+        """Scroll to an element, wait until it stands still under its own middle, and click there."""
+        found = f"document.querySelector({json.dumps(selector)})"
+        self.evaluate(f"{found}.scrollIntoView({{block: 'center'}})")
+        before: dict[str, float] = {}
+        for _ in range(100):
+            self.settle()
+            box = self.evaluate(f"{found}.getBoundingClientRect().toJSON()")
+            place = {"x": box["x"] + box["width"] / 2, "y": box["y"] + box["height"] / 2}
+            is_on_top = f"{found}.contains(document.elementFromPoint({place['x']}, {place['y']}))"
+            if box == before and self.evaluate(is_on_top):
+                break
+            before = box
         self.send("Input.dispatchMouseEvent", type="mousePressed", button="left", clickCount=1, **place)
         self.send("Input.dispatchMouseEvent", type="mouseReleased", button="left", clickCount=1, **place)
+        self.settle()
 
     def picture(self, path: Path, whole: bool = False) -> None:
         """Save what the window shows, or the whole page, as PNG."""

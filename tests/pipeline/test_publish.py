@@ -152,7 +152,7 @@ def start(hub: FakeHub, folder: Path, *arguments: str, token: str = WRITER) -> s
 
 
 def finish(process: subprocess.Popen[str], code: int = 0) -> tuple[str, str]:
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=300)
     assert process.returncode == code, out + err
     return out, err
 

@@ -61,7 +61,7 @@ def start(config: Path, output: Path, *arguments: str, **options: Any) -> subpro
 
 def finish(config: Path, output: Path, *arguments: str) -> str:
     process = start(config, output, *arguments)
-    said, _ = process.communicate(timeout=120)
+    said, _ = process.communicate(timeout=300)
     assert process.returncode == 0, said
     return said
 

@@ -356,7 +356,8 @@ def test_history_has_the_shape_that_was_asked_for(tmp_path: Path, history: dict[
 def test_card_says_whether_pairs_are_mirrored(tmp_path: Path) -> None:
     one, two = few(tmp_path / "one", mirror=False), few(tmp_path / "two")
 
-    assert ["mirrored" in (build.folder / "README.md").read_text() for build in (one, two)] == [False, True]
+    cards = [(build.folder / "README.md").read_text() for build in (one, two)]
+    assert ["Every pair occurs twice, mirrored" in card for card in cards] == [False, True]
 
 
 def test_several_pairs_of_a_post_are_different_and_never_meet_in_a_history(tmp_path: Path) -> None:
