@@ -70,11 +70,6 @@ def salted(hashes: Hashes, salt: int) -> Hashes:
     return mix(hashes + mix(np.array([salt % (1 << 64)], dtype=np.uint64)))
 
 
-def bytes_of(texts: pa.Array | pa.ChunkedArray) -> Integers:
-    """Bytes of each text, shape (T,)."""
-    return _numbers(pc.binary_length(texts))
-
-
 def characters_of(texts: pa.Array | pa.ChunkedArray) -> Integers:
     """Characters of each text, shape (T,)."""
     return _numbers(pc.utf8_length(texts))
