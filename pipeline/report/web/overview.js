@@ -24,7 +24,7 @@ function heading(report) {
       "dl",
       { class: "facts" },
       fact("Model", report.model),
-      fact("Built", moment(report.created)),
+      fact("Measured", moment(report.created)),
       fact("Fingerprint", el("code", {}, short(report.fingerprint, 17)), report.fingerprint),
       fact("Files", el("code", {}, short(report.files_digest, 17)), report.files_digest),
       fact("Schema", report.schema_version),
