@@ -26,9 +26,10 @@ from benchmarks.machine import describe, free_port
 from pipeline.generation.requests import Completion
 from pipeline.generation.server import server_spec
 from pipeline.generation.stage import close_generator, generator
+from pipeline.locks import locked
 from pipeline.mining import annotate, gather
 from pipeline.mining.pairs import open_threads
-from pipeline.prepare import locked, prepare, with_threads
+from pipeline.prepare import prepare, with_threads
 from schemas.config import BuildConfig, VllmEngine
 from schemas.loader import validate
 

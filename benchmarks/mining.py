@@ -20,10 +20,11 @@ import orjson
 
 from benchmarks.machine import describe, measure
 from pipeline.examples import open_block
+from pipeline.manifests import read_manifest
 from pipeline.mining.gather import read_index
 from pipeline.mining.matching import choose_mined_histories
 from pipeline.plan import BuildPlan
-from pipeline.prepare import read_manifest, with_threads
+from pipeline.prepare import with_threads
 from schemas.config import BuildConfig
 
 _DIMENSIONS = 90

@@ -19,7 +19,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from pipeline.plan import SPLITS
 from pipeline.report.figures import Figure
-from pipeline.shards import write_text
+from pipeline.storage import AnyPath, write_text
 from schemas.arrow import arrow_schema, card_features
 from schemas.manifest import Manifest
 from schemas.records import Example
@@ -32,7 +32,9 @@ _LARGEST = "10M<n<100M"
 _TAGS = ("preference", "personalization", "alignment", "dpo", "alignx", "everyuser")
 
 
-def write_card(folder: Path, manifest: Manifest, report: Report | None = None, pictures: Sequence[Figure] = ()) -> None:
+def write_card(
+    folder: AnyPath, manifest: Manifest, report: Report | None = None, pictures: Sequence[Figure] = ()
+) -> None:
     """Write the card of a finished build into its folder."""
     write_text(folder / CARD, card(manifest, None, report, pictures))
 

@@ -10,9 +10,9 @@ import logging
 import re
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import typer
@@ -20,6 +20,9 @@ from rich.console import Console
 from rich.text import Text
 
 from schemas.base import UsageError, UserError
+
+if TYPE_CHECKING:
+    from schemas.config import BuildConfig
 
 app = typer.Typer(
     help="Build personalised preference datasets.",
@@ -40,9 +43,12 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and the ru
 @app.command(context_settings={"allow_extra_args": True})
 def build(
     context: typer.Context,
-    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file; docs/config.md lists its keys.")],
+    config: Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file; docs/config.md lists its keys.")],
     output: Annotated[
-        str | None, typer.Option("--output", "-o", metavar="DIR", help="Output folder; by default out/NAME.")
+        str | None,
+        typer.Option(
+            "--output", "-o", metavar="DIR", help="Output folder, or s3://, gs:// and the like; by default out/NAME."
+        ),
     ] = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key; may be repeated.")
@@ -59,27 +65,25 @@ def build(
     if not debug:
         threading.excepthook = lambda _: None
     with _reported(debug):
+        from pipeline import storage
         from pipeline.build import build as run_build
         from pipeline.display import Display
         from pipeline.publishing.display import PublishDisplay
-        from schemas.loader import load_config
 
         if context.args and not context.args[0].startswith("-"):
             raise UsageError(f"unexpected argument '{context.args[0]}': one configuration at a time")
-        settings = load_config(config, overrides or ())
-        if output is not None and "://" in output:
-            raise UsageError(f"--output {output}: only a folder that this machine has mounted can be written to")
-        folder = Path(output) if output else Path("out") / settings.name
+        settings = _load_config(config, overrides or ())
+        folder = storage.parse(output or f"out/{settings.name}")
         publishing = PublishDisplay(out)
         with Display(out) as display:
-            manifest = run_build(settings, folder.absolute(), context.args, display, publishing)
+            manifest = run_build(settings, storage.absolute(folder), context.args, display, publishing)
         display.summary(manifest, folder)
         publishing.summary()
 
 
 @app.command()
 def inspect(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A finished build.")],
+    folder: Annotated[str, typer.Argument(metavar="DIR", help="A finished build.")],
     row: Annotated[
         str | None, typer.Option("--row", metavar="ID", help="An example's id; by default the first.")
     ] = None,
@@ -89,14 +93,15 @@ def inspect(
     """Show examples readably: the post, both replies, the direction in words, the history."""
     with _reported(debug):
         from pipeline.inspect import find_examples, show
+        from pipeline.storage import parse
 
-        for example in find_examples(folder, row, count):
+        for example in find_examples(parse(folder), row, count):
             show(example, out)
 
 
 @app.command()
 def report(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A finished build.")],
+    folder: Annotated[str, typer.Argument(metavar="DIR", help="A finished build.")],
     benchmarks: Annotated[
         list[Path] | None,
         typer.Option(
@@ -125,6 +130,7 @@ def report(
         from pipeline.report.display import StageDisplay
         from pipeline.report.run import write_report
         from pipeline.report.settings import ReportSettings
+        from pipeline.storage import parse
 
         if (prompt_price is None) != (completion_price is None):
             raise UsageError("give both --prompt-price and --completion-price, or neither")
@@ -139,14 +145,14 @@ def report(
             workers=workers,
         )
         with StageDisplay(out) as display:
-            write_report(folder, settings, display.stage)
+            write_report(parse(folder), settings, display.stage)
         for path in ("report.html", "report.json", "README.md"):
-            out.print(Text(f"in    {folder / path}"), soft_wrap=True)
+            out.print(Text(f"in    {parse(folder) / path}"), soft_wrap=True)
 
 
 @app.command()
 def publish(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A finished build.")],
+    folder: Annotated[str, typer.Argument(metavar="DIR", help="A finished build.")],
     repo_id: Annotated[str, typer.Argument(metavar="REPO_ID", help="The dataset repository on the Hub, owner/name.")],
     private: Annotated[
         bool, typer.Option("--private/--public", help="Who sees the repository: its owner, or everybody.")
@@ -164,7 +170,9 @@ def publish(
     The token comes from HF_TOKEN, or from `hf auth login`.
     """
     with _reported(debug):
-        from pipeline.prepare import MANIFEST, locked
+        from pipeline import storage
+        from pipeline.locks import locked
+        from pipeline.manifests import MANIFEST
         from pipeline.publishing.display import PublishDisplay
         from pipeline.publishing.publish import publish as run_publish
         from schemas.config import PublishConfig
@@ -172,11 +180,12 @@ def publish(
 
         given = {"repo_id": repo_id, "private": private, "revision": revision, "tag": tag, "message": message}
         settings = validate(PublishConfig, given, "everyuser publish")
-        if not (folder / MANIFEST).is_file():
+        build_folder = storage.absolute(storage.parse(folder))
+        if not storage.is_file(build_folder / MANIFEST):
             raise UsageError(f"{folder} holds no build (no {MANIFEST} there)")
         display = PublishDisplay(out)
-        with locked(folder):
-            run_publish(folder.absolute(), settings, force, observer=display)
+        with locked(build_folder):
+            run_publish(build_folder, settings, force, observer=display)
         display.summary()
 
 
@@ -245,6 +254,18 @@ def space_sample(
                 for direction in directions[:5]:
                     say(out, verbalise(loaded, direction))
         show_coverage(coverage, out)
+
+
+def _load_config(config: str, overrides: Sequence[str]) -> BuildConfig:
+    """The configuration in a file, here or elsewhere."""
+    from pipeline import storage
+    from schemas.loader import load_config
+
+    try:
+        with storage.local_copy(storage.parse(config)) as path:
+            return load_config(path, overrides)
+    except FileNotFoundError:
+        raise UsageError(f"{config}: no such file") from None
 
 
 @contextlib.contextmanager

@@ -1,27 +1,31 @@
-"""The DAG: the picture of docs/design.md as Beam. Two phases, each a pipeline; a shard is one element of it.
+"""The DAG: the picture of docs/design.md as Beam. Two phases; a shard is one element of them.
 
-No GroupByKey stands between generation and disk: the only shuffle is that of the shard specifications (in `Create`),
-a few bytes each, so that a distributed runner can spread them. A stage calls a pure function that a test can call too.
-A build that mines has two short pipelines before these, which gather the threads.
+No GroupByKey stands between generation and disk: the only shuffle is that of the shard specifications (`_spread`), a
+few bytes each, so that a distributed runner can hand them out. A stage calls a pure function that a test can call too.
+A driver that stays runs each phase as a pipeline; a job that is left alone has all of them in one (`build_all`). A
+build that mines has two short pipelines before these, which gather the threads.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
-from apache_beam.metrics import Metrics
+import numpy as np
 
-from pipeline import coder, examples, pairs, portraits
+from pipeline import coder, examples, metrics, pairs, portraits, storage
+from pipeline.finish import check_losses, complete, too_many_lost
 from pipeline.generation.stage import Generate
+from pipeline.leaks import find_shared_replies
 from pipeline.mining import annotate, gather
 from pipeline.mining import pairs as mined
 from pipeline.mining.sources import Slice
 from pipeline.plan import BuildPlan, ShardSpec
 from pipeline.progress import tally
 from pipeline.publishing import upload
+from pipeline.shards import read_meta
+from pipeline.storage import AnyPath
 from schemas.base import UserError
 from schemas.config import PublishConfig
 
@@ -33,26 +37,49 @@ _JUDGED_FROM = 1000
 
 def partition_threads(root: beam.Pipeline, plan: BuildPlan, slices: Sequence[Slice]) -> None:
     """Before phase one: read each slice of the forum's posts and responses, and write its events part by part."""
-    root | "Slices" >> beam.Create(slices) | "Partition" >> beam.Map(gather.partition, plan)
+    read = root | "Slices" >> beam.Create(slices) | "Partition" >> beam.Map(gather.partition, plan)
+    read | "Count" >> beam.Map(count, plan)
 
 
 def join_threads(root: beam.Pipeline, plan: BuildPlan, parts: Sequence[int]) -> None:
     """Then join each part's posts with their responses, and clean them."""
-    root | "Parts" >> beam.Create(parts) | "Join" >> beam.Map(gather.join, plan)
+    joined = root | "Parts" >> beam.Create(parts) | "Join" >> beam.Map(gather.join, plan)
+    joined | "Count" >> beam.Map(count, plan)
 
 
-def upload_shards(root: beam.Pipeline, folder: Path, settings: PublishConfig, todo: Sequence[upload.Batch]) -> None:
+def upload_shards(root: beam.Pipeline, folder: AnyPath, settings: PublishConfig, todo: Sequence[upload.Batch]) -> None:
     """After the build, where it is published: each batch of finished shards to the Hub, where nobody sees them yet."""
     root | "Shards" >> beam.Create(todo) | "Upload" >> beam.Map(upload.upload, folder, settings)
 
 
+def build_all(root: beam.Pipeline, plan: BuildPlan) -> None:
+    """All phases as one job, for a driver that does not wait: what it would do between and after them is in here."""
+    start = root | "Start" >> beam.Create([None], reshuffle=False)
+    shards = plan.shards()
+    stored = pairs_of(start, plan, shards)
+    between = _after(start, "Between", stored, share_replies, plan)
+    _after(start, "Finish", examples_of(between, plan, shards), complete, plan)
+
+
 def build_pairs(root: beam.Pipeline, plan: BuildPlan, shards: Sequence[ShardSpec]) -> None:
+    """Phase one by itself."""
+    pairs_of(root | "Start" >> beam.Create([None], reshuffle=False), plan, shards)
+
+
+def build_examples(root: beam.Pipeline, plan: BuildPlan, shards: Sequence[ShardSpec]) -> None:
+    """Phase two by itself."""
+    examples_of(root | "Start" >> beam.Create([None], reshuffle=False), plan, shards)
+
+
+def pairs_of(start: beam.PCollection, plan: BuildPlan, shards: Sequence[ShardSpec]) -> beam.PCollection:
     """Phase one: pairs of both sources, each shard to its file in the pool."""
+    reports = []
     for source, build in (("sampled", sample_pairs), ("mined", mine_pairs)):
-        specs = [spec for spec in shards if spec.source == source]
-        if specs:
-            stored = build(root | f"Plan {source}" >> beam.Create(specs), plan)
-            stored | f"Report {source}" >> beam.Map(report, plan, "pairs")
+        if any(spec.source == source for spec in shards):
+            wanted = [spec for spec in shards if spec.source == source]
+            stored = build(_spread(start, source, plan, wanted, "pool"), plan)
+            reports.append(stored | f"Report {source}" >> beam.Map(report, plan, "pairs"))
+    return reports | "Pairs" >> beam.Flatten()
 
 
 def sample_pairs(specs: beam.PCollection, plan: BuildPlan) -> beam.PCollection:
@@ -68,7 +95,7 @@ def sample_pairs(specs: beam.PCollection, plan: BuildPlan) -> beam.PCollection:
             drafts
             | f"Sample {attempt}" >> _pairs(pairs.sample_points, plan, attempt)
             | f"Render {attempt}" >> _pairs(pairs.render_prompts, plan)
-            | f"Generate {attempt}" >> beam.ParDo(Generate(plan, last)).with_output_types(pairs.PairShard)
+            | f"Generate {attempt}" >> _generate(plan, attempt == 0, last, pairs.PairShard)
             | f"Validate {attempt}" >> _pairs(validate, plan, last)
         )
     return drafts | "Store" >> beam.Map(pairs.store_pairs, plan)
@@ -82,25 +109,69 @@ def mine_pairs(specs: beam.PCollection, plan: BuildPlan) -> beam.PCollection:
         threads = (
             threads
             | f"Ask {attempt}" >> _mined(annotate.ask, plan, attempt)
-            | f"Annotate {attempt}" >> beam.ParDo(Generate(plan, last)).with_output_types(annotate.MinedShard)
+            | f"Annotate {attempt}" >> _generate(plan, attempt == 0, last, annotate.MinedShard)
             | f"Levels {attempt}" >> _mined(annotate.take_levels, plan, attempt)
         )
     return threads | "Select" >> _mined(select, plan) | "Store mined" >> beam.Map(mined.store_mined, plan)
 
 
-def build_examples(root: beam.Pipeline, plan: BuildPlan, shards: Sequence[ShardSpec]) -> None:
+def examples_of(start: beam.PCollection, plan: BuildPlan, shards: Sequence[ShardSpec]) -> beam.PCollection:
     """Phase two: draw each pair's history from blocks of the pool, write the portraits, validate; then store."""
-    personas = root | "Plan" >> beam.Create(shards) | "Assemble" >> _examples(examples.assemble, plan)
+    specs = _spread(start, "examples", plan, shards, "data")
+    personas = specs | "Assemble" >> _examples(examples.assemble, plan)
     if plan.config.portrait == "template":
         personas |= "Portraits" >> _examples(portraits.portray, plan)
     else:
         personas = (
             personas
             | "Render" >> _examples(portraits.render_portraits, plan)
-            | "Generate" >> beam.ParDo(Generate(plan, last=True)).with_output_types(examples.ExampleShard)
+            | "Generate" >> _generate(plan, True, True, examples.ExampleShard)
             | "Portraits" >> _examples(portraits.take_portraits, plan)
         )
-    personas | "Store" >> beam.Map(examples.store_examples, plan) | "Report" >> beam.Map(report, plan, "examples")
+    stored = personas | "Store examples" >> beam.Map(examples.store_examples, plan)
+    return stored | "Report examples" >> beam.Map(report, plan, "examples")
+
+
+def _spread(
+    start: beam.PCollection, label: str, plan: BuildPlan, shards: Sequence[ShardSpec], folder: str
+) -> beam.PCollection:
+    """The shards, each by itself and in an order of chance, so that splits and sources mix and no worker idles.
+
+    The job's description holds their numbers only: ten thousand shards take 40 KB of it. What an earlier try of a
+    bundle has finished is not done again.
+    """
+    places = {spec: place for place, spec in enumerate(plan.shards())}
+    numbers = np.array([places[spec] for spec in shards], dtype="<u4")
+    np.random.default_rng(plan.config.seed).shuffle(numbers)
+    return (
+        start
+        | f"Plan {label}" >> beam.FlatMap(cut, plan, numbers.tobytes())
+        | f"Spread {label}" >> beam.Reshuffle()
+        | f"Unfinished {label}" >> beam.Filter(is_unfinished, plan, folder)
+    )
+
+
+def _generate(plan: BuildPlan, first: bool, last: bool, kind: type) -> beam.PTransform:
+    """The generation stage: the only one that needs an accelerator, where the model is served by its worker."""
+    stage = beam.ParDo(Generate(plan, first, last)).with_output_types(kind)
+    workers = plan.config.workers
+    hints: dict[str, str] = {}
+    if plan.config.engine.kind == "vllm":
+        hints |= {"accelerator": workers.accelerator} if workers.accelerator else {}
+        hints |= {"min_ram": workers.memory} if workers.memory else {}
+    return stage.with_resource_hints(**hints) if hints else stage
+
+
+def _after(
+    start: beam.PCollection, name: str, waited: beam.PCollection, function: Callable[[BuildPlan], None], plan: BuildPlan
+) -> beam.PCollection:
+    """Call `function` once, when everything in `waited` is done; an element when that is done too."""
+    everything = waited | f"Until {name}" >> beam.combiners.Count.Globally()
+    return start | name >> beam.Map(_call, beam.pvalue.AsSingleton(everything), function, plan)
+
+
+def _call(start: None, waited: int, function: Callable[[BuildPlan], None], plan: BuildPlan) -> None:
+    function(plan)
 
 
 def _pairs(function: Callable[..., pairs.PairShard], *arguments: Any) -> beam.PTransform:
@@ -135,25 +206,41 @@ def select(shard: annotate.MinedShard, plan: BuildPlan) -> annotate.MinedShard:
     return selected
 
 
+def cut(start: None, plan: BuildPlan, numbers: bytes) -> list[ShardSpec]:
+    """The shards of these numbers, in their order; four bytes a number."""
+    shards = plan.shards()
+    return [shards[number] for number in np.frombuffer(numbers, dtype="<u4")]
+
+
+def is_unfinished(spec: ShardSpec, plan: BuildPlan, folder: str) -> bool:
+    """Whether a shard has no file yet."""
+    return (read_meta(plan.path(folder, spec)) or {}).get("fingerprint") != plan.fingerprint
+
+
+def share_replies(plan: BuildPlan) -> None:
+    """What stands between the phases: see that not too much was lost, and find the replies that splits share."""
+    check_losses(plan)
+    find_shared_replies(plan)
+
+
 def report(meta: dict[str, Any], plan: BuildPlan, phase: str) -> None:
     """Count a stored shard, for the display and for Beam's metrics; fail a run that loses too much."""
     counts = tally(plan.output)
     counts.add("shards", 1)
     for name in ("asked", "lost", "examples"):
         counts.add(f"{phase}/{name}", meta[name])
-        Metrics.counter("everyuser", f"{phase}/{name}").inc(meta[name])
-    counts.flush()
-    for reason, count in meta["rejected"].items():
-        Metrics.counter("everyuser", f"rejected/{reason}").inc(count)
+    for reason, number in meta["rejected"].items():
+        counts.add(f"rejected/{reason}", number)
+    count(None, plan)
     asked, lost = counts.get(f"{phase}/asked"), counts.get(f"{phase}/lost")
     limit = plan.config.limits.max_rejected
     if asked >= _JUDGED_FROM and lost > limit * asked:
         raise UserError(too_many_lost(lost, asked, limit))
 
 
-def too_many_lost(lost: int, asked: int, limit: float) -> str:
-    """The message for a run that loses more rows than it may."""
-    return (
-        f"{lost} of {asked} pairs were lost, more than limits.max_rejected = {limit:g}; rejected/ holds each with its "
-        "reason; change the model, the templates or the rules, or raise the limit"
-    )
+def count(done: object, plan: BuildPlan) -> None:
+    """Hand on what this process has counted."""
+    counts = tally(plan.output)
+    metrics.emit(counts)
+    if storage.is_local(plan.output):
+        counts.flush()

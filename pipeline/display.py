@@ -6,7 +6,6 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from types import TracebackType
 
 from rich.console import Console
@@ -16,7 +15,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from pipeline import progress
 from pipeline.build import Observer
 from pipeline.plan import BuildPlan, ShardSpec
-from schemas.manifest import Manifest
+from pipeline.storage import AnyPath, is_local
+from schemas.manifest import Manifest, Run
 
 _LINE_SECONDS = 5.0
 
@@ -100,7 +100,7 @@ class Display(Observer):
                 if over:
                     return
 
-    def summary(self, manifest: Manifest, folder: Path) -> None:
+    def summary(self, manifest: Manifest, folder: AnyPath) -> None:
         """What was built, where, and how to load it."""
         counts = manifest.counts
         attempts = counts.pairs_accepted + sum(
@@ -110,7 +110,7 @@ class Display(Observer):
         )
         splits: dict[str, int] = {}
         for entry in manifest.files:
-            split = Path(entry.path).name.split("-")[0]
+            split = entry.path.rpartition("/")[2].split("-")[0]
             splits[split] = splits.get(split, 0) + entry.rows
         say = self._console.print
         config = manifest.config
@@ -134,9 +134,28 @@ class Display(Observer):
         seconds = sum(run.seconds for run in manifest.runs)
         spent = f"{counts.prompt_tokens} prompt and {counts.completion_tokens} completion tokens"
         say(f"  {spent} in all attempts, {seconds:.0f} s")
+        self._engine(manifest.runs[-1])
         say(f"in    {escape(str(folder))}", soft_wrap=True)
         say(f"look  everyuser inspect {escape(str(folder))}", soft_wrap=True)
-        say(f'load  datasets.load_dataset("{escape(str(folder))}")', soft_wrap=True)
+        say(f"load  {_loading(folder, splits)}", soft_wrap=True)
+
+    def _engine(self, run: Run) -> None:
+        """What the last run asked of the model, by Beam's metrics."""
+        if run.requests_sent:
+            self._console.print(
+                f"  last run: {run.requests_sent} requests sent, {run.in_flight:g} in flight on average, "
+                f"{run.queue_seconds:g} s in the queue and {run.request_seconds:g} s at the model each; "
+                f"{run.server_restarts} server restarts",
+                soft_wrap=True,
+            )
+
+
+def _loading(folder: AnyPath, splits: Mapping[str, int]) -> str:
+    """The call that loads a build. Of an object store `datasets` is given the files, as it reads no card there."""
+    if is_local(folder):
+        return f'datasets.load_dataset("{escape(str(folder))}")'
+    files = ", ".join(f'"{split}": "{escape(str(folder))}/data/{split}-*.parquet"' for split in splits)
+    return f'datasets.load_dataset("parquet", data_files={{{files}}})'
 
 
 class _Steps(ABC):

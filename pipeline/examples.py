@@ -21,7 +21,7 @@ from pipeline.pairs import write_rejections
 from pipeline.plan import BuildPlan, ShardSpec
 from pipeline.resources import resources
 from pipeline.rows import EXAMPLE_SCHEMA, Persona, Rows
-from pipeline.shards import read_shard, write_shard
+from pipeline.shards import read_shard, staged_shard
 from pipeline.validate import Fault
 from preference_space.philox import stream_key, uniforms
 from schemas.records import Rejection
@@ -151,8 +151,9 @@ def store_examples(shard: ExampleShard, plan: BuildPlan) -> dict[str, Any]:
         "completion_tokens": sum(completion.completion_tokens for completion in spent),
     }
     groups = (rows.table(personas[start : start + _PAIRS_A_GROUP]) for start in range(0, len(personas), _PAIRS_A_GROUP))
-    write_rejections(plan.path("rejected/examples", shard.spec), rejections, meta)
-    write_shard(plan.path("data", shard.spec), EXAMPLE_SCHEMA, groups, meta)
+    with staged_shard(plan.path("data", shard.spec), EXAMPLE_SCHEMA, groups, meta) as facts:
+        # The hash of the rows goes beside them, so that nobody has to read them all again for the manifest.
+        write_rejections(plan.path("rejected/examples", shard.spec), rejections, meta | {"data": facts})
     return meta
 
 

@@ -1,33 +1,39 @@
-"""After the last shard: sum up the funnel and hash the files."""
+"""After the last shard: sum up the funnel, list the files, write the card, and mark the manifest complete."""
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
+from collections.abc import Sequence
+from typing import Any
 
+from pipeline import storage
+from pipeline.card import write_card
+from pipeline.manifests import read_manifest, write_manifest
 from pipeline.mining.gather import read_index
-from pipeline.plan import BuildPlan
-from pipeline.shards import read_meta
-from schemas.manifest import Counts, FileEntry
+from pipeline.plan import BuildPlan, ShardSpec
+from pipeline.shards import read_metas
+from pipeline.storage import AnyPath
+from schemas.base import UserError
+from schemas.manifest import Counts, FileEntry, Manifest
 
 
 def count_rows(plan: BuildPlan) -> Counts:
     """The funnel of the whole build, from the footers of its shards, whichever run wrote them."""
     rejected: Counter[str] = Counter()
     totals: Counter[str] = Counter()
-    for spec in plan.shards():
-        for folder in ("pool", "data"):
-            meta = read_meta(plan.path(folder, spec)) or {}
-            rejected.update(meta.get("rejected", {}))
+    shards = plan.shards()
+    for folder in ("pool", "data"):
+        for meta in read_footers(plan, folder, shards):
+            rejected.update((meta or {}).get("rejected", {}))
             for name in ("accepted", "lost", "examples", "prompt_tokens", "completion_tokens"):
-                totals[name] += meta.get(name, 0)
-        if spec.source == "mined":
-            totals["annotated"] += (read_meta(plan.path("annotated", spec)) or {}).get("annotated", 0)
+                totals[name] += (meta or {}).get(name, 0)
+    for meta in read_footers(plan, "annotated", [spec for spec in shards if spec.source == "mined"]):
+        totals["annotated"] += (meta or {}).get("annotated", 0)
     gathered = read_index(plan) if plan.config.mining else None
     threads = {**gathered.counts, "responses/annotated": totals["annotated"]} if gathered else {}
     return Counts(
         threads=threads,
-        pairs_asked=sum(spec.count for spec in plan.shards()),
+        pairs_asked=sum(spec.count for spec in shards),
         pairs_accepted=totals["accepted"],
         pairs_lost=totals["lost"],
         examples=totals["examples"],
@@ -37,20 +43,75 @@ def count_rows(plan: BuildPlan) -> Counts:
     )
 
 
+def read_footers(plan: BuildPlan, folder: str, shards: Sequence[ShardSpec]) -> list[dict[str, Any] | None]:
+    """What the footers of shards say; None for one that has no file in this folder."""
+    return read_metas(plan.output / folder, [plan.path(folder, spec).name for spec in shards])
+
+
+def check_losses(plan: BuildPlan) -> None:
+    """Raises `UserError` where more pairs were lost than the build may lose, or all of them."""
+    counts = count_rows(plan)
+    limit = plan.config.limits.max_rejected
+    if counts.pairs_lost > limit * counts.pairs_asked:
+        raise UserError(too_many_lost(counts.pairs_lost, counts.pairs_asked, limit))
+    if counts.pairs_accepted == 0:
+        raise UserError("no pair was accepted; rejected/ holds each row with its reason")
+
+
+def too_many_lost(lost: int, asked: int, limit: float) -> str:
+    """The message for a run that loses more rows than it may."""
+    return (
+        f"{lost} of {asked} pairs were lost, more than limits.max_rejected = {limit:g}; rejected/ holds each with its "
+        "reason; change the model, the templates or the rules, or raise the limit"
+    )
+
+
 def file_entries(plan: BuildPlan) -> tuple[FileEntry, ...]:
-    """Every data shard, with its rows and hash."""
+    """Every data shard, with its rows and hash.
+
+    The rejections of a shard, which are written just before it, say what its bytes are.
+    """
+    shards = plan.shards()
+    metas = read_footers(plan, "rejected/examples", shards)
     entries = []
-    for spec in plan.shards():
-        path = plan.path("data", spec)
-        meta = read_meta(path) or {}
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        entries.append(
-            FileEntry(
-                path=str(path.relative_to(plan.output)),
-                rows=meta["examples"],
-                bytes=path.stat().st_size,
-                sha256=digest,
+    for spec, meta in zip(shards, metas, strict=True):
+        if meta is None or "data" not in meta:
+            raise UserError(
+                f"{plan.path('rejected/examples', spec)} is not what the build left; delete "
+                f"{plan.path('data', spec)} and run again"
             )
-        )
+        facts = meta["data"]
+        path = f"data/{spec.name}.parquet"
+        entries.append(FileEntry(path=path, rows=meta["examples"], bytes=facts["bytes"], sha256=facts["sha256"]))
     return tuple(entries)
+
+
+def is_whole(output: AnyPath, manifest: Manifest) -> bool:
+    """Whether a build is finished, and all of its files still there."""
+    if manifest.status != "complete":
+        return False
+    there = {f"data/{name}" for name in storage.names(output / "data")}
+    return all(entry.path in there for entry in manifest.files)
+
+
+def finished(plan: BuildPlan, manifest: Manifest) -> Manifest:
+    """The manifest of a build whose shards are all there; writes its card."""
+    check_losses(plan)
+    update = {
+        "status": "complete",
+        "name": plan.config.name,
+        "config": plan.config.model_dump(mode="json"),
+        "counts": count_rows(plan),
+        "files": file_entries(plan),
+    }
+    complete = manifest.model_copy(update=update)
+    write_card(plan.output, complete)
+    return complete
+
+
+def complete(plan: BuildPlan) -> None:
+    """Finish a build of which no driver waits for the end."""
+    manifest = read_manifest(plan.output)
+    if manifest is None or manifest.fingerprint != plan.fingerprint:
+        raise UserError(f"{plan.output} has lost its manifest; run the same command again")
+    write_manifest(plan.output, finished(plan, manifest))

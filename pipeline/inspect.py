@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pyarrow.compute as pc
@@ -14,23 +13,28 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from pipeline import storage
 from pipeline.shards import read_meta
+from pipeline.storage import AnyPath
 from preference_space.coverage import Coverage
 from preference_space.direction import from_released, verbalise
 from preference_space.space import Dimension, PreferenceSpace, load_space
 from schemas.base import UsageError
 
 
-def find_examples(folder: Path, example_id: str | None, count: int) -> Iterator[tuple[PreferenceSpace, dict[str, Any]]]:
+def find_examples(
+    folder: AnyPath, example_id: str | None, count: int
+) -> Iterator[tuple[PreferenceSpace, dict[str, Any]]]:
     """Rows of a build with its space: the one with that id, or the first `count`; `UsageError` if none is there."""
-    files = sorted((folder / "data").glob("*.parquet"))
+    files = [folder / "data" / name for name in storage.names(folder / "data") if name.endswith(".parquet")]
     if not files:
         raise UsageError(f"{folder} holds no finished shard (no data/*.parquet there)")
-    space = load_space(folder / "preference_space.yaml")
+    with storage.local_copy(folder / "preference_space.yaml") as copy:
+        space = load_space(copy)
     shown = 0
     for path in files:
         read_meta(path)
-        with pq.ParquetFile(path) as file:
+        with storage.open_parquet(path) as opened, pq.ParquetFile(opened) as file:
             for batch in file.iter_batches(batch_size=256):
                 chosen = batch.filter(pc.equal(batch["id"], example_id)) if example_id is not None else batch
                 for row in chosen.slice(0, count - shown).to_pylist():

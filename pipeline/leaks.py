@@ -9,8 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from pipeline import storage
 from pipeline.plan import SPLITS, BuildPlan
-from pipeline.shards import read_shard, write_text
+from pipeline.shards import read_shard
+from pipeline.storage import write_text
 
 _FILE = "pool/shared_replies.json"
 
@@ -33,7 +35,7 @@ def find_shared_replies(plan: BuildPlan) -> int:
 
 def read_shared_replies(plan: BuildPlan) -> npt.NDArray[np.uint64]:
     """The hashes that `find_shared_replies` has stored."""
-    entries = json.loads((plan.output / _FILE).read_text())
+    entries = json.loads(storage.read_bytes(plan.output / _FILE))
     return np.array([int(entry, 16) for entry in entries], dtype=np.uint64)
 
 

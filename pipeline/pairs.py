@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from pipeline.plan import BuildPlan, ShardSpec
 from pipeline.resources import resources, sampler
 from pipeline.seeds import posts_of
 from pipeline.shards import write_shard
+from pipeline.storage import AnyPath
 from pipeline.validate import Fault, clean_reply, judge_pair, judge_reply
 from preference_space.direction import Direction
 from preference_space.space import PreferenceSpace
@@ -166,7 +166,7 @@ def store_pool(
     return meta
 
 
-def write_rejections(path: Path, rejections: Sequence[Rejection], meta: Mapping[str, Any]) -> None:
+def write_rejections(path: AnyPath, rejections: Sequence[Rejection], meta: Mapping[str, Any]) -> None:
     """Write a shard's rejections, by record and attempt."""
     ordered = sorted(rejections, key=lambda rejection: (rejection.record_id, rejection.attempt))
     write_shard(path, REJECTION_SCHEMA, [to_table(ordered, REJECTION_SCHEMA)], meta)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
+from pipeline.storage import AnyPath
 from schemas.config import BuildConfig, MiningConfig
 from schemas.records import Source
 
@@ -41,7 +41,7 @@ class BuildPlan:
     Space, templates and posts are read from the output folder, where `pipeline.prepare` has put them.
     """
 
-    output: Path
+    output: AnyPath
     fingerprint: str
     # The fingerprint stands for the configuration, which holds maps and so has no hash.
     config: BuildConfig = field(compare=False)
@@ -68,7 +68,7 @@ class BuildPlan:
         """How a pair is emitted: as it stands (1), and mirrored (-1)."""
         return (1, -1) if self.config.mirror else (1,)
 
-    def path(self, folder: str, spec: ShardSpec) -> Path:
+    def path(self, folder: str, spec: ShardSpec) -> AnyPath:
         """Where a shard's Parquet file of `pool`, `data`, `rejected/pairs` or `rejected/examples` is."""
         return self.output / folder / f"{spec.name}.parquet"
 

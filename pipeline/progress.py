@@ -1,19 +1,26 @@
 """Live counts: every worker process keeps a tally and shares it through a small file; the driver sums them.
 
-The driver also notes the sums down now and then, for `everyuser report` (`Pace`).
+What is counted here also goes to Beam's metrics (`pipeline.metrics`), for runners that show them. The driver notes the
+sums down now and then, for `everyuser report` (`Pace`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import shutil
+import socket
 import threading
 import time
+import uuid
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import orjson
+
+from pipeline import storage
+from pipeline.storage import AnyPath
+from schemas.base import UserError
 
 PACE = "logs/pace.jsonl"
 """Where a build's pace is, relative to its folder: one line a note, of all runs."""
@@ -21,19 +28,25 @@ PACE = "logs/pace.jsonl"
 BEFORE = "pairs/before"
 """The count of pairs that earlier runs have stored."""
 
-_FOLDER = ".progress"
-_RESTARTS = "server_restarts"
+FOLDER = ".progress"
+_SECONDS = 0.3
+_REMOTE_SECONDS = 10.0
+"""How often counts are written, and read: in an object store each is a request that costs money."""
 
 
 class Tally:
-    """Counts of this process, written to the build's folder a few times a second."""
+    """Counts of this process, written to the build's folder a few times a second (elsewhere: a minute)."""
 
-    def __init__(self, output: Path) -> None:
-        self._path = output / _FOLDER / f"{os.getpid()}.json"
+    def __init__(self, output: AnyPath) -> None:
+        self._path = output / FOLDER / f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.json"
         self._counts: Counter[str] = Counter()
+        self._gauges: dict[str, int] = {}
+        self._reported: Counter[str] = Counter()
+        self._observed: list[tuple[str, int]] = []
         self._lock = threading.Lock()
         self._written: dict[str, int] = {}
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._is_local = storage.is_local(output)
+        storage.make_folder(self._path.parent)
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._share, name="everyuser-tally", daemon=True)
         self._thread.start()
@@ -44,12 +57,24 @@ class Tally:
             self._counts[name] += amount
 
     def get(self, name: str) -> int:
-        """This process's count."""
-        return self._counts[name]
+        """This process's count or value."""
+        return self._counts[name] or self._gauges.get(name, 0)
 
     def gauge(self, name: str, value: int) -> None:
         """Set a value that is not a sum over time."""
-        self._counts[name] = value
+        self._gauges[name] = value
+
+    def observe(self, name: str, value: int) -> None:
+        """Note one value of many, of which smallest, largest and mean are told."""
+        with self._lock:
+            self._observed.append((name, value))
+
+    def drain(self) -> tuple[Counter[str], Sequence[tuple[str, int]]]:
+        """What was counted and observed since the last call, whoever made it."""
+        with self._lock:
+            fresh, observed = self._counts - self._reported, self._observed
+            self._reported, self._observed = self._counts.copy(), []
+        return fresh, observed
 
     def close(self) -> None:
         """Stop sharing."""
@@ -57,29 +82,38 @@ class Tally:
         self._thread.join()
 
     def flush(self) -> None:
-        """Write the file now. A full disk must not hide the error that it causes elsewhere, so it is ignored here."""
+        """Share the counts now. A full disk must not hide the error that it causes elsewhere, so it is ignored here."""
         with self._lock:
-            counts = dict(self._counts)
+            counts = dict(self._counts) | self._gauges
         if counts == self._written:
             return
+        with contextlib.suppress(OSError, UserError):
+            self._write(orjson.dumps(counts))
+            self._written = counts
+
+    def _write(self, content: bytes) -> None:
+        if not storage.is_local(self._path):
+            storage.write_bytes(self._path, content)
+            return
+        # Not synced, as it may be lost.
         temporary = self._path.with_suffix(".tmp")
         try:
-            temporary.write_bytes(orjson.dumps(counts))
+            temporary.write_bytes(content)
             temporary.replace(self._path)
-            self._written = counts
         except OSError:
             temporary.unlink(missing_ok=True)
+            raise
 
     def _share(self) -> None:
-        while not self._over.wait(0.3):
+        while not self._over.wait(_SECONDS if self._is_local else _REMOTE_SECONDS):
             self.flush()
 
 
-_tallies: dict[Path, Tally] = {}
+_tallies: dict[AnyPath, Tally] = {}
 _lock = threading.Lock()
 
 
-def tally(output: Path) -> Tally:
+def tally(output: AnyPath) -> Tally:
     """This process's tally for a build."""
     with _lock:
         if output not in _tallies:
@@ -87,18 +121,26 @@ def tally(output: Path) -> Tally:
         return _tallies[output]
 
 
-def total(output: Path) -> Counter[str]:
-    """The sum over all processes that work on a build."""
+_totals: dict[AnyPath, tuple[float, Counter[str]]] = {}
+
+
+def total(output: AnyPath, fresh: bool = False) -> Counter[str]:
+    """The sum over all processes that work on a build; elsewhere some seconds old, unless `fresh` is asked for."""
+    if storage.is_local(output):
+        return _sum(output)
+    known = _totals.get(output)
+    if known is None or fresh or time.monotonic() - known[0] > _REMOTE_SECONDS / 2:
+        with contextlib.suppress(UserError):
+            known = _totals[output] = (time.monotonic(), _sum(output))
+    return known[1] if known else Counter()
+
+
+def _sum(output: AnyPath) -> Counter[str]:
     counts: Counter[str] = Counter()
-    for path in (output / _FOLDER).glob("*.json"):
-        try:
-            entry = orjson.loads(path.read_bytes())
-        except (OSError, orjson.JSONDecodeError):
-            continue
-        # All processes of a machine watch the same server.
-        restarts = max(counts[_RESTARTS], entry.pop(_RESTARTS, 0))
-        counts.update(entry)
-        counts[_RESTARTS] = restarts
+    for name in storage.names(output / FOLDER):
+        if name.endswith(".json"):
+            with contextlib.suppress(OSError, orjson.JSONDecodeError):
+                counts.update(orjson.loads(storage.read_bytes(output / FOLDER / name)))
     return counts
 
 
@@ -106,14 +148,15 @@ class Pace:
     """Notes down how far a run is, every second at first and every half minute in the end, until it is closed.
 
     Pairs are those of the whole build, tokens those of this run. Each note is one short line at the file's end, so a
-    kill costs the last one at most.
+    kill costs the last one at most. An object store does not append: there the whole file is written, twice a minute.
     """
 
-    def __init__(self, output: Path, run: str) -> None:
+    def __init__(self, output: AnyPath, run: str) -> None:
         self._output = output
         self._run = run
         self._started = time.monotonic()
         self._over = threading.Event()
+        self._earlier: bytes | None = None
         self._thread = threading.Thread(target=self._watch, name="everyuser-pace", daemon=True)
         self._thread.start()
 
@@ -125,8 +168,11 @@ class Pace:
     def _watch(self) -> None:
         is_over = False
         while not is_over:
-            is_over = self._over.wait(min(30.0, max(1.0, (time.monotonic() - self._started) / 100)))
-            self._note()
+            first = 1.0 if storage.is_local(self._output) else 30.0
+            is_over = self._over.wait(min(30.0, max(first, (time.monotonic() - self._started) / 100)))
+            # A full disk must not hide the error that it causes elsewhere.
+            with contextlib.suppress(OSError, UserError):
+                self._note()
 
     def _note(self) -> None:
         counts = total(self._output)
@@ -138,19 +184,30 @@ class Pace:
         # A run that has done nothing leaves nothing: its folder may be refused, and is then another build's.
         if not any(done.values()):
             return
-        line = {"run": self._run, "seconds": round(time.monotonic() - self._started, 1), **done}
+        seconds = round(time.monotonic() - self._started, 1)
+        self._append(orjson.dumps({"run": self._run, "seconds": seconds, **done}) + b"\n")
+
+    def _append(self, line: bytes) -> None:
         path = self._output / PACE
-        # A full disk must not hide the error that it causes elsewhere.
-        with contextlib.suppress(OSError):
+        if isinstance(path, Path):
             path.parent.mkdir(exist_ok=True)
             with path.open("ab") as file:
-                file.write(orjson.dumps(line) + b"\n")
+                file.write(line)
+            return
+        if self._earlier is None:
+            self._earlier = b""
+            with contextlib.suppress(FileNotFoundError):
+                self._earlier = storage.read_bytes(path)
+        self._earlier += line
+        storage.write_bytes(path, self._earlier)
 
 
-def forget(output: Path) -> None:
+def forget(output: AnyPath) -> None:
     """Delete the counts, of this run or of an earlier one that was killed."""
     with _lock:
         mine = _tallies.pop(output, None)
     if mine:
         mine.close()
-    shutil.rmtree(output / _FOLDER, ignore_errors=True)
+    _totals.pop(output, None)
+    with contextlib.suppress(UserError):
+        storage.remove_tree(output / FOLDER)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
+from pipeline import storage
 from pipeline.plan import BuildPlan
 from preference_space.sampling import Sampler
 from preference_space.space import PreferenceSpace, load_space
@@ -22,7 +23,11 @@ class Resources:
 @lru_cache(maxsize=4)
 def resources(plan: BuildPlan) -> Resources:
     """The build's resources; loaded at the first call in a process."""
-    return Resources(load_space(plan.output / "preference_space.yaml"), load_templates(plan.output / "templates"))
+    with (
+        storage.local_copy(plan.output / "preference_space.yaml") as space,
+        storage.local_folder(plan.output / "templates") as templates,
+    ):
+        return Resources(load_space(space), load_templates(templates))
 
 
 @lru_cache(maxsize=4)

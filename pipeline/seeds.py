@@ -18,9 +18,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
+from pipeline import storage
 from pipeline.hub import dataset_commit, dataset_rows
 from pipeline.plan import SPLITS, ShardSpec, apportion
-from pipeline.shards import atomic, read_groups
+from pipeline.shards import read_groups
+from pipeline.storage import AnyPath, atomic
 from schemas.arrow import arrow_schema, to_table
 from schemas.base import UsageError
 from schemas.config import SeedsConfig
@@ -34,7 +36,7 @@ def source_content(config: SeedsConfig) -> str:
     """Identifies the posts that `config` names: a Hub dataset's commit, or a hash of a file's content."""
     if config.is_hub:
         return dataset_commit(config.path, config.revision, "seeds.path")
-    return hash_file(_file(config))
+    return storage.content_id(_file(config))
 
 
 def read_posts(config: SeedsConfig, dropped: Counter[str]) -> Iterator[SeedPost]:
@@ -80,7 +82,7 @@ def split_posts(posts: Iterable[SeedPost], shares: Mapping[str, float], seed: in
     return result
 
 
-def store_posts(folder: Path, by_split: Mapping[str, list[SeedPost]]) -> None:
+def store_posts(folder: AnyPath, by_split: Mapping[str, list[SeedPost]]) -> None:
     """Write `{split}.parquet`, in small row groups, so that a shard reads only the posts it uses."""
     schema = arrow_schema(SeedPost)
     for split, posts in by_split.items():
@@ -88,10 +90,11 @@ def store_posts(folder: Path, by_split: Mapping[str, list[SeedPost]]) -> None:
             pq.write_table(to_table(posts, schema), temporary, row_group_size=_ROWS_PER_GROUP, compression="zstd")
 
 
-def posts_of(folder: Path, spec: ShardSpec) -> list[SeedPost]:
+def posts_of(folder: AnyPath, spec: ShardSpec) -> list[SeedPost]:
     """The post of each pair of a shard: pair i of a split uses post i mod n, of the split's n posts."""
     path = folder / f"{spec.split}.parquet"
-    wanted = np.arange(spec.start, spec.start + spec.count) % pq.read_metadata(path).num_rows
+    with storage.open_parquet(path) as opened:
+        wanted = np.arange(spec.start, spec.start + spec.count) % pq.read_metadata(opened).num_rows
     return [SeedPost(**row | {"topics": tuple(row["topics"])}) for row in read_groups(path, wanted).to_pylist()]
 
 
@@ -131,7 +134,8 @@ def _rows(config: SeedsConfig) -> Iterator[Mapping[str, Any]]:
         return
     path = _file(config)
     try:
-        yield from _READERS[path.suffix](path)
+        with storage.local_copy(path) as copy:
+            yield from _READERS[path.suffix](copy)
     except (pa.ArrowInvalid, UnicodeDecodeError, csv.Error, OSError) as error:
         raise UsageError(f"{path}: not readable as {path.suffix}: {' '.join(str(error).split())}") from None
 
@@ -166,21 +170,15 @@ def _csv(path: Path) -> Iterator[Mapping[str, Any]]:
 _READERS = {".jsonl": _jsonl, ".parquet": _parquet, ".csv": _csv}
 
 
-def _file(config: SeedsConfig) -> Path:
+def _file(config: SeedsConfig) -> AnyPath:
     if config.path == "packaged":
         return Path(str(importlib.resources.files("pipeline") / "seed_posts.jsonl"))
-    path = Path(config.path)
+    path = storage.parse(config.path)
     if path.suffix not in _READERS:
         raise UsageError(f"seeds.path: {path} is not one of {', '.join(_READERS)}, hf://owner/name or 'packaged'")
-    if not path.is_file():
+    if not storage.is_file(path):
         raise UsageError(f"seeds.path: {path}: no such file")
     return path
-
-
-def hash_file(path: Path) -> str:
-    """SHA-256 of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def normalised(text: str) -> str:

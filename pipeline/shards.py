@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
+import hashlib
 import json
-import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline import storage
+from pipeline.storage import AnyPath
 from schemas.arrow import hf_metadata
 from schemas.base import UserError
 
@@ -24,35 +26,49 @@ pa.set_memory_pool(pa.system_memory_pool())
 _META = "everyuser"
 
 
-def write_shard(path: Path, schema: pa.Schema, groups: Iterable[pa.Table], meta: Mapping[str, Any]) -> None:
+def write_shard(path: AnyPath, schema: pa.Schema, groups: Iterable[pa.Table], meta: Mapping[str, Any]) -> None:
     """Write `groups`, each as one row group, with `meta` (JSON) in the footer.
 
     Equal groups and meta give equal bytes.
     """
-    with (
-        atomic(path) as temporary,
-        pq.ParquetWriter(
-            temporary,
-            schema.with_metadata(hf_metadata(schema)),
-            compression="zstd",
-            write_page_index=True,
-            use_content_defined_chunking=True,
-        ) as writer,
-    ):
+    with staged_shard(path, schema, groups, meta):
+        pass
+
+
+@contextmanager
+def staged_shard(
+    path: AnyPath, schema: pa.Schema, groups: Iterable[pa.Table], meta: Mapping[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """Like `write_shard`, but the file appears at the end of the block, which is given its `bytes` and `sha256`."""
+    with storage.atomic(path) as temporary:
+        _write(temporary, schema, groups, meta)
+        with temporary.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        yield {"bytes": temporary.stat().st_size, "sha256": digest}
+
+
+def _write(path: Path, schema: pa.Schema, groups: Iterable[pa.Table], meta: Mapping[str, Any]) -> None:
+    with pq.ParquetWriter(
+        path,
+        schema.with_metadata(hf_metadata(schema)),
+        compression="zstd",
+        write_page_index=True,
+        use_content_defined_chunking=True,
+    ) as writer:
         for group in groups:
             writer.write_table(group.replace_schema_metadata(writer.schema.metadata))
         writer.add_key_value_metadata({_META: json.dumps(meta, sort_keys=True)})
 
 
-def read_shard(path: Path, columns: list[str] | None = None) -> pa.Table:
+def read_shard(path: AnyPath, columns: list[str] | None = None) -> pa.Table:
     """A shard as a table. `pq.read_table` would load the dataset engine, of 60 MiB, to do the same."""
-    with pq.ParquetFile(path) as file:
+    with storage.open_parquet(path, whole=columns is None) as opened, pq.ParquetFile(opened) as file:
         return file.read(columns).replace_schema_metadata(None)
 
 
-def read_groups(path: Path, rows: npt.NDArray[np.int64]) -> pa.Table:
+def read_groups(path: AnyPath, rows: npt.NDArray[np.int64]) -> pa.Table:
     """The given rows of a file, in their order, reading only the row groups that hold them."""
-    with pq.ParquetFile(path) as file:
+    with storage.open_parquet(path) as opened, pq.ParquetFile(opened) as file:
         sizes = [file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)]
         ends = np.cumsum(sizes)
         group_of = np.searchsorted(ends, rows, side="right")
@@ -63,10 +79,11 @@ def read_groups(path: Path, rows: npt.NDArray[np.int64]) -> pa.Table:
     return table.take(starts_here[np.searchsorted(groups, group_of)] + rows - before)
 
 
-def read_meta(path: Path) -> dict[str, Any] | None:
+def read_meta(path: AnyPath) -> dict[str, Any] | None:
     """The footer's `meta`; None where there is no such file. Raises `UserError` for a file that is no shard of ours."""
     try:
-        entries = pq.read_metadata(path).metadata or {}
+        with storage.open_parquet(path) as opened:
+            entries = pq.read_metadata(opened).metadata or {}
     except FileNotFoundError:
         return None
     except (pa.ArrowInvalid, OSError) as error:
@@ -78,41 +95,10 @@ def read_meta(path: Path) -> dict[str, Any] | None:
     return meta
 
 
-@contextmanager
-def atomic(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`, synced and renamed to it at the end, removed on an error."""
-    temporary = path.with_name(f".tmp-{path.name}-{os.getpid()}")
-    try:
-        with disk_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            yield temporary
-            with temporary.open("rb+") as file:
-                os.fsync(file.fileno())
-            temporary.replace(path)
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
-    with atomic(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
-@contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
-    """Turns a failed write into one line with the way out."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"cannot write {path}: {error.strerror or error}; mend that and run the same command again, "
-            "finished work is kept"
-        ) from error
-
-
-def remove_temporary(folder: Path) -> None:
-    """Delete what a killed run left half-written. Only the holder of the folder's lock may call this."""
-    for path in folder.rglob(".tmp-*"):
-        path.unlink(missing_ok=True)
+def read_metas(folder: AnyPath, files: Sequence[str]) -> list[dict[str, Any] | None]:
+    """`read_meta` of many files of a folder. In an object store only what a listing shows is asked for, all at once."""
+    if storage.is_local(folder):
+        return [read_meta(folder / file) for file in files]
+    there = frozenset(storage.names(folder))
+    with ThreadPoolExecutor(storage.THREADS) as pool:
+        return list(pool.map(lambda file: read_meta(folder / file) if file in there else None, files))

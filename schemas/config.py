@@ -33,8 +33,8 @@ class SeedsConfig(Record):
 
     path: str = Field(
         "packaged",
-        description="`packaged` (312 posts of this project), a `.jsonl`, `.parquet` or `.csv` file, or a Hub dataset "
-        "`hf://owner/name`.",
+        description="`packaged` (312 posts of this project), a `.jsonl`, `.parquet` or `.csv` file (here, or at "
+        "`s3://` or `gs://`), or a Hub dataset `hf://owner/name`.",
     )
     config: str | None = Field(None, description="Configuration name of a Hub dataset.")
     split: str = Field("train", description="Split of a Hub dataset.")
@@ -258,7 +258,8 @@ class GenerationConfig(Record):
 
     model: str = Field(
         "packaged:smollm2-135m-instruct",
-        description="A Hub id, a local folder, the name that an endpoint serves, or the packaged small model.",
+        description="A Hub id, a folder (here, or at `s3://` or `gs://`), the name that an endpoint serves, or the "
+        "packaged small model.",
     )
     temperature: float = Field(0.8, ge=0, description="Sampling temperature.")
     top_p: float = Field(0.95, gt=0, le=1, description="Nucleus sampling.")
@@ -376,13 +377,22 @@ class ReplayEngine(Record):
     """No model: completions come from the journal of an earlier build."""
 
     kind: Literal["replay"]
-    journal: str = Field(description="The `journal` folder of an earlier build, or a copy of it.")
+    journal: str = Field(
+        description="The `journal` folder of an earlier build, here or at `s3://` or `gs://`, or a copy of it."
+    )
     in_flight: int = Field(
         64, ge=1, description="No effect: accepted so that a configuration can be replayed as it is."
     )
 
 
-Engine = Annotated[VllmEngine | OpenAiEngine | ReplayEngine, Field(discriminator="kind")]
+class DummyEngine(Record):
+    """No model: replies are words drawn by a hash of the request. For trials of the machinery, at any size."""
+
+    kind: Literal["dummy"]
+    in_flight: int = Field(64, ge=1, description="No effect: accepted so that any configuration can be tried.")
+
+
+Engine = Annotated[VllmEngine | OpenAiEngine | ReplayEngine | DummyEngine, Field(discriminator="kind")]
 
 
 class RequestsConfig(Record):
@@ -398,6 +408,36 @@ class RequestsConfig(Record):
     outage_seconds: float = Field(
         60.0, gt=0, description="The run fails when nothing has succeeded for this long and connections fail."
     )
+    journal: bool = Field(
+        True,
+        description="Keep every reply. Without it a shard that was interrupted is asked for anew, all of it, and the "
+        "build cannot be replayed; what it saves is about the size of the replies.",
+    )
+
+
+class WorkersConfig(Record):
+    """The machines of a distributed runner. The local runner has none; options after `--` win over these."""
+
+    image: str | None = Field(
+        None, description="Container image of the workers (`--sdk_container_image`); `deploy/Dockerfile` makes one."
+    )
+    machine_type: str | None = Field(
+        None, description="Machine of a worker (`--machine_type`), such as `g2-standard-8`."
+    )
+    accelerator: Annotated[str, Field(pattern=r"^type:[\w-]+;count:\d+(;[\w-]+)*$")] | None = Field(
+        None,
+        description="Resource hint of the generation stage alone, such as "
+        "`type:nvidia-l4;count:1;install-nvidia-driver`.",
+    )
+    memory: Annotated[str, Field(pattern=r"^\d+(\.\d+)?[KMGT]i?B$")] | None = Field(
+        None, description="Resource hint of the generation stage alone: memory that its machines must have (`32GB`)."
+    )
+    threads: int = Field(
+        16, ge=1, description="Shards that a worker's process works on at once (`--number_of_worker_harness_threads`)."
+    )
+    most: int | None = Field(None, ge=1, description="Most workers that autoscaling may start (`--max_num_workers`).")
+    disk_gb: int | None = Field(None, ge=1, description="Disk of a worker (`--disk_size_gb`): image and model need it.")
+    experiments: tuple[str, ...] = Field((), description="Further `--experiments` of the runner.")
 
 
 class LimitsConfig(Record):
@@ -459,6 +499,10 @@ class PublishConfig(Record):
         return revision
 
 
+_NO_CONTENT = ("engine", "requests", "workers", "limits", "card", "publish")
+"""Keys that say how a build is made, and not what its rows are."""
+
+
 class BuildConfig(Record):
     """One build: posts in, a sharded dataset out."""
 
@@ -491,6 +535,7 @@ class BuildConfig(Record):
     history: HistoryConfig = Field(default_factory=lambda: HistoryConfig())
     engine: Engine = Field(default_factory=lambda: VllmEngine())
     requests: RequestsConfig = Field(default_factory=lambda: RequestsConfig())
+    workers: WorkersConfig = Field(default_factory=lambda: WorkersConfig())
     limits: LimitsConfig = Field(default_factory=lambda: LimitsConfig())
     card: CardConfig = Field(default_factory=lambda: CardConfig())
     publish: PublishConfig | None = Field(
@@ -507,6 +552,12 @@ class BuildConfig(Record):
             raise ValueError("mining.share of 'pairs' is less than one pair; leave mining out, or raise either")
         return self
 
+    @model_validator(mode="after")
+    def _dummies_are_told(self) -> BuildConfig:
+        if self.engine.kind == "dummy" and self.generation.model != "dummy":
+            raise ValueError("engine.kind 'dummy' needs generation.model 'dummy', so that its rows tell what they are")
+        return self
+
     @property
     def mined_pairs(self) -> int:
         """How many of `pairs` are mined; 0 where `pairs` is null."""
@@ -519,6 +570,6 @@ class BuildConfig(Record):
 
     def content(self) -> dict[str, Any]:
         """The keys that decide what the rows are; paths are left out, as their contents are fingerprinted."""
-        left_out = ("name", "space", "templates", "seeds", "engine", "requests", "limits", "card", "publish")
+        left_out = ("name", "space", "templates", "seeds", *_NO_CONTENT)
         source = dict.fromkeys(("path", "submissions", "comments", "revision"), True)
         return self.model_dump(mode="json", exclude=dict.fromkeys(left_out, True) | {"mining": {"source": source}})

@@ -95,7 +95,18 @@ def _json(document: dict[str, Any], origin: str) -> str:
 
 
 def _explain(model: type[BaseModel], problem: Any) -> str:
-    tags = ("vllm", "openai", "replay", "dump", "threads", "ultrafeedback", "helpsteer2", "pku_saferlhf", "[key]")
+    tags = (
+        "vllm",
+        "openai",
+        "replay",
+        "dummy",
+        "dump",
+        "threads",
+        "ultrafeedback",
+        "helpsteer2",
+        "pku_saferlhf",
+        "[key]",
+    )
     location = [part for k, part in enumerate(problem["loc"]) if not (part in tags and k > 0)]
     key = ".".join(str(part) for part in location)
     if problem["type"] == "extra_forbidden":

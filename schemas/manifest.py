@@ -48,6 +48,12 @@ class Run(Record):
     prompt_tokens: int
     completion_tokens: int
     server_restarts: int
+    in_flight: float = 0
+    """Sequences that the engine had at once, on average when another one was sent."""
+    queue_seconds: float = 0
+    """How long a request waited for its place in the window, on average."""
+    request_seconds: float = 0
+    """How long one took from then on, with its retries, on average."""
 
 
 class Manifest(Record):

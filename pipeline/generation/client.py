@@ -96,6 +96,7 @@ class _Item:
     position: int
     request: AnyRequest
     journal: JournalWriter
+    queued: float
 
 
 @dataclass
@@ -156,7 +157,8 @@ class Client:
         self._raise_fault()
         with self._changed:
             self.backlog += len(requests)
-        items = [_Item(ticket, position, request, journal) for position, request in requests]
+        now = self._loop.time()
+        items = [_Item(ticket, position, request, journal, now) for position, request in requests]
         self._loop.call_soon_threadsafe(self._enqueue, items)
 
     def wait(self) -> None:
@@ -231,7 +233,11 @@ class Client:
             self._changed.notify_all()
 
     async def _run(self, item: _Item) -> None:
+        begun = self._loop.time()
+        self._tally.observe("queue_milliseconds", round(1000 * (begun - item.queued)))
+        self._tally.observe("in_flight", self._sequences)
         outcome = await self._ask(item.request)
+        self._tally.observe("request_milliseconds", round(1000 * (self._loop.time() - begun)))
         item.journal.append(item.request.key, outcome)
         if isinstance(outcome, Completion):
             self._tally.add("prompt_tokens", outcome.prompt_tokens)

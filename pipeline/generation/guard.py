@@ -5,7 +5,8 @@ It ends it however that client went. One guard for each server of a machine; all
     python -m pipeline.generation.guard SOCKET SPEC
 
 It holds a lock beside SOCKET, listens there, and tells every client its state as JSON lines:
-`{"state": "starting" | "ready" | "failed", "life": 0, "url": "...", "pid": 1, "error": "..."}`.
+`{"state": "starting" | "ready" | "failed", "life": 0, "url": "...", "pid": 1, "error": "...",
+"counts": true}`.
 It imports the standard library only, so that it starts at once and stays small.
 """
 
@@ -56,7 +57,7 @@ class Guard:
 
     def __init__(self, spec: Spec) -> None:
         self._spec = spec
-        self._clients: set[asyncio.StreamWriter] = set()
+        self._clients: dict[asyncio.StreamWriter, None] = {}
         self._state: dict[str, object] = {"state": "starting", "life": 0}
         self._server: asyncio.subprocess.Process | None = None
         self._left = asyncio.Event()
@@ -94,13 +95,13 @@ class Guard:
                     return
 
     async def _greet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._clients.add(writer)
+        self._clients[writer] = None
         self._send(writer)
         self._met.set()
         # Returns when the client closes, or dies; is cancelled when the guard ends before that.
         with contextlib.suppress(OSError, asyncio.CancelledError):
             await reader.read()
-        self._clients.discard(writer)
+        self._clients.pop(writer, None)
         self._left.set()
         writer.close()
 
@@ -110,8 +111,10 @@ class Guard:
             self._send(writer)
 
     def _send(self, writer: asyncio.StreamWriter) -> None:
+        # Of all that watch this server one counts its restarts.
+        counts = writer is next(iter(self._clients), None)
         with contextlib.suppress(OSError):
-            writer.write(json.dumps(self._state).encode() + b"\n")
+            writer.write(json.dumps(self._state | {"counts": counts}).encode() + b"\n")
 
     async def _supervise(self) -> None:
         """Run the server, life after life, until it cannot be started or has died too often."""

@@ -1,29 +1,36 @@
-"""The journal of completions: one JSON line for each outcome, appended as it arrives, one file for each shard.
+"""The journal of completions: one JSON line for each outcome, one file for each shard.
 
-After a kill a shard asks only for what its journal lacks. A kept journal replays a build without a model.
+On this machine a line is appended as its outcome arrives. An object store does not append: there the lines of half a
+minute become an object of their own beside the journal, and all of them one when the shard is finished. After a kill a
+shard asks only for what its journal lacks. A kept journal replays a build without a model.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import threading
+import uuid
+import weakref
 from pathlib import Path
+from typing import Protocol
 
 import orjson
+from upath import UPath
 
+from pipeline import storage
 from pipeline.generation.requests import Completion, Failure, Outcome
-from pipeline.shards import disk_errors
+from pipeline.storage import AnyPath, disk_errors
 from schemas.base import UserError
 
+_PART_SECONDS = 30.0
+"""How long an outcome is in memory alone, at most, where nothing can be appended to."""
 
-def read_journal(path: Path) -> dict[str, Outcome]:
+
+def read_journal(path: AnyPath) -> dict[str, Outcome]:
     """Outcomes by request key. A last line that a kill cut off is skipped; a missing file is empty."""
-    try:
-        lines = path.read_bytes().split(b"\n")
-    except FileNotFoundError:
-        return {}
     outcomes: dict[str, Outcome] = {}
-    for number, line in enumerate(lines[:-1], 1):
+    for number, line in enumerate(_read(path).split(b"\n")[:-1], 1):
         try:
             entry = orjson.loads(line)
             key = entry.pop("key")
@@ -33,8 +40,55 @@ def read_journal(path: Path) -> dict[str, Outcome]:
     return outcomes
 
 
-class JournalWriter:
-    """Appends outcomes. One write each, so that a killed process loses none that it has announced."""
+def _read(path: AnyPath) -> bytes:
+    """The lines of a journal, and in an object store those that a killed run left beside it."""
+    content = b""
+    with contextlib.suppress(FileNotFoundError):
+        content = storage.read_bytes(path)
+    if not storage.is_local(path):
+        for part in storage.names(_parts(path)):
+            # Another worker that had the same shard may just have finished it.
+            with contextlib.suppress(FileNotFoundError):
+                content += storage.read_bytes(_parts(path) / part)
+    return content
+
+
+def _parts(path: UPath) -> UPath:
+    return path.with_name(f"{path.stem}.parts")
+
+
+class JournalWriter(Protocol):
+    """Keeps the outcomes of one shard."""
+
+    def append(self, key: str, outcome: Outcome) -> None:
+        """Store one outcome; raises `UserError` when it cannot be stored."""
+
+    def close(self) -> None:
+        """The shard asks nothing more here; what still arrives, for a bundle that has failed, is dropped."""
+
+
+def open_journal(path: AnyPath, is_kept: bool = True) -> JournalWriter:
+    """What keeps a shard's outcomes in `path`, or forgets them."""
+    if not is_kept:
+        return _Forgotten()
+    return _Appended(path) if storage.is_local(path) else _Collected(path)
+
+
+def _line(key: str, outcome: Outcome) -> bytes:
+    # A dataclass is serialised by orjson itself.
+    return b'{"key":"' + key.encode() + b'",' + orjson.dumps(outcome)[1:] + b"\n"
+
+
+class _Forgotten:
+    def append(self, key: str, outcome: Outcome) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class _Appended:
+    """One write for each outcome, so that a killed process loses none that it has announced."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -42,11 +96,13 @@ class JournalWriter:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
             self._size = _drop_torn_line(self._file)
+        self._is_closed = False
 
     def append(self, key: str, outcome: Outcome) -> None:
-        """Store one outcome; raises `UserError` when the disk does not take it, and then leaves no part of it."""
-        # A dataclass is serialised by orjson itself.
-        line = b'{"key":"' + key.encode() + b'",' + orjson.dumps(outcome)[1:] + b"\n"
+        # Where the disk does not take it, no part of it is left.
+        if self._is_closed:
+            return
+        line = _line(key, outcome)
         with disk_errors(self._path):
             try:
                 written = os.write(self._file, line)
@@ -59,8 +115,78 @@ class JournalWriter:
         self._size += written
 
     def close(self) -> None:
-        """Release the file."""
+        self._is_closed = True
         os.close(self._file)
+
+
+class _Collected:
+    """Lines are collected, and written as parts; in the end the parts become one object."""
+
+    def __init__(self, path: UPath) -> None:
+        self._path = path
+        self._earlier = _read(path)
+        self._lines: list[bytes] = []
+        self._written = 0
+        self._number = 0
+        self._run = uuid.uuid4().hex[:8]
+        self._fault: UserError | None = None
+        self._lock = threading.Lock()
+        _flusher.watch(self)
+
+    def append(self, key: str, outcome: Outcome) -> None:
+        if self._fault is not None:
+            raise self._fault
+        self._lines.append(_line(key, outcome))
+
+    def flush(self) -> None:
+        """Write what is new as a part. Called by another thread, so a fault is told by the next `append`."""
+        with self._lock:
+            fresh = self._lines[self._written :]
+            if not fresh:
+                return
+            self._number += 1
+            try:
+                part = _parts(self._path) / f"{self._number:06d}-{self._run}.jsonl"
+                storage.write_bytes(part, b"".join(fresh))
+                self._written += len(fresh)
+            except UserError as error:
+                self._fault = error
+
+    def close(self) -> None:
+        _flusher.forget(self)
+        with self._lock:
+            storage.write_bytes(self._path, self._earlier + b"".join(self._lines))
+            storage.remove_tree(_parts(self._path))
+
+
+class _Flusher:
+    """A thread that has all collecting journals of this process write their parts."""
+
+    def __init__(self) -> None:
+        self._journals: weakref.WeakSet[_Collected] = weakref.WeakSet()
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def watch(self, journal: _Collected) -> None:
+        with self._lock:
+            self._journals.add(journal)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="everyuser-journal", daemon=True)
+                self._thread.start()
+
+    def forget(self, journal: _Collected) -> None:
+        with self._lock:
+            self._journals.discard(journal)
+
+    def _run(self) -> None:
+        while not threading.Event().wait(_PART_SECONDS):
+            with self._lock:
+                journals = [*self._journals]
+            for journal in journals:
+                journal.flush()
+
+
+_flusher = _Flusher()
 
 
 def _drop_torn_line(file: int) -> int:

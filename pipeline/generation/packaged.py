@@ -17,7 +17,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.shards import disk_errors
+from pipeline.storage import disk_errors
 from schemas.base import UserError
 
 NAME = "packaged:smollm2-135m-instruct"

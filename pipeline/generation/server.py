@@ -149,7 +149,7 @@ class ServedEndpoint:
 
     async def _heed(self, state: dict[str, Any], first_life: int) -> None:
         life = first_life + int(state["life"])
-        if self._pid and life > self._life:
+        if self._pid and life > self._life and state["counts"]:
             self._tally.add("server_restarts", life - self._life)
         self._life = life
         self._pid = int(state.get("pid", 0)) or self._pid
@@ -183,10 +183,15 @@ class ServedEndpoint:
 
 
 def _socket_path(spec: Spec) -> Path:
-    """One server for each command on a machine, whoever asks; the folder is this user's alone."""
+    """One server for each command on a machine, whoever asks."""
+    key = hashlib.sha256(json.dumps([spec.command, spec.environment], sort_keys=True).encode()).hexdigest()[:16]
+    return private_folder() / f"{key}.sock"
+
+
+def private_folder() -> Path:
+    """A folder of this machine that is this user's alone."""
     folder = Path(tempfile.gettempdir()) / f"everyuser-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.stat().st_uid != os.getuid():
         raise UserError(f"{folder} belongs to another user; set TMPDIR to a folder of your own")
-    key = hashlib.sha256(json.dumps([spec.command, spec.environment], sort_keys=True).encode()).hexdigest()[:16]
-    return folder / f"{key}.sock"
+    return folder

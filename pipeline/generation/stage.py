@@ -9,19 +9,20 @@ from pathlib import Path
 from typing import Protocol, Self
 
 import apache_beam as beam
-from apache_beam.metrics import Metrics
 from apache_beam.utils.windowed_value import WindowedValue
 
+from pipeline import metrics, storage
+from pipeline.generation import dummy
 from pipeline.generation.client import Client, Endpoints, Ticket
 from pipeline.generation.endpoints import FixedEndpoints
-from pipeline.generation.journal import JournalWriter, read_journal
+from pipeline.generation.journal import JournalWriter, open_journal, read_journal
 from pipeline.generation.requests import AnyRequest, Failure, Outcome
-from pipeline.generation.server import ServedEndpoint, server_spec
+from pipeline.generation.server import ServedEndpoint, private_folder, server_spec
 from pipeline.plan import BuildPlan
 from pipeline.progress import tally
-from pipeline.shards import disk_errors
+from pipeline.storage import disk_errors
 from schemas.base import UserError
-from schemas.config import OpenAiEngine, ReplayEngine, VllmEngine
+from schemas.config import DummyEngine, OpenAiEngine, ReplayEngine, VllmEngine
 
 _SHARDS_AHEAD = 8
 """Shards that wait for stragglers at once, at most: bounds memory when one row is very slow."""
@@ -51,9 +52,12 @@ class Generator:
         self._tally = tally(plan.output)
         self._plan = plan
         self._client: Client | None = None
+        # A runner may have several threads at work in a process.
+        self._connecting = threading.Lock()
+        self._is_dummy = isinstance(plan.config.engine, DummyEngine)
         self._replays = isinstance(plan.config.engine, ReplayEngine)
         if isinstance(plan.config.engine, ReplayEngine):
-            self._folder = Path(plan.config.engine.journal)
+            self._folder = storage.parse(plan.config.engine.journal)
 
     @property
     def wants_more(self) -> bool:
@@ -62,6 +66,8 @@ class Generator:
 
     def submit(self, journal: str, requests: Sequence[AnyRequest]) -> Ticket:
         """Begin to answer `requests`; what the journal knows is answered at once."""
+        if self._is_dummy:
+            return Ticket([dummy.reply(request) for request in requests], 0)
         path = self._folder / f"{journal}.jsonl"
         if journal not in self._known:
             self._known[journal] = read_journal(path)
@@ -80,9 +86,10 @@ class Generator:
             )
         if missing:
             # Only now: a build of which the journals know everything needs no model.
-            self._client = self._client or _connect(self._plan)
+            with self._connecting:
+                self._client = self._client or _connect(self._plan)
             if journal not in self._writers:
-                self._writers[journal] = JournalWriter(path)
+                self._writers[journal] = open_journal(path, self._plan.config.requests.journal)
             self._client.submit(missing, ticket, self._writers[journal])
         return ticket
 
@@ -116,13 +123,19 @@ def _connect(plan: BuildPlan) -> Client:
             headers["Authorization"] = f"Bearer {key}"
         endpoints = FixedEndpoints(engine.base_urls, model, headers)
     elif isinstance(engine, VllmEngine):
-        log = plan.output / "logs" / "model-server.log"
-        with disk_errors(log):
-            log.parent.mkdir(parents=True, exist_ok=True)
-        endpoints = ServedEndpoint(server_spec(engine, model, log), counts)
+        endpoints = ServedEndpoint(server_spec(engine, model, _server_log(plan)), counts)
     else:
         raise TypeError(f"engine {engine.kind} has no endpoint")
     return Client(endpoints, headers, engine.in_flight, plan.config.requests, counts)
+
+
+def _server_log(plan: BuildPlan) -> Path:
+    """On this machine, where a server writes; the build's own folder need not be here."""
+    output = plan.output
+    folder = output / "logs" if storage.is_local(output) else private_folder() / plan.fingerprint[:16]
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder / "model-server.log"
 
 
 _generators: dict[BuildPlan, Generator] = {}
@@ -149,12 +162,15 @@ class Generate(beam.DoFn):
     """Asks for each shard's requests. Shards leave when they are answered, not in the order in which they came.
 
     `process` returns as soon as the window's backlog is short, so that the next shard's requests join the window
-    before this shard's last ones have ended. `last` says that no later stage asks for the same shard again.
+    before this shard's last ones have ended. `first` and `last` say whether an earlier or later stage asks for the same
+    shard too.
     """
 
-    def __init__(self, plan: BuildPlan, last: bool) -> None:
+    def __init__(self, plan: BuildPlan, first: bool, last: bool) -> None:
         self._plan = plan
-        self._last = last
+        self._first = first
+        # Where stages are not fused the next one may be another machine's, which must find all in the journal.
+        self._closes = last or not storage.is_local(plan.output)
 
     def start_bundle(self) -> None:
         """Forget a bundle that failed."""
@@ -163,6 +179,9 @@ class Generate(beam.DoFn):
     def process(self, shard: Asking) -> Iterator[Asking]:
         """Submit, then hand out what is done until the window wants more."""
         source = generator(self._plan)
+        if self._first:
+            # A bundle that failed may have left this shard half-asked here.
+            source.finish(shard.journal)
         self._pending.append((shard, source.submit(shard.journal, shard.requests())))
         yield from self._done(source)
         while self._pending and not (source.wants_more and len(self._pending) <= _SHARDS_AHEAD):
@@ -183,7 +202,7 @@ class Generate(beam.DoFn):
         done = [(shard, ticket) for shard, ticket in self._pending if ticket.done]
         self._pending = [(shard, ticket) for shard, ticket in self._pending if not ticket.done]
         for shard, ticket in done:
-            if self._last:
+            if self._closes:
                 source.finish(shard.journal)
-            Metrics.counter("everyuser", "completions").inc(len(ticket.outcomes))
+            metrics.emit(tally(self._plan.output))
             yield shard.with_outcomes(ticket.result())

@@ -9,13 +9,13 @@ it. The same files serve one process and many; Beam's own grouping would keep al
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline import storage
 from pipeline.mining.scrub import scrub
 from pipeline.mining.sources import PostEvent, ResponseEvent, Slice, cut_slices, input_bytes, read_events
 from pipeline.mining.threads import ROWS_PER_GROUP, THREAD_SCHEMA, Threads, from_table
@@ -31,7 +32,8 @@ from pipeline.plan import SPLITS, BuildPlan, apportion
 from pipeline.progress import tally
 from pipeline.resources import resources
 from pipeline.seeds import normalised
-from pipeline.shards import atomic, disk_errors, read_groups, read_meta, write_shard, write_text
+from pipeline.shards import read_groups, read_meta, read_metas, write_shard
+from pipeline.storage import AnyPath, atomic, write_text
 from pipeline.validate import count_words, language_of
 from schemas.base import UsageError, UserError
 from schemas.config import MiningConfig
@@ -61,8 +63,9 @@ def slices_to_do(plan: BuildPlan) -> list[Slice]:
 
 def parts_to_do(plan: BuildPlan) -> list[int]:
     """The parts that no earlier run has joined."""
-    metas = {part: read_meta(_part_path(plan, part)) or {} for part in range(count_parts(plan))}
-    return [part for part, meta in metas.items() if meta.get("fingerprint") != plan.fingerprint]
+    names = [_part_path(plan, part).name for part in range(count_parts(plan))]
+    metas = read_metas(plan.output / "threads", names)
+    return [part for part, meta in enumerate(metas) if (meta or {}).get("fingerprint") != plan.fingerprint]
 
 
 def count_parts(plan: BuildPlan) -> int:
@@ -130,7 +133,7 @@ def index(plan: BuildPlan) -> Index:
     """After the last part: drop repeated posts, and fix which threads are used."""
     counts: Counter[str] = Counter()
     for piece in cut_slices(plan.mining):
-        counts.update(json.loads(_done_path(plan, piece.number).read_text())["counts"])
+        counts.update(json.loads(storage.read_bytes(_done_path(plan, piece.number)))["counts"])
     sizes, digests = [], [_seed_digests(plan)]
     for part in range(count_parts(plan)):
         path = _part_path(plan, part)
@@ -158,9 +161,7 @@ def index(plan: BuildPlan) -> Index:
 
 def forget_events(plan: BuildPlan) -> None:
     """Delete what was read but not cleaned: personal data are in it."""
-    if _shuffle(plan).exists():
-        with disk_errors(_shuffle(plan)):
-            shutil.rmtree(_shuffle(plan))
+    storage.remove_tree(_shuffle(plan))
 
 
 def read_index(plan: BuildPlan) -> Index | None:
@@ -174,7 +175,7 @@ def read_threads(plan: BuildPlan, start: int, count: int) -> Threads:
     found = read_index(plan)
     if found is None:
         raise UserError(f"{_index_path(plan)} is missing; choose another --output")
-    wanted = np.load(_kept_path(plan), mmap_mode="r")[start : start + count]
+    wanted = _read_kept(plan)[start : start + count]
     ends = np.cumsum(found.parts)
     part_of = np.searchsorted(ends, wanted, side="right")
     tables = [
@@ -182,6 +183,17 @@ def read_threads(plan: BuildPlan, start: int, count: int) -> Threads:
         for part in np.unique(part_of).tolist()
     ]
     return from_table(pa.concat_tables(tables).combine_chunks(), len(resources(plan).space))
+
+
+@lru_cache(maxsize=2)
+def _read_kept(plan: BuildPlan) -> npt.NDArray[np.int64]:
+    """Which threads are used; on this machine not read before it is needed."""
+    path = _kept_path(plan)
+    if storage.is_local(path):
+        mapped: npt.NDArray[np.int64] = np.load(path, mmap_mode="r")
+        return mapped
+    kept: npt.NDArray[np.int64] = np.load(io.BytesIO(storage.read_bytes(path)))
+    return kept
 
 
 def _order(plan: BuildPlan, post: str) -> int:
@@ -195,7 +207,9 @@ def _write_run(plan: BuildPlan, piece: Slice, number: int, parts: int, pending: 
     pending.sort(key=lambda entry: entry[0])
     sizes = np.zeros(parts, dtype="<i8")
     # Personal data are in it: nobody else's to read.
-    _shuffle(plan).mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder = _shuffle(plan)
+    if storage.is_local(folder):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with atomic(_run_path(plan, piece.number, number)) as temporary, temporary.open("wb") as file:
         for part, line in pending:
             sizes[part] += len(line)
@@ -211,7 +225,7 @@ def _events_of(plan: BuildPlan, part: int) -> Iterator[PostEvent | ResponseEvent
         if done.get("parts") != parts:
             raise UserError(f"{piece.path} has changed while it was read; choose another --output")
         for number in range(done["runs"]):
-            with _run_path(plan, piece.number, number).open("rb") as file:
+            with storage.open_binary(_run_path(plan, piece.number, number)) as file:
                 file.seek(8 * part - places, os.SEEK_END)
                 start, stop = np.frombuffer(file.read(16), dtype="<i8").tolist()
                 file.seek(start)
@@ -288,8 +302,8 @@ def _block(kept: Sequence[_Cleaned], dimensions: int) -> Threads:
     )
 
 
-def _digests(path: Path, clean: Callable[[str], str] = str) -> npt.NDArray[np.uint64]:
-    with pq.ParquetFile(path) as file:
+def _digests(path: AnyPath, clean: Callable[[str], str] = str) -> npt.NDArray[np.uint64]:
+    with storage.open_parquet(path) as opened, pq.ParquetFile(opened) as file:
         found: list[npt.NDArray[np.uint64]] = [np.empty(0, dtype=np.uint64)]
         for batch in file.iter_batches(batch_size=4096, columns=["title", "text"]):
             titles, texts = batch["title"].to_pylist(), batch["text"].to_pylist()
@@ -329,10 +343,10 @@ def _dumps(plan: BuildPlan, **facts: object) -> str:
     return json.dumps({"fingerprint": plan.fingerprint, **facts}, indent=1)
 
 
-def _read_ours(plan: BuildPlan, path: Path) -> dict[str, Any] | None:
+def _read_ours(plan: BuildPlan, path: AnyPath) -> dict[str, Any] | None:
     """A file of facts, if it is there and of this very build."""
     try:
-        document: dict[str, Any] = json.loads(path.read_text())
+        document: dict[str, Any] = json.loads(storage.read_bytes(path))
     except FileNotFoundError:
         return None
     return document if document.get("fingerprint") == plan.fingerprint else None
@@ -345,25 +359,25 @@ def _funnel(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {number}" for name, number in largest) or "nothing was read"
 
 
-def _shuffle(plan: BuildPlan) -> Path:
+def _shuffle(plan: BuildPlan) -> AnyPath:
     return plan.output / "threads" / "shuffle"
 
 
-def _done_path(plan: BuildPlan, piece: int) -> Path:
+def _done_path(plan: BuildPlan, piece: int) -> AnyPath:
     return _shuffle(plan) / f"{piece:05d}.json"
 
 
-def _run_path(plan: BuildPlan, piece: int, run: int) -> Path:
+def _run_path(plan: BuildPlan, piece: int, run: int) -> AnyPath:
     return _shuffle(plan) / f"{piece:05d}-{run:05d}.jsonl"
 
 
-def _part_path(plan: BuildPlan, part: int) -> Path:
+def _part_path(plan: BuildPlan, part: int) -> AnyPath:
     return plan.output / "threads" / f"part-{part:05d}.parquet"
 
 
-def _kept_path(plan: BuildPlan) -> Path:
+def _kept_path(plan: BuildPlan) -> AnyPath:
     return plan.output / "threads" / "kept.npy"
 
 
-def _index_path(plan: BuildPlan) -> Path:
+def _index_path(plan: BuildPlan) -> AnyPath:
     return plan.output / "threads" / "index.json"

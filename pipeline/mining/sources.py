@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple
 
@@ -21,9 +22,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
 
+from pipeline import storage
 from pipeline.hub import dataset_commit, dataset_rows
 from pipeline.mining.adapters import ADAPTERS
-from pipeline.seeds import hash_file
+from pipeline.storage import AnyPath
 from pipeline.validate import count_words
 from preference_space.space import PreferenceSpace
 from schemas.base import UsageError
@@ -82,7 +84,7 @@ def source_contents(config: MiningConfig) -> list[str]:
     source = config.source
     if isinstance(source, ThreadsSource) and source.is_hub:
         return [dataset_commit(source.path[0], source.revision, "mining.source.path")]
-    return [f"{key}:{hash_file(path)}" for key, path in _files(source)]
+    return [f"{key}:{storage.content_id(path)}" for key, path in _files(source)]
 
 
 def cut_slices(config: MiningConfig) -> list[Slice]:
@@ -94,7 +96,7 @@ def cut_slices(config: MiningConfig) -> list[Slice]:
     # A published dataset's rows belong together, and Parquet and zstd cannot be cut at a byte.
     splittable = source.kind in ("dump", "threads")
     for key, path in _files(source):
-        size = path.stat().st_size
+        size = storage.size(path)
         if path.suffix == ".jsonl" and splittable:
             for start in range(0, max(size, 1), SLICE_BYTES):
                 slices.append(Slice(len(slices), key, str(path), start, min(size, start + SLICE_BYTES)))
@@ -108,7 +110,7 @@ def input_bytes(config: MiningConfig) -> int | None:
     source = config.source
     if isinstance(source, ThreadsSource) and source.is_hub:
         return None
-    return sum(path.stat().st_size * (1 if path.suffix == ".jsonl" else _ZSTD_RATIO) for _, path in _files(source))
+    return sum(storage.size(path) * (1 if path.suffix == ".jsonl" else _ZSTD_RATIO) for _, path in _files(source))
 
 
 def read_events(piece: Slice, config: MiningConfig, space: PreferenceSpace, counts: Counter[str]) -> Iterator[Event]:
@@ -303,17 +305,17 @@ def _topic(text: str) -> str:
 
 def _rows(piece: Slice) -> Iterator[tuple[int, Mapping[str, Any]]]:
     """The rows of a file's slice, each with its place: bytes of JSON lines, or a number."""
-    path = Path(piece.path)
+    path = storage.parse(piece.path)
     try:
         if path.suffix == ".parquet":
-            with pq.ParquetFile(path) as file:
+            with storage.open_parquet(path) as opened, pq.ParquetFile(opened) as file:
                 batches = file.iter_batches(batch_size=256)
                 yield from enumerate(row for batch in batches for row in batch.to_pylist())
         elif path.suffix == ".zst":
-            with path.open("rb") as raw:
+            with storage.open_binary(path, from_start_to_end=True) as raw:
                 yield from _json_lines(_buffered_lines(_decompressed(raw)), piece.path, 0)
         else:
-            with path.open("rb") as file:
+            with storage.open_binary(path, from_start_to_end=True) as file:
                 yield from _json_lines(_lines_from(file, piece.start, piece.stop), piece.path, piece.start)
     except (pa.ArrowInvalid, zstandard.ZstdError, OSError) as error:
         raise UsageError(f"{path}: not readable as {path.suffix}: {' '.join(str(error).split())}") from None
@@ -370,29 +372,30 @@ def _json_lines(lines: Iterable[bytes], path: str, position: int) -> Iterator[tu
         position += len(line)
 
 
-def _matches(pattern: str) -> list[Path]:
-    folder, name = Path(pattern).parent, Path(pattern).name
-    return sorted(folder.glob(name))
+def _matches(pattern: str) -> list[AnyPath]:
+    folder, _, name = pattern.rpartition("/")
+    parent = storage.parse(folder or ".") if folder or not pattern.startswith("/") else Path("/")
+    return [parent / found for found in storage.names(parent) if fnmatchcase(found, name)]
 
 
 _SUFFIXES = (".jsonl", ".zst", ".parquet")
 
 
-def _files(source: DumpSource | ThreadsSource) -> list[tuple[Any, Path]]:
+def _files(source: DumpSource | ThreadsSource) -> list[tuple[Any, AnyPath]]:
     """Every file with the key that names it. Raises `UsageError` for one that is missing or of another kind."""
-    files = []
+    files: list[tuple[Any, AnyPath]] = []
     for key in source.paths:
         for pattern in getattr(source, key):
             if pattern == PACKAGED:
                 files.append((key, Path(str(importlib.resources.files("pipeline") / "sample_threads.jsonl"))))
                 continue
-            found = _matches(pattern) if set(pattern) & set("*?[") else [Path(pattern)]
+            found = _matches(pattern) if set(pattern) & set("*?[") else [storage.parse(pattern)]
             if not found:
                 raise UsageError(f"mining.source.{key}: no file fits {pattern}")
             for path in found:
                 if path.suffix not in _SUFFIXES:
                     raise UsageError(f"mining.source.{key}: {path} is not one of {', '.join(_SUFFIXES)}")
-                if not path.is_file():
+                if not storage.is_file(path):
                     raise UsageError(f"mining.source.{key}: {path}: no such file")
                 files.append((key, path))
     return files

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
+from pipeline import storage
 from pipeline.card import CARD, card
-from pipeline.finish import count_rows
+from pipeline.finish import count_rows, is_whole
+from pipeline.manifests import MANIFEST, read_manifest
 from pipeline.mining.gather import read_index
 from pipeline.plan import BuildPlan
-from pipeline.prepare import MANIFEST, read_manifest
 from pipeline.publishing import privacy
 from pipeline.shards import read_meta
+from pipeline.storage import AnyPath, is_file
 from schemas import SCHEMA_VERSION
 from schemas.arrow import arrow_schema
 from schemas.base import UsageError, UserError
@@ -34,13 +34,15 @@ _SPACE = "preference_space.yaml"
 _REPORT = "report.json"
 PUBLISHED = (_SHARDS, CARD, MANIFEST, _SPACE, "templates/*", "report.html", _REPORT, "figures/*")
 """All that is uploaded. What else the repository has of this belongs to an earlier build, and is deleted there."""
+CHANGED = f"was changed after it was built (its hash is not that of {MANIFEST})"
+_WAY_OUT = "delete it and run `everyuser build` again"
 
 
 @dataclass(frozen=True)
 class Contents:
     """What the repository is to hold: the shards, which stay on disk, and every other file with its bytes, by path."""
 
-    folder: Path
+    folder: AnyPath
     manifest: Manifest
     others: Mapping[str, bytes]
 
@@ -60,7 +62,7 @@ def is_ours(path: str) -> bool:
     return any(fnmatchcase(path, pattern) and path.count("/") == pattern.count("/") for pattern in PUBLISHED)
 
 
-def read_contents(folder: Path, repo_id: str, force: bool) -> Contents:
+def read_contents(folder: AnyPath, repo_id: str, force: bool) -> Contents:
     """The build in `folder` as it is published at `repo_id`.
 
     Raises `UsageError` where a file is not what the manifest says (hash, rows, schema, fingerprint); and, without
@@ -68,7 +70,7 @@ def read_contents(folder: Path, repo_id: str, force: bool) -> Contents:
     dataset that can be loaded: card and manifest speak of these shards alone, and the manifest stays "incomplete".
     """
     built = _manifest_of(folder)
-    manifest = built if _is_whole(folder, built) else _what_there_is(folder, built)
+    manifest = built if is_whole(folder, built) else _what_there_is(folder, built)
     strangers = set(_shards(folder)) - {entry.path for entry in manifest.files}
     if strangers:
         raise UsageError(
@@ -84,7 +86,7 @@ def read_contents(folder: Path, repo_id: str, force: bool) -> Contents:
     return Contents(folder, manifest, _others(folder, manifest, repo_id, is_whole=manifest is built))
 
 
-def _manifest_of(folder: Path) -> Manifest:
+def _manifest_of(folder: AnyPath) -> Manifest:
     try:
         manifest = read_manifest(folder)
     except UsageError:
@@ -99,15 +101,19 @@ def _manifest_of(folder: Path) -> Manifest:
     return manifest
 
 
-def _shards(folder: Path) -> list[str]:
-    return [path.relative_to(folder).as_posix() for path in sorted(folder.glob(_SHARDS))]
+def _shards(folder: AnyPath) -> list[str]:
+    return _matching(folder, _SHARDS)
 
 
-def _is_whole(folder: Path, manifest: Manifest) -> bool:
-    return manifest.status == "complete" and all((folder / entry.path).is_file() for entry in manifest.files)
+def _matching(folder: AnyPath, pattern: str) -> list[str]:
+    """The files below a folder that a pattern of at most two parts names, relative to it."""
+    parent, _, name = pattern.rpartition("/")
+    prefix = f"{parent}/" if parent else ""
+    found = [f"{prefix}{entry}" for entry in storage.names(folder / parent) if fnmatchcase(entry, name)]
+    return [path for path in found if not path.removeprefix(prefix).startswith(".") and is_file(folder / path)]
 
 
-def _plan(folder: Path, manifest: Manifest) -> BuildPlan:
+def _plan(folder: AnyPath, manifest: Manifest) -> BuildPlan:
     try:
         config = BuildConfig.model_validate_json(json.dumps(manifest.config))
     except ValidationError:
@@ -117,7 +123,7 @@ def _plan(folder: Path, manifest: Manifest) -> BuildPlan:
     return dataclasses.replace(plan, threads=index.splits) if index else plan
 
 
-def _what_there_is(folder: Path, manifest: Manifest) -> Manifest:
+def _what_there_is(folder: AnyPath, manifest: Manifest) -> Manifest:
     """The manifest of an unfinished build, as if its finished shards were all."""
     plan = _plan(folder, manifest)
     known = {entry.path: entry for entry in manifest.files}
@@ -129,13 +135,14 @@ def _what_there_is(folder: Path, manifest: Manifest) -> Manifest:
     return manifest.model_copy(update=update)
 
 
-def _entry(folder: Path, path: str) -> FileEntry:
+def _entry(folder: AnyPath, path: str) -> FileEntry:
     meta = _meta(folder / path)
-    size = (folder / path).stat().st_size
-    return FileEntry(path=path, rows=meta.get("examples", 0), bytes=size, sha256=_sha256(folder / path))
+    with storage.local_copy(folder / path) as copy:
+        size, digest = copy.stat().st_size, storage.content_id(copy)
+    return FileEntry(path=path, rows=meta.get("examples", 0), bytes=size, sha256=digest)
 
 
-def _refuse_losses(folder: Path, manifest: Manifest) -> None:
+def _refuse_losses(folder: AnyPath, manifest: Manifest) -> None:
     counts, limit = manifest.counts, manifest.config["limits"]["max_rejected"]
     if counts.pairs_lost > limit * counts.pairs_asked:
         raise UsageError(
@@ -144,7 +151,7 @@ def _refuse_losses(folder: Path, manifest: Manifest) -> None:
         )
 
 
-def _refuse_gaps(folder: Path, built: Manifest, found: Manifest) -> None:
+def _refuse_gaps(folder: AnyPath, built: Manifest, found: Manifest) -> None:
     if found is built:
         return
     planned = len(built.files) or len(_plan(folder, built).shards())
@@ -154,42 +161,44 @@ def _refuse_gaps(folder: Path, built: Manifest, found: Manifest) -> None:
     )
 
 
-def _check_shard(folder: Path, entry: FileEntry, fingerprint: str) -> None:
+def _check_shard(folder: AnyPath, entry: FileEntry, fingerprint: str) -> None:
+    """In an object store the hash is left to the upload, which has the bytes at hand: here the size must do."""
     path = folder / entry.path
     meta = _meta(path)
-    with pq.ParquetFile(path) as file:
+    with storage.open_parquet(path) as opened, pq.ParquetFile(opened) as file:
         rows, schema = file.metadata.num_rows, file.schema_arrow
     checks = {
         "belongs to another build (its fingerprint differs)": meta.get("fingerprint") == fingerprint,
         "has other columns than this version of everyuser writes": schema.equals(arrow_schema(Example)),
         f"has {rows} rows, not the {entry.rows} of {MANIFEST}": rows == entry.rows,
-        f"was changed after it was built (its hash is not that of {MANIFEST})": _sha256(path) == entry.sha256,
+        CHANGED: storage.content_id(path) == entry.sha256
+        if storage.is_local(path)
+        else storage.size(path) == entry.bytes,
     }
     for problem, is_fine in checks.items():
         if not is_fine:
-            raise UsageError(f"{path} {problem}; delete it and run `everyuser build` again")
+            raise UsageError(f"{path} {problem}; {_WAY_OUT}")
 
 
-def _meta(path: Path) -> dict[str, Any]:
+def changed(path: AnyPath) -> UsageError:
+    """The error for a shard whose bytes are not those that were built."""
+    return UsageError(f"{path} {CHANGED}; {_WAY_OUT}")
+
+
+def _meta(path: AnyPath) -> dict[str, Any]:
     try:
         return read_meta(path) or {}
     except UserError as error:
         raise UsageError(str(error)) from None
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _others(folder: Path, manifest: Manifest, repo_id: str, is_whole: bool) -> dict[str, bytes]:
+def _others(folder: AnyPath, manifest: Manifest, repo_id: str, is_whole: bool) -> dict[str, bytes]:
     """Every file but the shards. Local paths, which a card or report may name too, are cut to their last part."""
     found = {
-        path.relative_to(folder).as_posix(): path.read_bytes()
+        path: storage.read_bytes(folder / path)
         for pattern in PUBLISHED
         if pattern != _SHARDS
-        for path in sorted(folder.glob(pattern))
-        if path.is_file() and not path.name.startswith(".")
+        for path in _matching(folder, pattern)
     }
     public = privacy.public_manifest(manifest)
     report = _report(folder, found)
@@ -210,7 +219,7 @@ def _others(folder: Path, manifest: Manifest, repo_id: str, is_whole: bool) -> d
     return found | {MANIFEST: (public.model_dump_json(indent=1) + "\n").encode()}
 
 
-def _report(folder: Path, found: Mapping[str, bytes]) -> Report | None:
+def _report(folder: AnyPath, found: Mapping[str, bytes]) -> Report | None:
     try:
         return Report.model_validate_json(found[_REPORT]) if _REPORT in found else None
     except ValidationError:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -15,6 +14,7 @@ from pipeline.inspect import say
 from pipeline.publishing.publish import Published, PublishObserver
 from pipeline.publishing.repository import Changes, Repository
 from pipeline.publishing.upload import Batch
+from pipeline.storage import AnyPath
 
 _LINE_SECONDS = 5.0
 
@@ -28,11 +28,13 @@ class PublishDisplay(PublishObserver):
         self._watcher: threading.Thread | None = None
         self._result: Published | None = None
 
-    def checking(self, folder: Path) -> None:
+    def checking(self, folder: AnyPath) -> None:
         """Say what is read."""
         self._say(f"checking {folder} against its manifest")
 
-    def uploading_begins(self, folder: Path, repository: Repository, changes: Changes, todo: Sequence[Batch]) -> None:
+    def uploading_begins(
+        self, folder: AnyPath, repository: Repository, changes: Changes, todo: Sequence[Batch]
+    ) -> None:
         """Say what is to be done, and begin to follow it."""
         if repository.is_new:
             self._say("upload: the repository is new")
@@ -100,7 +102,7 @@ class PublishDisplay(PublishObserver):
 class _Upload:
     """The figures of an upload under way."""
 
-    def __init__(self, folder: Path, todo: Sequence[Batch]) -> None:
+    def __init__(self, folder: AnyPath, todo: Sequence[Batch]) -> None:
         self._folder = folder
         self._files = sum(len(batch) for batch in todo)
         self.bytes = sum(entry.bytes for batch in todo for entry in batch)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
@@ -25,11 +24,12 @@ from pipeline.publishing.repository import (
     open_repository,
 )
 from pipeline.publishing.upload import Batch, preupload
+from pipeline.storage import AnyPath
 from schemas.base import UsageError, UserError
 from schemas.config import PublishConfig
 from schemas.manifest import Manifest
 
-UploadAll = Callable[[Path, PublishConfig, Sequence[Batch]], None]
+UploadAll = Callable[[AnyPath, PublishConfig, Sequence[Batch]], None]
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,12 @@ class Published:
 class PublishObserver:
     """Is told how publishing goes. The command line draws it; the default says nothing."""
 
-    def checking(self, folder: Path) -> None:
+    def checking(self, folder: AnyPath) -> None:
         """The build's files are checked."""
 
-    def uploading_begins(self, folder: Path, repository: Repository, changes: Changes, todo: Sequence[Batch]) -> None:
+    def uploading_begins(
+        self, folder: AnyPath, repository: Repository, changes: Changes, todo: Sequence[Batch]
+    ) -> None:
         """`todo` are the shards to upload; what else of `changes` there is goes with the commit or is there already."""
 
     def uploading_ends(self) -> None:
@@ -62,7 +64,7 @@ class PublishObserver:
 
 
 def publish(
-    folder: Path,
+    folder: AnyPath,
     settings: PublishConfig,
     force: bool = False,
     upload_all: UploadAll = upload.upload_all,

@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, DatasetInfo, HfApi, get_session
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.hf_api import RepoFile
 
+from pipeline import storage
 from pipeline.publishing.contents import Contents, is_ours
 from pipeline.publishing.errors import hub_errors, require_token
+from pipeline.storage import AnyPath
 from schemas.base import UsageError, UserError
 from schemas.config import PublishConfig
 from schemas.manifest import FileEntry
@@ -128,13 +129,13 @@ def compare(contents: Contents, files: Mapping[str, RepoFile]) -> Changes:
     )
 
 
-def _is_there(file: RepoFile | None, sha256: str, content: Path | bytes) -> bool:
+def _is_there(file: RepoFile | None, sha256: str, content: AnyPath | bytes) -> bool:
     """Large files are known by the hash of their content, others by that of their git blob."""
     if file is None:
         return False
     if file.lfs is not None:
         return file.lfs.sha256 == sha256
-    data = content if isinstance(content, bytes) else content.read_bytes()
+    data = content if isinstance(content, bytes) else storage.read_bytes(content)
     return file.blob_id == hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()  # noqa: S324 - git's own
 
 

@@ -9,18 +9,19 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
-import shutil
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Literal
 
 from huggingface_hub import CommitOperationAdd
+from huggingface_hub.lfs import UploadInfo
 from pydantic import ValidationError
 
+from pipeline import storage
 from pipeline.progress import Tally, tally
+from pipeline.publishing.contents import changed
 from pipeline.publishing.errors import hub_errors, require_token
 from pipeline.publishing.repository import KIND, address, hub
-from pipeline.shards import write_text
+from pipeline.storage import AnyPath, write_text
 from schemas.base import Record, UserError
 from schemas.config import PublishConfig
 from schemas.manifest import FileEntry
@@ -45,25 +46,36 @@ def batches(entries: Sequence[FileEntry]) -> list[Batch]:
     return [tuple(entries[start : start + THREADS]) for start in range(0, len(entries), THREADS)]
 
 
-def not_uploaded(folder: Path, repo_id: str, entries: Sequence[FileEntry]) -> list[FileEntry]:
+def not_uploaded(folder: AnyPath, repo_id: str, entries: Sequence[FileEntry]) -> list[FileEntry]:
     """Shards that no earlier run has uploaded to this repository."""
-    return [entry for entry in entries if recall(folder, repo_id, entry) is None]
+    records = frozenset(storage.names(_records(folder, repo_id)))
+    return [
+        entry
+        for entry in entries
+        if _record(folder, repo_id, entry).name not in records or recall(folder, repo_id, entry) is None
+    ]
 
 
-def upload_all(folder: Path, settings: PublishConfig, todo: Sequence[Batch]) -> None:
+def upload_all(folder: AnyPath, settings: PublishConfig, todo: Sequence[Batch]) -> None:
     """Upload batch after batch, in this process."""
     for batch in todo:
         upload(batch, folder, settings)
 
 
-def upload(batch: Batch, folder: Path, settings: PublishConfig) -> None:
+def upload(batch: Batch, folder: AnyPath, settings: PublishConfig) -> None:
     """Upload a batch of shards, and remember it. What the Hub has already, by its hash, is not sent again."""
     require_token()
-    operations = [CommitOperationAdd(entry.path, folder / entry.path) for entry in batch]
-    for entry, operation in zip(batch, operations, strict=True):
-        operation.upload_info.sha256 = bytes.fromhex(entry.sha256)
     counts = tally(folder)
-    preupload(operations, settings, counts)
+    with contextlib.ExitStack() as stack:
+        copies = [stack.enter_context(storage.local_copy(folder / entry.path)) for entry in batch]
+        for entry, copy in zip(batch, copies, strict=True):
+            # One that is here was checked before; of one that was fetched, the bytes are here only now.
+            if not storage.is_local(folder) and storage.content_id(copy) != entry.sha256:
+                raise changed(folder / entry.path)
+        operations = [CommitOperationAdd(entry.path, copy) for entry, copy in zip(batch, copies, strict=True)]
+        for entry, operation in zip(batch, operations, strict=True):
+            operation.upload_info.sha256 = bytes.fromhex(entry.sha256)
+        preupload(operations, settings, counts)
     for entry, operation in zip(batch, operations, strict=True):
         done = Uploaded(path=entry.path, sha256=entry.sha256, bytes=entry.bytes, mode=operation._upload_mode or "lfs")
         write_text(_record(folder, settings.repo_id, entry), done.model_dump_json() + "\n")
@@ -91,29 +103,34 @@ def preupload(operations: Sequence[CommitOperationAdd], settings: PublishConfig,
         )
 
 
-def operation(folder: Path, repo_id: str, entry: FileEntry) -> CommitOperationAdd:
+def operation(folder: AnyPath, repo_id: str, entry: FileEntry) -> CommitOperationAdd:
     """What a commit needs of a shard that some process has uploaded.
 
     The client sets these attributes when it uploads; it has no other way to hand them on than a pickle of the whole.
     """
     done = recall(folder, repo_id, entry)
-    add = CommitOperationAdd(entry.path, folder / entry.path)
-    add.upload_info.sha256 = bytes.fromhex(entry.sha256)
-    if done is not None:
-        add._upload_mode, add._is_uploaded = done.mode, done.mode == "lfs"
+    if done is None or done.mode == "regular":
+        # Its bytes go with the commit.
+        add = CommitOperationAdd(entry.path, storage.read_bytes(folder / entry.path))
+        add._upload_mode = done.mode if done else None
+        return add
+    add = CommitOperationAdd(entry.path, b"")
+    add.upload_info = UploadInfo(sha256=bytes.fromhex(entry.sha256), size=entry.bytes, sample=b"")
+    add._upload_mode, add._is_uploaded = done.mode, True
     return add
 
 
-def recall(folder: Path, repo_id: str, entry: FileEntry) -> Uploaded | None:
+def recall(folder: AnyPath, repo_id: str, entry: FileEntry) -> Uploaded | None:
     """What is remembered of a shard, if it was uploaded to this repository."""
     with contextlib.suppress(FileNotFoundError, ValidationError):
-        return Uploaded.model_validate_json(_record(folder, repo_id, entry).read_bytes())
+        return Uploaded.model_validate_json(storage.read_bytes(_record(folder, repo_id, entry)))
     return None
 
 
-def forget(folder: Path, repo_id: str) -> None:
+def forget(folder: AnyPath, repo_id: str) -> None:
     """Remember nothing: the commit was made, or the Hub does not have these files any more."""
-    shutil.rmtree(_records(folder, repo_id), ignore_errors=True)
+    with contextlib.suppress(UserError):
+        storage.remove_tree(_records(folder, repo_id))
 
 
 @contextlib.contextmanager
@@ -139,9 +156,9 @@ class _Counter(logging.Handler):
             self._counts.add("publish/retries", 1)
 
 
-def _records(folder: Path, repo_id: str) -> Path:
+def _records(folder: AnyPath, repo_id: str) -> AnyPath:
     return folder / ".publish" / hashlib.sha256(address(repo_id).encode()).hexdigest()[:16]
 
 
-def _record(folder: Path, repo_id: str, entry: FileEntry) -> Path:
+def _record(folder: AnyPath, repo_id: str, entry: FileEntry) -> AnyPath:
     return _records(folder, repo_id) / f"{entry.sha256}.json"

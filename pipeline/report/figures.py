@@ -11,10 +11,9 @@ import itertools
 import math
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
-from pipeline.shards import write_text
+from pipeline.storage import AnyPath, write_text
 from schemas.report import DimensionFigures, Report
 
 _INK, _SOFT, _LINE, _PAPER = "#1b1d20", "#596067", "#e2e2de", "#ffffff"
@@ -41,7 +40,7 @@ class _Drawn(NamedTuple):
     alt: str
 
 
-def write_figures(report: Report, folder: Path) -> tuple[Figure, ...]:
+def write_figures(report: Report, folder: AnyPath) -> tuple[Figure, ...]:
     """Write the pictures into `folder/figures`; one that there are no figures for is left out."""
     made = []
     for name, draw in _DRAWINGS.items():

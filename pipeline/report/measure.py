@@ -29,6 +29,7 @@ from pipeline.report.pace import read_pace
 from pipeline.report.settings import ReportSettings
 from pipeline.report.shown import ShownExamples, ShownRejections
 from pipeline.report.source import Build, open_build, read_batches
+from pipeline.storage import AnyPath
 from schemas.base import UserError
 from schemas.report import REPORT_VERSION, DiversityFigures, Report
 
@@ -39,7 +40,7 @@ _SHARDS_A_TASK = 16
 """Shards that a process measures in one go, at most: what it hands over is then small against what it has read."""
 
 
-def measure(folder: Path, settings: ReportSettings, progress: Progress) -> Report:
+def measure(folder: AnyPath, settings: ReportSettings, progress: Progress) -> Report:
     """The report of the finished build in `folder`; the same for the same build, but for `created`.
 
     Raises `UsageError` where there is no such build, where a shard is missing or damaged, and for a benchmark that

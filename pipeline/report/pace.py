@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import orjson
 
+from pipeline import storage
 from pipeline.progress import PACE
+from pipeline.storage import AnyPath
 from schemas.report import PacePoint
 
 _POINTS = 300
 
 
-def read_pace(folder: Path) -> tuple[PacePoint, ...]:
+def read_pace(folder: AnyPath) -> tuple[PacePoint, ...]:
     """The build's pace, run after run, as some hundred points; empty where nothing was noted."""
     points: list[PacePoint] = []
     before = last = PacePoint(seconds=0, pairs=0, prompt_tokens=0, completion_tokens=0)
@@ -35,14 +37,14 @@ def read_pace(folder: Path) -> tuple[PacePoint, ...]:
     return tuple(points[k] for k in chosen)
 
 
-def _entries(path: Path) -> Iterator[dict[str, Any]]:
+def _entries(path: AnyPath) -> Iterator[dict[str, Any]]:
     """The notes in order, but for lines that a kill cut off."""
-    if not path.is_file():
-        return
-    with path.open("rb") as file:
-        for line in file:
-            try:
-                entry = orjson.loads(line)
-            except orjson.JSONDecodeError:
-                continue
-            yield entry
+    content = b""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        content = storage.read_bytes(path)
+    for line in content.splitlines():
+        try:
+            entry = orjson.loads(line)
+        except orjson.JSONDecodeError:
+            continue
+        yield entry

@@ -11,9 +11,8 @@ import base64
 import hashlib
 import importlib.resources
 import re
-from pathlib import Path
 
-from pipeline.shards import write_text
+from pipeline.storage import AnyPath, write_text
 from schemas.report import Report
 
 _SCRIPTS = (
@@ -48,7 +47,7 @@ def render(report: Report) -> str:
     return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], _read("page.html"))
 
 
-def write(report: Report, folder: Path) -> None:
+def write(report: Report, folder: AnyPath) -> None:
     """Write `report.json` and `report.html` into `folder`."""
     write_text(folder / "report.json", report.model_dump_json(indent=1) + "\n")
     write_text(folder / "report.html", render(report))

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 from pipeline.card import write_card
-from pipeline.prepare import locked
+from pipeline.locks import locked
 from pipeline.report.figures import write_figures
 from pipeline.report.measure import measure
 from pipeline.report.page import write
 from pipeline.report.settings import ReportSettings
 from pipeline.report.source import open_build
+from pipeline.storage import AnyPath
 from schemas.report import Report
 
 
-def write_report(folder: Path, settings: ReportSettings, progress: Callable[[str, int, int], None]) -> Report:
+def write_report(folder: AnyPath, settings: ReportSettings, progress: Callable[[str, int, int], None]) -> Report:
     """Write `report.html`, `report.json` and `figures/` into a finished build's folder, and their gist into its card.
 
     Raises `UsageError` where there is no finished build.

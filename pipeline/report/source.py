@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,10 +13,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline import storage
+from pipeline.manifests import MANIFEST, read_manifest
 from pipeline.plan import SPLITS
-from pipeline.prepare import MANIFEST, read_manifest
 from pipeline.report.texts import Hashes, Integers, Words, characters_of, hash_texts, words_of
 from pipeline.shards import read_shard
+from pipeline.storage import AnyPath
 from preference_space.direction import Direction
 from preference_space.space import PreferenceSpace, load_space
 from schemas.base import UsageError
@@ -28,12 +29,12 @@ from schemas.manifest import FileEntry, Manifest
 class Build:
     """A finished build's folder. `shards` are its data files, in the manifest's order, which is that of the splits."""
 
-    folder: Path
+    folder: AnyPath
     manifest: Manifest
     space: PreferenceSpace
     shards: tuple[FileEntry, ...]
 
-    def path(self, shard: int, folder: str = "data") -> Path:
+    def path(self, shard: int, folder: str = "data") -> AnyPath:
         """A shard's file of `data`, `pool`, `rejected/pairs` or `rejected/examples`."""
         return self.folder / folder / Path(self.shards[shard].path).name
 
@@ -58,20 +59,21 @@ class Build:
         return self.examples // (2 if self.manifest.config["mirror"] else 1)
 
 
-def open_build(folder: Path) -> Build:
+def open_build(folder: AnyPath) -> Build:
     """The build in `folder`; `UsageError` where there is none, or it is unfinished, or a shard is missing."""
-    manifest = read_manifest(folder) if folder.is_dir() else None
+    manifest = read_manifest(folder)
     if manifest is None:
         raise UsageError(f"{folder} holds no build ({MANIFEST} is not there); name a build's output folder")
     if manifest.status != "complete":
         raise UsageError(f"{folder} holds an unfinished build; run its build command again, then report")
     if not any(entry.rows for entry in manifest.files):
         raise UsageError(f"{folder} holds a build without examples; its rejected/ says why")
+    there = {f"data/{name}" for name in storage.names(folder / "data")}
     for entry in manifest.files:
-        path = folder / entry.path
-        if not path.is_file():
-            raise UsageError(f"{path} is missing; run the build command again, which makes it anew")
-    return Build(folder, manifest, load_space(folder / "preference_space.yaml"), manifest.files)
+        if entry.path not in there:
+            raise UsageError(f"{folder / entry.path} is missing; run the build command again, which makes it anew")
+    with storage.local_copy(folder / "preference_space.yaml") as copy:
+        return Build(folder, manifest, load_space(copy), manifest.files)
 
 
 @dataclass(frozen=True)
@@ -227,9 +229,13 @@ def _levels(lists: pa.ListArray) -> Direction:
 def read_batches(build: Build, shard: int) -> Iterator[Batch]:
     """The row groups of a shard. Raises `UsageError` for one that is not as the build has left it."""
     entry, path = build.shards[shard], build.folder / build.shards[shard].path
-    with path.open("rb") as file:
-        if hashlib.file_digest(file, "sha256").hexdigest() != entry.sha256:
+    with storage.local_copy(path) as copy:
+        if storage.content_id(copy) != entry.sha256:
             raise UsageError(f"{path} is not what the build wrote; delete it and run the build command again")
+        yield from _read_groups(build, shard, copy)
+
+
+def _read_groups(build: Build, shard: int, path: Path) -> Iterator[Batch]:
     start, split = 0, build.splits.index(build.split(shard))
     # Read by one thread and without read-ahead: the processes share the processors, and memory is what is scarce.
     with pq.ParquetFile(path, pre_buffer=False) as file:
@@ -245,16 +251,16 @@ def read_batches(build: Build, shard: int) -> Iterator[Batch]:
             start += len(table)
 
 
-def read_columns(path: Path, columns: list[str]) -> pa.Table | None:
+def read_columns(path: AnyPath, columns: list[str]) -> pa.Table | None:
     """Some columns of a file that the manifest does not list, of the pool or of what was rejected; None without it."""
-    if not path.is_file():
+    if not storage.is_file(path):
         return None
     with damage_told(path):
         return read_shard(path, columns)
 
 
 @contextlib.contextmanager
-def damage_told(path: Path) -> Iterator[None]:
+def damage_told(path: AnyPath) -> Iterator[None]:
     """Turns what Arrow says of a damaged file into one line with the way out."""
     try:
         yield

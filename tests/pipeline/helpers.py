@@ -12,9 +12,10 @@ import orjson
 from pipeline.build import build
 from pipeline.generation.requests import Completion, Outcome, Request
 from pipeline.leaks import find_shared_replies
+from pipeline.locks import locked
 from pipeline.pairs import PairShard, open_shard, render_prompts, sample_points, store_pairs, validate_pairs
 from pipeline.plan import BuildPlan, ShardSpec
-from pipeline.prepare import locked, prepare
+from pipeline.prepare import prepare
 from pipeline.shards import read_shard
 from schemas.config import BuildConfig
 from schemas.loader import validate
@@ -86,6 +87,12 @@ def run_build(output: Path, answer: Answer = good, **keys: Any) -> tuple[Manifes
     """A whole build against a stub server; the server is returned for the requests that it saw."""
     with StubServer(answer) as stub:
         return build(tiny(**{"engine": {"kind": "openai", "base_urls": [stub.url]}} | keys), output), stub
+
+
+def folder_of(plan: BuildPlan) -> Path:
+    """The folder of a build on this machine."""
+    assert isinstance(plan.output, Path)
+    return plan.output
 
 
 def rows_of(folder: Path) -> list[dict[str, Any]]:

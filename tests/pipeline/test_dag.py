@@ -16,9 +16,9 @@ from pipeline import dag
 from pipeline.build import build
 from pipeline.generation.journal import read_journal
 from pipeline.generation.requests import Completion
+from pipeline.manifests import read_manifest
 from pipeline.pairs import open_shard, render_prompts, sample_points
 from pipeline.plan import SPLITS, BuildPlan
-from pipeline.prepare import read_manifest
 from pipeline.progress import tally
 from pipeline.shards import read_shard
 from schemas.base import UserError

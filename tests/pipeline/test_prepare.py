@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
+from pipeline.locks import locked
+from pipeline.manifests import read_manifest, write_manifest
 from pipeline.mining.gather import Index
-from pipeline.prepare import locked, prepare, read_manifest, with_threads, write_manifest
+from pipeline.prepare import prepare, with_threads
 from pipeline.resources import resources
 from pipeline.shards import read_shard
 from preference_space.space import load_space
@@ -29,7 +31,7 @@ def held_by_another_process(output: Path) -> Iterator[subprocess.Popen[str]]:
     code = """
 import sys, time
 from pathlib import Path
-from pipeline.prepare import locked
+from pipeline.locks import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(600)

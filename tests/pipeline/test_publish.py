@@ -848,7 +848,7 @@ def test_repository_that_was_deleted_since_the_upload_gets_everything_again(hub:
 
 
 def test_build_at_work_is_not_published(hub: FakeHub, built: Path) -> None:
-    from pipeline.prepare import locked
+    from pipeline.locks import locked
 
     with locked(built):
         assert_one_line(publish(built), 2, f"{built}: another build is at work there")

@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Features, load_dataset
 
-from pipeline.shards import atomic, disk_errors, read_meta, read_shard, remove_temporary, write_shard, write_text
+from pipeline.shards import read_meta, read_shard, write_shard
+from pipeline.storage import atomic, disk_errors, remove_temporary, write_text
 from schemas.arrow import arrow_schema, hf_metadata
 from schemas.base import UserError
 from schemas.records import Example, PairItem

@@ -159,7 +159,10 @@ function paceFigure(pace) {
 
 function runTable(runs) {
   return table(
-    ["Started", "Took", "Ended", "Requests", "Replayed", "Prompt tokens", "Completion tokens", "Server restarts"],
+    [
+      ...["Started", "Took", "Ended", "Requests", "Replayed", "Prompt tokens", "Completion tokens", "Server restarts"],
+      ...["In flight", "Seconds in queue", "Seconds at the model"],
+    ],
     runs.map((run) => [
       moment(run.started),
       duration(run.seconds),
@@ -169,6 +172,9 @@ function runTable(runs) {
       count(run.prompt_tokens),
       count(run.completion_tokens),
       count(run.server_restarts),
+      decimal(run.in_flight, 1),
+      decimal(run.queue_seconds, 2),
+      decimal(run.request_seconds, 2),
     ]),
     "Runs",
   );

@@ -15,7 +15,7 @@ from aiohttp import web
 
 from pipeline.generation.client import Client, Ticket, Window
 from pipeline.generation.endpoints import FixedEndpoints
-from pipeline.generation.journal import JournalWriter, read_journal
+from pipeline.generation.journal import open_journal, read_journal
 from pipeline.generation.requests import (
     AnyRequest,
     ChoiceRequest,
@@ -66,7 +66,7 @@ def connected(folder: Path, *urls: str, in_flight: int = 8, config: RequestsConf
 
 def submit(client: Client, requests: Sequence[AnyRequest], folder: Path) -> Ticket:
     ticket = Ticket([None] * len(requests), len(requests))
-    client.submit(list(enumerate(requests)), ticket, JournalWriter(folder / "journal.jsonl"))
+    client.submit(list(enumerate(requests)), ticket, open_journal(folder / "journal.jsonl"))
     return ticket
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.generation.journal import JournalWriter, read_journal
+from pipeline.generation.journal import open_journal, read_journal
 from pipeline.generation.requests import Completion, Failure, Outcome
 from schemas.base import UserError
 
@@ -15,7 +15,7 @@ BAD = Failure("http_400", "HTTP 400: this prompt is too long\x00")
 
 
 def write(path: Path, outcomes: dict[str, Outcome]) -> None:
-    writer = JournalWriter(path)
+    writer = open_journal(path)
     for key, outcome in outcomes.items():
         writer.append(key, outcome)
     writer.close()
@@ -104,7 +104,7 @@ def test_a_long_cut_line_takes_no_whole_line_with_it(tmp_path: Path) -> None:
 def test_a_full_disk_is_told_with_the_name_of_the_file(tmp_path: Path) -> None:
     path = tmp_path / "pairs.jsonl"
     path.symlink_to("/dev/full")
-    writer = JournalWriter(path)
+    writer = open_journal(path)
 
     with pytest.raises(UserError) as caught:
         writer.append("a1", GOOD)
@@ -118,18 +118,18 @@ def test_a_folder_that_cannot_be_made_is_told_with_the_name_of_the_file(tmp_path
     (tmp_path / "journal").write_text("a file where the folder should be")
 
     with pytest.raises(UserError, match=r"journal/pairs\.jsonl"):
-        JournalWriter(tmp_path / "journal" / "pairs.jsonl")
+        open_journal(tmp_path / "journal" / "pairs.jsonl")
 
 
 FILL_THE_DISK = """
 import resource, signal, sys
 from pathlib import Path
-from pipeline.generation.journal import JournalWriter
+from pipeline.generation.journal import open_journal
 from pipeline.generation.requests import Completion
 from schemas.base import UserError
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-writer = JournalWriter(Path(sys.argv[1]))
+writer = open_journal(Path(sys.argv[1]))
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
 try:
     for k in range(100):

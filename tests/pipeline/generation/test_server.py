@@ -16,7 +16,7 @@ import pytest
 
 from pipeline.generation.client import Client, Ticket
 from pipeline.generation.guard import Spec
-from pipeline.generation.journal import JournalWriter
+from pipeline.generation.journal import open_journal
 from pipeline.generation.requests import (
     AnyRequest,
     ChoiceRequest,
@@ -81,7 +81,7 @@ def connected(folder: Path, spec: Spec, in_flight: int = 4, retries: int = 3) ->
 
 def submit(client: Client, requests: Sequence[AnyRequest], folder: Path) -> Ticket:
     ticket = Ticket([None] * len(requests), len(requests))
-    client.submit(list(enumerate(requests)), ticket, JournalWriter(folder / "journal.jsonl"))
+    client.submit(list(enumerate(requests)), ticket, open_journal(folder / "journal.jsonl"))
     return ticket
 
 

@@ -32,7 +32,7 @@ from pipeline.mining.threads import Threads
 from pipeline.plan import SPLITS, BuildPlan
 from pipeline.prepare import with_threads
 from schemas.base import UsageError, UserError
-from tests.pipeline.helpers import mining, prepared, rows_of, tiny, write_jsonl
+from tests.pipeline.helpers import folder_of, mining, prepared, rows_of, tiny, write_jsonl
 from tests.stub import good_text
 
 FORUM = Path(__file__).resolve().parents[4] / "shared" / "data" / "forum"
@@ -289,7 +289,7 @@ def test_funnel_adds_up_with_other_keys(tmp_path: Path, section: Row, build: Row
 
 def test_responses_of_threads_that_a_later_step_drops_are_counted_in_their_threads(tmp_path: Path) -> None:
     found = gathered(tmp_path / "out", busy_dump(tmp_path))
-    rows = rows_of(found.plan.output / "threads")
+    rows = rows_of(folder_of(found.plan) / "threads")
 
     assert found.counts("posts")["duplicate"] > 0
     assert found.index.counts["threads"] == len(rows)
@@ -598,7 +598,7 @@ def test_annotated_threads_can_be_gathered_again(tmp_path: Path) -> None:
     shares: dict[str, Any] = {"positive": [0.1] * DIMENSIONS, "negative": [0.9] * DIMENSIONS}
     rows = [response("a", levels=[-1] * DIMENSIONS, **shares), response("b"), response("c", levels={"gender": 1})]
     first = gather_rows(tmp_path, thread("t", *rows, topics=["music"]), pair("u"))
-    parts = sorted((first.plan.output / "threads").glob("part-*.parquet"))
+    parts = sorted((folder_of(first.plan) / "threads").glob("part-*.parquet"))
 
     again = gathered(tmp_path / "again", mining(*parts))
 
@@ -940,7 +940,7 @@ def test_slices_and_parts_done_twice_give_the_same_files(tmp_path: Path, monkeyp
     pieces, parts = slices_to_do(plan), parts_to_do(plan)
 
     def files() -> dict[Path, bytes]:
-        return {path: path.read_bytes() for path in sorted((plan.output / "threads").rglob("*")) if path.is_file()}
+        return {path: path.read_bytes() for path in sorted((folder_of(plan) / "threads").rglob("*")) if path.is_file()}
 
     def run() -> dict[Path, bytes]:
         for piece in pieces:

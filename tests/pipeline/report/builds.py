@@ -11,13 +11,14 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 
+from pipeline.manifests import write_manifest
 from pipeline.pairs import PAIR_SCHEMA, REJECTION_SCHEMA
-from pipeline.prepare import write_manifest
 from pipeline.report.measure import measure
 from pipeline.report.settings import ReportSettings
 from pipeline.report.source import Batch
 from pipeline.rows import EXAMPLE_SCHEMA
-from pipeline.shards import write_shard, write_text
+from pipeline.shards import write_shard
+from pipeline.storage import write_text
 from preference_space.space import Dimension, Pole, PreferenceSpace
 from schemas.config import BuildConfig
 from schemas.manifest import Counts, FileEntry, Manifest, Run

@@ -1,0 +1,40 @@
+"""The engine without a model: replies out of a list of words, the same for the same request.
+
+They pass every rule, so that a build with them shows what the machinery does at any size, and how fast.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import orjson
+
+from pipeline.generation.requests import OPTIONS, AnyRequest, ChoiceRequest, Completion, Failure, Outcome
+
+_TEXT = """
+again almost always autumn balcony basket before bicycle bottle bread brother candle carpet chance cheese city corner
+cousin evening family field forest friend garden gentle harbour honest kitchen lantern letter library little market
+meadow minute morning mother mountain music neighbour ocean orange paper patient pencil picture pillow pocket quiet
+rather river saddle season sister slowly spoon station street summer sunday table teacher thunder ticket train village
+"""
+_WORDS = _TEXT.split()
+_LENGTH = 24
+
+
+def reply(request: AnyRequest) -> Outcome:
+    """The outcome of a request. One that asks for JSON fails, as no words fit a schema."""
+    if isinstance(request, ChoiceRequest):
+        return Completion(_choices(request), "stop", 0, 0)
+    if b'"response_format"' in request.body and "response_format" in orjson.loads(request.body):
+        return Failure("dummy", "engine 'dummy' writes no JSON")
+    draws = hashlib.shake_128(request.key.encode()).digest(_LENGTH)
+    words = [_WORDS[draw % len(_WORDS)] for draw in draws]
+    return Completion(f"Reply {request.key[:16]} says {' '.join(words)}.", "stop", 0, 0)
+
+
+def _choices(request: ChoiceRequest) -> str:
+    """Sure answers to all questions: bytes as `ChoiceRequest.read` makes them."""
+    draws = hashlib.shake_128(request.key.encode()).digest(request.sequences)
+    favourite = np.frombuffer(draws, dtype=np.uint8) % len(OPTIONS)
+    return (230 * np.eye(len(OPTIONS), dtype=np.uint8)[favourite]).tobytes().hex()

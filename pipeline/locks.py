@@ -1,0 +1,190 @@
+"""One run at a time in a build's folder: a file lock on this machine, a lease in an object store.
+
+A lease is an object that its holder writes anew every few seconds. Leases are numbered, and the highest holds: whoever
+takes over from a dead run creates the next number, which only one can, and a run that had only been asleep finds that
+number and stops. No clocks are compared: a lease is dead when it stands still while it is watched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from upath import UPath
+
+from pipeline import storage
+from pipeline.storage import AnyPath
+from schemas.base import UsageError, UserError
+
+LOCK = ".lock"
+_BEAT_SECONDS = 10.0
+_WATCHED_SECONDS = 35.0
+"""How long a lease must stand still to be dead: three beats, and a little."""
+
+
+@contextlib.contextmanager
+def locked(folder: AnyPath) -> Iterator[None]:
+    """Hold a build's folder for this process alone.
+
+    Raises `UsageError` where another run holds it. On this machine the lock goes with the process, however it ends;
+    elsewhere the next run takes over after half a minute (at once where it sees that the process is gone).
+    """
+    if storage.is_local(folder):
+        with _file_lock(folder):
+            yield
+        return
+    lease = _Lease(folder)
+    try:
+        yield
+    except KeyboardInterrupt:
+        lease.check()
+        raise
+    finally:
+        lease.release()
+    lease.check()
+
+
+@contextlib.contextmanager
+def _file_lock(folder: Path) -> Iterator[None]:
+    storage.make_folder(folder)
+    with storage.disk_errors(folder):
+        file = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(file, 32, 0).decode(errors="replace").strip() or "unknown"
+            raise _held(folder, f"process {holder}") from None
+        with storage.disk_errors(folder):
+            os.ftruncate(file, 0)
+            os.pwrite(file, str(os.getpid()).encode(), 0)
+        yield
+    finally:
+        os.close(file)
+
+
+@dataclass(frozen=True)
+class _Holder:
+    """What a lease says. `beats` grows while its holder lives."""
+
+    host: str
+    process: int
+    run: str
+    beats: int = 0
+    released: bool = False
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether it is known to be over without watching."""
+        if self.released:
+            return True
+        if self.host != socket.gethostname():
+            return False
+        try:
+            os.kill(self.process, 0)
+        except ProcessLookupError:
+            return True
+        except PermissionError:
+            return False
+        # A number that was given anew, to this very process.
+        return self.process == os.getpid() and self.run not in _ours
+
+
+_ours: set[str] = set()
+"""Leases that this process holds."""
+
+
+class _Lease:
+    def __init__(self, folder: UPath) -> None:
+        self._folder = folder
+        self._me = _Holder(socket.gethostname(), os.getpid(), uuid.uuid4().hex)
+        self._number = self._acquire()
+        _ours.add(self._me.run)
+        self._taken_by: _Holder | None = None
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="everyuser-lease", daemon=True)
+        self._thread.start()
+
+    def check(self) -> None:
+        """Raises `UserError` where another run has taken over."""
+        if self._taken_by is not None:
+            raise UserError(
+                f"{self._folder}: process {self._taken_by.process} on {self._taken_by.host} has taken over, as this "
+                "one had stood still; nothing is lost, let it finish"
+            )
+
+    def release(self) -> None:
+        """Let the next one in."""
+        self._over.set()
+        self._thread.join()
+        _ours.discard(self._me.run)
+        if self._taken_by is None:
+            with contextlib.suppress(UserError):
+                self._write(replace(self._me, released=True))
+
+    def _path(self, number: int) -> UPath:
+        return self._folder / LOCK / f"{number:08d}.json"
+
+    def _numbers(self) -> list[int]:
+        return [int(name.partition(".")[0]) for name in storage.names(self._folder / LOCK)]
+
+    def _read(self, number: int) -> _Holder | None:
+        try:
+            return _Holder(**json.loads(storage.read_bytes(self._path(number))))
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError):
+            raise UsageError(f"{self._path(number)} is damaged; delete it") from None
+
+    def _write(self, holder: _Holder) -> None:
+        self._me = holder
+        storage.write_text(self._path(self._number), json.dumps(asdict(holder)))
+
+    def _acquire(self) -> int:
+        last = max(self._numbers(), default=0)
+        holder = self._read(last) if last else None
+        if holder is not None and not holder.is_gone and self._is_alive(last, holder):
+            raise _held(self._folder, f"process {holder.process} on {holder.host}")
+        try:
+            storage.create(self._path(last + 1), json.dumps(asdict(self._me)).encode())
+        except FileExistsError:
+            raise _held(self._folder, "one that began at the same moment") from None
+        for number in self._numbers():
+            if number <= last:
+                storage.remove(self._path(number))
+        return last + 1
+
+    def _is_alive(self, number: int, holder: _Holder) -> bool:
+        """Watch a lease until it moves, or has stood still for too long."""
+        until = time.monotonic() + _WATCHED_SECONDS
+        while time.monotonic() < until:
+            time.sleep(min(1.0, _WATCHED_SECONDS / 10))
+            seen = self._read(number)
+            if seen != holder:
+                return seen is None or not seen.released
+        return False
+
+    def _beat(self) -> None:
+        while not self._over.wait(_BEAT_SECONDS):
+            # A store that cannot be reached for a moment is no reason to stop.
+            with contextlib.suppress(UserError):
+                newest = max(self._numbers(), default=self._number)
+                if newest > self._number:
+                    self._taken_by = self._read(newest)
+                    os.kill(os.getpid(), signal.SIGINT)
+                    return
+                self._write(replace(self._me, beats=self._me.beats + 1))
+
+
+def _held(folder: AnyPath, whom: str) -> UsageError:
+    return UsageError(f"{folder}: another build is at work there ({whom}); wait for it, or choose another --output")

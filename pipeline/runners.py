@@ -1,0 +1,131 @@
+"""Which engine runs the DAG, with which options. The DAG does not know it; only options differ."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import DebugOptions, PipelineOptions, StandardOptions
+from apache_beam.runners import create_runner
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+
+from pipeline.metrics import Measured
+from pipeline.plan import BuildPlan
+from schemas.base import UsageError, UserError
+from schemas.config import BuildConfig, WorkersConfig
+
+_DATAFLOW = "DataflowRunner"
+
+
+class Runner:
+    """Beam's runner and options, from the configuration and the command line's part behind `--`, which wins.
+
+    `measured` are the metrics of all pipelines that it has run. Raises `UsageError` for what Beam lacks.
+    """
+
+    def __init__(self, config: BuildConfig, beam_args: Sequence[str]) -> None:
+        self.measured = Measured()
+        self.options = PipelineOptions([*beam_args])
+        known = self.options.get_all_options()
+        given = self.options.get_all_options(retain_unknown_options=True)
+        unknown = sorted(given.keys() - known.keys())
+        if unknown:
+            raise UsageError(f"Beam has no option '--{unknown[0]}'; what follows `--` on the command line goes to Beam")
+        name = self.options.view_as(StandardOptions).runner
+        self.is_dataflow = (name or "").rpartition(".")[2].lower() in (_DATAFLOW.lower(), "dataflow")
+        if self.is_dataflow:
+            self.options = _for_dataflow(config, beam_args)
+        try:
+            # The plain DirectRunner tries to download a binary, and then behaves differently.
+            self._runner = create_runner(name) if name else FnApiRunner()
+        except (ImportError, ValueError) as error:
+            extra = "; for Dataflow install apache-beam[gcp]" if self.is_dataflow else ""
+            raise UsageError(f"--runner={name}: {' '.join(str(error).split())[:200]}{extra}") from None
+
+    @property
+    def is_distributed(self) -> bool:
+        """Whether workers may be on other machines."""
+        return not isinstance(self._runner, FnApiRunner)
+
+    def adapted(self, plan: BuildPlan) -> BuildPlan:
+        """The plan as this runner should have it.
+
+        Only Dataflow heeds resource hints. Elsewhere they would cut the DAG into stages that hand shards to each other,
+        which today run as one.
+        """
+        if self.is_dataflow:
+            return plan
+        workers = plan.config.workers.model_copy(update={"accelerator": None, "memory": None})
+        return dataclasses.replace(plan, config=plan.config.model_copy(update={"workers": workers}))
+
+    def run(self, fill: Callable[..., None], *arguments: Any) -> None:
+        """Run the pipeline that `fill(pipeline, *arguments)` lays out, to its end. Ctrl-C cancels the job."""
+        with user_errors():
+            result = self.submit(fill, *arguments)
+            try:
+                result.wait_until_finish()
+            except KeyboardInterrupt:
+                with contextlib.suppress(Exception):
+                    result.cancel()
+                raise
+            _check(result)
+            self.measured.add(result)
+
+    def submit(self, fill: Callable[..., None], *arguments: Any) -> Any:
+        """Hand the pipeline over, and return its result without waiting."""
+        pipeline = beam.Pipeline(runner=self._runner, options=self.options)
+        fill(pipeline, *arguments)
+        return pipeline.run()
+
+
+def _for_dataflow(config: BuildConfig, beam_args: Sequence[str]) -> PipelineOptions:
+    """What Dataflow needs to know of the workers. One process a machine, as all its threads feed one model server."""
+    workers: WorkersConfig = config.workers
+    arguments = {
+        "--sdk_container_image": workers.image,
+        "--machine_type": workers.machine_type,
+        "--max_num_workers": workers.most,
+        "--disk_size_gb": workers.disk_gb,
+        "--number_of_worker_harness_threads": workers.threads,
+        # The image has this package; nothing is staged.
+        "--sdk_location": "container" if workers.image else None,
+    }
+    chosen = [f"{name}={value}" for name, value in arguments.items() if value is not None]
+    options = PipelineOptions([*chosen, *beam_args])
+    debug = options.view_as(DebugOptions)
+    for experiment in ("no_use_multiple_sdk_containers", *workers.experiments):
+        debug.add_experiment(experiment)
+    return options
+
+
+def _check(result: Any) -> None:
+    """Some runners raise for a job that failed, others return a state."""
+    state = str(result.state)
+    if state not in ("DONE", "UNKNOWN", "None"):
+        raise UserError(
+            f"the job ended as {state}; the runner's log says why; the same command goes on, finished work is kept"
+        )
+
+
+@contextlib.contextmanager
+def user_errors() -> Iterator[None]:
+    """Find our own error again in what a runner makes of it: a copy with a suffix, or a traceback as text.
+
+    Beam makes a `RuntimeError` of Ctrl-C, too.
+    """
+    try:
+        yield
+    except Exception as error:
+        if re.match(r"KeyboardInterrupt\b", str(error)):
+            raise KeyboardInterrupt from error
+        text = f"{type(error).__name__}: {error}" if isinstance(error, UserError) else str(error)
+        found = re.findall(r"(User|Usage)Error: (.*)", text)
+        if not found:
+            raise
+        kind, message = found[-1]
+        known = UsageError if kind == "Usage" else UserError
+        raise known(re.sub(r" \[while running '.*", "", message)) from error

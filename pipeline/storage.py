@@ -1,0 +1,317 @@
+"""Where a build's files are: a folder of this machine, or a place in an object store. The difference ends here.
+
+On this machine a file appears by being renamed; in an object store it appears when it has arrived whole, as such a
+store has neither renaming nor appending. Everything else of the pipeline only asks for files that appear whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from typing_extensions import TypeIs
+from upath import UPath
+
+from schemas.base import UsageError, UserError
+
+AnyPath = Path | UPath
+"""A file or folder: a `Path` on this machine, a `UPath` of any file system that fsspec knows elsewhere."""
+
+THREADS = 32
+"""Requests to an object store at once, where there are many to be made: each takes some 50 ms and no processor."""
+
+_OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oci", "oss", "r2", "memory"})
+"""Protocols under which a file appears when it is whole, and folders need not be made."""
+_BLOCK_BYTES = 8 << 20
+_PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
+
+
+def parse(name: str) -> AnyPath:
+    """The place that a user names: a path, or an address such as `gs://bucket/folder`. Raises `UsageError`."""
+    protocol, separator, rest = name.partition("://")
+    if not separator:
+        return Path(name)
+    if protocol == "file":
+        return Path(rest)
+    if not rest.strip("/"):
+        raise UsageError(f"{name}: a bucket or host is missing")
+    try:
+        # What other workers write must be seen, so no listing is remembered.
+        path = UPath(name.rstrip("/"), use_listings_cache=False)
+        _ = path.fs
+    except ImportError:
+        package = _PACKAGES.get(protocol, f"the package for {protocol}://")
+        raise UsageError(f"{name}: {package} is not installed in this Python; pip install {package}") from None
+    except Exception as error:  # Each file system has its own.
+        raise UsageError(f"{name}: cannot be used: {_told(error)}") from None
+    return path
+
+
+def absolute(path: AnyPath) -> AnyPath:
+    """The same place, wherever the process stands."""
+    return path.absolute()
+
+
+def is_local(path: AnyPath) -> TypeIs[Path]:
+    """Whether this machine's own file system has it."""
+    return isinstance(path, Path)
+
+
+@contextmanager
+def atomic(path: AnyPath) -> Iterator[Path]:
+    """A temporary file of this machine that becomes `path`, whole, at the end; it is dropped on an error."""
+    if not is_local(path):
+        with tempfile.TemporaryDirectory(prefix="everyuser-") as scratch:
+            temporary = Path(scratch) / path.name
+            with disk_errors(temporary):
+                yield temporary
+            with disk_errors(path):
+                _put(temporary, path)
+        return
+    temporary = path.with_name(f".tmp-{path.name}-{os.getpid()}")
+    try:
+        with disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _put(local: Path, path: UPath) -> None:
+    if path.protocol in _OBJECT_STORES:
+        path.fs.put_file(str(local), path.path)
+        return
+    temporary = path.with_name(f".tmp-{path.name}-{os.getpid()}")
+    path.fs.makedirs(path.parent.path, exist_ok=True)
+    path.fs.put_file(str(local), temporary.path)
+    path.fs.mv(temporary.path, path.path)
+
+
+def write_bytes(path: AnyPath, content: bytes) -> None:
+    """Write a small file whole or not at all."""
+    if not is_local(path) and path.protocol in _OBJECT_STORES:
+        with disk_errors(path):
+            path.fs.pipe_file(path.path, content)
+        return
+    with atomic(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_text(path: AnyPath, text: str) -> None:
+    """Write a small text file whole or not at all."""
+    write_bytes(path, text.encode())
+
+
+def create(path: UPath, content: bytes) -> None:
+    """Write a small file that nobody else has written; raises `FileExistsError`. One of those who try at once wins."""
+    with disk_errors(path, FileExistsError):
+        try:
+            path.fs.pipe_file(path.path, content, mode="create")
+        except (NotImplementedError, TypeError):
+            # A store without conditional writing: between these two lines somebody else may write too.
+            if path.fs.exists(path.path):
+                raise FileExistsError(str(path)) from None
+            path.fs.pipe_file(path.path, content)
+
+
+def read_bytes(path: AnyPath) -> bytes:
+    """A whole file; raises `FileNotFoundError`."""
+    if is_local(path):
+        return path.read_bytes()
+    with reading(path):
+        content: bytes = path.fs.cat_file(path.path)
+        return content
+
+
+def read_text(path: AnyPath) -> str:
+    """A whole text file; raises `FileNotFoundError`."""
+    return read_bytes(path).decode()
+
+
+@contextmanager
+def open_binary(path: AnyPath, from_start_to_end: bool = False) -> Iterator[Any]:
+    """A file to read; raises `FileNotFoundError`.
+
+    In an object store each read is a request for just its bytes, unless all is read in order: then blocks are.
+    """
+    if is_local(path):
+        with path.open("rb") as file:
+            yield file
+        return
+    options: dict[str, Any] = {"cache_type": "none"}
+    if from_start_to_end:
+        options = {"cache_type": "readahead", "block_size": _BLOCK_BYTES}
+    with reading(path), path.fs.open(path.path, "rb", **options) as file:
+        yield io.BufferedReader(file, _BLOCK_BYTES) if from_start_to_end else file
+
+
+@contextmanager
+def open_parquet(path: AnyPath, whole: bool = False) -> Iterator[str | pa.NativeFile | Any]:
+    """What to give to `ParquetFile`; raises `FileNotFoundError`. `whole` says that most of it will be read."""
+    if is_local(path):
+        yield str(path)
+    elif whole:
+        yield pa.BufferReader(read_bytes(path))
+    else:
+        with open_binary(path) as file:
+            yield file
+
+
+@contextmanager
+def local_copy(path: AnyPath) -> Iterator[Path]:
+    """The file on this machine, for code that needs one there; raises `FileNotFoundError`."""
+    if is_local(path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="everyuser-") as scratch:
+        copy = Path(scratch) / path.name
+        with reading(path):
+            path.fs.get_file(path.path, str(copy))
+        yield copy
+
+
+@contextmanager
+def local_folder(folder: AnyPath) -> Iterator[Path]:
+    """A folder with its files, on this machine, for code that needs it there."""
+    if is_local(folder):
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="everyuser-") as scratch:
+        download(folder, Path(scratch))
+        yield Path(scratch)
+
+
+def download(folder: UPath, target: Path) -> None:
+    """Copy everything below a folder to this machine; raises `FileNotFoundError` for one that holds nothing."""
+    with reading(folder):
+        files = folder.fs.find(folder.path)
+        if not files:
+            raise FileNotFoundError(str(folder))
+        root = folder.fs._strip_protocol(folder.path).rstrip("/")
+        copies = [target / str(file)[len(root) :].lstrip("/") for file in files]
+        for copy in copies:
+            copy.parent.mkdir(parents=True, exist_ok=True)
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(folder.fs.get_file, files, map(str, copies)))
+
+
+def is_file(path: AnyPath) -> bool:
+    """Whether there is such a file."""
+    if is_local(path):
+        return path.is_file()
+    with reading(path):
+        return bool(path.fs.isfile(path.path))
+
+
+def size(path: AnyPath) -> int:
+    """Bytes of a file; raises `FileNotFoundError`."""
+    if is_local(path):
+        return path.stat().st_size
+    with reading(path):
+        return int(path.fs.info(path.path)["size"])
+
+
+def content_id(path: AnyPath) -> str:
+    """Identifies what is in a file: a hash, or what an object store says of it (which saves reading it)."""
+    if is_local(path):
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    with reading(path):
+        return f"{path.protocol}:{path.fs.checksum(path.path)}"
+
+
+def names(folder: AnyPath) -> list[str]:
+    """What stands directly in a folder, sorted; nothing where there is no such folder."""
+    try:
+        if is_local(folder):
+            return sorted(path.name for path in folder.iterdir())
+        with reading(folder):
+            entries = folder.fs.ls(folder.path, detail=False)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    # Some stores list the folder itself, as an empty object.
+    below = {str(entry).strip("/") for entry in entries} - {folder.path.strip("/")}
+    return sorted(entry.rpartition("/")[2] for entry in below)
+
+
+def remove(path: AnyPath) -> None:
+    """Delete a file, if it is there."""
+    if is_local(path):
+        path.unlink(missing_ok=True)
+        return
+    with disk_errors(path), contextlib.suppress(FileNotFoundError):
+        path.fs.rm_file(path.path)
+
+
+def remove_tree(folder: AnyPath) -> None:
+    """Delete a folder with all that it holds, if it is there."""
+    with disk_errors(folder), contextlib.suppress(FileNotFoundError):
+        if is_local(folder):
+            shutil.rmtree(folder)
+        else:
+            folder.fs.rm(folder.path, recursive=True)
+
+
+def remove_temporary(folder: AnyPath) -> None:
+    """Delete what a killed run left half-written. Only the holder of the folder's lock may call this."""
+    if not is_local(folder) and folder.protocol in _OBJECT_STORES:
+        return
+    for path in folder.rglob(".tmp-*"):
+        path.unlink(missing_ok=True)
+
+
+def make_folder(folder: AnyPath) -> None:
+    """Make a folder, where there are such things."""
+    if is_local(folder) or folder.protocol not in _OBJECT_STORES:
+        with disk_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+
+
+@contextmanager
+def disk_errors(path: AnyPath, passed: type[Exception] = UserError) -> Iterator[None]:
+    """Turns a failed write into one line with the way out. `passed` is let through, as are `UserError`s."""
+    try:
+        yield
+    except (UserError, passed):
+        raise
+    except Exception as error:
+        if is_local(path) and not isinstance(error, OSError):
+            raise
+        raise UserError(
+            f"cannot write {path}: {_told(error)}; mend that and run the same command again, finished work is kept"
+        ) from error
+
+
+@contextmanager
+def reading(path: AnyPath) -> Iterator[None]:
+    """Turns what an object store says of a failed read into one line; `FileNotFoundError` passes."""
+    try:
+        yield
+    except (UserError, FileNotFoundError, pa.ArrowInvalid):
+        raise
+    except Exception as error:
+        if is_local(path):
+            raise
+        raise UserError(
+            f"cannot read {path}: {_told(error)}; mend that and run the same command again, finished work is kept"
+        ) from error
+
+
+def _told(error: Exception) -> str:
+    """An error in a line, by whichever file system it was raised."""
+    text = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+    return " ".join(text.split())[:300]
