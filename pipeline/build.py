@@ -64,7 +64,7 @@ def build(
     before any work is done, and `UserError` for what fails later and the user can mend. `KeyboardInterrupt` passes
     through. Nothing finished is lost in any case.
     """
-    run = Runner(config, beam_args)
+    run = Runner(config, output, beam_args)
     with locked(output):
         plan, manifest, dropped = prepare(config, output)
         if not is_whole(output, manifest):
@@ -74,6 +74,32 @@ def build(
         if config.publish is not None:
             publish(output, config.publish, upload_all=partial(_upload, run), observer=publish_observer)
         return manifest
+
+
+def submit(config: BuildConfig, output: AnyPath, beam_args: Sequence[str] = ()) -> str | None:
+    """Check `config`, lay out its folder, and hand the whole build over as one job, for which nobody waits.
+
+    Returns the job's id, where its runner has one; None also where the build is finished already. What is already there
+    is not done again. Raises `UsageError` for what is wrong, and for what needs a driver that stays: publishing, and
+    gathering threads.
+    """
+    run = Runner(config, output, beam_args)
+    if config.publish is not None:
+        raise UsageError("publish: a job that nobody waits for cannot publish; run `everyuser publish` when it is done")
+    with locked(output):
+        plan, manifest, _ = prepare(config, output)
+        if is_whole(output, manifest):
+            return None
+        if config.mining is not None:
+            index = gather.read_index(plan)
+            if index is None:
+                raise UsageError(
+                    "mining: threads are gathered by a driver that stays; run `everyuser build` with the same --output "
+                    "until it begins with pairs, stop it there, and then hand it over"
+                )
+            plan = with_threads(plan, index)
+        progress.forget(output)
+        return run.submit(dag.build_all, run.adapted(plan))
 
 
 def _build(plan: BuildPlan, manifest: Manifest, dropped: dict[str, int], run: Runner, observer: Observer) -> Manifest:

@@ -53,6 +53,9 @@ def build(
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key; may be repeated.")
     ] = None,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Hand the build over to the runner as one job, and do not wait for it.")
+    ] = False,
     debug: Debug = False,
 ) -> None:
     """Build a dataset, or go on where an earlier run of the same command stopped.
@@ -67,6 +70,7 @@ def build(
     with _reported(debug):
         from pipeline import storage
         from pipeline.build import build as run_build
+        from pipeline.build import submit
         from pipeline.display import Display
         from pipeline.publishing.display import PublishDisplay
 
@@ -74,6 +78,12 @@ def build(
             raise UsageError(f"unexpected argument '{context.args[0]}': one configuration at a time")
         settings = _load_config(config, overrides or ())
         folder = storage.parse(output or f"out/{settings.name}")
+        if detach:
+            job = submit(settings, storage.absolute(folder), context.args)
+            out.print(
+                Text(f"handed over{f' as job {job}' if job else ''}: {folder}; the manifest tells when it is done")
+            )
+            return
         publishing = PublishDisplay(out)
         with Display(out) as display:
             manifest = run_build(settings, storage.absolute(folder), context.args, display, publishing)

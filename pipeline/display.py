@@ -134,7 +134,8 @@ class Display(Observer):
         seconds = sum(run.seconds for run in manifest.runs)
         spent = f"{counts.prompt_tokens} prompt and {counts.completion_tokens} completion tokens"
         say(f"  {spent} in all attempts, {seconds:.0f} s")
-        self._engine(manifest.runs[-1])
+        if manifest.runs:
+            self._engine(manifest.runs[-1])
         say(f"in    {escape(str(folder))}", soft_wrap=True)
         say(f"look  everyuser inspect {escape(str(folder))}", soft_wrap=True)
         say(f"load  {_loading(folder, splits)}", soft_wrap=True)

@@ -158,7 +158,10 @@ class _Lease:
         try:
             storage.create(self._path(last + 1), json.dumps(asdict(self._me)).encode())
         except FileExistsError:
-            raise _held(self._folder, "one that began at the same moment") from None
+            # Clients try again by themselves: it may be there by our own first try.
+            winner = self._read(last + 1)
+            if winner is None or winner.run != self._me.run:
+                raise _held(self._folder, "one that began at the same moment") from None
         for number in self._numbers():
             if number <= last:
                 storage.remove(self._path(number))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -15,6 +16,7 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
 from pipeline.metrics import Measured
 from pipeline.plan import BuildPlan
+from pipeline.storage import AnyPath, is_local
 from schemas.base import UsageError, UserError
 from schemas.config import BuildConfig, WorkersConfig
 
@@ -27,7 +29,7 @@ class Runner:
     `measured` are the metrics of all pipelines that it has run. Raises `UsageError` for what Beam lacks.
     """
 
-    def __init__(self, config: BuildConfig, beam_args: Sequence[str]) -> None:
+    def __init__(self, config: BuildConfig, output: AnyPath, beam_args: Sequence[str]) -> None:
         self.measured = Measured()
         self.options = PipelineOptions([*beam_args])
         known = self.options.get_all_options()
@@ -37,19 +39,18 @@ class Runner:
             raise UsageError(f"Beam has no option '--{unknown[0]}'; what follows `--` on the command line goes to Beam")
         name = self.options.view_as(StandardOptions).runner
         self.is_dataflow = (name or "").rpartition(".")[2].lower() in (_DATAFLOW.lower(), "dataflow")
+        if self.is_dataflow and is_local(output):
+            raise UsageError(
+                f"--output {output}: Dataflow's workers cannot write there; name a folder of a bucket (gs://)"
+            )
         if self.is_dataflow:
-            self.options = _for_dataflow(config, beam_args)
+            self.options = _for_dataflow(config, output, beam_args)
         try:
             # The plain DirectRunner tries to download a binary, and then behaves differently.
             self._runner = create_runner(name) if name else FnApiRunner()
         except (ImportError, ValueError) as error:
             extra = "; for Dataflow install apache-beam[gcp]" if self.is_dataflow else ""
             raise UsageError(f"--runner={name}: {' '.join(str(error).split())[:200]}{extra}") from None
-
-    @property
-    def is_distributed(self) -> bool:
-        """Whether workers may be on other machines."""
-        return not isinstance(self._runner, FnApiRunner)
 
     def adapted(self, plan: BuildPlan) -> BuildPlan:
         """The plan as this runner should have it.
@@ -65,7 +66,7 @@ class Runner:
     def run(self, fill: Callable[..., None], *arguments: Any) -> None:
         """Run the pipeline that `fill(pipeline, *arguments)` lays out, to its end. Ctrl-C cancels the job."""
         with user_errors():
-            result = self.submit(fill, *arguments)
+            result = self._start(fill, *arguments)
             try:
                 result.wait_until_finish()
             except KeyboardInterrupt:
@@ -75,17 +76,25 @@ class Runner:
             _check(result)
             self.measured.add(result)
 
-    def submit(self, fill: Callable[..., None], *arguments: Any) -> Any:
-        """Hand the pipeline over, and return its result without waiting."""
+    def submit(self, fill: Callable[..., None], *arguments: Any) -> str | None:
+        """Hand the pipeline over and do not wait; the job's id, where the runner tells one."""
+        with user_errors():
+            result = self._start(fill, *arguments)
+        # A Flex Template's launcher makes the job itself, after this process has ended.
+        return str(result.job_id()) if getattr(result, "has_job", False) else None
+
+    def _start(self, fill: Callable[..., None], *arguments: Any) -> Any:
         pipeline = beam.Pipeline(runner=self._runner, options=self.options)
         fill(pipeline, *arguments)
         return pipeline.run()
 
 
-def _for_dataflow(config: BuildConfig, beam_args: Sequence[str]) -> PipelineOptions:
+def _for_dataflow(config: BuildConfig, output: AnyPath, beam_args: Sequence[str]) -> PipelineOptions:
     """What Dataflow needs to know of the workers. One process a machine, as all its threads feed one model server."""
     workers: WorkersConfig = config.workers
     arguments = {
+        # Of jobs of one name Dataflow runs one at a time: nobody builds twice into the same folder.
+        "--job_name": f"everyuser-{hashlib.sha256(str(output).encode()).hexdigest()[:16]}",
         "--sdk_container_image": workers.image,
         "--machine_type": workers.machine_type,
         "--max_num_workers": workers.most,

@@ -17,6 +17,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from pipeline import storage
 from pipeline.storage import disk_errors
 from schemas.base import UserError
 
@@ -37,12 +38,38 @@ def model_path(model: str) -> str:
         if not (folder / "config.json").is_file():
             raise UserError(f"generation.model: {folder} holds no model (no config.json there)")
         return str(folder)
+    if "://" in model:
+        return str(_fetched(model))
     return model
+
+
+def _fetched(model: str) -> Path:
+    """A model of a bucket, copied to this machine once, whoever asks for it first."""
+    source = storage.parse(model)
+    if storage.is_local(source):
+        raise UserError(f"generation.model: {model}: name a local folder by its path")
+    cache = _cache()
+    folder = cache / f"{source.name}-{hashlib.sha256(model.encode()).hexdigest()[:12]}"
+    with _locked(cache / f"{folder.name}.lock"):
+        if not folder.is_dir():
+            with tempfile.TemporaryDirectory(dir=cache) as scratch, disk_errors(folder):
+                try:
+                    storage.download(source, Path(scratch) / "model")
+                except FileNotFoundError:
+                    raise UserError(f"generation.model: {model} holds no model: nothing is there") from None
+                if not (Path(scratch) / "model" / "config.json").is_file():
+                    raise UserError(f"generation.model: {model} holds no model (no config.json there)")
+                (Path(scratch) / "model").rename(folder)
+    return folder
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "everyuser"
 
 
 def fetch() -> Path:
     """The model as a checkpoint folder; downloaded and converted on the first call on a machine (about 30 s)."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "everyuser"
+    cache = _cache()
     folder = cache / "smollm2-135m-instruct-q4_1"
     with _locked(cache / "fetch.lock"):
         if not (folder / "config.json").is_file():

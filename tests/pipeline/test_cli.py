@@ -166,7 +166,7 @@ def test_unknown_key_in_set_suggests_the_nearest(tmp_path: Path) -> None:
         (["--set", "space=nowhere.yaml"], ["nowhere.yaml: no such file"]),
         (["--set", "templates=nowhere"], ["nowhere is not a folder"]),
         (["--set", "pairs=3"], ["splits: 'train' gets 2 pairs"]),
-        (["--output", "nofs://bucket/folder"], ["nofs://bucket/folder: cannot be used: Protocol not known: nofs"]),
+        (["--output", "nofs://bucket/folder"], ["nofs://bucket/folder: cannot be used: Unsupported filesystem"]),
     ],
 )
 def test_wrong_usage_exits_with_2_and_one_line(
