@@ -36,7 +36,7 @@ runner.flink := --runner=FlinkRunner
 .PHONY: help setup build-dataset test lint format lock clean
 help: ## Show this help
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 24
-	@echo "  CONFIG=FILE OUTPUT=DIR RUNNER=local|dataflow|flink BEAM_OPTIONS='...' select what is built, where and how"
+	@echo "  CONFIG=FILE OUTPUT=DIR|gs://...|s3://... RUNNER=local|dataflow|flink BEAM_OPTIONS='...' select what is built, where and how"
 
 setup: $(STAMP) ## Create .venv and install everything, from the lock
 
@@ -69,7 +69,7 @@ $(error RUNNER is '$(RUNNER)'; the runners are local, dataflow and flink)
 endif
 
 build-dataset: $(STAMP) ## Build CONFIG into OUTPUT (default: 64 pairs by the packaged model, no GPU and no account)
-	@if [ "$(ENGINE)" = none ] && ! grep -Eq 'kind: *(openai|replay)' $(CONFIG); then \
+	@if [ "$(ENGINE)" = none ] && [ "$(RUNNER)" = local ] && ! grep -Eq 'kind: *(openai|replay|dummy)' $(CONFIG); then \
 		echo "error: vLLM has no wheel for $$(uname -sm); set engine.kind to openai in $(CONFIG) and engine.base_urls to a server (vLLM, Ollama, llama.cpp, a provider)"; \
 		exit 1; fi
 	@$(VENV)/bin/everyuser build $(CONFIG) --output $(OUTPUT) -- $(runner.$(RUNNER)) $(BEAM_OPTIONS)
@@ -88,7 +88,7 @@ format: $(STAMP) ## Format the code
 	@$(VENV)/bin/ruff format .
 
 COMPILE = env -u UV_FIND_LINKS $(UV) pip compile --quiet --python-version 3.11 --no-annotate --no-emit-index-url \
-	--no-emit-find-links --custom-compile-command "make lock" --extra dev pyproject.toml
+	--no-emit-find-links --custom-compile-command "make lock" --extra dev --extra gcp --extra s3 pyproject.toml
 lock: ## Resolve the locks anew
 	@$(COMPILE) --universal -o locks/none.txt
 	@$(COMPILE) --extra cpu --python-platform x86_64-manylinux_2_28 --override locks/overrides.txt -o locks/cpu.txt
