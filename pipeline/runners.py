@@ -21,6 +21,8 @@ from schemas.base import UsageError, UserError
 from schemas.config import BuildConfig, WorkersConfig
 
 _DATAFLOW = "DataflowRunner"
+_LONGEST_JOB = 30 * 24 * 3600
+"""Seconds. By default a portable runner's client gives a job up after five minutes, while it goes on."""
 
 
 class Runner:
@@ -43,6 +45,8 @@ class Runner:
             raise UsageError(
                 f"--output {output}: Dataflow's workers cannot write there; name a folder of a bucket (gs://)"
             )
+        if name and not self.is_dataflow:
+            self.options = PipelineOptions([f"--job_server_timeout={_LONGEST_JOB}", *beam_args])
         if self.is_dataflow:
             self.options = _for_dataflow(config, output, beam_args)
         try:
@@ -65,7 +69,7 @@ class Runner:
 
     def run(self, fill: Callable[..., None], *arguments: Any) -> None:
         """Run the pipeline that `fill(pipeline, *arguments)` lays out, to its end. Ctrl-C cancels the job."""
-        with user_errors():
+        with user_errors(is_elsewhere=not isinstance(self._runner, FnApiRunner)):
             result = self._start(fill, *arguments)
             try:
                 result.wait_until_finish()
@@ -73,7 +77,9 @@ class Runner:
                 with contextlib.suppress(Exception):
                     result.cancel()
                 raise
-            _check(result)
+            # Some runners raise for a job that failed, others return a state.
+            if str(result.state) not in ("DONE", "UNKNOWN", "None"):
+                raise RuntimeError(f"it ended as {result.state}")
             self.measured.add(result)
 
     def submit(self, fill: Callable[..., None], *arguments: Any) -> str | None:
@@ -111,20 +117,11 @@ def _for_dataflow(config: BuildConfig, output: AnyPath, beam_args: Sequence[str]
     return options
 
 
-def _check(result: Any) -> None:
-    """Some runners raise for a job that failed, others return a state."""
-    state = str(result.state)
-    if state not in ("DONE", "UNKNOWN", "None"):
-        raise UserError(
-            f"the job ended as {state}; the runner's log says why; the same command goes on, finished work is kept"
-        )
-
-
 @contextlib.contextmanager
-def user_errors() -> Iterator[None]:
+def user_errors(is_elsewhere: bool = False) -> Iterator[None]:
     """Find our own error again in what a runner makes of it: a copy with a suffix, or a traceback as text.
 
-    Beam makes a `RuntimeError` of Ctrl-C, too.
+    Beam makes a `RuntimeError` of Ctrl-C, too. Of a job that ran elsewhere there is nothing but that text.
     """
     try:
         yield
@@ -133,6 +130,12 @@ def user_errors() -> Iterator[None]:
             raise KeyboardInterrupt from error
         text = f"{type(error).__name__}: {error}" if isinstance(error, UserError) else str(error)
         found = re.findall(r"(User|Usage)Error: (.*)", text)
+        if not found and is_elsewhere:
+            *_, last = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+            raise UserError(
+                f"the job failed: {last[:300]}; the runner's log says more; run the same command again, finished work is "
+                "kept"
+            ) from error
         if not found:
             raise
         kind, message = found[-1]
