@@ -8,7 +8,7 @@ import gc
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import apache_beam as beam
 
@@ -76,12 +76,18 @@ def build(
         return manifest
 
 
-def submit(config: BuildConfig, output: AnyPath, beam_args: Sequence[str] = ()) -> str | None:
+class HandedOver(NamedTuple):
+    """What became of a build that was handed over: the job's id, where its runner tells one; or it was finished."""
+
+    job: str | None
+    is_new: bool
+
+
+def submit(config: BuildConfig, output: AnyPath, beam_args: Sequence[str] = ()) -> HandedOver:
     """Check `config`, lay out its folder, and hand the whole build over as one job, for which nobody waits.
 
-    Returns the job's id, where its runner has one; None also where the build is finished already. What is already there
-    is not done again. Raises `UsageError` for what is wrong, and for what needs a driver that stays: publishing, and
-    gathering threads.
+    What is already there is not done again. Raises `UsageError` for what is wrong, and for what needs a driver that
+    stays: publishing, and gathering threads.
     """
     run = Runner(config, output, beam_args)
     if config.publish is not None:
@@ -89,7 +95,7 @@ def submit(config: BuildConfig, output: AnyPath, beam_args: Sequence[str] = ()) 
     with locked(output):
         plan, manifest, _ = prepare(config, output)
         if is_whole(output, manifest):
-            return None
+            return HandedOver(None, is_new=False)
         if config.mining is not None:
             index = gather.read_index(plan)
             if index is None:
@@ -99,7 +105,7 @@ def submit(config: BuildConfig, output: AnyPath, beam_args: Sequence[str] = ()) 
                 )
             plan = with_threads(plan, index)
         progress.forget(output)
-        return run.submit(dag.build_all, run.adapted(plan))
+        return HandedOver(run.submit(dag.build_all, run.adapted(plan)), is_new=True)
 
 
 def _build(plan: BuildPlan, manifest: Manifest, dropped: dict[str, int], run: Runner, observer: Observer) -> Manifest:

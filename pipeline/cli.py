@@ -10,9 +10,9 @@ import logging
 import re
 import threading
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import numpy as np
 import typer
@@ -20,9 +20,6 @@ from rich.console import Console
 from rich.text import Text
 
 from schemas.base import UsageError, UserError
-
-if TYPE_CHECKING:
-    from schemas.config import BuildConfig
 
 app = typer.Typer(
     help="Build personalised preference datasets.",
@@ -71,18 +68,23 @@ def build(
         from pipeline import storage
         from pipeline.build import build as run_build
         from pipeline.build import submit
+        from pipeline.configuration import read_config
         from pipeline.display import Display
         from pipeline.publishing.display import PublishDisplay
 
         if context.args and not context.args[0].startswith("-"):
             raise UsageError(f"unexpected argument '{context.args[0]}': one configuration at a time")
-        settings = _load_config(config, overrides or ())
+        settings = read_config(config, overrides or ())
         folder = storage.parse(output or f"out/{settings.name}")
         if detach:
-            job = submit(settings, storage.absolute(folder), context.args)
-            out.print(
-                Text(f"handed over{f' as job {job}' if job else ''}: {folder}; the manifest tells when it is done")
+            handed = submit(settings, storage.absolute(folder), context.args)
+            job = f" as job {handed.job}" if handed.job else ""
+            told = (
+                f"handed over{job}; its manifest.json tells when it is complete"
+                if handed.is_new
+                else "finished already"
             )
+            out.print(Text(f"{folder}: {told}"), soft_wrap=True)
             return
         publishing = PublishDisplay(out)
         with Display(out) as display:
@@ -264,18 +266,6 @@ def space_sample(
                 for direction in directions[:5]:
                     say(out, verbalise(loaded, direction))
         show_coverage(coverage, out)
-
-
-def _load_config(config: str, overrides: Sequence[str]) -> BuildConfig:
-    """The configuration in a file, here or elsewhere."""
-    from pipeline import storage
-    from schemas.loader import load_config
-
-    try:
-        with storage.local_copy(storage.parse(config)) as path:
-            return load_config(path, overrides)
-    except FileNotFoundError:
-        raise UsageError(f"{config}: no such file") from None
 
 
 @contextlib.contextmanager

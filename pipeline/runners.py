@@ -133,8 +133,8 @@ def user_errors(is_elsewhere: bool = False) -> Iterator[None]:
         if not found and is_elsewhere:
             *_, last = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
             raise UserError(
-                f"the job failed: {last[:300]}; the runner's log says more; run the same command again, finished work is "
-                "kept"
+                f"the job failed: {last[:300]}; the runner's log says more; run the same command again, finished work "
+                "is kept"
             ) from error
         if not found:
             raise

@@ -424,7 +424,7 @@ class WorkersConfig(Record):
     machine_type: str | None = Field(
         None, description="Machine of a worker (`--machine_type`), such as `g2-standard-8`."
     )
-    accelerator: Annotated[str, Field(pattern=r"^type:[\w-]+;count:\d+(;[\w-]+)*$")] | None = Field(
+    accelerator: Annotated[str, Field(pattern=r"^type:[\w-]+;count:\d+(;[\w.:-]+)*$")] | None = Field(
         None,
         description="Resource hint of the generation stage alone, such as "
         "`type:nvidia-l4;count:1;install-nvidia-driver`.",

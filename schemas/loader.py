@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import posixpath
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -33,17 +34,18 @@ class _Loader(_SafeLoader):  # type: ignore[misc] # which of the two it is, is k
         return mapping
 
 
-def load_config(path: Path, overrides: Sequence[str] = ()) -> BuildConfig:
+def load_config(path: Path, overrides: Sequence[str] = (), address: str | None = None) -> BuildConfig:
     """Read the configuration at `path`, with `key.sub=value` overrides applied on top.
 
-    Relative paths inside the file are resolved against the file's folder. Raises `UsageError` that names the file, the
+    Relative paths inside the file are resolved against the file's folder; `address` says where it really is, if `path`
+    is but a copy. Raises `UsageError` that names the file, the
     key and, for an unknown key, the nearest known one.
     """
     document = read_yaml(path)
     for override in overrides:
         _override(document, override)
-    config = validate(BuildConfig, _completed(document), str(path))
-    return _absolute(config, path.resolve().parent)
+    config = validate(BuildConfig, _completed(document), address or str(path))
+    return _absolute(config, address.rpartition("/")[0] if address else str(path.resolve().parent))
 
 
 def _completed(document: dict[str, Any]) -> dict[str, Any]:
@@ -160,9 +162,19 @@ def _override(document: dict[str, Any], override: str) -> None:
         raise UsageError(f"--set {override}: the value is not valid YAML") from None
 
 
-def _absolute(config: BuildConfig, folder: Path) -> BuildConfig:
+def _joined(folder: str, path: str) -> str:
+    """A relative path, seen from a folder or from a place in a bucket."""
+    if "://" not in folder:
+        return str(Path(folder) / path)
+    protocol, _, place = folder.partition("://")
+    return f"{protocol}://{posixpath.normpath(posixpath.join(place, path))}"
+
+
+def _absolute(config: BuildConfig, folder: str) -> BuildConfig:
     def resolve(path: str) -> str:
-        return path if "://" in path or path == "packaged" else str(folder / Path(path).expanduser())
+        if "://" in path or path == "packaged" or path.startswith("/"):
+            return path
+        return str(Path(path).expanduser()) if path.startswith("~") else _joined(folder, path)
 
     changes: dict[str, Any] = {}
     if config.space != "alignx":

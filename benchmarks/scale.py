@@ -1,0 +1,394 @@
+"""A whole build as large as AlignX, without a model: `python -m benchmarks.scale OUT`. Minutes, memory, bytes.
+
+655,811 sampled pairs, mirrored to 1,311,622 examples, by the command `everyuser build` with the engine `dummy`: every
+stage and every rule, but no server, no HTTP client and no journal. Posts are made up: random words, as many and as long
+as an AlignX-like build would have, with topics of the space. `OUT` keeps the posts, the build and what it said.
+
+Phases are told apart by when their files appeared. Memory is sampled four times a second over the build's process and
+all its children: each page counts once, shared by as many processes as have it (PSS); resident sets are also summed.
+
+With `--profile` a smaller build runs in one process, of which the threads' stacks are sampled a hundred times a second.
+A moment goes to the outermost function that is a step of the DAG, and within it to the innermost one that is a named
+part; what lies in no step is Beam, and whatever else there is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import inspect
+import json
+import logging
+import subprocess
+import sys
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import CodeType, FrameType
+from typing import Any, NamedTuple
+
+import numpy as np
+import orjson
+import psutil
+import pyarrow.parquet as pq
+from pydantic import BaseModel
+
+from benchmarks.machine import describe
+from benchmarks.report import draw_texts
+from pipeline import examples, finish, leaks, pairs, portraits, prepare, seeds, shards, storage, validate
+from pipeline.build import Observer, build
+from pipeline.generation import dummy, requests
+from pipeline.generation.stage import Generator
+from pipeline.history import choose_histories
+from pipeline.plan import BuildPlan, ShardSpec
+from pipeline.rows import Rows
+from preference_space.space import load_space
+from prompts.renderer import Template
+from schemas.arrow import to_table
+from schemas.loader import load_config
+from schemas.records import Example
+
+_PAIRS = 655_811
+_PROFILED_PAIRS = 20_000
+_POSTS = 100_000
+_WORDS = 60
+"""Words of a post, on average, besides its title."""
+_TITLE_WORDS = 9
+_CONFIG, _FOLDER, _LOG = "scale.yaml", "build", "build.log"
+
+_MEMORY_SECONDS = 0.25
+_STACK_SECONDS = 0.01
+_SWITCH_SECONDS = 1e-6
+"""How long a thread may keep the interpreter. With Python's 5 ms, and even with half of one, samples pile up where the
+working thread gives it up by itself: parsing posts looked like reading their file."""
+_LINES = 20
+
+_STEPS: dict[str, Sequence[Callable[..., Any]]] = {
+    "prepare": [prepare.prepare],
+    "open": [pairs.open_shard],
+    "sample": [pairs.sample_points],
+    "render": [pairs.render_prompts],
+    "generate (dummy)": [Generator.submit],
+    "validate": [pairs.validate_pairs],
+    "store pairs": [pairs.store_pairs],
+    "losses": [finish.check_losses],
+    "shared replies": [leaks.find_shared_replies],
+    "assemble": [examples.assemble],
+    "portraits": [portraits.portray],
+    "store examples": [examples.store_examples],
+    "finish": [finish.finished],
+}
+"""The steps of the DAG, and of the driver, in their order."""
+_REST = "Beam and rest"
+
+_PARTS: dict[str, Sequence[Callable[..., Any]]] = {
+    "records (Pydantic)": [BaseModel.__init__, BaseModel.model_dump, Rows.record, Example.is_consistent],
+    "seed posts": [seeds.read_posts, seeds.split_posts],
+    "traits": [pairs.traits],
+    "templates": [Template.render],
+    "requests": [requests.make_request],
+    "replies": [dummy.reply],
+    "rules": [validate.clean_reply, validate.judge_reply, validate.judge_pair],
+    "read": [shards.read_shard, shards.read_groups],
+    "histories": [choose_histories],
+    "tables (Arrow)": [to_table, Rows.__init__, Rows.table],
+    "Parquet, zstd": [shards._write],
+    "hash, sync": [shards.staged_shard, storage.atomic],
+}
+"""Parts of steps."""
+
+
+class Moment(NamedTuple):
+    """Memory of a build's processes, largest first, in bytes."""
+
+    when: float
+    pss: list[int]
+    rss: int
+
+
+class Watch:
+    """Memory and processor time of a process and all its children, while it runs."""
+
+    def __init__(self, pid: int) -> None:
+        self.moments: list[Moment] = []
+        self._pid = pid
+        self._processor: dict[int, float] = {}
+
+    @property
+    def processor_seconds(self) -> float:
+        """Of all processes that were seen."""
+        return sum(self._processor.values())
+
+    def look(self) -> None:
+        """Note one moment down."""
+        with contextlib.suppress(psutil.Error):
+            root = psutil.Process(self._pid)
+            pss, rss = [], 0
+            for process in (root, *root.children(recursive=True)):
+                with contextlib.suppress(psutil.Error):
+                    memory, used = process.memory_full_info(), process.cpu_times()
+                    pss.append(getattr(memory, "pss", memory.rss))
+                    rss += memory.rss
+                    self._processor[process.pid] = used.user + used.system
+            self.moments.append(Moment(time.time(), sorted(pss, reverse=True), rss))
+
+    def peak(self, begin: float, end: float) -> Moment:
+        """The moment with the most memory of a time."""
+        inside = [moment for moment in self.moments if begin <= moment.when <= end]
+        return max(inside, key=lambda moment: sum(moment.pss), default=Moment(begin, [], 0))
+
+
+class Phase(NamedTuple):
+    """A part of a build, in seconds since the epoch."""
+
+    name: str
+    begin: float
+    end: float
+
+    @property
+    def seconds(self) -> float:
+        """How long it took."""
+        return self.end - self.begin
+
+
+def main() -> None:
+    """Build, and print the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("output", metavar="OUT", type=Path, help="folder for posts and build")
+    parser.add_argument("--pairs", type=int, help=f"by default {_PAIRS}, with --profile {_PROFILED_PAIRS}")
+    parser.add_argument("--posts", type=int, default=_POSTS, help="distinct posts")
+    parser.add_argument("--workers", type=int, default=2, help="worker processes; 1: the build's own")
+    parser.add_argument("--set", action="append", default=[], help="a key of the configuration, as for `everyuser`")
+    parser.add_argument("--profile", action="store_true", help="tell where the time goes, in one process")
+    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.child:
+        profile(arguments.output, arguments.set)
+        return
+    if (arguments.output / _FOLDER).exists():
+        parser.error(f"{arguments.output / _FOLDER} is there already; a build that goes on tells no times")
+    print(describe())
+    number = arguments.pairs or (_PROFILED_PAIRS if arguments.profile else _PAIRS)
+    lay_out(arguments.output, number, arguments.posts)
+    if arguments.profile:
+        sets = [part for override in arguments.set for part in ("--set", override)]
+        command = [sys.executable, "-m", "benchmarks.scale", str(arguments.output), "--child", *sets]
+        sys.exit(subprocess.run(command, check=False).returncode)
+    run(arguments.output, arguments.workers, arguments.set)
+
+
+def lay_out(output: Path, number: int, posts: int) -> None:
+    """Write posts and configuration."""
+    output.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    topical = np.array([dimension.slug for dimension in load_space("alignx").dimensions if dimension.topical])
+    titles, texts = draw_texts(rng, posts, _TITLE_WORDS, 2), draw_texts(rng, posts, _WORDS, _WORDS / 3)
+    with (output / "posts.jsonl").open("wb") as file:
+        for title, text in zip(titles, texts, strict=True):
+            topics = rng.choice(topical, rng.integers(1, 4), replace=False)
+            file.write(orjson.dumps({"title": title, "text": text, "topics": topics.tolist()}) + b"\n")
+    config = {
+        "name": "scale",
+        "pairs": number,
+        "seeds": {"path": "posts.jsonl"},
+        "engine": {"kind": "dummy"},
+        "generation": {"model": "dummy"},
+    }
+    (output / _CONFIG).write_text(json.dumps(config))
+    words = sum(len(text.split()) for text in (*titles, *texts)) / posts
+    print(f"{number} pairs about {posts} posts of {words:.0f} words on average, title included", flush=True)
+
+
+def run(output: Path, workers: int, overrides: Sequence[str]) -> None:
+    """Build by the command, watch it, and print what it took."""
+    beam = ["--", "--direct_running_mode=multi_processing", f"--direct_num_workers={workers}"] if workers > 1 else []
+    sets = [part for override in overrides for part in ("--set", override)]
+    given = ["build", str(output / _CONFIG), "--output", str(output / _FOLDER), *sets, *beam]
+    print(f"runs: everyuser {' '.join(given)}", flush=True)
+    others = _busy_seconds()
+    with (output / _LOG).open("wb") as log:
+        begin = time.time()
+        command = [sys.executable, "-m", "pipeline.cli", *given]
+        with subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT) as process:
+            watch = Watch(process.pid)
+            while process.poll() is None:
+                watch.look()
+                time.sleep(_MEMORY_SECONDS)
+        end = time.time()
+    others = (_busy_seconds() - others - watch.processor_seconds) / (end - begin)
+    if process.returncode:
+        sys.exit(f"the build failed:\n{(output / _LOG).read_text(errors='replace')[-4000:]}")
+    folder = output / _FOLDER
+    counts = json.loads((folder / "manifest.json").read_text())["counts"]
+    rows = sum(pq.read_metadata(path).num_rows for path in (folder / "data").iterdir())
+    if rows != counts["examples"]:
+        sys.exit(f"the shards hold {rows} examples, the manifest says {counts['examples']}")
+    print(
+        f"{rows} examples of {counts['pairs_asked']} pairs asked for, {counts['pairs_accepted']} accepted; "
+        f"rejected: {', '.join(f'{number} {reason}' for reason, number in counts['rejected'].items()) or 'none'}"
+    )
+    print(f"{watch.processor_seconds:.0f} s of processor time; other work: {others:.2f} cores\n")
+    print(
+        "\n".join([*_phase_table(phases(folder, begin, end), watch, counts, workers), "", *_folder_table(folder, rows)])
+    )
+
+
+def phases(folder: Path, begin: float, end: float) -> list[Phase]:
+    """When each phase of a build ended: templates are written when all is checked, shared replies between the two."""
+    ends = [
+        _latest(folder / "templates"),
+        _latest(folder / "pool", ".parquet"),
+        (folder / "pool" / "shared_replies.json").stat().st_mtime,
+        _latest(folder / "data"),
+        end,
+    ]
+    names = ("start", "pairs", "between", "examples", "finish")
+    return [Phase(name, *edges) for name, *edges in zip(names, [begin, *ends], ends, strict=False)]
+
+
+def _latest(folder: Path, suffix: str = "") -> float:
+    return max(path.stat().st_mtime for path in folder.iterdir() if path.name.endswith(suffix))
+
+
+def _phase_table(found: Sequence[Phase], watch: Watch, counts: dict[str, Any], workers: int) -> list[str]:
+    lines = [
+        "| phase | minutes | pairs/s | examples/s | peak memory (PSS) | resident sets |",
+        "|---|---|---|---|---|---|",
+    ]
+    whole = Phase(f"all, {workers} workers", found[0].begin, found[-1].end)
+    for phase in (*found, whole):
+        pairs_done = counts["pairs_asked"] if phase.name in ("pairs", "examples", whole.name) else 0
+        rows = counts["examples"] if phase.name in ("examples", whole.name) else 0
+        peak = watch.peak(phase.begin, phase.end)
+        each = ", ".join(_mib(pss) for pss in peak.pss if pss > 1 << 20)
+        memory = f"{_mib(sum(peak.pss))} MiB" + (f" ({each})" if phase is whole and len(peak.pss) > 1 else "")
+        speeds = (f"{number / phase.seconds:,.0f}" if number else "" for number in (pairs_done, rows))
+        lines.append(
+            f"| {' | '.join([phase.name, f'{phase.seconds / 60:.2f}', *speeds, memory, _mib(peak.rss) + ' MiB'])} |"
+        )
+    return lines
+
+
+def _folder_table(folder: Path, rows: int) -> list[str]:
+    sizes: dict[str, list[int]] = {}
+    for path in folder.rglob("*"):
+        if path.is_file():
+            sizes.setdefault(path.relative_to(folder).parent.as_posix(), []).append(path.stat().st_size)
+    table = [(f"`{name}`", found) for name, found in sorted(sizes.items())]
+    table.append(("all", [size for found in sizes.values() for size in found]))
+    lines = ["| folder | files | MiB | bytes an example |", "|---|---|---|---|"]
+    return [*lines, *(f"| {name} | {len(of)} | {sum(of) / 2**20:,.1f} | {sum(of) / rows:.0f} |" for name, of in table)]
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:,.0f}"
+
+
+def _busy_seconds() -> float:
+    """Processor seconds that this machine has spent on anything."""
+    spent = psutil.cpu_times()._asdict()
+    seconds: float = sum(spent.get(kind, 0.0) for kind in ("user", "nice", "system", "irq", "softirq", "steal"))
+    return seconds
+
+
+class Stacks(Observer):
+    """Samples what all threads are at. Seconds by phase, step and part, and by line of our own code."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[tuple[str, str, str], float] = defaultdict(float)
+        self.lines: dict[tuple[str, str], float] = defaultdict(float)
+        self._phase = "start"
+        self._steps, self._parts = _by_code(_STEPS), _by_code(_PARTS)
+        self._root = f"{Path(__file__).parents[1]}/"
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> Stacks:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def phase_begins(self, name: str, plan: BuildPlan, done: Sequence[ShardSpec], todo: Sequence[ShardSpec]) -> None:
+        """Its name is the phase."""
+        self._phase = name
+
+    def phase_ends(self) -> None:
+        """What follows is the driver's."""
+        self._phase = "between" if self._phase == "pairs" else "finish"
+
+    def _watch(self) -> None:
+        last = time.perf_counter()
+        while not self._over.wait(_STACK_SECONDS):
+            stacks = [
+                self._place(frame) for thread, frame in sys._current_frames().items() if thread != self._thread.ident
+            ]
+            now = time.perf_counter()
+            working = [(step, part, line) for step, part, line in stacks if step]
+            # A thread that is in no step waits, or is Beam's.
+            for step, part, line in working or [(_REST, "", ("", ""))]:
+                self.seconds[self._phase, step, part] += (now - last) / max(1, len(working))
+                self.lines[line] += (now - last) / max(1, len(working))
+            last = now
+
+    def _place(self, frame: FrameType | None) -> tuple[str, str, tuple[str, str]]:
+        """The outermost step, the innermost part and the innermost line of ours that a thread is in."""
+        step = part = ""
+        line = ("", "")
+        while frame:
+            code = frame.f_code
+            step = self._steps.get(code, step)
+            part = part or self._parts.get(code, "")
+            if not line[0] and code.co_filename.startswith(self._root):
+                line = (f"{code.co_filename.removeprefix(self._root)}:{frame.f_lineno}", code.co_qualname)
+            frame = frame.f_back
+        return step, part, line
+
+
+def _by_code(named: dict[str, Sequence[Callable[..., Any]]]) -> dict[CodeType, str]:
+    """Functions, methods, properties and context managers by what a frame shows of them."""
+    found: dict[CodeType, str] = {}
+    for name, functions in named.items():
+        for function in functions:
+            plain: Any = inspect.unwrap(getattr(function, "fget", function))
+            found[plain.__code__] = name
+    return found
+
+
+def profile(output: Path, overrides: Sequence[str]) -> None:
+    """In a process of its own: one build, its stacks sampled; prints the shares."""
+    logging.getLogger().setLevel(logging.CRITICAL)
+    sys.setswitchinterval(_SWITCH_SECONDS)
+    config = load_config(output / _CONFIG, overrides)
+    with Stacks() as stacks:
+        manifest = build(config, output / _FOLDER, observer=stacks)
+    whole, number = sum(stacks.seconds.values()), manifest.counts.pairs_asked
+    print(f"{manifest.counts.examples} examples of {number} pairs in {whole:.1f} s, imports left out\n")
+    print("| phase | step | part | seconds | us a pair | share |\n|---|---|---|---|---|---|")
+    order = [*_STEPS, _REST]
+    for phase in ("start", "pairs", "between", "examples", "finish"):
+        spent = {key[1:]: seconds for key, seconds in stacks.seconds.items() if key[0] == phase}
+        _print_row([f"**{phase}**", "", ""], sum(spent.values()), number, whole)
+        for step in sorted({step for step, _ in spent}, key=order.index):
+            parts = {part: seconds for (of, part), seconds in spent.items() if of == step}
+            _print_row(["", step, ""], sum(parts.values()), number, whole)
+            for part, seconds in sorted(parts.items(), key=lambda entry: -entry[1]):
+                if len(parts) > 1:
+                    _print_row(["", "", part or "its own"], seconds, number, whole)
+    print("\n| line | function | seconds | us a pair | share |\n|---|---|---|---|---|")
+    hottest = sorted(stacks.lines.items(), key=lambda entry: -entry[1])
+    for (line, function), seconds in hottest[: _LINES + 1]:
+        if line:
+            _print_row([line, f"`{function}`"], seconds, number, whole)
+
+
+def _print_row(cells: Sequence[str], seconds: float, number: int, whole: float) -> None:
+    print(f"| {' | '.join([*cells, f'{seconds:.2f}', f'{1e6 * seconds / number:.0f}', f'{seconds / whole:.1%}'])} |")
+
+
+if __name__ == "__main__":
+    main()
