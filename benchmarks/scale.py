@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import inspect
 import json
 import logging
@@ -81,7 +82,7 @@ _STEPS: dict[str, Sequence[Callable[..., Any]]] = {
     "finish": [finish.finished],
 }
 """The steps of the DAG, and of the driver, in their order."""
-_REST = "Beam and rest"
+_REST, _GARBAGE = "Beam and rest", "collecting garbage"
 
 _PARTS: dict[str, Sequence[Callable[..., Any]]] = {
     "records (Pydantic)": [BaseModel.__init__, BaseModel.model_dump, Rows.record, Example.is_consistent],
@@ -257,7 +258,7 @@ def _phase_table(found: Sequence[Phase], watch: Watch, counts: dict[str, Any], w
         "| phase | minutes | pairs/s | examples/s | peak memory (PSS) | resident sets |",
         "|---|---|---|---|---|---|",
     ]
-    whole = Phase(f"all, {workers} workers", found[0].begin, found[-1].end)
+    whole = Phase(f"all, {workers} worker{'s' * (workers != 1)}", found[0].begin, found[-1].end)
     for phase in (*found, whole):
         pairs_done = counts["pairs_asked"] if phase.name in ("pairs", "examples", whole.name) else 0
         rows = counts["examples"] if phase.name in ("examples", whole.name) else 0
@@ -294,24 +295,29 @@ def _busy_seconds() -> float:
 
 
 class Stacks(Observer):
-    """Samples what all threads are at. Seconds by phase, step and part, and by line of our own code."""
+    """Samples what all threads are at. Seconds by phase, step and part, and by line of our own code.
+
+    Collecting garbage is a part of whatever set it off.
+    """
 
     def __init__(self) -> None:
         self.seconds: dict[tuple[str, str, str], float] = defaultdict(float)
         self.lines: dict[tuple[str, str], float] = defaultdict(float)
         self._phase = "start"
-        self._steps, self._parts = _by_code(_STEPS), _by_code(_PARTS)
+        self._steps, self._parts = _by_code(_STEPS), _by_code({**_PARTS, _GARBAGE: [self._mark]})
         self._root = f"{Path(__file__).parents[1]}/"
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def __enter__(self) -> Stacks:
+        gc.callbacks.append(self._mark)
         self._thread.start()
         return self
 
     def __exit__(self, *error: object) -> None:
         self._over.set()
         self._thread.join()
+        gc.callbacks.remove(self._mark)
 
     def phase_begins(self, name: str, plan: BuildPlan, done: Sequence[ShardSpec], todo: Sequence[ShardSpec]) -> None:
         """Its name is the phase."""
@@ -320,6 +326,9 @@ class Stacks(Observer):
     def phase_ends(self) -> None:
         """What follows is the driver's."""
         self._phase = "between" if self._phase == "pairs" else "finish"
+
+    def _mark(self, moment: str, facts: dict[str, int]) -> None:
+        """Called before and after a collection, which has no frame of its own: a sample that had to wait lands here."""
 
     def _watch(self) -> None:
         last = time.perf_counter()
@@ -343,6 +352,8 @@ class Stacks(Observer):
             code = frame.f_code
             step = self._steps.get(code, step)
             part = part or self._parts.get(code, "")
+            if part == _GARBAGE:
+                line = (_GARBAGE, "")
             if not line[0] and code.co_filename.startswith(self._root):
                 line = (f"{code.co_filename.removeprefix(self._root)}:{frame.f_lineno}", code.co_qualname)
             frame = frame.f_back
@@ -383,7 +394,7 @@ def profile(output: Path, overrides: Sequence[str]) -> None:
     hottest = sorted(stacks.lines.items(), key=lambda entry: -entry[1])
     for (line, function), seconds in hottest[: _LINES + 1]:
         if line:
-            _print_row([line, f"`{function}`"], seconds, number, whole)
+            _print_row([line, function], seconds, number, whole)
 
 
 def _print_row(cells: Sequence[str], seconds: float, number: int, whole: float) -> None:

@@ -163,7 +163,12 @@ def test_every_parameter_reaches_the_job(bucket: AnyPath) -> None:
 
 def test_the_build_is_handed_over_once(bucket: AnyPath, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[BuildConfig, AnyPath, Sequence[str]]] = []
-    monkeypatch.setattr(launch, "submit", lambda *handed: calls.append(handed) or HandedOver("job", is_new=True))
+
+    def hand_over(*handed: Any) -> HandedOver:
+        calls.append(handed)
+        return HandedOver("job", is_new=True)
+
+    monkeypatch.setattr(launch, "submit", hand_over)
 
     launch.launch([*arguments(**OURS, **BEAMS), *BY_THE_LAUNCHER])
 
