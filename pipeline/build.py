@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import gc
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -112,9 +111,6 @@ def _build(plan: BuildPlan, manifest: Manifest, dropped: dict[str, int], run: Ru
     output = plan.output
     progress.forget(output)
     observer.prepared(plan, dropped)
-    # Beam's half a million objects will live as long as the process: the collector need not look at them again.
-    gc.collect()
-    gc.freeze()
     started, clock = datetime.datetime.now(datetime.UTC), time.monotonic()
     pace = progress.Pace(output, started.isoformat(timespec="seconds"))
     status: RunStatus = "failed"

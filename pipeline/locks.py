@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import signal
 import socket
 import threading
@@ -112,6 +113,9 @@ class _Lease:
         _ours.add(self._me.run)
         self._taken_by: _Holder | None = None
         self._over = threading.Event()
+        if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+            # As for a command that a script has put into the background: it must be possible to stop it.
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         self._thread = threading.Thread(target=self._beat, name="everyuser-lease", daemon=True)
         self._thread.start()
 
@@ -136,7 +140,7 @@ class _Lease:
         return self._folder / LOCK / f"{number:08d}.json"
 
     def _numbers(self) -> list[int]:
-        return [int(name.partition(".")[0]) for name in storage.names(self._folder / LOCK)]
+        return [int(name[:8]) for name in storage.names(self._folder / LOCK) if re.fullmatch(r"\d{8}\.json", name)]
 
     def _read(self, number: int) -> _Holder | None:
         try:
@@ -162,7 +166,12 @@ class _Lease:
             winner = self._read(last + 1)
             if winner is None or winner.run != self._me.run:
                 raise _held(self._folder, "one that began at the same moment") from None
-        for number in self._numbers():
+        numbers = self._numbers()
+        if max(numbers) > last + 1:
+            # While this one looked, others have taken this very number and given it back.
+            storage.remove(self._path(last + 1))
+            raise _held(self._folder, "one that began at the same moment")
+        for number in numbers:
             if number <= last:
                 storage.remove(self._path(number))
         return last + 1
@@ -183,7 +192,7 @@ class _Lease:
             with contextlib.suppress(UserError):
                 newest = max(self._numbers(), default=self._number)
                 if newest > self._number:
-                    self._taken_by = self._read(newest)
+                    self._taken_by = self._read(newest) or _Holder("another host", 0, "")
                     os.kill(os.getpid(), signal.SIGINT)
                     return
                 self._write(replace(self._me, beats=self._me.beats + 1))

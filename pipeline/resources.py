@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -23,6 +24,9 @@ class Resources:
 @lru_cache(maxsize=4)
 def resources(plan: BuildPlan) -> Resources:
     """The build's resources; loaded at the first call in a process."""
+    # Beam's half a million objects will live as long as the process: the collector need not look at them again.
+    gc.collect()
+    gc.freeze()
     with (
         storage.local_copy(plan.output / "preference_space.yaml") as space,
         storage.local_folder(plan.output / "templates") as templates,

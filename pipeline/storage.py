@@ -43,7 +43,7 @@ def parse(name: str) -> AnyPath:
         return Path(name)
     if protocol == "file":
         return Path(rest)
-    if not rest.strip("/"):
+    if not rest.strip("/") or (rest.startswith("/") and protocol in _PACKAGES):
         raise UsageError(f"{name}: a bucket or host is missing")
     try:
         # What other workers write must be seen, so no listing is remembered.
@@ -155,8 +155,37 @@ def open_binary(path: AnyPath, from_start_to_end: bool = False) -> Iterator[Any]
     options: dict[str, Any] = {"cache_type": "none"}
     if from_start_to_end:
         options = {"cache_type": "readahead", "block_size": _BLOCK_BYTES}
-    with reading(path), path.fs.open(path.path, "rb", **options) as file:
+    with reading(path):
+        opened = path.fs.open(path.path, "rb", **options)
+    with _Reader(path, opened) as file:
         yield io.BufferedReader(file, _BLOCK_BYTES) if from_start_to_end else file
+
+
+class _Reader(io.RawIOBase):
+    """A file of an object store; its own errors are told in a line, and those of whoever reads it are left alone."""
+
+    def __init__(self, path: UPath, file: Any) -> None:
+        self._path, self._file = path, file
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        with reading(self._path):
+            return int(self._file.readinto(buffer))
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return int(self._file.seek(offset, whence))
+
+    def tell(self) -> int:
+        return int(self._file.tell())
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
 
 
 @contextmanager
@@ -198,7 +227,7 @@ def local_folder(folder: AnyPath) -> Iterator[Path]:
 def download(folder: UPath, target: Path) -> None:
     """Copy everything below a folder to this machine; raises `FileNotFoundError` for one that holds nothing."""
     with reading(folder):
-        files = folder.fs.find(folder.path)
+        files = [file for file in folder.fs.find(folder.path) if not file.endswith("/")]
         if not files:
             raise FileNotFoundError(str(folder))
         root = folder.fs._strip_protocol(folder.path).rstrip("/")
@@ -213,8 +242,12 @@ def is_file(path: AnyPath) -> bool:
     """Whether there is such a file."""
     if is_local(path):
         return path.is_file()
-    with reading(path):
-        return bool(path.fs.isfile(path.path))
+    # What fsspec calls `isfile` takes any error, such as a refused key, for a file that is not there.
+    try:
+        with reading(path):
+            return bool(path.fs.info(path.path)["type"] == "file")
+    except FileNotFoundError:
+        return False
 
 
 def size(path: AnyPath) -> int:
@@ -231,7 +264,8 @@ def content_id(path: AnyPath) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     with reading(path):
-        return f"{path.protocol}:{path.fs.checksum(path.path)}"
+        info = path.fs.info(path.path)
+        return f"{path.protocol}:{info.get('md5Hash') or info.get('crc32c') or path.fs.checksum(path.path)}"
 
 
 def names(folder: AnyPath) -> list[str]:
@@ -291,8 +325,10 @@ def disk_errors(path: AnyPath, passed: type[Exception] = UserError) -> Iterator[
     except Exception as error:
         if is_local(path) and not isinstance(error, OSError):
             raise
+        is_bucket_missing = not is_local(path) and isinstance(error, FileNotFoundError)
+        told = "no such bucket" if is_bucket_missing else _told(error)
         raise UserError(
-            f"cannot write {path}: {_told(error)}; mend that and run the same command again, finished work is kept"
+            f"cannot write {path}: {told}; mend that and run the same command again, finished work is kept"
         ) from error
 
 

@@ -46,6 +46,8 @@ def _read(path: AnyPath) -> bytes:
     with contextlib.suppress(FileNotFoundError):
         content = storage.read_bytes(path)
     if not storage.is_local(path):
+        # A line that a kill cut off, in a journal that was copied here, must not run into the next one.
+        content = content[: content.rfind(b"\n") + 1]
         for part in storage.names(_parts(path)):
             # Another worker that had the same shard may just have finished it.
             with contextlib.suppress(FileNotFoundError):
@@ -97,13 +99,15 @@ class _Appended:
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
             self._size = _drop_torn_line(self._file)
         self._is_closed = False
+        # One thread appends; another one closes.
+        self._lock = threading.Lock()
 
     def append(self, key: str, outcome: Outcome) -> None:
         # Where the disk does not take it, no part of it is left.
-        if self._is_closed:
-            return
         line = _line(key, outcome)
-        with disk_errors(self._path):
+        with self._lock, disk_errors(self._path):
+            if self._is_closed:
+                return
             try:
                 written = os.write(self._file, line)
                 if written != len(line):
@@ -115,8 +119,9 @@ class _Appended:
         self._size += written
 
     def close(self) -> None:
-        self._is_closed = True
-        os.close(self._file)
+        with self._lock:
+            self._is_closed = True
+            os.close(self._file)
 
 
 class _Collected:
@@ -127,7 +132,9 @@ class _Collected:
         self._earlier = _read(path)
         self._lines: list[bytes] = []
         self._written = 0
-        self._number = 0
+        # Parts are read by their numbers: what is newer must come later.
+        self._number = max((int(name[:6]) for name in storage.names(_parts(path))), default=0)
+        self._is_closed = False
         self._run = uuid.uuid4().hex[:8]
         self._fault: UserError | None = None
         self._lock = threading.Lock()
@@ -142,7 +149,7 @@ class _Collected:
         """Write what is new as a part. Called by another thread, so a fault is told by the next `append`."""
         with self._lock:
             fresh = self._lines[self._written :]
-            if not fresh:
+            if not fresh or self._is_closed:
                 return
             self._number += 1
             try:
@@ -155,6 +162,7 @@ class _Collected:
     def close(self) -> None:
         _flusher.forget(self)
         with self._lock:
+            self._is_closed = True
             storage.write_bytes(self._path, self._earlier + b"".join(self._lines))
             storage.remove_tree(_parts(self._path))
 

@@ -81,7 +81,7 @@ def test_build_says_what_was_built_where_and_how_to_load_it(built: tuple[Path, R
 
     assert (result.code, result.err) == (0, "")
     lines = result.out.splitlines()
-    assert lines[:2] == [f"building into {folder}", "pairs: 60 to build in 5 shards"]
+    assert lines[:2] == [f"building into {folder}", "pairs: 60 to build in 5 shards; stage width: up to 5 at once"]
     assert "built 120 examples (train 72, validation 24, test 24) from 60 pairs; 60 of 60 attempts accepted" in lines
     assert lines[-3:] == [
         f"in    {folder}",
@@ -281,7 +281,7 @@ def test_mined_build_says_what_became_of_the_threads_and_what_was_built(tmp_path
     assert "threads: 50 used, of 52 posts and 251 responses read" in lines
     assert "  dropped       1  posts/deleted" in lines
     assert "  dropped       1  posts/too_few_responses" in lines
-    assert "pairs: 50 to build in 4 shards" in lines
+    assert "pairs: 50 to build in 4 shards; stage width: up to 4 at once" in lines
     assert any(line.startswith("pairs: 4/4 shards, 50/50 pairs, 100% accepted, 22500/22500 answers") for line in lines)
     assert "from 50 pairs; 50 of 50 attempts accepted" in result.out
     assert lines[-1] == f'load  datasets.load_dataset("{tmp_path / "out"}")'

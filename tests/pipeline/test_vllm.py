@@ -1,4 +1,4 @@
-"""The real thing: vLLM and the packaged model, and what happens when the server dies under a build."""
+"""The real thing: vLLM and the packaged model, fed by two workers, and what happens when the server dies under them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import importlib.util
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
@@ -13,9 +14,12 @@ import pytest
 from datasets import load_dataset
 
 from schemas.manifest import Manifest
+from tests.pipeline.test_resume import finish, shards
+from tests.portable import PortableCluster
 
 CONFIG = """
 pairs: 24
+shard_pairs: 4
 attempts: 8
 splits: {train: 0.5, validation: 0.25, test: 0.25}
 history: {ugc: 1, pair: 1, min_support: 0}
@@ -23,35 +27,38 @@ generation: {temperature: 0.7, top_p: 0.9, max_tokens: 100, stop: ["\\n"], extra
 """
 
 
-def server_of(build: psutil.Process) -> psutil.Process | None:
-    """The model server: the guard is a child of the build, the server a child of the guard."""
-    for guard in build.children():
-        for child in guard.children():
-            return child
-    return None
+def servers_of(workers: Sequence[int]) -> list[psutil.Process]:
+    """The model servers: a guard is a child of a worker, its server a child of the guard."""
+    guards = [guard for worker in workers for guard in psutil.Process(worker).children()]
+    return [server for guard in guards for server in guard.children()]
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed here")
-def test_a_real_model_builds_a_dataset_although_its_server_is_killed_once(tmp_path: Path) -> None:
+def test_two_workers_build_with_one_real_model_although_its_server_is_killed_once(tmp_path: Path) -> None:
     config, output = tmp_path / "build.yaml", tmp_path / "out"
     config.write_text(CONFIG)
-    command = [sys.executable, "-m", "pipeline.cli", "build", str(config), "--output", str(output)]
-    build = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    journal = output / "journal"
-    deadline = time.monotonic() + 300
-    while build.poll() is None and time.monotonic() < deadline:
-        if any(path.stat().st_size for path in journal.glob("*.jsonl")):
-            break
-        time.sleep(0.1)
-    server = server_of(psutil.Process(build.pid))
-    assert server is not None
-    server.kill()
-
-    said, _ = build.communicate(timeout=600)
+    command = [sys.executable, "-m", "pipeline.cli", "build", str(config), "--output", str(output), "--"]
+    with PortableCluster(tmp_path / "cluster", patience=900) as cluster:
+        build = subprocess.Popen(
+            [*command, *cluster.options], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        journal = output / "journal"
+        deadline = time.monotonic() + 300
+        while build.poll() is None and time.monotonic() < deadline:
+            # A worker opens a shard's journal when it asks for it.
+            if sum(path.stat().st_size > 0 for path in journal.glob("*.jsonl")) >= 2:
+                break
+            time.sleep(0.1)
+        workers = cluster.workers()
+        running = servers_of(workers)
+        assert (len(workers), len(running)) == (2, 1)
+        running[0].kill()
+        said, _ = build.communicate(timeout=600)
 
     assert build.returncode == 0, said
     manifest = Manifest.model_validate_json((output / "manifest.json").read_bytes())
+    # Both workers saw it; it is counted once.
     assert manifest.runs[-1].server_restarts == 1
     assert manifest.counts.pairs_accepted >= 20
     assert manifest.counts.completion_tokens > 0
@@ -61,3 +68,5 @@ def test_a_real_model_builds_a_dataset_although_its_server_is_killed_once(tmp_pa
     row = dataset["train"][0]
     assert len(row["Preference Direction"]) == 90
     assert row["chosen"] != row["rejected"]
+    finish(config, tmp_path / "again", "--set", f"engine={{kind: replay, journal: {journal}}}")
+    assert shards(tmp_path / "again") == shards(output)
