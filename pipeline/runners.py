@@ -10,7 +10,13 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import DebugOptions, PipelineOptions, StandardOptions
+from apache_beam.options.pipeline_options import (
+    DebugOptions,
+    PipelineOptions,
+    SetupOptions,
+    StandardOptions,
+    WorkerOptions,
+)
 from apache_beam.runners import create_runner
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
@@ -111,6 +117,10 @@ def _for_dataflow(config: BuildConfig, output: AnyPath, beam_args: Sequence[str]
     }
     chosen = [f"{name}={value}" for name, value in arguments.items() if value is not None]
     options = PipelineOptions([*chosen, *beam_args])
+    if not options.view_as(WorkerOptions).sdk_container_image and not options.view_as(SetupOptions).setup_file:
+        raise UsageError(
+            "workers.image is missing: Dataflow's workers need this package; deploy/Dockerfile makes an image that has it"
+        )
     debug = options.view_as(DebugOptions)
     for experiment in ("no_use_multiple_sdk_containers", *workers.experiments):
         debug.add_experiment(experiment)

@@ -181,6 +181,17 @@ def test_shards_are_spread_before_they_are_opened() -> None:
     assert any(name.startswith("Spread sampled") for name in names)
 
 
+def test_workers_without_this_package_are_refused_before_they_start() -> None:
+    with pytest.raises(UsageError, match=r"workers\.image is missing"):
+        Runner(config(workers={}), OUTPUT, CLOUD)
+
+
+def test_an_image_may_be_named_on_the_command_line() -> None:
+    run = Runner(config(workers={}), OUTPUT, [*CLOUD, "--sdk_container_image=some:1"])
+
+    assert run.options.get_all_options()["sdk_container_image"] == "some:1"
+
+
 def test_a_folder_of_this_machine_is_refused(tmp_path: Any) -> None:
     with pytest.raises(UsageError, match=r"Dataflow's workers cannot write there; name a folder of a bucket"):
         Runner(config(), tmp_path, CLOUD)
