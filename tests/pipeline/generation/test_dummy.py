@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.build import build
+from pipeline.generation.dummy import reply
+from pipeline.generation.requests import (
+    Completion,
+    Failure,
+    json_format,
+    make_choice_request,
+    make_request,
+    probabilities,
+)
+from pipeline.validate import judge_pair, judge_reply
+from schemas.base import UsageError
+from schemas.config import BuildConfig, GenerationConfig, ValidationConfig
+from schemas.loader import validate
+from tests.pipeline.helpers import rows_of, write_threads
+
+DUMMY: dict[str, Any] = {"generation": {"model": "dummy"}, "engine": {"kind": "dummy"}}
+SMALL: dict[str, Any] = {"shard_pairs": 16, "history": {"ugc": 1, "pair": 1, "min_support": 0}}
+
+
+def text_of(number: int) -> str:
+    messages = {"user": f"A post, number {number}."}
+    outcome = reply(make_request(GenerationConfig(model="dummy"), messages, (0, "train", number, 0, "chosen")))
+    assert isinstance(outcome, Completion)
+    assert outcome.finish_reason == "stop"
+    return outcome.text
+
+
+def test_the_same_request_gets_the_same_reply_and_any_other_another() -> None:
+    assert text_of(1) == text_of(1)
+    assert len({text_of(number) for number in range(1000)}) == 1000
+
+
+def test_replies_pass_the_rules() -> None:
+    rules = ValidationConfig()
+    for number in range(0, 400, 2):
+        chosen, rejected = text_of(number), text_of(number + 1)
+        assert judge_reply(chosen, "stop", (f"A post, number {number}.",), rules) is None
+        assert judge_pair(chosen, rejected, rules) is None
+
+
+def test_choices_are_sure_and_of_every_option() -> None:
+    texts = tuple(f"Question {number}?" for number in range(90))
+    outcome = reply(make_choice_request({"model": "dummy"}, "A response.", texts, b"known"))
+
+    assert isinstance(outcome, Completion)
+    found = probabilities(outcome.text)
+    assert found.shape == (90, 3)
+    assert (found.max(axis=1) > 200).all()
+    assert set(found.argmax(axis=1).tolist()) == {0, 1, 2}
+
+
+def test_json_is_refused_as_words_fit_no_schema() -> None:
+    messages = {"user": "Describe the person."}
+    asked = make_request(
+        GenerationConfig(model="dummy"), messages, (0,), response_format=json_format("portrait", {"type": "object"})
+    )
+
+    assert reply(asked) == Failure("dummy", "engine 'dummy' writes no JSON")
+
+
+@pytest.mark.parametrize("mined", [False, True])
+def test_a_build_needs_no_model_and_its_rows_say_so(tmp_path: Path, mined: bool) -> None:
+    threads = str(write_threads(tmp_path / "threads.jsonl", 60))
+    # Every answer is sure, so few may be asked: of ninety active dimensions no two people would agree.
+    annotation = {"dimensions": ["demographics_and_traits"]}
+    mining = {"source": {"kind": "threads", "path": [threads]}, "annotation": annotation}
+    config = validate(BuildConfig, {"pairs": 60, **SMALL, **DUMMY, **({"mining": mining} if mined else {})}, "test")
+
+    manifest = build(config, tmp_path / "out")
+
+    assert manifest.status == "complete"
+    rows = rows_of(tmp_path / "out" / "data")
+    assert len(rows) == manifest.counts.examples > 0
+    assert {row["model"] for row in rows} == {"dummy"}
+    assert not (tmp_path / "out" / "journal").exists()
+
+
+def test_rows_without_a_model_are_never_named_after_one() -> None:
+    with pytest.raises(UsageError, match=r"needs generation\.model 'dummy'"):
+        validate(BuildConfig, {"pairs": 1, "engine": {"kind": "dummy"}}, "test")
