@@ -119,7 +119,7 @@ def _for_dataflow(config: BuildConfig, output: AnyPath, beam_args: Sequence[str]
     options = PipelineOptions([*chosen, *beam_args])
     if not options.view_as(WorkerOptions).sdk_container_image and not options.view_as(SetupOptions).setup_file:
         raise UsageError(
-            "workers.image is missing: Dataflow's workers need this package; deploy/Dockerfile makes an image that has it"
+            "workers.image is missing: Dataflow's workers need this package; deploy/Dockerfile makes an image with it"
         )
     debug = options.view_as(DebugOptions)
     for experiment in ("no_use_multiple_sdk_containers", *workers.experiments):
