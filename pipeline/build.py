@@ -125,15 +125,17 @@ def _build(plan: BuildPlan, manifest: Manifest, dropped: dict[str, int], run: Ru
         status = "interrupted"
         raise
     finally:
-        close_generator(plan)
-        summary = _summary(plan, run, started, time.monotonic() - clock, status)
-        pace.close()
-        progress.forget(output)
-        manifest = manifest.model_copy(update={"runs": (*manifest.runs, summary)})
-        # Where the disk is full this fails too, and must not hide the first error. An abandoned build has none.
-        with contextlib.suppress(UserError):
-            if storage.is_file(output / MANIFEST):
-                write_manifest(output, manifest)
+        # A store that is gone is not waited for at each of these: the end of the process takes its threads along.
+        if status == "complete" or storage.answers(output):
+            close_generator(plan)
+            summary = _summary(plan, run, started, time.monotonic() - clock, status)
+            pace.close()
+            progress.forget(output)
+            manifest = manifest.model_copy(update={"runs": (*manifest.runs, summary)})
+            # Where the disk is full this fails too, and must not hide the first error. An abandoned build has none.
+            with contextlib.suppress(UserError):
+                if storage.is_file(output / MANIFEST):
+                    write_manifest(output, manifest)
     return manifest
 
 

@@ -132,7 +132,7 @@ class _Lease:
         self._over.set()
         self._thread.join()
         _ours.discard(self._me.run)
-        if self._taken_by is None:
+        if self._taken_by is None and storage.answers(self._folder):
             with contextlib.suppress(UserError):
                 self._write(replace(self._me, released=True))
 

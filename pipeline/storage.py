@@ -33,6 +33,7 @@ THREADS = 32
 _OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oci", "oss", "r2", "memory"})
 """Protocols under which a file appears when it is whole, and folders need not be made."""
 _BLOCK_BYTES = 8 << 20
+_PROBE_SECONDS = 5
 _PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
 
 
@@ -248,6 +249,20 @@ def is_file(path: AnyPath) -> bool:
             return bool(path.fs.info(path.path)["type"] == "file")
     except FileNotFoundError:
         return False
+
+
+def answers(path: AnyPath) -> bool:
+    """Whether a store can be reached just now. Its clients try for half a minute before they give a request up."""
+    if is_local(path):
+        return True
+    try:
+        path.fs.info(path.path, timeout=_PROBE_SECONDS)
+    except (FileNotFoundError, TypeError):
+        # Nothing is there, or this file system knows no time limits.
+        return True
+    except Exception:
+        return False
+    return True
 
 
 def size(path: AnyPath) -> int:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol, Self
 
@@ -109,7 +111,12 @@ class Generator:
         """Stop the client; its server, if it has one, is then ended by the guard."""
         if self._client:
             self._client.close()
-        for journal in [*self._writers]:
+        # What went wrong first must be told, and a store asks for a request each.
+        with ThreadPoolExecutor(storage.THREADS) as pool:
+            list(pool.map(self._give_up, [*self._writers]))
+
+    def _give_up(self, journal: str) -> None:
+        with contextlib.suppress(UserError):
             self.finish(journal)
 
 

@@ -32,6 +32,9 @@ def source(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+sampled_alone = pytest.mark.parametrize("source", ["sampled"], indirect=True)
+
+
 @pytest.fixture(scope="module")
 def built(source: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A build by the local runner, against a server with faults; its journal is what the tests replay."""
@@ -73,11 +76,10 @@ def test_replay_on_two_workers_gives_the_bytes_of_the_local_runner(
     assert shards(tmp_path / "out") == shards(built)
 
 
+@sampled_alone
 def test_a_detached_job_on_two_workers_gives_the_same_bytes(
     cluster: PortableCluster, built: Path, tmp_path: Path, source: str
 ) -> None:
-    if source == "mined":
-        pytest.skip("threads are gathered by a driver that stays")
     config, output = write_config(tmp_path, replay(built), source), tmp_path / "out"
 
     finish(config, output, "--detach", "--", *cluster.options)
@@ -89,6 +91,7 @@ def test_a_detached_job_on_two_workers_gives_the_same_bytes(
     assert shards(output) == shards(built)
 
 
+@sampled_alone
 def test_two_workers_feed_one_server_and_one_that_is_killed_costs_its_shards_in_flight(
     cluster: PortableCluster, source: str, tmp_path: Path
 ) -> None:
@@ -122,6 +125,7 @@ def test_two_workers_feed_one_server_and_one_that_is_killed_costs_its_shards_in_
     assert len(asked) - len(set(asked)) <= 2 * 64
 
 
+@sampled_alone
 def test_metrics_of_all_workers_reach_the_manifest(cluster: PortableCluster, source: str, tmp_path: Path) -> None:
     with StubServer(sometimes_bad) as stub:
         config = write_config(tmp_path, openai(stub, in_flight=16), source)
