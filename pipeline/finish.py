@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from pipeline import storage
+from pipeline import progress, storage
 from pipeline.card import write_card
 from pipeline.manifests import read_manifest, write_manifest
 from pipeline.mining.gather import read_index
@@ -115,3 +115,4 @@ def complete(plan: BuildPlan) -> None:
     if manifest is None or manifest.fingerprint != plan.fingerprint:
         raise UserError(f"{plan.output} has lost its manifest; run the same command again")
     write_manifest(plan.output, finished(plan, manifest))
+    progress.forget(plan.output)

@@ -386,6 +386,16 @@ def shard_of(local: Path) -> dict[str, str]:
 # The same bytes
 
 
+OFTEN = """
+from pipeline import progress
+from pipeline.cli import main
+from pipeline.generation import journal
+journal._PART_SECONDS = progress._REMOTE_SECONDS = 0.25
+main()
+"""
+"""A program that stores several times a second what others store twice or six times a minute."""
+
+
 @scenario
 def direct(site: Site) -> str:
     """A build against the model, straight into the bucket."""
@@ -422,7 +432,7 @@ def detached(site: Site) -> str:
     url = site.url("detached")
     direct = site.scenarios.start("direct", site).result()
     config = write_config(site.work / "detached", replay(f"{direct}/journal"))
-    finish(start(site.environment, config, url, "--detach"))
+    finish(start(site.environment, config, url, "--detach", program=("-c", OFTEN)))
     return url
 
 
@@ -465,6 +475,9 @@ def test_journal_in_a_bucket_is_replayed_by_one_job_to_the_same_bytes(
     manifest, here = site.manifest(detached), Manifest.model_validate_json((local / "manifest.json").read_bytes())
     assert (manifest.status, manifest.counts, manifest.files) == ("complete", here.counts, here.files)
     assert "README.md" in site.names(detached)
+
+
+def test_a_job_that_is_done_leaves_no_counts_behind(site: Site, detached: str) -> None:
     assert not site.names(detached, ".progress")
 
 
@@ -684,22 +697,13 @@ class Resumed:
     stop: Stop
 
 
-QUICK_PARTS = """
-import sys
-from pipeline.generation import journal
-journal._PART_SECONDS = 0.25
-from pipeline.cli import main
-main()
-"""
-
-
 @scenario
 def parted(site: Site) -> Resumed:
     """Killed when some parts of a shard's journal are there."""
     model, url = Model(0.1), site.url("parted")
     with StubServer(model) as stub:
         config = write_config(site.work / "parted", openai(stub, in_flight=4))
-        process = start(site.environment, config, url, program=("-c", QUICK_PARTS))
+        process = start(site.environment, config, url, program=("-c", OFTEN))
         wait_until(lambda: sum(".parts/" in name for name in site.names(url, "journal")) >= 3, process)
         process.kill()
         stop = stopped(process, site, url, model)
