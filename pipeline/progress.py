@@ -130,9 +130,12 @@ def total(output: AnyPath, fresh: bool = False) -> Counter[str]:
         return _sum(output)
     known = _totals.get(output)
     if known is None or fresh or time.monotonic() - known[0] > _REMOTE_SECONDS / 2:
+        counts = known[1] if known else Counter()
         with contextlib.suppress(UserError):
-            known = _totals[output] = (time.monotonic(), _sum(output))
-    return known[1] if known else Counter()
+            counts = _sum(output)
+        # A store that is gone is not asked again at once either: each try takes half a minute.
+        known = _totals[output] = (time.monotonic(), counts)
+    return known[1]
 
 
 def _sum(output: AnyPath) -> Counter[str]:

@@ -257,8 +257,8 @@ def answers(path: AnyPath) -> bool:
         return True
     try:
         path.fs.info(path.path, timeout=_PROBE_SECONDS)
-    except (FileNotFoundError, TypeError):
-        # Nothing is there, or this file system knows no time limits.
+    except (FileNotFoundError, PermissionError, TypeError):
+        # Nothing is there, or it may not be seen, or this file system knows no time limits.
         return True
     except Exception:
         return False
