@@ -64,9 +64,8 @@ class Display(Observer):
             self._console.print(f"{name}: {len(done)} of {len(done) + len(todo)} shards are there already")
         pairs = sum(spec.count for spec in (*done, *todo))
         if name == "pairs":
-            self._console.print(
-                f"pairs: {pairs} to build in {len(done) + len(todo)} shards; stage width: up to {len(todo)} at once"
-            )
+            width = f"; stage width: up to {len(todo)} at once" if todo else ""
+            self._console.print(f"pairs: {pairs} to build in {len(done) + len(todo)} shards{width}")
         if todo:
             self._follow(_Phase(name, plan, todo))
 
