@@ -77,7 +77,7 @@ def build(
         settings = read_config(config, overrides or ())
         folder = storage.parse(output or f"out/{settings.name}")
         if detach:
-            handed = submit(settings, storage.absolute(folder), context.args)
+            handed = submit(settings, folder.absolute(), context.args)
             job = f" as job {handed.job}" if handed.job else ""
             told = (
                 f"handed over{job}; its manifest.json tells when it is complete"
@@ -88,7 +88,7 @@ def build(
             return
         publishing = PublishDisplay(out)
         with Display(out) as display:
-            manifest = run_build(settings, storage.absolute(folder), context.args, display, publishing)
+            manifest = run_build(settings, folder.absolute(), context.args, display, publishing)
         display.summary(manifest, folder)
         publishing.summary()
 
@@ -192,7 +192,7 @@ def publish(
 
         given = {"repo_id": repo_id, "private": private, "revision": revision, "tag": tag, "message": message}
         settings = validate(PublishConfig, given, "everyuser publish")
-        build_folder = storage.absolute(storage.parse(folder))
+        build_folder = storage.parse(folder).absolute()
         if not storage.is_file(build_folder / MANIFEST):
             raise UsageError(f"{folder} holds no build (no {MANIFEST} there)")
         display = PublishDisplay(out)

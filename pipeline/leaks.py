@@ -21,11 +21,8 @@ def find_shared_replies(plan: BuildPlan) -> int:
     """Store the hashes of replies that two splits share, and return how many there are. 16 bytes a pair in memory."""
     seen: dict[str, npt.NDArray[np.uint64]] = {}
     for split in SPLITS:
-        hashes = [
-            _hashes(read_shard(plan.path("pool", spec), ["chosen", "rejected"]))
-            for spec in plan.shards()
-            if spec.split == split
-        ]
+        paths = [plan.path("pool", spec) for spec in plan.shards() if spec.split == split]
+        hashes = storage.each(plan.output, lambda path: _hashes(read_shard(path, ["chosen", "rejected"])), paths)
         seen[split] = np.unique(np.concatenate([np.empty(0, dtype=np.uint64), *hashes]))
     everywhere, counts = np.unique(np.concatenate([*seen.values()]), return_counts=True)
     shared = everywhere[counts > 1]

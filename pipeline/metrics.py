@@ -37,7 +37,6 @@ class Measured:
     counts: Counter[str] = field(default_factory=Counter)
     sums: Counter[str] = field(default_factory=Counter)
     numbers: Counter[str] = field(default_factory=Counter)
-    largest: dict[str, int] = field(default_factory=dict)
 
     def mean(self, name: str) -> float:
         """Of a distribution; 0 where nothing was observed."""
@@ -54,4 +53,3 @@ class Measured:
             if value is not None and value.count:
                 self.sums[name] += value.sum
                 self.numbers[name] += value.count
-                self.largest[name] = max(self.largest.get(name, 0), value.max)

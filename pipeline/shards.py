@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -97,8 +96,5 @@ def read_meta(path: AnyPath) -> dict[str, Any] | None:
 
 def read_metas(folder: AnyPath, files: Sequence[str]) -> list[dict[str, Any] | None]:
     """`read_meta` of many files of a folder. In an object store only what a listing shows is asked for, all at once."""
-    if storage.is_local(folder):
-        return [read_meta(folder / file) for file in files]
     there = frozenset(storage.names(folder))
-    with ThreadPoolExecutor(storage.THREADS) as pool:
-        return list(pool.map(lambda file: read_meta(folder / file) if file in there else None, files))
+    return storage.each(folder, lambda file: read_meta(folder / file) if file in there else None, files)

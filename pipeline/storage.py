@@ -12,11 +12,11 @@ import io
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 from typing_extensions import TypeIs
@@ -24,14 +24,18 @@ from upath import UPath
 
 from schemas.base import UsageError, UserError
 
+T = TypeVar("T")
+R = TypeVar("R")
 AnyPath = Path | UPath
 """A file or folder: a `Path` on this machine, a `UPath` of any file system that fsspec knows elsewhere."""
 
-THREADS = 32
-"""Requests to an object store at once, where there are many to be made: each takes some 50 ms and no processor."""
+_THREADS = 32
+"""Requests to an object store at once, where there are many to be made."""
 
 _OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oci", "oss", "r2", "memory"})
 """Protocols under which a file appears when it is whole, and folders need not be made."""
+_LARGE_FILES = 8
+"""Files on their way at once, where each fills the line for a while."""
 _BLOCK_BYTES = 8 << 20
 _PROBE_SECONDS = 5
 _PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
@@ -56,11 +60,6 @@ def parse(name: str) -> AnyPath:
     except Exception as error:  # Each file system has its own.
         raise UsageError(f"{name}: cannot be used: {_told(error)}") from None
     return path
-
-
-def absolute(path: AnyPath) -> AnyPath:
-    """The same place, wherever the process stands."""
-    return path.absolute()
 
 
 def is_local(path: AnyPath) -> TypeIs[Path]:
@@ -136,11 +135,6 @@ def read_bytes(path: AnyPath) -> bytes:
     with reading(path):
         content: bytes = path.fs.cat_file(path.path)
         return content
-
-
-def read_text(path: AnyPath) -> str:
-    """A whole text file; raises `FileNotFoundError`."""
-    return read_bytes(path).decode()
 
 
 @contextmanager
@@ -235,7 +229,7 @@ def download(folder: UPath, target: Path) -> None:
         copies = [target / str(file)[len(root) :].lstrip("/") for file in files]
         for copy in copies:
             copy.parent.mkdir(parents=True, exist_ok=True)
-        with ThreadPoolExecutor(8) as pool:
+        with ThreadPoolExecutor(_LARGE_FILES) as pool:
             list(pool.map(folder.fs.get_file, files, map(str, copies)))
 
 
@@ -283,18 +277,26 @@ def content_id(path: AnyPath) -> str:
         return f"{path.protocol}:{info.get('md5Hash') or info.get('crc32c') or path.fs.checksum(path.path)}"
 
 
-def names(folder: AnyPath) -> list[str]:
+def names(folder: AnyPath, files_only: bool = False) -> list[str]:
     """What stands directly in a folder, sorted; nothing where there is no such folder."""
     try:
         if is_local(folder):
-            return sorted(path.name for path in folder.iterdir())
+            return sorted(path.name for path in folder.iterdir() if not files_only or path.is_file())
         with reading(folder):
-            entries = folder.fs.ls(folder.path, detail=False)
+            entries = folder.fs.ls(folder.path, detail=True)
     except (FileNotFoundError, NotADirectoryError):
         return []
+    wanted = {str(entry["name"]).strip("/") for entry in entries if not files_only or entry["type"] == "file"}
     # Some stores list the folder itself, as an empty object.
-    below = {str(entry).strip("/") for entry in entries} - {folder.path.strip("/")}
-    return sorted(entry.rpartition("/")[2] for entry in below)
+    return sorted(entry.rpartition("/")[2] for entry in wanted - {folder.path.strip("/")})
+
+
+def each(folder: AnyPath, function: Callable[[T], R], items: Iterable[T]) -> list[R]:
+    """`function` of every item, in order: of what is in an object store many at once, as each waits for requests."""
+    if is_local(folder):
+        return [function(item) for item in items]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return list(pool.map(function, items))
 
 
 def remove(path: AnyPath) -> None:

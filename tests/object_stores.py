@@ -10,16 +10,18 @@ process, a test sets them before it touches a URL. The store outlives them all, 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import logging
 import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Self
 
+import pytest
 from aiohttp import web
 
 from tests.gcs_stub import PRIVATE, GcsStub
@@ -104,6 +106,20 @@ class GcsStore(ObjectStore):
             # Else it asks over gRPC what kind of bucket this is: a warning each time, or a minute with token="anon".
             "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",
         }
+
+
+@contextlib.contextmanager
+def serving(kind: type[ObjectStore]) -> Iterator[ObjectStore]:
+    """A store that this process uses, and those that it starts; skips the test where a package is missing."""
+    if kind is S3Store:
+        pytest.importorskip("moto.server", reason="moto[s3,server] is not installed")
+    with kind() as store, pytest.MonkeyPatch.context() as patch:
+        for name, value in store.environment.items():
+            patch.setenv(name, value)
+        # Which reads some of them when it is imported.
+        package = {"s3": "s3fs", "gs": "gcsfs"}[kind.scheme]
+        pytest.importorskip(package, reason=f"{package} is not installed")
+        yield store
 
 
 def forget_clients() -> None:

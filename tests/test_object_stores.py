@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.object_stores import BUCKET, GcsStore, ObjectStore, S3Store
+from tests.object_stores import BUCKET, GcsStore, ObjectStore, S3Store, serving
 
 fsspec = pytest.importorskip("fsspec")
 
@@ -54,13 +54,7 @@ with GcsStore() as store:
 
 @pytest.fixture(scope="module", params=[S3Store, GcsStore])
 def store(request: pytest.FixtureRequest) -> Iterator[ObjectStore]:
-    kind: type[ObjectStore] = request.param
-    if kind is S3Store:
-        pytest.importorskip("moto.server")
-    with kind() as found, pytest.MonkeyPatch.context() as patch:
-        for name, value in found.environment.items():
-            patch.setenv(name, value)
-        pytest.importorskip({"s3": "s3fs", "gs": "gcsfs"}[kind.scheme])
+    with serving(request.param) as found:
         yield found
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import time
 import uuid
 import weakref
 from pathlib import Path
@@ -187,7 +188,8 @@ class _Flusher:
             self._journals.discard(journal)
 
     def _run(self) -> None:
-        while not threading.Event().wait(_PART_SECONDS):
+        while True:
+            time.sleep(_PART_SECONDS)
             with self._lock:
                 journals = [*self._journals]
             for journal in journals:

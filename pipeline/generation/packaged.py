@@ -44,7 +44,7 @@ def model_path(model: str) -> str:
 
 
 def _fetched(model: str) -> Path:
-    """A model of a bucket, copied to this machine once, whoever asks for it first."""
+    """A model of a bucket, copied to this machine once, by whoever asks first: another model needs another address."""
     source = storage.parse(model)
     if storage.is_local(source):
         raise UserError(f"generation.model: {model}: name a local folder by its path")

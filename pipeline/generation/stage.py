@@ -6,7 +6,6 @@ import contextlib
 import os
 import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol, Self
 
@@ -111,11 +110,10 @@ class Generator:
         """Stop the client; its server, if it has one, is then ended by the guard."""
         if self._client:
             self._client.close()
-        # What went wrong first must be told, and a store asks for a request each.
-        with ThreadPoolExecutor(storage.THREADS) as pool:
-            list(pool.map(self._give_up, [*self._writers]))
+        storage.each(self._folder, self._give_up, [*self._writers])
 
     def _give_up(self, journal: str) -> None:
+        # What went wrong first must be told, not this.
         with contextlib.suppress(UserError):
             self.finish(journal)
 

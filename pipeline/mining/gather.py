@@ -32,7 +32,7 @@ from pipeline.plan import SPLITS, BuildPlan, apportion
 from pipeline.progress import tally
 from pipeline.resources import resources
 from pipeline.seeds import normalised
-from pipeline.shards import read_groups, read_meta, read_metas, write_shard
+from pipeline.shards import read_groups, read_metas, write_shard
 from pipeline.storage import AnyPath, atomic, write_text
 from pipeline.validate import count_words, language_of
 from schemas.base import UsageError, UserError
@@ -134,12 +134,11 @@ def index(plan: BuildPlan) -> Index:
     counts: Counter[str] = Counter()
     for piece in cut_slices(plan.mining):
         counts.update(json.loads(storage.read_bytes(_done_path(plan, piece.number)))["counts"])
-    sizes, digests = [], [_seed_digests(plan)]
-    for part in range(count_parts(plan)):
-        path = _part_path(plan, part)
-        counts.update((read_meta(path) or {})["counts"])
-        digests.append(_digests(path))
-        sizes.append(len(digests[-1]))
+    paths = [_part_path(plan, part) for part in range(count_parts(plan))]
+    for meta in read_metas(plan.output / "threads", [path.name for path in paths]):
+        counts.update((meta or {})["counts"])
+    digests = [_seed_digests(plan), *storage.each(plan.output, _digests, paths)]
+    sizes = [len(found) for found in digests[1:]]
     everything = np.concatenate(digests)
     first_seen = np.zeros(len(everything), dtype=bool)
     first_seen[np.unique(everything, return_index=True)[1]] = True

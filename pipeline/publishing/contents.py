@@ -20,7 +20,7 @@ from pipeline.mining.gather import read_index
 from pipeline.plan import BuildPlan
 from pipeline.publishing import privacy
 from pipeline.shards import read_meta
-from pipeline.storage import AnyPath, is_file
+from pipeline.storage import AnyPath
 from schemas import SCHEMA_VERSION
 from schemas.arrow import arrow_schema
 from schemas.base import UsageError, UserError
@@ -81,8 +81,7 @@ def read_contents(folder: AnyPath, repo_id: str, force: bool) -> Contents:
         _refuse_gaps(folder, built, manifest)
     if not manifest.files:
         raise UsageError(f"{folder} has no finished shard (no {_SHARDS} there): there is nothing to publish")
-    for entry in manifest.files:
-        _check_shard(folder, entry, manifest.fingerprint)
+    storage.each(folder, lambda entry: _check_shard(folder, entry, manifest.fingerprint), manifest.files)
     return Contents(folder, manifest, _others(folder, manifest, repo_id, is_whole=manifest is built))
 
 
@@ -109,8 +108,8 @@ def _matching(folder: AnyPath, pattern: str) -> list[str]:
     """The files below a folder that a pattern of at most two parts names, relative to it."""
     parent, _, name = pattern.rpartition("/")
     prefix = f"{parent}/" if parent else ""
-    found = [f"{prefix}{entry}" for entry in storage.names(folder / parent) if fnmatchcase(entry, name)]
-    return [path for path in found if not path.removeprefix(prefix).startswith(".") and is_file(folder / path)]
+    found = storage.names(folder / parent, files_only=True)
+    return [f"{prefix}{entry}" for entry in found if fnmatchcase(entry, name) and not entry.startswith(".")]
 
 
 def _plan(folder: AnyPath, manifest: Manifest) -> BuildPlan:

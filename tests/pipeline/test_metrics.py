@@ -119,7 +119,6 @@ def test_a_pipeline_tells_each_count_and_each_value_once(output: Path) -> None:
     assert measured.counts == Counter(asked=10, only_once=1)
     assert measured.numbers == Counter(queue_milliseconds=5)
     assert measured.sums == Counter(queue_milliseconds=100)
-    assert measured.largest == {"queue_milliseconds": 40}
 
 
 def test_what_another_thread_counts_is_told_where_a_bundle_runs(output: Path) -> None:
@@ -183,7 +182,7 @@ def test_two_steps_of_a_pipeline_are_summed(output: Path) -> None:
     measured.add(result)
 
     assert measured.counts == Counter(asked=6)
-    assert (measured.numbers["in_flight"], measured.sums["in_flight"], measured.largest["in_flight"]) == (6, 6, 2)
+    assert (measured.numbers["in_flight"], measured.sums["in_flight"]) == (6, 6)
 
 
 def test_pipelines_are_summed(output: Path) -> None:
@@ -200,7 +199,6 @@ def test_pipelines_are_summed(output: Path) -> None:
     assert measured.counts == Counter(asked=6 + 3)
     assert measured.sums["request_milliseconds"] == 40 + 6 + 30 + 3
     assert measured.numbers["request_milliseconds"] == 7
-    assert measured.largest["request_milliseconds"] == 13
     assert measured.mean("request_milliseconds") == pytest.approx(79 / 7)
 
 
@@ -218,7 +216,6 @@ def test_zero_is_a_value_like_others(output: Path) -> None:
     measured.add(run(work, 2))
 
     assert measured.numbers["queue_milliseconds"] == 2
-    assert measured.largest == {"queue_milliseconds": 0}
     assert measured.mean("queue_milliseconds") == 0.0
 
 

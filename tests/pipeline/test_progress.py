@@ -20,7 +20,6 @@ from pipeline import progress, storage
 from pipeline.progress import FOLDER, PACE, Pace, Tally, forget, tally, total
 from pipeline.storage import AnyPath
 from schemas.base import UserError
-from tests.object_stores import ObjectStore, S3Store
 
 ROOT = Path(__file__).resolve().parents[2]
 COUNT = """
@@ -33,16 +32,6 @@ counts.add(sys.argv[3], 1)
 counts.gauge("in_flight", 5)
 counts.flush()
 """
-
-
-@pytest.fixture(scope="module")
-def s3_store() -> Iterator[ObjectStore]:
-    pytest.importorskip("moto.server", reason="moto[s3,server] is not installed")
-    with S3Store() as found, pytest.MonkeyPatch.context() as patch:
-        for name, value in found.environment.items():
-            patch.setenv(name, value)
-        pytest.importorskip("s3fs", reason="s3fs is not installed")
-        yield found
 
 
 @pytest.fixture(params=["local", "memory", "s3"])

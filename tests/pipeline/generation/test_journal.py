@@ -1,13 +1,12 @@
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ from pipeline.generation.journal import open_journal, read_journal
 from pipeline.generation.requests import Completion, Failure, Outcome
 from pipeline.storage import AnyPath
 from schemas.base import UserError
-from tests.object_stores import GcsStore, ObjectStore, S3Store
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -223,29 +221,6 @@ def test_a_journal_that_is_not_kept_leaves_nothing(tmp_path: Path) -> None:
 # In an object store
 
 in_a_bucket = pytest.mark.parametrize("place", ["s3", "gs"], indirect=True)
-
-
-@contextlib.contextmanager
-def serving(kind: ObjectStore, package: str) -> Iterator[ObjectStore]:
-    """A store that this process and those that it starts use."""
-    with kind as found, pytest.MonkeyPatch.context() as patch:
-        for name, value in found.environment.items():
-            patch.setenv(name, value)
-        pytest.importorskip(package, reason=f"{package} is not installed")
-        yield found
-
-
-@pytest.fixture(scope="module")
-def s3_store() -> Iterator[ObjectStore]:
-    pytest.importorskip("moto.server", reason="moto[s3,server] is not installed")
-    with serving(S3Store(), "s3fs") as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def gs_store() -> Iterator[ObjectStore]:
-    with serving(GcsStore(), "gcsfs") as found:
-        yield found
 
 
 @pytest.fixture(params=["memory", "s3", "gs"])

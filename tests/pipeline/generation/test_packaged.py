@@ -1,13 +1,11 @@
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import subprocess
 import sys
 import uuid
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,7 +15,7 @@ from pipeline import storage
 from pipeline.generation import packaged
 from pipeline.generation.packaged import NAME, fetch, model_path
 from schemas.base import UserError
-from tests.object_stores import GcsStore, ObjectStore, S3Store
+from tests.object_stores import ObjectStore
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -176,22 +174,10 @@ print(model_path(sys.argv[1]))
 """
 
 
-@contextlib.contextmanager
-def serving(kind: ObjectStore, package: str) -> Iterator[ObjectStore]:
-    """A store that this process and those that it starts use."""
-    with kind as found, pytest.MonkeyPatch.context() as patch:
-        for name, value in found.environment.items():
-            patch.setenv(name, value)
-        pytest.importorskip(package, reason=f"{package} is not installed")
-        yield found
-
-
-@pytest.fixture(scope="module", params=["s3", "gs"])
-def store(request: pytest.FixtureRequest) -> Iterator[ObjectStore]:
-    if request.param == "s3":
-        pytest.importorskip("moto.server", reason="moto[s3,server] is not installed")
-    with serving(S3Store(), "s3fs") if request.param == "s3" else serving(GcsStore(), "gcsfs") as found:
-        yield found
+@pytest.fixture(params=["s3", "gs"])
+def store(request: pytest.FixtureRequest) -> ObjectStore:
+    found: ObjectStore = request.getfixturevalue(f"{request.param}_store")
+    return found
 
 
 @pytest.fixture
