@@ -248,7 +248,7 @@ def test_each_gives_results_in_order_and_passes_errors_on(folder: AnyPath) -> No
         lambda path: pq.read_metadata(storage.open_parquet(path, whole=True).__enter__()),
         lambda path: storage.local_copy(path).__enter__().open(),
     ],
-    ids=["bytes", "text", "size", "content_id", "open", "open whole", "parquet", "parquet whole", "copy"],
+    ids=["bytes", "size", "content_id", "open", "open whole", "parquet", "parquet whole", "copy"],
 )
 @pytest.mark.parametrize("name", ["missing", "missing/deep"])
 def test_a_missing_file_is_told_as_such(folder: AnyPath, read: Callable[[AnyPath], Any], name: str) -> None:
