@@ -76,7 +76,7 @@ build-dataset: $(STAMP) ## Build CONFIG into OUTPUT (default: 64 pairs by the pa
 	@$(VENV)/bin/everyuser inspect $(OUTPUT) --count $(SHOW)
 
 test: $(STAMP) ## Run all tests, those with the real model too
-	@$(PY) -m pytest -n $(TEST_WORKERS) --dist loadfile
+	@$(PY) -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
 
 lint: $(STAMP) ## Lint, format check and types
 	@$(VENV)/bin/ruff check .

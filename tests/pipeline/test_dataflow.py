@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -48,7 +49,17 @@ def plan_of(settings: BuildConfig) -> BuildPlan:
 
 
 def translated(settings: BuildConfig, *options: str, phase: str = "all") -> tuple[Any, Runner]:
-    """The pipeline's proto, and the runner that made it."""
+    """The pipeline's proto, and the runner that made it; each is made once."""
+    key = (settings.model_dump_json(), options, phase)
+    if key not in _translated:
+        _translated[key] = _translate(settings, options, phase)
+    return _translated[key]
+
+
+_translated: dict[tuple[str, tuple[str, ...], str], tuple[Any, Runner]] = {}
+
+
+def _translate(settings: BuildConfig, options: Sequence[str], phase: str) -> tuple[Any, Runner]:
     run, plan = Runner(settings, OUTPUT, [*CLOUD, *options]), plan_of(settings)
     plan = run.adapted(plan)
     if phase == "all":
