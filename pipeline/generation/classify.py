@@ -54,7 +54,7 @@ def classify(
         )
     if status in (408, 409, 425) or status >= 500:
         return Transient(f"http_{status}", detail)
-    return Failure(f"http_{status}", detail)
+    return Failure(f"http_{status}", detail, may_pass=False)
 
 
 def _completion(request: AnyRequest, payload: bytes) -> Completion | Transient:

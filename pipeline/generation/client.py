@@ -269,25 +269,26 @@ class Client:
                 self._window.shrink(self._loop.time())
                 pause = _pause(waits) if answer.seconds is None else max(_SHORTEST_PAUSE, answer.seconds)
                 if waited + pause > self._config.max_wait_seconds:
-                    return Failure("busy", f"{answer.detail}; waited {waited:.0f} s")
+                    return Failure("busy", f"{answer.detail}; waited {waited:.0f} s", may_pass=True)
                 waits += 1
                 waited += pause
                 await asyncio.sleep(pause)
                 continue
             if answer.was_answered and retries == self._config.retries:
-                return Failure(answer.reason, answer.detail)
+                return Failure(answer.reason, answer.detail, may_pass=True)
             # Also long enough to learn that the server has died.
             await asyncio.sleep(_pause(retries))
             if self._endpoints.life() != endpoint.life:
                 self._failing_since = None
                 if deaths >= _ALONE_AFTER:
-                    return Failure("server_died", f"the server died {deaths + 1} times under this request")
+                    detail = f"the server died {deaths + 1} times under this request"
+                    return Failure("server_died", detail, may_pass=False)
                 deaths += 1
             elif answer.reason != "unreachable":
                 # What never reached a server is no fault of its row; `_note_outage` bounds it.
                 retries += 1
                 if retries > self._config.retries:
-                    return Failure(answer.reason, answer.detail)
+                    return Failure(answer.reason, answer.detail, may_pass=True)
 
     async def _post(self, endpoint: Endpoint, request: AnyRequest) -> Completion | Failure | Busy | Transient:
         reached = True

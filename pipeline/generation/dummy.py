@@ -27,7 +27,7 @@ def reply(request: AnyRequest) -> Outcome:
     if isinstance(request, ChoiceRequest):
         return Completion(_choices(request), "stop", 0, 0)
     if b'"response_format"' in request.body and "response_format" in orjson.loads(request.body):
-        return Failure("dummy", "engine 'dummy' writes no JSON")
+        return Failure("dummy", "engine 'dummy' writes no JSON", may_pass=False)
     draws = hashlib.shake_128(request.key.encode()).digest(_LENGTH)
     words = [_WORDS[draw % len(_WORDS)] for draw in draws]
     return Completion(f"Reply {request.key[:16]} says {' '.join(words)}.", "stop", 0, 0)

@@ -107,15 +107,15 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A request that got no reply and will not be asked again; `reason` is counted, `detail` is for people."""
+    """A request that got no reply. `reason` is counted, `detail` is for people.
+
+    `may_pass`: the cause was the circumstances (a timeout, a 500), so a resumed run asks again. Otherwise it was the
+    request itself, and the answer would be the same.
+    """
 
     reason: str
     detail: str
-
-    @property
-    def may_pass(self) -> bool:
-        """Whether it lay in the circumstances: then a resumed run asks again. A 4xx answer would be the same."""
-        return not self.reason.startswith("http_4")
+    may_pass: bool
 
 
 Outcome = Completion | Failure

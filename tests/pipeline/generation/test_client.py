@@ -267,7 +267,7 @@ def test_a_refused_request_is_asked_exactly_once(tmp_path: Path, status: int) ->
         outcomes = ask(tmp_path, make_requests(1), stub.url)
 
         assert len(stub.bodies) == 1
-    assert outcomes == [Failure(f"http_{status}", f"HTTP {status}: prompt too long")]
+    assert outcomes == [Failure(f"http_{status}", f"HTTP {status}: prompt too long", may_pass=False)]
 
 
 def test_one_bad_row_among_a_hundred_fails_alone(tmp_path: Path) -> None:
@@ -346,7 +346,7 @@ def test_a_slow_reply_fails_after_the_retries(tmp_path: Path) -> None:
         outcomes = ask(tmp_path, make_requests(1), stub.url, config=settings(timeout_seconds=0.2))
 
         assert len(stub.bodies) == 2
-    assert outcomes == [Failure("timeout", "no reply within 0.2 s")]
+    assert outcomes == [Failure("timeout", "no reply within 0.2 s", may_pass=True)]
 
 
 def test_a_reply_that_trickles_in_fails_after_the_retries(tmp_path: Path) -> None:
@@ -464,7 +464,7 @@ def test_a_server_that_wants_a_longer_wait_than_allowed_fails_the_row_at_once(tm
         outcomes = ask(tmp_path, make_requests(1), stub.url)
 
         assert len(stub.bodies) == 1
-    assert outcomes == [Failure("busy", "HTTP 429: come back tomorrow; waited 0 s")]
+    assert outcomes == [Failure("busy", "HTTP 429: come back tomorrow; waited 0 s", may_pass=True)]
 
 
 # Calls of many prompts
@@ -904,3 +904,19 @@ def test_what_the_journal_knows_is_not_asked_again(tmp_path: Path, monkeypatch: 
         assert asked_before == 6
         assert Counter(number(body) for body in stub.bodies) == Counter(range(10))
     assert outcomes[:6] == known
+
+
+def test_of_failures_a_resumed_run_asks_again_what_may_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    requests = make_requests(3)
+    journal = open_journal(tmp_path / "journal" / "train-0.jsonl")
+    for request, may_pass in zip(requests, (True, False, True), strict=True):
+        journal.append(request.key, Failure("http_408", "HTTP 408: slow", may_pass=may_pass))
+    journal.close()
+
+    with StubServer() as stub:
+        generator = generator_with_key(tmp_path, stub.url, monkeypatch)
+        outcomes = finish_generating(generator, generator.submit("train-0", requests))
+        generator.close()
+
+        assert sorted(number(body) for body in stub.bodies) == [0, 2]
+    assert failures(outcomes) == [Failure("http_408", "HTTP 408: slow", may_pass=False)]

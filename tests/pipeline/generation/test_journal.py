@@ -23,7 +23,7 @@ from schemas.base import UserError
 ROOT = Path(__file__).resolve().parents[3]
 
 GOOD = Completion('Rye, wrapped in linen.\n\n"Always" \u2013 \u00fcber alles \U0001f35e', "stop", 120, 31)
-BAD = Failure("http_400", "HTTP 400: this prompt is too long\x00")
+BAD = Failure("http_400", "HTTP 400: this prompt is too long\x00", may_pass=False)
 
 
 def write(path: AnyPath, outcomes: dict[str, Outcome]) -> None:

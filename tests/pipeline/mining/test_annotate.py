@@ -536,7 +536,7 @@ def test_a_failed_call_rejects_its_response_and_no_other(tmp_path: Path, failed:
     shard = ask(opened(2, 2), plan, 0)
     truth = truth_of(shard.threads)
     outcomes = [*answered(shard, truth).outcomes]
-    outcomes[3 * 2 + failed] = Failure("http_400", "HTTP 400: too long")
+    outcomes[3 * 2 + failed] = Failure("http_400", "HTTP 400: too long", may_pass=False)
 
     taken = annotated(shard, plan, outcomes)
 
@@ -558,7 +558,7 @@ def test_where_every_call_fails_every_response_is_rejected_once(tmp_path: Path) 
     plan = make_plan(tmp_path, annotation={"prompts_per_call": 1})
     shard = ask(opened(2, 2), plan, 0)
 
-    taken = annotated(shard, plan, [Failure("timeout", "no reply")] * len(shard.questions))
+    taken = annotated(shard, plan, [Failure("timeout", "no reply", may_pass=True)] * len(shard.questions))
 
     assert [rejection.record_id for rejection in taken.rejections] == ["p0/r0", "p0/r1", "p1/r2", "p1/r3"]
     assert not taken.threads.known.any()
@@ -596,7 +596,7 @@ def test_rejections_and_tokens_of_earlier_rounds_are_kept(tmp_path: Path) -> Non
     plan = make_plan(tmp_path)
     first = ask(opened(2), plan, 0)
     good, _ = answered(first, truth_of(first.threads)).outcomes
-    failed = annotated(first, plan, [good, Failure("timeout", "no reply")])
+    failed = annotated(first, plan, [good, Failure("timeout", "no reply", may_pass=True)])
 
     again = ask(failed, plan, 1)
     done = take_levels(answered(again, truth_of(first.threads)), plan, 1)
@@ -753,8 +753,8 @@ def test_an_answer_about_a_dimension_that_is_none_is_passed_over(tmp_path: Path)
         (reply(verdicts(kind="Positive")), "schema", "'positive', 'negative' or 'unclear'"),
         (reply('{"calm": 1}'), "schema", "'positive', 'negative' or 'unclear'"),
         (reply(verdicts(), "length"), "unfinished", "finish_reason length"),
-        (Failure("http_400", "HTTP 400: too long"), "http_400", "HTTP 400: too long"),
-        (Failure("timeout", "no reply"), "timeout", "no reply"),
+        (Failure("http_400", "HTTP 400: too long", may_pass=False), "http_400", "HTTP 400: too long"),
+        (Failure("timeout", "no reply", may_pass=True), "timeout", "no reply"),
     ],
 )
 def test_a_bad_structured_reply_rejects_its_response_and_no_other(
