@@ -7,9 +7,11 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
+import orjson
 from pydantic import Field, ValidationError
 
 from pipeline.examples import ExampleShard, reject
+from pipeline.generation.answers import read_object
 from pipeline.generation.requests import Failure, Outcome, Request, json_format, make_request
 from pipeline.mining.matching import parts_of, shares_a_sign
 from pipeline.pairs import traits
@@ -36,6 +38,19 @@ class PaperPortrait(Record):
     liked: tuple[str, ...] = Field(max_length=_MOST_TAGS)
     disliked: tuple[str, ...] = Field(max_length=_MOST_TAGS)
 
+    @classmethod
+    def read(cls, text: str, space: PreferenceSpace) -> PaperPortrait:
+        """Read a reply; keys and dimensions that nobody asked for are passed over.
+
+        Raises `ValueError` where the rest is no portrait; a `ValidationError` is one.
+        """
+        found = read_object(text)
+        wanted = {name: found[name] for name in cls.model_fields if name in found}
+        if isinstance(wanted.get("dimensions"), dict):
+            known = {dimension.slug for dimension in space.dimensions}
+            wanted["dimensions"] = {slug: pole for slug, pole in wanted["dimensions"].items() if slug in known}
+        return cls.model_validate_json(orjson.dumps(wanted))
+
     def text(self) -> str:
         """The portrait as a dataset holds it."""
         facts = (
@@ -46,7 +61,7 @@ class PaperPortrait(Record):
         return " ".join([self.portrait.strip(), *(f"{name}: {value}." for name, value in facts if value)])
 
     def direction(self, space: PreferenceSpace) -> Direction:
-        """The dimensions that it names, shape (D,); names that the space does not know are passed over."""
+        """The dimensions that it names, shape (D,); tags that the space does not know are passed over."""
         named = {slug: 1 if pole == "positive" else -1 for slug, pole in self.dimensions.items()}
         named |= dict.fromkeys(self.liked, 1) | dict.fromkeys(self.disliked, -1)
         return np.array([named.get(dimension.slug, 0) for dimension in space.dimensions], dtype=np.int8)
@@ -158,13 +173,16 @@ def _read(outcome: Outcome, plan: BuildPlan) -> _Portrait | Fault:
         return judge_text(text, outcome.finish_reason, plan.config.validation) or _Portrait(text)
     if outcome.finish_reason != "stop":
         return Fault("unfinished", f"finish_reason {outcome.finish_reason}")
+    space = resources(plan).space
     try:
-        answer = PaperPortrait.model_validate_json(outcome.text)
+        answer = PaperPortrait.read(outcome.text, space)
     except ValidationError as error:
         problem = error.errors()[0]
         return Fault("schema", f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}")
+    except ValueError as error:
+        return Fault("schema", str(error))
     fault = judge_text(answer.portrait, outcome.finish_reason, plan.config.validation)
-    return fault or _Portrait(answer.text(), answer.direction(resources(plan).space))
+    return fault or _Portrait(answer.text(), answer.direction(space))
 
 
 def _judge_signs(shard: ExampleShard, persona: Persona, found: Sequence[_Portrait], plan: BuildPlan) -> Fault | None:

@@ -51,10 +51,10 @@ def language_of(text: str) -> str:
 def judge_text(text: str, finish_reason: str, rules: ValidationConfig) -> Fault | None:
     """The first rule that any generated text can break by itself: a reply, or a portrait."""
     words = _words(text)
+    if finish_reason != "stop":
+        return Fault("unfinished", f"finish_reason {finish_reason}{'' if words else ', no text'}")
     if not words:
         return Fault("empty", "")
-    if finish_reason != "stop":
-        return Fault("unfinished", f"finish_reason {finish_reason}")
     if len(words) < rules.min_words:
         return Fault("too_short", f"{len(words)} words")
     plain = text.replace("\u2019", "'")

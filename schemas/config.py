@@ -306,7 +306,8 @@ class ValidationConfig(Record):
     )
     markup: tuple[str, ...] = Field(
         (
-            r"<\|[^>]*\|>|</?(?:s|div|span|p|br|html|body|script|think)\b[^>]*>|\[/?INST\]",
+            r"<\|[^>]*\|>|</?(?:s|div|span|p|br|html|body|script)\b[^>]*>|\[/?INST\]",
+            r"</?(?:think|thinking|thought|reasoning|seed:think)>|\[/?THINK\]|◁/?think▷",
             r"^#{1,6} |```",
             r"^\W{0,3}(?:title|post|reply|response|assistant|user|system)\W{0,2}:",
             "\ufffd",

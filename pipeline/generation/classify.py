@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import orjson
 
+from pipeline.generation.answers import parse, read_count
 from pipeline.generation.requests import AnyRequest, Completion, Failure
 from schemas.base import UserError
 
@@ -59,27 +60,24 @@ def classify(
 
 def _completion(request: AnyRequest, payload: bytes) -> Completion | Transient:
     try:
-        body = orjson.loads(payload)
+        body = parse(payload)
         text, finish_reason = request.read(body)
-        usage = body.get("usage") or {}
-        prompt_tokens, completion_tokens = (int(usage.get(f"{kind}_tokens") or 0) for kind in ("prompt", "completion"))
-        if max(prompt_tokens, completion_tokens) >= 2**53:
-            raise ValueError("no count of tokens")
-        return Completion(text, finish_reason, prompt_tokens, completion_tokens)
-    except (ValueError, OverflowError, KeyError, IndexError, TypeError, AttributeError):
+        usage = body.get("usage")
+        return Completion(text, finish_reason, read_count(usage, "prompt"), read_count(usage, "completion"))
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError):
         return Transient("garbled", f"not a completion: {payload[:120].decode(errors='replace')!r}")
 
 
 def _message(payload: bytes) -> str:
     """The server's own words, in one line."""
-    text = payload[:400].decode(errors="replace")
+    text: object = payload[:400].decode(errors="replace")
     try:
         body = orjson.loads(payload)
-        error = body.get("error", body)
-        text = str(error.get("message", error) if isinstance(error, dict) else error)
+        text = body.get("error", body)
+        text = text.get("message", text) if isinstance(text, dict) else text
     except (ValueError, AttributeError):
         pass
-    return " ".join(text.split())[:200]
+    return " ".join((text if isinstance(text, str) else orjson.dumps(text).decode()).split())[:200]
 
 
 def _retry_after(value: str | None) -> float | None:

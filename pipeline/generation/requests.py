@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 import orjson
 
+from pipeline.generation.answers import first_logprobs, read_reply
 from schemas.config import GenerationConfig
 
 
@@ -30,8 +31,7 @@ class Request:
 
     def read(self, answer: Any) -> tuple[str, str]:
         """Text and finish reason of a parsed answer. Raises `ValueError` and the like for anything else."""
-        choice = answer["choices"][0]
-        return str(choice["message"]["content"] or ""), str(choice.get("finish_reason") or "unknown")
+        return read_reply(answer["choices"][0])
 
 
 OPTIONS = ("A", "B", "C")
@@ -81,10 +81,10 @@ def _option_shares(choice: Any) -> list[float]:
     An endpoint without log-probabilities is taken at its word. One with them is not: where the options are far down,
     what it was made to say is a guess.
     """
-    tokens = ((choice.get("logprobs") or {}).get("top_logprobs") or [{}])[0]
+    tokens = first_logprobs(choice)
     weights = [0.0] * len(OPTIONS)
-    for token, logprob in tokens.items():
-        if token.strip() in OPTIONS:
+    for token, logprob in tokens:
+        if token.strip() in OPTIONS and logprob is not None:
             weights[OPTIONS.index(token.strip())] += math.exp(min(float(logprob), 0.0))
     if not tokens and choice["text"].strip() in OPTIONS:
         weights[OPTIONS.index(choice["text"].strip())] = 1.0

@@ -7,13 +7,13 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import orjson
-from pydantic import TypeAdapter, ValidationError
 
+from pipeline.generation.answers import read_object
 from pipeline.generation.requests import (
     OPTIONS,
     AnyRequest,
@@ -232,7 +232,6 @@ def _orders_of(threads: Threads, row: int, plan: BuildPlan) -> npt.NDArray[np.in
     return option_orders(plan.config.seed, post, threads.ids[row], threads.levels.shape[1])[sheet.asked]
 
 
-_Verdicts = TypeAdapter(dict[str, Literal["positive", "negative", "unclear"]])
 _LEVEL_OF = {"positive": 1, "negative": -1, "unclear": 0}
 
 
@@ -268,17 +267,20 @@ def _read_structured(
     if outcome.finish_reason != "stop":
         return Fault("unfinished", f"finish_reason {outcome.finish_reason}")
     try:
-        verdicts = _Verdicts.validate_json(outcome.text)
-    except ValidationError as error:
-        problem = error.errors()[0]
-        return Fault("schema", ": ".join([*map(str, problem["loc"]), problem["msg"]]))
+        verdicts = read_object(outcome.text)
+    except ValueError as error:
+        return Fault("schema", str(error))
     space = resources(plan).space
     levels = np.zeros(len(space), dtype=np.int8)
     for d in asked_dimensions(plan).tolist():
         slug = space.dimensions[d].slug
         if slug not in verdicts:
             return Fault("schema", f"no answer for '{slug}'")
-        levels[d] = _LEVEL_OF[verdicts[slug]]
+        verdict = verdicts[slug]
+        if not isinstance(verdict, str) or verdict not in _LEVEL_OF:
+            found = orjson.dumps(verdict)[:40].decode(errors="replace")
+            return Fault("schema", f"{slug}: found {found}, expected one of {', '.join(_LEVEL_OF)}")
+        levels[d] = _LEVEL_OF[verdict]
     return levels, np.stack([levels > 0, levels < 0], axis=-1).astype(np.float32)
 
 

@@ -66,15 +66,22 @@ def test_a_reply_cut_off_at_the_limit_keeps_its_finish_reason() -> None:
     assert answer(200, payload) == Completion("Rye, and", "length", 12, 3)
 
 
-@pytest.mark.parametrize("usage", [None, {}, {"prompt_tokens": None, "completion_tokens": None}])
-def test_unknown_usage_counts_as_nothing(usage: object) -> None:
+@pytest.mark.parametrize(
+    "usage", [None, {}, [1], "many", {"prompt_tokens": None}, {"prompt_tokens": -4, "completion_tokens": "many"}]
+)
+def test_unknown_usage_counts_as_nothing_and_loses_no_reply(usage: object) -> None:
     assert answer(200, chat(usage=usage)) == Completion("Rye.", "stop", 0, 0)
 
 
-def test_missing_finish_reason_is_unknown() -> None:
+@pytest.mark.parametrize("count", [b"1e999", b"1e30", b"-12"])
+def test_a_count_that_cannot_be_is_nothing(count: bytes) -> None:
+    assert answer(200, chat().replace(b"12", count)) == Completion("Rye.", "stop", 0, 3)
+
+
+def test_a_missing_finish_reason_beside_a_text_is_no_fault() -> None:
     payload = chat(choices=[{"message": {"content": "Rye."}, "finish_reason": None}])
 
-    assert answer(200, payload) == Completion("Rye.", "unknown", 12, 3)
+    assert answer(200, payload) == Completion("Rye.", "stop", 12, 3)
 
 
 def test_null_content_is_an_empty_reply() -> None:
@@ -105,11 +112,10 @@ def test_null_content_is_an_empty_reply() -> None:
         chat(choices=[{"message": None}]),
         chat(choices=[{"message": []}]),
         chat(choices=[{"message": {}}]),
-        chat(usage=[1]),
-        chat(usage={"prompt_tokens": "many"}),
+        chat(choices=[{"message": {"content": ["Rye."]}, "finish_reason": "stop"}]),
+        chat(choices=[{"message": {"content": {"text": "Rye."}}, "finish_reason": "stop"}]),
+        chat(choices=[{"message": {"content": "Rye."}, "finish_reason": 1}]),
         b'{"choices": [{"message": {"content": "\\ud800"}}]}',
-        chat().replace(b"12", b"1e999"),
-        chat().replace(b"12", b"1e30"),
     ],
 )
 def test_anything_else_with_status_200_is_garbled(payload: bytes) -> None:
@@ -205,7 +211,8 @@ def test_an_unknown_model_or_path_ends_the_run_and_names_the_setting() -> None:
         (b'{"detail": "prompt is too long"}', "prompt is too long"),
         (b"prompt is too long", "prompt is too long"),
         (b'["prompt is too long"]', "prompt is too long"),
-        (b'{"error": null}', ""),
+        (b'{"error": null}', "null"),
+        (b'{"error": {"message": {"text": "too long"}}}', '{"text":"too long"}'),
         (b"\xff\xfe prompt is too long", "prompt is too long"),
     ],
 )
@@ -243,6 +250,19 @@ def test_a_text_completion_is_read_as_probabilities() -> None:
     assert probabilities(result.text).tolist() == [[255, 0, 0], [0, 153, 102]]
 
 
+@pytest.mark.parametrize("excluded", [b"null", b"NaN", b"-Infinity"])
+def test_an_option_that_the_server_excludes_has_no_weight(excluded: bytes) -> None:
+    result = answer(200, text_completion(A, B).replace(b'"A":-9999.0', b'"A":' + excluded), request=CHOICES)
+
+    assert isinstance(result, Completion)
+    assert probabilities(result.text).tolist() == [[255, 0, 0], [0, 153, 102]]
+
+
+@pytest.mark.parametrize("usage", [[1], {"prompt_tokens": "many"}])
+def test_unknown_usage_loses_no_choices(usage: object) -> None:
+    assert isinstance(answer(200, text_completion(A, B, usage=usage), request=CHOICES), Completion)
+
+
 @pytest.mark.parametrize(
     "payload",
     [
@@ -268,12 +288,9 @@ def test_a_text_completion_is_read_as_probabilities() -> None:
         text_completion(A, "B"),
         text_completion(A, B | {"logprobs": None, "text": None}),
         text_completion(A, B | {"logprobs": [1]}),
-        text_completion(A, B | {"logprobs": {"top_logprobs": [None]}}),
         text_completion(A, B | {"logprobs": {"top_logprobs": [["B", -0.1]]}}),
-        text_completion(A, B | {"logprobs": {"top_logprobs": [{"B": None}]}}),
         text_completion(A, B | {"logprobs": {"top_logprobs": [{"B": "likely"}]}}),
-        text_completion(A, B).replace(b'"A":0.0', b'"A":NaN'),
-        text_completion(A, B, usage={"prompt_tokens": "many"}),
+        text_completion(A, B | {"logprobs": {"content": [{"token": "B", "top_logprobs": ["B"]}]}}),
         chat(),
     ],
 )

@@ -644,7 +644,7 @@ def json_plan(folder: Path, **keys: Any) -> BuildPlan:
     return make_plan(folder, **{"annotation": annotation, "attempts": 3} | keys)
 
 
-def verdicts(**changes: str | None) -> str:
+def verdicts(**changes: Any) -> str:
     """A good reply; `changes` replace or, if None, remove an answer."""
     words = {"calm": "positive", "young": "unclear", "rich": "negative", "kind": "unclear", "neat": "positive"}
     return json.dumps({slug: word for slug, word in (words | changes).items() if word is not None})
@@ -731,10 +731,20 @@ def test_a_good_structured_reply_gives_levels_as_certain(tmp_path: Path) -> None
     assert (taken.prompt_tokens, taken.completion_tokens) == (200, 60)
 
 
-def test_an_answer_about_a_dimension_that_is_none_is_passed_over(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "text",
+    [
+        verdicts(tall="positive"),
+        verdicts(tall=17, reason="The comment says so."),
+        f"```json\n{verdicts()}\n```",
+        f"Certainly! {verdicts()} I hope that helps.",
+        f"<think>Calm?</think>{verdicts()}",
+    ],
+)
+def test_what_nobody_asked_for_is_passed_over(tmp_path: Path, text: str) -> None:
     plan = json_plan(tmp_path)
 
-    taken = annotated(ask(opened(1), plan, 0), plan, [reply(verdicts(tall="positive"))])
+    taken = annotated(ask(opened(1), plan, 0), plan, [reply(text)])
 
     assert taken.threads.levels.tolist() == [LEVELS]
 
@@ -742,16 +752,16 @@ def test_an_answer_about_a_dimension_that_is_none_is_passed_over(tmp_path: Path)
 @pytest.mark.parametrize(
     ("outcome", "reason", "detail"),
     [
-        (reply("Certainly! " + verdicts()), "schema", "Invalid JSON"),
-        (reply(verdicts()[:-5]), "schema", "Invalid JSON"),
-        (reply(""), "schema", "Invalid JSON"),
-        (reply("[]"), "schema", "should be an object"),
-        (reply("null"), "schema", "should be an object"),
+        (reply("Certainly!"), "schema", "no JSON object"),
+        (reply(verdicts()[:-5]), "schema", "Unterminated string"),
+        (reply(""), "schema", "no JSON object"),
+        (reply("[]"), "schema", "no JSON object"),
+        (reply("null"), "schema", "no JSON object"),
         (reply("{}"), "schema", "no answer for 'calm'"),
-        (reply(verdicts(kind=None)), "schema", "no answer for 'kind'"),
-        (reply(verdicts(kind="maybe")), "schema", "'positive', 'negative' or 'unclear'"),
-        (reply(verdicts(kind="Positive")), "schema", "'positive', 'negative' or 'unclear'"),
-        (reply('{"calm": 1}'), "schema", "'positive', 'negative' or 'unclear'"),
+        (reply(verdicts(kind=None)), "schema", "'kind'"),
+        (reply(verdicts(kind="maybe")), "schema", 'kind: found "maybe", expected one of positive, negative, unclear'),
+        (reply(verdicts(kind=["positive"])), "schema", 'kind: found ["positive"]'),
+        (reply('{"calm": 1}'), "schema", "calm: found 1, expected one of positive"),
         (reply(verdicts(), "length"), "unfinished", "finish_reason length"),
         (Failure("http_400", "HTTP 400: too long", may_pass=False), "http_400", "HTTP 400: too long"),
         (Failure("timeout", "no reply", may_pass=True), "timeout", "no reply"),
