@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -17,6 +17,12 @@ _SHOWN = 60
 
 class UnreadableError(ValueError):
     """A row, or a value in it, that cannot be used. Its text says why, without the place."""
+
+
+Row = Mapping[str, Any] | UnreadableError
+"""A row of a file, or why it is none."""
+Rows = Iterator[tuple[int, Row]]
+"""Rows with their numbers, from 1: of lines in the (decompressed) text, or of rows where there are no lines."""
 
 
 def is_missing(value: Any) -> bool:

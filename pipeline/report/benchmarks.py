@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import codecs
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +12,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.formats import elements
 from pipeline.report.texts import Hashes, words_of
 from schemas.base import UsageError
 
@@ -95,31 +95,8 @@ def _lines(path: Path) -> Iterator[Any]:
 
 
 def _elements(path: Path) -> Iterator[Any]:
-    """The elements of a list one by one: published files are larger than what fits in memory as objects."""
-    decoder = json.JSONDecoder()
     with path.open(encoding="utf-8-sig") as file:
-        text, at, is_over = file.read(_READ).lstrip(), 1, False
-        if not text.startswith("["):
-            yield decoder.decode(text + file.read())
-            return
-        while True:
-            while text[at : at + 1] in (" ", "\t", "\r", "\n", ","):
-                at += 1
-            if text.startswith("]", at):
-                return
-            try:
-                element, end = decoder.raw_decode(text, at)
-            except json.JSONDecodeError:
-                if is_over:
-                    raise
-                end = len(text)
-            # What ends where the text does may go on in what follows.
-            if end < len(text) or is_over:
-                yield element
-                at = end
-            else:
-                more = file.read(max(_READ, len(text) - at))
-                text, at, is_over = text[at:] + more, 0, not more
+        yield from elements(file)
 
 
 def _gathered(rows: Iterator[Any]) -> Texts:

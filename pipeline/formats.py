@@ -1,0 +1,280 @@
+"""Reads rows of files as people have them: JSON lines, JSON, CSV and Parquet, plain or compressed.
+
+A row that cannot be parsed comes as an `UnreadableError` in its place, and the next one follows. A file that cannot be
+read to its end is refused: how much of it is missing, nobody knows.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import re
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from itertools import chain
+from pathlib import PurePath
+from typing import Any, BinaryIO, TextIO
+
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+import zstandard
+
+from pipeline import storage
+from pipeline.storage import AnyPath
+from pipeline.tables import table_rows
+from pipeline.values import Row, Rows, UnreadableError
+from schemas.base import UsageError, UserError
+
+_LINES = (".jsonl", ".ndjson")
+_TABLES = (".csv", ".tsv")
+_TEXTS = (*_LINES, *_TABLES, ".json")
+_COMPRESSED = (".gz", ".zst")
+KNOWN = f"{', '.join(_TEXTS)} (each also as .gz or .zst), .parquet"
+"""The suffixes that can be read, for errors."""
+_DOCUMENT_KEYS = ("data", "rows", "threads", "posts", "items")
+_MANY_DIGITS = re.compile(rb"\d{20}")
+"""An integer that orjson may take for a float."""
+_LONGEST_WINDOW = 1 << 31
+"""Reddit's dumps are compressed with zstd's `--long=31`."""
+_BOM = b"\xef\xbb\xbf"
+_ROWS = 256
+_READ = 1 << 20
+"""Characters that are read at once, about."""
+
+
+def format_of(path: AnyPath) -> str | None:
+    """Return what a file's name says that it holds, such as `.csv`; None for what cannot be read.
+
+    A compressed file without a second suffix holds JSON lines, as Reddit's dumps do.
+    """
+    name = PurePath(path.name.lower())
+    if name.suffix in _COMPRESSED:
+        inner = PurePath(name.stem).suffix
+        return inner if inner in _TEXTS else None if inner == ".parquet" else ".jsonl"
+    return name.suffix if name.suffix in (*_TEXTS, ".parquet") else None
+
+
+def is_compressed(path: AnyPath) -> bool:
+    """Return whether a byte of the file stands for several of its text, as in Parquet too."""
+    return path.suffix.lower() in (*_COMPRESSED, ".parquet")
+
+
+def is_splittable(path: AnyPath) -> bool:
+    """Return whether the file can be read in slices that begin at any byte."""
+    return path.suffix.lower() in _LINES
+
+
+def read_rows(path: AnyPath, start: int = 0, stop: int | None = None) -> Rows:
+    """Yield the rows of a file: of a splittable one, those that begin in bytes `start` to `stop`.
+
+    Rows of a slice are numbered from its own first line; `place` knows their lines. Raises `UsageError` that names the
+    file for one that is not what its name says, or ends early.
+    """
+    kind, number = format_of(path), 0
+    try:
+        if kind == ".parquet":
+            with storage.open_parquet(path) as opened, pq.ParquetFile(opened) as parquet:
+                for number, row in enumerate(_parquet(parquet), 1):
+                    yield number, row
+            return
+        with storage.open_binary(path, from_start_to_end=True) as raw, _decompressed(path, raw) as file:
+            if kind in _LINES:
+                rows = _json_lines(_lines_from(file, start, stop))
+            elif kind == ".json":
+                rows = _json(file)
+            else:
+                text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
+                rows = table_rows(text, "\t" if kind == ".tsv" else None)
+            for number, row in rows:
+                yield number, row
+    except (pa.ArrowException, zstandard.ZstdError, zlib.error, EOFError, OSError, ValueError) as error:
+        told = " ".join(str(error).split())[:200]
+        if isinstance(error, OSError) and error.errno is not None:
+            raise UserError(f"cannot read {path}: {told}; run the same command again, finished work is kept") from None
+        after = f", after {place(path, number, start)[len(str(path)) + 2 :]}" if number else ""
+        raise UsageError(f"{path}: not readable as {kind}{after}: {told}") from None
+
+
+def place(path: AnyPath | str, number: int, start: int = 0) -> str:
+    """Return where row `number` of a slice is, as an error says it. The lines before the slice are counted for that."""
+    if isinstance(path, str):
+        return f"{path}: row {number}"
+    if format_of(path) in (".parquet", ".json"):
+        return f"{path}: row {number}"
+    return f"{path}: line {number + _lines_before(path, start)}"
+
+
+def elements(file: TextIO) -> Iterator[Any]:
+    """Yield the elements of a JSON list one by one; any other document as it is. Raises `ValueError`.
+
+    Published files are larger than what fits in memory as objects.
+    """
+    decoder = json.JSONDecoder()
+    text, at, is_over = file.read(_READ).lstrip(), 1, False
+    if not text.startswith("["):
+        yield decoder.decode(text + file.read())
+        return
+    while True:
+        while text[at : at + 1] in (" ", "\t", "\r", "\n", ","):
+            at += 1
+        if text.startswith("]", at):
+            return
+        try:
+            element, end = decoder.raw_decode(text, at)
+        except json.JSONDecodeError:
+            if is_over:
+                raise
+            end = len(text)
+        # What ends where the text does may go on in what follows.
+        if end < len(text) or is_over:
+            yield element
+            at = end
+        else:
+            more = file.read(max(_READ, len(text) - at))
+            text, at, is_over = text[at:] + more, 0, not more
+
+
+def _lines_before(path: AnyPath, start: int) -> int:
+    """Lines that end before the first one of a slice: its first byte may be in the middle of one."""
+    if not start:
+        return 0
+    lines, left = 1, start - 1
+    with storage.open_binary(path, from_start_to_end=True) as file:
+        while left and (block := file.read(min(_READ, left))):
+            lines += block.count(b"\n")
+            left -= len(block)
+    return lines
+
+
+def _lines_from(file: BinaryIO, start: int, stop: int | None) -> Iterator[bytes]:
+    """The lines that begin in [start, stop)."""
+    if start:
+        file.seek(start - 1)
+        file.readline()
+    while stop is None or file.tell() < stop:
+        line = file.readline()
+        if not line:
+            return
+        yield line
+
+
+def _json_lines(lines: Iterable[bytes]) -> Rows:
+    for number, line in enumerate(lines, 1):
+        text = line.removeprefix(_BOM).strip()
+        if text:
+            yield number, _object(text)
+
+
+def _object(text: bytes) -> Row:
+    """The object that a line holds. Integers keep all digits, and NaN, which Python writes, is admitted."""
+    try:
+        row = None if _MANY_DIGITS.search(text) else orjson.loads(text)
+    except orjson.JSONDecodeError:
+        row = None
+    if row is None:
+        try:
+            row = json.loads(text.decode())
+        except UnicodeDecodeError as error:
+            return UnreadableError(f"not UTF-8: {error.reason}")
+        except json.JSONDecodeError as error:
+            return UnreadableError(f"not JSON: {error.msg} at column {error.colno}")
+        except (ValueError, RecursionError) as error:
+            return UnreadableError(f"not JSON: {error}")
+    return _checked(row)
+
+
+def _checked(row: Any) -> Row:
+    if not isinstance(row, dict):
+        return UnreadableError("not a JSON object")
+    try:
+        # Halves of surrogate pairs, which JSON may hold and no text can.
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return UnreadableError("not Unicode: bytes that are not UTF-8, or half of a surrogate pair")
+    return row
+
+
+def _json(file: Any) -> Rows:
+    """The rows of a list, or of an object that holds them; or JSON lines, for which people use the suffix too."""
+    if file.peek(64).removeprefix(_BOM).lstrip().startswith(b"["):
+        text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape")
+        yield from enumerate(map(_checked, elements(text)), 1)
+        return
+    first = file.readline()
+    document = _object(first.removeprefix(_BOM).strip())
+    is_one = isinstance(document, UnreadableError)
+    if is_one:
+        document = json.loads((first + file.read()).decode("utf-8-sig", errors="surrogateescape"))
+    rows = _rows_in(document)
+    if rows is None and not is_one:
+        yield from _json_lines(chain((first,), file))
+    else:
+        yield from enumerate(map(_checked, [document] if rows is None else rows), 1)
+
+
+def _rows_in(document: Any) -> list[Any] | None:
+    """The rows that an object holds, in a list or by their ids; None where it is a row itself."""
+    for key in _DOCUMENT_KEYS:
+        if isinstance(document.get(key), list):
+            return list(document[key])
+    if document and all(isinstance(row, dict) for row in document.values()):
+        return [{"id": key} | row for key, row in document.items()]
+    return None
+
+
+def _parquet(file: pq.ParquetFile) -> Iterator[Row]:
+    for batch in file.iter_batches(batch_size=_ROWS):
+        try:
+            yield from batch.to_pylist()
+        except UnicodeDecodeError:
+            yield from map(_decoded, (batch.slice(row, 1) for row in range(batch.num_rows)))
+
+
+def _decoded(row: pa.RecordBatch) -> Row:
+    try:
+        found: Row = row.to_pylist()[0]
+    except UnicodeDecodeError as error:
+        return UnreadableError(f"not UTF-8: {error.reason}")
+    return found
+
+
+@contextmanager
+def _decompressed(path: AnyPath, raw: BinaryIO) -> Iterator[Any]:
+    if path.suffix.lower() == ".gz":
+        with gzip.GzipFile(fileobj=raw) as file:
+            yield file
+    elif path.suffix.lower() == ".zst":
+        yield io.BufferedReader(_Frames(raw), _READ)
+    else:
+        yield raw
+
+
+class _Frames(io.RawIOBase):
+    """The content of all frames. zstandard's own reader takes a file that is cut off for one that ends there."""
+
+    def __init__(self, raw: BinaryIO) -> None:
+        self._raw, self._compressed, self._plain = raw, b"", memoryview(b"")
+        self._frame: zstandard.ZstdDecompressionObj | None = None
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._plain:
+            if not self._compressed:
+                self._compressed = self._raw.read(1 << 17)
+            if not self._compressed:
+                if self._frame is not None:
+                    raise zstandard.ZstdError("the file is cut off")
+                return 0
+            if self._frame is None:
+                self._frame = zstandard.ZstdDecompressor(max_window_size=_LONGEST_WINDOW).decompressobj()
+            self._plain = memoryview(self._frame.decompress(self._compressed))
+            self._compressed = self._frame.unused_data if self._frame.eof else b""
+            self._frame = None if self._frame.eof else self._frame
+        count = min(len(buffer), len(self._plain))
+        buffer[:count], self._plain = self._plain[:count], self._plain[count:]
+        return count
