@@ -6,7 +6,6 @@ import codecs
 import csv
 import hashlib
 import importlib.resources
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -23,6 +22,7 @@ from pipeline.hub import dataset_commit, dataset_rows
 from pipeline.plan import SPLITS, ShardSpec, apportion
 from pipeline.shards import read_groups
 from pipeline.storage import AnyPath, atomic
+from pipeline.text import normalised, slug
 from schemas.arrow import arrow_schema, to_table
 from schemas.base import UsageError
 from schemas.config import SeedsConfig
@@ -121,7 +121,7 @@ def _post(config: SeedsConfig, number: int, row: Mapping[str, Any]) -> SeedPost 
             id=str(number) if identity in (None, "") else str(identity),
             title=title,
             text=text,
-            topics=tuple(re.sub(r"\W+", "_", str(topic).strip().lower()) for topic in topics if str(topic).strip()),
+            topics=tuple(slug(str(topic)) for topic in topics if str(topic).strip()),
         )
     except ValidationError as error:
         problem = error.errors()[0]
@@ -179,8 +179,3 @@ def _file(config: SeedsConfig) -> AnyPath:
     if not storage.is_file(path):
         raise UsageError(f"seeds.path: {path}: no such file")
     return path
-
-
-def normalised(text: str) -> str:
-    """Equal for texts that are the same to a reader: case, punctuation and spacing do not count."""
-    return " ".join(re.findall(r"\w+", text.casefold())) or text.strip()

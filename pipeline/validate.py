@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from rapidfuzz.distance import Indel
 
+from pipeline.text import control_character, words
 from schemas.config import ValidationConfig
 
 
@@ -19,10 +20,6 @@ class Fault(NamedTuple):
     detail: str
 
 
-# Chinese, Japanese and Korean are written without spaces: there each character counts as a word.
-_UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af"
-_WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+")
-
 _QUOTES = {'"': '"', "'": "'", "\u201c": "\u201d", "\u2018": "\u2019", "*": "*"}
 
 
@@ -32,11 +29,6 @@ def clean_reply(text: str) -> str:
     while len(text) > 1 and _QUOTES.get(text[0]) == text[-1] and text[0] not in text[1:-1]:
         text = text[1:-1].strip()
     return text
-
-
-def count_words(text: str) -> int:
-    """Words of a text; of languages without spaces, characters."""
-    return sum(1 for _ in _WORD.finditer(text))
 
 
 def language_of(text: str) -> str:
@@ -50,25 +42,43 @@ def language_of(text: str) -> str:
 
 def judge_text(text: str, finish_reason: str, rules: ValidationConfig) -> Fault | None:
     """The first rule that any generated text can break by itself: a reply, or a portrait."""
-    words = _words(text)
     if finish_reason != "stop":
-        return Fault("unfinished", f"finish_reason {finish_reason}{'' if words else ', no text'}")
-    if not words:
+        return Fault("unfinished", f"finish_reason {finish_reason}{'' if text.strip() else ', no text'}")
+    # First of all, as other rules take their time with a long text.
+    if len(text) > rules.max_characters:
+        return Fault("too_long", f"{len(text)} characters")
+    found = _words(text)
+    if not found:
         return Fault("empty", "")
-    if len(words) < rules.min_words:
-        return Fault("too_short", f"{len(words)} words")
+    control = control_character(text)
+    if control:
+        return Fault("control_character", control)
+    if len(found) < rules.min_words:
+        return Fault("too_short", f"{len(found)} words")
+    fault = judge_tokens(text, rules)
+    if fault:
+        return fault
     plain = text.replace("\u2019", "'")
     for reason, pattern in _forbidden(rules.refusals, rules.markup):
-        found = pattern.search(plain)
-        if found:
-            return Fault(reason, found.group(0)[:80])
-    trigrams = list(zip(words, words[1:], words[2:], strict=False))
+        match = pattern.search(plain)
+        if match:
+            return Fault(reason, match[0][:80])
+    trigrams = list(zip(found, found[1:], found[2:], strict=False))
     if trigrams and 1 - len(set(trigrams)) / len(trigrams) > rules.repeated_share:
         return Fault("repetitive", f"{len(set(trigrams))} of {len(trigrams)} trigrams are distinct")
     if rules.language is not None:
         language = language_of(text)
         if language != rules.language:
             return Fault("language", language)
+    return None
+
+
+def judge_tokens(text: str, rules: ValidationConfig) -> Fault | None:
+    """Return the fault of a text that holds a token of a chat template: a model would take it for one."""
+    for pattern in _compiled(rules.control_tokens):
+        match = pattern.search(text)
+        if match:
+            return Fault("markup", match[0][:80])
     return None
 
 
@@ -101,7 +111,7 @@ def judge_pair(chosen: str, rejected: str, rules: ValidationConfig) -> Fault | N
 @lru_cache(maxsize=16)
 def _words(text: str) -> list[str]:
     """Cached, as the rules of one row ask for the same few texts in turn."""
-    return _WORD.findall(text.casefold())
+    return words(text)
 
 
 @lru_cache(maxsize=512)
@@ -117,6 +127,10 @@ def _grams(words: list[str], size: int) -> set[tuple[str, ...]]:
 @lru_cache
 def _forbidden(refusals: tuple[str, ...], markup: tuple[str, ...]) -> list[tuple[str, re.Pattern[str]]]:
     """Compiled, with the reasons that they give. One word boundary before all refusals makes them fast."""
-    flags = re.IGNORECASE | re.MULTILINE
-    patterns = [("refusal_or_meta", rf"\b(?:{'|'.join(refusals)})")] if refusals else []
-    return [(reason, re.compile(p, flags)) for reason, p in (*patterns, *(("markup", p) for p in markup))]
+    joined = (rf"\b(?:{'|'.join(refusals)})",) if refusals else ()
+    return [("refusal_or_meta", p) for p in _compiled(joined)] + [("markup", p) for p in _compiled(markup)]
+
+
+@lru_cache
+def _compiled(patterns: tuple[str, ...]) -> list[re.Pattern[str]]:
+    return [re.compile(pattern, re.IGNORECASE | re.MULTILINE) for pattern in patterns]

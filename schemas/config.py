@@ -306,16 +306,29 @@ class ValidationConfig(Record):
     )
     markup: tuple[str, ...] = Field(
         (
-            r"<\|[^>]*\|>|</?(?:s|div|span|p|br|html|body|script)\b[^>]*>|\[/?INST\]",
-            r"</?(?:think|thinking|thought|reasoning|seed:think)>|\[/?THINK\]|◁/?think▷",
+            r"<\|[^<>|]{1,64}\|>|</?(?:div|span|p|br|html|body|script)\b[^<>]{0,200}>",
             r"^#{1,6} |```",
             r"^\W{0,3}(?:title|post|reply|response|assistant|user|system)\W{0,2}:",
             "\ufffd",
         ),
-        description="Regular expressions (case-insensitive, per line) that mark markup or chat-template junk.",
+        description="Regular expressions (case-insensitive, per line) that mark markup.",
+    )
+    control_tokens: tuple[str, ...] = Field(
+        (
+            r"<[|\uff5c][^<>|\uff5c\s]{1,64}[|\uff5c]?>|<[^<>|\uff5c\s]{1,64}[|\uff5c]>|\[\|[a-z]{1,16}\|\]",
+            r"</?(?:s|bos|eos|pad|unk|sop|eop|(?:start|end)_of_turn|tool_(?:calls?|response)|fim_(?:prefix|middle|suffix)"
+            r"|(?:unused|extra_id_)\d{1,5})>",
+            r"</?(?:think|thinking|thought|reasoning|seed:think)>|\u25c1/?think\u25b7",
+            r"(?-i:\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|THINK|gMASK)\]|<</?SYS>>)",
+        ),
+        description="Regular expressions (case-insensitive) that mark what belongs to chat templates: control tokens, "
+        "and tags of a model's thinking. They hold for real replies too, as no model can tell them from its own.",
+    )
+    max_characters: int = Field(
+        40_000, ge=1, description="Most characters of a reply, generated or real. It is looked at before other rules."
     )
 
-    @field_validator("refusals", "markup")
+    @field_validator("refusals", "markup", "control_tokens")
     @classmethod
     def _compile(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:
         return _compiled(patterns)

@@ -31,10 +31,10 @@ from pipeline.mining.threads import ROWS_PER_GROUP, THREAD_SCHEMA, Threads, from
 from pipeline.plan import SPLITS, BuildPlan, apportion
 from pipeline.progress import tally
 from pipeline.resources import resources
-from pipeline.seeds import normalised
 from pipeline.shards import read_groups, read_metas, write_shard
 from pipeline.storage import AnyPath, atomic, write_text
-from pipeline.validate import count_words, language_of
+from pipeline.text import count_words, normalised
+from pipeline.validate import language_of
 from schemas.base import UsageError, UserError
 from schemas.config import MiningConfig
 from schemas.records import SeedPost

@@ -26,7 +26,7 @@ from pipeline import storage
 from pipeline.hub import dataset_commit, dataset_rows
 from pipeline.mining.adapters import ADAPTERS
 from pipeline.storage import AnyPath
-from pipeline.validate import count_words
+from pipeline.text import count_words, slug
 from preference_space.space import PreferenceSpace
 from schemas.base import UsageError
 from schemas.config import DumpSource, MiningConfig, ThreadsSource
@@ -196,7 +196,7 @@ def _submissions(
         title, text = str(row.get("title") or ""), str(row.get("selftext") or "")
         author, subreddit = str(row.get("author") or ""), str(row.get("subreddit") or "")
         if filters.post(title, text, author, bool(row.get("distinguished"))):
-            topics = [_topic(subreddit)] if subreddit else []
+            topics = [slug(subreddit)] if subreddit else []
             yield PostEvent(identity, title, text, topics, author)
 
 
@@ -235,7 +235,7 @@ def _threads(
         topics = topics.split(",") if isinstance(topics, str) else topics
         if not isinstance(topics, (list, tuple)):
             raise UsageError(f"{where}: 'topics' is neither a list nor a text")
-        named = [_topic(str(topic)) for topic in topics if str(topic).strip()]
+        named = [slug(str(topic)) for topic in topics if str(topic).strip()]
         yield PostEvent(identity, title, text, named, poster)
         for number, entry in enumerate(responses):
             response = {"text": entry} if isinstance(entry, str) else entry
@@ -297,10 +297,6 @@ _LINES = (".jsonl", ".zst")
 def _place(position: int, by_byte: bool) -> str:
     """Where a row stands: a slice of a file of lines does not know their numbers."""
     return f"the row at byte {position}" if by_byte else f"row {position + 1}"
-
-
-def _topic(text: str) -> str:
-    return re.sub(r"\W+", "_", text.strip().lower())
 
 
 def _rows(piece: Slice) -> Iterator[tuple[int, Mapping[str, Any]]]:

@@ -6,13 +6,14 @@ import hashlib
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
+from unicodedata import category
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.validate import count_words
+from pipeline.text import count_words
 
 Hashes = npt.NDArray[np.uint64]
 Integers = npt.NDArray[np.int64]
@@ -29,7 +30,7 @@ class Grams(NamedTuple):
 
 
 class Words(NamedTuple):
-    """The words of T texts, W of them in all, as `pipeline.validate.count_words` counts them, upper or lower case.
+    """The words of T texts, W of them in all, as `pipeline.text.count_words` counts them, upper or lower case.
 
     `starts` and `ends` are positions in the text that `texts` names.
     """
@@ -100,8 +101,8 @@ class _Alphabet(NamedTuple):
     numbers: Hashes
 
 
-_LETTER, _WORD = 1, 2
-"""A part of words, and a word by itself (of languages that are written without spaces)."""
+_LETTER, _WORD, _MARK, _REST = 1, 2, 3, 4
+"""A part of words; a word by itself (of languages without spaces); what belongs to either before it; to the latter."""
 
 
 @lru_cache(maxsize=1)
@@ -115,6 +116,8 @@ def _alphabet() -> _Alphabet:
             kinds[point] = count_words(character * 2)
             lower = character.casefold()
             folded[point] = ord(lower if len(lower) == 1 else character)
+        elif category(character).startswith("M") or character in "\u200c\u200d":
+            kinds[point] = _MARK
     return _Alphabet(kinds, mix(folded + np.uint64(1)))
 
 
@@ -143,12 +146,26 @@ def _blocks(texts: pa.Array | pa.ChunkedArray) -> Iterator[tuple[npt.NDArray[np.
 
 def _edges(kinds: npt.NDArray[np.uint8]) -> tuple[Integers, Integers]:
     """Where words begin, and where they end. A block ends with a line break."""
+    kinds = _with_marks(kinds)
     letters = kinds == _LETTER
     starts, ends = letters.copy(), letters.copy()
     starts[1:] &= ~letters[:-1]
     ends[:-1] &= ~letters[1:]
-    alone = kinds == _WORD
-    return np.flatnonzero(starts | alone), np.flatnonzero(ends | alone) + 1
+    alone, rest = kinds == _WORD, kinds == _REST
+    ends |= alone | rest
+    ends[:-1] &= ~rest[1:]
+    return np.flatnonzero(starts | alone), np.flatnonzero(ends) + 1
+
+
+def _with_marks(kinds: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Kinds in which each mark is what stands before it: a part of that word, or nothing."""
+    marks = kinds == _MARK
+    if not marks.any():
+        return kinds
+    before = kinds[np.maximum.accumulate(np.where(marks, 0, np.arange(len(kinds))))]
+    of_mark = np.zeros(5, dtype=np.uint8)
+    of_mark[_LETTER], of_mark[_WORD] = _LETTER, _REST
+    return np.where(marks, of_mark[before], kinds)
 
 
 def _words(block: npt.NDArray[np.uint32], first: int, borders: Integers) -> tuple[Any, ...]:

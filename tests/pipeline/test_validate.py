@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from typing import Any
 
 import pytest
 
-from pipeline.validate import Fault, clean_reply, judge_pair, judge_reply, judge_text
+from pipeline.validate import Fault, clean_reply, judge_pair, judge_reply, judge_text, judge_tokens
 from preference_space.space import load_space
-from schemas.config import ValidationConfig
+from schemas.config import MiningConfig, ValidationConfig
 
 RULES = ValidationConfig()
 GOOD = "I would call your sister tonight and simply tell her how you feel about it."
@@ -242,3 +245,115 @@ def test_replies_of_nearly_the_same_letters_are_near_equal() -> None:
     assert pair_reason("abcdefghi", "abcdefghx") is None
     assert pair_reason("ABCDEFGHIJ", "abcdefghix") == "near_equal"
     assert pair_reason("abcdefghij", "abcdefghix", near_equal=0.91) is None
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        "<|im_start|>",
+        "<|eot_id|>",
+        "<|start_header_id|>user<|end_header_id|>",
+        "<|channel>thought",
+        "<turn|>",
+        "<\uff5cbegin\u2581of\u2581sentence\uff5c>",
+        "[INST]",
+        "[/INST]",
+        "<<SYS>>",
+        "</s>",
+        "<bos>",
+        "<start_of_turn>user",
+        "<end_of_turn>",
+        "[|assistant|]",
+        "[AVAILABLE_TOOLS]",
+        "<tool_call>",
+        "<unused42>",
+        "[gMASK]<sop>",
+        "<think>",
+        "</thinking>",
+        "[THINK]",
+        "\u25c1think\u25b7",
+    ],
+)
+def test_tokens_of_chat_templates_are_markup_in_any_text(token: str) -> None:
+    text = f"{GOOD} {token} And so on."
+    assert judge_text(text, "stop", RULES) == judge_tokens(text, RULES)
+    assert reason(text) == "markup"
+    assert reason(text, control_tokens=()) in (None, "markup")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "# A title\n\n* one\n* `two`\n\n> quoted",
+        "I <b>do</b><br> like a <-> b, x <= y and [think] | so",
+        "map f <|> g, then a || b > c",
+        "I am sorry, but I can't help with that.",
+        "Answer: 42 [1] [see below] <https://example.org/a|b>",
+    ],
+)
+def test_what_people_format_is_no_token(text: str) -> None:
+    assert judge_tokens(text, RULES) is None
+
+
+@pytest.mark.parametrize(("character", "name"), [("\x00", "U+0000"), ("\x08", "U+0008"), ("\x1b[31m", "U+001B")])
+def test_control_characters_are_refused_by_name(character: str, name: str) -> None:
+    assert judge_text(f"{GOOD}{character}", "stop", RULES) == Fault("control_character", name)
+
+
+def test_tabs_and_line_breaks_are_no_control_characters() -> None:
+    assert reason(f"\t{GOOD}\r\n{GERMAN}") is None
+
+
+def test_a_text_is_measured_before_it_is_read() -> None:
+    assert judge_text("<|" * 11, "stop", ValidationConfig(max_characters=21)) == Fault("too_long", "22 characters")
+    assert reason("word " * 9_000) == "too_long"
+
+
+def test_an_unfinished_reply_without_a_word_is_unfinished() -> None:
+    assert judge_text("", "length", RULES) == Fault("unfinished", "finish_reason length, no text")
+
+
+def test_words_of_scripts_with_marks_are_counted_once() -> None:
+    hindi = "आपकी बहन को आज रात फ़ोन करके बताइए"
+    assert reason(hindi, min_words=8) is None
+    assert reason(hindi, min_words=9) == "too_short"
+    assert reply_reason(hindi, hindi, copied_words=9) is None
+    assert reply_reason(hindi, hindi, copied_words=8) == "copied"
+
+
+_SEARCHES = """
+import json, re, sys
+patterns, texts = json.load(sys.stdin)
+for pattern in patterns:
+    for text in texts:
+        re.compile(pattern, re.IGNORECASE | re.MULTILINE).search(text + "!")
+"""
+
+
+def test_no_default_pattern_takes_long_over_a_hostile_text() -> None:
+    refusals = rf"\b(?:{'|'.join(RULES.refusals)})"
+    patterns = [
+        refusals,
+        *RULES.refusals,
+        *RULES.markup,
+        *RULES.control_tokens,
+        *MiningConfig.model_fields["bots"].default,
+    ]
+    pieces = [
+        "<|", "<|a", "<\uff5c", "<p ", "</s", "<a|", "[|a", "[/INST", "<<SYS", "<unused1", "\u25c1think", "[", "<", "#",
+        "`", "\n", "\n\n:", "\ntitle", "i am a ", "i'm just an ", "i am sorry, but i ", "here is the ", "a", " ", "bot",
+    ]  # fmt: skip
+    texts = [piece * (250_000 // len(piece)) for piece in pieces]
+    texts += [
+        "<p " + "a" * 250_000,
+        "here is the " + "a" * 250_000,
+        "<|" + "a" * 250_000,
+        "i'm an " + "\u0e01" * 250_000,
+    ]
+
+    # A quadratic pattern takes a minute for one of these texts, and there are many of them.
+    done = subprocess.run(
+        [sys.executable, "-c", _SEARCHES], input=json.dumps([patterns, texts]), text=True, timeout=120, check=False
+    )
+
+    assert done.returncode == 0

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pipeline.report.lengths import LengthTally
-from pipeline.validate import count_words
+from pipeline.text import count_words
 from schemas.report import Histogram, LengthFigures
 from tests.pipeline.report.builds import Row, batch_of, pair, random_shards, rows_of
 

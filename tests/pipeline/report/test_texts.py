@@ -4,7 +4,7 @@ import pyarrow as pa
 import pytest
 
 from pipeline.report.texts import hash_texts, salted, word_counts, words_of
-from pipeline.validate import count_words
+from pipeline.text import count_words
 
 TEXTS = [
     "",
@@ -18,6 +18,9 @@ TEXTS = [
     "a" * 300,
     "x" * 200_000 + " y",
     "²³ ½ 12.5 ٣",
+    "हिन्दी में, مُحَمَّدٌ و می\u200cخواهم",  # noqa: RUF001, Arabic is meant
+    "ภาษาไทย ง่ายมาก ๑๒ก็ a\u0e31b \u0e31 မြန်မာ",
+    "\u0301lone marks \u200d, cafe\u0301, I ❤\ufe0f it, か\u3099",
     "the end",
 ]
 

@@ -1,0 +1,119 @@
+"""Texts as people wrote them: the words of every script, entities, placeholders, control characters."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from html import unescape
+from html.entities import html5
+
+import regex
+
+# Scripts without spaces between words: there each letter, with its marks, counts as a word. Those of East Asia first.
+_EAST = (
+    "\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff"
+)
+_SOUTH_EAST = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u1950-\u19df\ua9e0-\ua9ff\uaa60-\uaadf"
+# A joiner stands within a word, as a mark does. Neither begins one: an emoji's variation selector is no word.
+_MARK = r"\p{M}\u200c\u200d"
+_ALONE = rf"[[{_EAST}{_SOUTH_EAST}]&&\p{{L}}]"
+_WORD = regex.compile(
+    rf"[\p{{L}}\p{{N}}_--{_ALONE}][\p{{L}}\p{{N}}_{_MARK}--{_ALONE}]*+|{_ALONE}[{_MARK}]*+", regex.VERSION1
+)
+# `re` knows no marks, but is three times as fast: it serves texts that hold nothing of what only `_WORD` knows.
+_NEEDS_REGEX = re.compile(
+    "[\u0300-\u036f\u0483-\u0489\u0591-\u1dff\u200c\u200d\u20d0-\u20ff\u2cef-\u2cf1\u2d7f\u2de0-\u2dff\u302a-\u302f"
+    "\u3099\u309a\ua66f-\ua6f1\ua802-\uabff\ufb1e\ufe00-\ufe2f\U00010000-\U0001efff\U000e0100-\U000e01ff]"
+)
+_FAST_WORD = re.compile(rf"[^\W{_EAST}]+|[{_EAST}](?<=\w)")
+
+_ENTITY = re.compile(r"&(?:([a-z][a-z0-9]{1,31};)|#[0-9]{1,7};|#x[0-9a-f]{1,6};)", re.IGNORECASE)
+# What Reddit's editor puts into empty lines. In a dump it is escaped once more.
+_FILLER = re.compile(r"&(?:amp;)?#(?:x200b|8203);", re.IGNORECASE)
+_HARD_SPACE = re.compile(r"&amp;(?:nbsp|#160|#xa0);", re.IGNORECASE)
+
+_THING = r"(?:(?:this|the|your) )?(?:post|comment|content|submission|message|reply|answer|thread|text|account|user) "
+_GONE = r"(?:(?:was|has been|is) )?(?:deleted|removed|unavailable|redacted)"
+_WHY = r"(?: (?:by|for|due|because|in|on|from|pending|as|post|comment|content|submission|account|user)\b.*)?"
+_WHO = r"(?:the |an? )?(?:reddit|users?|moderators?|mods?|admins?|administrators?|authors?|owners?|staff|posters?)"
+_PLACEHOLDER = re.compile(rf"\[ ?(?:{_THING})?{_GONE}{_WHY}\]|(?:{_THING})?{_GONE} by {_WHO}")
+_LONGEST_PLACEHOLDER = 300
+
+# Tabs and line breaks are text. With an escape goes the command to a terminal that it begins.
+_COMMAND = re.compile(r"(?:\x1b\[|\x9b)[0-?]*+[ -/]*+[@-~]|\x1b\][^\x00-\x1f]{0,200}(?:\x07|\x1b\\)")
+_BREAK = re.compile("\r\n?|[\x0b\x0c\x85]")
+_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffe\uffff]")
+
+
+def words(text: str) -> list[str]:
+    """Return the words of a text, in lower case: runs of letters, digits and the marks on them.
+
+    In scripts without spaces between words each letter is one. Texts that look the same have the same words, however
+    their accents are encoded.
+    """
+    return _find_words(unicodedata.normalize("NFC", text.casefold()))
+
+
+def count_words(text: str) -> int:
+    """Return how many words a text has."""
+    return len(_find_words(text))
+
+
+def normalised(text: str) -> str:
+    """Return what is equal for texts that are the same to a reader: case, punctuation and spacing do not count."""
+    return " ".join(words(text)) or text.strip()
+
+
+def slug(text: str) -> str:
+    """Return a topic as the slug of a dimension is written: words in lower case, joined by `_`."""
+    return "_".join(regex.findall(rf"[\p{{L}}\p{{N}}_{_MARK}]+", text.lower()))
+
+
+def as_written(text: str, escaped: bool | None = None) -> str:
+    """Return a forum's text as its author wrote it: HTML entities undone once, control characters dropped.
+
+    `escaped` says whether `&`, `<` and `>` are entities in it, as in Reddit's dumps. By default that is so where the
+    text has entities, and none of the three characters by itself.
+    """
+    if "&" in text:
+        text = _FILLER.sub("", text)
+        if _is_escaped(text) if escaped is None else escaped:
+            text = _ENTITY.sub(_character, _HARD_SPACE.sub(" ", text))
+    return without_controls(text)
+
+
+def is_placeholder(text: str) -> bool:
+    """Return whether a site shows this in place of a text, or of an author, that is gone: `[deleted]` and its kin."""
+    if len(text) > _LONGEST_PLACEHOLDER:
+        return False
+    plain = " ".join(text.replace("\\", "").casefold().split()).strip("*_.> ")
+    # Space within the brackets, and a full stop before the last, say nothing.
+    plain = re.sub(r"(?<=\[) | ?\.? ?(?=\]$)", "", plain)
+    return bool(_PLACEHOLDER.fullmatch(plain))
+
+
+def control_character(text: str) -> str | None:
+    """Return the first control character that is no tab and no line break, as `U+001B`; None where there is none."""
+    found = _CONTROL.search(text)
+    return f"U+{ord(found[0]):04X}" if found else None
+
+
+def without_controls(text: str) -> str:
+    """Return a text without control characters and commands to a terminal; every line break becomes a line feed."""
+    return _CONTROL.sub("", _BREAK.sub("\n", _COMMAND.sub("", text)))
+
+
+def _find_words(text: str) -> list[str]:
+    pattern = _WORD if _NEEDS_REGEX.search(text) else _FAST_WORD
+    found: list[str] = pattern.findall(text)
+    return found
+
+
+def _is_escaped(text: str) -> bool:
+    return "<" not in text and ">" not in text and "&" not in _ENTITY.sub("", text)
+
+
+def _character(entity: re.Match[str]) -> str:
+    name = entity[1]
+    # `html.unescape` also undoes the beginning of a name that it does not know.
+    return html5.get(name, entity[0]) if name else unescape(entity[0])
