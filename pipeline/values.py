@@ -10,6 +10,8 @@ from typing import Any
 
 import orjson
 
+from pipeline.text import slug
+
 _EXACT = 1 << 53
 """Above this, neighbouring integers are the same float."""
 _SHOWN = 60
@@ -92,8 +94,8 @@ def as_topics(value: Any, name: str) -> list[str]:
     """Return topics: of a list, of a text that holds one, or of a text with commas. Raises `UnreadableError`."""
     if isinstance(value, str) and not value.strip().startswith("["):
         value = value.split(",")
-    found = (as_text(topic, name).strip().lower() for topic in as_list(value, name))
-    return [re.sub(r"\W+", "_", topic) for topic in found if topic]
+    found = (slug(as_text(topic, name)) for topic in as_list(value, name))
+    return [topic for topic in found if topic]
 
 
 def shown(value: Any) -> str:
