@@ -9,6 +9,7 @@ import re
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, JsonValue, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from schemas.base import Record
 
@@ -375,6 +376,17 @@ class VllmEngine(Record):
     restarts: int = Field(3, ge=0, description="How often a server that died is started again.")
     in_flight: int = Field(64, ge=1, description="Requests in flight at once, at most.")
 
+    @field_validator("args")
+    @classmethod
+    def _no_key(cls, args: tuple[str, ...]) -> tuple[str, ...]:
+        if any(arg.startswith(("--api-key", "--hf-token")) for arg in args):
+            raise PydanticCustomError(
+                "secret",
+                "a key would be published with the manifest: '--api-key' is not needed on loopback, "
+                "and '--hf-token' is the environment variable HF_TOKEN",
+            )
+        return args
+
 
 class OpenAiEngine(Record):
     """One or more OpenAI-compatible endpoints that serve the same model."""
@@ -383,8 +395,23 @@ class OpenAiEngine(Record):
     base_urls: tuple[Annotated[str, Field(pattern=r"^https?://[^\s@]+$")], ...] = Field(
         min_length=1, description="Base URLs, each up to and with `/v1`; requests go to the least busy."
     )
-    api_key_env: str = Field("OPENAI_API_KEY", description="Environment variable that holds the key, if one is needed.")
+    api_key_env: str = Field(
+        "OPENAI_API_KEY",
+        description="Environment variable, in capital letters, that holds the key, if one is needed. Never the key.",
+    )
     in_flight: int = Field(64, ge=1, description="Requests in flight at once, at most, over all endpoints.")
+
+    @field_validator("api_key_env")
+    @classmethod
+    def _is_a_name(cls, name: str) -> str:
+        # A key has small letters or hyphens. It would be written to the manifest, and published with it.
+        if not re.fullmatch(r"[A-Z_][A-Z0-9_]{0,63}", name):
+            raise PydanticCustomError(
+                "secret",
+                "expected the name of an environment variable in capital letters, such as OPENAI_API_KEY; "
+                "the key itself belongs into that variable",
+            )
+        return name
 
 
 class ReplayEngine(Record):

@@ -92,9 +92,8 @@ def read_object(text: str) -> dict[str, Any]:
 
 def _joined(content: object) -> str:
     """The text of a message's content: itself, or the chunks of text in a list. None is no text."""
-    chunks: list[Any] = (
-        content if isinstance(content, list) else [{"type": "text", "text": "" if content is None else content}]
-    )
+    content = "" if content is None else content
+    chunks: list[Any] = content if isinstance(content, list) else [{"type": "text", "text": content}]
     texts: list[Any] = [chunk["text"] for chunk in chunks if chunk["type"] not in _LEFT_OUT]
     if not all(isinstance(text, str) for text in texts) or any(chunk["type"] not in _KNOWN for chunk in chunks):
         raise TypeError("content that is no text")

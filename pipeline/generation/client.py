@@ -17,6 +17,7 @@ import aiohttp
 
 from pipeline.generation.classify import Busy, Transient, classify
 from pipeline.generation.journal import JournalWriter
+from pipeline.generation.payload import Mask, TooLargeError, read_payload
 from pipeline.generation.requests import AnyRequest, Completion, Failure, Outcome
 from pipeline.progress import Tally
 from schemas.base import UserError
@@ -144,7 +145,8 @@ class Client:
         self._sequences = 0
         self._failing_since: float | None = None
         self._alone = asyncio.Lock()
-        self._key = headers.get("Authorization", "").removeprefix("Bearer ").encode()
+        # A server may quote the key; answers go into the journal, the rejections and the dataset.
+        self._mask = Mask(headers.get("Authorization", "").removeprefix("Bearer "))
         self._fault: Exception | None = None
         self._changed = threading.Condition()
         self._loop = _new_event_loop()
@@ -294,19 +296,18 @@ class Client:
         reached = True
         try:
             async with self._session.post(endpoint.url + request.path, data=request.body) as response:
-                payload = await response.read()
+                payload = await read_payload(response, self._mask)
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             reached = False
-            failure = Transient("unreachable", f"{type(error).__name__}: {error}")
+            failure = Transient("unreachable", self._mask.text(f"{type(error).__name__}: {error}"))
         except TimeoutError:
             failure = Transient("timeout", f"no reply within {self._config.timeout_seconds:g} s")
         except (aiohttp.ClientError, OSError) as error:
-            failure = Transient("connection", f"{type(error).__name__}: {error}")
+            failure = Transient("connection", self._mask.text(f"{type(error).__name__}: {error}"))
+        except TooLargeError as error:
+            failure = Transient("garbled", str(error))
         else:
             self._failing_since = None
-            if self._key and response.status != 200:
-                # A server may quote the key that it refuses; details go into the journal and the rejections.
-                payload = payload.replace(self._key, b"***")
             return classify(request, response.status, response.headers, payload, endpoint.url + request.path)
         finally:
             self._endpoints.release(endpoint, reached)

@@ -9,6 +9,7 @@ import aiohttp
 import orjson
 
 from pipeline.generation.client import Endpoint
+from pipeline.generation.payload import Mask, read_payload
 from schemas.base import UserError
 
 _AVOIDED_SECONDS = 5.0
@@ -27,6 +28,7 @@ class FixedEndpoints:
         self._avoid_until = dict.fromkeys(self._endpoints, 0.0)
         self._model = model
         self._headers = headers
+        self._mask = Mask(headers.get("Authorization", "").removeprefix("Bearer "))
 
     async def open(self) -> None:
         """Ask each endpoint for its models: a wrong address, key or model is told now, not by every row.
@@ -47,9 +49,9 @@ class FixedEndpoints:
         """What keeps the endpoint from answering, if anything; raises `UserError` for what waiting does not mend."""
         try:
             async with session.get(f"{url}/models") as response:
-                status, payload = response.status, await response.read()
+                status, payload = response.status, await read_payload(response, self._mask)
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            return str(error) or type(error).__name__
+            return self._mask.text(error) or type(error).__name__
         if status in (401, 403):
             raise UserError(
                 f"engine.base_urls: {url} refuses the key (HTTP {status}); "

@@ -203,6 +203,23 @@ def test_value_out_of_range_names_the_key(tmp_path: Path, text: str, key: str) -
     assert f"'{key}': Input should be " in refusal(write(tmp_path, text))
 
 
+@pytest.mark.parametrize("key", ["sk-proj-Ab12", "gsk_Ab12Cd34", "AIzaSyAb12", "0123456789ABCDEF", "hf_ab12", "KEY=x"])
+def test_a_key_in_the_place_of_its_variable_is_refused_and_not_repeated(tmp_path: Path, key: str) -> None:
+    engine = f"engine: {{kind: openai, base_urls: ['http://host/v1'], api_key_env: {key!r}}}\n"
+
+    message = refusal(write(tmp_path, f"pairs: 1\n{engine}"))
+
+    assert "'engine.api_key_env'" in message and "OPENAI_API_KEY" in message
+    assert key not in message
+
+
+@pytest.mark.parametrize("args", ["[--api-key, sk-Ab12]", "['--api-key=sk-Ab12']", "[--hf-token, sk-Ab12]"])
+def test_a_secret_among_the_arguments_of_the_server_is_refused_and_not_repeated(tmp_path: Path, args: str) -> None:
+    message = refusal(write(tmp_path, f"pairs: 1\nengine: {{args: {args}}}\n"))
+
+    assert "'engine.args'" in message and "sk-Ab12" not in message
+
+
 def test_shares_that_do_not_sum_to_one_are_refused(tmp_path: Path) -> None:
     message = refusal(write(tmp_path, "pairs: 1\nsplits: {train: 0.5}\n"))
 

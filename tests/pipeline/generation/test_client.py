@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 import threading
 import time
@@ -864,6 +865,50 @@ def test_the_key_is_sent_and_is_in_no_file(tmp_path: Path, monkeypatch: pytest.M
         assert {headers["Authorization"] for headers in stub.headers} == {"Bearer sk-very-secret"}
     assert len(read_journal(tmp_path / "journal" / "train-0.jsonl")) == 5
     assert files_with(tmp_path, "sk-very-secret") == []
+
+
+ESCAPED = "".join(f"\\u{ord(char):04x}" for char in "sk-very-secret")
+
+
+def quoted(status: int, key: str) -> web.Response:
+    """An answer that quotes the key, at the place where a long text is cut."""
+    text = f"{'No. ' * 45}Your key is {key}"
+    message = (
+        {"choices": [{"message": {"content": text}, "finish_reason": "stop"}]} if status == 200 else {"error": text}
+    )
+    return web.json_response(text=json.dumps(message).replace("\\\\u", "\\u"), status=status)
+
+
+@pytest.mark.parametrize("key", ["sk-very-secret", ESCAPED, "sk%2Dvery%2Dsecret"], ids=["plain", "json", "url"])
+@pytest.mark.parametrize("status", [200, 201, 400, 422, 500])
+def test_a_key_that_an_answer_quotes_is_in_no_outcome_and_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int, key: str
+) -> None:
+    async def quote(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        return quoted(status, key)
+
+    with StubServer(quote) as stub:
+        generator = generator_with_key(tmp_path, stub.url, monkeypatch)
+        (outcome,) = finish_generating(generator, generator.submit("train-0", make_requests(1)))
+        tally(tmp_path).flush()
+        generator.close()
+
+    assert "Your key is ***" in (outcome.text if isinstance(outcome, Completion) else outcome.detail)
+    assert not any(part in repr(outcome) for part in ("sk-", "secret", "sk%", "secr"))
+    assert files_with(tmp_path, "sk-ver") == files_with(tmp_path, "sk%2D") == []
+
+
+def test_an_answer_without_an_end_is_garbled(tmp_path: Path) -> None:
+    async def endless(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        while True:
+            await response.write(b" " * 2**16)
+
+    with StubServer(endless) as stub:
+        (outcome,) = ask(tmp_path, make_requests(1), stub.url, config=settings(retries=0))
+
+    assert outcome == Failure("garbled", "the answer is larger than 8 MiB", may_pass=True)
 
 
 def test_without_a_key_no_header_is_sent(tmp_path: Path) -> None:
