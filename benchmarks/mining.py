@@ -93,7 +93,9 @@ def match(output: Path) -> str:
     manifest = read_manifest(output)
     if manifest is None:
         raise FileNotFoundError(output)
-    plan = BuildPlan(output, manifest.fingerprint, BuildConfig.model_validate_json(json.dumps(manifest.config)))
+    config = BuildConfig.model_validate_json(json.dumps(manifest.config))
+    hashes = {"space": manifest.parts["space"], **manifest.parts["templates"]}
+    plan = BuildPlan(output, manifest.fingerprint, config, hashes=hashes)
     index = read_index(plan)
     plan = with_threads(plan, index) if index else plan
     seconds, candidates = [], 0

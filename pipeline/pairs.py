@@ -18,7 +18,6 @@ from pipeline.shards import write_shard
 from pipeline.storage import AnyPath
 from pipeline.validate import Fault, clean_reply, judge_pair, judge_reply
 from preference_space.direction import Direction
-from preference_space.space import PreferenceSpace
 from schemas.arrow import arrow_schema, to_table
 from schemas.records import Pair, Rejection, SeedPost
 
@@ -172,32 +171,12 @@ def write_rejections(path: AnyPath, rejections: Sequence[Rejection], meta: Mappi
     write_shard(path, REJECTION_SCHEMA, [to_table(ordered, REJECTION_SCHEMA)], meta)
 
 
-def traits(space: PreferenceSpace, direction: Direction) -> list[dict[str, str]]:
-    """A direction as templates see it: one entry for each non-neutral dimension."""
-    result = []
-    for d in np.flatnonzero(direction):
-        dimension = space.dimensions[d]
-        pole = dimension.pole(int(direction[d]))
-        result.append(
-            {
-                "slug": dimension.slug,
-                "name": dimension.name,
-                "group": dimension.group,
-                "label": pole.label,
-                "description": pole.description,
-                "hint": pole.hint,
-            }
-        )
-    return result
-
-
 def _rendered(draft: Draft, spec: ShardSpec, plan: BuildPlan) -> Draft:
     parts = resources(plan)
+    post = draft.post.plain
     requests = []
     for role, sign in (("chosen", 1), ("rejected", -1)):
-        messages = parts.templates[f"reply_{role}"].render(
-            post=draft.post, traits=traits(parts.space, sign * draft.direction)
-        )
+        messages = parts.templates[f"reply_{role}"].render(post=post, traits=parts.space.traits(sign * draft.direction))
         counter = (plan.config.seed, spec.split, draft.index, draft.attempt, role)
         requests.append(make_request(plan.config.generation, messages, counter))
     return replace(draft, requests=tuple(requests))

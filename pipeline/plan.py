@@ -47,6 +47,8 @@ class BuildPlan:
     config: BuildConfig = field(compare=False)
     threads: Mapping[str, int] = field(default_factory=dict, compare=False)
     """Threads of each split, once they are gathered: what is mined depends on what the source holds."""
+    hashes: Mapping[str, str] = field(default_factory=dict, compare=False)
+    """Hashes of what workers load from the output folder: of each template by its name, and of the `space`."""
 
     def shards(self) -> list[ShardSpec]:
         """Every shard of the build, the same list in both phases."""

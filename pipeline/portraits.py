@@ -14,7 +14,6 @@ from pipeline.examples import ExampleShard, reject
 from pipeline.generation.answers import read_object
 from pipeline.generation.requests import Failure, Outcome, Request, json_format, make_request
 from pipeline.mining.matching import parts_of, shares_a_sign
-from pipeline.pairs import traits
 from pipeline.plan import BuildPlan
 from pipeline.resources import resources
 from pipeline.rows import Persona
@@ -85,7 +84,7 @@ def portray(shard: ExampleShard, plan: BuildPlan) -> ExampleShard:
             replace(
                 persona,
                 portraits=tuple(
-                    render(traits=traits(parts.space, side * shard.block.pool.directions[persona.row]))["text"]
+                    render(traits=parts.space.traits(side * shard.block.pool.directions[persona.row]))["text"]
                     for side in plan.sides
                 ),
             )
@@ -128,7 +127,7 @@ def take_portraits(shard: ExampleShard, plan: BuildPlan) -> ExampleShard:
 def _request(pair: dict[str, str], direction: Direction, side: int, plan: BuildPlan) -> Request:
     """From the direction alone."""
     parts = resources(plan)
-    messages = parts.templates["portrait_model"].render(traits=traits(parts.space, side * direction))
+    messages = parts.templates["portrait_model"].render(traits=parts.space.traits(side * direction))
     return make_request(plan.config.generation, messages, (plan.config.seed, "portrait", pair["pair_id"], side))
 
 
@@ -136,15 +135,15 @@ def _paper_request(pair: dict[str, str], direction: Direction, side: int, plan: 
     """From the post and both replies, as in the paper: the portrait may give away which is preferred."""
     parts = resources(plan)
     preferred, other = ("chosen", "rejected")[::side]
-    tags = [dimension for dimension in parts.space.dimensions if dimension.topical]
-    dimensions = [dimension for dimension in parts.space.dimensions if not dimension.topical]
+    tags = [dimension for dimension in parts.space.plain if dimension["topical"]]
+    dimensions = [dimension for dimension in parts.space.plain if not dimension["topical"]]
     messages = parts.templates["portrait_paper"].render(
         post=pair["prompt"], chosen=pair[preferred], rejected=pair[other], dimensions=dimensions, tags=tags
     )
-    poles = {dimension.slug: {"enum": ["positive", "negative"]} for dimension in dimensions}
+    poles = {dimension["slug"]: {"enum": ["positive", "negative"]} for dimension in dimensions}
     listed = {
         "type": "array",
-        "items": {"enum": [tag.slug for tag in tags]} if tags else {"type": "string"},
+        "items": {"enum": [tag["slug"] for tag in tags]} if tags else {"type": "string"},
         "maxItems": _MOST_TAGS if tags else 0,
     }
     properties: dict[str, Any] = {

@@ -20,7 +20,6 @@ from pipeline.locks import LOCK
 from pipeline.manifests import MANIFEST, read_manifest, write_manifest
 from pipeline.mining.gather import Index
 from pipeline.mining.sources import source_contents
-from pipeline.pairs import traits
 from pipeline.plan import BuildPlan, ShardSpec, cut_shards
 from pipeline.seeds import read_posts, source_content, split_posts, store_posts
 from pipeline.storage import AnyPath, remove_temporary, write_text
@@ -74,7 +73,7 @@ def prepare(config: BuildConfig, output: AnyPath) -> tuple[BuildPlan, Manifest, 
             source = source.model_copy(update={"revision": contents[0]})
             config = config.model_copy(update={"mining": config.mining.model_copy(update={"source": source})})
     fingerprint = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-    plan = BuildPlan(output, fingerprint, config)
+    plan = BuildPlan(output, fingerprint, config, hashes={"space": parts["space"], **parts["templates"]})
     dropped: Counter[str] = Counter()
 
     found = read_manifest(output)
@@ -204,19 +203,21 @@ def _try_templates(space: PreferenceSpace, templates: dict[str, Template]) -> No
     for active, post in itertools.product((1, len(space)), posts):
         some = np.where(np.arange(len(space)) < active, direction, 0).astype(np.int8)
         inputs: dict[str, object] = {
-            "post": post,
-            "traits": traits(space, some),
+            "post": post.plain,
+            "traits": space.traits(some),
             "chosen": "A trial reply.",
             "rejected": "Another one.",
             "response": "A trial response.",
-            "dimensions": space.dimensions[:active],
-            "tags": space.dimensions[:active],
-            "dimension": space.dimensions[active - 1],
+            "dimensions": space.plain[:active],
+            "tags": space.plain[:active],
+            "dimension": space.plain[active - 1],
             "options": options,
         }
         for name, template in templates.items():
             for block in BLOCKS[name]:
                 given = {key: inputs[key] for key in INPUTS[name] - HIDDEN.get(block, frozenset())}
+                if name == "portrait_paper":
+                    given["post"] = post.prompt
                 if not template.render_block(block, **given) and block != "system":
                     raise UsageError(f"template {template.origin}: its block '{block}' renders to nothing ({name})")
 

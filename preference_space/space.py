@@ -8,7 +8,7 @@ import importlib.resources
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -78,6 +78,27 @@ class PreferenceSpace(Record):
     def fingerprint(self) -> str:
         """Hash of everything the space says."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
+
+    @cached_property
+    def plain(self) -> list[dict[str, Any]]:
+        """The dimensions as templates see them: plain data."""
+        dimensions: list[dict[str, Any]] = self.model_dump(mode="json")["dimensions"]
+        return dimensions
+
+    @cached_property
+    def _traits(self) -> dict[int, list[dict[str, str]]]:
+        """What templates see of a level, for each dimension."""
+        return {
+            level: [
+                {"slug": d.slug, "name": d.name, "group": d.group, **d.pole(level).model_dump()}
+                for d in self.dimensions
+            ]
+            for level in (1, -1)
+        }
+
+    def traits(self, direction: npt.NDArray[np.int8]) -> list[dict[str, str]]:
+        """A direction as templates see it: one entry for each non-neutral dimension, plain data."""
+        return [self._traits[int(direction[d])][d] for d in np.flatnonzero(direction)]
 
     def require(self, slug: str, key: str) -> None:
         """Raise `UsageError` where there is no such dimension; `key` is the configuration's that names it."""

@@ -1,8 +1,8 @@
 """Loads templates, checks them at start, and renders them in a sandbox.
 
 A template file begins with a comment that holds YAML (`purpose`, `inputs`, `version`) and defines blocks: `system` and
-`user` for a chat prompt, `text` for a plain text. Templates are data: the environment is sandboxed and immutable, and
-an undefined variable is an error.
+`user` for a chat prompt, `text` for a plain text. Templates are data: `prompts.sandbox` says what they may do, they get
+plain data only, and an undefined variable is an error.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib.resources
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,8 @@ from typing import Any
 import jinja2
 import yaml
 from jinja2 import meta
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from prompts.sandbox import PromptEnvironment, is_plain, output
 from schemas.base import UsageError
 
 INPUTS: dict[str, frozenset[str]] = {
@@ -52,6 +52,14 @@ HIDDEN: dict[str, frozenset[str]] = {
 """Inputs that a block of `annotate` does not get: all questions about a response share one context."""
 
 _HEADER = re.compile(r"\A\{#(.*?)#\}", re.DOTALL)
+_MAX_BYTES = 1 << 18
+"""The largest file of a template."""
+
+_FAILURES = (
+    *(jinja2.TemplateError, ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError),
+    *(TypeError, ValueError),
+)
+"""What a template may raise that asks its data for what they do not have."""
 
 
 @dataclass(frozen=True)
@@ -73,14 +81,19 @@ class Template:
 
     def render(self, **inputs: object) -> dict[str, str]:
         """Each block's text, stripped. Raises `UsageError` that names the template and what it lacks."""
-        return {name: self.render_block(name, **inputs) for name in BLOCKS[self.name]}
+        return self._rendered(BLOCKS[self.name], inputs)
 
     def render_block(self, block: str, **inputs: object) -> str:
         """One block's text, as `render` does it."""
+        return self._rendered((block,), inputs)[block]
+
+    def _rendered(self, blocks: Sequence[str], inputs: dict[str, object]) -> dict[str, str]:
+        if not is_plain(inputs):
+            raise TypeError(f"template {self.origin}: given something else than texts, numbers, lists and maps")
         context = self.compiled.new_context(inputs)
         try:
-            return "".join(self.compiled.blocks[block](context)).strip()
-        except (jinja2.TemplateError, ArithmeticError, LookupError, RecursionError, TypeError, ValueError) as error:
+            return {block: output(self.compiled.blocks[block](context), context).strip() for block in blocks}
+        except _FAILURES as error:
             raise UsageError(f"template {self.origin}: {error}") from None
 
 
@@ -99,25 +112,26 @@ def load_templates(folder: Path | None = None) -> dict[str, Template]:
             if path.stem not in INPUTS:
                 raise UsageError(f"template {path}: unknown name; the templates are {', '.join(sorted(INPUTS))}")
             try:
+                if path.stat().st_size > _MAX_BYTES:
+                    raise UsageError(f"template {path}: larger than the {_MAX_BYTES} bytes that a template may have")
                 sources[path.stem] = (str(path), path.read_text(encoding="utf-8"))
             except (UnicodeDecodeError, OSError) as error:
                 raise UsageError(f"template {path}: not readable as UTF-8 text: {error}") from None
-    environment = ImmutableSandboxedEnvironment(
-        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False
-    )
-    # Both are random: a prompt must be the same at every rendering.
-    del environment.globals["lipsum"], environment.filters["random"]
+    environment = PromptEnvironment()
     return {name: _load(environment, name, origin, source) for name, (origin, source) in sources.items()}
 
 
-def _load(environment: jinja2.Environment, name: str, origin: str, source: str) -> Template:
+def _load(environment: PromptEnvironment, name: str, origin: str, source: str) -> Template:
     try:
         tree = environment.parse(source)
-        compiled = environment.from_string(source)
+        needed = meta.find_undeclared_variables(tree)
+        compiled = environment.from_string(environment.restrict(tree))
     except jinja2.TemplateSyntaxError as error:
         raise UsageError(f"template {origin}, line {error.lineno}: {error.message}") from None
+    except (SyntaxError, RecursionError, MemoryError, ValueError) as error:
+        # Python's own bounds: blocks or brackets within one another, digits of a number.
+        raise UsageError(f"template {origin}: too deeply nested, or a number too long: {error}") from None
     header = _header(origin, source)
-    needed = meta.find_undeclared_variables(tree)
     unknown = sorted(needed - INPUTS[name])
     if unknown:
         raise UsageError(

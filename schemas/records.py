@@ -40,6 +40,11 @@ class SeedPost(Record):
         """The post as one string: the dataset's `prompt` column."""
         return "\n\n".join(part for part in (self.title.strip(), self.text.strip()) if part)
 
+    @property
+    def plain(self) -> dict[str, str | list[str]]:
+        """What templates see of it, as plain data."""
+        return {"title": self.title, "text": self.text, "topics": list(self.topics)}
+
 
 Shares32 = tuple[Annotated[float, Field(ge=0, le=1), "float32"], ...]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -30,7 +30,6 @@ from pipeline.mining.threads import Threads
 from pipeline.plan import BuildPlan, ShardSpec
 from pipeline.resources import resources
 from pipeline.validate import Fault
-from preference_space.space import Dimension
 from schemas.config import AnnotationConfig
 from schemas.records import Pair, Rejection
 
@@ -162,7 +161,7 @@ def _sheet(plan: BuildPlan) -> _Sheet:
     render = parts.templates["annotate"].render_block
     texts = [
         ["\n" + render("question", dimension=dimension, options=_options(dimension, order)) for order in _ORDERS]
-        for dimension in (parts.space.dimensions[d] for d in asked)
+        for dimension in (parts.space.plain[d] for d in asked)
     ]
     head = choice_head(plan.config.generation.model, config.constrain)
     identity = hashlib.blake2b(orjson.dumps([head, texts]), digest_size=16).digest()
@@ -174,20 +173,19 @@ def asked_dimensions(plan: BuildPlan) -> npt.NDArray[np.int64]:
     return resources(plan).space.select(settings(plan).dimensions, "mining.annotation.dimensions")
 
 
-def _options(dimension: Dimension, order: Sequence[int]) -> list[dict[str, str]]:
+def _options(dimension: Mapping[str, Any], order: Sequence[int]) -> list[dict[str, str]]:
     """`order[k]` is what option k stands for."""
     options = []
     for letter, meaning in zip(OPTIONS, order, strict=True):
-        pole = (dimension.positive, dimension.negative, None)[meaning]
-        label, description = (pole.label, pole.description) if pole else ("", "")
-        options.append({"letter": letter, "label": label, "description": description})
+        pole = (dimension["positive"], dimension["negative"], {"label": "", "description": ""})[meaning]
+        options.append({"letter": letter, "label": pole["label"], "description": pole["description"]})
     return options
 
 
 def _choices(threads: Threads, row: int, plan: BuildPlan, attempt: int) -> list[Question]:
     sheet, config = _sheet(plan), settings(plan)
     post = threads.posts[threads.thread_of(row)]
-    prefix = resources(plan).templates["annotate"].render_block("context", post=post, response=threads.texts[row])
+    prefix = resources(plan).templates["annotate"].render_block("context", post=post.plain, response=threads.texts[row])
     orders = _orders_of(threads, row, plan)
     questions = []
     for start in range(0, len(sheet.asked), config.prompts_per_call):
@@ -237,14 +235,15 @@ _LEVEL_OF = {"positive": 1, "negative": -1, "unclear": 0}
 
 def _structured(threads: Threads, row: int, plan: BuildPlan, attempt: int) -> list[Question]:
     parts = resources(plan)
-    dimensions = [parts.space.dimensions[d] for d in asked_dimensions(plan)]
+    dimensions = [parts.space.plain[d] for d in asked_dimensions(plan)]
     post = threads.posts[threads.thread_of(row)]
-    messages = parts.templates["annotate_json"].render(post=post, response=threads.texts[row], dimensions=dimensions)
+    given = {"post": post.plain, "response": threads.texts[row], "dimensions": dimensions}
+    messages = parts.templates["annotate_json"].render(**given)
     counter = (plan.config.seed, "annotate", post.id, threads.ids[row], attempt)
     schema = {
         "type": "object",
-        "properties": {dimension.slug: {"enum": [*_LEVEL_OF]} for dimension in dimensions},
-        "required": [dimension.slug for dimension in dimensions],
+        "properties": {dimension["slug"]: {"enum": [*_LEVEL_OF]} for dimension in dimensions},
+        "required": [dimension["slug"] for dimension in dimensions],
         "additionalProperties": False,
     }
     request = make_request(

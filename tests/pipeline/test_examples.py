@@ -11,7 +11,6 @@ import pytest
 from pipeline.examples import ExampleShard, assemble, open_block, store_examples
 from pipeline.generation.requests import Failure, Outcome
 from pipeline.history import History
-from pipeline.pairs import traits
 from pipeline.plan import BuildPlan, ShardSpec
 from pipeline.portraits import portray, render_portraits, take_portraits
 from pipeline.resources import resources
@@ -155,7 +154,7 @@ def test_portrait_describes_the_direction_and_nothing_else(tmp_path: Path) -> No
     space = resources(plan).space
 
     for example in stored(plan):
-        described = [trait["description"] for trait in traits(space, from_released(example[DIRECTION]))]
+        described = [trait["description"] for trait in space.traits(from_released(example[DIRECTION]))]
         assert example[PORTRAIT] == f"This person {'; '.join(described)}."
 
 
@@ -178,10 +177,10 @@ def test_model_is_asked_for_portraits_by_the_direction_alone(tmp_path: Path) -> 
     for persona in shard.personas:
         for side, request in zip(plan.sides, persona.requests, strict=True):
             text = body_of(request)["messages"][-1]["content"]
-            labels = [trait["label"] for trait in traits(space, side * pool.directions[persona.row])]
+            labels = [trait["label"] for trait in space.traits(side * pool.directions[persona.row])]
             assert [line for line in text.splitlines() if line.startswith("- ")] == [
                 f"- {trait['label']}: {trait['description']}."
-                for trait in traits(space, side * pool.directions[persona.row])
+                for trait in space.traits(side * pool.directions[persona.row])
             ], labels
             row = {name: shard.block.table[name][persona.row].as_py() for name in ("prompt", "chosen", "rejected")}
             assert not any(value in text for value in row.values())

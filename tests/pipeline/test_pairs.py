@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pipeline.generation.requests import Failure, Outcome, Request
-from pipeline.pairs import PairShard, open_shard, render_prompts, sample_points, store_pairs, traits, validate_pairs
+from pipeline.pairs import PairShard, open_shard, render_prompts, sample_points, store_pairs, validate_pairs
 from pipeline.plan import BuildPlan
 from pipeline.resources import resources
 from pipeline.seeds import posts_of
@@ -54,7 +54,7 @@ def rejections_of(shard: PairShard, plan: BuildPlan) -> list[dict[str, Any]]:
 
 
 def hints(plan: BuildPlan, direction: Any) -> list[str]:
-    return [trait["hint"] for trait in traits(resources(plan).space, direction)]
+    return [trait["hint"] for trait in resources(plan).space.traits(direction)]
 
 
 def user_text(request: Request) -> str:
@@ -346,16 +346,3 @@ def test_shard_without_a_single_pair_is_stored(tmp_path: Path) -> None:
 
     assert read_shard(plan.path("pool", shard.spec)).num_rows == 0
     assert len(rejections) == 12
-
-
-def test_traits_are_the_poles_of_a_direction_in_the_order_of_the_space(tmp_path: Path) -> None:
-    space = resources(plan_at(tmp_path)).space
-    direction = np.zeros(len(space), dtype=np.int8)
-    direction[[5, 2]] = [-1, 1]
-
-    found = traits(space, direction)
-
-    assert [trait["slug"] for trait in found] == [space.dimensions[2].slug, space.dimensions[5].slug]
-    assert found[0]["label"] == space.dimensions[2].positive.label
-    assert found[1]["hint"] == space.dimensions[5].negative.hint
-    assert found[1]["description"] == space.dimensions[5].negative.description

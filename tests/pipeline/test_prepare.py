@@ -80,6 +80,46 @@ def test_new_folder_gets_everything_that_workers_need(tmp_path: Path) -> None:
     assert posts["train"] > posts["test"] > 0
 
 
+@pytest.mark.parametrize(
+    ("path", "old", "new"),
+    [
+        ("templates/reply_chosen.j2", "Write one", "Write no"),
+        ("templates/annotate.j2", "Answer: (", "Reply: ("),
+        ("preference_space.yaml", "topical: false", "topical: true"),
+    ],
+)
+def test_what_workers_load_must_be_what_the_build_began_with(tmp_path: Path, path: str, old: str, new: str) -> None:
+    plan = prepared(tmp_path, tiny())
+    text = (tmp_path / path).read_text()
+    assert old in text
+    (tmp_path / path).write_text(text.replace(old, new))
+
+    with pytest.raises(UserError, match=f"{path} was changed after the build began; put back"):
+        resources(plan)
+
+
+def test_a_template_of_the_papers_portrait_is_tried_with_what_it_gets(tmp_path: Path) -> None:
+    folder = templates_with(tmp_path / "mine", "portrait_paper", "{{ post }}", "{{ post.title }}")
+
+    with pytest.raises(UsageError, match="has no attribute 'title'"):
+        prepared(tmp_path / "build", tiny(templates=folder))
+
+
+@pytest.mark.parametrize(
+    "bomb",
+    [
+        "{% for a in post.text %}" * 9 + "{% endfor %}" * 9,
+        "{% set a = 'aaaa' %}" + "{% set a = a ~ a %}" * 40 + "{{ a }}",
+    ],
+)
+def test_a_template_that_never_ends_is_refused_before_anything_is_written(tmp_path: Path, bomb: str) -> None:
+    folder = templates_with(tmp_path / "mine", "reply_chosen", "{{ post.text }}", bomb)
+
+    with pytest.raises(UsageError, match=r"reply_chosen\.j2: does more than a prompt may"):
+        prepared(tmp_path / "build", tiny(templates=folder))
+    assert not (tmp_path / "build" / "templates").exists()
+
+
 def test_new_folder_gets_a_manifest_of_an_incomplete_build(tmp_path: Path) -> None:
     config = tiny(name="first")
     plan = prepared(tmp_path, config)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from pydantic import ValidationError
@@ -273,6 +274,19 @@ def test_fingerprint_changes_with_the_order_of_dimensions(tmp_path: Path) -> Non
     turned = PreferenceSpace(name=space.name, dimensions=space.dimensions[::-1])
 
     assert turned.fingerprint != space.fingerprint
+
+
+def test_traits_are_the_poles_of_a_direction_in_the_order_of_the_space() -> None:
+    space = load_space("alignx")
+    direction = np.zeros(len(space), dtype=np.int8)
+    direction[[5, 2]] = [-1, 1]
+
+    found = space.traits(direction)
+
+    assert [trait["slug"] for trait in found] == [space.dimensions[2].slug, space.dimensions[5].slug]
+    assert found[0]["label"] == space.dimensions[2].positive.label
+    assert found[1]["hint"] == space.dimensions[5].negative.hint
+    assert found[1]["description"] == space.dimensions[5].negative.description
 
 
 def test_space_is_frozen() -> None:

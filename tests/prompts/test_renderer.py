@@ -7,11 +7,11 @@ import pytest
 
 from prompts.renderer import BLOCKS, INPUTS, Template, load_templates
 from schemas.base import UsageError
-from schemas.records import SeedPost
 
 HEADER = "{#\npurpose: A test.\ninputs: post, traits\nversion: 1\n#}\n"
 
-POST = SeedPost(id="s", title="Which pet?", text="A cat or a dog.", topics=("pets",))
+POST: dict[str, Any] = {"title": "Which pet?", "text": "A cat or a dog.", "topics": ["pets"]}
+PROMPT = "Which pet?\n\nA cat or a dog."
 
 DIMENSION = {
     "slug": "calm",
@@ -34,7 +34,7 @@ def trait(word: str) -> dict[str, str]:
 def inputs_of(name: str) -> dict[str, Any]:
     """Something for every input of a template."""
     values: dict[str, Any] = {
-        "post": POST.prompt if name == "portrait_paper" else POST,
+        "post": PROMPT if name == "portrait_paper" else POST,
         "traits": [trait("calm"), trait("kind")],
         "chosen": "Get a cat.",
         "rejected": "Get a dog.",
@@ -114,8 +114,7 @@ def test_the_two_replies_share_their_prompt_up_to_the_persona() -> None:
     assert chosen["system"] == rejected["system"]
     before = chosen["user"].partition("calm hint")[0]
     assert before == rejected["user"].partition("wild hint")[0]
-    assert POST.title in before
-    assert POST.text in before
+    assert "Which pet?\nA cat or a dog." in before
 
 
 @pytest.mark.parametrize("name", ["reply_chosen", "reply_rejected"])
@@ -123,7 +122,7 @@ def test_persona_text_comes_last(name: str) -> None:
     user = load_templates()[name].render(post=POST, traits=[trait("calm"), trait("kind")])["user"]
 
     assert user.endswith("kind hint")
-    assert user.index("calm hint") > user.index(POST.text)
+    assert user.index("calm hint") > user.index(PROMPT.partition("\n\n")[2])
 
 
 @pytest.mark.parametrize("name", ["reply_chosen", "reply_rejected"])
@@ -150,7 +149,7 @@ def test_portrait_text_is_one_sentence() -> None:
 
 def test_post_text_is_rendered_literally() -> None:
     text = "{{ 7*7 }} {% for x in y %} {# note #} <b>&amp;</b>"
-    post = SeedPost(id="s", title="{{ post.id }}", text=text)
+    post = {"title": "{{ post.id }}", "text": text, "topics": []}
 
     user = load_templates()["reply_chosen"].render(post=post, traits=[trait("calm")])["user"]
 
@@ -356,57 +355,6 @@ def test_template_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
     path.write_bytes(path.read_text(encoding="utf-8").encode("latin-1"))
 
     assert str(path) in refusal(tmp_path)
-
-
-@pytest.mark.parametrize(
-    "attack",
-    [
-        "{{ post.__class__.__mro__ }}",
-        "{{ post['__class__'] }}",
-        "{{ post | attr('__class__') }}",
-        "{{ ''.__class__.__base__.__subclasses__() }}",
-        "{{ cycler.__init__.__globals__ }}",
-        "{{ '{0.__class__}'.format(post) }}",
-        "{{ '{a.__class__}'.format_map({'a': post}) }}",
-        "{{ traits.append.__self__ }}",
-    ],
-)
-def test_sandbox_refuses_the_inside_of_python(tmp_path: Path, attack: str) -> None:
-    write(tmp_path, attack)
-
-    assert "is unsafe" in render_refusal(tmp_path)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        "{{ traits.append(1) }}",
-        "{{ traits.clear() }}",
-        "{{ traits[0].update({'hint': 'x'}) }}",
-    ],
-)
-def test_sandbox_refuses_to_change_its_inputs(tmp_path: Path, change: str) -> None:
-    write(tmp_path, change)
-    traits = [trait("calm")]
-
-    with pytest.raises(UsageError):
-        load(tmp_path).render(post=POST, traits=traits)
-
-    assert traits == [trait("calm")]
-
-
-def test_sandbox_refuses_a_loop_without_end(tmp_path: Path) -> None:
-    write(tmp_path, "{% for x in range(1000000000) %}x{% endfor %}")
-
-    assert "Range too big" in render_refusal(tmp_path)
-
-
-def test_sandbox_reads_no_other_file(tmp_path: Path) -> None:
-    (tmp_path / "secret.txt").write_text("secret", encoding="utf-8")
-    write(tmp_path, "{% include 'secret.txt' %}")
-
-    with pytest.raises(UsageError):
-        load(tmp_path).render(post=POST, traits=[])
 
 
 # Annotation

@@ -1,0 +1,280 @@
+"""The language of templates: the part of Jinja that reads plain data and ends.
+
+A template prints, chooses, loops and filters. Its data are texts, numbers, lists and maps; nothing that it can name has
+an attribute beyond the keys of a map, so no code is in reach. It calls nothing: what looks like a method is a filter,
+and there are no macros, no namespaces and no other files. What it may do is counted, not timed: loops by the nodes that
+they run, filters and operators by the characters and items that they handle.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Collection, Iterable
+from typing import Any
+
+import jinja2
+from jinja2 import nodes
+from jinja2.defaults import DEFAULT_FILTERS
+from jinja2.runtime import Context, LoopContext, Undefined
+from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
+from jinja2.visitor import NodeTransformer
+
+MAX_WORK = 10_000_000
+"""Nodes, characters and items that one block may cost, and the characters that it may print: about a second."""
+_WORK_PER_INPUT = 100
+"""What is allowed beyond that for each character of the inputs, so that a long post is not the template's fault."""
+_LARGEST = 10**15
+"""The largest number that a template may calculate with."""
+
+_SCALARS = frozenset({str, int, float, bool, type(None)})
+_SIZED = (str, list, tuple, dict)
+_PLAIN = _SCALARS | {list, tuple, dict}
+_TEXT = frozenset({str})
+_PASSED = {"eval_context": "eval_ctx", "environment": "environment"}
+"""Where a context holds what some of Jinja's filters are given."""
+_LOOP = frozenset({"index", "index0", "revindex", "revindex0", "first", "last", "length"})
+
+_OF_ITEMS = frozenset(
+    {
+        *("abs", "count", "d", "default", "dictsort", "first", "float", "groupby", "int", "items", "keys", "last"),
+        *("length", "list", "map", "max", "min", "reject", "rejectattr", "reverse", "select", "selectattr", "sort"),
+        *("unique", "values"),
+    }
+)
+"""Filters that look at a value's items, but not into them."""
+_GROWING = frozenset({"indent", "join", "replace"})
+"""Filters whose text may be as long as the value times the longest argument."""
+_FILTERS = _OF_ITEMS | _GROWING | {"capitalize", "lower", "string", "title", "trim", "truncate", "upper", "wordcount"}
+_METHODS = (
+    *("split", "splitlines", "startswith", "endswith", "strip", "lstrip", "rstrip", "removeprefix", "removesuffix"),
+    *("capitalize", "lower", "replace", "title", "upper", "items", "keys", "values"),
+)
+"""Names that may be written as methods: filters all the same, some of them beyond Jinja's own."""
+_COUNTED, _PRINTED = " counted", " printed"
+"""Filters that no template can name: what loops go over, and what is printed, is paid for there."""
+
+_LANGUAGE = (
+    *(nodes.Template, nodes.Block, nodes.Output, nodes.TemplateData, nodes.If, nodes.For, nodes.Assign),
+    *(nodes.Name, nodes.Const, nodes.List, nodes.Tuple, nodes.Dict, nodes.Pair, nodes.Getattr, nodes.Getitem),
+    *(nodes.Slice, nodes.Filter, nodes.Test, nodes.Keyword, nodes.CondExpr, nodes.Compare, nodes.Operand),
+    *(nodes.And, nodes.Or, nodes.Not, nodes.Neg, nodes.Pos, nodes.Concat),
+    *(nodes.Add, nodes.Sub, nodes.Mul, nodes.Div, nodes.FloorDiv, nodes.Mod),
+)
+_WORDS: dict[type[nodes.Node], str] = {
+    nodes.Call: f"a call (of methods there are {', '.join(_METHODS)})",
+    nodes.Pow: "**",
+    nodes.NSRef: "a namespace",
+    nodes.AssignBlock: "a block of set",
+}
+
+
+class PromptEnvironment(ImmutableSandboxedEnvironment):
+    """Compiles and runs templates of this language."""
+
+    # Not folded at load either: `'a' * 10**11` would be.
+    intercepted_binops = frozenset({"+", "-", "*", "/", "//", "%", "**"})
+
+    def __init__(self) -> None:
+        super().__init__(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)
+        self.context_class = _Context
+        self.globals.clear()
+        own = {name: getattr(dict if hasattr(dict, name) else str, name) for name in _METHODS}
+        known = own | {name: DEFAULT_FILTERS[name] for name in _FILTERS & DEFAULT_FILTERS.keys()}
+        self.filters = {name: _paid(name, function) for name, function in (known | {"tojson": _json}).items()}
+        self.filters |= {_COUNTED: _counted, _PRINTED: _printed}
+
+    def restrict(self, tree: nodes.Template) -> nodes.Template:
+        """The tree with its work counted. Raises `TemplateSyntaxError` for what is no part of the language."""
+        checked: nodes.Template = _Language(self).visit(tree)
+        return checked
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        """A map's value or a loop's counter; nothing else has attributes."""
+        if type(obj) is dict and attribute in obj:
+            return obj[attribute]
+        if isinstance(obj, LoopContext) and attribute in _LOOP:
+            return getattr(obj, attribute)
+        if isinstance(obj, Undefined):
+            str(obj)  # Raises, and names what was looked for at first.
+        return self.undefined(obj=obj, name=attribute)
+
+    def getitem(self, obj: Any, argument: Any) -> Any:
+        """An item of a list, a map or a text."""
+        if isinstance(obj, (list, tuple, str)) and isinstance(argument, int):
+            try:
+                return obj[argument]
+            except IndexError:
+                return self.undefined(obj=obj, name=argument)  # type: ignore[arg-type] # an index is as good a name
+        return self.getattr(obj, argument)
+
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        """Arithmetic of numbers, and texts or lists put together."""
+        if type(left) in (int, float, bool) and type(right) in (int, float, bool):
+            if max(abs(left), abs(right)) > _LARGEST:
+                raise SecurityError(f"numbers above {_LARGEST} are not calculated with")
+        elif operator == "+" and type(left) is type(right) and type(left) in (str, list):
+            context.spend(_size(left) + _size(right))
+        else:
+            raise TypeError(f"'{operator}' of {type(left).__name__} and {type(right).__name__}")
+        return super().call_binop(context, operator, left, right)
+
+
+class _Context(Context):
+    """What a block sees, and what it may still do."""
+
+    left = MAX_WORK
+    extended = False
+
+    def spend(self, work: int) -> None:
+        self.left -= work
+        if self.left < 0 and not self.extended:
+            self.extended = True
+            self.left += _WORK_PER_INPUT * sum(map(_size, self.parent.values()))
+        if self.left < 0:
+            raise SecurityError(
+                f"does more than a prompt may ({MAX_WORK} iterations, and characters that filters and operators handle)"
+            )
+
+
+def output(pieces: Iterable[str], context: Any) -> str:
+    """What a block prints. Raises `SecurityError` where that is more than a prompt."""
+    printed, size = [], 0
+    for piece in pieces:
+        size += len(piece)
+        if size > MAX_WORK:
+            context.spend(len(piece))
+        printed.append(piece)
+    return "".join(printed)
+
+
+def is_plain(value: Any) -> bool:
+    """Return whether a value is of texts, numbers, lists and maps with text keys, all the way down."""
+    kind = type(value)
+    if kind is dict:
+        return _TEXT.issuperset(map(type, value)) and _are_plain(value.values())
+    return _are_plain(value) if kind is list else kind in _SCALARS
+
+
+def _are_plain(values: Collection[Any]) -> bool:
+    return _SCALARS.issuperset(map(type, values)) or all(map(is_plain, values))
+
+
+class _Language(NodeTransformer):
+    """Refuses what the language has not; methods become filters, and loops and `~` are counted."""
+
+    def __init__(self, environment: PromptEnvironment) -> None:
+        self._environment = environment
+
+    def generic_visit(self, node: nodes.Node, *args: Any, **kwargs: Any) -> nodes.Node:
+        line = node.lineno
+        if isinstance(node, nodes.Call) and isinstance(node.node, nodes.Getattr) and node.node.attr in _METHODS:
+            filtered = (node.node.node, node.node.attr, node.args, node.kwargs, node.dyn_args, node.dyn_kwargs)
+            return self.generic_visit(nodes.Filter(*filtered, lineno=line))
+        self._check(node)
+        # The inner ones first: what is put around them below is not looked at again.
+        super().generic_visit(node, *args, **kwargs)
+        match node:
+            case nodes.For():
+                cost = nodes.Const(sum(1 for _ in node.find_all(nodes.Node)), lineno=line)
+                node.iter = nodes.Filter(node.iter, _COUNTED, [cost], [], None, None, lineno=line)
+            case nodes.Concat():
+                return nodes.Filter(nodes.List(node.nodes, lineno=line), "join", [], [], None, None, lineno=line)
+            case nodes.Output():
+                # An attribute is of the inputs, which are no larger than they are; anything else may have grown.
+                own = (nodes.TemplateData, nodes.Const, nodes.Getattr)
+                node.nodes = [
+                    part if isinstance(part, own) else nodes.Filter(part, _PRINTED, [], [], None, None, lineno=line)
+                    for part in node.nodes
+                ]
+        return node
+
+    def _check(self, node: nodes.Node) -> None:
+        match node:
+            case nodes.Filter() if node.name not in self._environment.filters:
+                known = sorted(name for name in self._environment.filters if name not in (_COUNTED, _PRINTED))
+                fault = f"no filter named '{node.name}'; there are {', '.join(known)}"
+            case nodes.For() if node.recursive:
+                fault = "a recursive loop is no part of the template language"
+            case nodes.List() | nodes.Tuple() | nodes.Dict() if any(
+                name.ctx == "load" for name in node.find_all(nodes.Name)
+            ):
+                # Lists that hold one another would print as more than there is, twice as much with each line.
+                fault = "a list or map may hold constants only"
+            case nodes.Name() if node.name in ("self", "super"):
+                fault = f"'{node.name}' is no part of the template language"
+            case _ if not isinstance(node, _LANGUAGE):
+                fault = f"{_WORDS.get(type(node), type(node).__name__.lower())} is no part of the template language"
+            case _:
+                return
+        raise jinja2.TemplateSyntaxError(fault, node.lineno)
+
+
+def _paid(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """A filter that is paid for before it works. Its arguments are texts and numbers, its result is plain."""
+    passed = getattr(getattr(function, "jinja_pass_arg", None), "name", None)
+
+    @jinja2.pass_context
+    def paid(context: Any, value: Any, *args: Any, **kwargs: Any) -> Any:
+        given = (*args, *kwargs.values())
+        if not _SCALARS.issuperset(map(type, given)):
+            raise TypeError(f"filter '{name}' takes texts and numbers, no list, map or undefined value")
+        if name in _OF_ITEMS:
+            context.spend(len(value) if isinstance(value, _SIZED) else 1)
+        else:
+            longest = max((len(a) if type(a) is str else abs(a or 1) for a in given), default=1)
+            context.spend(_size(value) * (max(1, longest) if name in _GROWING else 1))
+        if passed == "context":
+            result = function(context, value, *args, **kwargs)
+        elif passed:
+            result = function(getattr(context, _PASSED[passed]), value, *args, **kwargs)
+        else:
+            result = function(value, *args, **kwargs)
+        if name == "groupby":
+            return [tuple(group) for group in result]
+        return result if type(result) in _PLAIN else list(result)
+
+    return paid
+
+
+@jinja2.pass_context
+def _counted(context: Any, value: Any, cost: int) -> Any:
+    """What a loop goes over; all of its iterations are paid for here."""
+    if isinstance(value, _SIZED):
+        context.spend(cost * len(value))
+    elif not isinstance(value, Undefined):
+        raise TypeError(f"a loop over {type(value).__name__}")
+    return value
+
+
+@jinja2.pass_context
+def _printed(context: Any, value: Any) -> Any:
+    """What is about to become text."""
+    if type(value) is not str:
+        context.spend(_size(value))
+    return value
+
+
+def _json(value: Any) -> str:
+    """A value as JSON, without Jinja's escapes for HTML."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _size(value: Any) -> int:
+    """Characters and items of a value as it would be printed, or a number above the bound.
+
+    Raises `TypeError` for what is not plain.
+    """
+    if isinstance(value, (str, Undefined)):
+        # Of one that is undefined, str() raises.
+        return 1 + len(str(value))
+    if type(value) in _SCALARS:
+        return 1
+    if not isinstance(value, (dict, list, tuple)):
+        raise TypeError(f"no template may handle a {type(value).__name__}")
+    size = 1
+    for part in itertools.chain(*value.items()) if isinstance(value, dict) else value:
+        size += _size(part)
+        if size > MAX_WORK:
+            break
+    return size
