@@ -17,6 +17,7 @@ from pipeline.generation.stage import close_generator
 from pipeline.locks import locked
 from pipeline.manifests import MANIFEST, write_manifest
 from pipeline.mining import gather
+from pipeline.outages import answers, patience
 from pipeline.plan import BuildPlan, ShardSpec
 from pipeline.prepare import abandon, prepare, with_threads
 from pipeline.publishing.publish import PublishObserver, publish
@@ -43,6 +44,9 @@ class Observer:
     def gathered(self, counts: Mapping[str, int]) -> None:
         """The threads are there; `counts` is their funnel."""
 
+    def told(self, line: str) -> None:
+        """Something that a person should know while it lasts, such as a bucket that does not answer."""
+
     def phase_begins(self, name: str, plan: BuildPlan, done: Sequence[ShardSpec], todo: Sequence[ShardSpec]) -> None:
         """A phase has `todo` shards to build; `done` were built by earlier runs."""
 
@@ -64,12 +68,13 @@ def build(
     through. Nothing finished is lost in any case.
     """
     run = Runner(config, output, beam_args)
-    with locked(output):
+    observer = observer or Observer()
+    with patience(config.requests.outage_seconds, observer.told), locked(output):
         plan, manifest, dropped = prepare(config, output)
         if not is_whole(output, manifest):
             if config.publish is not None:
                 check_access(config.publish)
-            manifest = _build(run.adapted(plan), manifest, dropped, run, observer or Observer())
+            manifest = _build(run.adapted(plan), manifest, dropped, run, observer)
         if config.publish is not None:
             publish(output, config.publish, upload_all=partial(_upload, run), observer=publish_observer)
         return manifest
@@ -91,7 +96,7 @@ def submit(config: BuildConfig, output: AnyPath, beam_args: Sequence[str] = ()) 
     run = Runner(config, output, beam_args)
     if config.publish is not None:
         raise UsageError("publish: a job that nobody waits for cannot publish; run `everyuser publish` when it is done")
-    with locked(output):
+    with patience(config.requests.outage_seconds, Observer().told), locked(output):
         plan, manifest, _ = prepare(config, output)
         if is_whole(output, manifest):
             return HandedOver(None, is_new=False)
@@ -126,7 +131,7 @@ def _build(plan: BuildPlan, manifest: Manifest, dropped: dict[str, int], run: Ru
         raise
     finally:
         # A store that is gone is not waited for at each of these: the end of the process takes its threads along.
-        if status == "complete" or storage.answers(output):
+        if status == "complete" or answers(output):
             close_generator(plan)
             summary = _summary(plan, run, started, time.monotonic() - clock, status)
             pace.close()

@@ -43,6 +43,10 @@ class Display(Observer):
             self._console.print(f"seeds: {number} posts dropped ({reason})")
         self._console.print(f"building into {escape(str(plan.output))}", soft_wrap=True)
 
+    def told(self, line: str) -> None:
+        """Say it, above the bar where there is one."""
+        self._console.print(escape(line), soft_wrap=True)
+
     def gathering_begins(self, name: str, plan: BuildPlan, steps: int) -> None:
         """Begin to follow the reading or the joining of threads."""
         if steps:

@@ -3,6 +3,8 @@
 A lease is an object that its holder writes anew every few seconds. Leases are numbered, and the highest holds: whoever
 takes over from a dead run creates the next number, which only one can, and a run that had only been asleep finds that
 number and stops. No clocks are compared: a lease is dead when it stands still while it is watched.
+
+A file lock goes with its process, and holds between hosts wherever the shared disk has locks, as NFS has.
 """
 
 from __future__ import annotations
@@ -20,10 +22,13 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Self
 
 from upath import UPath
 
 from pipeline import storage
+from pipeline.outages import answers, error_text, without_waiting
+from pipeline.processes import Process
 from pipeline.storage import AnyPath
 from schemas.base import UsageError, UserError
 
@@ -64,11 +69,16 @@ def _file_lock(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = os.pread(file, 32, 0).decode(errors="replace").strip() or "unknown"
-            raise _held(folder, f"process {holder}") from None
+            holder = os.pread(file, 300, 0).decode(errors="replace").strip() or "process unknown"
+            raise _held(folder, holder) from None
+        except OSError as error:
+            raise UsageError(
+                f"{folder}: its file system has no locks ({error_text(error)}), so two runs could meet there; "
+                "choose an --output on another disk, or in a bucket"
+            ) from None
         with storage.disk_errors(folder):
             os.ftruncate(file, 0)
-            os.pwrite(file, str(os.getpid()).encode(), 0)
+            os.pwrite(file, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
         yield
     finally:
         os.close(file)
@@ -76,29 +86,30 @@ def _file_lock(folder: Path) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _Holder:
-    """What a lease says. `beats` grows while its holder lives."""
+    """What a lease says. `beats` grows while its holder lives. Host and process are for people to read."""
 
     host: str
     process: int
+    machine: str
+    started: int | None
     run: str
     beats: int = 0
     released: bool = False
 
+    @classmethod
+    def current(cls) -> Self:
+        """Return this process, as the holder of a new lease."""
+        me = Process.current()
+        return cls(socket.gethostname(), me.number, me.machine, me.started, uuid.uuid4().hex)
+
     @property
     def is_gone(self) -> bool:
         """Whether it is known to be over without watching."""
-        if self.released:
+        process = Process(self.machine, self.process, self.started)
+        if self.released or process.is_gone:
             return True
-        if self.host != socket.gethostname():
-            return False
-        try:
-            os.kill(self.process, 0)
-        except ProcessLookupError:
-            return True
-        except PermissionError:
-            return False
-        # A number that was given anew, to this very process.
-        return self.process == os.getpid() and self.run not in _ours
+        # Of this very process, or of an earlier one of its number where no start times are told.
+        return process.is_here and self.process == os.getpid() and self.run not in _ours
 
 
 _ours: set[str] = set()
@@ -108,7 +119,7 @@ _ours: set[str] = set()
 class _Lease:
     def __init__(self, folder: UPath) -> None:
         self._folder = folder
-        self._me = _Holder(socket.gethostname(), os.getpid(), uuid.uuid4().hex)
+        self._me = _Holder.current()
         self._number = self._acquire()
         _ours.add(self._me.run)
         self._taken_by: _Holder | None = None
@@ -130,10 +141,11 @@ class _Lease:
     def release(self) -> None:
         """Let the next one in."""
         self._over.set()
-        self._thread.join()
         _ours.discard(self._me.run)
-        if self._taken_by is None and storage.answers(self._folder):
-            with contextlib.suppress(UserError):
+        # Where the store is gone a beat hangs for half a minute, and there is nothing to wait for.
+        if self._taken_by is None and answers(self._folder):
+            self._thread.join()
+            with contextlib.suppress(UserError), without_waiting():
                 self._write(replace(self._me, released=True))
 
     def _path(self, number: int) -> UPath:
@@ -178,21 +190,25 @@ class _Lease:
 
     def _is_alive(self, number: int, holder: _Holder) -> bool:
         """Watch a lease until it moves, or has stood still for too long."""
-        until = time.monotonic() + _WATCHED_SECONDS
-        while time.monotonic() < until:
+        watched = 0.0
+        while watched < _WATCHED_SECONDS:
+            asked = time.monotonic()
             time.sleep(min(1.0, _WATCHED_SECONDS / 10))
             seen = self._read(number)
             if seen != holder:
                 return seen is None or not seen.released
+            seconds = time.monotonic() - asked
+            # While a store is away no lease moves, and its holder needs a while to notice that it is back.
+            watched = watched + seconds if seconds < _BEAT_SECONDS else 0.0
         return False
 
     def _beat(self) -> None:
         while not self._over.wait(_BEAT_SECONDS):
             # A store that cannot be reached for a moment is no reason to stop.
-            with contextlib.suppress(UserError):
+            with contextlib.suppress(UserError), without_waiting():
                 newest = max(self._numbers(), default=self._number)
                 if newest > self._number:
-                    self._taken_by = self._read(newest) or _Holder("another host", 0, "")
+                    self._taken_by = self._read(newest) or _Holder("another host", 0, "", None, "")
                     os.kill(os.getpid(), signal.SIGINT)
                     return
                 self._write(replace(self._me, beats=self._me.beats + 1))

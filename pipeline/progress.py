@@ -19,6 +19,7 @@ from pathlib import Path
 import orjson
 
 from pipeline import storage
+from pipeline.outages import is_away, without_waiting
 from pipeline.storage import AnyPath
 from schemas.base import UserError
 
@@ -87,7 +88,7 @@ class Tally:
             counts = dict(self._counts) | self._gauges
         if counts == self._written:
             return
-        with contextlib.suppress(OSError, UserError):
+        with contextlib.suppress(OSError, UserError), without_waiting():
             self._write(orjson.dumps(counts))
             self._written = counts
 
@@ -131,9 +132,10 @@ def total(output: AnyPath, fresh: bool = False) -> Counter[str]:
     known = _totals.get(output)
     if known is None or fresh or time.monotonic() - known[0] > _REMOTE_SECONDS / 2:
         counts = known[1] if known else Counter()
-        with contextlib.suppress(UserError):
-            counts = _sum(output)
-        # A store that is gone is not asked again at once either: each try takes half a minute.
+        # Each try to reach a store that is gone takes half a minute. Others notice when it is back.
+        if not is_away(output):
+            with contextlib.suppress(UserError), without_waiting():
+                counts = _sum(output)
         known = _totals[output] = (time.monotonic(), counts)
     return known[1]
 
@@ -174,7 +176,7 @@ class Pace:
             first = 1.0 if storage.is_local(self._output) else 30.0
             is_over = self._over.wait(min(30.0, max(first, (time.monotonic() - self._started) / 100)))
             # A full disk must not hide the error that it causes elsewhere.
-            with contextlib.suppress(OSError, UserError):
+            with contextlib.suppress(OSError, UserError), without_waiting():
                 self._note()
 
     def _note(self) -> None:

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import storage
+from pipeline.outages import error_text
 from pipeline.storage import AnyPath
 from schemas.arrow import hf_metadata
 from schemas.base import UserError
@@ -61,13 +62,13 @@ def _write(path: Path, schema: pa.Schema, groups: Iterable[pa.Table], meta: Mapp
 
 def read_shard(path: AnyPath, columns: list[str] | None = None) -> pa.Table:
     """A shard as a table. `pq.read_table` would load the dataset engine, of 60 MiB, to do the same."""
-    with storage.open_parquet(path, whole=columns is None) as opened, pq.ParquetFile(opened) as file:
+    with _parsed(path), storage.open_parquet(path, whole=columns is None) as opened, pq.ParquetFile(opened) as file:
         return file.read(columns).replace_schema_metadata(None)
 
 
 def read_groups(path: AnyPath, rows: npt.NDArray[np.int64]) -> pa.Table:
     """The given rows of a file, in their order, reading only the row groups that hold them."""
-    with storage.open_parquet(path) as opened, pq.ParquetFile(opened) as file:
+    with _parsed(path), storage.open_parquet(path) as opened, pq.ParquetFile(opened) as file:
         sizes = [file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)]
         ends = np.cumsum(sizes)
         group_of = np.searchsorted(ends, rows, side="right")
@@ -81,17 +82,32 @@ def read_groups(path: AnyPath, rows: npt.NDArray[np.int64]) -> pa.Table:
 def read_meta(path: AnyPath) -> dict[str, Any] | None:
     """The footer's `meta`; None where there is no such file. Raises `UserError` for a file that is no shard of ours."""
     try:
-        with storage.open_parquet(path) as opened:
+        with _parsed(path), storage.open_parquet(path) as opened:
             entries = pq.read_metadata(opened).metadata or {}
     except FileNotFoundError:
         return None
-    except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{path} is damaged ({' '.join(str(error).split())}); delete it and run again") from None
     text = entries.get(_META.encode())
     if text is None:
         raise UserError(f"{path} was not written by everyuser; choose another output folder")
     meta: dict[str, Any] = json.loads(text)
     return meta
+
+
+@contextmanager
+def _parsed(path: AnyPath) -> Iterator[None]:
+    """Turn what goes wrong while a shard is read into a line; `FileNotFoundError` passes.
+
+    An error with a number is the system's, of which the file is innocent. Arrow's own errors have none.
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowInvalid, OSError) as error:
+        told = error_text(error)
+        if isinstance(error, OSError) and error.errno is not None:
+            raise UserError(f"cannot read {path}: {told}; mend that and run the same command again") from error
+        raise UserError(f"{path} is damaged ({told}); delete it and run again") from error
 
 
 def read_metas(folder: AnyPath, files: Sequence[str]) -> list[dict[str, Any] | None]:

@@ -12,6 +12,8 @@ import io
 import os
 import shutil
 import tempfile
+import time
+import uuid
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -22,6 +24,8 @@ import pyarrow as pa
 from typing_extensions import TypeIs
 from upath import UPath
 
+from pipeline.outages import asked, error_text
+from pipeline.processes import Process
 from schemas.base import UsageError, UserError
 
 T = TypeVar("T")
@@ -37,7 +41,8 @@ _OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "ad
 _LARGE_FILES = 8
 """Files on their way at once, where each fills the line for a while."""
 _BLOCK_BYTES = 8 << 20
-_PROBE_SECONDS = 5
+_ABANDONED_SECONDS = 3600
+"""Age at which a temporary file is nobody's any more, where its process cannot be seen from here."""
 _PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
 
 
@@ -58,7 +63,7 @@ def parse(name: str) -> AnyPath:
         package = _PACKAGES.get(protocol, f"the package for {protocol}://")
         raise UsageError(f"{name}: {package} is not installed in this Python; pip install {package}") from None
     except Exception as error:  # Each file system has its own.
-        raise UsageError(f"{name}: cannot be used: {_told(error)}") from None
+        raise UsageError(f"{name}: cannot be used: {error_text(error)}") from None
     return path
 
 
@@ -76,9 +81,9 @@ def atomic(path: AnyPath) -> Iterator[Path]:
             with disk_errors(temporary):
                 yield temporary
             with disk_errors(path):
-                _put(temporary, path)
+                asked(path, lambda: _put(temporary, path))
         return
-    temporary = path.with_name(f".tmp-{path.name}-{os.getpid()}")
+    temporary = path.with_name(_temporary_name(path.name))
     try:
         with disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -95,17 +100,38 @@ def _put(local: Path, path: UPath) -> None:
     if path.protocol in _OBJECT_STORES:
         path.fs.put_file(str(local), path.path)
         return
-    temporary = path.with_name(f".tmp-{path.name}-{os.getpid()}")
+    temporary = path.with_name(_temporary_name(path.name))
     path.fs.makedirs(path.parent.path, exist_ok=True)
-    path.fs.put_file(str(local), temporary.path)
-    path.fs.mv(temporary.path, path.path)
+    try:
+        path.fs.put_file(str(local), temporary.path)
+        path.fs.mv(temporary.path, path.path)
+    except BaseException:
+        with contextlib.suppress(Exception):
+            path.fs.rm_file(temporary.path)
+        raise
+
+
+def _temporary_name(name: str) -> str:
+    """A name that no other call has, in any container: it says whose file it is, for `remove_temporary`."""
+    me = Process.current()
+    return f".tmp-{name}-{me.machine}-{me.number}-{me.started or 0}-{uuid.uuid4().hex[:8]}"
+
+
+def _is_abandoned(path: AnyPath) -> bool:
+    """Whether the process that began a temporary file is gone; of one that cannot be seen, the file's age decides."""
+    parts = path.name.rsplit("-", 4)[1:]
+    if len(parts) == 4 and parts[0] and parts[1].isdecimal() and parts[2].isdecimal():
+        owner = Process(parts[0], int(parts[1]), int(parts[2]) or None)
+        if owner.is_here:
+            return owner.is_gone
+    return time.time() - path.stat().st_mtime > _ABANDONED_SECONDS
 
 
 def write_bytes(path: AnyPath, content: bytes) -> None:
     """Write a small file whole or not at all."""
     if not is_local(path) and path.protocol in _OBJECT_STORES:
         with disk_errors(path):
-            path.fs.pipe_file(path.path, content)
+            asked(path, lambda: path.fs.pipe_file(path.path, content))
         return
     with atomic(path) as temporary:
         temporary.write_bytes(content)
@@ -118,7 +144,8 @@ def write_text(path: AnyPath, text: str) -> None:
 
 def create(path: UPath, content: bytes) -> None:
     """Write a small file that nobody else has written; raises `FileExistsError`. One of those who try at once wins."""
-    with disk_errors(path, FileExistsError):
+
+    def request() -> None:
         try:
             path.fs.pipe_file(path.path, content, mode="create")
         except (NotImplementedError, TypeError):
@@ -127,13 +154,16 @@ def create(path: UPath, content: bytes) -> None:
                 raise FileExistsError(str(path)) from None
             path.fs.pipe_file(path.path, content)
 
+    with disk_errors(path, FileExistsError):
+        asked(path, request)
+
 
 def read_bytes(path: AnyPath) -> bytes:
     """A whole file; raises `FileNotFoundError`."""
     if is_local(path):
         return path.read_bytes()
     with reading(path):
-        content: bytes = path.fs.cat_file(path.path)
+        content: bytes = asked(path, lambda: path.fs.cat_file(path.path))
         return content
 
 
@@ -151,7 +181,7 @@ def open_binary(path: AnyPath, from_start_to_end: bool = False) -> Iterator[Any]
     if from_start_to_end:
         options = {"cache_type": "readahead", "block_size": _BLOCK_BYTES}
     with reading(path):
-        opened = path.fs.open(path.path, "rb", **options)
+        opened = asked(path, lambda: path.fs.open(path.path, "rb", **options))
     with _Reader(path, opened) as file:
         yield io.BufferedReader(file, _BLOCK_BYTES) if from_start_to_end else file
 
@@ -170,7 +200,7 @@ class _Reader(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         with reading(self._path):
-            return int(self._file.readinto(buffer))
+            return int(asked(self._path, lambda: self._file.readinto(buffer)))
 
     def seek(self, offset: int, whence: int = 0) -> int:
         return int(self._file.seek(offset, whence))
@@ -204,7 +234,7 @@ def local_copy(path: AnyPath) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="everyuser-") as scratch:
         copy = Path(scratch) / path.name
         with reading(path):
-            path.fs.get_file(path.path, str(copy))
+            asked(path, lambda: path.fs.get_file(path.path, str(copy)))
         yield copy
 
 
@@ -222,7 +252,8 @@ def local_folder(folder: AnyPath) -> Iterator[Path]:
 def download(folder: UPath, target: Path) -> None:
     """Copy everything below a folder to this machine; raises `FileNotFoundError` for one that holds nothing."""
     with reading(folder):
-        files = [file for file in folder.fs.find(folder.path) if not file.endswith("/")]
+        found = asked(folder, lambda: folder.fs.find(folder.path))
+        files = [file for file in found if not file.endswith("/")]
         if not files:
             raise FileNotFoundError(str(folder))
         root = folder.fs._strip_protocol(folder.path).rstrip("/")
@@ -230,7 +261,8 @@ def download(folder: UPath, target: Path) -> None:
         for copy in copies:
             copy.parent.mkdir(parents=True, exist_ok=True)
         with ThreadPoolExecutor(_LARGE_FILES) as pool:
-            list(pool.map(folder.fs.get_file, files, map(str, copies)))
+            get = folder.fs.get_file
+            list(pool.map(lambda file, copy: asked(folder, lambda: get(file, str(copy))), files, copies))
 
 
 def is_file(path: AnyPath) -> bool:
@@ -240,23 +272,9 @@ def is_file(path: AnyPath) -> bool:
     # What fsspec calls `isfile` takes any error, such as a refused key, for a file that is not there.
     try:
         with reading(path):
-            return bool(path.fs.info(path.path)["type"] == "file")
+            return bool(asked(path, lambda: path.fs.info(path.path))["type"] == "file")
     except FileNotFoundError:
         return False
-
-
-def answers(path: AnyPath) -> bool:
-    """Whether a store can be reached just now. Its clients try for half a minute before they give a request up."""
-    if is_local(path):
-        return True
-    try:
-        path.fs.info(path.path, timeout=_PROBE_SECONDS)
-    except (FileNotFoundError, PermissionError, TypeError):
-        # Nothing is there, or it may not be seen, or this file system knows no time limits.
-        return True
-    except Exception:
-        return False
-    return True
 
 
 def size(path: AnyPath) -> int:
@@ -264,7 +282,7 @@ def size(path: AnyPath) -> int:
     if is_local(path):
         return path.stat().st_size
     with reading(path):
-        return int(path.fs.info(path.path)["size"])
+        return int(asked(path, lambda: path.fs.info(path.path))["size"])
 
 
 def content_id(path: AnyPath) -> str:
@@ -273,8 +291,9 @@ def content_id(path: AnyPath) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     with reading(path):
-        info = path.fs.info(path.path)
-        return f"{path.protocol}:{info.get('md5Hash') or info.get('crc32c') or path.fs.checksum(path.path)}"
+        info = asked(path, lambda: path.fs.info(path.path))
+        checksum = info.get("md5Hash") or info.get("crc32c") or asked(path, lambda: path.fs.checksum(path.path))
+        return f"{path.protocol}:{checksum}"
 
 
 def names(folder: AnyPath, files_only: bool = False) -> list[str]:
@@ -283,7 +302,7 @@ def names(folder: AnyPath, files_only: bool = False) -> list[str]:
         if is_local(folder):
             return sorted(path.name for path in folder.iterdir() if not files_only or path.is_file())
         with reading(folder):
-            entries = folder.fs.ls(folder.path, detail=True)
+            entries = asked(folder, lambda: folder.fs.ls(folder.path, detail=True))
     except (FileNotFoundError, NotADirectoryError):
         return []
     wanted = {str(entry["name"]).strip("/") for entry in entries if not files_only or entry["type"] == "file"}
@@ -305,7 +324,7 @@ def remove(path: AnyPath) -> None:
         path.unlink(missing_ok=True)
         return
     with disk_errors(path), contextlib.suppress(FileNotFoundError):
-        path.fs.rm_file(path.path)
+        asked(path, lambda: path.fs.rm_file(path.path))
 
 
 def remove_tree(folder: AnyPath) -> None:
@@ -314,15 +333,17 @@ def remove_tree(folder: AnyPath) -> None:
         if is_local(folder):
             shutil.rmtree(folder)
         else:
-            folder.fs.rm(folder.path, recursive=True)
+            asked(folder, lambda: folder.fs.rm(folder.path, recursive=True))
 
 
 def remove_temporary(folder: AnyPath) -> None:
-    """Delete what a killed run left half-written. Only the holder of the folder's lock may call this."""
+    """Delete what a killed run left half-written; what a process may still be writing stays."""
     if not is_local(folder) and folder.protocol in _OBJECT_STORES:
         return
     for path in folder.rglob(".tmp-*"):
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            if _is_abandoned(path):
+                path.unlink(missing_ok=True)
 
 
 def make_folder(folder: AnyPath) -> None:
@@ -343,7 +364,7 @@ def disk_errors(path: AnyPath, passed: type[Exception] = UserError) -> Iterator[
         if is_local(path) and not isinstance(error, OSError):
             raise
         is_bucket_missing = not is_local(path) and isinstance(error, FileNotFoundError)
-        told = "no such bucket" if is_bucket_missing else _told(error)
+        told = "no such bucket" if is_bucket_missing else error_text(error)
         raise UserError(
             f"cannot write {path}: {told}; mend that and run the same command again, finished work is kept"
         ) from error
@@ -360,11 +381,5 @@ def reading(path: AnyPath) -> Iterator[None]:
         if is_local(path):
             raise
         raise UserError(
-            f"cannot read {path}: {_told(error)}; mend that and run the same command again, finished work is kept"
+            f"cannot read {path}: {error_text(error)}; mend that and run the same command again, finished work is kept"
         ) from error
-
-
-def _told(error: Exception) -> str:
-    """An error in a line, by whichever file system it was raised."""
-    text = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
-    return " ".join(text.split())[:300]

@@ -447,7 +447,10 @@ class RequestsConfig(Record):
         600.0, gt=0, description="Longest total wait of one request on 429 and 503 before its row is rejected."
     )
     outage_seconds: float = Field(
-        60.0, gt=0, description="The run fails when nothing has succeeded for this long and connections fail."
+        60.0,
+        gt=0,
+        description="The run fails when nothing has succeeded for this long and connections fail, of the model or of "
+        "the bucket that holds the build.",
     )
     journal: bool = Field(
         True,

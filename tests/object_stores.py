@@ -108,6 +108,70 @@ class GcsStore(ObjectStore):
         }
 
 
+class Line:
+    """A way to a server, which can be cut and mended: `url` is at the other end of it."""
+
+    def __init__(self, address: str) -> None:
+        self._host, self._port = address.removeprefix("http://").split(":")
+        self._own = 0
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._own}"
+
+    def __enter__(self) -> Line:
+        self._thread.start()
+        self.mend()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.cut()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def mend(self) -> None:
+        asyncio.run_coroutine_threadsafe(self._mend(), self._loop).result()
+
+    def mend_if_cut(self) -> None:
+        if not self._server.is_serving():
+            self.mend()
+
+    def cut(self) -> None:
+        asyncio.run_coroutine_threadsafe(self._cut(), self._loop).result()
+
+    async def _mend(self) -> None:
+        self._server = await asyncio.start_server(self._connect, "127.0.0.1", self._own)
+        self._own = self._server.sockets[0].getsockname()[1]
+
+    async def _cut(self) -> None:
+        self._server.close()
+        for writer in self._writers:
+            writer.transport.abort()
+        rest = asyncio.all_tasks() - {asyncio.current_task()}
+        await asyncio.gather(*rest, return_exceptions=True)
+
+    async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            there, away = await asyncio.open_connection(self._host, int(self._port))
+        except OSError:
+            writer.transport.abort()
+            return
+        self._writers |= {writer, away}
+        await asyncio.gather(self._carry(reader, away), self._carry(there, writer))
+        self._writers -= {writer, away}
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            while content := await reader.read(1 << 16):
+                writer.write(content)
+                await writer.drain()
+        writer.close()
+
+
 @contextlib.contextmanager
 def serving(kind: type[ObjectStore]) -> Iterator[ObjectStore]:
     """A store that this process uses, and those that it starts; skips the test where a package is missing."""

@@ -22,6 +22,7 @@ from upath import UPath
 
 from pipeline import locks, storage
 from pipeline.locks import LOCK, locked
+from pipeline.processes import Process
 from schemas.base import UsageError, UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -60,7 +61,8 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def lease(folder: UPath, number: int = 1, **changes: Any) -> dict[str, Any]:
     """A lease as another run has left it, unless `changes` say otherwise."""
-    holder = {"host": ELSEWHERE, "process": 17, "run": uuid.uuid4().hex, "beats": 3, "released": False} | changes
+    me = {"host": ELSEWHERE, "process": 17, "machine": "another", "started": 4}
+    holder = me | {"run": uuid.uuid4().hex, "beats": 3, "released": False} | changes
     storage.write_text(folder / LOCK / f"{number:08d}.json", json.dumps(holder))
     return holder
 
@@ -80,11 +82,11 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-def gone_process() -> int:
-    """The number of a process that has ended."""
+def gone_process() -> dict[str, Any]:
+    """A process of this machine that has ended, as a lease has it."""
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
-    return process.pid
+    return {"host": HERE, "machine": Process.current().machine, "process": process.pid}
 
 
 HOLD = """
@@ -176,7 +178,7 @@ def test_a_lease_holds_no_secrets(folder: UPath, monkeypatch: pytest.MonkeyPatch
     with locked(folder):
         text = storage.read_bytes(folder / LOCK / "00000001.json").decode()
 
-    assert json.loads(text).keys() == {"host", "process", "run", "beats", "released"}
+    assert json.loads(text).keys() == {"host", "process", "machine", "started", "run", "beats", "released"}
     assert not [value for name, value in os.environ.items() if ("TOKEN" in name or "KEY" in name) and value in text]
 
 
@@ -208,7 +210,7 @@ def test_no_beat_comes_after_the_release(folder: UPath) -> None:
 
 
 def test_the_lease_of_a_process_of_this_host_that_is_gone_is_taken_at_once(folder: UPath) -> None:
-    lease(folder, number=4, host=HERE, process=gone_process())
+    lease(folder, number=4, **gone_process())
 
     started = time.monotonic()
     with locked(folder):
@@ -228,16 +230,70 @@ def test_the_lease_of_a_killed_process_is_taken_at_once(folder: UPath) -> None:
 
 def test_the_lease_of_a_gone_process_with_the_number_of_this_one_is_taken_at_once(folder: UPath) -> None:
     # In a container every run may be process 1, of the same host.
-    lease(folder, host=HERE, process=os.getpid())
+    me = Process.current()
+    assert me.started
+    for number, started in ((1, me.started), (2, me.started - 1), (3, None)):
+        lease(folder, number, host=HERE, machine=me.machine, process=me.number, started=started)
 
-    started = time.monotonic()
-    with locked(folder):
-        assert time.monotonic() - started < 30
+        clock = time.monotonic()
+        with locked(folder):
+            assert time.monotonic() - clock < 30
+        storage.remove_tree(folder / LOCK)
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("number", ["gone", "mine"])
+def test_a_live_lease_of_another_container_with_the_same_host_name_is_respected(folder: UPath, number: str) -> None:
+    # Its numbers of processes say nothing here: number 1 is a process of its own there.
+    process = os.getpid() if number == "mine" else gone_process()["process"]
+    holder, over = lease(folder, host=HERE, process=process), threading.Event()
+
+    def beat() -> None:
+        for beats in range(4, 10_000):
+            if over.wait(0.05):
+                return
+            lease(folder, **holder | {"beats": beats})
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(beat)
+        try:
+            with pytest.raises(UsageError, match="another build is at work there"), locked(folder):
+                pytest.fail("both hold it")
+        finally:
+            over.set()
+
+
+@pytest.mark.parametrize("place", ["memory"], indirect=True)
+def test_a_number_that_another_process_was_given_is_known(folder: UPath) -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        lease(folder, **gone_process() | {"process": other.pid, "started": 1})
+        clock = time.monotonic()
+        with locked(folder):
+            assert time.monotonic() - clock < 30
+        assert other.stdin is not None
+        other.stdin.close()
+
+
+@pytest.mark.usefixtures("impatient")
+def test_the_time_in_which_a_store_is_away_does_not_count(folder: UPath, monkeypatch: pytest.MonkeyPatch) -> None:
+    holder, reads, read = lease(folder), [0], storage.read_bytes
+
+    def slow(path: UPath) -> bytes:
+        reads[0] += 1
+        if reads[0] == 2:
+            time.sleep(0.5)
+        if reads[0] == 3:
+            lease(folder, **holder | {"beats": 4})
+        return read(path)
+
+    monkeypatch.setattr(storage, "read_bytes", slow)
+    with pytest.raises(UsageError, match="another build is at work there"), locked(folder):
+        pytest.fail("both hold it")
 
 
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize(
-    "holder", [{}, {"host": HERE, "process": os.getppid()}], ids=["another host", "number given anew"]
+    "holder", [{}, {"host": HERE, "machine": "", "process": 1}], ids=["another host", "nothing says where"]
 )
 def test_a_lease_that_stands_still_is_taken_after_a_while(folder: UPath, holder: dict[str, Any]) -> None:
     lease(folder, number=7, **holder)
@@ -281,7 +337,7 @@ def test_a_lease_that_is_released_while_it_is_watched_is_taken(folder: UPath) ->
 
 def test_the_highest_number_holds(folder: UPath) -> None:
     lease(folder, number=9, released=True)
-    lease(folder, number=10, host=HERE, process=gone_process())
+    lease(folder, number=10, **gone_process())
     for number in (2, 99):
         lease(folder.parent / "build2", number=number)
 

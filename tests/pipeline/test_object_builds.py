@@ -40,7 +40,7 @@ from pipeline.cli import app
 from schemas.manifest import Manifest
 from schemas.report import Report
 from tests.hub_stub import WRITER, FakeHub
-from tests.object_stores import GcsStore, ObjectStore, S3Store
+from tests.object_stores import GcsStore, Line, ObjectStore, S3Store
 from tests.pipeline.helpers import NOWHERE, thread, write_jsonl, write_posts, write_threads
 from tests.pipeline.test_resume import CONFIG, heed_interrupts, openai, shards, sometimes_bad
 from tests.stub import StubServer
@@ -77,66 +77,6 @@ class Model:
         while self.held:  # noqa: ASYNC110 - another thread lets go, and may never do so
             await asyncio.sleep(0.01)
         return await sometimes_bad(request, body)
-
-
-class Line:
-    """A way to a server, which can be cut and mended: `url` is at the other end of it."""
-
-    def __init__(self, address: str) -> None:
-        self._host, self._port = address.removeprefix("http://").split(":")
-        self._own = 0
-        self._writers: set[asyncio.StreamWriter] = set()
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self._own}"
-
-    def __enter__(self) -> Line:
-        self._thread.start()
-        self.mend()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.cut()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
-    def mend(self) -> None:
-        asyncio.run_coroutine_threadsafe(self._mend(), self._loop).result()
-
-    def cut(self) -> None:
-        asyncio.run_coroutine_threadsafe(self._cut(), self._loop).result()
-
-    async def _mend(self) -> None:
-        self._server = await asyncio.start_server(self._connect, "127.0.0.1", self._own)
-        self._own = self._server.sockets[0].getsockname()[1]
-
-    async def _cut(self) -> None:
-        self._server.close()
-        for writer in self._writers:
-            writer.transport.abort()
-        rest = asyncio.all_tasks() - {asyncio.current_task()}
-        await asyncio.gather(*rest, return_exceptions=True)
-
-    async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            there, away = await asyncio.open_connection(self._host, int(self._port))
-        except OSError:
-            writer.transport.abort()
-            return
-        self._writers |= {writer, away}
-        await asyncio.gather(self._carry(reader, away), self._carry(there, writer))
-        self._writers -= {writer, away}
-
-    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(ConnectionError):
-            while content := await reader.read(1 << 16):
-                writer.write(content)
-                await writer.drain()
-        writer.close()
 
 
 # Stores, and what is in them
@@ -256,7 +196,7 @@ def sites(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
             if name in _known
         ]
         # Those first that take longest.
-        for name, scheme in sorted(wanted, key=lambda entry: entry[0] != "abandoned"):
+        for name, scheme in sorted(wanted, key=lambda entry: entry[0] not in ("abandoned", "away")):
             scenarios.start(name, found[scheme])
         yield found
 
@@ -1098,9 +1038,51 @@ def test_a_wrong_key_is_one_line(site: Site, locked_out: tuple[int, str, str]) -
     assert not site.names(site.url("locked_out"))
 
 
+def through(site: Site, line: Line) -> dict[str, str]:
+    """The environment of a build that reaches its store by a line."""
+    return {key: value.replace(address_of(site), line.url) for key, value in site.environment.items()}
+
+
+def address_of(site: Site) -> str:
+    return site.store.environment[{"s3": "AWS_ENDPOINT_URL", "gs": "STORAGE_EMULATOR_HOST"}[site.store.scheme]]
+
+
+@dataclass
+class Away:
+    """A build whose store was away for a moment."""
+
+    url: str
+    result: tuple[int, str, str]
+    keys: list[str]
+
+
+@scenario
+def away(site: Site) -> Away:
+    model, url = Model(0.02), site.url("away")
+    with StubServer(model) as stub, Line(address_of(site)) as line:
+        config = write_config(site.work / "away", openai(stub, in_flight=8))
+        process = start(through(site, line), config, url)
+        wait_until(lambda: len(model.keys) >= PAIRS, process)
+        line.cut()
+        time.sleep(12)
+        line.mend()
+        result = end(process)
+    return Away(url, result, model.keys)
+
+
+def test_a_build_waits_for_its_store(site: Site, away: Away, expected: dict[str, bytes]) -> None:
+    code, out, err = away.result
+
+    assert (code, err) == (0, ""), out + err
+    assert site.objects(away.url, *ROWS) == expected
+    assert len(away.keys) == len(set(away.keys))
+    # What the client has waited for by itself is not told.
+    assert out.count(" does not answer (") == out.count(f"{site.store.url} answers again") <= 1
+
+
 @dataclass
 class Abandoned:
-    """A build whose store went away, and came back."""
+    """A build whose store went away for longer than it waits, and came back."""
 
     url: str
     seconds: float
@@ -1112,11 +1094,9 @@ class Abandoned:
 @scenario
 def abandoned(site: Site) -> Abandoned:
     model, url = Model(0.02), site.url("abandoned")
-    name = {"s3": "AWS_ENDPOINT_URL", "gs": "STORAGE_EMULATOR_HOST"}[site.store.scheme]
-    address = site.store.environment[name]
-    with StubServer(model) as stub, Line(address) as line:
-        environment = {key: value.replace(address, line.url) for key, value in site.environment.items()}
-        config = write_config(site.work / "abandoned", openai(stub, in_flight=8))
+    with StubServer(model) as stub, Line(address_of(site)) as line:
+        environment = through(site, line)
+        config = write_config(site.work / "abandoned", openai(stub, in_flight=8), "requests: {outage_seconds: 5}\n")
         process = start(environment, config, url)
         wait_until(lambda: len(model.keys) >= PAIRS, process)
         line.cut()
@@ -1134,8 +1114,9 @@ def abandoned(site: Site) -> Abandoned:
 
 
 def test_a_build_whose_store_is_gone_ends_with_one_line(site: Site, abandoned: Abandoned) -> None:
-    code, _, err = abandoned.result
+    code, out, err = abandoned.result
 
+    assert out.count(f"{site.store.url} does not answer (") == 1
     assert abandoned.seconds < LIMIT
     assert_one_line(code, err, [1], f"{abandoned.url}/", "run the same command again, finished work is kept")
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,6 +51,12 @@ with locked(Path(sys.argv[1])):
     finally:
         holder.kill()
         holder.communicate()
+
+
+def touch_old(path: Path) -> None:
+    """A temporary file of a process that cannot be seen from here, and that is older than anything at work."""
+    path.touch()
+    os.utime(path, (time.time() - 3700, time.time() - 3700))
 
 
 def templates_with(folder: Path, name: str, old: str, new: str) -> str:
@@ -350,7 +357,7 @@ def test_folder_of_a_run_that_was_killed_while_it_gathered_threads_is_taken_over
     before = prepared(tmp_path / "build", tiny(**mined(tmp_path)))
     shuffle = tmp_path / "build" / "threads" / "shuffle"
     shuffle.mkdir(parents=True)
-    (shuffle / ".tmp-00000-00000.jsonl-17").touch()
+    touch_old(shuffle / ".tmp-00000-00000.jsonl-17")
 
     assert prepared(tmp_path / "build", tiny(**mined(tmp_path))) == before
 
@@ -370,8 +377,8 @@ def test_folder_that_holds_something_else_is_refused_and_left_alone(tmp_path: Pa
 def test_folder_of_a_run_that_was_killed_at_once_is_taken_over(tmp_path: Path) -> None:
     for folder in ("seeds", "threads", "templates", ".progress"):
         (tmp_path / folder).mkdir()
-    (tmp_path / ".tmp-manifest.json-17").touch()
-    (tmp_path / "seeds" / ".tmp-train.parquet-17").touch()
+    touch_old(tmp_path / ".tmp-manifest.json-17")
+    touch_old(tmp_path / "seeds" / ".tmp-train.parquet-17")
 
     prepared(tmp_path, tiny())
 
@@ -398,7 +405,10 @@ def test_manifest_is_read_as_it_was_written(tmp_path: Path) -> None:
 def test_second_build_on_a_folder_is_refused_until_the_first_is_killed(tmp_path: Path) -> None:
     with held_by_another_process(tmp_path / "build") as holder:
         with (
-            pytest.raises(UsageError, match=rf"another build is at work there \(process {holder.pid}\)"),
+            pytest.raises(
+                UsageError,
+                match=rf"another build is at work there \(process {holder.pid} on .+\)",
+            ),
             locked(tmp_path / "build"),
         ):
             pass

@@ -6,6 +6,7 @@ import asyncio
 import json
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -272,7 +273,7 @@ def test_a_second_build_in_the_same_folder_is_refused(source: str, tmp_path: Pat
         first.communicate()
 
     assert second.returncode == 2
-    assert f"another build is at work there (process {first.pid})" in said
+    assert f"another build is at work there (process {first.pid} on {socket.gethostname()})" in said
 
 
 def test_another_build_in_a_folder_of_the_same_name_is_not_answered_from_a_cache(

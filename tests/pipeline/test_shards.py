@@ -1,19 +1,22 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import Features, load_dataset
 
-from pipeline.shards import read_meta, read_shard, write_shard
+from pipeline.shards import read_groups, read_meta, read_shard, write_shard
 from pipeline.storage import atomic, disk_errors, remove_temporary, write_text
 from schemas.arrow import arrow_schema, hf_metadata
 from schemas.base import UserError
@@ -146,15 +149,78 @@ def test_file_appears_only_when_it_is_whole(tmp_path: Path) -> None:
     assert names(tmp_path) == ["note.txt"]
 
 
+DIE_HALFWAY = """
+import os, signal, sys
+from pathlib import Path
+from pipeline.storage import atomic
+with atomic(Path(sys.argv[1])) as temporary:
+    temporary.write_text("half")
+    if sys.argv[2] == "dies":
+        os.kill(os.getpid(), signal.SIGKILL)
+    print("half", flush=True)
+    input()
+"""
+
+
+def halfway(path: Path, what: str) -> subprocess.Popen[bytes]:
+    """A process in the middle of writing a file, which lives, or dies there."""
+    pipe, environment = subprocess.PIPE, os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", DIE_HALFWAY, str(path), what]
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdin=pipe, stdout=pipe)
+    assert process.stdout is not None
+    process.stdout.readline()
+    return process
+
+
 def test_temporary_files_of_a_killed_run_are_removed_and_no_others(tmp_path: Path) -> None:
-    for name in (".tmp-a.parquet-17", "data/.tmp-b.parquet-18", "data/b.parquet", ".lock"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / "data").mkdir()
+    for name in ("data/b.parquet", ".lock"):
         (tmp_path / name).touch()
+    for path in (tmp_path / "a.parquet", tmp_path / "data" / "b.parquet"):
+        halfway(path, "dies").communicate()
+    assert len(list(tmp_path.rglob(".tmp-*"))) == 2
 
     remove_temporary(tmp_path)
 
     assert names(tmp_path) == [".lock", "data"]
     assert names(tmp_path / "data") == ["b.parquet"]
+
+
+def test_a_file_that_a_living_process_is_writing_is_left_alone(tmp_path: Path) -> None:
+    process = halfway(tmp_path / "a.txt", "lives")
+
+    with atomic(tmp_path / "a.txt") as temporary:
+        temporary.write_text("ours")
+        remove_temporary(tmp_path)
+
+    process.communicate(b"\n")
+    assert process.returncode == 0
+    assert names(tmp_path) == ["a.txt"]
+    assert (tmp_path / "a.txt").read_text() == "half"
+
+
+@pytest.mark.parametrize("name", [".tmp-a.parquet-17", ".tmp-a-b.parquet-0123456789ab-1-7-01234567", ".tmp-"])
+def test_of_a_file_of_another_container_the_age_decides(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).touch()
+    remove_temporary(tmp_path)
+    assert names(tmp_path) == [name]
+
+    hour = time.time() - 3700
+    os.utime(tmp_path / name, (hour, hour))
+    remove_temporary(tmp_path)
+    assert names(tmp_path) == []
+
+
+def test_containers_that_write_one_file_at_once_meet_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Of each the process has number 1.
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    with atomic(tmp_path / "a.txt") as first, atomic(tmp_path / "a.txt") as second:
+        first.write_text("first")
+        second.write_text("second")
+
+    assert first != second
+    assert (tmp_path / "a.txt").read_text() == "first"
+    assert names(tmp_path) == ["a.txt"]
 
 
 @pytest.mark.parametrize("keep", [0, 3, 200])
@@ -164,6 +230,67 @@ def test_cut_off_file_is_damaged(tmp_path: Path, keep: int) -> None:
 
     with pytest.raises(UserError, match=r"shard\.parquet is damaged \(.*\); delete it and run again"):
         read_meta(path)
+
+
+READS: list[Callable[[Path], Any]] = [read_meta, read_shard, lambda path: read_groups(path, np.arange(3))]
+
+
+@pytest.mark.parametrize("read", READS)
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EACCES, errno.EIO])
+def test_a_file_that_cannot_be_read_just_now_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: Callable[[Path], Any], number: int
+) -> None:
+    path = shard(tmp_path, table(50))
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(pq, "read_metadata", fail)
+    monkeypatch.setattr(pq, "ParquetFile", fail)
+    with pytest.raises(UserError) as caught:
+        read(path)
+
+    told = f"cannot read {path}: {os.strerror(number)}; mend that and run the same command again"
+    assert str(caught.value).startswith(told)
+
+
+def test_too_many_open_files_are_not_a_damaged_shard(tmp_path: Path) -> None:
+    path = shard(tmp_path, table(50))
+    code = """
+import resource, sys
+from pathlib import Path
+from pipeline.shards import read_meta
+from schemas.base import UserError
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+files = []
+try:
+    while True:
+        files.append(open(sys.argv[1]))
+except OSError:
+    pass
+try:
+    read_meta(Path(sys.argv[1]))
+except UserError as error:
+    files.clear()
+    print(error)
+"""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    run = subprocess.run(
+        [sys.executable, "-c", code, str(path)], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+
+    assert run.stdout.startswith(f"cannot read {path}: "), run.stderr
+    assert "Too many open files" in run.stdout and "delete" not in run.stdout
+
+
+@pytest.mark.parametrize("read", READS[1:])
+def test_changed_bytes_are_damage_of_a_named_file(tmp_path: Path, read: Callable[[Path], Any]) -> None:
+    path = shard(tmp_path, table(500))
+    content = path.read_bytes()
+    path.write_bytes(content[:4] + bytes(len(content) // 2) + content[4 + len(content) // 2 :])
+
+    with pytest.raises(UserError, match=r"shard\.parquet is damaged \(.*\); delete it and run again"):
+        read(path)
 
 
 def test_parquet_of_somebody_else_is_refused(tmp_path: Path) -> None:

@@ -799,13 +799,18 @@ def test_elsewhere_a_failed_write_keeps_what_was_there_and_its_rest_is_removed(
 
         assert text == f"cannot write {renaming / name}: No space left on device"
 
-    found = files_below(tmp_path)
-    assert {name: content for name, content in found.items() if ".tmp-" not in name} == {"old.txt": b"old"}
+    assert files_below(tmp_path) == {"old.txt": b"old"}
+
+
+def test_elsewhere_what_nobody_writes_any_more_is_removed(renaming: AnyPath, tmp_path: Path) -> None:
+    for name, age in ((".tmp-new.txt-17", 0), (".tmp-old.txt-17", 3700)):
+        (tmp_path / name).write_text("half")
+        os.utime(tmp_path / name, (time.time() - age, time.time() - age))
 
     storage.remove_temporary(renaming)
     storage.remove_temporary(renaming / "missing")
 
-    assert files_below(tmp_path) == {"old.txt": b"old"}
+    assert files_below(tmp_path) == {".tmp-new.txt-17": b"half"}
 
 
 def test_elsewhere_folders_are_made(renaming: AnyPath, tmp_path: Path) -> None:
