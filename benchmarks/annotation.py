@@ -137,7 +137,7 @@ def _packaged_threads(scratch: Path) -> Path:
     from pipeline.seeds import read_posts
     from schemas.config import SeedsConfig
 
-    posts = [post for post in read_posts(SeedsConfig(), Counter()) if len(post.text.split()) > 5]
+    posts = [post for post in read_posts(SeedsConfig(), Counter(), 0) if len(post.text.split()) > 5]
     path = scratch / "threads.jsonl"
     with path.open("w") as file:
         for k, post in enumerate(posts):

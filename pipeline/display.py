@@ -40,7 +40,7 @@ class Display(Observer):
     def prepared(self, plan: BuildPlan, dropped: dict[str, int]) -> None:
         """Say what was dropped and what will be built."""
         for reason, number in sorted(dropped.items()):
-            self._console.print(f"seeds: {number} posts dropped ({reason})")
+            self._console.print(f"seeds: {number} posts dropped ({escape(reason)})", soft_wrap=True)
         self._console.print(f"building into {escape(str(plan.output))}", soft_wrap=True)
 
     def told(self, line: str) -> None:

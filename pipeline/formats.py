@@ -35,6 +35,7 @@ _COMPRESSED = (".gz", ".zst")
 KNOWN = f"{', '.join(_TEXTS)} (each also as .gz or .zst), .parquet"
 """The suffixes that can be read, for errors."""
 _DOCUMENT_KEYS = ("data", "rows", "threads", "posts", "items")
+_HOPELESS = 1000
 _MANY_DIGITS = re.compile(rb"\d{20}")
 """An integer that orjson may take for a float."""
 _LONGEST_WINDOW = 1 << 31
@@ -105,6 +106,21 @@ def place(path: AnyPath | str, number: int, start: int = 0) -> str:
     if format_of(path) in (".parquet", ".json"):
         return f"{path}: row {number}"
     return f"{path}: line {number + _lines_before(path, start)}"
+
+
+def refuse_hopeless(unreadable: int, read: int, first: str) -> None:
+    """Raise `UsageError` as soon as none of many rows can be read: the rest, which may be large, is no better."""
+    if unreadable == read == _HOPELESS:
+        raise UsageError(f"none of the first {read} rows can be read; the first: {first}")
+
+
+def refuse_unreadable(source: str, unreadable: int, read: int, share: float, first: str) -> None:
+    """Raise `UsageError` where more than a share of the rows cannot be read. One never costs the rest."""
+    if unreadable > max(1, share * read):
+        raise UsageError(
+            f"{source}: {unreadable} of {read} rows cannot be read, and limits.max_unreadable allows a share of "
+            f"{share:g}; the first: {first}"
+        )
 
 
 def elements(file: TextIO) -> Iterator[Any]:

@@ -131,11 +131,7 @@ def _lay_out(
     dropped: Counter[str],
 ) -> None:
     if config.sampled_pairs:
-        posts = list(read_posts(config.seeds, dropped))
-        if not posts:
-            raise UsageError(
-                f"seeds.path: {config.seeds.path} holds no post; a post needs a 'title' or a 'text' (columns)"
-            )
+        posts = list(read_posts(config.seeds, dropped, config.limits.max_unreadable))
         by_split = split_posts(posts, config.splits.model_dump(), config.seed)
         for split, posts in by_split.items():
             _check_histories(config, split, len(posts), cut_shards(config, {}))

@@ -2,34 +2,31 @@
 
 from __future__ import annotations
 
-import codecs
-import csv
 import hashlib
 import importlib.resources
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import ValidationError
 
 from pipeline import storage
+from pipeline.columns import Columns
+from pipeline.formats import KNOWN, format_of, place, read_rows, refuse_hopeless, refuse_unreadable
 from pipeline.hub import dataset_commit, dataset_rows
 from pipeline.plan import SPLITS, ShardSpec, apportion
 from pipeline.shards import read_groups
 from pipeline.storage import AnyPath, atomic
-from pipeline.text import normalised, slug
+from pipeline.text import normalised
+from pipeline.values import Row, Rows, UnreadableError, as_id, as_post, as_text, as_topics, named
 from schemas.arrow import arrow_schema, to_table
-from schemas.base import UsageError
+from schemas.base import UsageError, UserError
 from schemas.config import SeedsConfig
 from schemas.records import SeedPost
 
 _ROWS_PER_GROUP = 1024
-_FIELDS = ("id", "title", "text", "topics")
 
 
 def source_content(config: SeedsConfig) -> str:
@@ -39,16 +36,27 @@ def source_content(config: SeedsConfig) -> str:
     return storage.content_id(_file(config))
 
 
-def read_posts(config: SeedsConfig, dropped: Counter[str]) -> Iterator[SeedPost]:
-    """The posts of a source, in its order; counts what it drops: `empty`, `duplicate` (text), `duplicate_id`.
+def read_posts(config: SeedsConfig, dropped: Counter[str], max_unreadable: float) -> Iterator[SeedPost]:
+    """Yield the posts of a source, in its order.
 
-    Raises `UsageError` that names the file and row for a row that cannot be read.
+    Counts what it drops: `unreadable` (with the first such row), `empty`, `duplicate` (text), `duplicate_id`. Raises
+    `UsageError` where no post is left, or more than the share `max_unreadable` of the rows cannot be read.
     """
+    columns = Columns(dict(config.columns), "seeds.columns")
+    path = config.path if config.is_hub else _file(config)
     seen: set[bytes] = set()
     ids: set[str] = set()
-    kept = 0
-    for number, row in enumerate(_rows(config)):
-        post = _post(config, number, row)
+    read = unreadable = 0
+    first = ""
+    for number, row in _rows(config, path):
+        read += 1
+        try:
+            post = _post(columns, read - 1, row)
+        except UnreadableError as error:
+            unreadable += 1
+            first = first or f"{place(path, number)}: {error}"
+            refuse_hopeless(unreadable, read, first)
+            continue
         if post is None:
             dropped["empty"] += 1
             continue
@@ -62,9 +70,14 @@ def read_posts(config: SeedsConfig, dropped: Counter[str]) -> Iterator[SeedPost]
         seen.add(digest)
         ids.add(post.id)
         yield post
-        kept += 1
-        if kept == config.limit:
-            return
+        if len(ids) == config.limit:
+            break
+    refuse_unreadable(str(path), unreadable, read, max_unreadable, first)
+    if unreadable:
+        dropped[f"unreadable; the first: {first}"] = unreadable
+    if not ids:
+        why = ", ".join(f"{count} {reason}" for reason, count in sorted(dropped.items())) or "it has no rows"
+        raise UsageError(f"seeds.path: {path} holds no post: {why}; a post needs a 'title' or a 'text' (seeds.columns)")
 
 
 def split_posts(posts: Iterable[SeedPost], shares: Mapping[str, float], seed: int) -> dict[str, list[SeedPost]]:
@@ -93,89 +106,40 @@ def store_posts(folder: AnyPath, by_split: Mapping[str, list[SeedPost]]) -> None
 def posts_of(folder: AnyPath, spec: ShardSpec) -> list[SeedPost]:
     """The post of each pair of a shard: pair i of a split uses post i mod n, of the split's n posts."""
     path = folder / f"{spec.split}.parquet"
-    with storage.open_parquet(path) as opened:
-        wanted = np.arange(spec.start, spec.start + spec.count) % pq.read_metadata(opened).num_rows
-    return [SeedPost(**row | {"topics": tuple(row["topics"])}) for row in read_groups(path, wanted).to_pylist()]
+    try:
+        with storage.open_parquet(path) as opened:
+            wanted = np.arange(spec.start, spec.start + spec.count) % pq.read_metadata(opened).num_rows
+        rows = read_groups(path, wanted).to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{path} cannot be read: {error}; put the file back, or choose another --output") from error
+    return [SeedPost(**row | {"topics": tuple(row["topics"])}) for row in rows]
 
 
-def _post(config: SeedsConfig, number: int, row: Mapping[str, Any]) -> SeedPost | None:
-    def value(field: str) -> Any:
-        column = config.columns.get(field)  # type: ignore[call-overload]
-        if column is not None and column not in row:
-            raise UsageError(
-                f"{config.path}: row {number + 1} has no column '{column}' (columns.{field}); "
-                f"it has {', '.join(map(str, row))}"
-            )
-        return row.get(column or field)
-
-    title, text, topics = value("title") or "", value("text") or "", value("topics") or ()
-    if not str(title).strip() and not str(text).strip():
+def _post(columns: Columns, index: int, row: Row) -> SeedPost | None:
+    """The post of a row; None where its texts are empty. Raises `UnreadableError`."""
+    if isinstance(row, UnreadableError):
+        raise row
+    if not columns.has(row, "title") and not columns.has(row, "text"):
+        raise UnreadableError(f"no 'title' and no 'text'; it has {named(row)}; seeds.columns maps them")
+    title, text = as_text(columns.value(row, "title"), "title"), as_post(columns.value(row, "text"), "text")
+    topics, identity = as_topics(columns.value(row, "topics"), "topics"), as_id(columns.value(row, "id"), "id")
+    if not title.strip() and not text.strip():
         return None
-    if isinstance(topics, str):
-        topics = topics.split(",")
-    if not isinstance(topics, (list, tuple)):
-        raise UsageError(f"{config.path}: row {number + 1}, 'topics': expected a list or text, found {topics!r}")
-    identity = value("id")
-    try:
-        return SeedPost(
-            id=str(number) if identity in (None, "") else str(identity),
-            title=title,
-            text=text,
-            topics=tuple(slug(str(topic)) for topic in topics if str(topic).strip()),
-        )
-    except ValidationError as error:
-        problem = error.errors()[0]
-        raise UsageError(f"{config.path}: row {number + 1}, '{problem['loc'][0]}': {problem['msg']}") from None
+    return SeedPost(id=identity or str(index), title=title, text=text, topics=tuple(topics))
 
 
-def _rows(config: SeedsConfig) -> Iterator[Mapping[str, Any]]:
-    if config.is_hub:
-        yield from dataset_rows(config.path, config.config, config.split, config.revision, "seeds.path")
-        return
-    path = _file(config)
-    try:
-        with storage.local_copy(path) as copy:
-            yield from _READERS[path.suffix](copy)
-    except (pa.ArrowInvalid, UnicodeDecodeError, csv.Error, OSError) as error:
-        raise UsageError(f"{path}: not readable as {path.suffix}: {' '.join(str(error).split())}") from None
-
-
-def _jsonl(path: Path) -> Iterator[Mapping[str, Any]]:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            line = line.removeprefix(codecs.BOM_UTF8).strip()
-            if not line:
-                continue
-            try:
-                row = orjson.loads(line)
-            except orjson.JSONDecodeError as error:
-                raise UsageError(f"{path}: line {number} is not JSON: {error}") from None
-            if not isinstance(row, dict):
-                raise UsageError(f"{path}: line {number} is not a JSON object")
-            yield row
-
-
-def _parquet(path: Path) -> Iterator[Mapping[str, Any]]:
-    with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(batch_size=1024):
-            yield from batch.to_pylist()
-
-
-def _csv(path: Path) -> Iterator[Mapping[str, Any]]:
-    csv.field_size_limit(1 << 30)
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        yield from csv.DictReader(file)
-
-
-_READERS = {".jsonl": _jsonl, ".parquet": _parquet, ".csv": _csv}
+def _rows(config: SeedsConfig, path: AnyPath | str) -> Rows:
+    if isinstance(path, str):
+        return enumerate(dataset_rows(path, config.config, config.split, config.revision, "seeds.path"), 1)
+    return read_rows(path)
 
 
 def _file(config: SeedsConfig) -> AnyPath:
     if config.path == "packaged":
         return Path(str(importlib.resources.files("pipeline") / "seed_posts.jsonl"))
     path = storage.parse(config.path)
-    if path.suffix not in _READERS:
-        raise UsageError(f"seeds.path: {path} is not one of {', '.join(_READERS)}, hf://owner/name or 'packaged'")
+    if format_of(path) is None:
+        raise UsageError(f"seeds.path: {path} is not one of {KNOWN}, hf://owner/name or 'packaged'")
     if not storage.is_file(path):
         raise UsageError(f"seeds.path: {path}: no such file")
     return path

@@ -12,6 +12,8 @@ import orjson
 
 from pipeline.text import slug
 
+from pipeline.text import slug
+
 _EXACT = 1 << 53
 """Above this, neighbouring integers are the same float."""
 _SHOWN = 60

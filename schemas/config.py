@@ -34,8 +34,9 @@ class SeedsConfig(Record):
 
     path: str = Field(
         "packaged",
-        description="`packaged` (312 posts of this project), a `.jsonl`, `.parquet` or `.csv` file (here, or at "
-        "`s3://` or `gs://`), or a Hub dataset `hf://owner/name`.",
+        description="`packaged` (312 posts of this project), a file (here, or at `s3://` or `gs://`) of JSON lines "
+        "(`.jsonl`, `.ndjson`), `.json`, `.csv`, `.tsv` or `.parquet`, all but the last also as `.gz` or `.zst`, or a "
+        "Hub dataset `hf://owner/name`.",
     )
     config: str | None = Field(None, description="Configuration name of a Hub dataset.")
     split: str = Field("train", description="Split of a Hub dataset.")
@@ -43,8 +44,9 @@ class SeedsConfig(Record):
     limit: int | None = Field(None, ge=1, description="Read at most this many posts.")
     columns: dict[Literal["id", "title", "text", "topics"], str] = Field(
         default_factory=dict,
-        description="Which column of the source holds `id`, `title`, `text` and `topics`, where the names differ. "
-        "Without an `id` column posts are numbered; a `topics` column holds a list, or one string with commas.",
+        description="Which column of the source holds `id`, `title`, `text` and `topics`, where the names differ by "
+        "more than case. Without an `id` column posts are numbered; a `text` may be a chat, of which the user's "
+        "messages are taken; `topics` holds a list, a text that holds one, or a text with commas.",
     )
 
     @property
@@ -489,6 +491,11 @@ class LimitsConfig(Record):
 
     max_rejected: Share = Field(
         0.5, description="The run fails when more than this share of the pairs is lost after all attempts."
+    )
+    max_unreadable: Share = Field(
+        0.1,
+        description="The run fails when more than this share of a file's rows (posts, or responses) cannot be read, "
+        "before any model is asked. Fewer are left out, counted and shown with the first; one row never fails a run.",
     )
 
 

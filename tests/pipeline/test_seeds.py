@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import csv
+import gzip
+import json
 import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+import zstandard
 
 from pipeline.plan import ShardSpec
 from pipeline.seeds import posts_of, read_posts, source_content, split_posts, store_posts
 from preference_space.space import load_space
-from schemas.base import UsageError
+from schemas.base import UsageError, UserError
 from schemas.config import SeedsConfig
 from schemas.records import SeedPost
 from tests.pipeline.helpers import TINY, write_jsonl
@@ -27,12 +30,12 @@ FORUM = ROOT.parent / "shared" / "data" / "forum" / "submissions.jsonl"
 
 
 def read(path: Path, **keys: Any) -> list[SeedPost]:
-    return list(read_posts(SeedsConfig(path=str(path), **keys), Counter()))
+    return list(read_posts(SeedsConfig(path=str(path), **keys), Counter(), 0.1))
 
 
 def dropped_from(path: Path) -> Counter[str]:
     dropped: Counter[str] = Counter()
-    list(read_posts(SeedsConfig(path=str(path)), dropped))
+    list(read_posts(SeedsConfig(path=str(path)), dropped, 0.1))
     return dropped
 
 
@@ -107,7 +110,7 @@ def test_columns_are_mapped(tmp_path: Path) -> None:
 def test_column_that_is_not_there_is_named_with_those_that_are(tmp_path: Path) -> None:
     path = jsonl(tmp_path, {"id": "a", "selftext": "T"})
 
-    with pytest.raises(UsageError, match=r"posts.jsonl: row 1 .*'body' \(columns.text\).*id, selftext"):
+    with pytest.raises(UsageError, match=r"posts.jsonl: line 1: .*'body' \(seeds.columns.text\); it has id, selftext"):
         read(path, columns={"text": "body"})
 
 
@@ -116,6 +119,7 @@ def test_column_that_is_not_there_is_named_with_those_that_are(tmp_path: Path) -
     [
         (["music", "travel"], ("music", "travel")),
         ("music, Sci Fi", ("music", "sci_fi")),
+        ("['music', 'art']", ("music", "art")),
         (["Mental health ", ""], ("mental_health",)),
         ("", ()),
         (" , ", ()),
@@ -127,13 +131,6 @@ def test_topics_are_a_list_or_one_string_with_commas(tmp_path: Path, given: Any,
     assert read(jsonl(tmp_path, {"text": "x", "topics": given}))[0].topics == topics
 
 
-def test_topics_of_another_kind_are_refused_with_their_row(tmp_path: Path) -> None:
-    path = jsonl(tmp_path, {"text": "x"}, {"text": "y", "topics": 5})
-
-    with pytest.raises(UsageError, match=r"row 2, 'topics'"):
-        read(path)
-
-
 def test_missing_ids_are_the_numbers_of_the_rows(tmp_path: Path) -> None:
     path = jsonl(tmp_path, {"text": "one"}, {"text": ""}, {"text": "two", "id": None}, {"text": "three", "id": "x"})
 
@@ -141,7 +138,7 @@ def test_missing_ids_are_the_numbers_of_the_rows(tmp_path: Path) -> None:
 
 
 def test_posts_without_text_are_dropped_and_counted(tmp_path: Path) -> None:
-    path = jsonl(tmp_path, {"title": " ", "text": "\n"}, {"id": "a"}, {"text": None}, {"text": "kept"})
+    path = jsonl(tmp_path, {"title": " ", "text": "\n"}, {"title": None}, {"text": None}, {"text": "kept"})
 
     assert [post.text for post in read(path)] == ["kept"]
     assert dropped_from(path) == {"empty": 3}
@@ -171,34 +168,109 @@ def test_limit_counts_kept_posts(tmp_path: Path) -> None:
     assert [post.text for post in read(path, limit=2)] == ["one", "two"]
 
 
-@pytest.mark.parametrize("line", ["{not json", '{"text": "cut o', '{"text": "\\ud800"}'])
-def test_line_that_is_not_json_is_named(tmp_path: Path, line: str) -> None:
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("{not json", "not JSON"),
+        ('{"text": "cut o', "not JSON"),
+        ('{"text": "\\ud800"}', "not Unicode"),
+        ('["two"]', "not a JSON object"),
+        ('{"body": "x", "n": 1}', "no 'title' and no 'text'; it has body, n; seeds.columns maps them"),
+        ('{"title": 2}', "'title' is not a text: 2"),
+        ('{"text": true}', "'text' is not a text: True"),
+        ('{"text": ["two"]}', "'text' is not a text: ['two']"),
+        ('{"text": "two", "id": {"a": 1}}', "'id' is neither a text nor an integer: {'a': 1}"),
+        ('{"text": "two", "topics": 5}', "'topics' is not a list: 5"),
+        ('{"text": "two", "topics": ["music", 5]}', "'topics' is not a text: 5"),
+    ],
+)
+def test_line_that_cannot_be_read_costs_no_other_and_is_told(tmp_path: Path, line: str, reason: str) -> None:
     path = tmp_path / "posts.jsonl"
-    path.write_text('{"text": "one"}\n\n' + line)
+    path.write_text(f'{{"text": "one"}}\n\n{line}\n{{"text": "three"}}')
 
-    with pytest.raises(UsageError, match=r"posts\.jsonl: line 3 is not JSON"):
+    assert [post.text for post in read(path)] == ["one", "three"]
+    (told,) = dropped_from(path)
+    assert told.startswith(f"unreadable; the first: {path}: line 3: {reason}")
+
+
+def test_file_with_more_unreadable_rows_than_allowed_is_refused_with_the_first(tmp_path: Path) -> None:
+    path = jsonl(tmp_path, *({"text": f"Post {k}."} if k % 4 else {"body": "x"} for k in range(8)))
+    told = rf"posts\.jsonl: 2 of 8 rows cannot be read.*max_unreadable.* 0\.1; the first: {path}: line 1: no 'title'"
+
+    with pytest.raises(UsageError, match=told):
+        read(path)
+    assert len(list(read_posts(SeedsConfig(path=str(path)), Counter(), 0.25))) == 6
+
+
+def test_long_file_of_unreadable_rows_is_not_read_to_its_end(tmp_path: Path) -> None:
+    path = tmp_path / "posts.jsonl"
+    path.write_bytes(b'{"body": "x"}\n' * 999 + b'{"last": 1}\n' + b'{"text": "x"}\n' * 100_000)
+
+    with pytest.raises(
+        UsageError, match=r"none of the first 1000 rows .*line 1: no 'title' and no 'text'; it has body"
+    ):
+        list(read_posts(SeedsConfig(path=str(path)), Counter(), 1.0))
+
+
+@pytest.mark.parametrize("content", ["", "\n", '{"text": ""}', '{"body": "x"}'])
+def test_file_without_a_post_is_refused_with_what_it_holds(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "posts.jsonl"
+    path.write_text(content)
+
+    with pytest.raises(UsageError, match=r"posts\.jsonl holds no post: (it has no rows|1 empty|.*it has body)"):
         read(path)
 
 
-def test_line_that_is_no_object_is_named(tmp_path: Path) -> None:
+def test_chat_is_the_post_that_its_user_wrote(tmp_path: Path) -> None:
+    chat = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "Because."}]
+
+    assert [post.text for post in read(jsonl(tmp_path, {"text": chat}))] == ["Why?"]
+
+
+def test_large_ids_are_not_taken_for_the_same(tmp_path: Path) -> None:
+    path = jsonl(tmp_path, *({"id": 1237940039285380274899124224 + k, "text": f"Post {k}."} for k in range(2)))
+
+    assert [post.id for post in read(path)] == ["1237940039285380274899124224", "1237940039285380274899124225"]
+
+
+def test_missing_values_of_pandas_are_missing(tmp_path: Path) -> None:
     path = tmp_path / "posts.jsonl"
-    path.write_text('{"text": "one"}\n["two"]\n')
+    path.write_text('{"id": 7.0, "title": NaN, "text": "one", "topics": NaN}\n{"id": NaN, "title": "two"}\n')
 
-    with pytest.raises(UsageError, match=r"posts\.jsonl: line 2 is not a JSON object"):
-        read(path)
-
-
-def test_value_of_the_wrong_type_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"posts\.jsonl: row 2, 'title': .*string"):
-        read(jsonl(tmp_path, {"title": "one"}, {"title": 2}))
+    assert read(path) == [SeedPost(id="7", text="one"), SeedPost(id="1", title="two")]
 
 
-def test_csv_in_another_encoding_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("header", ["ID;Title;TEXT;Topics", " id ; title;text ; topics"])
+def test_csv_with_semicolons_and_other_spellings_of_its_columns(tmp_path: Path, header: str) -> None:
     path = tmp_path / "posts.csv"
-    path.write_bytes("text\nGröße\n".encode("latin-1"))
+    path.write_text(f"{header}\na;One, two;x;\"['music', 'art']\"\n")
 
-    with pytest.raises(UsageError, match=r"posts\.csv: not readable as \.csv"):
-        read(path)
+    assert read(path) == [SeedPost(id="a", title="One, two", text="x", topics=("music", "art"))]
+
+
+@pytest.mark.parametrize("line", ['2,"open', "2,two,three", "2,Gr\xf6\xdfe"])
+def test_row_of_csv_that_breaks_the_rules_costs_no_other(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "posts.csv"
+    path.write_bytes(f"id,text\n1,one\n{line}\n3,three\n".encode("latin-1"))
+
+    assert [post.id for post in read(path)] == ["1", "3"]
+    (told,) = dropped_from(path)
+    assert told.startswith(f"unreadable; the first: {path}: line 3: ")
+
+
+@pytest.mark.parametrize(
+    "name", ["posts.ndjson", "posts.json", "posts.jsonl.gz", "posts.zst", "posts.tsv", "posts.csv.gz"]
+)
+def test_other_formats_are_read(tmp_path: Path, name: str) -> None:
+    rows = [{"title": "One", "text": "x"}, {"title": "Two", "text": "y"}]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    table = "title,text\nOne,x\nTwo,y\n"
+    content = {".json": json.dumps(rows), ".tsv": table.replace(",", "\t")}.get(path_suffix := Path(name).suffix)
+    plain = (content or (table if ".csv" in name else lines)).encode()
+    packed = {".gz": gzip.compress, ".zst": zstandard.ZstdCompressor().compress}.get(path_suffix, bytes)(plain)
+    (tmp_path / name).write_bytes(packed)
+
+    assert [(post.title, post.text) for post in read(tmp_path / name)] == [("One", "x"), ("Two", "y")]
 
 
 def test_file_that_is_no_parquet_is_refused(tmp_path: Path) -> None:
@@ -224,7 +296,7 @@ def test_wrong_suffix_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "posts.txt"
     path.write_text("text")
 
-    with pytest.raises(UsageError, match=r"posts\.txt is not one of \.jsonl, \.parquet, \.csv"):
+    with pytest.raises(UsageError, match=r"posts\.txt is not one of \.jsonl, .*\.csv.*\.parquet"):
         read(path)
 
 
@@ -238,7 +310,7 @@ def test_hub_dataset_is_read_through_datasets(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "data.jsonl", [{"title": "One", "body": "x"}, {"title": "Two", "body": "y"}])
 
     config = SeedsConfig(path=f"hf://{tmp_path}", columns={"text": "body"})
-    posts = list(read_posts(config, Counter()))
+    posts = list(read_posts(config, Counter(), 0.1))
 
     assert posts == [SeedPost(id="0", title="One", text="x"), SeedPost(id="1", title="Two", text="y")]
 
@@ -247,7 +319,7 @@ def test_hub_split_that_is_not_there_is_refused(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "data.jsonl", [{"text": "x"}])
 
     with pytest.raises(UsageError, match=r"seeds\.path: cannot load hf://"):
-        list(read_posts(SeedsConfig(path=f"hf://{tmp_path}", split="nowhere"), Counter()))
+        list(read_posts(SeedsConfig(path=f"hf://{tmp_path}", split="nowhere"), Counter(), 0.1))
 
 
 def test_hub_dataset_is_asked_for_by_configuration_split_and_revision(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -260,7 +332,7 @@ def test_hub_dataset_is_asked_for_by_configuration_split_and_revision(monkeypatc
     monkeypatch.setattr("datasets.load_dataset", load_dataset)
     config = SeedsConfig(path="hf://owner/name", config="english", split="dev", revision="abc")
 
-    assert [post.text for post in read_posts(config, Counter())] == ["x"]
+    assert [post.text for post in read_posts(config, Counter(), 0.1)] == ["x"]
     assert calls == [(("owner/name", "english"), {"split": "dev", "revision": "abc", "streaming": True})]
 
 
@@ -272,7 +344,7 @@ def test_hub_that_fails_midway_is_told_in_one_line(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("datasets.load_dataset", load_dataset)
 
     with pytest.raises(UsageError, match=r"^seeds\.path: cannot load hf://owner/name: the line$"):
-        list(read_posts(SeedsConfig(path="hf://owner/name"), Counter()))
+        list(read_posts(SeedsConfig(path="hf://owner/name"), Counter(), 0.1))
 
 
 @pytest.mark.parametrize("name", ["owner/name", "not a//name"])
@@ -300,7 +372,7 @@ def test_unreachable_hub_and_impossible_name_are_wrong_usage(tmp_path: Path, nam
 def test_packaged_posts_are_many_and_all_kept() -> None:
     dropped: Counter[str] = Counter()
 
-    posts = list(read_posts(SeedsConfig(), dropped))
+    posts = list(read_posts(SeedsConfig(), dropped, 0.1))
 
     assert len(posts) >= 215
     assert not dropped
@@ -310,14 +382,14 @@ def test_packaged_posts_are_many_and_all_kept() -> None:
 def test_packaged_posts_name_topical_dimensions_only() -> None:
     topical = {dimension.slug for dimension in load_space("alignx").dimensions if dimension.topical}
 
-    for post in read_posts(SeedsConfig(), Counter()):
+    for post in read_posts(SeedsConfig(), Counter(), 0.1):
         assert set(post.topics) <= topical, post.id
         assert len(set(post.topics)) == len(post.topics), post.id
 
 
 def test_packaged_posts_give_each_of_the_43_interests_five_posts() -> None:
     topical = [dimension.slug for dimension in load_space("alignx").dimensions if dimension.topical]
-    posts = Counter(topic for post in read_posts(SeedsConfig(), Counter()) for topic in post.topics)
+    posts = Counter(topic for post in read_posts(SeedsConfig(), Counter(), 0.1) for topic in post.topics)
 
     assert len(topical) == 43
     assert {slug: posts[slug] for slug in topical if posts[slug] < 5} == {}
@@ -358,6 +430,16 @@ def test_split_depends_on_seed_and_ids_alone() -> None:
 
     assert split_posts(posts[::-1], shares, seed=3) == splits
     assert split_posts(posts, shares, seed=4) != splits
+
+
+@pytest.mark.parametrize("damage", [lambda content: content[:-20], lambda content: b""])
+def test_stored_posts_that_are_damaged_are_named(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+    store_posts(tmp_path, {"train": numbered(5)})
+    path = tmp_path / "train.parquet"
+    path.write_bytes(damage(path.read_bytes()))
+
+    with pytest.raises(UserError, match=r"train\.parquet cannot be read: "):
+        posts_of(tmp_path, ShardSpec("train", 0, 1, 0, 5))
 
 
 def test_posts_come_back_as_they_were_stored(tmp_path: Path) -> None:
