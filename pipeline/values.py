@@ -12,8 +12,6 @@ import orjson
 
 from pipeline.text import slug
 
-from pipeline.text import slug
-
 _EXACT = 1 << 53
 """Above this, neighbouring integers are the same float."""
 _SHOWN = 60
