@@ -41,7 +41,7 @@ _LONGEST_PLACEHOLDER = 300
 
 # Tabs and line breaks are text. With an escape goes the command to a terminal that it begins.
 _COMMAND = re.compile(r"(?:\x1b\[|\x9b)[0-?]*+[ -/]*+[@-~]|\x1b\][^\x00-\x1f]{0,200}(?:\x07|\x1b\\)")
-_BREAK = re.compile("\r\n?|[\x0b\x0c\x85]")
+_BREAK = re.compile("[\x0b\x0c\x85]")
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffe\uffff]")
 
 
@@ -99,7 +99,7 @@ def control_character(text: str) -> str | None:
 
 
 def without_controls(text: str) -> str:
-    """Return a text without control characters and commands to a terminal; every line break becomes a line feed."""
+    """Return a text without control characters and commands to a terminal; page breaks become line feeds."""
     return _CONTROL.sub("", _BREAK.sub("\n", _COMMAND.sub("", text)))
 
 

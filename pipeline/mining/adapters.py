@@ -1,23 +1,18 @@
-"""Published rating datasets as threads: each response's level is its rating against the median of its thread."""
+"""Published rating datasets: what a row says about which post, and which responses, with which ratings.
+
+A response's level is the sign of its rating against the median of those that it was compared with, which
+`pipeline.mining.gather` takes when all of them are together.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import groupby
-from statistics import median
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
 
-from schemas.base import UsageError
-
-Rows = Iterable[Mapping[str, Any]]
-"""Rows of a dataset, in its order."""
-
-Adapter = Callable[[Rows], Iterator[dict[str, Any]]]
-"""Turns rows into threads: `{"post": str, "responses": [{"id": str, "text": str, "levels": {slug: level}}, ...]}`."""
+from pipeline.values import UnreadableError, as_list, as_text, named
 
 _ULTRAFEEDBACK_SLUGS = ("instruction_following", "honesty", "truthfulness", "helpfulness")
-
 # By the slug of the dimension. `verbosity` has no counterpart.
 _HELPSTEER2_COLUMNS = {
     "truthfulness": "correctness",
@@ -27,113 +22,88 @@ _HELPSTEER2_COLUMNS = {
 }
 _PKU_SAFERLHF_COLUMNS = {"harmlessness": "safer_response_id", "helpfulness": "better_response_id"}
 
-
-def ultrafeedback(rows: Rows) -> Iterator[dict[str, Any]]:
-    """Threads of openbmb/UltraFeedback: one a row; a response's id is its model."""
-    for number, row in enumerate(rows, 1):
-        _check("ultrafeedback", number, row, ("instruction", "completions"))
-        responses = []
-        taken: set[str] = set()
-        for completion in row["completions"] or ():
-            _check("ultrafeedback", number, completion, ("model", "response", "annotations"), "completions.")
-            identity = _untaken(str(completion["model"]), taken)
-            taken.add(identity)
-            annotations = completion["annotations"] or {}
-            ratings = {slug: (annotations.get(slug) or {}).get("Rating") for slug in _ULTRAFEEDBACK_SLUGS}
-            responses.append((identity, completion["response"], ratings))
-        yield from _thread(row["instruction"], responses)
+SLUGS: dict[str, tuple[str, ...]] = {
+    "ultrafeedback": _ULTRAFEEDBACK_SLUGS,
+    "helpsteer2": tuple(_HELPSTEER2_COLUMNS),
+    "pku_saferlhf": tuple(_PKU_SAFERLHF_COLUMNS),
+}
+"""The dimensions that each dataset rates."""
 
 
-def helpsteer2(rows: Rows) -> Iterator[dict[str, Any]]:
-    """Threads of nvidia/HelpSteer2: the rows of equal prompts that follow one another."""
+class Rated(NamedTuple):
+    """A row: its post, and its responses as names ('' for none), texts, which may be anything, and ratings by slug.
 
-    def prompt(numbered: tuple[int, Mapping[str, Any]]) -> Any:
-        number, row = numbered
-        _check("helpsteer2", number, row, ("prompt", "response", *_HELPSTEER2_COLUMNS.values()))
-        return row["prompt"]
+    `is_partial` where other rows of the same post hold further responses, rated on the same scale.
+    """
 
-    for post, group in groupby(enumerate(rows, 1), prompt):
-        yield from _thread(
-            post,
-            [
-                (f"response_{k}", row["response"], {slug: row[c] for slug, c in _HELPSTEER2_COLUMNS.items()})
-                for k, (_, row) in enumerate(group)
-            ],
-        )
+    post: str
+    responses: list[tuple[str, Any, dict[str, float]]]
+    is_partial: bool = False
 
 
-def pku_saferlhf(rows: Rows) -> Iterator[dict[str, Any]]:
-    """Threads of PKU-Alignment/PKU-SafeRLHF: one a row, of two responses."""
+def ultrafeedback(row: Mapping[str, Any]) -> Rated:
+    """A row of openbmb/UltraFeedback; a response's name is its model."""
+    _check(row, ("instruction", "completions"))
+    responses = []
+    taken: set[str] = set()
+    for completion in as_list(row["completions"], "completions"):
+        if not isinstance(completion, Mapping):
+            raise UnreadableError("a completion is no object")
+        _check(completion, ("model", "response", "annotations"), "completions.")
+        name = _untaken(as_text(completion["model"], "completions.model"), taken)
+        taken.add(name)
+        annotations = completion["annotations"]
+        ratings = {slug: _of(_of(annotations, slug), "Rating") for slug in _ULTRAFEEDBACK_SLUGS}
+        responses.append((name, completion["response"], _numbers(ratings)))
+    return Rated(as_text(row["instruction"], "instruction"), responses)
+
+
+def helpsteer2(row: Mapping[str, Any]) -> Rated:
+    """A row of nvidia/HelpSteer2: one response of a prompt."""
+    _check(row, ("prompt", "response", *_HELPSTEER2_COLUMNS.values()))
+    ratings = _numbers({slug: row[column] for slug, column in _HELPSTEER2_COLUMNS.items()})
+    return Rated(as_text(row["prompt"], "prompt"), [("", row["response"], ratings)], is_partial=True)
+
+
+def pku_saferlhf(row: Mapping[str, Any]) -> Rated:
+    """A row of PKU-Alignment/PKU-SafeRLHF: two responses, compared with each other alone."""
     texts = ("response_0", "response_1")
-    for number, row in enumerate(rows, 1):
-        _check("pku_saferlhf", number, row, ("prompt", *texts, *_PKU_SAFERLHF_COLUMNS.values()))
-        yield from _thread(
-            row["prompt"],
-            [
-                (column, row[column], {slug: _number(row[c]) == k for slug, c in _PKU_SAFERLHF_COLUMNS.items()})
-                for k, column in enumerate(texts)
-            ],
-        )
+    _check(row, ("prompt", *texts, *_PKU_SAFERLHF_COLUMNS.values()))
+    chosen = _numbers({slug: row[column] for slug, column in _PKU_SAFERLHF_COLUMNS.items()})
+    ratings = [{slug: float(which == k) for slug, which in chosen.items()} for k in range(len(texts))]
+    responses = [(name, row[name], rating) for name, rating in zip(texts, ratings, strict=True)]
+    return Rated(as_text(row["prompt"], "prompt"), responses)
 
 
-ADAPTERS: dict[str, Adapter] = {
+ADAPTERS: dict[str, Callable[[Mapping[str, Any]], Rated]] = {
     "ultrafeedback": ultrafeedback,
     "helpsteer2": helpsteer2,
     "pku_saferlhf": pku_saferlhf,
 }
+"""Each raises `UnreadableError` for a row of another shape."""
 
 
-def _check(adapter: str, number: int, row: Mapping[str, Any], needed: Iterable[str], within: str = "") -> None:
+def _check(row: Mapping[str, Any], needed: Iterable[str], within: str = "") -> None:
     for column in needed:
         if column not in row:
-            raise UsageError(
-                f"{adapter}: row {number} has no column '{within}{column}'; "
-                f"it has {', '.join(f'{within}{name}' for name in row) or 'none'}"
-            )
+            raise UnreadableError(f"no column '{within}{column}'; it has {named([f'{within}{name}' for name in row])}")
 
 
-def _thread(post: Any, responses: Iterable[tuple[str, Any, Mapping[str, Any]]]) -> Iterator[dict[str, Any]]:
-    """The thread of a post and of its responses' ids, texts and ratings by slug, if two of them or more have a text."""
-    kept = [
-        (identity, text, {slug: value for slug, rating in ratings.items() if (value := _number(rating)) is not None})
-        for identity, text, ratings in responses
-        if _is_text(text)
-    ]
-    if not _is_text(post) or len(kept) < 2:
-        return
-    rated: dict[str, list[float]] = {}
-    for _, _, ratings in kept:
-        for slug, value in ratings.items():
-            rated.setdefault(slug, []).append(value)
-    medians = {slug: median(values) for slug, values in rated.items()}
-    yield {
-        "post": post,
-        "responses": [
-            {
-                "id": identity,
-                "text": text,
-                "levels": {slug: _sign(ratings.get(slug, middle) - middle) for slug, middle in medians.items()},
-            }
-            for identity, text, ratings in kept
-        ],
-    }
+def _of(value: Any, key: str) -> Any:
+    return value.get(key) if isinstance(value, Mapping) else None
 
 
-def _number(value: Any) -> float | None:
-    """A rating as a number; None for what is none, such as "N/A"."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        return None
-    return number if math.isfinite(number) else None
-
-
-def _sign(value: float) -> int:
-    return (value > 0) - (value < 0)
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and bool(value.strip())
+def _numbers(ratings: Mapping[str, Any]) -> dict[str, float]:
+    """The ratings that are numbers, and not such as "N/A"."""
+    found = {}
+    for slug, value in ratings.items():
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            continue
+        if math.isfinite(number):
+            found[slug] = number
+    return found
 
 
 def _untaken(name: str, taken: set[str]) -> str:

@@ -25,18 +25,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import storage
+from pipeline.mining.cleaning import Cleaned, clean_thread
+from pipeline.mining.events import PostEvent, ResponseEvent
 from pipeline.mining.scrub import scrub
-from pipeline.mining.sources import PostEvent, ResponseEvent, Slice, cut_slices, input_bytes, read_events
+from pipeline.mining.sources import Slice, cut_slices, input_bytes, read_events
 from pipeline.mining.threads import ROWS_PER_GROUP, THREAD_SCHEMA, Threads, from_table
 from pipeline.plan import SPLITS, BuildPlan, apportion
 from pipeline.progress import tally
 from pipeline.resources import resources
 from pipeline.shards import read_groups, read_metas, write_shard
 from pipeline.storage import AnyPath, atomic, write_text
-from pipeline.text import count_words, normalised
-from pipeline.validate import language_of
+from pipeline.text import normalised
 from schemas.base import UsageError, UserError
-from schemas.config import MiningConfig
 from schemas.records import SeedPost
 
 _PART_BYTES = 32 << 20
@@ -100,19 +100,23 @@ def partition(piece: Slice, plan: BuildPlan) -> None:
 def join(part: int, plan: BuildPlan) -> None:
     """Join a part's posts with their responses, clean them, and store the threads."""
     mining, counts = plan.mining, Counter[str]()
-    posts: dict[str, PostEvent] = {}
-    responses: dict[str, list[ResponseEvent]] = {}
+    posts: dict[_Key, PostEvent] = {}
+    responses: dict[_Key, list[ResponseEvent]] = {}
     for event in _events_of(plan, part):
         if isinstance(event, ResponseEvent):
-            responses.setdefault(event.post, []).append(event)
-        elif event.id in posts:
-            counts["posts/duplicate_id"] += 1
+            responses.setdefault((event.post, event.mark), []).append(event)
+        elif (event.id, event.mark) in posts:
+            counts["posts/merged" if event.mark else "posts/duplicate_id"] += 1
         else:
-            posts[event.id] = event
+            posts[event.id, event.mark] = event
     counts["responses/without_post"] += sum(len(found) for post, found in responses.items() if post not in posts)
+    shared = Counter(identity for identity, _ in posts)
     kept = []
-    for post in sorted(posts, key=lambda identity: (_order(plan, identity), identity)):
-        cleaned = _clean(posts[post], responses.get(post, []), mining, plan, counts)
+    for post in sorted(posts, key=lambda key: (_order(plan, key[0]), *key)):
+        identity, mark = post
+        # Different posts under one id: each takes its content into its name.
+        named = posts[post]._replace(id=f"{identity}~{mark}") if shared[identity] > 1 else posts[post]
+        cleaned = clean_thread(named, responses.get(post, []), plan, counts)
         if len(cleaned[1]) < mining.min_responses:
             counts["posts/too_few_responses"] += 1
             counts["responses/of_small_threads"] += len(cleaned[1])
@@ -234,52 +238,11 @@ def _events_of(plan: BuildPlan, part: int) -> Iterator[PostEvent | ResponseEvent
                 yield PostEvent(*fields) if kind == "p" else ResponseEvent(*fields)
 
 
-_Cleaned = tuple[SeedPost, list[ResponseEvent]]
+_Key = tuple[str, str]
+"""A post's id and mark."""
 
 
-def _clean(
-    post: PostEvent, found: Sequence[ResponseEvent], mining: MiningConfig, plan: BuildPlan, counts: Counter[str]
-) -> _Cleaned:
-    """A post with the responses that are used, in the order of their ids, without personal data."""
-    ordered = sorted(
-        found,
-        key=lambda response: (hashlib.blake2b(f"{plan.config.seed}\x1f{response.id}".encode()).digest(), response.id),
-    )
-    authors, texts, ids = set[str](), set[str](), set[str]()
-    names = {author for author in (post.author, *(response.author for response in found)) if author}
-    language = plan.config.validation.language
-    kept: list[ResponseEvent] = []
-    for response in ordered:
-        text = scrub(response.text, names).strip() if mining.scrub else response.text.strip()
-        plain = normalised(text)
-        if count_words(text) < mining.min_words:
-            # Of a link that had many words, one is left.
-            counts["responses/too_short"] += 1
-        elif mining.annotation.mode == "given" and response.levels is None:
-            counts["responses/without_levels"] += 1
-        elif response.id in ids or plain in texts:
-            counts["responses/duplicate"] += 1
-        elif mining.one_per_author and response.author in authors:
-            counts["responses/same_author"] += 1
-        elif language is not None and language_of(text) != language:
-            counts["responses/language"] += 1
-        elif len(kept) == mining.max_responses:
-            counts["responses/over_limit"] += 1
-        else:
-            kept.append(response._replace(text=text))
-            ids.add(response.id)
-            texts.add(plain)
-            if response.author:
-                authors.add(response.author)
-    clean = (scrub(text, names) if mining.scrub else text for text in (post.title, post.text))
-    title, text = (part.strip() for part in clean)
-    return (
-        SeedPost(id=post.id, title=title, text=text, topics=tuple(post.topics)),
-        sorted(kept, key=lambda response: response.id),
-    )
-
-
-def _block(kept: Sequence[_Cleaned], dimensions: int) -> Threads:
+def _block(kept: Sequence[Cleaned], dimensions: int) -> Threads:
     responses = [response for _, found in kept for response in found]
     known = np.array([response.levels is not None for response in responses], dtype=bool)
     levels = np.zeros((len(responses), dimensions), dtype=np.int8)

@@ -152,7 +152,7 @@ def test_what_people_write_is_no_placeholder(text: str) -> None:
     [
         ("a\x00b\x08c\x7fd\x9fe\ufffef", "abcdef"),
         ("\x1b[1;31mred\x1b[0m and \x1b]0;title\x07so on\x1b", "red and so on"),
-        ("one\r\ntwo\rthree\x0cfour\x85five\tsix", "one\ntwo\nthree\nfour\nfive\tsix"),
+        ("one\r\ntwo\nthree\x0cfour\x85five\tsix", "one\r\ntwo\nthree\nfour\nfive\tsix"),
         ("left \u202e right \u2066 zero\u200bwidth", "left \u202e right \u2066 zero\u200bwidth"),
     ],
 )

@@ -177,7 +177,7 @@ def dump(submissions: Sequence[Path], comments: Sequence[Path], **keys: Any) -> 
 REASONS = {
     "posts": {"deleted", "empty", "too_long", "duplicate_id", "too_few_responses", "duplicate"},
     "responses": {
-        *("deleted", "moderator", "bot", "too_short", "too_long", "nested"),
+        *("deleted_account", "moderator", "bot", "too_short", "too_long", "nested"),
         *("without_post", "duplicate", "same_author", "language", "over_limit", "of_small_threads"),
     },
 }
@@ -460,28 +460,126 @@ def test_responses_without_their_post_are_counted(tmp_path: Path) -> None:
     check_funnel(found)
 
 
-def test_second_post_with_an_id_is_counted_and_the_first_has_all_responses(tmp_path: Path) -> None:
+def test_different_posts_under_one_id_are_two_threads(tmp_path: Path) -> None:
     found = gather_rows(
         tmp_path,
         thread("t", response("a"), response("b"), post="The first."),
         thread("t", response("c"), response("d"), post="The second."),
+        pair("u"),
     )
 
-    assert [post.text for post in found.threads.posts] == ["The first."]
-    assert found.ids("t") == ["a", "b", "c", "d"]
-    assert found.counts("posts") == {"duplicate_id": 1}
+    assert len(set(found.posts)) == 3
+    by_text = {post.text: found.ids(post.id) for post in found.threads.posts if post.id != "u"}
+    assert by_text == {"The first.": ["a", "b"], "The second.": ["c", "d"]}
+    assert all(name == "u" or name.startswith("t~") for name in found.posts)
+    assert found.counts("posts") == {}
     check_funnel(found)
 
 
-def test_second_response_with_an_id_is_counted(tmp_path: Path) -> None:
+def test_files_whose_ids_begin_anew_do_not_mix(tmp_path: Path) -> None:
+    rows = {
+        name: [thread(str(k), *(response(f"{name}{k}{j}", id=str(j)) for j in range(3)), post=f"{name} {k}")
+               for k in range(20)]
+        for name in ("cats", "dogs")
+    }  # fmt: skip
+    paths = [write_jsonl(tmp_path / f"{name}.jsonl", found) for name, found in rows.items()]
+    texts = {row["post"]: sorted(r["text"] for r in row["responses"]) for found in rows.values() for row in found}
+
+    here = gathered(tmp_path / "here", mining(*paths))
+    there = gathered(tmp_path / "there", mining(*paths[::-1]))
+
+    assert len(here.posts) == len(set(here.posts)) == 40
+    for post in here.threads.posts:
+        assert sorted(r.text for r in here.responses(post.id)) == texts[post.text]
+    assert here.content() == there.content()
+
+
+def test_rows_of_one_post_are_one_thread(tmp_path: Path) -> None:
+    post = "What do you cook?"
+    row = thread("t", response("a"), response("b"), post=post)
+
+    found = gather_rows(tmp_path, row, row, thread("t", response("c"), post=post))
+
+    assert found.ids("t") == ["a", "b", "c"]
+    assert found.counts("posts") == {"merged": 2}
+    assert found.counts("responses") == {"duplicate": 2}
+    check_funnel(found)
+
+
+def test_rows_without_ids_are_one_thread_only_where_no_levels_compare_their_responses(tmp_path: Path) -> None:
+    def rows(**fields: Any) -> list[Row]:
+        return [
+            {"post": "What now?", "responses": [{"text": text(2 * k + j), **fields} for j in range(2)]}
+            for k in range(2)
+        ]
+
+    found = gather_rows(tmp_path, *rows())
+    (tmp_path / "rated").mkdir()
+    rated = gather_rows(tmp_path / "rated", *rows(levels={"humor": 1}))
+
+    assert [len(found.ids(post)) for post in found.posts] == [4]
+    assert len(set(found.ids(found.posts[0]))) == 4
+    assert [len(rated.ids(post)) for post in rated.posts] == [2]
+    assert rated.counts("posts") == {"duplicate": 1}
+    check_funnel(found)
+    check_funnel(rated)
+
+
+def test_responses_of_one_id_with_different_texts_are_both_kept(tmp_path: Path) -> None:
     rows = [response("a", text="The first text under this id."), response("a", text="Another text under the same id.")]
 
-    found = gather_rows(tmp_path, thread("t", *rows, response("b")))
+    found = gather_rows(tmp_path, thread("t", *rows, response("b")), one_per_author=False)
 
-    assert found.ids("t") == ["a", "b"]
-    assert found.responses("t")[0].text == "The first text under this id."
+    assert len(set(found.ids("t"))) == 3
+    assert {r.text for r in found.responses("t")} >= {row["text"] for row in rows}
+    assert found.counts("responses") == {}
+    check_funnel(found)
+
+
+def test_comment_that_a_dump_holds_twice_is_counted(tmp_path: Path) -> None:
+    posts = [submission("p"), submission("t3_p")]
+    comments = [comment("a", "p"), comment("b", "p"), comment("a", "p", body=text(99), author="jo")]
+
+    found = gathered(
+        tmp_path / "out", dump(split_into(tmp_path, "RS", posts, 1), split_into(tmp_path, "RC", comments, 1))
+    )
+
+    assert found.ids("p") == ["a", "b"]
+    assert found.counts("posts") == {"duplicate_id": 1}
     assert found.counts("responses") == {"duplicate": 1}
     check_funnel(found)
+
+
+@pytest.mark.parametrize("token", ["<|im_start|>user", "<|eot_id|>", "[/INST]", "</s>", "<think>"])
+def test_responses_with_tokens_of_chat_templates_are_dropped(tmp_path: Path, token: str) -> None:
+    found = gather_rows(
+        tmp_path,
+        thread("t", response("a", text=f"{text(1)} {token}"), response("b"), response("c", text=f"# {text(2)}")),
+    )
+
+    assert found.ids("t") == ["b", "c"]
+    assert found.counts("responses") == {"markup": 1}
+    check_funnel(found)
+
+
+def test_control_characters_of_posts_and_responses_go(tmp_path: Path) -> None:
+    row = thread("t", response("a", text=f"\x1b[31m{text(1)}\x00"), response("b"), post="What\x08 now\x1b?")
+
+    found = gather_rows(tmp_path, row)
+
+    assert found.threads.posts[0].text == "What now?"
+    assert found.responses("t")[0].text == text(1)
+
+
+def test_response_of_many_characters_is_dropped_unread(tmp_path: Path) -> None:
+    found = gather_rows(
+        tmp_path,
+        thread("t", response("a", text="<|" * 300 + " one two three four five six"), response("b"), response("c")),
+        build={"validation": {"max_characters": 500}},
+    )
+
+    assert found.ids("t") == ["b", "c"]
+    assert found.counts("responses") == {"too_long": 1}
 
 
 def test_second_response_with_a_text_is_counted_whatever_its_case_and_punctuation(tmp_path: Path) -> None:
@@ -993,23 +1091,16 @@ def test_threads_are_asked_for_before_they_are_gathered(tmp_path: Path) -> None:
         read_threads(plan, 0, 1)
 
 
-def test_wrong_row_in_any_slice_stops_the_run_and_leaves_the_slice_to_do(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_wrong_row_in_any_slice_costs_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "SLICE_BYTES", 800)
     rows = [pair(f"t{k}") for k in range(10)]
     rows[7] = {"id": "t7", "post": "x"}
-    plan = plan_of(tmp_path / "out", mining(write_jsonl(tmp_path / "x.jsonl", rows)))
-    failed = {}
 
-    for piece in slices_to_do(plan):
-        try:
-            partition(piece, plan)
-        except UsageError as error:
-            failed[piece] = str(error)
+    found = gather_rows(tmp_path, *rows)
 
-    assert ["has no list 'responses'" in message for message in failed.values()] == [True]
-    assert slices_to_do(plan) == list(failed)
+    assert sorted(found.posts) == [f"t{k}" for k in range(10) if k != 7]
+    assert found.counts("posts") == {"unreadable": 1}
+    check_funnel(found)
 
 
 # Other sources
