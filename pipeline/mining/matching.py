@@ -23,6 +23,7 @@ _SHORTLIST = 64
 
 Numbers = npt.NDArray[np.float32]
 Views = npt.NDArray[np.int64]
+Scores = npt.NDArray[np.int64]
 
 
 class _Candidates(NamedTuple):
@@ -64,6 +65,14 @@ def shares_a_sign(parts: list[npt.NDArray[np.int8]]) -> bool:
     return bool(((stacked > 0).all(axis=0) | (stacked < 0).all(axis=0)).any())
 
 
+def ranked(matches: Numbers, ties: Views, out: npt.NDArray[np.bool_]) -> Scores:
+    """Return scores that go by matches first, then by ties, (targets, V); 0 for what is out.
+
+    In 64 bits: 2,000 dimensions in blocks of a million views are beyond 32.
+    """
+    return np.where(out, 0, matches.astype(np.int64) * matches.shape[1] + ties)
+
+
 class _Matcher:
     """The block's levels, ready for products."""
 
@@ -74,13 +83,11 @@ class _Matcher:
         self._levels = pool.levels.astype(np.float32)
         self._directions = pool.directions.astype(np.float32)
         # Places of all views in a random order, one side of a pair apart from the other.
-        self._place = np.argsort(np.argsort(np.concatenate([order, order[::-1]]), kind="stable"), kind="stable").astype(
-            np.int32
-        )
+        self._place = np.argsort(np.argsort(np.concatenate([order, order[::-1]]), kind="stable"), kind="stable")
         # More matches than this many make the cosine larger than the threshold, as in the paper.
         self._least = int(np.floor(config.min_similarity * pool.levels.shape[1] + 1e-9))
 
-    def scores(self, rows: Views, shift: npt.NDArray[np.float64]) -> dict[str, npt.NDArray[np.int32]]:
+    def scores(self, rows: Views, shift: npt.NDArray[np.float64]) -> dict[str, Scores]:
         """Candidates' scores for P_UGC of both sides and for P_PAIR, each (targets, 2N); 0 for what is out."""
         size = len(self.pool)
         to_chosen = self._hot[rows] @ self._hot.T
@@ -101,14 +108,10 @@ class _Matcher:
             out["ugc"] |= opposing
             out["turned ugc"] |= agreeing
             out["pair"] |= np.concatenate(_opposing(z, self._directions), axis=1)
-        # Matches count first: a product of dimensions and views that 32 bits hold for any block.
-        ties = (self._place[None, :] + (shift * 2 * size).astype(np.int32)[:, None]) % np.int32(2 * size)
-        return {
-            kind: np.where(out[kind], np.int32(0), matches.astype(np.int32) * np.int32(2 * size) + ties)
-            for kind, matches in found.items()
-        }
+        ties = (self._place[None, :] + (shift * 2 * size).astype(np.int64)[:, None]) % (2 * size)
+        return {kind: ranked(matches, ties, out[kind]) for kind, matches in found.items()}
 
-    def candidates(self, scores: npt.NDArray[np.int32], row: int, kind: str, most: int) -> _Candidates:
+    def candidates(self, scores: Scores, row: int, kind: str, most: int) -> _Candidates:
         """The `most` best, best first."""
         best = np.flatnonzero(scores > 0)
         if most < len(best):
@@ -133,7 +136,7 @@ def _opposing(z: Numbers, others: Numbers) -> tuple[npt.NDArray[np.bool_], npt.N
 
 
 def _choose(
-    matcher: _Matcher, scores: dict[str, npt.NDArray[np.int32]], row: int, sides: tuple[int, ...]
+    matcher: _Matcher, scores: dict[str, Scores], row: int, sides: tuple[int, ...]
 ) -> tuple[History, ...] | str:
     config, pool = matcher.config, matcher.pool
     active = int(np.count_nonzero(pool.directions[row]))
@@ -166,7 +169,7 @@ def parts_of(history: History, pool: Pool) -> list[npt.NDArray[np.int8]]:
 
 def _pick(
     matcher: _Matcher,
-    scores: dict[str, npt.NDArray[np.int32]],
+    scores: dict[str, Scores],
     row: int,
     kind: str,
     size: int,

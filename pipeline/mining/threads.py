@@ -45,7 +45,8 @@ class Threads:
     def table(self) -> pa.Table:
         """As a table of `THREAD_SCHEMA`; responses without levels have empty lists."""
         kind = THREAD_SCHEMA.field("responses").type
-        offsets = np.concatenate([[0], np.cumsum(self.known * self.levels.shape[1])]).astype(np.int32)
+        # Arrow refuses what 32 bits cannot count, where numpy would begin at zero again.
+        offsets = pa.array(np.concatenate([[0], np.cumsum(self.known * self.levels.shape[1])]), pa.int32())
         numbers: dict[str, npt.NDArray[Any]] = {
             "levels": self.levels,
             "positive": self.shares[..., 0],
@@ -61,7 +62,7 @@ class Threads:
         responses = pa.StructArray.from_arrays([columns[field.name] for field in fields], fields=fields)
         by_name = {
             **{name: [getattr(post, name) for post in self.posts] for name in ("id", "title", "text", "topics")},
-            "responses": pa.ListArray.from_arrays(self.first.astype(np.int32), responses, type=kind),
+            "responses": pa.ListArray.from_arrays(pa.array(self.first, pa.int32()), responses, type=kind),
         }
         arrays = [
             values if isinstance(values, pa.Array) else pa.array(values, field.type)

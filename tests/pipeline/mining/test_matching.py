@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 
 from pipeline.history import History, Pool
-from pipeline.mining.matching import choose_mined_histories, parts_of, shares_a_sign
+from pipeline.mining.matching import choose_mined_histories, parts_of, ranked, shares_a_sign
 from schemas.config import HistoryConfig
 from tests.pipeline.mining.reference import (
     Entry,
@@ -568,3 +568,19 @@ def test_direction_is_the_sign_of_the_difference() -> None:
         item = case.entries[case.target]
         assert direction_of(item.chosen_levels, item.rejected_levels) == item.direction
         assert {sign(level) for level in item.direction} <= {-1, 0, 1}
+
+
+def test_scores_of_the_largest_blocks_stay_in_order() -> None:
+    dimensions, views = 2000, 2 * 65_536 * 9
+    matches = np.full((1, views), dimensions - 1, dtype=np.float32)
+    matches[0, -3:] = dimensions
+    ties = np.arange(views)[None, ::-1].copy()
+    out = np.zeros((1, views), dtype=bool)
+    out[0, 0] = True
+
+    scores = ranked(matches, ties, out)
+
+    assert scores[0, 0] == 0
+    assert scores[0, 1:].min() > 0
+    assert scores.max() == dimensions * views + 2
+    assert (np.argsort(-scores[0])[:5] == [views - 3, views - 2, views - 1, 1, 2]).all()

@@ -125,6 +125,16 @@ def test_row_of_the_table_is_a_thread_as_the_record_has_it() -> None:
         assert found == expected.model_dump(mode="json")
 
 
+def test_more_responses_than_arrow_can_count_are_refused() -> None:
+    post = SeedPost(id="p", title="", text="What now?", topics=())
+    empty = np.zeros((0, 2), dtype=np.int8)
+    first = np.array([0, 1 << 31])
+    threads = Threads([post], first, [], [], empty, np.zeros((0, 2, 2), dtype=np.float32), np.zeros(0, dtype=bool))
+
+    with pytest.raises(pa.ArrowInvalid, match="2147483648"):
+        threads.table()
+
+
 def test_levels_without_probabilities_are_certain() -> None:
     block = from_table(table_of(row("p", {"levels": [1, 0, -1]})), DIMENSIONS)
 
