@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from everyuser_train.answers import chat_text, first_logprobs, token_logprobs
 from everyuser_train.base import UserError
 from everyuser_train.client import Call, Endpoint, Failure, ask_all, chat
 from everyuser_train.generate import left_padded
@@ -195,11 +196,7 @@ def _shares(answer: Any, questions: int) -> Shares:
     choices = sorted(answer["choices"], key=lambda choice: int(choice["index"]))
     if [choice["index"] for choice in choices] != list(range(questions)):
         raise ValueError("not one choice for each prompt")
-    rows = []
-    for choice in choices:
-        tops = (choice.get("logprobs") or {}).get("top_logprobs") or [{}]
-        rows.append(_weights((tops[0] or {}).items()) or _said(choice["text"]))
-    return np.array(rows)
+    return np.array([_weights(first_logprobs(choice)) or _said(choice["text"]) for choice in choices])
 
 
 def _chat_shares(answer: Any) -> Shares:
@@ -207,17 +204,16 @@ def _chat_shares(answer: Any) -> Shares:
     choice = answer["choices"][0]
     for token in (choice.get("logprobs") or {}).get("content") or ():
         if _letter(token["token"]) is not None and token.get("top_logprobs"):
-            tops = ((top["token"], top["logprob"]) for top in token["top_logprobs"])
-            return np.array([_weights(tops) or _said(token["token"])])
-    return np.array([_said(str(choice["message"]["content"] or ""))])
+            return np.array([_weights(token_logprobs(token)) or _said(token["token"])])
+    return np.array([_said(chat_text(answer))])
 
 
-def _weights(tokens: Iterable[tuple[str, float]]) -> list[float] | None:
+def _weights(tokens: Iterable[tuple[str, float | None]]) -> list[float] | None:
     """Each option's share of what the model gives to all options; None if it gives them nothing."""
     weights = [0.0] * len(OPTIONS)
     for token, logprob in tokens:
         letter = _letter(token)
-        if letter is not None:
+        if letter is not None and logprob is not None:
             weights[letter] += math.exp(min(float(logprob), 0.0))
     total = sum(weights)
     return [weight / total for weight in weights] if total else None

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import email.utils
+import functools
 import os
 import random
+import re
 import time
 import urllib.parse
 import urllib.request
@@ -16,10 +18,15 @@ from typing import Any, Generic, TypeVar
 import aiohttp
 import orjson
 from pydantic import Field, JsonValue, field_validator
+from pydantic_core import PydanticCustomError
 
+from everyuser_train.answers import parse
 from everyuser_train.base import Record, UsageError, UserError
+from everyuser_train.payload import Mask, TooLargeError, read_payload
 
 T = TypeVar("T")
+
+_mask = functools.lru_cache(maxsize=1)(Mask)
 
 _CONNECT_SECONDS = 10.0
 _SHORTEST_PAUSE = 0.1
@@ -36,7 +43,7 @@ class Endpoint(Record):
     base_url: str = Field(description="Up to and with the version, such as http://127.0.0.1:8000/v1.")
     model: str = Field(min_length=1, description="The model's name there.")
     api_key_env: str | None = Field(
-        None, description="Environment variable that holds the key; the only way to give it."
+        None, description="Environment variable, in capital letters, that holds the key; the only way to give it."
     )
     in_flight: int = Field(16, ge=1, le=1024, description="Calls under way at the same time.")
     timeout_seconds: float = Field(120.0, gt=0, description="Longest wait for one answer.")
@@ -60,8 +67,22 @@ class Endpoint(Record):
             raise ValueError("must begin with http:// or https:// and a host")
         if "@" in url.netloc or url.query or url.fragment:
             # They would be written to errors and reports; and a key belongs into the environment.
-            raise ValueError("must hold no user, password, query or fragment; name the key's variable in api_key_env")
+            raise PydanticCustomError(
+                "secret", "must hold no user, password, query or fragment; name the key's variable in api_key_env"
+            )
         return value.rstrip("/")
+
+    @field_validator("api_key_env")
+    @classmethod
+    def _a_name(cls, name: str | None) -> str | None:
+        # A key has small letters or hyphens. It would be written to reports.
+        if name is not None and not re.fullmatch(r"[A-Z_][A-Z0-9_]{0,63}", name):
+            raise PydanticCustomError(
+                "secret",
+                "expected the name of an environment variable in capital letters, such as OPENAI_API_KEY; "
+                "the key itself belongs into that variable",
+            )
+        return name
 
 
 @dataclass(frozen=True)
@@ -102,11 +123,6 @@ def ask_all(endpoint: Endpoint, calls: Iterable[Call[T]], done: Callable[[int, T
 def chat(endpoint: Endpoint, messages: list[dict[str, str]], read: Callable[[Any], T], **fields: object) -> Call[T]:
     """A chat completion of these messages, with further `fields` of the body."""
     return Call("/chat/completions", endpoint.body(messages=messages, **fields), read)
-
-
-def chat_text(answer: Any) -> str:
-    """The text of a chat completion. Raises `ValueError` and the like for anything else."""
-    return str(answer["choices"][0]["message"]["content"] or "")
 
 
 def _headers(endpoint: Endpoint) -> dict[str, str]:
@@ -172,27 +188,29 @@ async def _ask(session: aiohttp.ClientSession, endpoint: Endpoint, call: Call[T]
 
 async def _post(session: aiohttp.ClientSession, endpoint: Endpoint, call: Call[T]) -> T | Failure | _Transient:
     url = endpoint.base_url + call.path
+    # A server may quote the key that it is sent; answers are kept, and shown.
+    mask = _mask(session.headers.get("Authorization", "").removeprefix("Bearer "))
     try:
         # A redirect would turn a POST into a GET, and may lead the key elsewhere.
         async with session.post(url, data=orjson.dumps(call.body), allow_redirects=False) as response:
-            payload = await response.read()
+            payload = await read_payload(response, mask)
     except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-        return _Transient(Failure("unreachable", f"{type(error).__name__}: {error}", False), reached=False)
+        return _Transient(Failure("unreachable", mask.text(f"{type(error).__name__}: {error}"), False), reached=False)
     except TimeoutError:
         return _Transient(Failure("timeout", f"no answer within {endpoint.timeout_seconds:g} s", False))
     except (aiohttp.ClientError, OSError) as error:
-        return _Transient(Failure("connection", f"{type(error).__name__}: {error}", False))
+        return _Transient(Failure("connection", mask.text(f"{type(error).__name__}: {error}"), False))
+    except TooLargeError as error:
+        return _Transient(Failure("garbled", str(error), False))
     if response.status == 200:
         return _read(call, payload)
-    key = session.headers.get("Authorization", "").removeprefix("Bearer ").encode()
-    # A server may quote the key that it refuses.
-    return _refusal(endpoint, call, response, payload.replace(key, b"***") if key else payload)
+    return _refusal(endpoint, call, response, payload)
 
 
 def _read(call: Call[T], payload: bytes) -> T | _Transient:
     try:
-        return call.read(orjson.loads(payload))
-    except (ValueError, LookupError, TypeError, AttributeError, OverflowError):
+        return call.read(parse(payload))
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError):
         detail = f"not the answer of {call.path}: {payload[:120].decode(errors='replace')!r}"
         return _Transient(Failure("garbled", detail, False))
 
@@ -222,14 +240,14 @@ def _refusal(
 
 def _message(payload: bytes) -> str:
     """The server's own words, in one line."""
-    text = payload[:400].decode(errors="replace")
+    text: object = payload[:400].decode(errors="replace")
     try:
         body = orjson.loads(payload)
-        error = body.get("error", body)
-        text = str(error.get("message", error) if isinstance(error, dict) else error)
+        text = body.get("error", body)
+        text = text.get("message", text) if isinstance(text, dict) else text
     except (ValueError, AttributeError):
         pass
-    return " ".join(text.split())[:200]
+    return " ".join((text if isinstance(text, str) else orjson.dumps(text).decode()).split())[:200]
 
 
 def _retry_after(value: str | None) -> float | None:

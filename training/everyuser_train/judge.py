@@ -20,8 +20,9 @@ from pydantic import Field
 from rich.table import Table
 
 from everyuser_train import models
+from everyuser_train.answers import chat_text
 from everyuser_train.base import Progress, Record, UsageError, UserError
-from everyuser_train.client import Call, Endpoint, Failure, ask_all, chat, chat_text
+from everyuser_train.client import Call, Endpoint, Failure, ask_all, chat
 from everyuser_train.config import EvalData, Part
 from everyuser_train.data import Loaded, load
 from everyuser_train.evaluate import sample
@@ -305,7 +306,8 @@ def _verdicts(
             kept = journal[keys[number]]
             verdicts[number] = kept["verdict"]
             if kept["verdict"] is None:
-                failures.append(f"no verdict in the answer '{' '.join(kept['text'].split())[-120:]}'")
+                said = " ".join(kept["text"].split())[-120:]
+                failures.append(f"no verdict in the answer '{said}'" if said else "no answer within judge_tokens")
     return [*zip(verdicts[::2], verdicts[1::2], strict=True)], failures
 
 

@@ -100,7 +100,8 @@ def _explain(model: type[BaseModel], problem: Any) -> str:
     if problem["type"] == "missing":
         return f"'{key}' is required"
     message = problem["msg"].removeprefix("Value error, ")
-    given = problem.get("input")
+    # What may be a key is not repeated.
+    given = None if problem["type"] == "secret" else problem.get("input")
     return f"'{key}': {message}" + (f" (found {given!r})" if isinstance(given, str | int | float | bool) else "")
 
 

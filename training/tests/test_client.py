@@ -7,13 +7,16 @@ from collections.abc import Iterator
 from typing import Any
 
 import aiohttp
+import orjson
 import pytest
 from aiohttp import web
 from pydantic import ValidationError
 
 from everyuser_train import client
+from everyuser_train.answers import chat_text
 from everyuser_train.base import UsageError, UserError
-from everyuser_train.client import Call, Endpoint, Failure, ask_all, chat, chat_text
+from everyuser_train.client import Call, Endpoint, Failure, ask_all, chat
+from everyuser_train.payload import LARGEST
 from tests.endpoint_stub import Answer, EndpointStub, refused, said
 
 
@@ -190,6 +193,37 @@ def test_the_key_comes_from_the_environment_and_is_never_shown(
         with pytest.raises(UserError) as caught:
             ask(endpoint, ["a"])
     assert key not in f"{caught.value}{endpoint!r}{endpoint.model_dump_json()}{caplog.text}"
+
+
+@pytest.mark.parametrize(
+    "quoted", ["sk-very-secret", "".join(f"\\u{ord(c):04x}" for c in "sk-very-secret"), "sk%2dvery-secret"]
+)
+@pytest.mark.parametrize("status", [200, 400, 500])
+def test_a_key_that_an_answer_quotes_is_masked(monkeypatch: pytest.MonkeyPatch, status: int, quoted: str) -> None:
+    monkeypatch.setenv("SOME_KEY", "sk-very-secret")
+
+    def answer(body: dict[str, Any], before: int) -> web.Response:
+        text = f"{'No. ' * 45}Your key is {quoted}"
+        good = {"choices": [{"message": {"content": text}}]}
+        payload = orjson.dumps(good if status == 200 else {"error": text}).decode()
+        return web.Response(text=payload.replace("\\\\u", "\\u"), status=status)
+
+    with EndpointStub(answer) as stub:
+        (outcome,) = ask(stub.endpoint(api_key_env="SOME_KEY", retries=0), ["a"]).values()
+    said = outcome.detail if isinstance(outcome, Failure) else outcome
+    assert said.endswith("Your key is ***")
+
+
+def test_an_answer_that_is_too_large_is_garbled() -> None:
+    with EndpointStub(lambda body, before: web.Response(body=b" " * (LARGEST + 1))) as stub:
+        outcomes = ask(stub.endpoint(retries=0), ["a"])
+    assert outcomes == {0: Failure("garbled", "the answer is larger than 8 MiB", final=False)}
+
+
+@pytest.mark.parametrize("name", ["sk-proj-Ab12", "gsk_Ab12Cd34", "0123456789ABCDEF", "", "KEY=x"])
+def test_a_key_in_the_place_of_its_variable_is_refused(name: str) -> None:
+    with pytest.raises(ValidationError, match="OPENAI_API_KEY"):
+        Endpoint(base_url="http://host/v1", model="m", api_key_env=name)
 
 
 @pytest.mark.parametrize("value", [None, "", "   ", "a\nb", "clé"])

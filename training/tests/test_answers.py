@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import pytest
+
+from everyuser_train.annotators import _chat_shares, _shares
+from everyuser_train.answers import chat_text, parse
+from everyuser_train.judge import read_verdict
+
+
+def answer(content: object, **message: object) -> dict[str, Any]:
+    return {"choices": [{"message": {"role": "assistant", "content": content, **message}}]}
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        *(("Rye.", "Rye."), ("", ""), (None, ""), ([], "")),
+        ([{"type": "text", "text": "R"}, {"type": "text", "text": "ye."}], "Rye."),
+        (
+            [{"type": "thinking", "thinking": [{"type": "text", "text": "Hm."}]}, {"type": "text", "text": "Rye."}],
+            "Rye.",
+        ),
+        ("<think>Hm.</think>Rye.", "Rye."),
+        ("Hm.</thinking>Rye.", "Rye."),
+        ("[THINK]Hm.[/THINK]Rye.", "Rye."),
+        ("◁think▷Hm.◁/think▷Rye.", "Rye."),
+        ("<think>Hm. Rye? Verdict: A", ""),
+    ],
+)
+def test_content_is_text_or_chunks_without_thinking(content: object, text: str) -> None:
+    assert chat_text(answer(content)) == text
+
+
+@pytest.mark.parametrize(
+    "content", [17, {"text": "Rye."}, ["Rye."], [{"type": "text"}], [{"type": "text", "text": 1}], [{"type": "image"}]]
+)
+def test_content_of_any_other_shape_is_refused(content: object) -> None:
+    with pytest.raises((ValueError, TypeError, LookupError)):
+        chat_text(answer(content))
+
+
+def test_a_message_may_lack_content_where_something_stands_in_its_place() -> None:
+    assert chat_text({"choices": [{"message": {"reasoning": "Hm."}}]}) == ""
+    with pytest.raises(KeyError):
+        chat_text({"choices": [{"message": {}}]})
+
+
+def test_a_verdict_within_thinking_that_does_not_end_is_none() -> None:
+    assert read_verdict(chat_text(answer("<think>Verdict: A?"))) is None
+    assert read_verdict(chat_text(answer("<think>Verdict: A?</think>Verdict: B"))) == "second"
+
+
+EXCLUDED: list[Any] = [None, -math.inf]
+
+
+@pytest.mark.parametrize("excluded", EXCLUDED)
+def test_an_option_that_the_server_excludes_has_no_weight(excluded: float | None) -> None:
+    tops = {"A": -0.1, "B": excluded, "C": excluded}
+    choice = {"index": 0, "text": "A", "logprobs": {"top_logprobs": [tops]}}
+    assert _shares(parse(json.dumps({"choices": [choice]}).encode()), 1).tolist() == [[1, 0, 0]]
+
+    listed = [{"token": token, "logprob": logprob} for token, logprob in tops.items()]
+    content = {"content": [{"token": "A", "logprob": -0.1, "top_logprobs": listed}]}
+    chat = {"choices": [{"message": {"content": "A"}, "logprobs": content}]}
+    assert _chat_shares(parse(json.dumps(chat).encode())).tolist() == [[1, 0, 0]]
+    assert _shares(parse(json.dumps({"choices": [choice | {"logprobs": content}]}).encode()), 1).tolist() == [[1, 0, 0]]
