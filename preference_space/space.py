@@ -12,10 +12,10 @@ from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
-import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from schemas.base import Record, UsageError
+from schemas.documents import write_yaml
 from schemas.loader import read_yaml
 from schemas.records import Text
 
@@ -117,7 +117,7 @@ class PreferenceSpace(Record):
 
     def to_yaml(self) -> str:
         """The space as YAML that `load_space` reads back."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110)
+        return write_yaml(self.model_dump(mode="json"))
 
 
 def load_space(source: str | Path) -> PreferenceSpace:

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import yaml
 from jinja2 import meta
 
 from prompts.sandbox import PromptEnvironment, is_plain, output
 from schemas.base import UsageError
+from schemas.documents import parse_yaml
 
 INPUTS: dict[str, frozenset[str]] = {
     "reply_chosen": frozenset({"post", "traits"}),
@@ -153,9 +153,9 @@ def _header(origin: str, source: str) -> Mapping[str, Any]:
     header: object = None
     if found:
         try:
-            header = yaml.safe_load(found.group(1))
-        except yaml.YAMLError as error:
-            raise UsageError(f"template {origin}: its header is not YAML: {' '.join(str(error).split())}") from None
+            header = parse_yaml(found.group(1))
+        except ValueError as error:
+            raise UsageError(f"template {origin}: its header is not YAML: {error}") from None
     if not isinstance(header, dict) or not {"purpose", "inputs", "version"} <= header.keys():
         raise UsageError(
             f"template {origin}: must begin with a {{# comment #}} that holds the YAML keys purpose, inputs, version"

@@ -5,33 +5,19 @@ from __future__ import annotations
 import difflib
 import json
 import posixpath
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from schemas.base import UsageError
 from schemas.config import BuildConfig
+from schemas.documents import parse_yaml
+from schemas.documents import read_yaml as read_document
 
 M = TypeVar("M", bound=BaseModel)
-
-# The C loader reads the 90 dimensions ten times faster; it is not in every build of PyYAML.
-_SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-
-
-class _Loader(_SafeLoader):  # type: ignore[misc] # which of the two it is, is known at run time only
-    """A safe loader to which a key given twice is an error, not the last one wins."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """A mapping, its keys checked."""
-        keys = [key.value for key, _ in node.value]
-        for key, _ in node.value:
-            if keys.count(key.value) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"key '{key.value}' is there twice", key.start_mark)
-        mapping: dict[Any, Any] = super().construct_mapping(node, deep=deep)
-        return mapping
 
 
 def load_config(path: Path, overrides: Sequence[str] = (), address: str | None = None) -> BuildConfig:
@@ -65,12 +51,12 @@ def _completed(document: dict[str, Any]) -> dict[str, Any]:
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML mapping from a file, or `UsageError`."""
     try:
-        document = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 - a safe loader
+        document = read_document(path)
     except FileNotFoundError:
         raise UsageError(f"{path}: no such file") from None
     except IsADirectoryError:
         raise UsageError(f"{path}: a folder, not a YAML file") from None
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+    except (ValueError, OSError) as error:
         raise UsageError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
     if document is None:
         raise UsageError(f"{path}: is empty")
@@ -91,8 +77,8 @@ def validate(model: type[M], document: dict[str, Any], origin: str) -> M:
 
 def _json(document: dict[str, Any], origin: str) -> str:
     try:
-        return json.dumps(document, default=str)
-    except (TypeError, ValueError) as error:
+        return json.dumps(document)
+    except (TypeError, ValueError, RecursionError) as error:
         raise UsageError(f"{origin}: holds something that is neither text, number, list nor map: {error}") from None
 
 
@@ -153,14 +139,19 @@ def _override(document: dict[str, Any], override: str) -> None:
     *parents, last = key.strip().split(".")
     node = document
     for parent in parents:
-        inner = node[parent] = node.get(parent) or {}
+        inner = node[parent] = {} if node.get(parent) is None else node[parent]
         if not isinstance(inner, dict):
             raise UsageError(f"--set {override}: '{parent}' holds a value, not keys")
         node = inner
     try:
-        node[last] = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise UsageError(f"--set {override}: the value is not valid YAML") from None
+        node[last] = parse_yaml(text)
+    except ValueError as error:
+        reason = re.sub(r"^line \d+(, column \d+)?: ", "", str(error))
+        shown = override if len(override) <= 80 else f"{override[:80]}..."
+        raise UsageError(
+            f"--set {shown}: the value is not valid YAML ({reason}); to have it as a text, put quotes inside the "
+            f"shell's: --set '{key.strip()}=\"...\"'"
+        ) from None
 
 
 def _joined(folder: str, path: str) -> str:

@@ -292,3 +292,15 @@ def test_traits_are_the_poles_of_a_direction_in_the_order_of_the_space() -> None
 def test_space_is_frozen() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         load_space("alignx").name = "mine"  # type: ignore[misc]
+
+
+def test_a_space_that_is_a_bomb_is_refused(tmp_path: Path) -> None:
+    laughs = "a0: &a0 x\n" + "".join(f"a{k}: &a{k} [{', '.join([f'*a{k - 1}'] * 10)}]\n" for k in range(1, 12))
+
+    with pytest.raises(UsageError, match="aliases counted in full"):
+        load_space(write(tmp_path, laughs + OWN))
+
+
+def test_a_space_that_holds_itself_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="stands for nothing, or for what it is in"):
+        load_space(write(tmp_path, "name: own\ndimensions: &a [*a]\n"))

@@ -322,3 +322,13 @@ def test_a_template_larger_than_any_prompt_is_refused(tmp_path: Path) -> None:
     write(tmp_path, "x" * 300_000)
 
     assert "larger than the 262144 bytes" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("header", ["purpose: &a [x, x]\ninputs: [*a, *a]\n", "a: " + "[" * 5000])
+def test_a_header_that_is_a_bomb_is_refused(tmp_path: Path, header: str) -> None:
+    bombs = "".join(f"b{k}: &b{k} [{', '.join([f'*b{k - 1}'] * 10)}]\n" for k in range(1, 12))
+    if header.startswith("purpose"):
+        header = f"b0: &b0 x\n{bombs}purpose: x\ninputs: post\nversion: 1\n"
+    write(tmp_path, "Reply.", header=f"{{#\n{header}#}}\n")
+
+    assert "its header is not YAML" in refusal(tmp_path)

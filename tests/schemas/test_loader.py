@@ -372,7 +372,10 @@ def test_override_of_the_wrong_form_is_quoted_with_an_example(tmp_path: Path, ov
 def test_override_with_a_value_that_is_no_yaml_is_refused(tmp_path: Path) -> None:
     message = refusal(write(tmp_path, "pairs: 1\n"), "name=[")
 
-    assert message == "--set name=[: the value is not valid YAML"
+    assert message == (
+        "--set name=[: the value is not valid YAML (did not find expected node content); to have it as a text, put "
+        """quotes inside the shell's: --set 'name="..."'"""
+    )
 
 
 def test_override_below_a_key_that_holds_a_value_is_refused(tmp_path: Path) -> None:
@@ -442,3 +445,40 @@ def test_a_section_that_may_be_absent_is_absent_where_it_is_null(tmp_path: Path,
     path.write_text(f"pairs: 1\n{section}:\n")
     assert getattr(load_config(path), section) is None
     assert load_config(path, ["history=null"]).history.ugc == 4
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        ("[" * 100_000, "holds more than 64 lists or maps within one another"),
+        ("{a: &a [x, x], b: &b [*a, *a], c: *d}", "alias '*d' stands for nothing, or for what it is in"),
+        ("!!python/name:os.system", "could not determine a constructor"),
+        ("9" * 5000, "holds a number of too many digits"),
+        ("\udcff", "holds bytes that are no UTF-8 text"),
+    ],
+)
+def test_override_with_a_value_beyond_the_bounds_is_refused(tmp_path: Path, value: str, reason: str) -> None:
+    message = refusal(write(tmp_path, "pairs: 1\n"), f"name={value}")
+
+    assert message.startswith("--set name=")
+    assert reason in message
+    assert len(message) < 400
+
+
+@pytest.mark.parametrize(("value", "name"), [("2024-01-01", "2024-01-01"), ("a-b", "a-b"), ("'1e3'", "1e3")])
+def test_override_with_a_text_that_other_yaml_takes_for_something_else(tmp_path: Path, value: str, name: str) -> None:
+    assert load_config(write(tmp_path, "pairs: 1\n"), [f"name={value}"]).name == name
+
+
+def test_override_with_a_small_number(tmp_path: Path) -> None:
+    assert load_config(write(tmp_path, "pairs: 1\n"), ["limits.max_rejected=5e-2"]).limits.max_rejected == 0.05
+
+
+def test_a_file_that_is_a_bomb_is_refused(tmp_path: Path) -> None:
+    laughs = "a0: &a0 x\n" + "".join(f"a{k}: &a{k} [{', '.join([f'*a{k - 1}'] * 10)}]\n" for k in range(1, 12))
+    path = write(tmp_path, laughs)
+
+    message = refusal(path)
+
+    assert message.startswith(f"{path}: not readable as YAML: line ")
+    assert message.endswith("holds more than 10000000 values and characters, aliases counted in full")
