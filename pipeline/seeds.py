@@ -19,7 +19,7 @@ from pipeline.hub import dataset_commit, dataset_rows
 from pipeline.plan import SPLITS, ShardSpec, apportion
 from pipeline.shards import read_groups
 from pipeline.storage import AnyPath, atomic
-from pipeline.text import normalised
+from pipeline.text import as_written, is_placeholder, normalised
 from pipeline.values import Row, Rows, UnreadableError, as_id, as_post, as_text, as_topics, named
 from schemas.arrow import arrow_schema, to_table
 from schemas.base import UsageError, UserError
@@ -39,8 +39,9 @@ def source_content(config: SeedsConfig) -> str:
 def read_posts(config: SeedsConfig, dropped: Counter[str], max_unreadable: float) -> Iterator[SeedPost]:
     """Yield the posts of a source, in its order.
 
-    Counts what it drops: `unreadable` (with the first such row), `empty`, `duplicate` (text), `duplicate_id`. Raises
-    `UsageError` where no post is left, or more than the share `max_unreadable` of the rows cannot be read.
+    Counts what it drops: `unreadable` (with the first such row), `empty`, `deleted` (`[removed]` and its kin),
+    `duplicate` (text), `duplicate_id`. Raises `UsageError` where no post is left, or more than the share
+    `max_unreadable` of the rows cannot be read.
     """
     columns = Columns(dict(config.columns), "seeds.columns")
     path = config.path if config.is_hub else _file(config)
@@ -59,6 +60,9 @@ def read_posts(config: SeedsConfig, dropped: Counter[str], max_unreadable: float
             continue
         if post is None:
             dropped["empty"] += 1
+            continue
+        if is_placeholder(post.title) or is_placeholder(post.text):
+            dropped["deleted"] += 1
             continue
         digest = hashlib.blake2b(normalised(post.prompt).encode(), digest_size=16).digest()
         if digest in seen:
@@ -121,7 +125,8 @@ def _post(columns: Columns, index: int, row: Row) -> SeedPost | None:
         raise row
     if not columns.has(row, "title") and not columns.has(row, "text"):
         raise UnreadableError(f"no 'title' and no 'text'; it has {named(row)}; seeds.columns maps them")
-    title, text = as_text(columns.value(row, "title"), "title"), as_post(columns.value(row, "text"), "text")
+    title = as_written(as_text(columns.value(row, "title"), "title"))
+    text = as_written(as_post(columns.value(row, "text"), "text"))
     topics, identity = as_topics(columns.value(row, "topics"), "topics"), as_id(columns.value(row, "id"), "id")
     if not title.strip() and not text.strip():
         return None

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
+from typing import Any
+
+import regex
 
 # One pattern, so that what begins first wins: `joe@www.example.org` is an address, `https://joe@example.org` a link.
 # Each part is linear: runs are possessive, and an address can only begin where a run of its characters does.
-_PERSONAL = re.compile(
+# With `regex`, as a name goes on after a mark on one of its letters.
+_PERSONAL = regex.compile(
     r"""
     (?P<link>
         (?: (?:https?|ftp):// | (?<!\w)www\. ) \w
@@ -20,7 +24,7 @@ _PERSONAL = re.compile(
       | (?<!\w) @ _*+ [^\W\d_] \w*+ (?: [.@-]\w++ )*+                # with @name.bsky.social, @name@mastodon.example
     )
     """,
-    re.VERBOSE | re.IGNORECASE,
+    regex.VERBOSE | regex.IGNORECASE,
 )
 _HINTS = ("@", "://", "www.", "u/", "user/", "](/")
 _AFTER_LINK = ".,;:!?'*_~`"
@@ -48,14 +52,15 @@ def _scrub_once(text: str, names: Collection[str]) -> str:
     found = [name for name in names if name.lower() in lower and len(name) >= _SHORTEST_NAME and _TELLING.match(name)]
     if found:
         longest_first = "|".join(map(re.escape, sorted(found, key=len, reverse=True)))
-        text = re.sub(rf"(?<!\w)(?:{longest_first})(?!\w)", "[user]", text, flags=re.IGNORECASE)
+        text = regex.sub(rf"(?<!\w)(?:{longest_first})(?!\w)", "[user]", text, flags=regex.IGNORECASE)
     return _without_phones(text) if _DIGITS.search(text) else text
 
 
-def _placeholder(match: re.Match[str]) -> str:
+def _placeholder(match: Any) -> str:
     if match.lastgroup != "link":
         return f"[{match.lastgroup}]"
-    return "[link]" + match[0][len(match[0].rstrip(_AFTER_LINK)) :]
+    link: str = match[0]
+    return "[link]" + link[len(link.rstrip(_AFTER_LINK)) :]
 
 
 def _without_phones(text: str) -> str:

@@ -466,3 +466,37 @@ def test_shard_with_more_pairs_than_posts_uses_each_post_again(tmp_path: Path) -
     posts = posts_of(tmp_path, ShardSpec("train", 0, 1, 2, 7))
 
     assert [post.id for post in posts] == ["p2", "p0", "p1", "p2", "p0", "p1", "p2"]
+
+
+def test_posts_are_as_their_authors_wrote_them(tmp_path: Path) -> None:
+    rows = [
+        {"title": "Q&amp;A", "text": "&gt; so\n\n&amp;#x200B;\n\n&lt;3\x00"},
+        {"text": "Is &lt; in HTML a <?"},
+        {"text": "\x1b[31mred\x1b[0m \x08"},
+    ]
+
+    posts = read(jsonl(tmp_path, *rows))
+
+    assert [(post.title, post.text) for post in posts] == [
+        ("Q&A", "> so\n\n\n\n<3"),
+        ("", "Is &lt; in HTML a <?"),
+        ("", "red "),
+    ]
+
+
+def test_placeholders_of_deleted_posts_are_dropped(tmp_path: Path) -> None:
+    path = jsonl(
+        tmp_path,
+        {"title": "What now?", "text": "[removed]"},
+        {"title": "[deleted by user]", "text": ""},
+        {"text": "[ Removed by Reddit on account of violating the [content policy](/help/contentpolicy). ]"},
+        {"text": "I [removed] it myself."},
+        {"text": "\x00"},
+    )
+
+    assert [post.text for post in read(path)] == ["I [removed] it myself."]
+    assert dropped_from(path) == {"deleted": 3, "empty": 1}
+
+
+def test_posts_that_differ_in_marks_alone_are_different(tmp_path: Path) -> None:
+    assert len(read(texts(tmp_path, "कल", "कील", "क़ल", "कल!"))) == 3

@@ -56,6 +56,8 @@ def test_phone_numbers_are_replaced(text: str, expected: str) -> None:
         ("reddit.com/u/jo_doe", "reddit.com[user]"),
         (".@jo_doe, ask @sam.bsky.example!", ".[user], ask [user]!"),
         ("@jo@mastodon.example", "[user]"),
+        ("नमस्ते @मित्र_२, कैसे हो", "नमस्ते [user], कैसे हो"),
+        ("@می\u200cخواهم؟", "[user]؟"),  # noqa: RUF001, Persian is meant
         ("reddit.com/user/jo_doe and /user/jo_doe", "reddit.com[user] and [user]"),
     ],
 )
