@@ -2,7 +2,8 @@
 
 A template file begins with a comment that holds YAML (`purpose`, `inputs`, `version`) and defines blocks: `system` and
 `user` for a chat prompt, `text` for a plain text. Templates are data: `prompts.sandbox` says what they may do, they get
-plain data only, and an undefined variable is an error.
+plain data only, and an undefined variable is an error. What they print of their inputs holds no control tokens
+(`prompts.neutral`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 import jinja2
 from jinja2 import meta
 
+from prompts.neutral import neutral
 from prompts.sandbox import PromptEnvironment, is_plain, output
 from schemas.base import UsageError
 from schemas.documents import parse_yaml
@@ -50,6 +52,9 @@ HIDDEN: dict[str, frozenset[str]] = {
     "question": frozenset({"post", "response"}),
 }
 """Inputs that a block of `annotate` does not get: all questions about a response share one context."""
+
+_KEPT = frozenset({"portrait_text"})
+"""Templates of texts that no model is sent."""
 
 _HEADER = re.compile(r"\A\{#(.*?)#\}", re.DOTALL)
 _MAX_BYTES = 1 << 18
@@ -117,8 +122,11 @@ def load_templates(folder: Path | None = None) -> dict[str, Template]:
                 sources[path.stem] = (str(path), path.read_text(encoding="utf-8"))
             except (UnicodeDecodeError, OSError) as error:
                 raise UsageError(f"template {path}: not readable as UTF-8 text: {error}") from None
-    environment = PromptEnvironment()
-    return {name: _load(environment, name, origin, source) for name, (origin, source) in sources.items()}
+    # A template's own text may hold control tokens: one for `/v1/completions` lays out the turns of its chat so.
+    sent, kept = PromptEnvironment(neutral), PromptEnvironment()
+    return {
+        name: _load(kept if name in _KEPT else sent, name, origin, source) for name, (origin, source) in sources.items()
+    }
 
 
 def _load(environment: PromptEnvironment, name: str, origin: str, source: str) -> Template:

@@ -75,8 +75,11 @@ class PromptEnvironment(ImmutableSandboxedEnvironment):
     # Not folded at load either: `'a' * 10**11` would be.
     intercepted_binops = frozenset({"+", "-", "*", "/", "//", "%", "**"})
 
-    def __init__(self) -> None:
-        super().__init__(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)
+    def __init__(self, finalize: Callable[[Any], Any] | None = None) -> None:
+        """`finalize` is applied to all that is printed, but for the template's own text."""
+        super().__init__(
+            undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False, finalize=finalize
+        )
         self.context_class = _Context
         self.globals.clear()
         own = {name: getattr(dict if hasattr(dict, name) else str, name) for name in _METHODS}
