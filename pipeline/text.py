@@ -33,7 +33,8 @@ _FILLER = re.compile(r"&(?:amp;)?#(?:x200b|8203);", re.IGNORECASE)
 _HARD_SPACE = re.compile(r"&amp;(?:nbsp|#160|#xa0);", re.IGNORECASE)
 
 _THING = r"(?:(?:this|the|your) )?(?:post|comment|content|submission|message|reply|answer|thread|text|account|user) "
-_GONE = r"(?:(?:was|has been|is) )?(?:deleted|removed|unavailable|redacted)"
+_HINTS = ("deleted", "removed", "unavailable", "redacted")
+_GONE = rf"(?:(?:was|has been|is) )?(?:{'|'.join(_HINTS)})"
 _WHY = r"(?: (?:by|for|due|because|in|on|from|pending|as|post|comment|content|submission|account|user)\b.*)?"
 _WHO = r"(?:the |an? )?(?:reddit|users?|moderators?|mods?|admins?|administrators?|authors?|owners?|staff|posters?)"
 _PLACEHOLDER = re.compile(rf"\[ ?(?:{_THING})?{_GONE}{_WHY}\]|(?:{_THING})?{_GONE} by {_WHO}")
@@ -84,9 +85,10 @@ def as_written(text: str, escaped: bool | None = None) -> str:
 
 def is_placeholder(text: str) -> bool:
     """Return whether a site shows this in place of a text, or of an author, that is gone: `[deleted]` and its kin."""
-    if len(text) > _LONGEST_PLACEHOLDER:
+    lower = text.casefold() if len(text) <= _LONGEST_PLACEHOLDER else ""
+    if not any(hint in lower for hint in _HINTS):
         return False
-    plain = " ".join(text.replace("\\", "").casefold().split()).strip("*_.> ")
+    plain = " ".join(lower.replace("\\", "").split()).strip("*_.> ")
     # Space within the brackets, and a full stop before the last, say nothing.
     plain = re.sub(r"(?<=\[) | ?\.? ?(?=\]$)", "", plain)
     return bool(_PLACEHOLDER.fullmatch(plain))
