@@ -41,8 +41,8 @@ help: ## Show this help
 setup: $(STAMP) ## Create .venv and install everything, from the lock
 
 $(STAMP): $(LOCK) pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "error: Python 3.11 or later is needed; name one: make PYTHON=python3.12 ..."; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' || \
+		{ echo "error: Python 3.11 to 3.14 is needed; name one: make PYTHON=python3.13 ..."; exit 1; }
 	@echo "setting up $(VENV) (engine: $(ENGINE)); the first time this downloads packages"
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV) || \
 		{ echo "error: 'python -m venv' failed; on Debian or Ubuntu: apt install python3-venv"; exit 1; }
@@ -87,12 +87,19 @@ format: $(STAMP) ## Format the code
 	@$(VENV)/bin/ruff check --fix .
 	@$(VENV)/bin/ruff format .
 
-COMPILE = env -u UV_FIND_LINKS $(UV) pip compile --quiet --python-version 3.11 --no-annotate --no-emit-index-url \
-	--no-emit-find-links --custom-compile-command "make lock" --extra dev --extra gcp --extra s3 pyproject.toml
-lock: ## Resolve the locks anew
-	@$(COMPILE) --universal -o locks/none.txt
-	@$(COMPILE) --extra cpu --python-platform x86_64-manylinux_2_28 --override locks/overrides.txt -o locks/cpu.txt
-	@$(COMPILE) --extra cuda --python-platform x86_64-manylinux_2_28 -o locks/cuda.txt
+COMPILE = env -u UV_FIND_LINKS $(UV) pip compile --quiet --no-annotate --no-emit-index-url --no-emit-find-links \
+	--custom-compile-command "make lock" --extra dev --extra gcp --extra s3 pyproject.toml
+OVERRIDES.cpu := --override locks/overrides.txt
+PYTHONS := 3.11 3.12 3.13 3.14
+lock-none:
+	@$(COMPILE) --python-version 3.11 --universal -o locks/none.txt
+lock-cpu lock-cuda: lock-%:
+	@for version in $(PYTHONS); do cp locks/$*.txt $(VENV)/$*-$$version.txt && \
+		$(COMPILE) --extra $* --python-version $$version --python-platform x86_64-manylinux_2_28 \
+		$(OVERRIDES.$*) -o $(VENV)/$*-$$version.txt || exit 1; done
+	@$(PY) locks/merge.py $(foreach version,$(PYTHONS),$(version)=$(VENV)/$*-$(version).txt) >$(VENV)/$*.txt
+	@mv $(VENV)/$*.txt locks/$*.txt
+lock: lock-none lock-cpu lock-cuda ## Resolve the locks anew
 
 clean: ## Delete .venv and caches (out/ stays)
 	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache *.egg-info

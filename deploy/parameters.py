@@ -13,6 +13,7 @@ from pydantic import ConfigDict, Field, field_validator
 from pydantic.alias_generators import to_camel
 
 from schemas.base import Record
+from schemas.problems import Fits
 
 
 def _text(pattern: str, kind: str = "TEXT") -> Any:
@@ -20,11 +21,17 @@ def _text(pattern: str, kind: str = "TEXT") -> Any:
     return Field(pattern=pattern, json_schema_extra={"paramType": kind})
 
 
-Count = Annotated[str, _text(r"^[1-9][0-9]*$", "NUMBER")]
-File = Annotated[str, _text(r"^gs://[a-z0-9._-]+/.+[.]ya?ml$", "GCS_READ_FILE")]
-Folder = Annotated[str, _text(r"^gs://[a-z0-9._-]+/.+$", "GCS_WRITE_FOLDER")]
-Machine = Annotated[str, _text(r"^[a-z][a-z0-9-]+$", "MACHINE_TYPE")]
-Word = Annotated[str, _text(r"^[^ ]+$")]
+Count = Annotated[str, _text(r"^[1-9][0-9]*$", "NUMBER"), Fits("a whole number of at least 1")]
+File = Annotated[
+    str,
+    _text(r"^gs://[a-z0-9._-]+/.+[.]ya?ml$", "GCS_READ_FILE"),
+    Fits("a YAML file in a bucket, such as 'gs://bucket/my.yaml'"),
+]
+Folder = Annotated[
+    str, _text(r"^gs://[a-z0-9._-]+/.+$", "GCS_WRITE_FOLDER"), Fits("a folder in a bucket, such as 'gs://bucket/my'")
+]
+Machine = Annotated[str, _text(r"^[a-z][a-z0-9-]+$", "MACHINE_TYPE"), Fits("a machine type, such as 'g2-standard-8'")]
+Word = Annotated[str, _text(r"^[^ ]+$"), Fits("a text without spaces")]
 
 
 class BuildParameters(Record):

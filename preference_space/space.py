@@ -12,14 +12,19 @@ from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from schemas.base import Record, UsageError
 from schemas.documents import write_yaml
-from schemas.loader import read_yaml
+from schemas.loader import read_yaml, validate
+from schemas.problems import Fits, Key, quoted
 from schemas.records import Text
 
-Slug = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+Slug = Annotated[
+    str,
+    Field(pattern=r"^[a-z][a-z0-9_]*$"),
+    Fits("a text of small letters, digits and '_' that begins with a letter, such as 'likes_music'"),
+]
 
 
 class Pole(Record):
@@ -62,7 +67,7 @@ class PreferenceSpace(Record):
             for position, value in enumerate(values):
                 if value in first:
                     both = f"dimensions {first[value]} and {position // each}"
-                    raise ValueError(f"field '{what}': '{value}' is used more than once, by {both}")
+                    raise ValueError(f"'{what}': '{value}' is used more than once, by {both}")
                 first[value] = position // each
         return self
 
@@ -130,28 +135,15 @@ def load_space(source: str | Path) -> PreferenceSpace:
         with importlib.resources.as_file(packaged) as path:
             return load_space(path)
     document = read_yaml(Path(source))
-    try:
-        return PreferenceSpace.model_validate(_tuples(document))
-    except ValidationError as error:
-        raise UsageError(f"{source}: {_explain(document, error)}") from None
-
-
-def _tuples(document: dict[str, object]) -> dict[str, object]:
     dimensions = document.get("dimensions")
-    return document | {"dimensions": tuple(dimensions)} if isinstance(dimensions, list) else document
 
+    def where(key: Key) -> tuple[str, str]:
+        if len(key) < 2 or not isinstance(dimensions, list) or not isinstance(key[1], int):
+            return quoted(key)
+        entry = dimensions[key[1]]
+        dimension = (
+            f"dimension {key[1]} ({entry.get('slug', 'no slug') if isinstance(entry, dict) else 'not a mapping'})"
+        )
+        return (f"{dimension}: ", quoted(key[2:])[1]) if key[2:] else ("", dimension)
 
-def _explain(document: dict[str, object], error: ValidationError) -> str:
-    problem = error.errors()[0]
-    message = problem["msg"].removeprefix("Value error, ")
-    match problem["loc"]:
-        case ("dimensions", int(position), *field):
-            dimensions = document["dimensions"]
-            entry = dimensions[position] if isinstance(dimensions, list) else None
-            slug = entry.get("slug", "no slug") if isinstance(entry, dict) else "not a mapping"
-            where = f"dimension {position} ({slug})" + (f", field '{'.'.join(map(str, field))}': " if field else ": ")
-        case ():
-            where = ""
-        case location:
-            where = f"field '{'.'.join(str(part) for part in location)}': "
-    return where + message
+    return validate(PreferenceSpace, document, str(source), where)

@@ -9,14 +9,20 @@ import re
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, JsonValue, field_validator, model_validator
-from pydantic_core import PydanticCustomError
 
 from schemas.base import Record
+from schemas.problems import Fits, Hidden
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Probability = Annotated[float, Field(gt=0, lt=1)]
 Paths = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=96)]
+Name = Annotated[
+    str,
+    Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=96),
+    Fits(
+        "a text of at most 96 letters, digits, '.', '_' and '-' that begins with a letter or digit, such as 'my-data'"
+    ),
+]
 
 
 def _compiled(patterns: tuple[str, ...]) -> tuple[str, ...]:
@@ -288,7 +294,7 @@ class ValidationConfig(Record):
     repeated_share: Share = Field(
         0.5, description="A reply of which more than this share of word trigrams is repeated is rejected as a loop."
     )
-    language: Annotated[str, Field(pattern=r"^[a-z]{2}$")] | None = Field(
+    language: Annotated[str, Field(pattern=r"^[a-z]{2}$"), Fits("a code of two letters, such as 'en'")] | None = Field(
         None, description="Expected ISO 639-1 code (`en`); not checked when null."
     )
     refusals: tuple[str, ...] = Field(
@@ -382,10 +388,9 @@ class VllmEngine(Record):
     @classmethod
     def _no_key(cls, args: tuple[str, ...]) -> tuple[str, ...]:
         if any(arg.startswith(("--api-key", "--hf-token")) for arg in args):
-            raise PydanticCustomError(
-                "secret",
+            raise ValueError(
                 "a key would be published with the manifest: '--api-key' is not needed on loopback, "
-                "and '--hf-token' is the environment variable HF_TOKEN",
+                "and '--hf-token' is the environment variable HF_TOKEN"
             )
         return args
 
@@ -394,26 +399,28 @@ class OpenAiEngine(Record):
     """One or more OpenAI-compatible endpoints that serve the same model."""
 
     kind: Literal["openai"]
-    base_urls: tuple[Annotated[str, Field(pattern=r"^https?://[^\s@]+$")], ...] = Field(
-        min_length=1, description="Base URLs, each up to and with `/v1`; requests go to the least busy."
-    )
-    api_key_env: str = Field(
+    base_urls: tuple[
+        Annotated[
+            str,
+            Field(pattern=r"^https?://[^\s@]+$"),
+            Fits("an address without user and password, such as 'http://localhost:8000/v1'"),
+        ],
+        ...,
+    ] = Field(min_length=1, description="Base URLs, each up to and with `/v1`; requests go to the least busy.")
+    api_key_env: Annotated[
+        str,
+        # A key has small letters or hyphens. It would be written to the manifest, and published with it.
+        Field(pattern=r"^[A-Z_][A-Z0-9_]{0,63}$"),
+        Fits(
+            "the name of an environment variable in capital letters, such as OPENAI_API_KEY; the key itself belongs "
+            "into that variable"
+        ),
+        Hidden(),
+    ] = Field(
         "OPENAI_API_KEY",
         description="Environment variable, in capital letters, that holds the key, if one is needed. Never the key.",
     )
     in_flight: int = Field(64, ge=1, description="Requests in flight at once, at most, over all endpoints.")
-
-    @field_validator("api_key_env")
-    @classmethod
-    def _is_a_name(cls, name: str) -> str:
-        # A key has small letters or hyphens. It would be written to the manifest, and published with it.
-        if not re.fullmatch(r"[A-Z_][A-Z0-9_]{0,63}", name):
-            raise PydanticCustomError(
-                "secret",
-                "expected the name of an environment variable in capital letters, such as OPENAI_API_KEY; "
-                "the key itself belongs into that variable",
-            )
-        return name
 
 
 class ReplayEngine(Record):
@@ -470,12 +477,21 @@ class WorkersConfig(Record):
     machine_type: str | None = Field(
         None, description="Machine of a worker (`--machine_type`), such as `g2-standard-8`."
     )
-    accelerator: Annotated[str, Field(pattern=r"^type:[\w-]+;count:\d+(;[\w.:-]+)*$")] | None = Field(
+    accelerator: (
+        Annotated[
+            str,
+            Field(pattern=r"^type:[\w-]+;count:\d+(;[\w.:-]+)*$"),
+            Fits("a hint such as 'type:nvidia-l4;count:1;install-nvidia-driver'"),
+        ]
+        | None
+    ) = Field(
         None,
         description="Resource hint of the generation stage alone, such as "
         "`type:nvidia-l4;count:1;install-nvidia-driver`.",
     )
-    memory: Annotated[str, Field(pattern=r"^\d+(\.\d+)?[KMGT]i?B$")] | None = Field(
+    memory: (
+        Annotated[str, Field(pattern=r"^\d+(\.\d+)?[KMGT]i?B$"), Fits("a number with its unit, such as '32GB'")] | None
+    ) = Field(
         None, description="Resource hint of the generation stage alone: memory that its machines must have (`32GB`)."
     )
     threads: int = Field(
@@ -504,13 +520,22 @@ class CardConfig(Record):
 
     title: str | None = Field(None, description="Title of the card; by default `name`.")
     description: str | None = Field(None, description="A paragraph about this dataset.")
-    license: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.+-]*$")] | None = Field(
+    license: (
+        Annotated[
+            str,
+            Field(pattern=r"^[a-z0-9][a-z0-9.+-]*$"),
+            Fits("a text of small letters, digits, '.', '+' and '-', such as 'cc-by-4.0'"),
+        ]
+        | None
+    ) = Field(
         None, description="Licence as the Hub spells it, such as `cc-by-4.0`; null: the card says that none was stated."
     )
-    languages: tuple[Annotated[str, Field(pattern=r"^[a-z]{2,3}$")], ...] = Field(
-        (), description="ISO 639 codes of the texts; by default `validation.language`."
-    )
-    tags: tuple[Annotated[str, Field(pattern=r"^[\w.:-]+$")], ...] = Field((), description="Further tags for the Hub.")
+    languages: tuple[
+        Annotated[str, Field(pattern=r"^[a-z]{2,3}$"), Fits("a code of two or three letters, such as 'en'")], ...
+    ] = Field((), description="ISO 639 codes of the texts; by default `validation.language`.")
+    tags: tuple[
+        Annotated[str, Field(pattern=r"^[\w.:-]+$"), Fits("a text of letters, digits, '_', '.', ':' and '-'")], ...
+    ] = Field((), description="Further tags for the Hub.")
 
 
 class PublishConfig(Record):
@@ -550,7 +575,7 @@ class PublishConfig(Record):
         return revision
 
 
-_NO_CONTENT = ("engine", "requests", "workers", "limits", "card", "publish")
+NO_CONTENT = ("engine", "requests", "workers", "limits", "card", "publish")
 """Keys that say how a build is made, and not what its rows are."""
 
 
@@ -621,6 +646,6 @@ class BuildConfig(Record):
 
     def content(self) -> dict[str, Any]:
         """The keys that decide what the rows are; paths are left out, as their contents are fingerprinted."""
-        left_out = ("name", "space", "templates", "seeds", *_NO_CONTENT)
+        left_out = ("name", "space", "templates", "seeds", *NO_CONTENT)
         source = dict.fromkeys(("path", "submissions", "comments", "revision"), True)
         return self.model_dump(mode="json", exclude=dict.fromkeys(left_out, True) | {"mining": {"source": source}})

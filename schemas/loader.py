@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import posixpath
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -16,6 +15,7 @@ from schemas.base import UsageError
 from schemas.config import BuildConfig
 from schemas.documents import parse_yaml
 from schemas.documents import read_yaml as read_document
+from schemas.problems import Key, explain, quoted
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -65,65 +65,21 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return document
 
 
-def validate(model: type[M], document: dict[str, Any], origin: str) -> M:
-    """`document` as `model`; JSON rules, so that YAML's lists and integers fit tuples and floats."""
-    try:
-        return model.model_validate_json(_json(document, origin))
-    except ValidationError as error:
-        raise UsageError(
-            f"{origin}: " + "; ".join(_explain(model, problem) for problem in error.errors()[:3])
-        ) from None
+def validate(
+    model: type[M], document: dict[str, Any], origin: str, where: Callable[[Key], tuple[str, str]] = quoted
+) -> M:
+    """Return `document` as `model`, by JSON's rules, so that YAML's lists and integers fit tuples and floats.
 
-
-def _json(document: dict[str, Any], origin: str) -> str:
+    Raises `UsageError` that names `origin`, the wrong keys in the words of `where`, what was given, what is expected.
+    """
     try:
-        return json.dumps(document)
+        text = json.dumps(document)
     except (TypeError, ValueError, RecursionError) as error:
         raise UsageError(f"{origin}: holds something that is neither text, number, list nor map: {error}") from None
-
-
-def _explain(model: type[BaseModel], problem: Any) -> str:
-    tags = (
-        "vllm",
-        "openai",
-        "replay",
-        "dummy",
-        "dump",
-        "threads",
-        "ultrafeedback",
-        "helpsteer2",
-        "pku_saferlhf",
-        "[key]",
-    )
-    location = [part for k, part in enumerate(problem["loc"]) if not (part in tags and k > 0)]
-    key = ".".join(str(part) for part in location)
-    if problem["type"] == "extra_forbidden":
-        known = sorted(_keys_beside(model, problem["loc"]))
-        near = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
-        hint = f"did you mean '{near[0]}'?" if near else f"known here: {', '.join(known)}"
-        return f"unknown key '{key}'; {hint}"
-    if problem["type"] == "missing":
-        return f"'{key}' is required"
-    message = problem["msg"].removeprefix("Value error, ")
-    # What may be a key is not repeated.
-    given = None if problem["type"] == "secret" else problem.get("input")
-    where = f"'{key}': " if key else ""
-    return f"{where}{message}" + (f" (found {given!r})" if isinstance(given, (str, int, float, bool)) else "")
-
-
-def _keys_beside(model: type[BaseModel], location: Iterable[Any]) -> set[str]:
-    """The keys that are known where the unknown one stands; `location` ends with the unknown key."""
-    models: list[type[BaseModel]] = [model]
-    for part in list(location)[:-1]:
-        inner: list[type[BaseModel]] = []
-        for current in models:
-            if part in current.model_fields:
-                inner.extend(_models_in(current.model_fields[part].annotation))
-        if inner:
-            models = inner
-        tagged = [m for m in models if "kind" in m.model_fields and part in get_args(m.model_fields["kind"].annotation)]
-        models = tagged or models
-    return {name for m in models for name in m.model_fields}
+    try:
+        return model.model_validate_json(text)
+    except ValidationError as error:
+        raise UsageError(f"{origin}: {explain(model, json.loads(text), error, where)}") from None
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:

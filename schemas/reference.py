@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Iterator
-from typing import Any, Literal, get_args, get_origin
+import textwrap
+from collections.abc import Iterable, Iterator
+from typing import Any, get_args
 
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from schemas import config
+from schemas.problems import expected
 
 SECTIONS: dict[str, type[BaseModel]] = {
     "": config.BuildConfig,
@@ -55,9 +58,12 @@ Every key has a default, except where the table says "required"; an unknown key 
 one. `--set key.sub=value` on the command line overrides a key, its value read as YAML. A relative path is relative to
 the configuration file.
 
-`name`, `engine`, `requests`, `limits`, `card` and `publish` may change between runs on the same folder. Every other key
-is part of the build's fingerprint: another value makes another dataset, and needs another folder.
 """
+
+MAY_CHANGE = (
+    "{keys} may change between runs on the same folder. Every other key is part of the build's fingerprint: another "
+    "value makes another dataset, and needs another folder."
+)
 
 
 _LONGEST_LIST = 60
@@ -66,12 +72,14 @@ _LONGEST_LIST = 60
 
 def reference() -> str:
     """The page, as Markdown."""
-    parts = [PREAMBLE]
+    *others, last = (f"`{key}`" for key in ("name", *config.NO_CONTENT))
+    told = MAY_CHANGE.format(keys=f"{', '.join(others)} and {last}")
+    parts = [f"{PREAMBLE}{textwrap.fill(told, 120)}\n"]
     for title, model in SECTIONS.items():
         parts.append(f"## {title or 'Top level'}\n")
         if model.__doc__:
             parts.append(f"{' '.join(model.__doc__.split())}\n")
-        parts.append("| key | type | default | meaning |\n|---|---|---|---|\n" + "\n".join(_rows(model)) + "\n")
+        parts.append("| key | what fits | default | meaning |\n|---|---|---|---|\n" + "\n".join(_rows(model)) + "\n")
     for name in ("refusals", "markup"):
         entries = "\n".join(config.ValidationConfig.model_fields[name].default)
         parts.append(f"### Default of validation.{name}\n\n```\n{entries}\n```\n")
@@ -86,28 +94,15 @@ def _rows(model: type[BaseModel]) -> Iterator[str]:
             continue
         if name == "kind":
             default = "`vllm`" if "vllm" in get_args(inner) else "required"
-            yield f"| `kind` | {_type_name(inner)} | {default} | {field.description or 'Selects this one.'} |"
+            yield f"| `kind` | {_fits(inner)} | {default} | {field.description or 'Selects this one.'} |"
             continue
         cells = (
             f"`{name}`",
-            _type_name(inner) + _range([*field.metadata, inner]),
+            _fits(inner, field.metadata),
             _default(field),
             field.description or "",
         )
         yield "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
-
-
-def _range(constraints: list[Any]) -> str:
-    """Bounds in words, from a field's metadata and its annotation's."""
-    nested = [c for constraint in constraints for c in getattr(constraint, "__metadata__", ())]
-    words = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below", "max_length": "characters at most"}
-    found = []
-    for constraint in [m for c in (*constraints, *nested) for m in (c, *getattr(c, "metadata", ()))]:
-        for attribute, word in words.items():
-            bound = getattr(constraint, attribute, None)
-            if bound is not None and not callable(bound):
-                found.append(f"{bound} {word}" if attribute == "max_length" else f"{word} {bound}")
-    return f" ({', '.join(dict.fromkeys(found))})" if found else ""
 
 
 def _default(field: Any) -> str:
@@ -125,22 +120,9 @@ def _default(field: Any) -> str:
     return f"`{shown if shown is not None else value}`"
 
 
-def _type_name(annotation: Any) -> str:
-    origin, arguments = get_origin(annotation), get_args(annotation)
-    if origin is Literal:
-        return " or ".join(f"`{argument}`" for argument in arguments)
-    if origin is tuple:
-        return f"list of {_type_name(arguments[0])}"
-    if origin is dict:
-        return f"map from {_type_name(arguments[0])} to {_type_name(arguments[1])}"
-    if hasattr(annotation, "__metadata__"):
-        return _type_name(arguments[0])
-    if arguments:
-        return " or ".join(_type_name(argument) for argument in arguments)
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return f"the keys of `{annotation.__name__}`, below"
-    names = {str: "text", int: "integer", float: "number", bool: "true or false", type(None): "null"}
-    return names.get(annotation, "any value")
+def _fits(annotation: Any, constraints: Iterable[Any] = ()) -> str:
+    """Return what fits, in the words of the error messages; values as code."""
+    return re.sub(r"'(\S+)'", r"`\1`", expected(annotation, constraints))
 
 
 if __name__ == "__main__":

@@ -49,7 +49,11 @@ def pin(pattern: str, text: str) -> str:
 
 
 def locked(package: str) -> str:
-    return pin(rf"^{package}==(\S+)$", (ROOT / "locks" / "cuda.txt").read_text(encoding="utf-8"))
+    """The version that the lock has for the image's Python."""
+    return pin(
+        rf"^{package}==(\S+?)(?: ; python_version in '3\.11.*)?$",
+        (ROOT / "locks" / "cuda.txt").read_text(encoding="utf-8"),
+    )
 
 
 def variables(word: str) -> dict[str, str]:
@@ -87,8 +91,8 @@ def test_beam_is_that_of_the_lock() -> None:
 def test_python_is_the_one_that_the_lock_is_for() -> None:
     python = pin(r"^FROM python:(\d+\.\d+)\.\d+-slim-bookworm AS base", TEXT)
 
-    assert python == pin(r"--python-version ([\d.]+)", MAKEFILE)
-    assert PROJECT["project"]["requires-python"] == f">={python}"
+    assert python == pin(r"^PYTHONS := (\S+)", MAKEFILE)
+    assert PROJECT["project"]["requires-python"].startswith(f">={python},")
     assert python == pin(r"apache/beam_python([\d.]+)_sdk", TEXT)
     assert python.replace(".", "") == pin(r"/python(\d+)-template-launcher-base", TEXT)
 

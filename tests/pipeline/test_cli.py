@@ -210,8 +210,8 @@ def mining_file(folder: Path, stub: StubServer | None = None, **keys: Any) -> st
         (["mining.annotation.mod=json"], ["unknown key 'mining.annotation.mod'; did you mean 'mode'?"]),
         (["mining.source.pth=x"], ["unknown key 'mining.source.pth'; did you mean 'path'?"]),
         (["mining.source.comments=[x]"], ["unknown key 'mining.source.comments'; known here: ", "path"]),
-        (["mining.source.kind=forum"], ["'mining.source'", "forum", "'dump', 'threads', 'ultrafeedback'"]),
-        (["mining.annotation.mode=chioce"], ["'mining.annotation.mode'", "'choice', 'json' or 'given'", "'chioce'"]),
+        (["mining.source.kind=forum"], ["'mining.source.kind'", "forum", "'dump', 'threads', 'ultrafeedback'"]),
+        (["mining.annotation.mode=chioce"], ["'mining.annotation.mode'", "'choice', 'json' or 'given'", '"chioce"']),
         (["mining.source.path=[nowhere.jsonl]"], ["mining.source.path: ", "nowhere.jsonl: no such file"]),
         (["mining.source.path=['nowhere-*.jsonl']"], ["mining.source.path: no file fits ", "nowhere-*.jsonl"]),
         (["mining.source.path=[threads.txt]"], ["mining.source.path: ", "threads.txt is not one of .jsonl"]),
@@ -435,7 +435,7 @@ def test_space_check_names_file_dimension_and_field(tmp_path: Path) -> None:
 
     result = Result("space", "check", str(tmp_path / "own.yaml"))
 
-    assert_one_line(result, 2, "own.yaml: dimension 0 (brevity), field 'question'")
+    assert_one_line(result, 2, "own.yaml: dimension 0 (brevity): 'question' is required")
 
 
 def test_space_sample_reports_what_is_covered() -> None:

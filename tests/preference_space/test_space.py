@@ -140,27 +140,40 @@ def test_pole_of_a_level(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "replacement", "where", "what"),
     [
-        ("    question: Is the reply short?\n", "", "dimension 0 (brevity), field 'question'", "required"),
-        ("      hint: Complain about boats.\n", "", "dimension 1 (sailing), field 'negative.hint'", "required"),
-        ("    name: Brevity\n", "    name: 5\n", "dimension 0 (brevity), field 'name'", "valid string"),
-        ("label: Likes sailing", "label: yes", "dimension 1 (sailing), field 'positive.label'", "valid string"),
-        ("topical: true", "topical: 1", "dimension 1 (sailing), field 'topical'", "valid boolean"),
-        ("    group: style\n", "    group: ' '\n", "dimension 0 (brevity), field 'group'", "match pattern"),
-        ("slug: brevity", "slug: Be brief", "dimension 0 (Be brief), field 'slug'", "match pattern"),
-        ("slug: brevity", "slag: brevity", "dimension 0 (no slug), field 'slug'", "required"),
-        ("    source: ours\n", "    source: ours\n    colour: red\n", "(brevity), field 'colour'", "not permitted"),
+        ("    question: Is the reply short?\n", "", "0 (brevity)", "'question' is required: a text"),
+        ("      hint: Complain about boats.\n", "", "1 (sailing)", "'negative.hint' is required: a text"),
+        ("    name: Brevity\n", "    name: 5\n", "0 (brevity)", "'name' is 5; expected a text"),
+        ("label: Likes sailing", "label: yes", "1 (sailing)", "'positive.label' is true; expected a text"),
+        ("topical: true", "topical: 1", "1 (sailing)", "'topical' is 1; expected true or false"),
+        (
+            "    group: style\n",
+            "    group: ' '\n",
+            "0 (brevity)",
+            "'group' is the text \" \"; expected a text that is not",
+        ),
+        (
+            "slug: brevity",
+            "slug: Be brief",
+            "0 (Be brief)",
+            "'slug' is the text \"Be brief\"; expected a text of small",
+        ),
+        ("slug: brevity", "slag: brevity", "0 (no slug)", "'slug' is required"),
+        ("slug: brevity", "slag: brevity", "0 (no slug)", "unknown key 'slag'; did you mean 'slug'?"),
+        (
+            "    source: ours\n",
+            "    source: ours\n    colour: red\n",
+            "0 (brevity)",
+            "unknown key 'colour'; ",
+        ),
     ],
 )
-def test_error_names_file_dimension_and_field(
-    tmp_path: Path, line: str, replacement: str, where: str, what: str
-) -> None:
+def test_error_names_file_dimension_and_key(tmp_path: Path, line: str, replacement: str, where: str, what: str) -> None:
     path = write(tmp_path, OWN.replace(line, replacement, 1))
 
     message = refusal(path)
 
     assert message.startswith(f"{path}: ")
-    assert f"{where}: " in message
-    assert what in message
+    assert f"dimension {where}: {what}" in message
 
 
 def test_dimension_that_is_no_mapping_is_named_by_its_position(tmp_path: Path) -> None:
@@ -172,27 +185,27 @@ def test_dimension_that_is_no_mapping_is_named_by_its_position(tmp_path: Path) -
 def test_duplicate_slug_is_named(tmp_path: Path) -> None:
     path = write(tmp_path, OWN.replace("slug: sailing", "slug: brevity"))
 
-    assert refusal(path) == f"{path}: field 'slug': 'brevity' is used more than once, by dimensions 0 and 1"
+    assert refusal(path) == f"{path}: 'slug': 'brevity' is used more than once, by dimensions 0 and 1"
 
 
 @pytest.mark.parametrize("taken", ["Likes short replies", "Likes sailing"])
 def test_duplicate_label_is_named(tmp_path: Path, taken: str) -> None:
     path = write(tmp_path, OWN.replace("label: Dislikes sailing", f"label: {taken}"))
 
-    assert refusal(path).startswith(f"{path}: field 'label': '{taken}' is used more than once, by dimensions ")
+    assert refusal(path).startswith(f"{path}: 'label': '{taken}' is used more than once, by dimensions ")
 
 
 @pytest.mark.parametrize("text", ["name: own\ndimensions: []\n", "name: own\n", "name: own\ndimensions: {a: b}\n"])
 def test_space_without_a_list_of_dimensions_is_refused(tmp_path: Path, text: str) -> None:
     path = write(tmp_path, text)
 
-    assert refusal(path).startswith(f"{path}: field 'dimensions': ")
+    assert refusal(path).startswith(f"{path}: 'dimensions' is ")
 
 
 def test_space_without_a_name_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path, OWN.replace("name: own\n", ""))
 
-    assert refusal(path).startswith(f"{path}: field 'name': ")
+    assert refusal(path).startswith(f"{path}: 'name' is required")
 
 
 def test_missing_file_is_refused(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from schemas import config
 from schemas.base import Record
-from schemas.config import BuildConfig, ReplayEngine
+from schemas.config import NO_CONTENT, BuildConfig, ReplayEngine
 from schemas.reference import SECTIONS, reference
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -71,10 +71,26 @@ def test_every_key_but_the_kind_of_an_engine_is_described(model: type[BaseModel]
 def test_defaults_are_those_of_the_models() -> None:
     section = rows(BuildConfig)
 
-    assert re.search(r"\| `attempts` \| integer \(at least 1, at most 16\) \| `4` \|", section)
-    assert re.search(r"\| `templates` \| text or null \| `null` \|", section)
-    assert re.search(r"\| `pairs` \| integer or null \(at least 1\) \| `null` \|", section)
-    assert re.search(r"\| `journal` \| text \| required \|", rows(ReplayEngine))
+    assert re.search(r"\| `attempts` \| a whole number from 1 to 16 \| `4` \|", section)
+    assert re.search(r"\| `templates` \| a text or null \| `null` \|", section)
+    assert re.search(r"\| `pairs` \| a whole number of at least 1 or null \| `null` \|", section)
+    assert re.search(r"\| `journal` \| a text \| required \|", rows(ReplayEngine))
+
+
+def test_keys_that_may_change_are_those_that_the_fingerprint_leaves_out() -> None:
+    told = re.search(r"^(`name`.*?) may change between runs", reference(), re.M | re.S)
+    base = BuildConfig(pairs=1).content()
+
+    assert told is not None
+    assert set(re.findall(r"`(\w+)`", told[1])) == {"name", *NO_CONTENT}
+    assert set(base) == set(BuildConfig.model_fields) - {"name", *NO_CONTENT, "space", "templates", "seeds"}
+
+
+def test_the_readme_lists_the_same_keys_that_may_change() -> None:
+    row = re.search(r"^\| a changed configuration \|(.*)\|$", (ROOT / "README.md").read_text(encoding="utf-8"), re.M)
+
+    assert row is not None
+    assert set(re.findall(r"`(\w+)`", row[1])) == {"name", *NO_CONTENT}
 
 
 def test_every_row_of_every_table_has_four_cells() -> None:

@@ -7,22 +7,21 @@ import email.utils
 import functools
 import os
 import random
-import re
 import time
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
 import aiohttp
 import orjson
 from pydantic import Field, JsonValue, field_validator
-from pydantic_core import PydanticCustomError
 
 from everyuser_train.answers import parse
 from everyuser_train.base import Record, UsageError, UserError
 from everyuser_train.payload import Mask, TooLargeError, read_payload
+from everyuser_train.problems import Fits, Hidden
 
 T = TypeVar("T")
 
@@ -42,7 +41,19 @@ class Endpoint(Record):
 
     base_url: str = Field(description="Up to and with the version, such as http://127.0.0.1:8000/v1.")
     model: str = Field(min_length=1, description="The model's name there.")
-    api_key_env: str | None = Field(
+    api_key_env: (
+        Annotated[
+            str,
+            # A key has small letters or hyphens; it would be written to errors and reports.
+            Field(pattern=r"^[A-Z_][A-Z0-9_]{0,63}$"),
+            Fits(
+                "the name of an environment variable in capital letters, such as OPENAI_API_KEY; the key itself "
+                "belongs into that variable"
+            ),
+            Hidden(),
+        ]
+        | None
+    ) = Field(
         None, description="Environment variable, in capital letters, that holds the key; the only way to give it."
     )
     in_flight: int = Field(16, ge=1, le=1024, description="Calls under way at the same time.")
@@ -67,22 +78,8 @@ class Endpoint(Record):
             raise ValueError("must begin with http:// or https:// and a host")
         if "@" in url.netloc or url.query or url.fragment:
             # They would be written to errors and reports; and a key belongs into the environment.
-            raise PydanticCustomError(
-                "secret", "must hold no user, password, query or fragment; name the key's variable in api_key_env"
-            )
+            raise ValueError("must hold no user, password, query or fragment; name the key's variable in api_key_env")
         return value.rstrip("/")
-
-    @field_validator("api_key_env")
-    @classmethod
-    def _a_name(cls, name: str | None) -> str | None:
-        # A key has small letters or hyphens. It would be written to reports.
-        if name is not None and not re.fullmatch(r"[A-Z_][A-Z0-9_]{0,63}", name):
-            raise PydanticCustomError(
-                "secret",
-                "expected the name of an environment variable in capital letters, such as OPENAI_API_KEY; "
-                "the key itself belongs into that variable",
-            )
-        return name
 
 
 @dataclass(frozen=True)

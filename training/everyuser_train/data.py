@@ -19,6 +19,7 @@ from everyuser_train.base import UsageError
 from everyuser_train.config import DataSource
 from everyuser_train.directions import Inferred, read_directions, with_directions
 from everyuser_train.examples import Example, PairItem, UgcItem
+from everyuser_train.problems import explain
 from everyuser_train.space import Direction, Space, from_released, load_space
 
 KNOWN_SCHEMAS = ("1",)
@@ -133,9 +134,7 @@ class _Reader(NamedTuple):
         try:
             checked = _Row.model_validate(row)
         except ValidationError as error:
-            problem = error.errors()[0]
-            column = ".".join(map(str, problem["loc"]))
-            raise UsageError(f"{self.origin}: row {number + 1}, '{column}': {problem['msg']}") from None
+            raise UsageError(f"{self.origin}: row {number + 1}, {explain(_Row, row, error)}") from None
         try:
             example = self._of(checked, number)
         except ValueError as error:

@@ -22,8 +22,8 @@ from trl import DPOConfig, DPOTrainer
 from everyuser_train import rows as layout
 from everyuser_train.base import UsageError, UserError
 from everyuser_train.config import FitConfig, TrainingConfig
-from everyuser_train.loader import nearest
 from everyuser_train.models import best_device, load_tokenizer, resolve
+from everyuser_train.problems import nearest
 
 MODEL = "model"
 ROWS = "rows"

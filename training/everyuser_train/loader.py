@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import re
@@ -14,6 +13,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from everyuser_train.base import UsageError
+from everyuser_train.problems import explain
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -34,9 +34,10 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
-# YAML 1.1, which PyYAML reads, takes 5e-7 for text.
+# YAML 1.1, which PyYAML reads, takes 5e-7 for a text; and a text that looks like a date stays a text.
 _Loader.yaml_implicit_resolvers = {
-    key: list(resolvers) for key, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    key: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    for key, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
@@ -64,7 +65,10 @@ def load_config(model: type[M], path: Path | None, options: Mapping[str, Any], o
 
 
 def validate(model: type[M], document: dict[str, Any], origin: str) -> M:
-    """`document` as `model`; JSON rules, so that lists and integers fit tuples and floats."""
+    """Return `document` as `model`, by JSON's rules, so that lists and integers fit tuples and floats.
+
+    Raises `UsageError` that names `origin`, the wrong keys, what was given, and what is expected.
+    """
     try:
         text = json.dumps(document)
     except (TypeError, ValueError) as error:
@@ -72,13 +76,7 @@ def validate(model: type[M], document: dict[str, Any], origin: str) -> M:
     try:
         return model.model_validate_json(text)
     except ValidationError as error:
-        raise UsageError(f"{origin}: {'; '.join(_explain(model, entry) for entry in error.errors()[:3])}") from None
-
-
-def nearest(name: str, known: Sequence[str]) -> str:
-    """A hint at what was meant by an unknown `name`."""
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"did you mean '{near[0]}'?" if near else f"known here: {', '.join(sorted(known))}"
+        raise UsageError(f"{origin}: {explain(model, json.loads(text), error)}") from None
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -91,32 +89,6 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise UsageError(f"{path}: expected keys and values, found {type(document).__name__}")
     return document
-
-
-def _explain(model: type[BaseModel], problem: Any) -> str:
-    key = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] == "extra_forbidden":
-        return f"unknown key '{key}'; {nearest(str(problem['loc'][-1]), _keys_beside(model, problem['loc']))}"
-    if problem["type"] == "missing":
-        return f"'{key}' is required"
-    message = problem["msg"].removeprefix("Value error, ")
-    # What may be a key is not repeated.
-    given = None if problem["type"] == "secret" else problem.get("input")
-    return f"'{key}': {message}" + (f" (found {given!r})" if isinstance(given, str | int | float | bool) else "")
-
-
-def _keys_beside(model: type[BaseModel], location: Sequence[Any]) -> list[str]:
-    """The keys that are known where the unknown one stands; `location` ends with the unknown key."""
-    models = [model]
-    for part in location[:-1]:
-        inner = [
-            m for outer in models if part in outer.model_fields for m in _models_in(outer.model_fields[part].annotation)
-        ]
-        # What is no key is the tag of one of several kinds.
-        models = inner or [
-            m for m in models if "kind" in m.model_fields and part in get_args(m.model_fields["kind"].annotation)
-        ]
-    return [name for m in models for name in m.model_fields]
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:

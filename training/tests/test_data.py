@@ -313,8 +313,8 @@ def test_items_without_directions_and_whole_numbers(lines: Callable[..., str]) -
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        (_without(_row(0), "chosen"), "row 2, 'chosen': Field required"),
-        (_row(0) | {"prompt": 3}, "row 2, 'prompt': Input should be a valid string"),
+        (_without(_row(0), "chosen"), "row 2, 'chosen' is required: a text"),
+        (_row(0) | {"prompt": 3}, "row 2, 'prompt' is 3; expected a text"),
         (_row(0) | {"User-Generated Content": [{"prompt": "p"}]}, r"row 2, 'User-Generated Content\.0\.comment'"),
         (_row(0) | {"Preference Direction": [1, 0.3]}, "row 2, 'Preference Direction': a direction holds 0, 0.5 and 1"),
         (["a list"], "row 2 is not a JSON object"),
