@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import re
 import threading
 import traceback
 from collections.abc import Iterator
@@ -16,9 +15,9 @@ from typing import Annotated
 
 import numpy as np
 import typer
-from rich.console import Console
 from rich.text import Text
 
+from pipeline.terminal import Terminal, safe, say
 from schemas.base import UsageError, UserError
 
 app = typer.Typer(
@@ -31,8 +30,8 @@ app = typer.Typer(
 space_app = typer.Typer(help="Look at a preference space.", no_args_is_help=True)
 app.add_typer(space_app, name="space")
 
-out = Console(highlight=False, emoji=False)
-err = Console(stderr=True, highlight=False, emoji=False)
+out = Terminal()
+err = Terminal(stderr=True)
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and the runner's log.")]
 
@@ -227,7 +226,6 @@ def space_check(
 ) -> None:
     """Check a space file."""
     with _reported(debug):
-        from pipeline.inspect import say
         from preference_space.space import load_space
 
         loaded = load_space(space)
@@ -245,7 +243,7 @@ def space_sample(
 ) -> None:
     """Draw points as a build would, each for a post about one topic, and report what they cover."""
     with _reported(debug):
-        from pipeline.inspect import say, show_coverage
+        from pipeline.inspect import show_coverage
         from preference_space.coverage import Coverage
         from preference_space.direction import verbalise
         from preference_space.sampling import Sampler
@@ -284,7 +282,7 @@ def _reported(debug: bool) -> Iterator[None]:
         known = isinstance(error, UserError)
         text = str(error) if known else f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         hint = "" if known else " (--debug shows where)"
-        line = " ".join(re.sub(r"[\x00-\x1f\x7f-\x9f]", " ", text).split())
+        line = " ".join(safe(text).split())
         err.print(Text.assemble(("error", "bold red"), f": {line}{hint}"), soft_wrap=True)
         raise typer.Exit(2 if isinstance(error, UsageError) else 1) from None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +15,7 @@ from rich.text import Text
 from pipeline import storage
 from pipeline.shards import read_meta
 from pipeline.storage import AnyPath
+from pipeline.terminal import print_table, safe, say
 from preference_space.coverage import Coverage
 from preference_space.direction import from_released, verbalise
 from preference_space.space import Dimension, PreferenceSpace, load_space
@@ -71,9 +71,10 @@ def show(found: tuple[PreferenceSpace, dict[str, Any]], console: Console) -> Non
 
 def show_space(space: PreferenceSpace, console: Console) -> None:
     """Print a space as a table."""
-    table = Table(
-        "", "slug", "positive", "negative", "group", title=Text(f"{safe(space.name)}: {len(space)} dimensions")
-    )
+    table = Table("", title=Text(f"{safe(space.name)}: {len(space)} dimensions"))
+    table.add_column("slug", no_wrap=True)
+    for name in ("positive", "negative", "group"):
+        table.add_column(name)
     for position, dimension in enumerate(space.dimensions):
         table.add_row(
             str(position),
@@ -82,7 +83,7 @@ def show_space(space: PreferenceSpace, console: Console) -> None:
             Text(safe(dimension.negative.label)),
             Text(safe(dimension.group + (", topical" if dimension.topical else ""))),
         )
-    console.print(table)
+    print_table(console, table)
 
 
 def show_dimension(dimension: Dimension, console: Console) -> None:
@@ -95,15 +96,18 @@ def show_dimension(dimension: Dimension, console: Console) -> None:
 
 def show_coverage(coverage: Coverage, console: Console) -> None:
     """Print what a sample covers."""
-    table = Table("slug", "positive", "negative", title=f"{coverage.points} points")
+    table = Table(title=f"{coverage.points} points")
+    table.add_column("slug", no_wrap=True)
+    for name in ("positive", "negative"):
+        table.add_column(name)
     for d, dimension in enumerate(coverage.space.dimensions):
         table.add_row(dimension.slug, str(coverage.positive[d]), str(coverage.negative[d]))
-    console.print(table)
+    print_table(console, table)
     active = ", ".join(f"{k}: {number}" for k, number in enumerate(coverage.active) if number)
     unseen = coverage.unseen()
-    console.print(f"active dimensions a point: {active}")
-    console.print(f"pairs of poles seen: {coverage.pair_share():.1%}")
-    console.print(f"poles never seen: {', '.join(unseen) or 'none'}")
+    say(console, f"active dimensions a point: {active}")
+    say(console, f"pairs of poles seen: {coverage.pair_share():.1%}")
+    say(console, f"poles never seen: {', '.join(unseen) or 'none'}")
 
 
 def _bullets(words: str, space: PreferenceSpace, direction: Any) -> str:
@@ -114,13 +118,3 @@ def _bullets(words: str, space: PreferenceSpace, direction: Any) -> str:
         )
         or words
     )
-
-
-def say(console: Console, text: str) -> None:
-    """Print text that may hold anything, to the letter."""
-    console.print(Text(safe(text)), soft_wrap=True)
-
-
-def safe(text: str) -> str:
-    """Text from a dataset without the control characters that a terminal would obey."""
-    return re.sub(r"[^\S\n ]|[\x00-\x09\x0b-\x1f\x7f-\x9f]", " ", text)

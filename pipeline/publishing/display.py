@@ -10,11 +10,11 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 from pipeline import progress
-from pipeline.inspect import say
 from pipeline.publishing.publish import Published, PublishObserver
 from pipeline.publishing.repository import Changes, Repository
 from pipeline.publishing.upload import Batch
 from pipeline.storage import AnyPath
+from pipeline.terminal import say
 
 _LINE_SECONDS = 5.0
 

@@ -10,25 +10,28 @@ from aiohttp import web
 from rich.console import Console
 
 from pipeline.inspect import find_examples, show, show_coverage, show_dimension, show_space
+from pipeline.terminal import Terminal
 from preference_space.coverage import Coverage
 from preference_space.space import Dimension, Pole, PreferenceSpace, load_space
 from schemas.base import UsageError
 from tests.pipeline.helpers import rows_of, run_build, write_jsonl
 from tests.stub import completion, good_text
 
-HOSTILE = "[bold red]x[/] [/] [link=http://x.y]z[/link] :warning: \x1b[31mred\x1b[0m \x9b2J \x07 \r C:\\ [\\"
+UNSEEN = "\u202eevil\u2066 a\u200bb \U000e0041"
+HOSTILE = "[bold red]x[/] [/] [link=http://x.y]z[/link] :warning: \x1b[31mred\x1b[0m \x9b2J \x07 \r C:\\ [\\" + UNSEEN
 HARMLESS = "[bold red]x[/] [/] [link=http://x.y]z[/link] :warning:"
 """What a terminal may be sent of `HOSTILE`, to the letter, before the first control character."""
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A build whose posts and replies are full of markup and terminal escapes."""
+    """A build whose posts and replies are full of markup and of what cannot be seen."""
     root = tmp_path_factory.mktemp("hostile")
-    posts = write_jsonl(root / "posts.jsonl", ({"title": f"{HOSTILE} {k}", "text": HOSTILE} for k in range(60)))
+    text = f"{HARMLESS} {UNSEEN}"
+    posts = write_jsonl(root / "posts.jsonl", ({"title": f"{text} {k}", "text": text} for k in range(60)))
 
     async def hostile(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
-        return completion(f"{HOSTILE} {good_text(body)}")
+        return completion(f"{text} {good_text(body)}")
 
     run_build(root / "out", hostile, seeds={"path": str(posts)}, validation={"copied_words": 1000})
     return root / "out"
@@ -44,10 +47,19 @@ def printed(to: Console) -> str:
 
 
 def shown(folder: Path, **keys: Any) -> str:
+    """The first example, its texts with terminal escapes besides: a dataset of somebody else may hold them."""
     to = console(**keys)
-    for found in find_examples(folder, None, 1):
-        show(found, to)
+    for space, row in find_examples(folder, None, 1):
+        show((space, _hostile(row)), to)
     return printed(to)
+
+
+def _hostile(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _hostile(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_hostile(inner) for inner in value]
+    return value.replace(HARMLESS, HOSTILE) if isinstance(value, str) else value
 
 
 def controls(text: str) -> set[str]:
@@ -95,6 +107,13 @@ def test_markup_in_a_dataset_is_shown_to_the_letter(folder: Path) -> None:
 
 def test_terminal_escapes_in_a_dataset_are_not_passed_on(folder: Path) -> None:
     assert controls(shown(folder)) == set()
+
+
+def test_what_cannot_be_seen_is_shown_by_its_number(folder: Path) -> None:
+    text = shown(folder)
+
+    assert "<U+202E>evil<U+2066> a<U+200B>b <U+E0041>" in text
+    assert not set("\u202e\u2066\u200b\U000e0041") & set(text)
 
 
 def test_colours_on_a_terminal_are_our_own(folder: Path) -> None:
@@ -149,6 +168,30 @@ def test_space_is_shown_as_a_table() -> None:
         assert dimension.slug in printed(to)
         assert dimension.positive.label in printed(to)
     assert "90 dimensions" in printed(to)
+
+
+@pytest.mark.parametrize("width", [20, 40, 80, 120])
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_no_name_of_a_space_is_cut(width: int, is_terminal: bool) -> None:
+    space = load_space("alignx")
+    to = Terminal(file=io.StringIO(), width=width, force_terminal=is_terminal, color_system=None)
+    coverage = Coverage(space)
+    coverage.add(np.zeros((1, len(space)), dtype=np.int8))
+
+    show_space(space, to)
+    show_coverage(coverage, to)
+
+    lines = printed(to).splitlines()
+    assert "…" not in printed(to)
+    if width >= 40 or not is_terminal:
+        for dimension in space.dimensions:
+            assert sum(line.count(f"│ {dimension.slug} ") for line in lines) >= 2
+    if not is_terminal:
+        # One line a dimension, with all there is, for `grep`.
+        for dimension in space.dimensions:
+            assert any(dimension.slug in line and dimension.positive.label in line for line in lines)
+    else:
+        assert max(map(len, lines[:100])) <= width
 
 
 def test_hostile_space_is_shown_to_the_letter() -> None:
