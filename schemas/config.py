@@ -328,7 +328,7 @@ class ValidationConfig(Record):
             r"</?(?:s|bos|eos|pad|unk|sop|eop|(?:start|end)_of_turn|tool_(?:calls?|response)|fim_(?:prefix|middle|suffix)"
             r"|(?:unused|extra_id_)\d{1,5})>",
             r"</?(?:think|thinking|thought|reasoning|seed:think)>|\u25c1/?think\u25b7",
-            r"(?-i:\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|THINK|gMASK)\]|<</?SYS>>)",
+            r"(?-i:\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|THINK|gMASK)\]|<</?SYS>>)|\]~!?b[\[\]]|\[e~\[",
         ),
         description="Regular expressions (case-insensitive) that mark what belongs to chat templates: control tokens, "
         "and tags of a model's thinking. They hold for real replies too, as no model can tell them from its own.",

@@ -268,6 +268,8 @@ def test_replies_of_nearly_the_same_letters_are_near_equal() -> None:
         "<tool_call>",
         "<unused42>",
         "[gMASK]<sop>",
+        "]~b]user",
+        "[e~[",
         "<think>",
         "</thinking>",
         "[THINK]",
