@@ -33,6 +33,7 @@ from everyuser_train.metrics import (
     flips,
     per_case,
 )
+from everyuser_train.neutral import cleaner
 from everyuser_train.personas import NO_PERSONA, Method, Persona, Source, fixed
 from everyuser_train.prompts import fit, messages
 from everyuser_train.report import Contrast, Flip, Kind, PoleResult, Report, Result
@@ -262,7 +263,7 @@ def prepare(
 
     def case(example: Example, persona: Persona) -> tuple[int, bool] | None:
         """Where the chosen reply is, the rejected one next to it, and whether items were left out; None: too long."""
-        whole = messages(settings.method, example.prompt, persona)
+        whole = messages(settings.method, example.prompt, persona, cleaner(tokenizer))
         name = _hash([*(turn["content"] for turn in whole), example.chosen, example.rejected])
         if name not in made:
             replies = example.chosen, example.rejected

@@ -25,6 +25,7 @@ from everyuser_train.data import load
 from everyuser_train.directions import Inferred, write_directions
 from everyuser_train.examples import Example
 from everyuser_train.journal import Journal, key_of
+from everyuser_train.neutral import neutral
 from everyuser_train.score import model_key
 from everyuser_train.space import Dimension, Direction, Space, aggregate
 
@@ -44,9 +45,8 @@ class Text(NamedTuple):
     @property
     def context(self) -> str:
         """How the annotator sees it."""
-        if not self.post:
-            return f"Comment, by and about the writer: {self.text}"
-        return f"Post: {self.post}\nComment: {self.text}"
+        post, text = neutral(self.post), neutral(self.text)
+        return f"Post: {post}\nComment: {text}" if post else f"Comment, by and about the writer: {text}"
 
 
 class LocalModel(Record):

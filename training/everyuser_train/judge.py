@@ -30,6 +30,7 @@ from everyuser_train.examples import Example
 from everyuser_train.generate import generate
 from everyuser_train.journal import Journal, key_of
 from everyuser_train.metrics import REPLICATES, Estimate, estimates
+from everyuser_train.neutral import neutral
 from everyuser_train.personas import Method, Persona, Source, fixed
 from everyuser_train.prompts import Message, fit
 from everyuser_train.score import model_key
@@ -150,6 +151,7 @@ def judge(config: JudgeConfig, progress: Progress | None = None) -> JudgeReport:
 
 def judge_messages(person: str, post: str, first: str, second: str) -> list[Message]:
     """The question to the judge."""
+    person, post, first, second = map(neutral, (person, post, first, second))
     user = f"# The person\n{person}\n\n# Post\n{post}\n\n# Reply A\n{first}\n\n# Reply B\n{second}\n\n# Your verdict"
     return [{"role": "system", "content": _SYSTEM}, {"role": "user", "content": user}]
 

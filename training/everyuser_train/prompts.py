@@ -3,35 +3,39 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
 import jinja2
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from everyuser_train.neutral import cleaner, neutral
 from everyuser_train.personas import Method, Persona
 
 Message = dict[str, str]
 """One turn: its `role` and its `content`."""
 
 
-def messages(method: Method, post: str, persona: Persona) -> list[Message]:
+def messages(method: Method, post: str, persona: Persona, clean: Callable[[Any], Any] = neutral) -> list[Message]:
     """The prompt: a system turn and a user turn. What the persona lacks has no section.
 
-    ICA shows history and portrait, PBA the profile. With none of it, both give the same plain prompt.
+    ICA shows history and portrait, PBA the profile. With none of it, both give the same plain prompt. `clean` is
+    applied to all that is shown: it breaks up the control tokens of chat templates.
     """
     if method == "ica":
         inputs = {"post": post, "ugc": persona.ugc, "pair": persona.pair, "portrait": persona.portrait}
     else:
         inputs = {"post": post, "profile": persona.profile}
-    template = _template(method)
+    template = _template(method, clean)
     return [{"role": role, "content": _block(template, role, inputs)} for role in ("system", "user")]
 
 
-def preference(prompt: list[Message], chosen: str, rejected: str) -> dict[str, list[Message]]:
+def preference(
+    prompt: list[Message], chosen: str, rejected: str, clean: Callable[[Any], Any] = neutral
+) -> dict[str, list[Message]]:
     """A preference in TRL's conversational format, its prompt from `messages` or `fit`."""
-    return {"prompt": prompt, "chosen": [_reply(chosen)], "rejected": [_reply(rejected)]}
+    return {"prompt": prompt, "chosen": [_reply(clean(chosen))], "rejected": [_reply(clean(rejected))]}
 
 
 def fit(
@@ -48,14 +52,16 @@ def fit(
         # As TRL's DPO counts: the whole conversation, without a generation prompt.
         return len(tokenizer.apply_chat_template([*prompt, _reply(response)], tokenize=True, return_dict=False))
 
-    whole = messages(method, post, persona)
+    clean = cleaner(tokenizer)
+    whole = messages(method, post, persona, clean)
+    responses = [clean(response) for response in responses]
     lengths = [length(whole, response) for response in responses]
     longest = responses[lengths.index(max(lengths))]
     if max(lengths) <= max_length:
         return whole
     if method == "pba":
         return None
-    shorter = [messages(method, post, cut) for cut in _cuts(persona)]
+    shorter = [messages(method, post, cut, clean) for cut in _cuts(persona)]
     first = bisect.bisect_left(shorter, True, key=lambda prompt: length(prompt, longest) <= max_length)
     return shorter[first] if first < len(shorter) else None
 
@@ -81,13 +87,14 @@ def _reply(text: str) -> Message:
 
 
 @cache
-def _template(method: Method) -> jinja2.Template:
+def _template(method: Method, clean: Callable[[Any], Any]) -> jinja2.Template:
     environment = ImmutableSandboxedEnvironment(
         loader=jinja2.PackageLoader("everyuser_train"),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         autoescape=False,
+        finalize=clean,
     )
     return environment.get_template(f"{method}.j2")
 

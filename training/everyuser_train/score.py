@@ -16,6 +16,7 @@ from transformers import AutoConfig
 
 from everyuser_train import models
 from everyuser_train.base import UsageError, UserError
+from everyuser_train.neutral import cleaner
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -78,13 +79,14 @@ def encode(tokenizer: Any, pairs: Sequence[tuple[Messages, str]]) -> list[Encode
     if tokenizer.chat_template is None:
         raise UserError(f"the tokenizer of '{tokenizer.name_or_path}' has no chat template; use a chat model's")
     encoded = []
+    clean = cleaner(tokenizer)
     before: Messages | None = None
     prompt: list[int] = []
     for messages, reply in pairs:
         if messages != before:
             prompt = tokenizer.apply_chat_template(list(messages), add_generation_prompt=True)["input_ids"]
             before = messages
-        whole = tokenizer.apply_chat_template([*messages, {"role": "assistant", "content": reply}])["input_ids"]
+        whole = tokenizer.apply_chat_template([*messages, {"role": "assistant", "content": clean(reply)}])["input_ids"]
         if not prompt or whole[: len(prompt)] != prompt:
             raise UserError(
                 f"the chat template of '{tokenizer.name_or_path}' does not keep the prompt's tokens in front of a "
