@@ -217,8 +217,8 @@ def test_shares_are_of_the_options_alone() -> None:
 
 
 def test_many_questions_go_in_several_calls() -> None:
-    space = Space("many", tuple(Dimension(f"d{k}", f"Question {k}?", f"<yes{k}>", f"<no{k}>") for k in range(70)))
-    text = Text("p", "<yes3><no31><yes69>")
+    space = Space("many", tuple(Dimension(f"d{k}", f"Question {k}?", f"(yes{k})", f"(no{k})") for k in range(70)))
+    text = Text("p", "(yes3)(no31)(yes69)")
     with EndpointStub(completed) as stub:
         levels, _ = judge_texts([text], space, EndpointAnnotator(stub.endpoint(), "completions"))
     assert sorted(len(body["prompt"]) for body in stub.bodies) == [10, 30, 30]

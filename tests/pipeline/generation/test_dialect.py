@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+import pytest
+
+from pipeline.generation.dialect import Dialect
+from pipeline.generation.requests import AnyRequest, choice_head, json_format, make_choice_request, make_request
+from schemas.config import GenerationConfig
+
+CONFIG = GenerationConfig(model="m")
+MESSAGES = {"user": 'Say "response_format" and {"structured_outputs": 1}.'}
+SCHEMA = {"type": "object", "properties": {"hi": {"type": "string"}}}
+CHAT = make_request(CONFIG, MESSAGES, (0,))
+JSON = make_request(CONFIG, MESSAGES, (0,), response_format=json_format("hi", SCHEMA))
+FREE = make_choice_request(choice_head("m", constrain=False), "Rye.", ("Kind?",), b"known")
+CHOICE = make_choice_request(choice_head("m", constrain=True), "Rye.", ("Kind?", "Young?"), b"known")
+
+
+def sent(dialect: Dialect, request: AnyRequest) -> dict[str, Any]:
+    body: dict[str, Any] = orjson.loads(dialect.body(request))
+    return body
+
+
+@pytest.mark.parametrize("request_", [CHAT, JSON, FREE, CHOICE])
+def test_where_nothing_is_refused_all_is_sent_as_it_is(request_: AnyRequest) -> None:
+    assert Dialect().body(request_) == request_.body
+
+
+@pytest.mark.parametrize("request_", [CHAT, FREE])
+def test_what_has_no_other_form_does_not_yield(request_: AnyRequest) -> None:
+    dialect = Dialect()
+
+    assert not dialect.yields(request_)
+    assert dialect.body(request_) == request_.body
+
+
+def test_a_schema_is_asked_for_in_other_words_before_it_is_left_out() -> None:
+    dialect, formats = Dialect(), []
+    while dialect.yields(JSON):
+        formats.append(sent(dialect, JSON).get("response_format"))
+        assert {**sent(dialect, JSON), "response_format": None} == {**orjson.loads(CHAT.body), "response_format": None}
+
+    assert formats == [
+        {"type": "json_schema", "json_schema": {"name": "hi", "schema": SCHEMA, "strict": False}},
+        {"type": "json_object", "schema": SCHEMA},
+        {"type": "json_object"},
+        None,
+    ]
+
+
+def test_choices_do_without_the_constraint() -> None:
+    dialect = Dialect()
+
+    assert dialect.yields(CHOICE) and not dialect.yields(CHOICE)
+    assert sent(dialect, CHOICE) == {**orjson.loads(FREE.body), "prompt": ["Rye.Kind?", "Rye.Young?"]}
+
+
+def test_one_field_that_is_refused_leaves_the_other() -> None:
+    dialect = Dialect()
+    dialect.yields(CHOICE)
+
+    assert dialect.body(JSON) == JSON.body
