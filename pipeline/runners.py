@@ -5,13 +5,18 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import logging
 import re
+import shlex
+import sys
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import (
     DebugOptions,
+    DirectOptions,
     PipelineOptions,
     SetupOptions,
     StandardOptions,
@@ -19,10 +24,12 @@ from apache_beam.options.pipeline_options import (
 )
 from apache_beam.runners import create_runner
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from apache_beam.transforms.environments import SubprocessSDKEnvironment
 
+from pipeline.generation.server import private_folder
 from pipeline.metrics import Measured
 from pipeline.plan import BuildPlan
-from pipeline.storage import AnyPath, is_local
+from pipeline.storage import AnyPath, disk_errors, is_local
 from schemas.base import UsageError, UserError
 from schemas.config import BuildConfig, WorkersConfig
 
@@ -39,6 +46,7 @@ class Runner:
 
     def __init__(self, config: BuildConfig, output: AnyPath, beam_args: Sequence[str]) -> None:
         self.measured = Measured()
+        self.log: Path | None = None
         self.options = PipelineOptions([*beam_args])
         known = self.options.get_all_options()
         given = self.options.get_all_options(retain_unknown_options=True)
@@ -57,10 +65,23 @@ class Runner:
             self.options = _for_dataflow(config, output, beam_args)
         try:
             # The plain DirectRunner tries to download a binary, and then behaves differently.
-            self._runner = create_runner(name) if name else FnApiRunner()
+            self._runner = create_runner(name) if name else self._local(output)
         except (ImportError, ValueError) as error:
             extra = "; for Dataflow install apache-beam[gcp]" if self.is_dataflow else ""
             raise UsageError(f"--runner={name}: {' '.join(str(error).split())[:200]}{extra}") from None
+
+    def _local(self, output: AnyPath) -> FnApiRunner:
+        """Beam's own runner. Worker processes write to a log what they say on the terminal, which is tracebacks."""
+        direct = self.options.view_as(DirectOptions)
+        if direct.direct_running_mode != "multi_processing" or logging.getLogger().isEnabledFor(logging.INFO):
+            return FnApiRunner()
+        # Beam would put a command of its own in place of this one.
+        direct.direct_running_mode = None
+        key = hashlib.sha256(str(output).encode()).hexdigest()[:16]
+        self.log = (output / "logs" if is_local(output) else private_folder() / key) / "workers.log"
+        command = shlex.join([sys.executable, "-m", "apache_beam.runners.worker.sdk_worker_main"])
+        silenced = f"exec {command} >>{shlex.quote(str(self.log))} 2>&1"
+        return FnApiRunner(SubprocessSDKEnvironment.from_command_string(silenced))
 
     def adapted(self, plan: BuildPlan) -> BuildPlan:
         """The plan as this runner should have it.
@@ -75,7 +96,10 @@ class Runner:
 
     def run(self, fill: Callable[..., None], *arguments: Any) -> None:
         """Run the pipeline that `fill(pipeline, *arguments)` lays out, to its end. Ctrl-C cancels the job."""
-        with user_errors(is_elsewhere=not isinstance(self._runner, FnApiRunner)):
+        if self.log:
+            with disk_errors(self.log):
+                self.log.parent.mkdir(parents=True, exist_ok=True)
+        with user_errors(is_elsewhere=not isinstance(self._runner, FnApiRunner), log=self.log):
             result = self._start(fill, *arguments)
             try:
                 result.wait_until_finish()
@@ -128,7 +152,7 @@ def _for_dataflow(config: BuildConfig, output: AnyPath, beam_args: Sequence[str]
 
 
 @contextlib.contextmanager
-def user_errors(is_elsewhere: bool = False) -> Iterator[None]:
+def user_errors(is_elsewhere: bool = False, log: Path | None = None) -> Iterator[None]:
     """Find our own error again in what a runner makes of it: a copy with a suffix, or a traceback as text.
 
     Beam makes a `RuntimeError` of Ctrl-C, too. Of a job that ran elsewhere there is nothing but that text.
@@ -140,11 +164,11 @@ def user_errors(is_elsewhere: bool = False) -> Iterator[None]:
             raise KeyboardInterrupt from error
         text = f"{type(error).__name__}: {error}" if isinstance(error, UserError) else str(error)
         found = re.findall(r"(User|Usage)Error: (.*)", text)
-        if not found and is_elsewhere:
+        if not found and (is_elsewhere or log):
             *_, last = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+            where = log or "the runner's log"
             raise UserError(
-                f"the job failed: {last[:300]}; the runner's log says more; run the same command again, finished work "
-                "is kept"
+                f"the job failed: {last[:300]}; {where} says more; run the same command again, finished work is kept"
             ) from error
         if not found:
             raise

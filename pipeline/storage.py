@@ -38,6 +38,7 @@ _THREADS = 32
 
 _OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oci", "oss", "r2", "memory"})
 """Protocols under which a file appears when it is whole, and folders need not be made."""
+_READ_ONLY = frozenset({"http", "https", "data", "hf", "git", "github", "zip", "tar", "libarchive"})
 _LARGE_FILES = 8
 """Files on their way at once, where each fills the line for a while."""
 _BLOCK_BYTES = 8 << 20
@@ -158,11 +159,28 @@ def create(path: UPath, content: bytes) -> None:
         asked(path, request)
 
 
+def check_folder(folder: AnyPath) -> None:
+    """Raise `UsageError` where no build can be kept: at a file, below one, or where nothing can be written."""
+    if is_local(folder):
+        for place in (folder, *folder.parents):
+            if place.is_dir():
+                return
+            if os.path.lexists(place):
+                raise UsageError(f"--output {folder}: {place} is no folder; name a folder, which need not be there")
+    elif folder.protocol in _READ_ONLY:
+        raise UsageError(
+            f"--output {folder}: nothing can be written by {folder.protocol}://; name a folder of this machine, or of "
+            "a bucket (s3://, gs://, az://)"
+        )
+    elif is_file(folder):
+        raise UsageError(f"--output {folder}: a file is there; name a folder, which need not be there")
+
+
 def read_bytes(path: AnyPath) -> bytes:
     """A whole file; raises `FileNotFoundError`."""
-    if is_local(path):
-        return path.read_bytes()
     with reading(path):
+        if is_local(path):
+            return path.read_bytes()
         content: bytes = asked(path, lambda: path.fs.cat_file(path.path))
         return content
 
@@ -174,8 +192,10 @@ def open_binary(path: AnyPath, from_start_to_end: bool = False) -> Iterator[Any]
     In an object store each read is a request for just its bytes, unless all is read in order: then blocks are.
     """
     if is_local(path):
-        with path.open("rb") as file:
-            yield file
+        with reading(path):
+            opened_here = path.open("rb")
+        with opened_here:
+            yield opened_here
         return
     options: dict[str, Any] = {"cache_type": "none"}
     if from_start_to_end:
@@ -279,18 +299,18 @@ def is_file(path: AnyPath) -> bool:
 
 def size(path: AnyPath) -> int:
     """Bytes of a file; raises `FileNotFoundError`."""
-    if is_local(path):
-        return path.stat().st_size
     with reading(path):
+        if is_local(path):
+            return path.stat().st_size
         return int(asked(path, lambda: path.fs.info(path.path))["size"])
 
 
 def content_id(path: AnyPath) -> str:
     """Identifies what is in a file: a hash, or what an object store says of it (which saves reading it)."""
-    if is_local(path):
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
     with reading(path):
+        if is_local(path):
+            with path.open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
         info = asked(path, lambda: path.fs.info(path.path))
         checksum = info.get("md5Hash") or info.get("crc32c") or asked(path, lambda: path.fs.checksum(path.path))
         return f"{path.protocol}:{checksum}"
@@ -299,9 +319,9 @@ def content_id(path: AnyPath) -> str:
 def names(folder: AnyPath, files_only: bool = False) -> list[str]:
     """What stands directly in a folder, sorted; nothing where there is no such folder."""
     try:
-        if is_local(folder):
-            return sorted(path.name for path in folder.iterdir() if not files_only or path.is_file())
         with reading(folder):
+            if is_local(folder):
+                return sorted(path.name for path in folder.iterdir() if not files_only or path.is_file())
             entries = asked(folder, lambda: folder.fs.ls(folder.path, detail=True))
     except (FileNotFoundError, NotADirectoryError):
         return []
@@ -372,13 +392,13 @@ def disk_errors(path: AnyPath, passed: type[Exception] = UserError) -> Iterator[
 
 @contextmanager
 def reading(path: AnyPath) -> Iterator[None]:
-    """Turns what an object store says of a failed read into one line; `FileNotFoundError` passes."""
+    """Turns what a file system says of a failed read into one line; that nothing is there passes."""
     try:
         yield
-    except (UserError, FileNotFoundError, pa.ArrowInvalid):
+    except (UserError, FileNotFoundError, NotADirectoryError, pa.ArrowInvalid):
         raise
     except Exception as error:
-        if is_local(path):
+        if is_local(path) and not isinstance(error, OSError):
             raise
         raise UserError(
             f"cannot read {path}: {error_text(error)}; mend that and run the same command again, finished work is kept"

@@ -15,7 +15,7 @@ from pipeline.leaks import find_shared_replies
 from pipeline.locks import locked
 from pipeline.pairs import PairShard, open_shard, render_prompts, sample_points, store_pairs, validate_pairs
 from pipeline.plan import BuildPlan, ShardSpec
-from pipeline.prepare import prepare
+from pipeline.prepare import check_output, prepare
 from pipeline.shards import read_shard
 from schemas.config import BuildConfig
 from schemas.loader import validate
@@ -79,6 +79,7 @@ def number_of(body: Mapping[str, Any]) -> int:
 
 def prepared(output: Path, config: BuildConfig) -> BuildPlan:
     """The folder as a build leaves it before its first shard."""
+    check_output(output)
     with locked(output):
         return prepare(config, output)[0]
 

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,10 +13,11 @@ from typing import Any
 
 import pytest
 
+from pipeline import storage
 from pipeline.locks import locked
 from pipeline.manifests import read_manifest, write_manifest
 from pipeline.mining.gather import Index
-from pipeline.prepare import prepare, with_threads
+from pipeline.prepare import check_output, prepare, with_threads
 from pipeline.resources import resources
 from pipeline.shards import read_shard
 from preference_space.space import load_space
@@ -32,6 +35,7 @@ def held_by_another_process(output: Path) -> Iterator[subprocess.Popen[str]]:
     code = """
 import sys, time
 from pathlib import Path
+from pipeline import storage
 from pipeline.locks import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
@@ -371,12 +375,99 @@ def test_folder_that_holds_something_else_is_refused_and_left_alone(tmp_path: Pa
     with pytest.raises(UsageError, match=rf"is not empty \({stranger}\) and holds no build"):
         prepared(tmp_path, tiny())
 
-    assert {path.name for path in tmp_path.iterdir()} == {stranger, ".lock"}
+    assert {path.name for path in tmp_path.iterdir()} == {stranger}
+
+
+def test_templates_and_a_space_of_the_user_are_left_alone(tmp_path: Path) -> None:
+    # As where somebody names the folder that holds the configuration and what it reads.
+    for folder, file in (("templates", "reply_chosen.j2"), ("seeds", "posts.jsonl"), ("threads", "threads.jsonl")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / file).write_text("mine")
+    (tmp_path / "preference_space.yaml").write_text("mine")
+    before = {path: path.is_dir() or path.read_bytes() for path in tmp_path.rglob("*")}
+
+    with pytest.raises(UsageError, match=r"is not empty \(preference_space\.yaml\) and holds no build"):
+        prepared(tmp_path, tiny())
+
+    assert {path: path.is_dir() or path.read_bytes() for path in tmp_path.rglob("*")} == before
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from pipeline import storage
+from tests.pipeline.helpers import prepared, tiny
+steps, original = int(sys.argv[2]), Path.replace
+def replace(self, target):
+    global steps
+    if steps == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    steps -= 1
+    return original(self, target)
+Path.replace = replace
+prepared(Path(sys.argv[1]), tiny())
+"""
+
+
+def test_folder_of_a_run_that_was_killed_at_any_step_is_taken_over(tmp_path: Path) -> None:
+    root = Path(__file__).resolve().parents[2]
+    environment = os.environ | {"PYTHONPATH": str(root)}
+    prepared(tmp_path / "whole", tiny())
+    files = {path.relative_to(tmp_path / "whole") for path in (tmp_path / "whole").rglob("*") if path.is_file()}
+    # The mark, and one file after another.
+    for steps in (0, 1, 2, len(files) - 2, len(files) - 1):
+        output = tmp_path / str(steps)
+        command = [sys.executable, "-c", KILLED, str(output), str(steps)]
+        killed = subprocess.run(command, cwd=root, env=environment, check=False)
+        assert killed.returncode == -signal.SIGKILL
+
+        prepared(output, tiny())
+
+        assert {path.relative_to(output) for path in output.rglob("*") if path.is_file()} == files
+
+
+@pytest.mark.parametrize("name", ["file", "file/build", "file/a/b"])
+def test_output_at_a_file_or_below_one_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").write_text("mine")
+
+    with pytest.raises(UsageError, match=rf"^--output {tmp_path}/{name}: {tmp_path}/file is no folder; name a folder"):
+        prepared(tmp_path / name, tiny())
+
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("name", ["https://example.com/build", "http://example.com/build", "hf://datasets/a/b"])
+def test_output_where_nothing_can_be_written_is_refused(name: str) -> None:
+    output = storage.parse(name)
+
+    with pytest.raises(UsageError, match=rf"^--output {name}: nothing can be written by .*name a folder"):
+        check_output(output)
+
+
+@pytest.mark.parametrize("place", ["s3", "gs"])
+def test_output_at_an_object_or_among_others_is_refused(place: str, request: pytest.FixtureRequest) -> None:
+    folder = storage.parse(f"{request.getfixturevalue(f'{place}_store').url}/{uuid.uuid4().hex}")
+    storage.write_text(folder / "templates" / "reply_chosen.j2", "mine")
+
+    with pytest.raises(UsageError, match=r": a file is there; name a folder"):
+        check_output(folder / "templates" / "reply_chosen.j2")
+    with pytest.raises(UsageError, match=r"is not empty \(templates\) and holds no build"):
+        check_output(folder)
+
+    assert storage.names(folder) == ["templates"]
+
+
+def test_folder_where_the_manifest_should_be_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").mkdir()
+
+    with pytest.raises(UserError, match=rf"^cannot read {tmp_path}/manifest\.json: Is a directory; "):
+        prepared(tmp_path, tiny())
 
 
 def test_folder_of_a_run_that_was_killed_at_once_is_taken_over(tmp_path: Path) -> None:
     for folder in ("seeds", "threads", "templates", ".progress"):
         (tmp_path / folder).mkdir()
+    (tmp_path / ".begun").touch()
     touch_old(tmp_path / ".tmp-manifest.json-17")
     touch_old(tmp_path / "seeds" / ".tmp-train.parquet-17")
 
