@@ -126,7 +126,7 @@ def make_request(
 ) -> Request:
     """The request for `messages` (role to text). Its sampling seed is a hash of `counter`, so it never changes.
 
-    `changes` replace fields of the body.
+    `changes` replace fields of the body, and so does the configuration's `extra`; None takes one out.
     """
     digest = hashlib.blake2b("\x1f".join(str(part) for part in counter).encode(), digest_size=4).digest()
     body = {
@@ -140,7 +140,8 @@ def make_request(
     if config.stop:
         body["stop"] = config.stop
     # A copy, as orjson hands out a buffer of nine kilobytes for one: with shards of requests in memory that counts.
-    encoded = bytes(memoryview(orjson.dumps(body | config.extra | changes)))
+    fields = {name: value for name, value in (body | config.extra | changes).items() if value is not None}
+    encoded = bytes(memoryview(orjson.dumps(fields)))
     return Request(hashlib.blake2b(encoded, digest_size=16).hexdigest(), encoded, tuple(messages.values()))
 
 

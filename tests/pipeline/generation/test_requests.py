@@ -108,6 +108,13 @@ def test_stop_strings_and_extra_fields_are_in_the_body() -> None:
     assert sent["chat_template_kwargs"] == {"enable_thinking": False}
 
 
+def test_null_takes_a_field_out_of_the_body() -> None:
+    sent = body(request(extra={"max_tokens": None, "max_completion_tokens": 9, "seed": None}))
+
+    assert sent.keys() == {"model", "messages", "temperature", "top_p", "max_completion_tokens"}
+    assert sent["max_completion_tokens"] == 9
+
+
 def test_a_message_without_text_is_not_sent() -> None:
     sent = body(request({"system": "", "user": "A post"}))
 
