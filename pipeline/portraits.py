@@ -131,19 +131,13 @@ def _request(pair: dict[str, str], direction: Direction, side: int, plan: BuildP
     return make_request(plan.config.generation, messages, (plan.config.seed, "portrait", pair["pair_id"], side))
 
 
-def _paper_request(pair: dict[str, str], direction: Direction, side: int, plan: BuildPlan) -> Request:
-    """From the post and both replies, as in the paper: the portrait may give away which is preferred."""
-    parts = resources(plan)
-    preferred, other = ("chosen", "rejected")[::side]
-    tags = [dimension for dimension in parts.space.plain if dimension["topical"]]
-    dimensions = [dimension for dimension in parts.space.plain if not dimension["topical"]]
-    messages = parts.templates["portrait_paper"].render(
-        post=pair["prompt"], chosen=pair[preferred], rejected=pair[other], dimensions=dimensions, tags=tags
-    )
-    poles = {dimension["slug"]: {"enum": ["positive", "negative"]} for dimension in dimensions}
+def portrait_format(space: PreferenceSpace) -> dict[str, Any]:
+    """The `response_format` of a portrait as in the paper."""
+    tags = [dimension.slug for dimension in space.dimensions if dimension.topical]
+    poles = {d.slug: {"enum": ["positive", "negative"]} for d in space.dimensions if not d.topical}
     listed = {
         "type": "array",
-        "items": {"enum": [tag["slug"] for tag in tags]} if tags else {"type": "string"},
+        "items": {"enum": tags} if tags else {"type": "string"},
         "maxItems": _MOST_TAGS if tags else 0,
     }
     properties: dict[str, Any] = {
@@ -159,8 +153,20 @@ def _paper_request(pair: dict[str, str], direction: Direction, side: int, plan: 
         "required": [*properties],
         "additionalProperties": False,
     }
+    return json_format("portrait", schema)
+
+
+def _paper_request(pair: dict[str, str], direction: Direction, side: int, plan: BuildPlan) -> Request:
+    """From the post and both replies, as in the paper: the portrait may give away which is preferred."""
+    parts = resources(plan)
+    preferred, other = ("chosen", "rejected")[::side]
+    tags = [dimension for dimension in parts.space.plain if dimension["topical"]]
+    dimensions = [dimension for dimension in parts.space.plain if not dimension["topical"]]
+    messages = parts.templates["portrait_paper"].render(
+        post=pair["prompt"], chosen=pair[preferred], rejected=pair[other], dimensions=dimensions, tags=tags
+    )
     counter = (plan.config.seed, "portrait_paper", pair["pair_id"], side)
-    changes = {"max_tokens": _PAPER_TOKENS, "stop": None, "response_format": json_format("portrait", schema)}
+    changes = {"max_tokens": _PAPER_TOKENS, "stop": None, "response_format": portrait_format(parts.space)}
     return make_request(plan.config.generation, messages, counter, **changes)
 
 

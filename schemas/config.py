@@ -276,8 +276,8 @@ class GenerationConfig(Record):
     stop: tuple[str, ...] = Field((), description="Stop strings.")
     extra: dict[str, JsonValue] = Field(
         default_factory=dict,
-        description="Further fields of a chat's body, such as `chat_template_kwargs` or `top_k`. Null takes one of ours "
-        "out, for servers that refuse it: `{max_tokens: null, max_completion_tokens: 256}`.",
+        description="Further fields of a chat's body, such as `chat_template_kwargs` or `top_k`. Null takes out a "
+        "field that a server refuses: `{max_tokens: null, max_completion_tokens: 256}`.",
     )
 
 

@@ -233,6 +233,21 @@ def _orders_of(threads: Threads, row: int, plan: BuildPlan) -> npt.NDArray[np.in
 _LEVEL_OF = {"positive": 1, "negative": -1, "unclear": 0}
 
 
+@lru_cache(maxsize=4)
+def levels_format(plan: BuildPlan) -> dict[str, Any] | None:
+    """The `response_format` of a structured reply; None where the engine is not to constrain it."""
+    if not settings(plan).constrain:
+        return None
+    slugs = [resources(plan).space.dimensions[d].slug for d in asked_dimensions(plan)]
+    schema = {
+        "type": "object",
+        "properties": {slug: {"enum": [*_LEVEL_OF]} for slug in slugs},
+        "required": slugs,
+        "additionalProperties": False,
+    }
+    return json_format("levels", schema)
+
+
 def _structured(threads: Threads, row: int, plan: BuildPlan, attempt: int) -> list[Question]:
     parts = resources(plan)
     dimensions = [parts.space.plain[d] for d in asked_dimensions(plan)]
@@ -240,19 +255,13 @@ def _structured(threads: Threads, row: int, plan: BuildPlan, attempt: int) -> li
     given = {"post": post.plain, "response": threads.texts[row], "dimensions": dimensions}
     messages = parts.templates["annotate_json"].render(**given)
     counter = (plan.config.seed, "annotate", post.id, threads.ids[row], attempt)
-    schema = {
-        "type": "object",
-        "properties": {dimension["slug"]: {"enum": [*_LEVEL_OF]} for dimension in dimensions},
-        "required": [dimension["slug"] for dimension in dimensions],
-        "additionalProperties": False,
-    }
     request = make_request(
         plan.config.generation,
         messages,
         counter,
         max_tokens=settings(plan).max_tokens,
         stop=None,
-        **({"response_format": json_format("levels", schema)} if settings(plan).constrain else {}),
+        response_format=levels_format(plan),
     )
     return [Question(row, 0, request)]
 
