@@ -43,7 +43,8 @@ from pipeline.build import Observer, build
 from pipeline.generation import dummy, requests
 from pipeline.generation.stage import Generator
 from pipeline.history import choose_histories
-from pipeline.plan import BuildPlan, ShardSpec
+from pipeline.plan import BuildPlan
+from pipeline.resume import Work
 from pipeline.rows import Rows
 from preference_space.space import load_space
 from prompts.renderer import Template
@@ -319,7 +320,7 @@ class Stacks(Observer):
         self._thread.join()
         gc.callbacks.remove(self._mark)
 
-    def phase_begins(self, name: str, plan: BuildPlan, done: Sequence[ShardSpec], todo: Sequence[ShardSpec]) -> None:
+    def phase_begins(self, name: str, plan: BuildPlan, work: Work) -> None:
         """Its name is the phase."""
         self._phase = name
 

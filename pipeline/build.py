@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple
 import apache_beam as beam
 
 from pipeline import dag, progress, storage
-from pipeline.finish import finished, is_whole, read_footers
+from pipeline.finish import count_rows, finished, is_whole
 from pipeline.generation.stage import close_generator
 from pipeline.locks import locked
 from pipeline.manifests import MANIFEST, write_manifest
@@ -23,10 +24,11 @@ from pipeline.prepare import abandon, check_output, prepare, with_threads
 from pipeline.publishing.publish import PublishObserver, publish
 from pipeline.publishing.repository import check_access
 from pipeline.publishing.upload import Batch
+from pipeline.resume import Work, count_open, find_work, has_all
 from pipeline.runners import Runner
 from pipeline.storage import AnyPath
 from schemas.base import UsageError, UserError
-from schemas.config import BuildConfig, PublishConfig
+from schemas.config import BuildConfig, PublishConfig, ReplayEngine
 from schemas.manifest import Manifest, Run, RunStatus
 
 Phase = Callable[[beam.Pipeline, BuildPlan, Sequence[ShardSpec]], None]
@@ -47,11 +49,14 @@ class Observer:
     def told(self, line: str) -> None:
         """Something that a person should know while it lasts, such as a bucket that does not answer."""
 
-    def phase_begins(self, name: str, plan: BuildPlan, done: Sequence[ShardSpec], todo: Sequence[ShardSpec]) -> None:
-        """A phase has `todo` shards to build; `done` were built by earlier runs."""
+    def phase_begins(self, name: str, plan: BuildPlan, work: Work) -> None:
+        """A phase has shards to build; others were built by earlier runs."""
 
     def phase_ends(self) -> None:
         """The phase is over, one way or another."""
+
+    def nothing_to_ask(self) -> None:
+        """A finished build was to ask again, but circumstances cost it nothing."""
 
 
 def build(
@@ -60,21 +65,25 @@ def build(
     beam_args: Sequence[str] = (),
     observer: Observer | None = None,
     publish_observer: PublishObserver | None = None,
+    retry_lost: bool = False,
 ) -> Manifest:
     """Build `config` into `output`, or go on where an earlier run stopped; a finished build is returned as it is.
 
-    With `publish` in the configuration the finished build is then published. Raises `UsageError` for what is wrong
-    before any work is done, and `UserError` for what fails later and the user can mend. `KeyboardInterrupt` passes
-    through. Nothing finished is lost in any case.
+    With `retry_lost` a finished build asks again for the rows that circumstances cost it. It is then what it would have
+    been without these losses. With `publish` in the configuration the finished build is then published. Raises
+    `UsageError` for what is wrong before any work is done, and `UserError` for what fails later and the user can mend.
+    `KeyboardInterrupt` passes through. Nothing finished is lost in any case.
     """
     run = Runner(config, output, beam_args)
     observer = observer or Observer()
     with patience(config.requests.outage_seconds, observer.told), _held(output):
         plan, manifest, dropped = prepare(config, output)
+        if retry_lost:
+            manifest = _reopened(plan, manifest, observer)
         if not is_whole(output, manifest):
             if config.publish is not None:
                 check_access(config.publish)
-            manifest = _build(run.adapted(plan), manifest, dropped, run, observer)
+            manifest = _build(run.adapted(plan), manifest, dropped, run, observer, retry_lost)
         if config.publish is not None:
             publish(output, config.publish, upload_all=partial(_upload, run), observer=publish_observer)
         return manifest
@@ -87,7 +96,7 @@ class HandedOver(NamedTuple):
     is_new: bool
 
 
-def submit(config: BuildConfig, output: AnyPath, beam_args: Sequence[str] = ()) -> HandedOver:
+def submit(config: BuildConfig, output: AnyPath, beam_args: Sequence[str] = (), retry_lost: bool = False) -> HandedOver:
     """Check `config`, lay out its folder, and hand the whole build over as one job, for which nobody waits.
 
     What is already there is not done again. Raises `UsageError` for what is wrong, and for what needs a driver that
@@ -98,6 +107,8 @@ def submit(config: BuildConfig, output: AnyPath, beam_args: Sequence[str] = ()) 
         raise UsageError("publish: a job that nobody waits for cannot publish; run `everyuser publish` when it is done")
     with patience(config.requests.outage_seconds, Observer().told), _held(output):
         plan, manifest, _ = prepare(config, output)
+        if retry_lost:
+            manifest = _reopened(plan, manifest, Observer())
         if is_whole(output, manifest):
             return HandedOver(None, is_new=False)
         if config.mining is not None:
@@ -108,6 +119,7 @@ def submit(config: BuildConfig, output: AnyPath, beam_args: Sequence[str] = ()) 
                     "until it begins with pairs, stop it there, and then hand it over"
                 )
             plan = with_threads(plan, index)
+        plan = _opened(plan, retry_lost)
         progress.forget(output)
         return HandedOver(run.submit(dag.build_all, run.adapted(plan)), is_new=True)
 
@@ -120,7 +132,50 @@ def _held(output: AnyPath) -> Iterator[None]:
         yield
 
 
-def _build(plan: BuildPlan, manifest: Manifest, dropped: dict[str, int], run: Runner, observer: Observer) -> Manifest:
+def _reopened(plan: BuildPlan, manifest: Manifest, observer: Observer) -> Manifest:
+    """The manifest of a build that may be finished and is to ask again; unfinished from here on, as its files change.
+
+    Raises `UsageError` for an engine that cannot be asked again.
+    """
+    if isinstance(plan.config.engine, ReplayEngine):
+        raise UsageError("--retry-lost: engine replay has no model to ask again; configure the engine of the build")
+    if not is_whole(plan.output, manifest):
+        return manifest
+    index = gather.read_index(plan) if plan.config.mining else None
+    if count_open(with_threads(plan, index) if index else plan) == 0:
+        observer.nothing_to_ask()
+        return manifest
+    manifest = manifest.model_copy(update={"status": "incomplete", "files": ()})
+    write_manifest(plan.output, manifest)
+    return manifest
+
+
+def _opened(plan: BuildPlan, retry_lost: bool) -> BuildPlan:
+    """The plan, asking again for what circumstances cost, unless nothing but the end is missing.
+
+    So a build whose retry failed is finished by the same command without `--retry-lost`.
+    """
+    can_ask = not isinstance(plan.config.engine, ReplayEngine)
+    return dataclasses.replace(plan, asks_again=can_ask and (retry_lost or not has_all(plan)))
+
+
+@contextlib.contextmanager
+def _way_out(plan: BuildPlan, retry_lost: bool) -> Iterator[None]:
+    """A retry that fails says how to have the finished build back."""
+    was_finished = retry_lost and has_all(plan)
+    try:
+        yield
+    except UserError as error:
+        if not was_finished:
+            raise
+        raise UserError(
+            f"{error}; without --retry-lost the same command finishes the build with what there is"
+        ) from error
+
+
+def _build(
+    plan: BuildPlan, manifest: Manifest, dropped: dict[str, int], run: Runner, observer: Observer, retry_lost: bool
+) -> Manifest:
     output = plan.output
     progress.forget(output)
     observer.prepared(plan, dropped)
@@ -128,11 +183,12 @@ def _build(plan: BuildPlan, manifest: Manifest, dropped: dict[str, int], run: Ru
     pace = progress.Pace(output, started.isoformat(timespec="seconds"))
     status: RunStatus = "failed"
     try:
-        plan = _with_threads(plan, run, observer)
-        _run(dag.build_pairs, "pairs", "pool", plan, run, observer)
-        dag.share_replies(plan)
-        _run(dag.build_examples, "examples", "data", plan, run, observer)
-        manifest = finished(plan, manifest)
+        plan = _opened(_with_threads(plan, run, observer), retry_lost)
+        with _way_out(plan, retry_lost):
+            _run(dag.build_pairs, "pairs", "pool", plan, run, observer)
+            dag.share_replies(plan)
+            _run(dag.build_examples, "examples", "data", plan, run, observer)
+            manifest = finished(plan, manifest)
         status = "complete"
     except KeyboardInterrupt:
         status = "interrupted"
@@ -145,8 +201,11 @@ def _build(plan: BuildPlan, manifest: Manifest, dropped: dict[str, int], run: Ru
             pace.close()
             progress.forget(output)
             manifest = manifest.model_copy(update={"runs": (*manifest.runs, summary)})
-            # Where the disk is full this fails too, and must not hide the first error. An abandoned build has none.
-            with contextlib.suppress(UserError):
+            # Where the disk is full this fails too, and must not hide the first error; if there is none, it is one.
+            with contextlib.suppress(*([] if status == "complete" else [UserError])):
+                if status == "failed":
+                    manifest = manifest.model_copy(update={"counts": count_rows(plan)})
+                # An abandoned build has none.
                 if storage.is_file(output / MANIFEST):
                     write_manifest(output, manifest)
     return manifest
@@ -186,14 +245,14 @@ def _gather(plan: BuildPlan, run: Runner, observer: Observer) -> gather.Index:
 
 
 def _run(phase: Phase, name: str, folder: str, plan: BuildPlan, run: Runner, observer: Observer) -> None:
-    """Run a phase for the shards that have no file yet."""
-    done, todo = _split(plan, folder)
+    """Run a phase for the shards that are left to do."""
+    work = find_work(plan, folder)
     if folder == "pool":
-        progress.tally(plan.output).add(progress.BEFORE, sum(spec.count for spec in done))
-    observer.phase_begins(name, plan, done, todo)
+        progress.tally(plan.output).add(progress.BEFORE, sum(spec.count for spec in work.done))
+    observer.phase_begins(name, plan, work)
     try:
-        if todo:
-            run.run(phase, plan, todo)
+        if work.todo:
+            run.run(phase, plan, work.todo)
     finally:
         observer.phase_ends()
 
@@ -201,18 +260,6 @@ def _run(phase: Phase, name: str, folder: str, plan: BuildPlan, run: Runner, obs
 def _upload(run: Runner, folder: AnyPath, settings: PublishConfig, todo: Sequence[Batch]) -> None:
     """Have the workers upload their shards."""
     run.run(dag.upload_shards, folder, settings, todo)
-
-
-def _split(plan: BuildPlan, folder: str) -> tuple[list[ShardSpec], list[ShardSpec]]:
-    """The shards that have a file, and those that have none yet."""
-    done: list[ShardSpec] = []
-    todo: list[ShardSpec] = []
-    shards = plan.shards()
-    for spec, meta in zip(shards, read_footers(plan, folder, shards), strict=True):
-        if meta is not None and meta["fingerprint"] != plan.fingerprint:
-            raise UserError(f"{plan.path(folder, spec)} belongs to another build; delete it and run again")
-        (todo if meta is None else done).append(spec)
-    return done, todo
 
 
 def _summary(plan: BuildPlan, run: Runner, started: datetime.datetime, seconds: float, status: RunStatus) -> Run:

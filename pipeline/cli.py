@@ -52,6 +52,10 @@ def build(
     detach: Annotated[
         bool, typer.Option("--detach", help="Hand the build over to the runner as one job, and do not wait for it.")
     ] = False,
+    retry_lost: Annotated[
+        bool,
+        typer.Option("--retry-lost", help="Ask again for rows that timeouts and server errors cost a finished build."),
+    ] = False,
     debug: Debug = False,
 ) -> None:
     """Build a dataset, or go on where an earlier run of the same command stopped.
@@ -76,7 +80,7 @@ def build(
         settings = read_config(config, overrides or ())
         folder = storage.parse(output or f"out/{settings.name}")
         if detach:
-            handed = submit(settings, folder.absolute(), context.args)
+            handed = submit(settings, folder.absolute(), context.args, retry_lost)
             job = f" as job {handed.job}" if handed.job else ""
             told = (
                 f"handed over{job}; its manifest.json tells when it is complete"
@@ -87,7 +91,7 @@ def build(
             return
         publishing = PublishDisplay(out)
         with Display(out) as display:
-            manifest = run_build(settings, folder.absolute(), context.args, display, publishing)
+            manifest = run_build(settings, folder.absolute(), context.args, display, publishing, retry_lost)
         display.summary(manifest, folder)
         publishing.summary()
 

@@ -15,19 +15,21 @@ import apache_beam as beam
 import numpy as np
 
 from pipeline import coder, examples, metrics, pairs, portraits, storage
-from pipeline.finish import check_losses, complete, too_many_lost
+from pipeline.finish import check_losses, complete
 from pipeline.generation.stage import Generate
 from pipeline.leaks import find_shared_replies
+from pipeline.losses import too_many_lost
 from pipeline.mining import annotate, gather
 from pipeline.mining import pairs as mined
 from pipeline.mining.sources import Slice
 from pipeline.plan import BuildPlan, ShardSpec
 from pipeline.progress import tally
 from pipeline.publishing import upload
-from pipeline.shards import read_meta
+from pipeline.resume import is_unfinished
 from pipeline.storage import AnyPath
 from schemas.base import UserError
 from schemas.config import PublishConfig
+from schemas.manifest import Counts
 
 coder.register()
 
@@ -212,11 +214,6 @@ def cut(start: None, plan: BuildPlan, numbers: bytes) -> list[ShardSpec]:
     return [shards[number] for number in np.frombuffer(numbers, dtype="<u4")]
 
 
-def is_unfinished(spec: ShardSpec, plan: BuildPlan, folder: str) -> bool:
-    """Whether a shard has no file yet."""
-    return (read_meta(plan.path(folder, spec)) or {}).get("fingerprint") != plan.fingerprint
-
-
 def share_replies(plan: BuildPlan) -> None:
     """What stands between the phases: see that not too much was lost, and find the replies that splits share."""
     check_losses(plan)
@@ -227,7 +224,7 @@ def report(meta: dict[str, Any], plan: BuildPlan, phase: str) -> None:
     """Count a stored shard, for the display and for Beam's metrics; fail a run that loses too much."""
     counts = tally(plan.output)
     counts.add("shards", 1)
-    for name in ("asked", "lost", "examples"):
+    for name in ("asked", "lost", "unanswered", "examples"):
         counts.add(f"{phase}/{name}", meta[name])
     for reason, number in meta["rejected"].items():
         counts.add(f"rejected/{reason}", number)
@@ -235,7 +232,10 @@ def report(meta: dict[str, Any], plan: BuildPlan, phase: str) -> None:
     asked, lost = counts.get(f"{phase}/asked"), counts.get(f"{phase}/lost")
     limit = plan.config.limits.max_rejected
     if asked >= _JUDGED_FROM and lost > limit * asked:
-        raise UserError(too_many_lost(lost, asked, limit))
+        unanswered = counts.get(f"{phase}/unanswered")
+        rejected = {reason: counts.get(f"rejected/{reason}") for reason in meta["rejected"]}
+        found = Counts(pairs_asked=asked, pairs_lost=lost, pairs_unanswered=unanswered, rejected=rejected)
+        raise UserError(too_many_lost(plan.output, found, limit))
 
 
 def count(done: object, plan: BuildPlan) -> None:

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from pipeline import progress
 from pipeline.build import Observer
 from pipeline.plan import BuildPlan, ShardSpec
+from pipeline.resume import Work
 from pipeline.storage import AnyPath, is_local
 from schemas.manifest import Manifest, Run
 
@@ -62,8 +63,11 @@ class Display(Observer):
             if "/" in reason and reason.split("/")[1] not in ("read", "used"):
                 self._console.print(f"  dropped {number:>7}  {reason}")
 
-    def phase_begins(self, name: str, plan: BuildPlan, done: Sequence[ShardSpec], todo: Sequence[ShardSpec]) -> None:
+    def phase_begins(self, name: str, plan: BuildPlan, work: Work) -> None:
         """Begin to follow the phase."""
+        done, todo, lost = work
+        if lost:
+            self._console.print(f"{name}: asking again for {lost} rows that circumstances cost")
         if done:
             self._console.print(f"{name}: {len(done)} of {len(done) + len(todo)} shards are there already")
         pairs = sum(spec.count for spec in (*done, *todo))
@@ -104,6 +108,10 @@ class Display(Observer):
                 bar.update(task, completed=phase.completed(), total=phase.steps(), facts=phase.facts())
                 if over:
                     return
+
+    def nothing_to_ask(self) -> None:
+        """Say that a retry has nothing to do."""
+        self._console.print("nothing to ask again: circumstances cost this build no row")
 
     def summary(self, manifest: Manifest, folder: AnyPath) -> None:
         """What was built, where, and how to load it."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,9 +14,9 @@ from pydantic import ValidationError
 
 from pipeline.generation.requests import Completion, Outcome, Request
 from pipeline.history import History, Pool, choose_histories
-from pipeline.leaks import has_shared_reply, read_shared_replies
+from pipeline.leaks import has_shared_reply, made_of, read_pool_state
 from pipeline.mining.matching import choose_mined_histories
-from pipeline.pairs import write_rejections
+from pipeline.pairs import better_stored, loss_meta, write_rejections
 from pipeline.plan import BuildPlan, ShardSpec
 from pipeline.resources import resources
 from pipeline.rows import EXAMPLE_SCHEMA, Persona, Rows
@@ -29,11 +28,15 @@ from schemas.records import Rejection
 
 @dataclass(frozen=True)
 class Block:
-    """A shard's own pool rows, which come first, and those of the shards that its histories may come from."""
+    """A shard's own pool rows, which come first, and those of the shards that its histories may come from.
+
+    `made_of` are hashes of these files: an example shard is built again when one of them has changed.
+    """
 
     table: pa.Table
     own: int
     pool: Pool
+    made_of: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +99,12 @@ def open_block(spec: ShardSpec, plan: BuildPlan) -> tuple[Block, list[Rejection]
     others = [other for other in kin if other != spec]
     draws = uniforms(plan.config.seed, stream_key("blocks", spec.split), np.array([spec.index]), len(others) + 1)
     chosen = np.argsort(draws[0, : len(others)], kind="stable")[: plan.config.history.blocks]
-    shared = read_shared_replies(plan)
+    state = read_pool_state(plan)
     tables, rejections = [], []
-    for shard in (spec, *(others[k] for k in sorted(chosen.tolist()))):
+    shards = (spec, *(others[k] for k in sorted(chosen.tolist())))
+    for shard in shards:
         table = read_shard(plan.path("pool", shard))
-        leaked = has_shared_reply(table, shared)
+        leaked = has_shared_reply(table, state.shared)
         if shard is spec:
             fault = Fault("reply_in_another_split", "")
             rejections = [reject(table, int(row), "assemble", fault) for row in np.flatnonzero(leaked)]
@@ -119,7 +123,8 @@ def open_block(spec: ShardSpec, plan: BuildPlan) -> tuple[Block, list[Rejection]
         chosen=replies[: table.num_rows],
         rejected=replies[table.num_rows :],
     )
-    return Block(table, tables[0].num_rows, pool), rejections
+    files = [plan.path("pool", shard).name for shard in shards]
+    return Block(table, tables[0].num_rows, pool, made_of(state, files)), rejections
 
 
 def store_examples(shard: ExampleShard, plan: BuildPlan) -> dict[str, Any]:
@@ -141,15 +146,17 @@ def store_examples(shard: ExampleShard, plan: BuildPlan) -> dict[str, Any]:
             personas.append(persona)
     spent = [outcome for outcome in shard.outcomes if isinstance(outcome, Completion)]
     meta = {
-        "fingerprint": plan.fingerprint,
         "asked": shard.spec.count,
         "accepted": 0,
         "examples": len(plan.sides) * len(personas),
-        "lost": len(rejections),
-        "rejected": dict(Counter(f"{r.stage}/{r.reason}" for r in rejections)),
+        **loss_meta(plan, rejections),
         "prompt_tokens": sum(completion.prompt_tokens for completion in spent),
         "completion_tokens": sum(completion.completion_tokens for completion in spent),
+        "made_of": dict(shard.block.made_of),
     }
+    stored = better_stored(plan, "data", shard.spec, meta)
+    if stored is not None:
+        return stored
     groups = (rows.table(personas[start : start + _PAIRS_A_GROUP]) for start in range(0, len(personas), _PAIRS_A_GROUP))
     with staged_shard(plan.path("data", shard.spec), EXAMPLE_SCHEMA, groups, meta) as facts:
         # The hash of the rows goes beside them, so that nobody has to read them all again for the manifest.
@@ -181,4 +188,5 @@ def reject(table: pa.Table, row: int, stage: Any, fault: Fault, texts: tuple[str
         prompt=pair["prompt"],
         direction=tuple(pair["direction"]),
         texts=texts or (table["chosen"][row].as_py(), table["rejected"][row].as_py()),
+        may_pass=fault.may_pass,
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 from pipeline import progress, storage
 from pipeline.card import write_card
+from pipeline.losses import advise, explain, too_many_lost
 from pipeline.manifests import read_manifest, write_manifest
 from pipeline.mining.gather import read_index
 from pipeline.plan import BuildPlan, ShardSpec
@@ -25,17 +26,21 @@ def count_rows(plan: BuildPlan) -> Counts:
     for folder in ("pool", "data"):
         for meta in read_footers(plan, folder, shards):
             rejected.update((meta or {}).get("rejected", {}))
-            for name in ("accepted", "lost", "examples", "prompt_tokens", "completion_tokens"):
+            for name in ("accepted", "lost", "unanswered", "examples", "prompt_tokens", "completion_tokens"):
                 totals[name] += (meta or {}).get(name, 0)
     for meta in read_footers(plan, "annotated", [spec for spec in shards if spec.source == "mined"]):
-        totals["annotated"] += (meta or {}).get("annotated", 0)
+        for name in ("annotated", "unanswered"):
+            totals[f"responses/{name}"] += (meta or {}).get(name, 0)
     gathered = read_index(plan) if plan.config.mining else None
-    threads = {**gathered.counts, "responses/annotated": totals["annotated"]} if gathered else {}
+    threads = {**gathered.counts, "responses/annotated": totals["responses/annotated"]} if gathered else {}
+    if totals["responses/unanswered"]:
+        threads["responses/unanswered"] = totals["responses/unanswered"]
     return Counts(
         threads=threads,
         pairs_asked=sum(spec.count for spec in shards),
         pairs_accepted=totals["accepted"],
         pairs_lost=totals["lost"],
+        pairs_unanswered=totals["unanswered"],
         examples=totals["examples"],
         rejected=dict(sorted(rejected.items())),
         prompt_tokens=totals["prompt_tokens"],
@@ -53,17 +58,10 @@ def check_losses(plan: BuildPlan) -> None:
     counts = count_rows(plan)
     limit = plan.config.limits.max_rejected
     if counts.pairs_lost > limit * counts.pairs_asked:
-        raise UserError(too_many_lost(counts.pairs_lost, counts.pairs_asked, limit))
-    if counts.pairs_accepted == 0:
-        raise UserError("no pair was accepted; rejected/ holds each row with its reason")
-
-
-def too_many_lost(lost: int, asked: int, limit: float) -> str:
-    """The message for a run that loses more rows than it may."""
-    return (
-        f"{lost} of {asked} pairs were lost, more than limits.max_rejected = {limit:g}; rejected/ holds each with its "
-        "reason; change the model, the templates or the rules, or raise the limit"
-    )
+        raise UserError(too_many_lost(plan.output, counts, limit))
+    if counts.pairs_accepted == 0 or (counts.examples == 0 and counts.pairs_lost == counts.pairs_asked):
+        why = explain(plan.output, counts.rejected)
+        raise UserError(f"no example is left of {counts.pairs_asked} pairs: {why}; {advise(counts.rejected)}")
 
 
 def file_entries(plan: BuildPlan) -> tuple[FileEntry, ...]:

@@ -1,9 +1,14 @@
-"""Replies that occur in more than one split: found between the two phases, and left out of every split."""
+"""Replies that occur in more than one split: found between the two phases, and left out of every split.
+
+The file that names them also says what the pool's shards hold, so that phase two knows what it was made of.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -11,14 +16,24 @@ import pyarrow as pa
 
 from pipeline import storage
 from pipeline.plan import SPLITS, BuildPlan
-from pipeline.shards import read_shard
+from pipeline.shards import read_metas, read_shard
 from pipeline.storage import write_text
 
 _FILE = "pool/shared_replies.json"
 
 
+class PoolState(NamedTuple):
+    """The pool as phase two finds it: hashes of shared replies, and `contents`, a hash of each shard and of these."""
+
+    shared: npt.NDArray[np.uint64]
+    contents: Mapping[str, str]
+
+
 def find_shared_replies(plan: BuildPlan) -> int:
-    """Store the hashes of replies that two splits share, and return how many there are. 16 bytes a pair in memory."""
+    """Store the hashes of replies that two splits share, and what each shard of the pool holds.
+
+    Returns how many replies are shared. Takes 16 bytes a pair in memory.
+    """
     seen: dict[str, npt.NDArray[np.uint64]] = {}
     for split in SPLITS:
         paths = [plan.path("pool", spec) for spec in plan.shards() if spec.split == split]
@@ -26,14 +41,25 @@ def find_shared_replies(plan: BuildPlan) -> int:
         seen[split] = np.unique(np.concatenate([np.empty(0, dtype=np.uint64), *hashes]))
     everywhere, counts = np.unique(np.concatenate([*seen.values()]), return_counts=True)
     shared = everywhere[counts > 1]
-    write_text(plan.output / _FILE, json.dumps([f"{value:016x}" for value in shared.tolist()]))
+    files = [plan.path("pool", spec).name for spec in plan.shards()]
+    metas = zip(files, read_metas(plan.output / "pool", files), strict=True)
+    contents = {name: meta["content"] for name, meta in metas if meta is not None}
+    replies = [f"{value:016x}" for value in shared.tolist()]
+    write_text(plan.output / _FILE, json.dumps({"replies": replies, "contents": contents}))
     return len(shared)
 
 
-def read_shared_replies(plan: BuildPlan) -> npt.NDArray[np.uint64]:
-    """The hashes that `find_shared_replies` has stored."""
-    entries = json.loads(storage.read_bytes(plan.output / _FILE))
-    return np.array([int(entry, 16) for entry in entries], dtype=np.uint64)
+def read_pool_state(plan: BuildPlan) -> PoolState:
+    """What `find_shared_replies` has stored. Raises `FileNotFoundError` where phase one is not over."""
+    document = json.loads(storage.read_bytes(plan.output / _FILE))
+    shared = np.array([int(entry, 16) for entry in document["replies"]], dtype=np.uint64)
+    digest = hashlib.blake2b(shared.tobytes(), digest_size=16).hexdigest()
+    return PoolState(shared, {**document["contents"], _FILE: digest})
+
+
+def made_of(state: PoolState, files: Sequence[str]) -> dict[str, str]:
+    """What a shard of examples is made of: these files of the pool, and the replies that must not be in it."""
+    return {name: state.contents[name] for name in (*files, _FILE)}
 
 
 def has_shared_reply(table: pa.Table, shared: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,7 +15,7 @@ from pipeline.generation.requests import Completion, Failure, Outcome, Request, 
 from pipeline.plan import BuildPlan, ShardSpec
 from pipeline.resources import resources, sampler
 from pipeline.seeds import posts_of
-from pipeline.shards import write_shard
+from pipeline.shards import read_meta, write_shard
 from pipeline.storage import AnyPath
 from pipeline.validate import Fault, clean_reply, judge_pair, judge_reply
 from preference_space.direction import Direction
@@ -121,7 +122,8 @@ def validate_pairs(shard: PairShard, plan: BuildPlan, last: bool) -> PairShard:
             pairs.append(verdict)
             continue
         stage = "generate" if isinstance(verdict, Failure) else "validate"
-        rejections.append(_rejection(draft, stage, Fault(verdict.reason, verdict.detail), last, plan))
+        fault = verdict if isinstance(verdict, Fault) else Fault(verdict.reason, verdict.detail, verdict.may_pass)
+        rejections.append(_rejection(draft, stage, fault, last, plan))
         if not last:
             again.append(replace(draft, requests=(), outcomes=()))
     spent = [o for draft in shard.drafts for o in draft.outcomes if isinstance(o, Completion)]
@@ -147,22 +149,60 @@ def store_pool(
     rejections: Sequence[Rejection],
     prompt_tokens: int,
     completion_tokens: int,
+    open_responses: int = 0,
 ) -> dict[str, Any]:
-    """Write a pool shard, its rejections first: the presence of the pairs says that the shard is done."""
+    """Write a pool shard, its rejections first: the presence of the pairs says that the shard is done.
+
+    `content` identifies the pairs, for the shards that are made of them. `open_responses` are those of mined threads
+    that circumstances left without levels.
+    """
+    ordered = sorted(pairs, key=lambda pair: pair.pair_id)
     meta = {
-        "fingerprint": plan.fingerprint,
         "asked": spec.count,
         "accepted": len(pairs),
         "examples": 0,
-        "lost": sum(rejection.final for rejection in rejections),
-        "rejected": dict(Counter(f"{r.stage}/{r.reason}" for r in rejections)),
+        **loss_meta(plan, rejections, open_responses),
         "prompt_tokens": prompt_tokens,
         "completion_tokens": completion_tokens,
+        "content": _content(ordered),
     }
-    ordered = sorted(pairs, key=lambda pair: pair.pair_id)
+    stored = better_stored(plan, "pool", spec, meta)
+    if stored is not None:
+        return stored
     write_rejections(plan.path("rejected/pairs", spec), rejections, meta)
     write_shard(plan.path("pool", spec), PAIR_SCHEMA, [to_table(ordered, PAIR_SCHEMA)], meta)
     return meta
+
+
+def _content(pairs: Sequence[Pair]) -> str:
+    return hashlib.blake2b("\n".join(pair.model_dump_json() for pair in pairs).encode(), digest_size=16).hexdigest()
+
+
+def loss_meta(plan: BuildPlan, rejections: Sequence[Rejection], open_responses: int = 0) -> dict[str, Any]:
+    """What a footer says of losses: `lost` pairs, those of them that are `unanswered`, and what is `open`.
+
+    A lost pair is unanswered where circumstances failed any of its attempts. Open is what another run would ask again.
+    """
+    final = {rejection.record_id for rejection in rejections if rejection.final}
+    unanswered = len(final & {rejection.record_id for rejection in rejections if rejection.may_pass})
+    return {
+        "fingerprint": plan.fingerprint,
+        "lost": len(final),
+        "unanswered": unanswered,
+        "open": open_responses or unanswered,
+        "rejected": dict(Counter(f"{r.stage}/{r.reason}" for r in rejections)),
+    }
+
+
+def better_stored(plan: BuildPlan, folder: str, spec: ShardSpec, meta: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The footer of the stored shard, where a shard that was asked again came out no better and so must stay.
+
+    Without a journal, or with a server that is still bad, asking again could lose what an earlier run was answered.
+    """
+    stored = read_meta(plan.path(folder, spec)) if plan.asks_again else None
+    if stored is None or any(stored.get(key) != meta.get(key) for key in ("fingerprint", "made_of")):
+        return None
+    return stored if stored["open"] <= meta["open"] else None
 
 
 def write_rejections(path: AnyPath, rejections: Sequence[Rejection], meta: Mapping[str, Any]) -> None:
@@ -229,4 +269,5 @@ def _rejection(draft: Draft, stage: Any, fault: Fault, final: bool, plan: BuildP
         prompt=draft.post.prompt,
         direction=tuple(draft.direction.tolist()),
         texts=tuple(o.text if isinstance(o, Completion) else "" for o in draft.outcomes),
+        may_pass=fault.may_pass,
     )

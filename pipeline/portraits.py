@@ -172,7 +172,7 @@ def _paper_request(pair: dict[str, str], direction: Direction, side: int, plan: 
 
 def _read(outcome: Outcome, plan: BuildPlan) -> _Portrait | Fault:
     if isinstance(outcome, Failure):
-        return Fault(outcome.reason, outcome.detail)
+        return Fault(outcome.reason, outcome.detail, outcome.may_pass)
     if plan.config.portrait != "paper":
         text = clean_reply(outcome.text)
         return judge_text(text, outcome.finish_reason, plan.config.validation) or _Portrait(text)

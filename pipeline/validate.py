@@ -14,10 +14,11 @@ from schemas.config import ValidationConfig
 
 
 class Fault(NamedTuple):
-    """A broken rule: its name, counted in the manifest, and what was found."""
+    """A broken rule: its name, counted in the manifest, and what was found. `may_pass` as in `Failure`."""
 
     reason: str
     detail: str
+    may_pass: bool = False
 
 
 _QUOTES = {'"': '"', "'": "'", "\u201c": "\u201d", "\u2018": "\u2019", "*": "*"}

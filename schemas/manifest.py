@@ -22,14 +22,16 @@ class FileEntry(Record):
 
 
 class Counts(Record):
-    """The funnel of a build. `rejected` counts attempts by "stage/reason", `lost` the pairs given up for good.
+    """The funnel of a build. `rejected` counts attempts by "stage/reason", `lost` the pairs given up.
 
+    `unanswered` are those of the lost pairs that circumstances cost: `everyuser build ... --retry-lost` asks again.
     `threads` counts what was read and dropped before pairs were mined.
     """
 
     pairs_asked: int = 0
     pairs_accepted: int = 0
     pairs_lost: int = 0
+    pairs_unanswered: int = 0
     examples: int = 0
     rejected: dict[str, int] = Field(default_factory=dict)
     prompt_tokens: int = 0

@@ -203,3 +203,5 @@ class Rejection(Record):
     prompt: str
     direction: Levels
     texts: tuple[str, ...]
+    may_pass: bool = False
+    """Whether circumstances (a timeout, a 500) are to blame and not the row: `--retry-lost` asks again."""

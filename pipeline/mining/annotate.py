@@ -203,7 +203,7 @@ def _read_choices(
     by_option = []
     for _, outcome in answers:
         if isinstance(outcome, Failure):
-            return Fault(outcome.reason, outcome.detail)
+            return Fault(outcome.reason, outcome.detail, outcome.may_pass)
         by_option.append(probabilities(outcome.text))
     options = np.concatenate(by_option).astype(np.float32)
     # Of rounded numbers, so that the three add up to one.
@@ -271,7 +271,7 @@ def _read_structured(
 ) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]] | Fault:
     outcome = answers[0][1]
     if isinstance(outcome, Failure):
-        return Fault(outcome.reason, outcome.detail)
+        return Fault(outcome.reason, outcome.detail, outcome.may_pass)
     if outcome.finish_reason != "stop":
         return Fault("unfinished", f"finish_reason {outcome.finish_reason}")
     try:
@@ -292,6 +292,17 @@ def _read_structured(
     return levels, np.stack([levels > 0, levels < 0], axis=-1).astype(np.float32)
 
 
+def open_responses(shard: MinedShard) -> set[int]:
+    """Rows of the responses that have no levels because of circumstances: another run would ask about them again."""
+    failed = {rejection.record_id for rejection in shard.rejections if rejection.may_pass}
+    unknown = np.flatnonzero(~shard.threads.known).tolist() if failed else []
+    return {row for row in unknown if _response_id(shard.threads, row) in failed}
+
+
+def _response_id(threads: Threads, row: int) -> str:
+    return f"{threads.posts[threads.thread_of(row)].id}/{threads.ids[row]}"
+
+
 def settings(plan: BuildPlan) -> AnnotationConfig:
     """How responses are annotated."""
     return plan.mining.annotation
@@ -301,7 +312,7 @@ def _rejection(threads: Threads, row: int, fault: Fault, attempt: int, outcomes:
     """A response without levels; no pair is lost by it alone, so it is never final."""
     post = threads.posts[threads.thread_of(row)]
     return Rejection(
-        record_id=f"{post.id}/{threads.ids[row]}",
+        record_id=_response_id(threads, row),
         stage="annotate",
         reason=fault.reason,
         detail=fault.detail,
@@ -311,4 +322,5 @@ def _rejection(threads: Threads, row: int, fault: Fault, attempt: int, outcomes:
         prompt=post.prompt,
         direction=(0,) * threads.levels.shape[1],
         texts=(threads.texts[row], *(outcome.text for outcome in outcomes if isinstance(outcome, Completion))),
+        may_pass=fault.may_pass,
     )

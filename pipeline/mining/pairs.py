@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import ValidationError
 
-from pipeline.mining.annotate import MinedShard, admit_given, settings
+from pipeline.mining.annotate import MinedShard, admit_given, open_responses, settings
 from pipeline.mining.gather import read_threads
 from pipeline.mining.threads import THREAD_SCHEMA, Threads
-from pipeline.pairs import store_pool
+from pipeline.pairs import better_stored, store_pool
 from pipeline.plan import BuildPlan, ShardSpec
 from pipeline.shards import write_shard
 from pipeline.validate import Fault, judge_pair
@@ -49,12 +49,15 @@ def select_pairs(shard: MinedShard, plan: BuildPlan) -> MinedShard:
     ]
     pairs: list[Pair] = []
     rejections = [*shard.rejections]
+    unanswered = open_responses(shard)
     with _one_thread():
         for thread in range(len(shard.threads.posts)):
             slots = range(thread * each, (thread + 1) * each)
             found, refused = _mine_thread(shard, thread, [(k, [d[k] for d in draws]) for k in slots], plan)
             pairs += found
-            rejections += refused
+            # With all of its responses the thread might have given the pair.
+            may_pass = not unanswered.isdisjoint(shard.threads.rows(thread))
+            rejections += [refusal.model_copy(update={"may_pass": may_pass}) for refusal in refused]
     return MinedShard(
         shard.spec,
         shard.threads,
@@ -67,9 +70,25 @@ def select_pairs(shard: MinedShard, plan: BuildPlan) -> MinedShard:
 
 def store_mined(shard: MinedShard, plan: BuildPlan) -> dict[str, Any]:
     """Write the annotated threads, then the pool shard."""
-    meta = {"fingerprint": plan.fingerprint, "annotated": int(shard.threads.known.sum())}
+    unanswered = len(open_responses(shard))
+    stored = better_stored(plan, "pool", shard.spec, {"fingerprint": plan.fingerprint, "open": unanswered})
+    if stored is not None:
+        return stored
+    meta = {
+        "fingerprint": plan.fingerprint,
+        "annotated": int(shard.threads.known.sum()),
+        "unanswered": unanswered,
+    }
     write_shard(plan.path("annotated", shard.spec), THREAD_SCHEMA, [shard.threads.table()], meta)
-    return store_pool(shard.spec, plan, shard.pairs, shard.rejections, shard.prompt_tokens, shard.completion_tokens)
+    return store_pool(
+        shard.spec,
+        plan,
+        shard.pairs,
+        shard.rejections,
+        shard.prompt_tokens,
+        shard.completion_tokens,
+        unanswered,
+    )
 
 
 def cluster(levels: Direction, most: int, seed: int) -> npt.NDArray[np.int64]:

@@ -11,6 +11,11 @@ import pytest
 from pipeline.examples import ExampleShard, assemble, open_block, store_examples
 from pipeline.generation.requests import Failure, Outcome
 from pipeline.history import History
+<<<<<<< HEAD
+=======
+from pipeline.leaks import made_of, read_pool_state
+from pipeline.pairs import traits
+>>>>>>> 4aabeb2 (Rows that circumstances cost are counted apart and asked again; losses are told with reasons, an example and advice)
 from pipeline.plan import BuildPlan, ShardSpec
 from pipeline.portraits import portray, render_portraits, take_portraits
 from pipeline.resources import resources
@@ -372,9 +377,12 @@ def test_footer_counts_the_shard(tmp_path: Path) -> None:
         "accepted": 0,
         "examples": 24,
         "lost": 0,
+        "unanswered": 0,
+        "open": 0,
         "rejected": {},
         "prompt_tokens": 0,
         "completion_tokens": 0,
+        "made_of": made_of(read_pool_state(plan), [plan.path("pool", other).name for other in specs_of(plan, "train")]),
     }
 
 

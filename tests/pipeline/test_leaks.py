@@ -5,7 +5,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from pipeline.examples import assemble, open_block
-from pipeline.leaks import find_shared_replies, has_shared_reply, read_shared_replies
+from pipeline.leaks import find_shared_replies, has_shared_reply, read_pool_state
 from pipeline.plan import BuildPlan
 from tests.pipeline.helpers import fill_pool, prepared, specs_of, tiny
 
@@ -29,7 +29,7 @@ def rejected(plan: BuildPlan, split: str) -> list[tuple[int, str]]:
 def test_reply_of_two_splits_is_rejected_in_both(tmp_path: Path) -> None:
     plan = pool_with(tmp_path, ("train", 3, "chosen"), ("test", 5, "chosen"))
 
-    assert len(read_shared_replies(plan)) == 1
+    assert len(read_pool_state(plan).shared) == 1
     assert rejected(plan, "train") == [(3, "reply_in_another_split")]
     assert rejected(plan, "test") == [(5, "reply_in_another_split")]
     assert rejected(plan, "validation") == []
@@ -45,7 +45,7 @@ def test_chosen_reply_of_one_split_and_rejected_reply_of_another_are_a_leak(tmp_
 def test_reply_that_one_split_holds_twice_stays(tmp_path: Path) -> None:
     plan = pool_with(tmp_path, ("train", 3, "chosen"), ("train", 4, "rejected"), ("train", 30, "chosen"))
 
-    assert len(read_shared_replies(plan)) == 0
+    assert len(read_pool_state(plan).shared) == 0
     assert rejected(plan, "train") == []
 
 
@@ -71,12 +71,12 @@ def test_pair_is_leaked_when_either_reply_is(tmp_path: Path) -> None:
     plan = pool_with(tmp_path, ("train", 3, "chosen"), ("test", 5, "chosen"))
     table = pa.table({"chosen": ["a", TWICE, "b", "c"], "rejected": ["d", "e", TWICE, "f"]})
 
-    assert has_shared_reply(table, read_shared_replies(plan)).tolist() == [False, True, True, False]
+    assert has_shared_reply(table, read_pool_state(plan).shared).tolist() == [False, True, True, False]
 
 
 def test_finding_again_finds_the_same(tmp_path: Path) -> None:
     plan = pool_with(tmp_path, ("train", 3, "chosen"), ("test", 5, "chosen"))
-    before = read_shared_replies(plan).tolist()
+    before = read_pool_state(plan).shared.tolist()
 
     assert find_shared_replies(plan) == 1
-    assert read_shared_replies(plan).tolist() == before
+    assert read_pool_state(plan).shared.tolist() == before

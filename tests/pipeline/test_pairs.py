@@ -332,10 +332,46 @@ def test_footers_count_the_shard(tmp_path: Path) -> None:
         "accepted": 9,
         "examples": 0,
         "lost": 3,
+        "unanswered": 0,
+        "open": 0,
         "rejected": {"generate/http_400": 1, "validate/too_short": 2},
         "prompt_tokens": 23 * 100,
         "completion_tokens": 23 * 30,
+        "content": meta["content"],
     }
+
+
+def test_footer_tells_pairs_that_circumstances_cost_from_those_at_fault_themselves(tmp_path: Path) -> None:
+    plan = plan_at(tmp_path)
+    bad: dict[int, Outcome] = {0: Failure("timeout", "", may_pass=True), 4: reply("no")}
+    shard = validate_pairs(failing(asked_first(plan), bad), plan, LAST)
+
+    meta = store_pairs(shard, plan)
+
+    assert (meta["lost"], meta["unanswered"], meta["open"]) == (2, 1, 1)
+    assert [rejection.may_pass for rejection in shard.rejections] == [True, False]
+
+
+def test_pair_is_unanswered_where_any_of_its_attempts_was(tmp_path: Path) -> None:
+    plan = plan_at(tmp_path, attempts=2)
+    bad: dict[int, Outcome] = {0: Failure("timeout", "", may_pass=True), 4: Failure("timeout", "", may_pass=True)}
+    first = validate_pairs(failing(asked_first(plan), bad), plan, NOT_LAST)
+    second = render_prompts(sample_points(first, plan, 1), plan)
+
+    meta = store_pairs(validate_pairs(failing(second, {0: reply("no")}), plan, LAST), plan)
+
+    # One failed again by itself; the other was answered.
+    assert (meta["lost"], meta["unanswered"], meta["open"]) == (1, 1, 1)
+
+
+def test_content_of_a_shard_is_that_of_its_pairs(tmp_path: Path) -> None:
+    contents = []
+    for name, bad in (("a", {}), ("b", {}), ("c", {4: reply("no")})):
+        plan = plan_at(tmp_path / name)
+        shard = validate_pairs(failing(asked_first(plan), bad), plan, LAST)
+        contents.append(store_pairs(shard, plan)["content"])
+
+    assert contents[0] == contents[1] != contents[2]
 
 
 def test_shard_without_a_single_pair_is_stored(tmp_path: Path) -> None:
