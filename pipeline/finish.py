@@ -18,12 +18,12 @@ from schemas.base import UserError
 from schemas.manifest import Counts, FileEntry, Manifest
 
 
-def count_rows(plan: BuildPlan) -> Counts:
+def count_rows(plan: BuildPlan, folders: Sequence[str] = ("pool", "data")) -> Counts:
     """The funnel of the whole build, from the footers of its shards, whichever run wrote them."""
     rejected: Counter[str] = Counter()
     totals: Counter[str] = Counter()
     shards = plan.shards()
-    for folder in ("pool", "data"):
+    for folder in folders:
         for meta in read_footers(plan, folder, shards):
             rejected.update((meta or {}).get("rejected", {}))
             for name in ("accepted", "lost", "unanswered", "examples", "prompt_tokens", "completion_tokens"):
@@ -53,9 +53,9 @@ def read_footers(plan: BuildPlan, folder: str, shards: Sequence[ShardSpec]) -> l
     return read_metas(plan.output / folder, [plan.path(folder, spec).name for spec in shards])
 
 
-def check_losses(plan: BuildPlan) -> None:
-    """Raises `UserError` where more pairs were lost than the build may lose, or all of them."""
-    counts = count_rows(plan)
+def check_losses(plan: BuildPlan, folders: Sequence[str] = ("pool", "data")) -> None:
+    """Raise `UserError` where more pairs were lost than the build may lose, or all of them."""
+    counts = count_rows(plan, folders)
     limit = plan.config.limits.max_rejected
     if counts.pairs_lost > limit * counts.pairs_asked:
         raise UserError(too_many_lost(plan.output, counts, limit))

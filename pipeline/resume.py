@@ -6,6 +6,7 @@ again for the rows of open shards; a finished build does so only when it is told
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -52,7 +53,7 @@ def count_open(plan: BuildPlan) -> int:
 
 def has_all(plan: BuildPlan) -> bool:
     """Whether nothing is missing but the end: all shards are there, belong together, and lost no more than they may."""
-    shards = plan.shards()
+    plan, shards = dataclasses.replace(plan, asks_again=False), plan.shards()
     for folder, beside in (("pool", "rejected/pairs"), ("data", "rejected/examples")):
         metas = read_footers(plan, folder, shards)
         if not all(metas):
