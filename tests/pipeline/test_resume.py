@@ -19,6 +19,8 @@ import pytest
 from aiohttp import web
 from datasets import load_dataset
 
+from pipeline.build import build
+from pipeline.configuration import read_config
 from schemas.manifest import Manifest
 from tests.pipeline.helpers import number_of, thread, write_jsonl, write_threads
 from tests.stub import StubServer, choices, completion, completions, good, good_text
@@ -319,6 +321,45 @@ def test_a_server_that_dies_is_restarted_and_the_bytes_are_the_same(source: str,
     manifest = Manifest.model_validate_json((tmp_path / "there" / "out" / "manifest.json").read_bytes())
     assert manifest.runs[-1].server_restarts > 0
     assert shards(tmp_path / "there" / "out") == shards(tmp_path / "here" / "out")
+
+
+# Rows that circumstances cost
+
+
+@pytest.mark.parametrize("moment", ["pool", "data"])
+def test_retry_killed_half_way_gives_the_bytes_of_an_undisturbed_build(
+    source: str, tmp_path: Path, moment: str
+) -> None:
+    async def out_of_memory(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        if number_of(body) % 7 == 3:
+            return web.json_response({"error": {"message": "out of memory"}}, status=500)
+        return await sometimes_bad(request, body)
+
+    async def slowly(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        await asyncio.sleep(0.02)
+        return await sometimes_bad(request, body)
+
+    overrides = ["attempts=1", "limits.max_rejected=1", "requests.retries=0"]
+    keys = [argument for override in overrides for argument in ("--set", override)]
+    with StubServer(sometimes_bad) as good_one, StubServer(out_of_memory) as bad_one, StubServer(slowly) as slow_one:
+        config, output = write_config(tmp_path, openai(good_one, 16), source, pairs=100), tmp_path / "out"
+        build(read_config(str(config), overrides), tmp_path / "good")
+        write_config(tmp_path, openai(bad_one, 16), source, pairs=100)
+        build(read_config(str(config), overrides), output)
+        before = Manifest.model_validate_json((output / "manifest.json").read_bytes())
+        assert before.counts.pairs_unanswered + before.counts.threads.get("responses/unanswered", 0) > 0
+        there = shards(output)
+
+        write_config(tmp_path, openai(slow_one, 4), source, pairs=100)
+        process = start(config, output, *keys, "--retry-lost")
+        changed = lambda: [name for name, content in shards(output).items() if there[name] != content]  # noqa: E731
+        wait_until(lambda: any(name.startswith(moment) for name in changed()), process)
+        process.kill()
+        process.communicate()
+        assert Manifest.model_validate_json((output / "manifest.json").read_bytes()).status == "incomplete"
+        finish(config, output, *keys, "--retry-lost")
+
+    assert shards(output) == shards(tmp_path / "good")
 
 
 # While threads are gathered
