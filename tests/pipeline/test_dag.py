@@ -501,7 +501,7 @@ def test_validation_is_counted_for_the_display(tmp_path: Path) -> None:
 
 
 def meta_of(asked: int, lost: int) -> dict[str, Any]:
-    return {"asked": asked, "lost": lost, "examples": 0, "rejected": {"validate/empty": lost}}
+    return {"asked": asked, "lost": lost, "unanswered": 0, "examples": 0, "rejected": {"validate/empty": lost}}
 
 
 def test_run_that_loses_too_much_early_fails_before_its_end(tmp_path: Path) -> None:
