@@ -55,9 +55,6 @@ class Observer:
     def phase_ends(self) -> None:
         """The phase is over, one way or another."""
 
-    def nothing_to_ask(self) -> None:
-        """A finished build was to ask again, but circumstances cost it nothing."""
-
 
 def build(
     config: BuildConfig,
@@ -143,7 +140,7 @@ def _reopened(plan: BuildPlan, manifest: Manifest, observer: Observer) -> Manife
         return manifest
     index = gather.read_index(plan) if plan.config.mining else None
     if count_open(with_threads(plan, index) if index else plan) == 0:
-        observer.nothing_to_ask()
+        observer.told("nothing to ask again: circumstances cost this build no row")
         return manifest
     manifest = manifest.model_copy(update={"status": "incomplete", "files": ()})
     write_manifest(plan.output, manifest)

@@ -109,10 +109,6 @@ class Display(Observer):
                 if over:
                     return
 
-    def nothing_to_ask(self) -> None:
-        """Say that a retry has nothing to do."""
-        self._console.print("nothing to ask again: circumstances cost this build no row")
-
     def summary(self, manifest: Manifest, folder: AnyPath) -> None:
         """What was built, where, and how to load it."""
         counts = manifest.counts

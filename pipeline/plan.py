@@ -49,18 +49,15 @@ class BuildPlan:
     config: BuildConfig = field(compare=False)
     threads: Mapping[str, int] = field(default_factory=dict, compare=False)
     """Threads of each split, once they are gathered: what is mined depends on what the source holds."""
-<<<<<<< HEAD
     hashes: Mapping[str, str] = field(default_factory=dict, compare=False)
     """Hashes of what workers load from the output folder: of each template by its name, and of the `space`."""
+    asks_again: bool = field(default=False, compare=False)
+    """Whether stored shards are opened again for the rows that circumstances cost them."""
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Be unpickled: a worker waits for its bucket as long as the driver does."""
         self.__dict__.update(state)
         wait_for_stores(self.config.requests.outage_seconds)
-=======
-    asks_again: bool = field(default=False, compare=False)
-    """Whether stored shards are opened again for the rows that circumstances cost them."""
->>>>>>> 4aabeb2 (Rows that circumstances cost are counted apart and asked again; losses are told with reasons, an example and advice)
 
     def shards(self) -> list[ShardSpec]:
         """Every shard of the build, the same list in both phases."""

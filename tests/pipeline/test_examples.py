@@ -11,11 +11,7 @@ import pytest
 from pipeline.examples import ExampleShard, assemble, open_block, store_examples
 from pipeline.generation.requests import Failure, Outcome
 from pipeline.history import History
-<<<<<<< HEAD
-=======
 from pipeline.leaks import made_of, read_pool_state
-from pipeline.pairs import traits
->>>>>>> 4aabeb2 (Rows that circumstances cost are counted apart and asked again; losses are told with reasons, an example and advice)
 from pipeline.plan import BuildPlan, ShardSpec
 from pipeline.portraits import portray, render_portraits, take_portraits
 from pipeline.resources import resources
