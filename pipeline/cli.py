@@ -68,6 +68,8 @@ def build(
     if not debug:
         threading.excepthook = lambda _: None
     with _reported(debug):
+        # At once, as what comes next takes seconds.
+        out.print(Text(f"checking {config} and what it names"), soft_wrap=not out.is_terminal)
         from pipeline import storage
         from pipeline.build import build as run_build
         from pipeline.build import submit
@@ -92,7 +94,7 @@ def build(
         publishing = PublishDisplay(out)
         with Display(out) as display:
             manifest = run_build(settings, folder.absolute(), context.args, display, publishing, retry_lost)
-        display.summary(manifest, folder)
+        display.summary(manifest, folder, config)
         publishing.summary()
 
 
@@ -278,8 +280,6 @@ def _reported(debug: bool) -> Iterator[None]:
     except KeyboardInterrupt:
         err.print("[bold]stopped[/]: run the same command again to go on; finished work is kept")
         raise typer.Exit(130) from None
-    except BrokenPipeError:
-        raise typer.Exit(0) from None
     except Exception as error:
         if debug:
             traceback.print_exc()
@@ -287,7 +287,7 @@ def _reported(debug: bool) -> Iterator[None]:
         text = str(error) if known else f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         hint = "" if known else " (--debug shows where)"
         line = " ".join(safe(text).split())
-        err.print(Text.assemble(("error", "bold red"), f": {line}{hint}"), soft_wrap=True)
+        err.print(Text.assemble(("error", "bold red"), f": {line}{hint}"), soft_wrap=not err.is_terminal)
         raise typer.Exit(2 if isinstance(error, UsageError) else 1) from None
 
 

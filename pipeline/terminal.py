@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from typing import Any
@@ -23,7 +24,10 @@ _UNSEEN = re.compile(
 
 
 class Terminal(Console):
-    """A console that passes every text through `safe`, whoever printed it; escapes are its own styles."""
+    """A console that passes every text through `safe`, whoever printed it; escapes are its own styles.
+
+    Where its reader leaves (`| head`) nothing more is printed, and the work goes on.
+    """
 
     def __init__(self, **keys: Any) -> None:
         super().__init__(highlight=False, emoji=False, **keys)
@@ -32,6 +36,11 @@ class Terminal(Console):
         return super()._render_buffer(
             segment if segment.control else segment._replace(text=safe(segment.text)) for segment in buffer
         )
+
+    def on_broken_pipe(self) -> None:
+        """Be quiet, and at the end of the process too, which flushes what is left."""
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
 
 
 def safe(text: str) -> str:

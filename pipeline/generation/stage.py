@@ -19,7 +19,7 @@ from pipeline.generation.endpoints import FixedEndpoints
 from pipeline.generation.journal import JournalWriter, open_journal, read_journal
 from pipeline.generation.requests import AnyRequest, Failure, Outcome
 from pipeline.generation.server import ServedEndpoint, private_folder, server_spec
-from pipeline.plan import BuildPlan
+from pipeline.plan import BuildPlan, ShardSpec
 from pipeline.progress import tally
 from pipeline.storage import disk_errors
 from schemas.base import UserError
@@ -31,6 +31,10 @@ _SHARDS_AHEAD = 8
 
 class Asking(Protocol):
     """A shard that has requests. `journal` names the file that keeps their outcomes."""
+
+    @property
+    def spec(self) -> ShardSpec:
+        """Which shard it is."""
 
     @property
     def journal(self) -> str:
@@ -187,6 +191,7 @@ class Generate(beam.DoFn):
         if self._first:
             # A bundle that failed may have left this shard half-asked here.
             source.finish(shard.journal)
+            tally(self._plan.output).add("begun", shard.spec.count)
         self._pending.append((shard, source.submit(shard.journal, shard.requests())))
         yield from self._done(source)
         while self._pending and not (source.wants_more and len(self._pending) <= _SHARDS_AHEAD):
