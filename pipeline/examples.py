@@ -23,6 +23,7 @@ from pipeline.rows import EXAMPLE_SCHEMA, Persona, Rows
 from pipeline.shards import read_shard, staged_shard
 from pipeline.validate import Fault
 from preference_space.philox import stream_key, uniforms
+from schemas.config import BuildConfig
 from schemas.records import Rejection
 
 
@@ -90,18 +91,22 @@ def _choose(
         yield history if isinstance(history, str) else (history, history.turned(pool))[: len(plan.sides)]
 
 
+def block_of(spec: ShardSpec, shards: Sequence[ShardSpec], config: BuildConfig) -> list[ShardSpec]:
+    """A shard, and the `history.blocks` others of its split and source that the seed chooses for its histories."""
+    others = [other for other in shards if other != spec and (other.split, other.source) == (spec.split, spec.source)]
+    draws = uniforms(config.seed, stream_key("blocks", spec.split), np.array([spec.index]), len(others) + 1)
+    chosen = np.argsort(draws[0, : len(others)], kind="stable")[: config.history.blocks]
+    return [spec, *(others[k] for k in sorted(chosen.tolist()))]
+
+
 def open_block(spec: ShardSpec, plan: BuildPlan) -> tuple[Block, list[Rejection]]:
-    """Read a shard's pool rows, and `history.blocks` other shards of its split and source that the seed chooses.
+    """Read a shard's pool rows, and those of the other shards of its block.
 
     Rows with a reply that also occurs in another split are left out, and the shard's own ones rejected.
     """
-    kin = [other for other in plan.shards() if (other.split, other.source) == (spec.split, spec.source)]
-    others = [other for other in kin if other != spec]
-    draws = uniforms(plan.config.seed, stream_key("blocks", spec.split), np.array([spec.index]), len(others) + 1)
-    chosen = np.argsort(draws[0, : len(others)], kind="stable")[: plan.config.history.blocks]
     state = read_pool_state(plan)
     tables, rejections = [], []
-    shards = (spec, *(others[k] for k in sorted(chosen.tolist())))
+    shards = block_of(spec, plan.shards(), plan.config)
     for shard in shards:
         table = read_shard(plan.path("pool", shard))
         leaked = has_shared_reply(table, state.shared)

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from pipeline import storage
+from pipeline.foresight import refuse_engine, refuse_points
 from pipeline.locks import LOCK
 from pipeline.manifests import MANIFEST, read_manifest, write_manifest
 from pipeline.mining.gather import Index
@@ -60,6 +61,7 @@ def prepare(config: BuildConfig, output: AnyPath) -> tuple[BuildPlan, Manifest, 
     Raises `UsageError` for anything wrong with space, templates, sampling or posts, and for a folder that holds another
     build, naming what differs. The counter holds the posts that were dropped.
     """
+    refuse_engine(config)
     space = _load_space(config.space)
     templates = _load_templates(config.templates)
     _try_templates(space, templates)
@@ -152,6 +154,7 @@ def _lay_out(
         by_split = split_posts(posts, config.splits.model_dump(), config.seed)
         for split, posts in by_split.items():
             _check_histories(config, split, len(posts), cut_shards(config, {}))
+        refuse_points(config, Sampler(space, config.sampling, config.seed), by_split)
         store_posts(output / "seeds", by_split)
     write_text(output / "preference_space.yaml", space.to_yaml())
     for name, template in templates.items():
