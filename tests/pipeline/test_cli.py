@@ -11,13 +11,16 @@ from typing import Any
 
 import pytest
 import yaml
+from aiohttp import web
 from typer.testing import CliRunner
 
 from pipeline import build as pipeline_build
 from pipeline.cli import app
 from preference_space.space import load_space
+from schemas.base import UserError
+from schemas.manifest import Manifest
 from tests.pipeline.helpers import TINY, mining, rows_of, thread, write_jsonl, write_threads
-from tests.stub import StubServer
+from tests.stub import StubServer, completion, good
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -81,7 +84,11 @@ def test_build_says_what_was_built_where_and_how_to_load_it(built: tuple[Path, R
 
     assert (result.code, result.err) == (0, "")
     lines = result.out.splitlines()
-    assert lines[:2] == [f"building into {folder}", "pairs: 60 to build in 5 shards; stage width: up to 5 at once"]
+    assert lines[:3] == [
+        f"checking {folder.parent / 'config.yaml'} and what it names",
+        f"building into {folder}",
+        "pairs: 60 to build in 5 shards; stage width: up to 5 at once",
+    ]
     assert "built 120 examples (train 72, validation 24, test 24) from 60 pairs; 60 of 60 attempts accepted" in lines
     assert lines[-3:] == [
         f"in    {folder}",
@@ -96,7 +103,7 @@ def test_build_that_is_finished_says_so_again(built: tuple[Path, Result]) -> Non
     result = Result("build", str(folder.parent / "config.yaml"), "--output", str(folder))
 
     assert result.code == 0
-    assert result.out.startswith("built 120 examples")
+    assert result.out.splitlines()[1].startswith("built 120 examples")
 
 
 def test_shortfall_and_reasons_are_reported(tmp_path: Path) -> None:
@@ -106,8 +113,97 @@ def test_shortfall_and_reasons_are_reported(tmp_path: Path) -> None:
 
     rejected = len(rows_of(tmp_path / "out" / "rejected" / "examples"))
     assert rejected
-    assert f"short of 120 asked for by {2 * rejected}; rejected/ holds each" in result.out
+    expected = (
+        f"short of 120 asked for by {2 * rejected}: assemble/history_without_support {rejected}; lower history.min_"
+    )
+    assert expected in result.out
     assert f"  rejected {rejected:>6}  assemble/history_without_support" in result.out
+
+
+def test_something_is_said_before_what_takes_seconds() -> None:
+    code = """
+import sys
+from pipeline import cli
+def say(*_, **__):
+    print("apache_beam" in sys.modules, "pyarrow" in sys.modules)
+    raise SystemExit
+cli.out.print = say
+cli.app(["build", "config.yaml"])
+"""
+
+    said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+
+    assert said.stdout.split() == ["False", "False"], said.stderr
+
+
+async def out_of_memory(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+    if body["seed"] % 9 == 0:
+        return web.json_response({"error": {"message": "out of memory"}}, status=500)
+    return await good(request, body)
+
+
+def test_retry_of_what_circumstances_cost_is_offered_and_done(tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    with StubServer(out_of_memory) as stub:
+        first = Result("build", config_file(tmp_path, stub), "--output", str(output))
+    lost = len(rows_of(output / "rejected" / "pairs"))
+    assert lost
+    command = f"everyuser build {tmp_path / 'config.yaml'} -o {output} --retry-lost"
+    assert f"open  circumstances cost {lost} pairs; to ask again: {command}" in first.out.splitlines()
+
+    with StubServer() as stub:
+        again = Result(*command.replace("config.yaml", config_file(tmp_path, stub).rpartition("/")[2]).split()[1:])
+        third = Result(*command.split()[1:])
+
+    assert f"pairs: asking again for {lost} rows that circumstances cost" in again.out.splitlines()
+    assert "built 120 examples" in again.out
+    assert "--retry-lost" not in again.out
+    assert "nothing to ask again: circumstances cost this build no row" in third.out.splitlines()
+
+
+def test_build_without_an_example_is_a_failed_build(tmp_path: Path) -> None:
+    async def short_portraits(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        is_portrait = "You describe people" in body["messages"][0]["content"]
+        return completion("no") if is_portrait else await good(request, body)
+
+    with StubServer(short_portraits) as stub:
+        config = config_file(tmp_path, stub, portrait="model", limits={"max_rejected": 1})
+        result = Result("build", config, "--output", str(tmp_path / "out"))
+
+    assert_one_line(result, 1, "no example is left of 60 pairs: portrait/too_short 60 (for example ", "1 words")
+    assert "load_dataset" not in result.out
+    manifest = Manifest.model_validate_json((tmp_path / "out" / "manifest.json").read_bytes())
+    assert (manifest.status, manifest.counts.rejected) == ("incomplete", {"portrait/too_short": 60})
+
+
+def test_disk_that_is_full_at_the_very_end_fails_the_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(output: Path, manifest: Manifest) -> None:
+        raise UserError(f"cannot write {output / 'manifest.json'}: No space left on device")
+
+    output = tmp_path / "out"
+    with StubServer() as stub:
+        config = config_file(tmp_path, stub)
+        with monkeypatch.context() as patch:
+            patch.setattr(pipeline_build, "write_manifest", full)
+            result = Result("build", config, "--output", str(output))
+        asked = len(stub.bodies)
+        assert_one_line(result, 1, "cannot write ", "manifest.json: No space left")
+        assert "built" not in result.out
+        assert Manifest.model_validate_json((output / "manifest.json").read_bytes()).status == "incomplete"
+
+        assert Result("build", config, "--output", str(output)).code == 0
+        assert len(stub.bodies) == asked
+    assert Manifest.model_validate_json((output / "manifest.json").read_bytes()).status == "complete"
+
+
+def test_reader_that_leaves_is_no_error(built: tuple[Path, Result]) -> None:
+    folder, _ = built
+    command = f"{sys.executable} -m pipeline.cli inspect {folder} -n 120 | head -1; echo ${{PIPESTATUS[0]}}"
+
+    said = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=False)
+
+    assert said.stdout.splitlines()[-1] == "0"
+    assert said.stderr == ""
 
 
 def test_output_is_out_and_the_name_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -275,7 +371,7 @@ def test_mined_build_says_what_became_of_the_threads_and_what_was_built(tmp_path
 
     assert (result.code, result.err) == (0, "")
     lines = result.out.splitlines()
-    assert lines[0] == f"building into {tmp_path / 'out'}"
+    assert lines[1] == f"building into {tmp_path / 'out'}"
     assert "read: 1/1 slices, 302 posts and responses" in lines
     assert "join: 1/1 parts" in lines
     assert "threads: 50 used, of 52 posts and 251 responses read" in lines
