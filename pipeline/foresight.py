@@ -54,7 +54,7 @@ def _refuse_points_of(
     if len(numbers) > _LARGEST_BLOCK:
         numbers = numbers[:_TRIED]
     directions = sampler.draw(split, 0, numbers, [posts[number % len(posts)].topics for number in numbers.tolist()])
-    active = directions.any(axis=1)
+    active = np.any(directions != 0, axis=1)
     if not active.any():
         raise UsageError(
             f"sampling: none of the first {len(numbers)} points of '{split}' has an active dimension; see "

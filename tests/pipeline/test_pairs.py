@@ -366,7 +366,8 @@ def test_pair_is_unanswered_where_any_of_its_attempts_was(tmp_path: Path) -> Non
 
 def test_content_of_a_shard_is_that_of_its_pairs(tmp_path: Path) -> None:
     contents = []
-    for name, bad in (("a", {}), ("b", {}), ("c", {4: reply("no")})):
+    outcomes: dict[str, dict[int, Outcome]] = {"a": {}, "b": {}, "c": {4: reply("no")}}
+    for name, bad in outcomes.items():
         plan = plan_at(tmp_path / name)
         shard = validate_pairs(failing(asked_first(plan), bad), plan, LAST)
         contents.append(store_pairs(shard, plan)["content"])

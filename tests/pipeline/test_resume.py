@@ -348,12 +348,15 @@ def test_retry_killed_half_way_gives_the_bytes_of_an_undisturbed_build(
         build(read_config(str(config), overrides), output)
         before = Manifest.model_validate_json((output / "manifest.json").read_bytes())
         assert before.counts.pairs_unanswered + before.counts.threads.get("responses/unanswered", 0) > 0
-        there = shards(output)
+        there = shards(output / moment)
 
         write_config(tmp_path, openai(slow_one, 4), source, pairs=100)
         process = start(config, output, *keys, "--retry-lost")
-        changed = lambda: [name for name, content in shards(output).items() if there[name] != content]  # noqa: E731
-        wait_until(lambda: any(name.startswith(moment) for name in changed()), process)
+
+        def has_changed(there: dict[str, bytes] = there) -> bool:
+            return any(there[name] != content for name, content in shards(output / moment).items())
+
+        wait_until(has_changed, process)
         process.kill()
         process.communicate()
         assert Manifest.model_validate_json((output / "manifest.json").read_bytes()).status == "incomplete"

@@ -40,13 +40,14 @@ def keys(request: pytest.FixtureRequest, tmp_path: Path) -> Keys:
     threads = write_threads(tmp_path / "threads.jsonl", 40)
     few = {"dimensions": ["demographics_and_traits"]}
     mined: Keys = {"pairs": None}
-    return {"limits": {"max_rejected": 1}} | {
+    kinds: dict[str, Keys] = {
         "sampled": {},
         "attempts": {"attempts": 2},
         "portraits": {"portrait": "model"},
         "mined": mined | {"mining": mining(threads, annotation=few)},
         "json": mined | {"mining": mining(threads, annotation=few | {"mode": "json", "min_confidence": 0})},
-    }[str(request.param)]
+    }
+    return {"limits": {"max_rejected": 1}, **kinds[str(request.param)]}
 
 
 def shards(output: Path) -> dict[str, bytes]:

@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from pipeline.generation.answers import first_logprobs, parse, read_count, read_finish, read_object, read_reply
-from pipeline.validate import clean_reply, judge_text
+from pipeline.validate import Fault, clean_reply, judge_text
 from schemas.config import ValidationConfig
 
 RYE = "Rye bread keeps longest of them all, I think."
@@ -143,7 +143,7 @@ def test_reasoning_that_took_all_tokens_is_unfinished_and_not_empty() -> None:
     text, finish = read_reply(choice(None, "length", reasoning_content="Which bread?"))
 
     fault = judge_text(text, finish, ValidationConfig())
-    assert fault == ("unfinished", "finish_reason length, no text")
+    assert fault == Fault("unfinished", "finish_reason length, no text")
 
 
 # Counts
