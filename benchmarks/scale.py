@@ -46,7 +46,7 @@ from pipeline.history import choose_histories
 from pipeline.plan import BuildPlan
 from pipeline.resume import Work
 from pipeline.rows import Rows
-from preference_space.space import load_space
+from preference_space.space import PreferenceSpace, load_space
 from prompts.renderer import Template
 from schemas.arrow import to_table
 from schemas.loader import load_config
@@ -88,7 +88,7 @@ _REST, _GARBAGE = "Beam and rest", "collecting garbage"
 _PARTS: dict[str, Sequence[Callable[..., Any]]] = {
     "records (Pydantic)": [BaseModel.__init__, BaseModel.model_dump, Rows.record, Example.is_consistent],
     "seed posts": [seeds.read_posts, seeds.split_posts],
-    "traits": [pairs.traits],
+    "traits": [PreferenceSpace.traits],
     "templates": [Template.render],
     "requests": [requests.make_request],
     "replies": [dummy.reply],

@@ -1,4 +1,7 @@
-"""Where everything goes that a person is shown in a terminal. Texts of a dataset are hostile there."""
+"""Where everything goes that a person is shown in a terminal. Texts of a dataset are hostile there.
+
+The training package has the same file.
+"""
 
 from __future__ import annotations
 

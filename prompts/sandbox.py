@@ -15,9 +15,10 @@ from typing import Any
 
 import jinja2
 from jinja2 import nodes
-from jinja2.defaults import DEFAULT_FILTERS
+from jinja2.exceptions import SecurityError
+from jinja2.filters import FILTERS
 from jinja2.runtime import Context, LoopContext, Undefined
-from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
 MAX_WORK = 10_000_000
@@ -83,7 +84,7 @@ class PromptEnvironment(ImmutableSandboxedEnvironment):
         self.context_class = _Context
         self.globals.clear()
         own = {name: getattr(dict if hasattr(dict, name) else str, name) for name in _METHODS}
-        known = own | {name: DEFAULT_FILTERS[name] for name in _FILTERS & DEFAULT_FILTERS.keys()}
+        known = own | {name: FILTERS[name] for name in _FILTERS & FILTERS.keys()}
         self.filters = {name: _paid(name, function) for name, function in (known | {"tojson": _json}).items()}
         self.filters |= {_COUNTED: _counted, _PRINTED: _printed}
 

@@ -1,6 +1,7 @@
 """YAML within bounds: of a bounded size, depth and number of values, aliases counted as what they stand for.
 
-It gives what JSON has: texts, numbers, truth values, null, lists, and maps with each key once. A date stays a text.
+It gives what JSON has: texts, numbers, truth values, null, lists, and maps with each key once. A date stays a text. The
+training package has the same file.
 """
 
 from __future__ import annotations
@@ -99,7 +100,8 @@ def _measure(text: str) -> None:
     opened: list[tuple[str | None, int]] = []
     size = 0
     for event in yaml.parse(text, Loader=_SafeLoader):
-        line = f"line {event.start_mark.line + 1}: "
+        mark = event.start_mark
+        line = f"line {mark.line + 1}: " if mark else ""
         if isinstance(event, yaml.AliasEvent):
             if event.anchor not in sizes:
                 raise ValueError(f"{line}alias '*{event.anchor}' stands for nothing, or for what it is in")
@@ -109,7 +111,8 @@ def _measure(text: str) -> None:
             if event.anchor:
                 sizes[event.anchor] = 1 + len(event.value)
         elif isinstance(event, yaml.CollectionStartEvent):
-            sizes.pop(event.anchor, None)
+            # Within itself an alias stands for nothing yet.
+            sizes.pop(event.anchor or "", None)
             opened.append((event.anchor, size))
             size += 1
         elif isinstance(event, yaml.CollectionEndEvent):

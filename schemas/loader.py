@@ -28,9 +28,13 @@ def load_config(path: Path, overrides: Sequence[str] = (), address: str | None =
     key and, for an unknown key, the nearest known one.
     """
     document = read_yaml(path)
-    for override in overrides:
-        _override(document, override)
-    config = validate(BuildConfig, _completed(document), address or str(path))
+    overridden = [_override(document, override) for override in overrides]
+
+    def where(key: Key) -> tuple[str, str]:
+        prefix, name = quoted(key)
+        return prefix, f"{name} (by --set)" if any(key[: len(path)] == path for path in overridden) else name
+
+    config = validate(BuildConfig, _completed(document), address or str(path), where)
     return _absolute(config, address.rpartition("/")[0] if address else str(path.resolve().parent))
 
 
@@ -88,11 +92,13 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
     return [model for argument in get_args(annotation) for model in _models_in(argument)]
 
 
-def _override(document: dict[str, Any], override: str) -> None:
+def _override(document: dict[str, Any], override: str) -> Key:
+    """Set what an override says, and return its key."""
     key, separator, text = override.partition("=")
     if not separator or not key.strip():
         raise UsageError(f"--set {override}: expected key=value, such as --set generation.temperature=0.7")
-    *parents, last = key.strip().split(".")
+    path = tuple(key.strip().split("."))
+    *parents, last = path
     node = document
     for parent in parents:
         inner = node[parent] = {} if node.get(parent) is None else node[parent]
@@ -108,6 +114,7 @@ def _override(document: dict[str, Any], override: str) -> None:
             f"--set {shown}: the value is not valid YAML ({reason}); to have it as a text, put quotes inside the "
             f"shell's: --set '{key.strip()}=\"...\"'"
         ) from None
+    return path
 
 
 def _joined(folder: str, path: str) -> str:

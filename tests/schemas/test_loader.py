@@ -114,7 +114,7 @@ def test_unknown_key_in_an_override_is_refused_with_the_nearest_key(
     message = refusal(path, override)
 
     assert str(path) in message
-    assert f"unknown key '{unknown}'; did you mean '{nearest}'?" in message
+    assert f"unknown key '{unknown}' (by --set); did you mean '{nearest}'?" in message
 
 
 def test_missing_pairs_is_named(tmp_path: Path) -> None:
@@ -427,7 +427,7 @@ def test_override_below_a_key_that_holds_a_value_is_refused(tmp_path: Path) -> N
 def test_override_of_the_wrong_type_names_the_key(tmp_path: Path) -> None:
     message = refusal(write(tmp_path, "pairs: 1\n"), "history.ugc=few")
 
-    assert "'history.ugc' is the text \"few\"; expected a whole number" in message
+    assert "'history.ugc' (by --set) is the text \"few\"; expected a whole number" in message
 
 
 @pytest.mark.parametrize("text", ["pairs: [1\n", "pairs: 1\n\tname: x\n", "pairs: !!python/object:os.system 1\n"])
@@ -508,6 +508,16 @@ def test_override_with_a_value_beyond_the_bounds_is_refused(tmp_path: Path, valu
 @pytest.mark.parametrize(("value", "name"), [("2024-01-01", "2024-01-01"), ("a-b", "a-b"), ("'1e3'", "1e3")])
 def test_override_with_a_text_that_other_yaml_takes_for_something_else(tmp_path: Path, value: str, name: str) -> None:
     assert load_config(write(tmp_path, "pairs: 1\n"), [f"name={value}"]).name == name
+
+
+def test_override_with_a_value_that_does_not_fit_is_said_to_be_one(tmp_path: Path) -> None:
+    path = write(tmp_path, "pairs: 1\nseed: x\n")
+
+    message = refusal(path, "pairs=many", "generation.temperature=hot")
+
+    assert "'pairs' (by --set) is the text \"many\"" in message
+    assert "'generation.temperature' (by --set) is the text \"hot\"" in message
+    assert "'seed' is the text" in message
 
 
 def test_override_with_a_small_number(tmp_path: Path) -> None:

@@ -15,11 +15,11 @@ from everyuser_train import models
 from everyuser_train.base import UsageError
 from everyuser_train.config import EvalData, Part
 from everyuser_train.data import load
-from everyuser_train.display import safe
 from everyuser_train.examples import Example
 from everyuser_train.generate import generate
 from everyuser_train.personas import NO_PERSONA, Method, Persona, fixed
 from everyuser_train.prompts import fit
+from everyuser_train.terminal import safe
 
 _ALL: tuple[Part, ...] = ("ugc", "pair", "demo")
 

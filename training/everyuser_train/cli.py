@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import re
 import sys
 import traceback
 import warnings
@@ -17,10 +16,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.text import Text
 
 from everyuser_train.base import UsageError, UserError
+from everyuser_train.terminal import Terminal, safe, say
 
 app = typer.Typer(
     help="Align models with personas by DPO, and measure it.",
@@ -31,8 +30,8 @@ app = typer.Typer(
 )
 
 # A file or a pipe gets its tables whole.
-out = Console(highlight=False, emoji=False, width=None if sys.stdout.isatty() else 160)
-err = Console(stderr=True, highlight=False, emoji=False)
+out = Terminal(width=None if sys.stdout.isatty() else 160)
+err = Terminal(stderr=True)
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks, warnings and the libraries' logs.")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set a key; may be repeated.")]
@@ -69,7 +68,7 @@ def fit(
 
         settings = load_config(FitConfig, config, {"output": output}, overrides or ())
         main = os.environ.get("RANK", "0") == "0"
-        with Display(out if main else Console(quiet=True)) as display:
+        with Display(out if main else Terminal(quiet=True)) as display:
             display.note("loading")
             from everyuser_train.fit import fit as run_fit
 
@@ -290,7 +289,7 @@ def _options(
 
 
 def _say(text: str) -> None:
-    out.print(Text(text), soft_wrap=True)
+    say(out, text)
 
 
 def _hush() -> None:
@@ -325,7 +324,7 @@ def _reported(debug: bool) -> Iterator[None]:
         known = isinstance(error, UserError)
         text = str(error) if known else f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         hint = "" if known else " (--debug shows where)"
-        line = " ".join(re.sub(r"[\x00-\x1f\x7f-\x9f]", " ", text).split())
+        line = " ".join(safe(text).split())
         err.print(Text.assemble(("error", "bold red"), f": {line}{hint}"), soft_wrap=True)
         raise typer.Exit(2 if isinstance(error, UsageError) else 1) from None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Mapping
 from types import TracebackType
@@ -17,7 +16,8 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.text import Text
+
+from everyuser_train.terminal import say
 
 _LINE_SECONDS = 10.0
 """Shortest time between two lines about one stage, where there is no terminal."""
@@ -60,7 +60,7 @@ class Display:
 
     def note(self, text: str) -> None:
         """One line."""
-        self._console.print(Text(safe(text)), soft_wrap=True)
+        say(self._console, text)
 
     def step(self, done: int, total: int) -> None:
         """Optimizer steps."""
@@ -83,8 +83,3 @@ class Display:
         elif name != "step" and (done == total or time.monotonic() - self._said.get(name, 0) >= _LINE_SECONDS):
             self._said[name] = time.monotonic()
             self.note(f"{name}: {done} of {total}")
-
-
-def safe(text: str) -> str:
-    """Text without what a terminal would obey: control characters other than line ends, and changes of direction."""
-    return re.sub(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", " ", text)

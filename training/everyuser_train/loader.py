@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from everyuser_train.base import UsageError
+from everyuser_train.documents import parse_yaml, read_yaml
 from everyuser_train.problems import explain
 
 M = TypeVar("M", bound=BaseModel)
@@ -20,28 +20,6 @@ M = TypeVar("M", bound=BaseModel)
 _PATHS = ("output", "cache", "data.space", "data.directions")
 _NAMES = ("data.path", "model", "model.name", "reference", "annotator.name")
 """Keys that hold a path, and those that hold a path or a name."""
-
-
-class _Loader(yaml.SafeLoader):
-    """A safe loader to which a key given twice is an error, not the last one wins."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """A mapping, its keys checked."""
-        keys = [key.value for key, _ in node.value]
-        for key, _ in node.value:
-            if keys.count(key.value) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"key '{key.value}' is there twice", key.start_mark)
-        return super().construct_mapping(node, deep=deep)
-
-
-# YAML 1.1, which PyYAML reads, takes 5e-7 for a text; and a text that looks like a date stays a text.
-_Loader.yaml_implicit_resolvers = {
-    key: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
-    for key, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
 
 
 def load_config(model: type[M], path: Path | None, options: Mapping[str, Any], overrides: Sequence[str] = ()) -> M:
@@ -71,7 +49,7 @@ def validate(model: type[M], document: dict[str, Any], origin: str) -> M:
     """
     try:
         text = json.dumps(document)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise UsageError(f"{origin}: holds something that is neither text, number, list nor map: {error}") from None
     try:
         return model.model_validate_json(text)
@@ -81,8 +59,8 @@ def validate(model: type[M], document: dict[str, Any], origin: str) -> M:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        document = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 - a safe loader
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        document = read_yaml(path)
+    except ValueError as error:
         raise UsageError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror or error}") from None
@@ -102,16 +80,21 @@ def _override(document: dict[str, Any], override: str) -> None:
     if not separator or not key.strip():
         raise UsageError(f"--set {override}: expected key=value, such as --set training.beta=0.2")
     try:
-        value = yaml.load(text, Loader=_Loader)  # noqa: S506 - a safe loader
-    except yaml.YAMLError:
-        raise UsageError(f"--set {override}: the value is not valid YAML") from None
+        value = parse_yaml(text)
+    except ValueError as error:
+        reason = re.sub(r"^line \d+(, column \d+)?: ", "", str(error))
+        shown = override if len(override) <= 80 else f"{override[:80]}..."
+        raise UsageError(
+            f"--set {shown}: the value is not valid YAML ({reason}); to have it as a text, put quotes inside the "
+            f"shell's: --set '{key.strip()}=\"...\"'"
+        ) from None
     _set(document, key.strip(), value, f"--set {override}")
 
 
 def _set(document: dict[str, Any], key: str, value: object, origin: str) -> None:
     *parents, last = key.split(".")
     for parent in parents:
-        inner = document[parent] = document.get(parent) or {}
+        inner = document[parent] = {} if document.get(parent) is None else document[parent]
         if not isinstance(inner, dict):
             raise UsageError(f"{origin}: '{parent}' holds a value, not keys")
         document = inner

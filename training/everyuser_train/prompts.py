@@ -8,6 +8,7 @@ from functools import cache
 from typing import Any
 
 import jinja2
+from jinja2.runtime import LoopContext, Undefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from everyuser_train.neutral import cleaner, neutral
@@ -23,8 +24,11 @@ def messages(method: Method, post: str, persona: Persona, clean: Callable[[Any],
     ICA shows history and portrait, PBA the profile. With none of it, both give the same plain prompt. `clean` is
     applied to all that is shown: it breaks up the control tokens of chat templates.
     """
+    inputs: dict[str, object]
     if method == "ica":
-        inputs = {"post": post, "ugc": persona.ugc, "pair": persona.pair, "portrait": persona.portrait}
+        ugc = [{"prompt": item.prompt, "comment": item.comment} for item in persona.ugc]
+        pair = [{"prompt": i.prompt, "chosen": i.chosen, "rejected": i.rejected} for i in persona.pair]
+        inputs = {"post": post, "ugc": ugc, "pair": pair, "portrait": persona.portrait}
     else:
         inputs = {"post": post, "profile": persona.profile}
     template = _template(method, clean)
@@ -86,17 +90,40 @@ def _reply(text: str) -> Message:
     return {"role": "assistant", "content": text}
 
 
+class PromptEnvironment(ImmutableSandboxedEnvironment):
+    """Renders templates that see plain data alone: of a map its values, of a loop its number, and no attribute else."""
+
+    def __init__(self, clean: Callable[[Any], Any] = neutral) -> None:
+        """`clean` is applied to all that is printed, but for the template's own text."""
+        super().__init__(
+            loader=jinja2.PackageLoader("everyuser_train"),
+            undefined=jinja2.StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+            autoescape=False,
+            finalize=clean,
+        )
+        for reach in (self.globals, self.filters, self.tests):
+            reach.clear()
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        """A map's value or a loop's number."""
+        if type(obj) is dict and attribute in obj:
+            return obj[attribute]
+        if isinstance(obj, LoopContext) and attribute == "index":
+            return obj.index
+        if isinstance(obj, Undefined):
+            str(obj)  # Raises, and names what was looked for at first.
+        return self.undefined(obj=obj, name=attribute)
+
+    def getitem(self, obj: Any, argument: Any) -> Any:
+        """The same: no template takes an item of a list by its number."""
+        return self.getattr(obj, argument)
+
+
 @cache
 def _template(method: Method, clean: Callable[[Any], Any]) -> jinja2.Template:
-    environment = ImmutableSandboxedEnvironment(
-        loader=jinja2.PackageLoader("everyuser_train"),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        autoescape=False,
-        finalize=clean,
-    )
-    return environment.get_template(f"{method}.j2")
+    return PromptEnvironment(clean).get_template(f"{method}.j2")
 
 
 def _block(template: jinja2.Template, name: str, inputs: Mapping[str, object]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +14,7 @@ from everyuser_train.base import Record, UserError
 from everyuser_train.config import Part
 from everyuser_train.metrics import Estimate
 from everyuser_train.personas import Source
+from everyuser_train.terminal import safe
 
 Kind = Literal["persona", "length", "shuffled", "none"]
 
@@ -273,5 +273,5 @@ def _text(text: str) -> Text:
 
 
 def _safe(text: str) -> str:
-    """Text of a dataset without the control characters that a terminal would obey, on one line."""
-    return re.sub(r"[^\S ]|[\x00-\x1f\x7f-\x9f]", " ", text)
+    """Text of a dataset for a terminal or a picture, on one line."""
+    return safe(text).replace("\n", " ")

@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import yaml
 
 from everyuser_train.base import UsageError
+from everyuser_train.documents import read_yaml
 
 Direction = npt.NDArray[np.int8]
 
@@ -41,14 +41,24 @@ class Space(NamedTuple):
 def load_space(path: Path) -> Space:
     """Read a `preference_space.yaml`. Raises `UsageError` for a file that is none."""
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        document = read_yaml(path)
         dimensions = tuple(
-            Dimension(entry["slug"], entry["question"], entry["positive"]["label"], entry["negative"]["label"])
+            Dimension(
+                *map(_text, (entry["slug"], entry["question"], entry["positive"]["label"], entry["negative"]["label"]))
+            )
             for entry in document["dimensions"]
         )
-        return Space(str(document["name"]), dimensions)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError) as error:
-        raise UsageError(f"{path} is not a preference space: {type(error).__name__}: {error}") from None
+        return Space(_text(document["name"]), dimensions)
+    except KeyError as error:
+        raise UsageError(f"{path} is not a preference space: a name, dimension or pole has no {error}") from None
+    except (OSError, ValueError, TypeError) as error:
+        raise UsageError(f"{path} is not a preference space: {error}") from None
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"expected a text, found {value!r}")
+    return value
 
 
 def from_released(values: Sequence[float]) -> Direction:

@@ -1,0 +1,69 @@
+"""Where everything goes that a person is shown in a terminal. Texts of a dataset are hostile there.
+
+The building package has the same file.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from rich.console import Console
+from rich.segment import Segment
+from rich.table import Table
+from rich.text import Text
+
+_CONTROLS = re.compile(r"[^\S\n ]|[\x00-\x09\x0b-\x1f\x7f-\x9f]")
+_UNSEEN = re.compile(
+    # Soft hyphen, marks and overrides of direction, zero width, fillers, tags, selectors of variants beyond emoji's;
+    # and surrogates, which no terminal can be sent.
+    "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\u3164\ufeff"
+    "\uffa0\ufff9-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff\ud800-\udfff]"
+    # Joiners, but between letters of scripts (and emoji) that are written with them.
+    "|[\u200c\u200d](?![^\x00-\x7f\\s])|(?<![^\x00-\x7f\\s])[\u200c\u200d]"
+)
+
+
+class Terminal(Console):
+    """A console that passes every text through `safe`, whoever printed it; escapes are its own styles.
+
+    Where its reader leaves (`| head`) nothing more is printed, and the work goes on.
+    """
+
+    def __init__(self, **keys: Any) -> None:
+        super().__init__(highlight=False, emoji=False, **keys)
+
+    def _render_buffer(self, buffer: Iterable[Segment]) -> str:
+        return super()._render_buffer(
+            segment if segment.control else segment._replace(text=safe(segment.text)) for segment in buffer
+        )
+
+    def on_broken_pipe(self) -> None:
+        """Be quiet, and at the end of the process too, which flushes what is left."""
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
+
+
+def safe(text: str) -> str:
+    """Return a text without control characters, and with those that cannot be seen as their numbers: `<U+202E>`."""
+    return _UNSEEN.sub(lambda found: f"<U+{ord(found[0]):04X}>", _CONTROLS.sub(" ", text))
+
+
+def say(console: Console, text: str) -> None:
+    """Print text that may hold anything, to the letter."""
+    console.print(Text(safe(text)), soft_wrap=True)
+
+
+def print_table(console: Console, table: Table) -> None:
+    """Print a table of which nothing is cut: folded on a terminal, as wide as it is in a file or a pipe."""
+    for column in table.columns:
+        column.overflow = "fold"
+    width = console.width
+    try:
+        if not console.is_terminal:
+            console.width = console.measure(table, options=console.options.update(max_width=10_000)).maximum
+        console.print(table)
+    finally:
+        console.width = width

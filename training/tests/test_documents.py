@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from everyuser_train.documents import MAX_BYTES, parse_yaml, read_yaml
+
+LAUGHS = "a0: &a0 x\n" + "".join(f"a{k}: &a{k} [{', '.join([f'*a{k - 1}'] * 10)}]\n" for k in range(1, 12))
+MERGES = "a0: &a0 {x: 1}\n" + "".join(f"a{k}: &a{k} {{<<: [{', '.join([f'*a{k - 1}'] * 10)}]}}\n" for k in range(1, 12))
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("a: 1\nb: [x, 2.5, true, null]\n", {"a": 1, "b": ["x", 2.5, True, None]}),
+        ("a: &x {b: 1}\nc: *x\nd: {<<: *x, e: 2}\n", {"a": {"b": 1}, "c": {"b": 1}, "d": {"b": 1, "e": 2}}),
+        ("5e-7", 5e-7),
+        ("1e3", 1000.0),
+        ("-2.E+3", -2000.0),
+        ("2024-01-01", "2024-01-01"),
+        ("2024-01-01 10:00:00", "2024-01-01 10:00:00"),
+        ("''", ""),
+        ("", None),
+        ("é: \U0001f600", {"é": "\U0001f600"}),
+    ],
+)
+def test_a_document_is_what_json_has(text: str, value: Any) -> None:
+    assert parse_yaml(text) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: 1\nb: [x\n", "line 3, column 1: did not find expected ',' or ']'"),
+        ("a: 1\na: 2\n", "line 2, column 1: key 'a' is there twice"),
+        ("{[a]: 1}", "line 1, column 2: a key is no text"),
+        ("a: !!binary aGk=", "could not determine a constructor for the tag 'tag:yaml.org,2002:binary'"),
+        ("a: !!set {x}", "could not determine a constructor for the tag 'tag:yaml.org,2002:set'"),
+        ("a: !!timestamp 2024-01-01", "could not determine a constructor"),
+        ("!!python/object/apply:os.system [true]", "could not determine a constructor"),
+        ("a: *b", "line 1: alias '*b' stands for nothing"),
+        ("a: &b [*b]", "line 1: alias '*b' stands for nothing, or for what it is in"),
+        ("a: \x00", "control characters are not allowed"),
+        ("a: \udcff", "holds bytes that are no UTF-8 text"),
+        ("a: " + "9" * 5000, "holds a number of too many digits"),
+        ("a: 1\n---\nb: 2\n", "but found another document"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=r"^[^\n]+$") as caught:
+        parse_yaml(text)
+
+    assert message in str(caught.value)
+    assert "<unicode string>" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (LAUGHS, "holds more than 10000000 values and characters, aliases counted in full"),
+        (MERGES, "holds more than 10000000 values and characters, aliases counted in full"),
+        ("a: &a " + "x" * 100_000 + "\nb: [" + "*a, " * 1000 + "]", "aliases counted in full"),
+        ("[" * 100_000, "line 1: holds more than 64 lists or maps within one another"),
+        ("{a: " * 100_000, "line 1: holds more than 64 lists or maps"),
+        ("- " * 100_000, "line 1: holds more than 64 lists or maps"),
+        ("\n".join(" " * k + "a:" for k in range(1000)), "holds more than 64 lists or maps"),
+    ],
+)
+def test_a_bomb_is_refused(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        parse_yaml(text)
+
+
+def test_many_keys_take_no_longer_than_they_are(tmp_path: Path) -> None:
+    text = "".join(f"k{k}: {k}\n" for k in range(50_000))
+
+    assert len(parse_yaml(text)) == 50_000
+
+
+def test_a_file_is_read_within_a_bound(tmp_path: Path) -> None:
+    path = tmp_path / "large.yaml"
+    path.write_text("a: 1\n" + "#" * MAX_BYTES)
+
+    with pytest.raises(ValueError, match=f"is larger than {MAX_BYTES} bytes"):
+        read_yaml(path)
+    with pytest.raises(ValueError, match="is larger than"):
+        read_yaml(Path("/dev/zero"))
