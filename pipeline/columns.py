@@ -15,7 +15,7 @@ class Columns:
     A mapped column must be in every row, though its value may be missing: a wrong name would go unseen otherwise.
     """
 
-    def __init__(self, given: Mapping[str, str], key: str) -> None:
+    def __init__(self, given: Mapping[Any, str], key: str) -> None:
         self._given = given
         self._key = key
 

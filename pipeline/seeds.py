@@ -43,7 +43,7 @@ def read_posts(config: SeedsConfig, dropped: Counter[str], max_unreadable: float
     `duplicate` (text), `duplicate_id`. Raises `UsageError` where no post is left, or more than the share
     `max_unreadable` of the rows cannot be read.
     """
-    columns = Columns(dict(config.columns), "seeds.columns")
+    columns = Columns(config.columns, "seeds.columns")
     path = config.path if config.is_hub else _file(config)
     seen: set[bytes] = set()
     ids: set[str] = set()
