@@ -218,9 +218,13 @@ def _with_threads(plan: BuildPlan, run: Runner, observer: Observer) -> BuildPlan
             index = _gather(plan, run, observer)
             with_threads(plan, index)
         except UsageError:
-            abandon(plan)
+            # What one file lacks is no reason to read the others again.
+            if not gather.is_partly_read(plan):
+                abandon(plan)
             raise
         observer.gathered(index.counts)
+        if index.first:
+            observer.told(f"left out, the first row that cannot be read: {index.first}")
     gather.forget_events(plan)
     return with_threads(plan, index)
 

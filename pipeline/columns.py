@@ -10,8 +10,9 @@ from pipeline.values import UnreadableError, named
 
 
 class Columns:
-    """The columns of a source; `given` maps fields to columns where the names differ, under the configuration's `key`.
+    """The columns of a source; `given` maps fields to columns where the names differ.
 
+    `key` is what the configuration puts before the name of a field, such as `seeds.columns.`, for errors.
     A mapped column must be in every row, though its value may be missing: a wrong name would go unseen otherwise.
     """
 
@@ -34,7 +35,7 @@ class Columns:
             return wanted
         column = _spelt(tuple(row), wanted.casefold())
         if column is None and field in self._given:
-            raise UnreadableError(f"no column '{wanted}' ({self._key}.{field}); it has {named(row)}")
+            raise UnreadableError(f"no column '{wanted}' ({self._key}{field}); it has {named(row)}")
         return column
 
 

@@ -96,7 +96,7 @@ def read_rows(path: AnyPath, start: int = 0, stop: int | None = None) -> Rows:
         if isinstance(error, OSError) and error.errno is not None:
             raise UserError(f"cannot read {path}: {told}; run the same command again, finished work is kept") from None
         after = f", after {place(path, number, start)[len(str(path)) + 2 :]}" if number else ""
-        raise UsageError(f"{path}: not readable as {kind}{after}: {told}") from None
+        raise UsageError(f"{path}: not readable as {path.suffix}{after}: {told}") from None
 
 
 def place(path: AnyPath | str, number: int, start: int = 0) -> str:
@@ -108,19 +108,18 @@ def place(path: AnyPath | str, number: int, start: int = 0) -> str:
     return f"{path}: line {number + _lines_before(path, start)}"
 
 
-def refuse_hopeless(unreadable: int, read: int, first: str) -> None:
-    """Raise `UsageError` as soon as none of many rows can be read: the rest, which may be large, is no better."""
-    if unreadable == read == _HOPELESS:
-        raise UsageError(f"none of the first {read} rows can be read; the first: {first}")
+def is_hopeless(unreadable: int, read: int) -> bool:
+    """Return whether, just now, none of many rows could be read: the rest, which may be large, is no better."""
+    return unreadable == read == _HOPELESS
 
 
-def refuse_unreadable(source: str, unreadable: int, read: int, share: float, first: str) -> None:
-    """Raise `UsageError` where more than a share of the rows cannot be read. One never costs the rest."""
-    if unreadable > max(1, share * read):
-        raise UsageError(
-            f"{source}: {unreadable} of {read} rows cannot be read, and limits.max_unreadable allows a share of "
-            f"{share:g}; the first: {first}"
-        )
+def too_many_unreadable(unreadable: int, read: int, share: float, first: str) -> str | None:
+    """Return what is wrong where more than a share of rows cannot be read; None elsewhere. One is never too many."""
+    if unreadable <= max(1, share * read):
+        return None
+    return (
+        f"{unreadable} of {read} cannot be read, more than limits.max_unreadable = {share:g} allows; the first: {first}"
+    )
 
 
 def elements(file: TextIO) -> Iterator[Any]:

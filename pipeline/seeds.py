@@ -9,20 +9,19 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import storage
 from pipeline.columns import Columns
-from pipeline.formats import KNOWN, format_of, place, read_rows, refuse_hopeless, refuse_unreadable
+from pipeline.formats import KNOWN, format_of, is_hopeless, place, read_rows, too_many_unreadable
 from pipeline.hub import dataset_commit, dataset_rows
 from pipeline.plan import SPLITS, ShardSpec, apportion
-from pipeline.shards import read_groups
+from pipeline.shards import parsed, read_groups
 from pipeline.storage import AnyPath, atomic
 from pipeline.text import as_written, is_placeholder, normalised
 from pipeline.values import Row, Rows, UnreadableError, as_id, as_post, as_text, as_topics, named
 from schemas.arrow import arrow_schema, to_table
-from schemas.base import UsageError, UserError
+from schemas.base import UsageError
 from schemas.config import SeedsConfig
 from schemas.records import SeedPost
 
@@ -43,7 +42,7 @@ def read_posts(config: SeedsConfig, dropped: Counter[str], max_unreadable: float
     `duplicate` (text), `duplicate_id`. Raises `UsageError` where no post is left, or more than the share
     `max_unreadable` of the rows cannot be read.
     """
-    columns = Columns(config.columns, "seeds.columns")
+    columns = Columns(config.columns, "seeds.columns.")
     path = config.path if config.is_hub else _file(config)
     seen: set[bytes] = set()
     ids: set[str] = set()
@@ -56,7 +55,8 @@ def read_posts(config: SeedsConfig, dropped: Counter[str], max_unreadable: float
         except UnreadableError as error:
             unreadable += 1
             first = first or f"{place(path, number)}: {error}"
-            refuse_hopeless(unreadable, read, first)
+            if is_hopeless(unreadable, read):
+                raise UsageError(f"none of the first {read} rows can be read; the first: {first}") from None
             continue
         if post is None:
             dropped["empty"] += 1
@@ -76,7 +76,8 @@ def read_posts(config: SeedsConfig, dropped: Counter[str], max_unreadable: float
         yield post
         if len(ids) == config.limit:
             break
-    refuse_unreadable(str(path), unreadable, read, max_unreadable, first)
+    if wrong := too_many_unreadable(unreadable, read, max_unreadable, first):
+        raise UsageError(f"seeds.path: {path}: of its rows, {wrong}")
     if unreadable:
         dropped[f"unreadable; the first: {first}"] = unreadable
     if not ids:
@@ -110,12 +111,10 @@ def store_posts(folder: AnyPath, by_split: Mapping[str, list[SeedPost]]) -> None
 def posts_of(folder: AnyPath, spec: ShardSpec) -> list[SeedPost]:
     """The post of each pair of a shard: pair i of a split uses post i mod n, of the split's n posts."""
     path = folder / f"{spec.split}.parquet"
-    try:
-        with storage.open_parquet(path) as opened:
-            wanted = np.arange(spec.start, spec.start + spec.count) % pq.read_metadata(opened).num_rows
-        rows = read_groups(path, wanted).to_pylist()
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{path} cannot be read: {error}; put the file back, or choose another --output") from error
+    advice = "put back what the build wrote, or choose another --output"
+    with parsed(path, advice), storage.open_parquet(path) as opened:
+        wanted = np.arange(spec.start, spec.start + spec.count) % pq.read_metadata(opened).num_rows
+    rows = read_groups(path, wanted, advice).to_pylist()
     return [SeedPost(**row | {"topics": tuple(row["topics"])}) for row in rows]
 
 

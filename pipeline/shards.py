@@ -24,6 +24,7 @@ from schemas.base import UserError
 pa.set_memory_pool(pa.system_memory_pool())
 
 _META = "everyuser"
+_ADVICE = "delete it and run again"
 
 
 def write_shard(path: AnyPath, schema: pa.Schema, groups: Iterable[pa.Table], meta: Mapping[str, Any]) -> None:
@@ -62,13 +63,16 @@ def _write(path: Path, schema: pa.Schema, groups: Iterable[pa.Table], meta: Mapp
 
 def read_shard(path: AnyPath, columns: list[str] | None = None) -> pa.Table:
     """A shard as a table. `pq.read_table` would load the dataset engine, of 60 MiB, to do the same."""
-    with _parsed(path), storage.open_parquet(path, whole=columns is None) as opened, pq.ParquetFile(opened) as file:
+    with parsed(path), storage.open_parquet(path, whole=columns is None) as opened, pq.ParquetFile(opened) as file:
         return file.read(columns).replace_schema_metadata(None)
 
 
-def read_groups(path: AnyPath, rows: npt.NDArray[np.int64]) -> pa.Table:
-    """The given rows of a file, in their order, reading only the row groups that hold them."""
-    with _parsed(path), storage.open_parquet(path) as opened, pq.ParquetFile(opened) as file:
+def read_groups(path: AnyPath, rows: npt.NDArray[np.int64], advice: str = _ADVICE) -> pa.Table:
+    """The given rows of a file, in their order, reading only the row groups that hold them.
+
+    `advice` says what to do about a damaged one.
+    """
+    with parsed(path, advice), storage.open_parquet(path) as opened, pq.ParquetFile(opened) as file:
         sizes = [file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)]
         ends = np.cumsum(sizes)
         group_of = np.searchsorted(ends, rows, side="right")
@@ -82,7 +86,7 @@ def read_groups(path: AnyPath, rows: npt.NDArray[np.int64]) -> pa.Table:
 def read_meta(path: AnyPath) -> dict[str, Any] | None:
     """The footer's `meta`; None where there is no such file. Raises `UserError` for a file that is no shard of ours."""
     try:
-        with _parsed(path), storage.open_parquet(path) as opened:
+        with parsed(path), storage.open_parquet(path) as opened:
             entries = pq.read_metadata(opened).metadata or {}
     except FileNotFoundError:
         return None
@@ -94,7 +98,7 @@ def read_meta(path: AnyPath) -> dict[str, Any] | None:
 
 
 @contextmanager
-def _parsed(path: AnyPath) -> Iterator[None]:
+def parsed(path: AnyPath, advice: str = _ADVICE) -> Iterator[None]:
     """Turn what goes wrong while a shard is read into a line; `FileNotFoundError` passes.
 
     An error with a number is the system's, of which the file is innocent. Arrow's own errors have none.
@@ -107,7 +111,7 @@ def _parsed(path: AnyPath) -> Iterator[None]:
         told = error_text(error)
         if isinstance(error, OSError) and error.errno is not None:
             raise UserError(f"cannot read {path}: {told}; mend that and run the same command again") from error
-        raise UserError(f"{path} is damaged ({told}); delete it and run again") from error
+        raise UserError(f"{path} is damaged ({told}); {advice}") from error
 
 
 def read_metas(folder: AnyPath, files: Sequence[str]) -> list[dict[str, Any] | None]:

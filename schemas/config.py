@@ -67,8 +67,8 @@ class DumpSource(Record):
     kind: Literal["dump"]
     submissions: Paths = Field(description="Files of submissions: `id`, `title`, `selftext`, `subreddit`, `author`.")
     comments: Paths = Field(
-        description="Files of comments: `id`, `link_id`, `parent_id`, `author`, `body`. Both `.jsonl` or `.zst`, or "
-        "patterns such as `RC_2024-*.zst`."
+        description="Files of comments: `id`, `link_id`, `parent_id`, `author`, `body`. Both of the kinds that "
+        "`seeds.path` takes, or patterns such as `RC_2024-*.zst`."
     )
     replies: Literal["top_level", "all"] = Field(
         "top_level", description="`top_level`: replies to the post itself; `all`: replies to other replies too."
@@ -80,6 +80,11 @@ class DumpSource(Record):
         return ("submissions", "comments")
 
 
+ThreadField = Literal[
+    "id", "title", "post", "topics", "author", "responses", "response_id", "response_text", "response_author"
+]
+
+
 class ThreadsSource(Record):
     """Threads that are joined already, or a published dataset of rated responses."""
 
@@ -88,8 +93,13 @@ class ThreadsSource(Record):
         "others turn the ratings of that dataset into levels on the universal values, without a model."
     )
     path: Paths = Field(
-        description="`.jsonl`, `.zst` or `.parquet` files, patterns, one `hf://owner/name`, or `packaged` "
+        description="Files of the kinds that `seeds.path` takes, patterns, one `hf://owner/name`, or `packaged` "
         "(40 short threads of this project)."
+    )
+    columns: dict[ThreadField, str] = Field(
+        default_factory=dict,
+        description="`threads`: which column holds each field, where the names differ by more than case; "
+        "`response_id`, `response_text` and `response_author` are within `responses`.",
     )
     config: str | None = Field(None, description="Configuration name of a Hub dataset.")
     split: str = Field("train", description="Split of a Hub dataset.")
@@ -109,6 +119,12 @@ class ThreadsSource(Record):
     def _one_dataset(self) -> ThreadsSource:
         if len(self.path) > 1 and any(path.startswith("hf://") for path in self.path):
             raise ValueError("a dataset of the Hub must be the only path")
+        return self
+
+    @model_validator(mode="after")
+    def _mapped_threads(self) -> ThreadsSource:
+        if self.columns and self.kind != "threads":
+            raise ValueError(f"columns are for kind 'threads'; those of '{self.kind}' are known")
         return self
 
 

@@ -14,12 +14,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from pipeline.columns import Columns
 from pipeline.mining.adapters import ADAPTERS, SLUGS
 from pipeline.text import as_written, count_words, is_placeholder, slug
 from pipeline.values import Row, UnreadableError, as_id, as_list, as_post, as_text, as_topics, is_missing, named
 from preference_space.space import PreferenceSpace
 from schemas.base import UsageError
-from schemas.config import DumpSource, MiningConfig
+from schemas.config import DumpSource, MiningConfig, ThreadField
 
 Rows = Iterable[tuple[int, Row]]
 _ROUNDING = 1e-3
@@ -162,11 +163,15 @@ def comments(rows: Rows, filters: Filters, source: DumpSource) -> Iterator[Event
             yield ResponseEvent(link, identity, author, text)
 
 
-def threads(rows: Rows, filters: Filters, space: PreferenceSpace) -> Iterator[Event]:
-    """Yield the usable posts and responses of joined threads."""
+def threads(rows: Rows, filters: Filters, space: PreferenceSpace, given: Mapping[ThreadField, str]) -> Iterator[Event]:
+    """Yield the usable posts and responses of joined threads; `given` maps fields to columns of other names."""
+    key, inner = "mining.source.columns.", "response_"
+    columns = Columns(given, key)
+    of_response = {field.removeprefix(inner): name for field, name in given.items() if field.startswith(inner)}
+    inner_columns = Columns(of_response, key + inner)
     for number, row in rows:
         try:
-            post, entries = _thread(_readable(row))
+            post, entries = _thread(_readable(row), columns)
         except UnreadableError as error:
             filters.unreadable("posts", number, error)
             continue
@@ -175,7 +180,7 @@ def threads(rows: Rows, filters: Filters, space: PreferenceSpace) -> Iterator[Ev
         yield post
         for place, entry in enumerate(entries):
             try:
-                response = _response(post, place, entry, space)
+                response = _response(post, place, entry, space, inner_columns)
             except UnreadableError as error:
                 filters.unreadable("responses", number, UnreadableError(f"response {place + 1}: {error}"))
                 continue
@@ -215,34 +220,38 @@ def rated(rows: Rows, filters: Filters, space: PreferenceSpace, kind: str) -> It
                 yield ResponseEvent(identity, named_by, "", said, ratings=ratings, mark=identity)
 
 
-def _thread(row: Mapping[str, Any]) -> tuple[PostEvent, list[Any]]:
+def _thread(row: Mapping[str, Any], columns: Columns) -> tuple[PostEvent, list[Any]]:
     """The post of a row, and its responses as they are."""
-    if is_missing(row.get("responses")):
-        raise UnreadableError(f"no list 'responses'; it has {named(row)}")
-    if not {"post", "title", "text"} & row.keys():
-        raise UnreadableError(f"no 'post', 'title' or 'text'; it has {named(row)}")
-    key = "post" if as_post(row.get("post"), "post") else "text"
-    title, text = as_written(as_text(row.get("title"), "title")), as_written(as_post(row.get(key), key))
-    entries = as_list(row["responses"], "responses")
-    topics = as_topics(row.get("topics"), "topics")
+    if is_missing(columns.value(row, "responses")):
+        raise UnreadableError(f"no list 'responses'; it has {named(row)}; mining.source.columns maps them")
+    if not any(columns.has(row, field) for field in ("post", "title", "text")):
+        raise UnreadableError(f"no 'post', 'title' or 'text'; it has {named(row)}; mining.source.columns maps them")
+    body = as_post(columns.value(row, "post"), "post") or as_post(columns.value(row, "text"), "text")
+    title, text = as_written(as_text(columns.value(row, "title"), "title")), as_written(body)
+    entries = as_list(columns.value(row, "responses"), "responses")
+    topics = as_topics(columns.value(row, "topics"), "topics")
     mark = content_mark(title, text)
     # Rows of one post are one thread, unless levels say how its responses compare with each other.
     is_rated = any(isinstance(entry, Mapping) and entry.get("levels") for entry in entries)
     made_up = content_mark(title, text, *map(repr, entries)) if is_rated else mark
-    identity = as_id(row.get("id"), "id") or made_up
-    return PostEvent(identity, title, text, topics, as_text(row.get("author"), "author"), mark), entries
+    identity = as_id(columns.value(row, "id"), "id") or made_up
+    return PostEvent(identity, title, text, topics, as_text(columns.value(row, "author"), "author"), mark), entries
 
 
-def _response(post: PostEvent, place: int, entry: Any, space: PreferenceSpace) -> ResponseEvent:
-    fields = {"text": entry} if isinstance(entry, str) else entry
-    if not isinstance(fields, Mapping) or "text" not in fields:
+def _response(post: PostEvent, place: int, entry: Any, space: PreferenceSpace, columns: Columns) -> ResponseEvent:
+    made_up = f"{place:05d}"
+    if isinstance(entry, str):
+        return ResponseEvent(post.id, made_up, "", as_written(as_text(entry, "text")), mark=post.mark)
+    if not isinstance(entry, Mapping):
         raise UnreadableError("neither a text nor an object with a 'text'")
+    if not columns.has(entry, "text"):
+        raise UnreadableError(f"no 'text'; it has {named(entry)}; mining.source.columns.response_text maps it")
     return ResponseEvent(
         post.id,
-        as_id(fields.get("id"), "id") or f"{place:05d}",
-        as_text(fields.get("author"), "author"),
-        as_written(as_text(fields["text"], "text")),
-        *_given(fields, space),
+        as_id(columns.value(entry, "id"), "id") or made_up,
+        as_text(columns.value(entry, "author"), "author"),
+        as_written(as_text(columns.value(entry, "text"), "text")),
+        *_given(entry, space),
         mark=post.mark,
     )
 

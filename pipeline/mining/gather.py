@@ -25,6 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import storage
+from pipeline.formats import too_many_unreadable
 from pipeline.mining.cleaning import Cleaned, clean_thread
 from pipeline.mining.events import PostEvent, ResponseEvent
 from pipeline.mining.scrub import scrub
@@ -49,16 +50,25 @@ _FLUSHED_AT = 64 << 20
 
 @dataclass(frozen=True)
 class Index:
-    """What was gathered: threads of each part, those of each split, and the funnel."""
+    """What was gathered: threads of each part, those of each split, and the funnel.
+
+    `first` is the first row that could not be read, with its place; '' where all could.
+    """
 
     parts: tuple[int, ...]
     splits: Mapping[str, int]
     counts: Mapping[str, int]
+    first: str
 
 
 def slices_to_do(plan: BuildPlan) -> list[Slice]:
     """The slices that no earlier run has partitioned."""
     return [piece for piece in cut_slices(plan.mining) if _read_ours(plan, _done_path(plan, piece.number)) is None]
+
+
+def is_partly_read(plan: BuildPlan) -> bool:
+    """Return whether some slices are partitioned and others are not."""
+    return 0 < len(slices_to_do(plan)) < len(cut_slices(plan.mining))
 
 
 def parts_to_do(plan: BuildPlan) -> list[int]:
@@ -77,11 +87,12 @@ def count_parts(plan: BuildPlan) -> int:
 def partition(piece: Slice, plan: BuildPlan) -> None:
     """Read a slice and write its events part by part; a small file beside them says that it is done."""
     counts: Counter[str] = Counter()
+    first: list[str] = []
     parts = count_parts(plan)
     pending: list[tuple[int, bytes]] = []
     held = runs = 0
     progress = tally(plan.output)
-    for event in read_events(piece, plan.mining, resources(plan).space, counts):
+    for event in read_events(piece, plan.mining, resources(plan).space, counts, first):
         post = event.id if isinstance(event, PostEvent) else event.post
         line = orjson.dumps(("p" if isinstance(event, PostEvent) else "r", *event)) + b"\n"
         pending.append((_order(plan, post) * parts >> 64, line))
@@ -94,7 +105,7 @@ def partition(piece: Slice, plan: BuildPlan) -> None:
     progress.add("threads/events", len(pending))
     progress.add("threads/slices", 1)
     progress.flush()
-    write_text(_done_path(plan, piece.number), _dumps(plan, runs=runs + 1, parts=parts, counts=counts))
+    write_text(_done_path(plan, piece.number), _dumps(plan, runs=runs + 1, parts=parts, counts=counts, first=first))
 
 
 def join(part: int, plan: BuildPlan) -> None:
@@ -135,9 +146,7 @@ def join(part: int, plan: BuildPlan) -> None:
 
 def index(plan: BuildPlan) -> Index:
     """After the last part: drop repeated posts, and fix which threads are used."""
-    counts: Counter[str] = Counter()
-    for piece in cut_slices(plan.mining):
-        counts.update(json.loads(storage.read_bytes(_done_path(plan, piece.number)))["counts"])
+    counts, first = _read_counts(plan)
     paths = [_part_path(plan, part) for part in range(count_parts(plan))]
     for meta in read_metas(plan.output / "threads", [path.name for path in paths]):
         counts.update((meta or {})["counts"])
@@ -152,14 +161,37 @@ def index(plan: BuildPlan) -> Index:
         counts["posts/over_limit"] += max(0, len(kept) - (plan.mining.limit or 0))
         kept = kept[: plan.mining.limit]
     if not len(kept):
-        raise UsageError(f"mining.source: no thread is left of {counts['posts/read']} posts ({_funnel(counts)})")
+        unread = f"; the first that cannot be read: {first}" if first else ""
+        raise UsageError(
+            f"mining.source: no thread is left of {counts['posts/read']} posts ({_funnel(counts)}){unread}"
+        )
     with atomic(_kept_path(plan)) as temporary, temporary.open("wb") as file:
         np.save(file, kept)
     splits = _splits(plan, len(kept))
     counts["threads/used"] += sum(splits.values())
-    found = Index(tuple(sizes), splits, dict(sorted((+counts).items())))
-    write_text(_index_path(plan), _dumps(plan, parts=sizes, splits=splits, counts=found.counts))
+    found = Index(tuple(sizes), splits, dict(sorted((+counts).items())), first)
+    write_text(_index_path(plan), _dumps(plan, parts=sizes, splits=splits, counts=found.counts, first=first))
     return found
+
+
+def _read_counts(plan: BuildPlan) -> tuple[Counter[str], str]:
+    """What was read and dropped, and the first row that could not be read, '' if all could.
+
+    Raises `UserError` for a file of which too many rows could not: what was gathered is kept.
+    """
+    by_file: dict[str, Counter[str]] = {}
+    first: dict[str, str] = {}
+    for piece in cut_slices(plan.mining):
+        done = json.loads(storage.read_bytes(_done_path(plan, piece.number)))
+        by_file.setdefault(piece.path, Counter()).update(done["counts"])
+        for told in done["first"]:
+            first.setdefault(piece.path, told)
+    for path, told in first.items():
+        for kind in ("posts", "responses"):
+            unreadable, read = (by_file[path][f"{kind}/{name}"] for name in ("unreadable", "read"))
+            if wrong := too_many_unreadable(unreadable, read, plan.config.limits.max_unreadable, told):
+                raise UserError(f"{path}: of its {kind}, {wrong}; raise it to go on without them")
+    return sum(by_file.values(), Counter()), next(iter(first.values()), "")
 
 
 def forget_events(plan: BuildPlan) -> None:
@@ -170,7 +202,9 @@ def forget_events(plan: BuildPlan) -> None:
 def read_index(plan: BuildPlan) -> Index | None:
     """What `index` has stored; None where nothing was gathered yet."""
     document = _read_ours(plan, _index_path(plan))
-    return Index(tuple(document["parts"]), document["splits"], document["counts"]) if document else None
+    if document is None:
+        return None
+    return Index(tuple(document["parts"]), *(document[name] for name in ("splits", "counts", "first")))
 
 
 def read_threads(plan: BuildPlan, start: int, count: int) -> Threads:

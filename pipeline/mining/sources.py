@@ -8,21 +8,18 @@ from __future__ import annotations
 
 import importlib.resources
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
-
-import orjson
-import pyarrow as pa
-import pyarrow.parquet as pq
-import zstandard
+from typing import Any, Literal
 
 from pipeline import storage
+from pipeline.formats import KNOWN, format_of, is_compressed, is_hopeless, is_splittable, place, read_rows
 from pipeline.hub import dataset_commit, dataset_rows
 from pipeline.mining.events import Event, Filters, comments, rated, submissions, threads
 from pipeline.storage import AnyPath
+from pipeline.values import Rows
 from preference_space.space import PreferenceSpace
 from schemas.base import UsageError
 from schemas.config import DumpSource, MiningConfig, ThreadsSource
@@ -30,10 +27,8 @@ from schemas.config import DumpSource, MiningConfig, ThreadsSource
 PACKAGED = "packaged"
 """Forty short threads of this project, to try things on."""
 SLICE_BYTES = 64 << 20
-_ZSTD_RATIO = 8
+_RATIO = 8
 """Bytes that a compressed byte of a dump stands for, about."""
-_LONGEST_WINDOW = 1 << 31
-"""Reddit's dumps are compressed with zstd's `--long=31`."""
 
 
 @dataclass(frozen=True)
@@ -61,10 +56,9 @@ def cut_slices(config: MiningConfig) -> list[Slice]:
     if isinstance(source, ThreadsSource) and source.is_hub:
         return [Slice(0, "path", source.path[0])]
     slices: list[Slice] = []
-    # Parquet and zstd cannot be cut at a byte.
     for key, path in _files(source):
         size = storage.size(path)
-        if path.suffix == ".jsonl":
+        if is_splittable(path):
             for start in range(0, max(size, 1), SLICE_BYTES):
                 slices.append(Slice(len(slices), key, str(path), start, min(size, start + SLICE_BYTES)))
         else:
@@ -77,103 +71,56 @@ def input_bytes(config: MiningConfig) -> int | None:
     source = config.source
     if isinstance(source, ThreadsSource) and source.is_hub:
         return None
-    return sum(storage.size(path) * (1 if path.suffix == ".jsonl" else _ZSTD_RATIO) for _, path in _files(source))
+    return sum(storage.size(path) * (_RATIO if is_compressed(path) else 1) for _, path in _files(source))
 
 
-def read_events(piece: Slice, config: MiningConfig, space: PreferenceSpace, counts: Counter[str]) -> Iterator[Event]:
-    """The usable posts and responses of a slice. Raises `UsageError` that names file and row for one it cannot read."""
-    filters = Filters(config, counts)
-    source = config.source
-    if isinstance(source, DumpSource):
-        rows = _rows(piece)
-        yield from submissions(rows, filters) if piece.key == "submissions" else comments(rows, filters, source)
-        return
-    if source.is_hub:
-        rows = enumerate(dataset_rows(piece.path, source.config, source.split, source.revision, "mining.source.path"))
+def read_events(
+    piece: Slice, config: MiningConfig, space: PreferenceSpace, counts: Counter[str], first: list[str]
+) -> Iterator[Event]:
+    """Yield the usable posts and responses of a slice.
+
+    What is dropped is counted; `first` gets the place of the first row that cannot be read, and why. Raises
+    `UsageError` for a file that cannot be read to its end, or in which no row can be.
+    """
+    source, filters = config.source, Filters(config, counts)
+    path: AnyPath | str
+    rows: Rows
+    if isinstance(source, ThreadsSource) and source.is_hub:
+        path = piece.path
+        rows = enumerate(dataset_rows(path, source.config, source.split, source.revision, "mining.source.path"), 1)
     else:
-        rows = _rows(piece)
-    if source.kind == "threads":
-        yield from threads(rows, filters, space)
+        path = storage.parse(piece.path)
+        rows = read_rows(path, piece.start, piece.stop)
+
+    def told() -> str:
+        number, why = min(filters.first.values())
+        return f"{place(path, number, piece.start)}: {why}"
+
+    def watched() -> Rows:
+        for row in rows:
+            yield row
+            for kind in filters.first:
+                if is_hopeless(counts[f"{kind}/unreadable"], counts[f"{kind}/read"]):
+                    raise UsageError(
+                        f"none of the first {counts[f'{kind}/read']} {kind} can be read; the first: {told()}"
+                    )
+
+    if piece.key == "submissions":
+        yield from submissions(watched(), filters)
+    elif isinstance(source, DumpSource):
+        yield from comments(watched(), filters, source)
+    elif source.kind == "threads":
+        yield from threads(watched(), filters, space, source.columns)
     else:
-        yield from rated(rows, filters, space, source.kind)
-
-
-def _rows(piece: Slice) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """The rows of a file's slice, each with its place: bytes of JSON lines, or a number."""
-    path = storage.parse(piece.path)
-    try:
-        if path.suffix == ".parquet":
-            with storage.open_parquet(path) as opened, pq.ParquetFile(opened) as file:
-                batches = file.iter_batches(batch_size=256)
-                yield from enumerate(row for batch in batches for row in batch.to_pylist())
-        elif path.suffix == ".zst":
-            with storage.open_binary(path, from_start_to_end=True) as raw:
-                yield from _json_lines(_buffered_lines(_decompressed(raw)), piece.path, 0)
-        else:
-            with storage.open_binary(path, from_start_to_end=True) as file:
-                yield from _json_lines(_lines_from(file, piece.start, piece.stop), piece.path, piece.start)
-    except (pa.ArrowInvalid, zstandard.ZstdError, OSError) as error:
-        raise UsageError(f"{path}: not readable as {path.suffix}: {' '.join(str(error).split())}") from None
-
-
-def _lines_from(file: BinaryIO, start: int, stop: int | None) -> Iterator[bytes]:
-    """The lines that begin in [start, stop); an empty one stands for what belongs to the slice before."""
-    if start:
-        file.seek(start - 1)
-        skipped = file.readline()
-        yield b" " * (len(skipped) - 1)
-    while stop is None or file.tell() < stop:
-        line = file.readline()
-        if not line:
-            return
-        yield line
-
-
-def _decompressed(raw: BinaryIO) -> Iterator[bytes]:
-    """The content of all frames. zstandard's own reader takes a file that is cut off for one that ends there."""
-    decompressor = zstandard.ZstdDecompressor(max_window_size=_LONGEST_WINDOW)
-    frame = None
-    while block := raw.read(1 << 17):
-        while block:
-            frame = frame or decompressor.decompressobj()
-            yield frame.decompress(block)
-            block = frame.unused_data if frame.eof else b""
-            frame = None if frame.eof else frame
-    if frame is not None:
-        raise zstandard.ZstdError("the file is cut off")
-
-
-def _buffered_lines(blocks: Iterable[bytes]) -> Iterator[bytes]:
-    rest = b""
-    for block in blocks:
-        *lines, rest = (rest + block).split(b"\n")
-        for line in lines:
-            yield line + b"\n"
-    if rest:
-        yield rest
-
-
-def _json_lines(lines: Iterable[bytes], path: str, position: int) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    for line in lines:
-        text = line.removeprefix(b"\xef\xbb\xbf").strip()
-        if text:
-            try:
-                row = orjson.loads(text)
-            except orjson.JSONDecodeError as error:
-                raise UsageError(f"{path}: the line at byte {position} is not JSON: {error}") from None
-            if not isinstance(row, dict):
-                raise UsageError(f"{path}: the line at byte {position} is not a JSON object")
-            yield position, row
-        position += len(line)
+        yield from rated(watched(), filters, space, source.kind)
+    if filters.first:
+        first.append(told())
 
 
 def _matches(pattern: str) -> list[AnyPath]:
     folder, _, name = pattern.rpartition("/")
     parent = storage.parse(folder or ".") if folder or not pattern.startswith("/") else Path("/")
     return [parent / found for found in storage.names(parent) if fnmatchcase(found, name)]
-
-
-_SUFFIXES = (".jsonl", ".zst", ".parquet")
 
 
 def _files(source: DumpSource | ThreadsSource) -> list[tuple[Any, AnyPath]]:
@@ -184,12 +131,14 @@ def _files(source: DumpSource | ThreadsSource) -> list[tuple[Any, AnyPath]]:
             if pattern == PACKAGED:
                 files.append((key, Path(str(importlib.resources.files("pipeline") / "sample_threads.jsonl"))))
                 continue
-            found = _matches(pattern) if set(pattern) & set("*?[") else [storage.parse(pattern)]
+            path = storage.parse(pattern)
+            # Brackets may be part of a name.
+            found = _matches(pattern) if set(pattern) & set("*?[") and not storage.is_file(path) else [path]
             if not found:
                 raise UsageError(f"mining.source.{key}: no file fits {pattern}")
             for path in found:
-                if path.suffix not in _SUFFIXES:
-                    raise UsageError(f"mining.source.{key}: {path} is not one of {', '.join(_SUFFIXES)}")
+                if format_of(path) is None:
+                    raise UsageError(f"mining.source.{key}: {path} is not one of {KNOWN}")
                 if not storage.is_file(path):
                     raise UsageError(f"mining.source.{key}: {path}: no such file")
                 files.append((key, path))

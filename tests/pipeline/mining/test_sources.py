@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import csv
+import gzip
 import json
 import re
 from collections import Counter
@@ -39,12 +41,26 @@ def dump(submissions: Path | str, comments: Path | str, **keys: Any) -> MiningCo
 
 def threads(*paths: Path | str, kind: str = "threads", **keys: Any) -> MiningConfig:
     source = {"kind": kind, "path": [str(path) for path in paths]}
-    return mining(source | {key: keys.pop(key) for key in ("config", "split", "revision") if key in keys}, **keys)
+    return mining(
+        source | {key: keys.pop(key) for key in ("config", "split", "revision", "columns") if key in keys}, **keys
+    )
 
 
-def read(config: MiningConfig, counts: Counter[str] | None = None, space: PreferenceSpace = SPACE) -> list[Event]:
-    found = Counter[str]() if counts is None else counts
-    return [event for piece in cut_slices(config) for event in read_events(piece, config, space, found)]
+def read(
+    config: MiningConfig,
+    counts: Counter[str] | None = None,
+    space: PreferenceSpace = SPACE,
+    first: list[str] | None = None,
+) -> list[Event]:
+    found, told = Counter[str]() if counts is None else counts, [] if first is None else first
+    return [event for piece in cut_slices(config) for event in read_events(piece, config, space, found, told)]
+
+
+def unread(config: MiningConfig) -> list[str]:
+    """The first row of each slice that cannot be read, with its place and the reason."""
+    first: list[str] = []
+    read(config, first=first)
+    return first
 
 
 def counted(config: MiningConfig) -> dict[str, int]:
@@ -355,39 +371,93 @@ def refused(config: MiningConfig) -> str:
     return message
 
 
-@pytest.mark.parametrize("line", [b"{not json", b'{"id": "cut o', b'{"id": "\xff"}', b'{"id": NaN}', b"{} {}"])
-@pytest.mark.parametrize("suffix", [".jsonl", ".zst"])
-def test_line_that_is_not_json_is_named_with_its_byte(tmp_path: Path, suffix: str, line: bytes) -> None:
-    first = BOM + lines([comment("a")]) + b"\n"
-    content = first + line
-    path = tmp_path / f"RC{suffix}"
-    path.write_bytes(zstandard.ZstdCompressor().compress(content) if suffix == ".zst" else content)
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (b"{not json", "not JSON"),
+        (b'{"id": "cut o', "not JSON"),
+        (b'{"id": "\xff"}', "not UTF-8"),
+        (b'{"id": "b", "body": "\\udc00"}', "not Unicode"),
+        (b"{} {}", "not JSON"),
+        (b'["id"]', "not a JSON object"),
+        (b"null", "not a JSON object"),
+        (b'{"id": NaN, "link_id": "t3_p"}', "no 'id'; it has id, link_id"),
+        (b'{"id": "b", "body": "x"}', "no 'link_id'; it has id, body"),
+        (b'{"id": "b", "link_id": "t3_p", "body": ["x"]}', "'body' is not a text: ['x']"),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".jsonl", ".zst", ".ndjson.gz"])
+def test_line_of_a_dump_that_cannot_be_read_costs_no_other_and_is_told(
+    tmp_path: Path, suffix: str, line: bytes, reason: str
+) -> None:
+    content = BOM + lines([comment("a")]) + b"\n" + line + b"\n" + lines([comment("c")])
+    pack = {".zst": zstandard.ZstdCompressor().compress, ".ndjson.gz": gzip.compress}.get(suffix, bytes)
+    path = write(tmp_path / f"RC{suffix}", pack(content))
+    config = dump(write_jsonl(tmp_path / "RS.jsonl", [submission("p")]), path)
 
-    message = refused(dump(write_jsonl(tmp_path / "RS.jsonl", [submission("p")]), path))
-
-    assert message.startswith(f"{path}: the line at byte {len(first)} is not JSON: ")
-
-
-@pytest.mark.parametrize("line", [b'["id"]', b'"id"', b"1", b"null"])
-def test_line_that_is_no_object_is_named_with_its_byte(tmp_path: Path, line: bytes) -> None:
-    first = lines([comment("a")])
-    path = write(tmp_path / "RC.jsonl", first + line + b"\n")
-
-    message = refused(dump(write_jsonl(tmp_path / "RS.jsonl", [submission("p")]), path))
-
-    assert message == f"{path}: the line at byte {len(first)} is not a JSON object"
+    assert ids(read(config)) == ["a", "c"]
+    assert counted(config) == {"posts/read": 1, "responses/read": 3, "responses/unreadable": 1}
+    (told,) = unread(config)
+    assert told.startswith(f"{path}: line 3: {reason}")
 
 
-def test_bytes_are_counted_from_the_beginning_of_the_file_in_every_slice(
+@pytest.mark.parametrize(
+    ("row", "kind", "reason"),
+    [
+        ({"post": "x"}, "posts", "no list 'responses'; it has post; mining.source.columns maps them"),
+        ({"responses": [TEXT]}, "posts", "no 'post', 'title' or 'text'; it has responses; mining.source.columns maps"),
+        (thread(TEXT, post=5), "posts", "'post' is not a text: 5"),
+        (thread(TEXT, id=1.5), "posts", "'id' is neither a text nor an integer: 1.5"),
+        (thread(TEXT, responses={"text": TEXT}), "posts", "'responses' is not a list: "),
+        (thread(7), "responses", "response 1: neither a text nor an object with a 'text'"),
+        (
+            thread({"body": TEXT}),
+            "responses",
+            "response 1: no 'text'; it has body; mining.source.columns.response_text",
+        ),
+    ],
+)
+def test_thread_that_cannot_be_read_costs_no_other_and_is_told(
+    tmp_path: Path, row: Mapping[str, Any], kind: str, reason: str
+) -> None:
+    path = write_jsonl(tmp_path / "x.jsonl", [thread(TEXT, id="a"), row, thread(TEXT, id="c")])
+    config = threads(path)
+
+    assert {"a", "c"} <= set(ids(read(config), PostEvent))
+    assert counted(config)[f"{kind}/unreadable"] == 1
+    (told,) = unread(config)
+    assert told.startswith(f"{path}: line 2: {reason}")
+
+
+def test_lines_are_counted_from_the_beginning_of_the_file_in_every_slice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sources, "SLICE_BYTES", 100)
     content = BOM + lines(comment(f"c{k}", body=TEXT + " Größe" * k) for k in range(9))
     path = write(tmp_path / "RC.jsonl", content + b"broken\n")
 
+    (told,) = unread(dump(write_jsonl(tmp_path / "RS.jsonl", [submission("p")]), path))
+
+    assert told.startswith(f"{path}: line 10: not JSON")
+
+
+@pytest.mark.parametrize("name", ["RC.jsonl", "RC.zst"])
+def test_large_file_of_which_no_row_can_be_read_is_not_read_to_its_end(tmp_path: Path, name: str) -> None:
+    content = b'{"url": "x"}\n' * 1000 + lines([comment("a")])
+    path = write(tmp_path / name, zstandard.ZstdCompressor().compress(content) if ".zst" in name else content)
+
     message = refused(dump(write_jsonl(tmp_path / "RS.jsonl", [submission("p")]), path))
 
-    assert message.startswith(f"{path}: the line at byte {len(content)} is not JSON")
+    told = "none of the first 1000 responses can be read; the first: "
+    assert message == f"{told}{path}: line 1: no 'link_id'; it has url"
+
+
+def test_large_ids_are_not_taken_for_the_same(tmp_path: Path) -> None:
+    rows = [thread(TEXT, id=1237940039285380274899124224 + k) for k in range(2)]
+
+    found = ids(read(threads(write_jsonl(tmp_path / "x.jsonl", rows))), PostEvent)
+
+    assert found == ["1237940039285380274899124224", "1237940039285380274899124225"]
 
 
 def test_missing_file_is_refused_with_its_key(tmp_path: Path) -> None:
@@ -404,11 +474,20 @@ def test_folder_in_place_of_a_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_unknown_suffix_is_refused_with_those_that_are_known(tmp_path: Path) -> None:
-    path = write(tmp_path / "RC.csv", b"id\n")
+    path = write(tmp_path / "RC.txt", b"id\n")
     posts = write_jsonl(tmp_path / "RS.jsonl", [submission("p")])
 
-    assert refused(dump(posts, path)) == f"mining.source.comments: {path} is not one of .jsonl, .zst, .parquet"
+    assert refused(dump(posts, path)).startswith(f"mining.source.comments: {path} is not one of .jsonl, .ndjson, .csv")
     assert refused(dump(posts, tmp_path / "RC.*")).startswith(f"mining.source.comments: {path} is not one of ")
+
+
+@pytest.mark.parametrize("name", ["x[1].jsonl", "what?.jsonl", "a*b.jsonl"])
+def test_file_whose_name_looks_like_a_pattern_is_taken_by_its_name(tmp_path: Path, name: str) -> None:
+    write_jsonl(tmp_path / name, [thread(TEXT, id="mine")])
+    for other in ("x1.jsonl", "whatX.jsonl", "a_b.jsonl"):
+        write_jsonl(tmp_path / other, [thread(TEXT, id="other")])
+
+    assert ids(read(threads(tmp_path / name)), PostEvent) == ["mine"]
 
 
 def test_pattern_that_no_file_fits_is_refused(tmp_path: Path) -> None:
@@ -473,7 +552,7 @@ def check_slices(config: MiningConfig, path: Path, size: int, monkeypatch: pytes
     found: list[Event] = []
     pieces = [piece for piece in cut_slices(config) if piece.key == "comments"]
     for piece in pieces:
-        events = list(read_events(piece, config, SPACE, Counter()))
+        events = list(read_events(piece, config, SPACE, Counter(), []))
         assert piece.stop is not None
         assert ids(events) == [name for name, begin in begins.items() if piece.start <= begin < piece.stop]
         found += events
@@ -508,7 +587,7 @@ def test_lines_of_equal_length_cut_exactly_at_their_newlines(tmp_path: Path, mon
 
     pieces = [piece for piece in cut_slices(config) if piece.key == "comments"]
 
-    assert [ids(read_events(piece, config, SPACE, Counter())) for piece in pieces] == [[f"c{k}"] for k in range(10)]
+    assert [ids(read_events(piece, config, SPACE, Counter(), [])) for piece in pieces] == [[f"c{k}"] for k in range(10)]
 
 
 def test_files_of_lines_are_cut_and_others_are_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -580,6 +659,84 @@ def test_responses_are_texts_or_objects(tmp_path: Path) -> None:
         ("t", "x", "jo", f"{TEXT} Two"),
         ("t", "00002", "", f"{TEXT} Three"),
     ]
+
+
+def test_responses_as_lists_of_their_fields_are_responses(tmp_path: Path) -> None:
+    entries = {"a_id": ["x", "y"], "text": [TEXT, f"{TEXT} Two"], "score": [3, 1]}
+    config = threads(
+        write_jsonl(tmp_path / "x.jsonl", [{"title": "Why?", "answers": entries}]),
+        columns={"responses": "answers", "response_id": "a_id"},
+    )
+
+    found = [(event.id, event.text) for event in read(config) if isinstance(event, ResponseEvent)]
+    assert found == [("x", TEXT), ("y", f"{TEXT} Two")]
+
+
+def test_columns_of_threads_are_mapped(tmp_path: Path) -> None:
+    row = {
+        "key": 5,
+        "Headline": "T",
+        "body": "B",
+        "tags": "music",
+        "by": "op",
+        "replies": [{"said": TEXT, "who": "jo"}],
+    }
+    columns = {"id": "key", "title": "headline", "post": "body", "topics": "tags", "author": "by"}
+    inner = {"responses": "replies", "response_text": "said", "response_author": "who"}
+
+    post, response = read(threads(write_jsonl(tmp_path / "x.jsonl", [row]), columns=columns | inner))
+
+    assert isinstance(post, PostEvent)
+    assert isinstance(response, ResponseEvent)
+    assert post[:5] == ("5", "T", "B", ["music"], "op")
+    assert (response.post, response.author, response.text) == ("5", "jo", TEXT)
+
+
+def test_mapped_column_that_is_not_there_is_named(tmp_path: Path) -> None:
+    config = threads(write_jsonl(tmp_path / "x.jsonl", [thread(TEXT)]), columns={"post": "body"})
+
+    (told,) = unread(config)
+
+    assert "no column 'body' (mining.source.columns.post); it has id, post, responses" in told
+
+
+def test_columns_of_published_datasets_are_known() -> None:
+    with pytest.raises(UsageError, match="columns are for kind 'threads'"):
+        threads("x.jsonl", kind="helpsteer2", columns={"post": "body"})
+
+
+@pytest.mark.parametrize("cell", [json.dumps([TEXT, f"{TEXT} Two"]), repr([TEXT, f"{TEXT} Two"])])
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_threads_of_a_table_hold_their_responses_in_a_cell(tmp_path: Path, delimiter: str, cell: str) -> None:
+    path = tmp_path / "x.csv"
+    with path.open("w", newline="") as file:
+        csv.writer(file, delimiter=delimiter).writerows([["Post", "Responses", "Topics"], ["What now?", cell, "['a']"]])
+
+    post, *responses = read(threads(path))
+
+    assert isinstance(post, PostEvent)
+    assert (post.text, post.topics) == ("What now?", ["a"])
+    assert [event.text for event in responses] == [TEXT, f"{TEXT} Two"]
+
+
+@pytest.mark.parametrize("name", ["x.json", "x.ndjson", "x.jsonl.gz", "x.json.zst"])
+def test_threads_of_other_formats_are_read(tmp_path: Path, name: str) -> None:
+    rows = [thread(TEXT, id=f"t{k}") for k in range(3)]
+    plain = json.dumps(rows).encode() if ".json." in name or name.endswith(".json") else lines(rows)
+    pack = {".gz": gzip.compress, ".zst": zstandard.ZstdCompressor().compress}.get(Path(name).suffix, bytes)
+
+    assert ids(read(threads(write(tmp_path / name, pack(plain)))), PostEvent) == ["t0", "t1", "t2"]
+
+
+def test_missing_values_of_pandas_are_missing(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_text(json.dumps(thread({"text": TEXT, "author": float("nan")}, title=float("nan"), topics=float("nan"))))
+
+    post, response = read(threads(path))
+
+    assert isinstance(post, PostEvent)
+    assert isinstance(response, ResponseEvent)
+    assert (post.title, post.topics, response.author) == ("", [], "")
 
 
 def test_zero_is_an_id(tmp_path: Path) -> None:
