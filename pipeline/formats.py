@@ -117,9 +117,8 @@ def too_many_unreadable(unreadable: int, read: int, share: float, first: str) ->
     """Return what is wrong where more than a share of rows cannot be read; None elsewhere. One is never too many."""
     if unreadable <= max(1, share * read):
         return None
-    return (
-        f"{unreadable} of {read} cannot be read, more than limits.max_unreadable = {share:g} allows; the first: {first}"
-    )
+    told = f"{unreadable} of {read} cannot be read; raise limits.max_unreadable = {share:g} to go on without them"
+    return f"{told}; the first: {first}"
 
 
 def elements(file: TextIO) -> Iterator[Any]:

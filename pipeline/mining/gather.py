@@ -190,7 +190,7 @@ def _read_counts(plan: BuildPlan) -> tuple[Counter[str], str]:
         for kind in ("posts", "responses"):
             unreadable, read = (by_file[path][f"{kind}/{name}"] for name in ("unreadable", "read"))
             if wrong := too_many_unreadable(unreadable, read, plan.config.limits.max_unreadable, told):
-                raise UserError(f"{path}: of its {kind}, {wrong}; raise it to go on without them")
+                raise UserError(f"{path}: of its {kind}, {wrong}")
     return sum(by_file.values(), Counter()), next(iter(first.values()), "")
 
 

@@ -1101,7 +1101,34 @@ def test_wrong_row_in_any_slice_costs_no_other(tmp_path: Path, monkeypatch: pyte
 
     assert sorted(found.posts) == [f"t{k}" for k in range(10) if k != 7]
     assert found.counts("posts") == {"unreadable": 1}
+    assert found.index.first.startswith(f"{tmp_path / 'threads.jsonl'}: line 8: no list 'responses'; it has id, post")
     check_funnel(found)
+
+
+def test_file_of_which_too_many_rows_cannot_be_read_is_refused_and_nothing_gathered_is_lost(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "threads.jsonl", [pair(f"t{k}") if k % 3 else {"url": k} for k in range(9)])
+    plan = plan_of(tmp_path / "out", mining(path))
+    shuffle_and_join(plan)
+
+    with pytest.raises(UserError) as caught:
+        index(plan)
+
+    message = str(caught.value)
+    assert message.startswith(f"{path}: of its posts, 3 of 9 cannot be read; raise limits.max_unreadable = 0.1 ")
+    assert f"; the first: {path}: line 1: no list 'responses'; it has url; " in message
+    again = plan_of(tmp_path / "out", mining(path), limits={"max_unreadable": 0.4})
+    assert (slices_to_do(again), parts_to_do(again)) == ([], [])
+    assert len(result_of(again).posts) == 6
+
+
+def test_share_of_unreadable_rows_is_taken_file_by_file(tmp_path: Path) -> None:
+    good = write_jsonl(tmp_path / "good.jsonl", [pair(f"t{k}") for k in range(90)])
+    bad = write_jsonl(tmp_path / "bad.jsonl", [{"url": k} for k in range(3)])
+    plan = plan_of(tmp_path / "out", mining(good, bad))
+    shuffle_and_join(plan)
+
+    with pytest.raises(UserError, match=rf"^{bad}: of its posts, 3 of 3 cannot be read"):
+        index(plan)
 
 
 # Published datasets
@@ -1222,15 +1249,15 @@ def test_replies_of_pku_saferlhf_that_were_never_compared_are_never_together(tmp
 
 
 def test_rows_of_a_published_dataset_that_cannot_be_used_are_counted(tmp_path: Path) -> None:
-    rows = helpsteer2_rows(3)
+    rows = helpsteer2_rows(12)
     rows[0]["response"] = None
     rows[2]["prompt"] = 7
     del rows[3]["coherence"]
 
     found = rated(tmp_path, "helpsteer2", *rows)
 
-    assert len(found.posts) == 1
-    assert found.counts("posts") == {"unreadable": 2, "merged": 2, "too_few_responses": 1}
+    assert len(found.posts) == 10
+    assert found.counts("posts") == {"unreadable": 2, "merged": 11, "too_few_responses": 1}
     assert found.counts("responses") == {"empty": 1, "of_small_threads": 1}
     check_funnel(found)
 

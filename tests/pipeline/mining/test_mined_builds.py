@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -681,3 +682,15 @@ def test_refused_build_leaves_a_folder_that_another_configuration_can_use(tmp_pa
 
     assert not (tmp_path / "out" / "manifest.json").exists()
     assert few(tmp_path).manifest.status == "complete"
+
+
+def test_file_that_cannot_be_read_costs_none_of_the_others(tmp_path: Path) -> None:
+    good = write_threads(tmp_path / "good.jsonl", 30)
+    cut = tmp_path / "cut.jsonl.gz"
+    cut.write_bytes(gzip.compress(good.read_bytes())[:-20])
+
+    with pytest.raises(UsageError, match=r"cut\.jsonl\.gz: not readable as \.gz, after line \d+: "):
+        mine(tmp_path / "out", good, cut)
+
+    assert (tmp_path / "out" / "manifest.json").exists()
+    assert (tmp_path / "out" / "threads" / "shuffle" / "00000.json").exists()
