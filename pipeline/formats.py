@@ -91,7 +91,7 @@ def read_rows(path: AnyPath, start: int = 0, stop: int | None = None) -> Rows:
                 rows = table_rows(text, "\t" if kind == ".tsv" else None)
             for number, row in rows:
                 yield number, row
-    except (pa.ArrowException, zstandard.ZstdError, zlib.error, EOFError, OSError, ValueError) as error:
+    except (pa.ArrowException, zstandard.ZstdError, zlib.error, EOFError, OSError, ValueError, RecursionError) as error:
         told = " ".join(str(error).split())[:200]
         if isinstance(error, OSError) and error.errno is not None:
             raise UserError(f"cannot read {path}: {told}; run the same command again, finished work is kept") from None
@@ -208,6 +208,8 @@ def _checked(row: Any) -> Row:
         json.dumps(row, ensure_ascii=False).encode()
     except UnicodeEncodeError:
         return UnreadableError("not Unicode: bytes that are not UTF-8, or half of a surrogate pair")
+    except RecursionError:
+        return UnreadableError("lists or objects too deep within one another")
     return row
 
 

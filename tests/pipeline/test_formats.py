@@ -205,3 +205,19 @@ def test_list_that_is_cut_off_is_refused_with_its_last_row(tmp_path: Path) -> No
     path = write(tmp_path / "x.json", json.dumps(ROWS)[:-10])
 
     assert refused(path).startswith(f"{path}: not readable as .json, after row 1: ")
+
+
+@pytest.mark.parametrize("depth", [990, 1020, 100_000])
+@pytest.mark.parametrize("name", ["x.jsonl", "x.json"])
+def test_a_value_too_deep_for_any_reader_is_an_unreadable_row_or_an_error_in_words(
+    tmp_path: Path, name: str, depth: int
+) -> None:
+    deep = '{"text": ' + "[" * depth + "]" * depth + "}\n"
+    path = write(tmp_path / name, deep + '{"text": "x"}\n')
+
+    if name == "x.jsonl":
+        bad, good = rows(path)
+        assert "deep" in bad or "recursion" in bad
+        assert good == {"text": "x"}
+    else:
+        assert str(path) in refused(path)

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -75,7 +76,7 @@ def load_tokenizer(name: str, revision: str | None = None) -> Any:
     if base is not None and not (Path(resolved) / "tokenizer_config.json").is_file():
         resolved, revision = resolve(base.name), base.revision
     with _loading(name):
-        tokenizer = AutoTokenizer.from_pretrained(resolved, revision=revision)
+        tokenizer = AutoTokenizer.from_pretrained(resolved, revision=revision, trust_remote_code=False)
     if tokenizer.chat_template is None:
         raise UsageError(f"model '{name}' has no chat template: take an instruct model, or give its tokenizer one")
     if tokenizer.pad_token is None:
@@ -98,7 +99,12 @@ def load_model(
     weights, weights_revision = (resolved, revision) if base is None else (resolve(base.name), base.revision)
     with _loading(name):
         model: Any = AutoModelForCausalLM.from_pretrained(
-            weights, revision=weights_revision, dtype=getattr(torch, dtype), attn_implementation=attention
+            weights,
+            revision=weights_revision,
+            dtype=getattr(torch, dtype),
+            attn_implementation=attention,
+            # None would ask on a terminal whether to run what lies beside the weights.
+            trust_remote_code=False,
         )
         if base is not None:
             from peft import PeftModel
@@ -130,7 +136,7 @@ def _loading(name: str) -> Iterator[None]:
     """What transformers says about a model that it does not find, as one line."""
     try:
         yield
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, pickle.UnpicklingError) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise UsageError(f"model '{name}' cannot be loaded: {lines[0]}") from error
 

@@ -57,7 +57,7 @@ def model_key(name: str, revision: str | None, dtype: str) -> str:
     resolved = models.resolve(name)
     if not Path(resolved).is_dir():
         try:
-            config = AutoConfig.from_pretrained(resolved, revision=revision)
+            config = AutoConfig.from_pretrained(resolved, revision=revision, trust_remote_code=False)
         except (OSError, ValueError) as error:
             lines = str(error).strip().splitlines() or [type(error).__name__]
             raise UsageError(f"model '{name}' cannot be loaded: {lines[0]}") from None

@@ -83,3 +83,31 @@ def test_the_method_is_read_from_the_run(tmp_path: Path) -> None:
 
     assert trained_method(str(tmp_path)) == "pba"
     assert trained_method("owner/model") is None
+
+
+def test_code_beside_the_weights_is_never_run(folder: Path, tmp_path: Path) -> None:
+    ran = tmp_path / "ran"
+    (folder / "base" / "code.py").write_text(f"open({str(ran)!r}, 'w')\nclass Config: pass\nclass Model: pass\n")
+    config = orjson.loads((folder / "base" / "config.json").read_bytes())
+    config |= {"model_type": "own", "auto_map": {"AutoConfig": "code.Config", "AutoModelForCausalLM": "code.Model"}}
+    (folder / "base" / "config.json").write_bytes(orjson.dumps(config))
+
+    with pytest.raises(UsageError, match="cannot be loaded"):
+        load_model(str(folder / "base"), dtype="float32", device="cpu")
+    assert not ran.exists()
+
+
+def test_weights_that_are_a_pickle_of_code_are_never_run(folder: Path, tmp_path: Path) -> None:
+    ran = tmp_path / "ran"
+
+    class Code:
+        def __reduce__(self) -> tuple[object, ...]:
+            return open, (str(ran), "w")
+
+    for path in (folder / "base").glob("*.safetensors"):
+        path.unlink()
+    torch.save({"x": Code()}, folder / "base" / "pytorch_model.bin")
+
+    with pytest.raises(UsageError, match="cannot be loaded"):
+        load_model(str(folder / "base"), dtype="float32", device="cpu")
+    assert not ran.exists()
