@@ -467,16 +467,24 @@ class RequestsConfig(Record):
 
     timeout_seconds: float = Field(120.0, gt=0, description="Longest wait for one reply.")
     retries: int = Field(
-        3, ge=0, description="Attempts after the first for a timeout, a lost connection, a 5xx or a garbled reply."
+        3,
+        ge=0,
+        description="Attempts after the first for a timeout, a lost connection, a 5xx, 408, 409, 425 or a garbled "
+        "reply, where the endpoint answers other requests meanwhile. Where it answers none, `outage_seconds` counts; "
+        "with 0 the beginning of an outage may cost rows.",
     )
     max_wait_seconds: float = Field(
-        600.0, gt=0, description="Longest total wait of one request on 429 and 503 before its row is rejected."
+        600.0,
+        gt=0,
+        description="Longest wait on 429 and 503. The run stops where every endpoint is busy for longer, or asks for "
+        "a longer wait (`Retry-After`); the same command continues it.",
     )
     outage_seconds: float = Field(
         60.0,
         gt=0,
-        description="The run fails when nothing has succeeded for this long and connections fail, of the model or of "
-        "the bucket that holds the build.",
+        description="Longest outage: the run stops when no endpoint has worked for this long after a first failure (no "
+        "connection, timeout, 5xx, an error with status 200), or when the bucket that holds the build is away for so "
+        "long; the same command continues it.",
     )
     journal: bool = Field(
         True,

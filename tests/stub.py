@@ -136,14 +136,31 @@ def log_line(body: Mapping[str, Any]) -> str:
     return str(body["seed"])
 
 
-class StubServer:
-    """Serves on a free port of the loopback interface, on a thread of its own. `bodies` are the requests it saw."""
+def is_trial(body: Mapping[str, Any]) -> bool:
+    """Whether a request is a trial question (of `pipeline.generation.trial`), which belongs to no row."""
+    asked = body["prompt"][0] if "prompt" in body else body["messages"][-1]["content"]
+    return str(asked).startswith("Say hello.")
 
-    def __init__(self, answer: Answer = good, models: tuple[str, ...] = ("stub",), port: int = 0) -> None:
+
+class StubServer:
+    """Serves on a free port of the loopback interface, on a thread of its own. `bodies` are the requests it saw.
+
+    Trial questions go to `on_trial`, and into `trials`.
+    """
+
+    def __init__(
+        self,
+        answer: Answer = good,
+        models: tuple[str, ...] = ("stub",),
+        port: int = 0,
+        on_trial: Answer = good,
+    ) -> None:
         self.bodies: list[dict[str, Any]] = []
+        self.trials: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.port = port
         self._answer = answer
+        self._on_trial = on_trial
         self._models = models
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -192,6 +209,9 @@ class StubServer:
 
     async def _complete(self, request: web.Request) -> web.StreamResponse:
         body: dict[str, Any] = await request.json()
+        if is_trial(body):
+            self.trials.append(body)
+            return await self._on_trial(request, body)
         self.bodies.append(body)
         self.headers.append(dict(request.headers))
         return await self._answer(request, body)

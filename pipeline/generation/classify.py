@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import email.utils
 import time
+import urllib.parse
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -12,6 +13,9 @@ import orjson
 from pipeline.generation.answers import parse, read_count
 from pipeline.generation.requests import AnyRequest, Completion, Failure
 from schemas.base import UserError
+
+_LONGEST_WAIT = 10 * 366 * 86400.0
+"""Seconds: what a server asks beyond that is no date that a calendar has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,38 +28,58 @@ class Busy:
 
 @dataclass(frozen=True, slots=True)
 class Transient:
-    """A fault that another attempt may not meet; bounded retries."""
+    """A fault that another attempt may not meet: bounded retries, or an outage where nothing else succeeds."""
 
     reason: str
     detail: str
 
-    @property
-    def was_answered(self) -> bool:
-        """Whether a server did answer, so that it is alive."""
-        return self.reason == "garbled" or self.reason.startswith("http_")
-
 
 def classify(
-    request: AnyRequest, status: int, headers: Mapping[str, str], payload: bytes, url: str
+    request: AnyRequest, status: int, headers: Mapping[str, str], payload: bytes, place: str
 ) -> Completion | Failure | Busy | Transient:
-    """Sort the answer to a request. Raises `UserError` for 401, 403 and 404, with which no row can ever succeed."""
+    """Sort the answer to a request. A `Failure` is provisional: the cause may be the request, or the run.
+
+    Raises `UserError` for 401, 402 and redirects, with which no request can succeed.
+    """
     if status == 200:
         return _completion(request, payload)
     detail = f"HTTP {status}: {_message(payload)}"
     if status in (429, 503):
         return Busy(_retry_after(headers.get("Retry-After")), detail)
-    if status in (401, 403):
-        raise UserError(f"{url} refuses the key ({detail}); set the environment variable that engine.api_key_env names")
-    if status == 404:
-        other = (
-            "; an endpoint for chat alone needs mining.annotation.mode: json" if request.path == "/completions" else ""
-        )
-        raise UserError(
-            f"{url} does not know the model or the path ({detail}); check generation.model and the base URL{other}"
-        )
+    failure = Failure(f"http_{status}", detail, may_pass=False)
+    if status in (401, 402):
+        raise refusal(failure, request, place)
+    if 300 <= status < 400 and "Location" in headers:
+        target = urllib.parse.urljoin(place.partition(" ")[0], headers["Location"])
+        base = target.partition("?")[0].removesuffix("/").removesuffix(request.path)
+        raise UserError(f"{place} redirects to {target} (HTTP {status}); set engine.base_urls to {base}")
     if status in (408, 409, 425) or status >= 500:
-        return Transient(f"http_{status}", detail)
-    return Failure(f"http_{status}", detail, may_pass=False)
+        return Transient(failure.reason, detail)
+    return failure
+
+
+def refusal(answer: Failure | Transient, request: AnyRequest, place: str, served: str = "") -> UserError:
+    """Return the error for an answer that no request of the run would be spared. `served`: models that it lists."""
+    match answer.reason:
+        case "http_401" | "http_403":
+            told, advice = "refuses the key", "set the environment variable that engine.api_key_env names"
+        case "http_402":
+            told, advice = (
+                "asks for payment",
+                "top up the account and run the same command again, finished work is kept",
+            )
+        case "http_404":
+            told, advice = "does not know the model or the path", "check generation.model and the base URL"
+            if request.path == "/completions":
+                advice += "; an endpoint for chat alone needs mining.annotation.mode: json"
+        case _:
+            told = "refuses even a trial question"
+            advice = (
+                "if the cause is a setting, check generation.model and generation.extra; if it is a limit or a spent "
+                "budget, run the same command again when it is gone, finished work is kept"
+            )
+    models = f"; it lists the models {served}" if served else ""
+    return UserError(f"{place} {told} ({answer.detail}){models}; {advice}")
 
 
 def _completion(request: AnyRequest, payload: bytes) -> Completion | Transient:
@@ -65,6 +89,8 @@ def _completion(request: AnyRequest, payload: bytes) -> Completion | Transient:
         usage = body.get("usage")
         return Completion(text, finish_reason, read_count(usage, "prompt"), read_count(usage, "completion"))
     except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError):
+        if b'"error"' in payload[:200]:
+            return Transient("error", f"HTTP 200 with an error: {_message(payload)}")
         return Transient("garbled", f"not a completion: {payload[:120].decode(errors='replace')!r}")
 
 
@@ -85,10 +111,10 @@ def _retry_after(value: str | None) -> float | None:
     if value is None:
         return None
     try:
-        return max(0.0, float(value))
+        seconds = float(value)
     except ValueError:
-        pass
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except ValueError:
-        return None
+        try:
+            seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
+        except ValueError:
+            return None
+    return min(max(0.0, seconds), _LONGEST_WAIT)

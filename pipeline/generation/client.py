@@ -1,24 +1,29 @@
-"""The client: a sliding window of requests over one or more endpoints, fed by shards, on a thread of its own."""
+"""The client: a sliding window of requests over one or more endpoints, fed by shards, on a thread of its own.
+
+What one answer means for its request is said by `classify`. What it means for the run needs others: a request fails for
+its own sake only where the same endpoint answers something else. Where nothing else tells, trial questions are asked.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import functools
-import random
+import math
 import threading
-import urllib.request
+import time
 from collections import deque
 from collections.abc import Coroutine, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any
 
-import aiohttp
-
-from pipeline.generation.classify import Busy, Transient, classify
+from pipeline.generation.classify import Busy, Transient
+from pipeline.generation.endpoints import Endpoint, Endpoints
 from pipeline.generation.journal import JournalWriter
-from pipeline.generation.payload import Mask, TooLargeError, read_payload
 from pipeline.generation.requests import AnyRequest, Completion, Failure, Outcome
+from pipeline.generation.sender import Sender
+from pipeline.generation.verdicts import Verdicts
+from pipeline.generation.window import Window, back_off
 from pipeline.progress import Tally
 from schemas.base import UserError
 from schemas.config import RequestsConfig
@@ -30,48 +35,10 @@ try:
 except ImportError:  # Windows
     _new_event_loop = asyncio.new_event_loop
 
-_LONGEST_PAUSE = 30.0
-"""Seconds: the longest wait between two tries that we choose ourselves."""
-_CONNECT_SECONDS = 10.0
-_SHORTEST_PAUSE = 0.1
-"""Seconds: the shortest, even where a server says 'at once' and is busy again."""
+_BETWEEN_CHECKS = 1.0
+"""Seconds between the trial questions to a server that is out of order."""
 _ALONE_AFTER = 2
 """Servers that may die under a request before it is sent alone."""
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """A base URL, to which a request's path is added.
-
-    `life` is that of the server behind the URL: it grows when the server is restarted.
-    """
-
-    url: str
-    life: int = 0
-
-
-class Endpoints(Protocol):
-    """Gives out endpoints, and waits while there is none. `local` ones are on this machine's loopback interface."""
-
-    local: bool
-
-    async def open(self) -> None:
-        """Make sure that something answers; raises `UserError`."""
-
-    async def acquire(self) -> Endpoint:
-        """The endpoint to use now; waits while a server starts. Raises `UserError` when there will be none."""
-
-    def release(self, endpoint: Endpoint, reached: bool) -> None:
-        """Tell that the request has ended, and whether anything had listened there."""
-
-    def reachable(self) -> bool:
-        """Whether there is an endpoint that was not out of reach when it was last tried."""
-
-    def life(self) -> int:
-        """How often a server has been restarted so far."""
-
-    async def close(self) -> None:
-        """Give everything back."""
 
 
 @dataclass(eq=False, slots=True)
@@ -91,75 +58,64 @@ class Ticket:
         return [outcome for outcome in self.outcomes if outcome is not None]
 
 
-@dataclass(slots=True)
+@dataclass(eq=False, slots=True)
 class _Item:
     ticket: Ticket
     position: int
     request: AnyRequest
     journal: JournalWriter
     queued: float
-
-
-@dataclass
-class Window:
-    """Adaptive concurrency: additive increase, multiplicative decrease (Chiu and Jain, 1989)."""
-
-    largest: int
-    limit: float = field(init=False)
-    _shrunk_at: float = field(default=-1.0, init=False)
-
-    def __post_init__(self) -> None:
-        self.limit = float(self.largest)
-
-    def grow(self, sequences: int = 1) -> None:
-        """A request of so many sequences succeeded: about one more for each window full of them."""
-        if self.limit < self.largest:
-            self.limit = min(self.largest, self.limit + min(1.0, sequences / self.limit))
-
-    def shrink(self, now: float) -> None:
-        """The server is busy. Answers that were under way together count once."""
-        if now - self._shrunk_at > 0.5:
-            self._shrunk_at = now
-            self.limit = max(1.0, self.limit / 2)
+    retries: int = 0
+    deaths: int = 0
+    failed: float = math.inf
+    waits: int = 0
+    waited: float = 0.0
 
 
 class Client:
     """Sends requests and journals their outcomes. `submit` and `wait` are called by other threads.
 
-    `backlog` counts the requests that have no outcome yet; at `watermark` it is time for more. A fault that concerns
-    the whole run is raised by the next call of `submit` or `wait`.
+    `trials` are asked before the first request. `backlog` counts the requests that have no outcome yet; at `watermark`
+    it is time for more. A fault that concerns the whole run is raised by the next call of `submit` or `wait`; requests
+    without an outcome are then not in the journal, so that the next run asks them again.
     """
 
     def __init__(
-        self, endpoints: Endpoints, headers: dict[str, str], in_flight: int, config: RequestsConfig, tally: Tally
+        self,
+        endpoints: Endpoints,
+        headers: dict[str, str],
+        trials: Sequence[AnyRequest],
+        in_flight: int,
+        config: RequestsConfig,
+        tally: Tally,
     ) -> None:
         self.backlog = 0
         self.watermark = 4 * in_flight
         self._endpoints = endpoints
-        self._headers = headers | {"Content-Type": "application/json"}
+        self._sender = Sender(endpoints, headers, trials, config)
         self._window = Window(in_flight)
         self._config = config
         self._tally = tally
         self._queue: deque[_Item] = deque()
         self._active: set[asyncio.Task[None]] = set()
         self._sequences = 0
-        self._failing_since: float | None = None
+        self._verdicts: Verdicts[_Item] = Verdicts()
+        self._checks: dict[str, asyncio.Task[None]] = {}
+        self._wake: asyncio.TimerHandle | None = None
         self._alone = asyncio.Lock()
-        # A server may quote the key; answers go into the journal, the rejections and the dataset.
-        self._mask = Mask(headers.get("Authorization", "").removeprefix("Bearer "))
         self._fault: Exception | None = None
         self._changed = threading.Condition()
         self._loop = _new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="everyuser-client", daemon=True)
         self._thread.start()
-        self._open = asyncio.run_coroutine_threadsafe(self._start(), self._loop)
+        self._open = asyncio.run_coroutine_threadsafe(self._sender.open(), self._loop)
 
     def submit(self, requests: Sequence[tuple[int, AnyRequest]], ticket: Ticket, journal: JournalWriter) -> None:
         """Queue requests; `requests` pairs each with its position in the ticket."""
         self._raise_fault()
         with self._changed:
             self.backlog += len(requests)
-        now = self._loop.time()
+        now = time.monotonic()
         items = [_Item(ticket, position, request, journal, now) for position, request in requests]
         self._loop.call_soon_threadsafe(self._enqueue, items)
 
@@ -185,41 +141,40 @@ class Client:
         if self._fault is not None:
             raise self._fault
 
-    async def _start(self) -> None:
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0),
-            timeout=aiohttp.ClientTimeout(total=self._config.timeout_seconds, sock_connect=_CONNECT_SECONDS),
-            # Looking for proxies at every request costs; few machines have one.
-            trust_env=bool(urllib.request.getproxies()) and not self._endpoints.local,
-            headers=self._headers,
-            cookie_jar=aiohttp.DummyCookieJar(),
-        )
-        await self._endpoints.open()
-
     async def _stop(self) -> None:
         self._queue.clear()
         self._open.cancel()
         for task in self._active:
             task.cancel()
         await asyncio.gather(*self._active, return_exceptions=True)
-        await self._endpoints.close()
-        await self._session.close()
+        await self._sender.close()
 
     def _enqueue(self, items: list[_Item]) -> None:
         self._queue.extend(items)
         self._pump()
 
     def _pump(self) -> None:
+        pause = self._endpoints.rests_until() - time.monotonic()
+        self._tally.gauge("paused", int(pause > 0))
+        if pause > 0:
+            if self._wake:
+                self._wake.cancel()
+            self._wake = self._loop.call_later(pause, self._pump)
+            return
         while self._queue and self._fault is None:
             # One that is larger than the window goes alone.
             size = self._queue[0].request.sequences
-            if self._active and self._sequences + size > int(self._window.limit):
+            if self._sequences and self._sequences + size > int(self._window.limit):
                 break
-            task = self._loop.create_task(self._run(self._queue.popleft()))
-            self._active.add(task)
-            self._sequences += size
-            task.add_done_callback(functools.partial(self._ended, size))
+            self._spawn(self._run(self._queue.popleft()), size)
         self._tally.gauge("in_flight", self._sequences)
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, None], size: int = 0) -> asyncio.Task[None]:
+        task: asyncio.Task[None] = self._loop.create_task(coroutine)
+        self._active.add(task)
+        self._sequences += size
+        task.add_done_callback(functools.partial(self._ended, size))
+        return task
 
     def _ended(self, size: int, task: asyncio.Task[None]) -> None:
         self._active.discard(task)
@@ -227,6 +182,10 @@ class Client:
         if not task.cancelled() and task.exception() is not None:
             self._fail(task.exception())
         self._pump()
+        # When nothing else is under way, no other answer will tell whose fault the last failures were.
+        if self._fault is None:
+            for name in self._verdicts.due(is_last=self.backlog == self._verdicts.pending):
+                self._check(name)
 
     def _fail(self, error: BaseException | None) -> None:
         if self._fault is None:
@@ -235,11 +194,20 @@ class Client:
             self._changed.notify_all()
 
     async def _run(self, item: _Item) -> None:
-        begun = self._loop.time()
+        await asyncio.wrap_future(self._open)
+        begun = time.monotonic()
         self._tally.observe("queue_milliseconds", round(1000 * (begun - item.queued)))
         self._tally.observe("in_flight", self._sequences)
-        outcome = await self._ask(item.request)
-        self._tally.observe("request_milliseconds", round(1000 * (self._loop.time() - begun)))
+        endpoint, answer = await self._ask(item)
+        self._tally.observe("request_milliseconds", round(1000 * (time.monotonic() - begun)))
+        if isinstance(answer, Busy):
+            self._postpone(item, endpoint, answer)
+        elif isinstance(answer, Failure) and answer.reason.startswith("http_") and not answer.may_pass:
+            self._verdicts.hold(endpoint.name, item, answer)
+        else:
+            self._settle(item, answer)
+
+    def _settle(self, item: _Item, outcome: Outcome) -> None:
         item.journal.append(item.request.key, outcome)
         if isinstance(outcome, Completion):
             self._tally.add("prompt_tokens", outcome.prompt_tokens)
@@ -252,83 +220,81 @@ class Client:
             if item.ticket.done or self.backlog == self.watermark:
                 self._changed.notify_all()
 
-    async def _ask(self, request: AnyRequest) -> Outcome:
-        """One request to its final outcome: bounded in retries, in waiting, and in servers that die under it."""
-        await asyncio.wrap_future(self._open)
-        retries = deaths = waits = 0
-        waited = 0.0
+    async def _ask(self, item: _Item) -> tuple[Endpoint, Outcome | Busy]:
+        """Send a request until there is an answer: bounded in retries, and in servers that die under it."""
+        tries = 0
         while True:
             # A request under which servers have died twice is sent alone: if it is to blame, its neighbours are not.
-            async with self._alone if deaths >= _ALONE_AFTER else contextlib.nullcontext():
+            async with self._alone if item.deaths >= _ALONE_AFTER else contextlib.nullcontext():
                 endpoint = await self._endpoints.acquire()
-                answer = await self._post(endpoint, request)
+                sent = time.monotonic()
+                try:
+                    answer = await self._sender.post(endpoint, item.request)
+                finally:
+                    self._endpoints.release(endpoint)
+            failed = time.monotonic()
+            is_unreachable = isinstance(answer, Transient) and answer.reason == "unreachable"
+            self._tally.add("requests_sent", int(not is_unreachable))
             if isinstance(answer, Completion):
-                self._window.grow(request.sequences)
-                return answer
-            if isinstance(answer, Failure):
-                return answer
-            if isinstance(answer, Busy):
-                self._window.shrink(self._loop.time())
-                pause = _pause(waits) if answer.seconds is None else max(_SHORTEST_PAUSE, answer.seconds)
-                if waited + pause > self._config.max_wait_seconds:
-                    return Failure("busy", f"{answer.detail}; waited {waited:.0f} s", may_pass=True)
-                waits += 1
-                waited += pause
-                await asyncio.sleep(pause)
-                continue
-            if answer.was_answered and retries == self._config.retries:
-                return Failure(answer.reason, answer.detail, may_pass=True)
+                self._window.grow(item.request.sequences)
+                self._succeeded(endpoint, sent)
+            if not isinstance(answer, Transient):
+                return endpoint, answer
             # Also long enough to learn that the server has died.
-            await asyncio.sleep(_pause(retries))
+            await asyncio.sleep(back_off(tries))
+            tries += 1
             if self._endpoints.life() != endpoint.life:
-                self._failing_since = None
-                if deaths >= _ALONE_AFTER:
-                    detail = f"the server died {deaths + 1} times under this request"
-                    return Failure("server_died", detail, may_pass=False)
-                deaths += 1
-            elif answer.reason != "unreachable":
-                # What never reached a server is no fault of its row; `_note_outage` bounds it.
-                retries += 1
-                if retries > self._config.retries:
-                    return Failure(answer.reason, answer.detail, may_pass=True)
+                self._sender.clocks.works()
+                item.deaths += 1
+                if item.deaths > _ALONE_AFTER:
+                    detail = f"the server died {item.deaths} times under this request"
+                    return endpoint, Failure("server_died", detail, may_pass=False)
+            elif is_unreachable:
+                self._sender.clocks.bound_outage(time.monotonic(), answer.detail)
+            else:
+                # A request is to blame when it fails before and after the same endpoint has done what another asked.
+                if not self._sender.clocks.has_answered(endpoint.name, sent):
+                    await asyncio.shield(self._check(endpoint.name))
+                since = item.failed if self._config.retries else sent
+                item.retries += self._sender.clocks.has_answered(endpoint.name, since)
+                if item.retries and item.retries >= self._config.retries:
+                    return endpoint, Failure(answer.reason, answer.detail, may_pass=True)
+                item.failed = failed
 
-    async def _post(self, endpoint: Endpoint, request: AnyRequest) -> Completion | Failure | Busy | Transient:
-        reached = True
-        try:
-            async with self._session.post(endpoint.url + request.path, data=request.body) as response:
-                payload = await read_payload(response, self._mask)
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            reached = False
-            failure = Transient("unreachable", self._mask.text(f"{type(error).__name__}: {error}"))
-        except TimeoutError:
-            failure = Transient("timeout", f"no reply within {self._config.timeout_seconds:g} s")
-        except (aiohttp.ClientError, OSError) as error:
-            failure = Transient("connection", self._mask.text(f"{type(error).__name__}: {error}"))
-        except TooLargeError as error:
-            failure = Transient("garbled", str(error))
-        else:
-            self._failing_since = None
-            return classify(request, response.status, response.headers, payload, endpoint.url + request.path)
-        finally:
-            self._endpoints.release(endpoint, reached)
-            self._tally.add("requests_sent", int(reached))
-        if not reached:
-            self._note_outage(failure.detail)
-        return failure
+    def _postpone(self, item: _Item, endpoint: Endpoint, busy: Busy) -> None:
+        """Ask again later, when others have had their turn."""
+        self._window.shrink(time.monotonic())
+        pause = self._sender.pause(busy, item.waits)
+        if item.waits and (item.waited + pause > self._config.max_wait_seconds or self._sender.clocks.is_over(pause)):
+            detail = f"{busy.detail}; waited {item.waited:.0f} s"
+            self._verdicts.hold(endpoint.name, item, Failure("busy", detail, may_pass=True))
+            return
+        now = time.monotonic()
+        self._sender.rest(endpoint, busy, pause)
+        # Another endpoint may be free earlier.
+        pause = min(pause, max(back_off(item.waits), self._endpoints.rests_until() - now))
+        item.waits += 1
+        item.waited += pause
+        item.queued = now + pause
+        self._loop.call_later(pause, self._enqueue, [item])
 
-    def _note_outage(self, detail: str) -> None:
-        now = self._loop.time()
-        if self._endpoints.reachable():
-            self._failing_since = None
-        elif self._failing_since is None:
-            self._failing_since = now
-        elif now - self._failing_since > self._config.outage_seconds:
-            raise UserError(
-                f"no endpoint has answered for {self._config.outage_seconds:g} s ({detail}); "
-                "when it is back, run the same command again, finished work is kept"
-            )
+    def _succeeded(self, endpoint: Endpoint, sent: float) -> None:
+        self._sender.clocks.succeeded(endpoint.name, time.monotonic())
+        for item, failure in self._verdicts.take(endpoint.name, sent):
+            self._settle(item, failure)
 
+    def _check(self, name: str) -> asyncio.Task[None]:
+        """Ask an endpoint the trial questions: once at a time, for all who want to know."""
+        task = self._checks.get(name)
+        if task is None or task.done():
+            task = self._checks[name] = self._spawn(self._try(name))
+        return task
 
-def _pause(tries: int) -> float:
-    """Exponential back-off with full jitter; the jitter decides when, never what."""
-    return random.uniform(0.5, 1.0) * min(_LONGEST_PAUSE, 0.25 * 2.0 ** min(tries, 16))
+    async def _try(self, name: str) -> None:
+        for endpoint in await self._endpoints.current():
+            if endpoint.name == name:
+                begun = time.monotonic()
+                if await self._sender.answers_trials(endpoint):
+                    self._succeeded(endpoint, begun)
+                else:
+                    await asyncio.sleep(_BETWEEN_CHECKS)

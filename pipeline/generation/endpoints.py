@@ -1,92 +1,129 @@
-"""Endpoints that somebody else runs: given base URLs, the least busy first."""
+"""Endpoints: where requests go. Those that somebody else runs are base URLs, the least busy first."""
 
 from __future__ import annotations
 
+import ipaddress
 import time
+import urllib.parse
 import urllib.request
-
-import aiohttp
-import orjson
-
-from pipeline.generation.client import Endpoint
-from pipeline.generation.payload import Mask, read_payload
-from schemas.base import UserError
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 _AVOIDED_SECONDS = 5.0
 
 
-class FixedEndpoints:
-    """OpenAI-compatible base URLs that serve the same model."""
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A base URL, to which a request's path is added, and the proxy on the way there.
 
-    local = False
+    `name` stays the same when a server is restarted elsewhere; `life` then grows.
+    """
 
-    def __init__(self, base_urls: tuple[str, ...], model: str, headers: dict[str, str]) -> None:
-        self._urls = [url.rstrip("/") for url in base_urls]
-        self._endpoints = [Endpoint(url) for url in self._urls]
-        self._busy = dict.fromkeys(self._endpoints, 0)
-        self._down: set[Endpoint] = set()
-        self._avoid_until = dict.fromkeys(self._endpoints, 0.0)
-        self._model = model
-        self._headers = headers
-        self._mask = Mask(headers.get("Authorization", "").removeprefix("Bearer "))
+    name: str
+    url: str
+    life: int = 0
+    proxy: str | None = None
+
+    def place(self, path: str = "") -> str:
+        """The address in a message. A proxy is named (without its password), as it may be the cause."""
+        if self.proxy is None:
+            return self.url + path
+        return f"{self.url}{path} (through the proxy {self.proxy.rpartition('@')[2]})"
+
+
+class Endpoints(Protocol):
+    """Gives out endpoints, and waits while there is none. `own`: the build itself runs the server."""
+
+    own: bool
 
     async def open(self) -> None:
-        """Ask each endpoint for its models: a wrong address, key or model is told now, not by every row.
+        """Begin; raises `UserError`."""
 
-        One that does not answer is avoided, unless none does.
-        """
-        timeout = aiohttp.ClientTimeout(total=30)
-        proxies = bool(urllib.request.getproxies())
-        async with aiohttp.ClientSession(timeout=timeout, headers=self._headers, trust_env=proxies) as session:
-            for url, endpoint in zip(self._urls, self._endpoints, strict=True):
-                problem = await self._check(session, url)
-                if problem:
-                    self._down.add(endpoint)
-                    if len(self._down) == len(self._endpoints):
-                        raise UserError(f"engine.base_urls: {url} does not answer ({problem})")
-
-    async def _check(self, session: aiohttp.ClientSession, url: str) -> str | None:
-        """What keeps the endpoint from answering, if anything; raises `UserError` for what waiting does not mend."""
-        try:
-            async with session.get(f"{url}/models") as response:
-                status, payload = response.status, await read_payload(response, self._mask)
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            return self._mask.text(error) or type(error).__name__
-        if status in (401, 403):
-            raise UserError(
-                f"engine.base_urls: {url} refuses the key (HTTP {status}); "
-                "set the environment variable that engine.api_key_env names"
-            )
-        try:
-            served = [str(entry["id"]) for entry in orjson.loads(payload)["data"]]
-        except (ValueError, KeyError, TypeError):
-            return None  # Not every compatible server lists its models.
-        if status == 200 and served and self._model not in served:
-            raise UserError(
-                f"generation.model: {url} does not serve '{self._model}'; it serves {', '.join(served[:5])}"
-            )
-        return None
+    async def current(self) -> Sequence[Endpoint]:
+        """All endpoints; waits while a server starts. Raises `UserError` when there will be none."""
 
     async def acquire(self) -> Endpoint:
-        """The endpoint with the fewest requests in flight, of those that have lately been reached."""
+        """The endpoint to use now; waits while a server starts. Raises `UserError` when there will be none."""
+
+    def release(self, endpoint: Endpoint) -> None:
+        """Tell that the request has ended."""
+
+    def mark(self, endpoint: Endpoint, works: bool) -> None:
+        """Tell whether the endpoint answers as a working server does."""
+
+    def reachable(self) -> bool:
+        """Whether there is an endpoint that worked when it was last tried."""
+
+    def rest(self, endpoint: Endpoint, until: float) -> None:
+        """Send nothing there before that time (of `time.monotonic`)."""
+
+    def rests_until(self) -> float:
+        """When the first endpoint takes requests; in the past where one takes them now."""
+
+    def life(self) -> int:
+        """How often a server has been restarted so far."""
+
+    async def close(self) -> None:
+        """Give everything back."""
+
+
+@dataclass(slots=True)
+class _State:
+    busy: int = 0
+    is_down: bool = False
+    avoid_until: float = 0.0
+    rest_until: float = 0.0
+
+
+class FixedEndpoints:
+    """OpenAI-compatible base URLs that serve the same model. The same URL in another spelling counts once."""
+
+    own = False
+
+    def __init__(self, base_urls: Sequence[str]) -> None:
+        urls = dict.fromkeys(_normalised(url) for url in base_urls)
+        self._states = {Endpoint(url, url, proxy=_proxy(url)): _State() for url in urls}
+
+    async def open(self) -> None:
+        """Nothing to start."""
+
+    async def current(self) -> list[Endpoint]:
+        """All of them."""
+        return [*self._states]
+
+    async def acquire(self) -> Endpoint:
+        """The endpoint with the fewest requests in flight, of those that worked lately and need no rest."""
         now = time.monotonic()
-        usable = [e for e in self._endpoints if e not in self._down or self._avoid_until[e] <= now]
-        endpoint = min(usable or self._endpoints, key=self._busy.__getitem__)
-        self._busy[endpoint] += 1
+        awake = {e: state for e, state in self._states.items() if state.rest_until <= now} or self._states
+        usable = {e: state for e, state in awake.items() if not state.is_down or state.avoid_until <= now} or awake
+        endpoint = min(usable, key=lambda e: usable[e].busy)
+        self._states[endpoint].busy += 1
         return endpoint
 
-    def release(self, endpoint: Endpoint, reached: bool) -> None:
-        """One request less in flight there. An endpoint that cannot be reached is never busy, so it is avoided."""
-        self._busy[endpoint] -= 1
-        if reached:
-            self._down.discard(endpoint)
-        else:
-            self._down.add(endpoint)
-            self._avoid_until[endpoint] = time.monotonic() + _AVOIDED_SECONDS
+    def release(self, endpoint: Endpoint) -> None:
+        """One request less in flight there."""
+        self._states[endpoint].busy -= 1
+
+    def mark(self, endpoint: Endpoint, works: bool) -> None:
+        """One that fails at once is never busy, so it is avoided for a while."""
+        state = self._states[endpoint]
+        state.is_down = not works
+        if not works:
+            state.avoid_until = time.monotonic() + _AVOIDED_SECONDS
 
     def reachable(self) -> bool:
         """Whether any endpoint is not known to be down."""
-        return len(self._down) < len(self._endpoints)
+        return not all(state.is_down for state in self._states.values())
+
+    def rest(self, endpoint: Endpoint, until: float) -> None:
+        """Send nothing there before that time."""
+        state = self._states[endpoint]
+        state.rest_until = max(state.rest_until, until)
+
+    def rests_until(self) -> float:
+        """When the first of them takes requests."""
+        return min(state.rest_until for state in self._states.values())
 
     def life(self) -> int:
         """Nobody restarts these."""
@@ -94,3 +131,29 @@ class FixedEndpoints:
 
     async def close(self) -> None:
         """Nothing to give back."""
+
+
+def _normalised(url: str) -> str:
+    """The URL as others would spell it too: no slash at the end, host in small letters, no default port."""
+    parts = urllib.parse.urlsplit(url)
+    host = parts.hostname or ""
+    host = f"[{host}]" if ":" in host else host
+    port = "" if parts.port in (None, {"http": 80, "https": 443}[parts.scheme]) else f":{parts.port}"
+    return f"{parts.scheme}://{host}{port}{parts.path.rstrip('/')}"
+
+
+def _proxy(url: str) -> str | None:
+    """The proxy that the environment names for a URL. This machine itself is never asked through one."""
+    parts = urllib.parse.urlsplit(url)
+    host = parts.hostname or ""
+    if _is_loopback(host) or urllib.request.proxy_bypass(host):
+        return None
+    proxy = urllib.request.getproxies().get(parts.scheme)
+    return proxy if proxy is None or "://" in proxy else f"http://{proxy}"
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")

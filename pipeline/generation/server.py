@@ -16,7 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pipeline.generation.client import Endpoint
+from pipeline.generation.endpoints import Endpoint
 from pipeline.generation.guard import Spec
 from pipeline.generation.packaged import model_path
 from pipeline.progress import Tally
@@ -80,7 +80,7 @@ def _environment(on_cpu: bool) -> dict[str, str]:
 class ServedEndpoint:
     """The link to a guard: starts one where there is none, follows its state, and says so when it fails."""
 
-    local = True
+    own = True
 
     def __init__(self, spec: Spec, tally: Tally) -> None:
         self._spec = spec
@@ -89,6 +89,7 @@ class ServedEndpoint:
         self._life = 0
         self._pid = 0
         self._url = ""
+        self._rest_until = 0.0
         self._error: str | None = None
         self._changed = asyncio.Condition()
         self._follower: asyncio.Task[None] | None = None
@@ -105,14 +106,29 @@ class ServedEndpoint:
             await self._changed.wait_for(lambda: self._url or self._error)
         if self._error is not None:
             raise UserError(f"engine vllm: {self._error}")
-        return Endpoint(f"{self._url}/v1", self._life)
+        return Endpoint("vllm", f"{self._url}/v1", self._life)
 
-    def release(self, endpoint: Endpoint, reached: bool) -> None:
+    async def current(self) -> list[Endpoint]:
+        """The one that there is."""
+        return [await self.acquire()]
+
+    def release(self, endpoint: Endpoint) -> None:
         """One server takes all: nothing to count."""
+
+    def mark(self, endpoint: Endpoint, works: bool) -> None:
+        """There is no other server to prefer."""
 
     def reachable(self) -> bool:
         """There is no other server to try."""
         return False
+
+    def rest(self, endpoint: Endpoint, until: float) -> None:
+        """Send nothing before that time."""
+        self._rest_until = max(self._rest_until, until)
+
+    def rests_until(self) -> float:
+        """When it takes requests."""
+        return self._rest_until
 
     def life(self) -> int:
         """Which server this is: 0 for the first, and one more for each restart."""

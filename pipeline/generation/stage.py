@@ -14,11 +14,12 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from pipeline import metrics, storage
 from pipeline.generation import dummy
-from pipeline.generation.client import Client, Endpoints, Ticket
-from pipeline.generation.endpoints import FixedEndpoints
+from pipeline.generation.client import Client, Ticket
+from pipeline.generation.endpoints import Endpoints, FixedEndpoints
 from pipeline.generation.journal import JournalWriter, open_journal, read_journal
 from pipeline.generation.requests import AnyRequest, Failure, Outcome
 from pipeline.generation.server import ServedEndpoint, private_folder, server_spec
+from pipeline.generation.trial import trial_requests
 from pipeline.plan import BuildPlan, ShardSpec
 from pipeline.progress import tally
 from pipeline.storage import disk_errors
@@ -130,12 +131,12 @@ def _connect(plan: BuildPlan) -> Client:
         key = os.environ.get(engine.api_key_env)
         if key:
             headers["Authorization"] = f"Bearer {key}"
-        endpoints = FixedEndpoints(engine.base_urls, model, headers)
+        endpoints = FixedEndpoints(engine.base_urls)
     elif isinstance(engine, VllmEngine):
         endpoints = ServedEndpoint(server_spec(engine, model, _server_log(plan)), counts)
     else:
         raise TypeError(f"engine {engine.kind} has no endpoint")
-    return Client(endpoints, headers, engine.in_flight, plan.config.requests, counts)
+    return Client(endpoints, headers, trial_requests(plan), engine.in_flight, plan.config.requests, counts)
 
 
 def _server_log(plan: BuildPlan) -> Path:

@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
-from pipeline.generation.classify import Busy, Transient, classify
+from pipeline.generation.classify import Busy, Transient, classify, refusal
 from pipeline.generation.requests import (
     AnyRequest,
     Completion,
@@ -134,8 +134,8 @@ def test_a_garbled_reply_is_quoted_in_short() -> None:
     assert len(result.detail) < 300
 
 
-@pytest.mark.parametrize("status", [400, 402, 405, 406, 410, 413, 415, 422, 451])
-def test_a_refused_request_is_never_sent_again(status: int) -> None:
+@pytest.mark.parametrize("status", [400, 403, 404, 405, 406, 410, 413, 415, 422, 451])
+def test_a_refused_request_is_a_failure(status: int) -> None:
     assert answer(status, error("no")) == Failure(f"http_{status}", f"HTTP {status}: no", may_pass=False)
 
 
@@ -183,23 +183,74 @@ def test_retry_after_that_is_neither_is_as_good_as_none(value: str) -> None:
     assert answer(429, b"", {"Retry-After": value}) == Busy(None, "HTTP 429: ")
 
 
-@pytest.mark.parametrize("status", [401, 403])
-def test_a_refused_key_ends_the_run_and_names_the_setting(status: int) -> None:
+def test_retry_after_beyond_any_calendar_is_bounded() -> None:
+    for value in ("1e300", "inf"):
+        result = answer(429, b"", {"Retry-After": value})
+
+        assert isinstance(result, Busy)
+        assert result.seconds is not None
+        assert result.seconds < 1e9
+
+
+def test_a_refused_key_ends_the_run_and_names_the_setting() -> None:
     with pytest.raises(UserError) as caught:
-        answer(status, error("invalid key"))
+        answer(401, error("invalid key"))
 
     assert URL in str(caught.value)
-    assert f"HTTP {status}: invalid key" in str(caught.value)
+    assert "HTTP 401: invalid key" in str(caught.value)
     assert "engine.api_key_env" in str(caught.value)
 
 
-def test_an_unknown_model_or_path_ends_the_run_and_names_the_setting() -> None:
-    with pytest.raises(UserError) as caught:
-        answer(404, error("The model `x` does not exist."))
+def test_an_account_without_credit_ends_the_run_and_keeps_the_work() -> None:
+    with pytest.raises(UserError, match=r"HTTP 402: no credit.*top up") as caught:
+        answer(402, error("no credit"))
 
-    assert URL in str(caught.value)
-    assert "The model `x` does not exist." in str(caught.value)
-    assert "generation.model" in str(caught.value)
+    assert "finished work is kept" in str(caught.value)
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+@pytest.mark.parametrize(
+    ("location", "base"),
+    [
+        ("https://127.0.0.1:8443/v1/chat/completions", "https://127.0.0.1:8443/v1"),
+        ("/api/v1/chat/completions/", "http://127.0.0.1:8000/api/v1"),
+        ("https://other.example/login?next=1", "https://other.example/login"),
+    ],
+)
+def test_a_redirect_ends_the_run_and_says_what_to_set(status: int, location: str, base: str) -> None:
+    with pytest.raises(UserError) as caught:
+        answer(status, b"", {"Location": location})
+
+    assert f"HTTP {status}" in str(caught.value)
+    assert str(caught.value).endswith(f"set engine.base_urls to {base}")
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (400, "generation.extra"),
+        (401, "engine.api_key_env"),
+        (402, "top up"),
+        (403, "engine.api_key_env"),
+        (404, "generation.model"),
+        (500, "refuses even a trial question"),
+    ],
+)
+def test_a_refusal_has_address_words_models_and_advice(status: int, words: str) -> None:
+    text = str(refusal(Failure(f"http_{status}", f"HTTP {status}: no", may_pass=False), CHAT, URL, "'a', 'b'"))
+
+    assert text.startswith(URL)
+    assert f"HTTP {status}: no" in text
+    assert "'a', 'b'" in text
+    assert words in text
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [error("overloaded"), b'{"error": "overloaded"}', b'{"choices": null, "error": {"message": "overloaded"}}'],
+)
+def test_an_error_with_status_200_is_one(payload: bytes) -> None:
+    assert answer(200, payload) == Transient("error", "HTTP 200 with an error: overloaded")
 
 
 @pytest.mark.parametrize(
@@ -325,7 +376,7 @@ def test_a_status_means_the_same_for_choices(status: int, outcome: object) -> No
     assert answer(status, error("no"), request=CHOICES) == outcome
 
 
-@pytest.mark.parametrize("status", [401, 403, 404])
+@pytest.mark.parametrize("status", [401, 402])
 def test_what_no_row_can_succeed_with_ends_the_run_for_choices_too(status: int) -> None:
     with pytest.raises(UserError, match=f"HTTP {status}: no"):
         answer(status, error("no"), request=CHOICES)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import socket
 import threading
@@ -8,13 +9,14 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
 
-from pipeline.generation.client import Client, Ticket, Window
+from pipeline.generation.client import Client, Ticket
 from pipeline.generation.endpoints import FixedEndpoints
 from pipeline.generation.journal import open_journal, read_journal
 from pipeline.generation.requests import (
@@ -30,11 +32,13 @@ from pipeline.generation.requests import (
     probabilities,
 )
 from pipeline.generation.stage import Generator
+from pipeline.generation.trial import trial_requests
+from pipeline.generation.window import Window
 from pipeline.plan import BuildPlan
 from pipeline.progress import tally
 from schemas.base import UserError
 from schemas.config import BuildConfig, GenerationConfig, OpenAiEngine, RequestsConfig
-from tests.stub import StubServer, choices, completion, completions, good, good_text
+from tests.stub import Answer, StubServer, choices, completion, completions, good, good_text
 
 PATIENCE = 20.0
 """Seconds after which a test that waits has failed."""
@@ -56,9 +60,18 @@ def settings(**changes: float) -> RequestsConfig:
     )
 
 
+def trials(**keys: Any) -> list[AnyRequest]:
+    config = BuildConfig.model_validate({"pairs": 1, "generation": {"model": "stub"}} | keys)
+    return trial_requests(BuildPlan(Path(), "", config))
+
+
+def connect(folder: Path, *urls: str, in_flight: int = 8, config: RequestsConfig | None = None) -> Client:
+    return Client(FixedEndpoints(urls), {}, trials(), in_flight, config or settings(), tally(folder))
+
+
 @contextmanager
 def connected(folder: Path, *urls: str, in_flight: int = 8, config: RequestsConfig | None = None) -> Iterator[Client]:
-    client = Client(FixedEndpoints(urls, "stub", {}), {}, in_flight, config or settings(), tally(folder))
+    client = connect(folder, *urls, in_flight=in_flight, config=config)
     try:
         yield client
     finally:
@@ -94,7 +107,7 @@ def texts(outcomes: Sequence[Outcome]) -> list[str]:
     return [outcome.text if isinstance(outcome, Completion) else f"failed: {outcome.reason}" for outcome in outcomes]
 
 
-def failures(outcomes: Sequence[Outcome]) -> list[Outcome]:
+def failures(outcomes: Sequence[Outcome]) -> list[Failure]:
     return [outcome for outcome in outcomes if isinstance(outcome, Failure)]
 
 
@@ -321,7 +334,7 @@ def test_every_kind_of_fault_at_once_rejects_exactly_its_rows(tmp_path: Path) ->
     }
 
 
-@pytest.mark.parametrize("retries", [0, 2])
+@pytest.mark.parametrize("retries", [0, 1, 2])
 def test_a_reply_garbled_for_ever_fails_after_the_retries(tmp_path: Path, retries: int) -> None:
     async def garble(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
         return web.Response(text="<html>It works!</html>")
@@ -359,7 +372,7 @@ def test_a_reply_that_trickles_in_fails_after_the_retries(tmp_path: Path) -> Non
             await asyncio.sleep(0.05)
 
     with StubServer(trickle) as stub:
-        outcomes = ask(tmp_path, make_requests(1), stub.url, config=settings(timeout_seconds=0.3, retries=0))
+        outcomes = ask(tmp_path, make_requests(1), stub.url, config=settings(timeout_seconds=0.3, retries=1))
 
     assert reason(outcomes) == "timeout"
 
@@ -419,7 +432,7 @@ def test_a_busy_server_is_asked_again_when_it_says(tmp_path: Path, status: int) 
         return await good(request, body)
 
     with StubServer(busy_once) as stub:
-        outcomes = ask(tmp_path, make_requests(1), stub.url, config=settings(retries=0))
+        outcomes = ask(tmp_path, make_requests(1), stub.url, config=settings(retries=1))
 
         assert texts(outcomes) == [good_text(stub.bodies[0])]
     assert times[1] - times[0] > 0.9
@@ -439,33 +452,77 @@ def test_the_window_shrinks_for_a_busy_server_and_grows_again(tmp_path: Path) ->
         outcomes = ask(tmp_path, make_requests(250), stub.url, in_flight=16)
 
     assert failures(outcomes) == []
-    refused, retried, afterwards = load.seen[:16], load.seen[16:32], load.seen[32:]
-    assert max(refused) == max(retried) == 16
-    assert max(afterwards[:16]) < 14
+    refused, afterwards = load.seen[:16], load.seen[16:]
+    assert max(refused) == 16
+    assert max(afterwards[:16]) < 12
     assert max(afterwards) == 16
 
 
-@pytest.mark.parametrize("retry_after", [None, "0.1", "0", "-1", "Wed, 21 Oct 2015 07:28:00 GMT"])
-def test_a_server_that_is_busy_for_ever_fails_the_row(tmp_path: Path, retry_after: str | None) -> None:
-    async def busy(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
-        return web.Response(status=503, text="full", headers={"Retry-After": retry_after} if retry_after else {})
+def busy(retry_after: str | None = None, status: int = 429) -> Answer:
+    async def answer(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        headers = {"Retry-After": retry_after} if retry_after else {}
+        return web.json_response({"error": {"message": "full"}}, status=status, headers=headers)
 
-    with StubServer(busy) as stub:
+    return answer
+
+
+@pytest.mark.parametrize("retry_after", [None, "0.1", "0", "-1", "Wed, 21 Oct 2015 07:28:00 GMT"])
+def test_a_server_that_is_busy_for_one_row_alone_fails_it_for_now(tmp_path: Path, retry_after: str | None) -> None:
+    with StubServer(busy(retry_after)) as stub:
         outcomes = ask(tmp_path, make_requests(1), stub.url, config=settings(max_wait_seconds=0.5))
 
         assert 2 <= len(stub.bodies) < 50
-    assert reason(outcomes) == "busy"
+    (outcome,) = failures(outcomes)
+    assert (outcome.reason, outcome.may_pass) == ("busy", True)
 
 
-def test_a_server_that_wants_a_longer_wait_than_allowed_fails_the_row_at_once(tmp_path: Path) -> None:
-    async def busy(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
-        return web.Response(status=429, text="come back tomorrow", headers={"Retry-After": "86400"})
+@pytest.mark.parametrize("retry_after", [None, "0.1"])
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_server_that_is_busy_for_all_ends_the_run_and_blames_no_row(
+    tmp_path: Path, retry_after: str | None, status: int
+) -> None:
+    answer = budget_of(20, busy(retry_after, status))
+    with StubServer(answer, on_trial=answer) as stub, pytest.raises(UserError) as caught:
+        ask(tmp_path, make_requests(60), stub.url, config=settings(max_wait_seconds=0.7))
 
-    with StubServer(busy) as stub:
-        outcomes = ask(tmp_path, make_requests(1), stub.url)
+    assert f"HTTP {status}: full" in str(caught.value)
+    assert "requests.max_wait_seconds" in str(caught.value)
+    assert "run the same command again" in str(caught.value)
+    journal = read_journal(tmp_path / "journal.jsonl")
+    assert 0 < len(journal) < 20
+    assert failures([*journal.values()]) == []
 
-        assert len(stub.bodies) == 1
-    assert outcomes == [Failure("busy", "HTTP 429: come back tomorrow; waited 0 s", may_pass=True)]
+
+def test_a_server_that_wants_a_longer_wait_than_allowed_ends_the_run_and_says_until_when(tmp_path: Path) -> None:
+    with StubServer(busy("86400")) as stub, pytest.raises(UserError, match=r"requests\.max_wait_seconds") as caught:
+        ask(tmp_path, make_requests(20), stub.url)
+
+    assert f"{datetime.now() + timedelta(days=1):%Y-%m-%d}" in str(caught.value)
+    assert read_journal(tmp_path / "journal.jsonl") == {}
+
+
+def test_all_requests_wait_for_a_server_that_says_how_long(tmp_path: Path) -> None:
+    times: list[float] = []
+
+    async def busy_for_the_fifth(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        times.append(time.monotonic())
+        return await (busy("1")(request, body) if len(times) == 5 else good(request, body))
+
+    with StubServer(busy_for_the_fifth) as stub:
+        outcomes = ask(tmp_path, make_requests(12), stub.url, in_flight=1)
+
+    assert failures(outcomes) == []
+    gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
+    assert len(times) == 13
+    assert [k for k, gap in enumerate(gaps) if gap > 0.9] == [4]
+
+
+def test_an_endpoint_that_rests_leaves_the_work_to_the_other(tmp_path: Path) -> None:
+    with StubServer(busy("3600")) as full, StubServer() as free:
+        outcomes = ask(tmp_path, make_requests(30), full.url, free.url, in_flight=4)
+
+        assert len(full.bodies) <= 4
+    assert failures(outcomes) == []
 
 
 # Calls of many prompts
@@ -627,14 +684,6 @@ def test_a_call_of_choices_that_recovers_is_the_same_call(tmp_path: Path) -> Non
     assert failures(outcomes) == []
 
 
-def test_an_address_without_completions_ends_the_run(tmp_path: Path) -> None:
-    async def unknown(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
-        return await (failed(404) if request.path == "/v1/completions" else good(request, body))
-
-    with StubServer(unknown) as stub, pytest.raises(UserError, match=f"{stub.url}/completions does not know"):
-        ask(tmp_path, make_choices(2), stub.url)
-
-
 # Faults of the whole run
 
 
@@ -656,7 +705,7 @@ def test_nothing_listening_is_told_by_the_first_wait(tmp_path: Path) -> None:
 
 
 def test_an_outage_ends_the_run_and_blames_no_row(tmp_path: Path) -> None:
-    with connected_to_one_that_has_gone(tmp_path, settings(retries=0, outage_seconds=1.0)) as client:
+    with connected_to_one_that_has_gone(tmp_path, settings(retries=1, outage_seconds=1.0)) as client:
         ticket = submit(client, make_requests(20, start=5), tmp_path)
 
         with pytest.raises(UserError, match="run the same command again"):
@@ -669,7 +718,7 @@ def test_an_outage_ends_the_run_and_blames_no_row(tmp_path: Path) -> None:
 def connected_to_one_that_has_gone(folder: Path, config: RequestsConfig) -> Iterator[Client]:
     """A client that has had five good answers from a server that then went away."""
     with StubServer() as stub:
-        client = Client(FixedEndpoints((stub.url,), "stub", {}), {}, 8, config, tally(folder))
+        client = connect(folder, stub.url, config=config)
         finish(client, submit(client, make_requests(5), folder))
     try:
         yield client
@@ -680,7 +729,7 @@ def connected_to_one_that_has_gone(folder: Path, config: RequestsConfig) -> Iter
 def test_an_outage_that_ends_in_time_costs_no_row(tmp_path: Path) -> None:
     with StubServer() as stub:
         port = stub.port
-        client = Client(FixedEndpoints((stub.url,), "stub", {}), {}, 8, settings(outage_seconds=20.0), tally(tmp_path))
+        client = connect(tmp_path, stub.url, config=settings(outage_seconds=20.0))
         finish(client, submit(client, make_requests(5), tmp_path))
     try:
         ticket = submit(client, make_requests(20, start=5), tmp_path)
@@ -696,8 +745,7 @@ def test_an_outage_that_ends_in_time_costs_no_row(tmp_path: Path) -> None:
 def test_when_one_of_two_servers_goes_away_the_other_does_the_work(tmp_path: Path) -> None:
     with StubServer() as stays:
         with StubServer() as goes:
-            endpoints = FixedEndpoints((goes.url, stays.url), "stub", {})
-            client = Client(endpoints, {}, 8, settings(retries=3, outage_seconds=5.0), tally(tmp_path))
+            client = connect(tmp_path, goes.url, stays.url, config=settings(retries=3, outage_seconds=5.0))
             finish(client, submit(client, make_requests(20), tmp_path))
         try:
             outcomes = finish(client, submit(client, make_requests(40, start=20), tmp_path))
@@ -707,15 +755,269 @@ def test_when_one_of_two_servers_goes_away_the_other_does_the_work(tmp_path: Pat
     assert failures(outcomes) == []
 
 
-@pytest.mark.parametrize("status", [401, 403, 404])
-def test_what_no_row_can_succeed_with_ends_the_run(tmp_path: Path, status: int) -> None:
-    async def refuse(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
-        return web.json_response({"error": {"message": "not for you"}}, status=status)
+def refuse(status: int, message: str = "not for you") -> Answer:
+    async def answer(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        return web.json_response({"error": {"message": message}}, status=status)
 
-    with StubServer(refuse) as stub, pytest.raises(UserError, match=f"HTTP {status}: not for you"):
+    return answer
+
+
+@pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 413, 422])
+def test_a_refused_trial_question_ends_the_run_before_any_work(tmp_path: Path, status: int) -> None:
+    with StubServer(on_trial=refuse(status)) as stub, pytest.raises(UserError, match=f"HTTP {status}: not for you"):
         ask(tmp_path, make_requests(20), stub.url)
 
+    assert (stub.bodies, len(stub.trials)) == ([], 1)
     assert read_journal(tmp_path / "journal.jsonl") == {}
+
+
+@pytest.mark.parametrize("status", [401, 402])
+def test_what_no_row_can_succeed_with_ends_the_run(tmp_path: Path, status: int) -> None:
+    with StubServer(budget_of(28, refuse(status))) as stub, pytest.raises(UserError, match=f"HTTP {status}: not for"):
+        ask(tmp_path, make_requests(80), stub.url)
+
+    assert failures([*read_journal(tmp_path / "journal.jsonl").values()]) == []
+
+
+def budget_of(requests: int, afterwards: Answer) -> Answer:
+    """Good answers to so many requests, and then others."""
+    served = 0
+
+    async def answer(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        nonlocal served
+        served += 1
+        return await (good if served <= requests else afterwards)(request, body)
+
+    return answer
+
+
+@pytest.mark.parametrize("status", [400, 403, 404, 413, 422])
+@pytest.mark.parametrize("rows", [70, 62])
+def test_what_befalls_all_rows_from_one_on_is_the_fault_of_the_run(tmp_path: Path, status: int, rows: int) -> None:
+    requests = make_requests(rows)
+    answer = budget_of(60, refuse(status, "budget_exceeded"))
+    with StubServer(answer, on_trial=answer) as stub, pytest.raises(UserError, match="budget_exceeded"):
+        ask(tmp_path, requests, stub.url)
+
+    journal = read_journal(tmp_path / "journal.jsonl")
+    assert len(journal) == 59  # One was the trial question.
+    assert failures([*journal.values()]) == []
+
+
+def test_after_topping_up_the_same_rows_are_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    requests = make_requests(40)
+    answer = budget_of(21, refuse(400, "budget_exceeded"))
+    with StubServer(answer, on_trial=answer) as stub:
+        first = generator_with_key(tmp_path, stub.url, monkeypatch)
+        with pytest.raises(UserError):
+            finish_generating(first, first.submit("train-0", requests))
+        first.close()
+    with StubServer() as stub:
+        second = generator_with_key(tmp_path, stub.url, monkeypatch)
+        outcomes = finish_generating(second, second.submit("train-0", requests))
+        second.close()
+
+        assert len(stub.bodies) == 20
+    assert failures(outcomes) == []
+
+
+@pytest.mark.parametrize("status", [400, 403, 404, 413, 422])
+@pytest.mark.parametrize("bad", [{0}, {5}, {39}, {*range(0, 40, 2)}, {*range(40)}])
+def test_what_befalls_some_rows_alone_is_their_own_fault(tmp_path: Path, status: int, bad: set[int]) -> None:
+    async def moderate(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        return await (refuse(status, "flagged") if number(body) in bad else good)(request, body)
+
+    with StubServer(moderate) as stub:
+        outcomes = ask(tmp_path, make_requests(40), stub.url)
+
+        assert len(stub.bodies) == 40
+    failed = {k: outcome for k, outcome in enumerate(outcomes) if isinstance(outcome, Failure)}
+    assert failed == dict.fromkeys(bad, Failure(f"http_{status}", f"HTTP {status}: flagged", may_pass=False))
+
+
+def test_answers_under_way_when_a_budget_ends_do_not_put_the_blame_on_rows(tmp_path: Path) -> None:
+    """They were let in before; only what is sent later tells."""
+    refused = asyncio.Event()
+
+    async def admit_four(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        if number(body) >= 4:
+            refused.set()
+            return await refuse(400, "budget_exceeded")(request, body)
+        await refused.wait()
+        await asyncio.sleep(0.2)
+        return await good(request, body)
+
+    spent = budget_of(1, refuse(400, "budget_exceeded"))
+    with StubServer(admit_four, on_trial=spent) as stub, pytest.raises(UserError, match="budget_exceeded"):
+        ask(tmp_path, make_requests(10), stub.url, in_flight=10)
+
+    assert failures([*read_journal(tmp_path / "journal.jsonl").values()]) == []
+
+
+def test_one_of_two_endpoints_that_refuses_all_is_named(tmp_path: Path) -> None:
+    spent = budget_of(10, refuse(400, "budget_exceeded"))
+    with StubServer(spent, on_trial=spent) as one, StubServer() as other, pytest.raises(UserError) as caught:
+        ask(tmp_path, make_requests(200), one.url, other.url)
+
+    assert one.url in str(caught.value)
+    assert other.url not in str(caught.value)
+    assert failures([*read_journal(tmp_path / "journal.jsonl").values()]) == []
+
+
+@pytest.mark.parametrize("status", [408, 409, 425, 500])
+def test_a_row_lost_to_circumstances_may_pass(tmp_path: Path, status: int) -> None:
+    async def fail_one(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        return await (refuse(status) if number(body) == 3 else good)(request, body)
+
+    with StubServer(fail_one) as stub:
+        outcomes = ask(tmp_path, make_requests(8), stub.url)
+
+    assert failures(outcomes) == [Failure(f"http_{status}", f"HTTP {status}: not for you", may_pass=True)]
+
+
+def test_trial_questions_are_no_rows(tmp_path: Path) -> None:
+    keys = {"portrait": "paper", "mining": {"source": {"kind": "threads", "path": ("packaged",)}, "share": 0.5}}
+    with StubServer() as stub:
+        client = Client(FixedEndpoints([stub.url]), {}, trials(pairs=2, **keys), 4, settings(), tally(tmp_path))
+        try:
+            finish(client, submit(client, make_requests(3), tmp_path))
+        finally:
+            client.close()
+
+        assert [("response_format" in body, "prompt" in body) for body in stub.trials] == [
+            (False, False),
+            (True, False),
+            (False, True),
+        ]
+        assert len(stub.bodies) == 3
+    assert (tally(tmp_path).get("requests_sent"), tally(tmp_path).get("prompt_tokens")) == (3, 300)
+    assert len(read_journal(tmp_path / "journal.jsonl")) == 3
+
+
+def test_a_kind_of_request_that_the_server_does_not_know_ends_the_run(tmp_path: Path) -> None:
+    async def chat_alone(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        return await (refuse(404) if "prompt" in body else good)(request, body)
+
+    mined = trials(pairs=None, mining={"source": {"kind": "threads", "path": ("packaged",)}})
+    with StubServer(on_trial=chat_alone) as stub:
+        client = Client(FixedEndpoints([stub.url]), {}, mined, 4, settings(), tally(tmp_path))
+        ticket = submit(client, make_choices(2), tmp_path)
+        with pytest.raises(UserError, match=f"{stub.url}/completions does not know") as caught:
+            finish(client, ticket)
+        client.close()
+
+    assert "mining.annotation.mode: json" in str(caught.value)
+
+
+@pytest.mark.parametrize("listed", [("openai/*",), ("stub:latest",), ()])
+def test_a_model_that_no_list_names_is_asked(tmp_path: Path, listed: tuple[str, ...]) -> None:
+    with StubServer(models=listed) as stub:
+        outcomes = ask(tmp_path, make_requests(3), stub.url)
+
+    assert failures(outcomes) == []
+
+
+def test_a_model_that_is_unknown_is_told_with_those_that_are_listed(tmp_path: Path) -> None:
+    models = ("llama", "mistral", *(f"model-{k}" for k in range(300)))
+    with StubServer(models=models, on_trial=refuse(404, "no such model")) as stub, pytest.raises(UserError) as caught:
+        ask(tmp_path, make_requests(1), stub.url)
+
+    assert "no such model" in str(caught.value)
+    assert "it lists the models 'llama', 'mistral', 'model-0'" in str(caught.value)
+    assert len(str(caught.value)) < 400
+
+
+# Outages
+
+
+async def error_in_200(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+    return web.json_response({"error": {"message": "upstream is gone"}})
+
+
+async def web_page(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+    return web.Response(text="<html>maintenance</html>")
+
+
+OUTAGES = [refuse(500), refuse(502), refuse(504), refuse(520), error_in_200, web_page, hang_up]
+
+
+@pytest.mark.parametrize("fault", OUTAGES, ids=["500", "502", "504", "520", "error", "page", "hung up"])
+def test_what_all_requests_meet_for_a_while_costs_no_row(tmp_path: Path, fault: Answer) -> None:
+    answer = outage_after(12, fault, seconds=2.0)
+    with StubServer(answer, on_trial=answer) as stub:
+        outcomes = ask(tmp_path, make_requests(48), stub.url, config=settings(retries=1, outage_seconds=20.0))
+
+        assert len(stub.bodies) > 48
+    assert failures(outcomes) == []
+
+
+def outage_after(requests: int, fault: Answer, seconds: float) -> Answer:
+    """Good answers to so many requests, then faults for a while."""
+    served, since = 0, 0.0
+
+    async def answer(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        nonlocal served, since
+        served += 1
+        if served == requests + 1:
+            since = time.monotonic()
+        is_out = served > requests and time.monotonic() - since < seconds
+        return await (fault if is_out else good)(request, body)
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    "fault", [*OUTAGES, hang], ids=["500", "502", "504", "520", "error", "page", "hung up", "hangs"]
+)
+@pytest.mark.parametrize("served", [0, 12])
+def test_what_all_requests_meet_for_too_long_ends_the_run_and_blames_no_row(
+    tmp_path: Path, fault: Answer, served: int
+) -> None:
+    answer = outage_after(served, fault, seconds=3600.0)
+    with StubServer(answer, on_trial=answer) as stub, pytest.raises(UserError, match="no endpoint has answered"):
+        ask(tmp_path, make_requests(48), stub.url, config=settings(timeout_seconds=0.5, outage_seconds=1.0))
+
+    assert failures([*read_journal(tmp_path / "journal.jsonl").values()]) == []
+
+
+def test_a_slow_server_is_no_outage(tmp_path: Path) -> None:
+    async def slowly(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        await asyncio.sleep(0.5)
+        return await good(request, body)
+
+    with StubServer(slowly, on_trial=slowly) as stub:
+        outcomes = ask(tmp_path, make_requests(2), stub.url, in_flight=1, config=settings(outage_seconds=0.1))
+
+    assert failures(outcomes) == []
+
+
+def test_one_of_two_endpoints_that_is_out_of_order_costs_no_row(tmp_path: Path) -> None:
+    answer = outage_after(6, refuse(502), seconds=3600.0)
+    with StubServer(answer, on_trial=answer) as broken, StubServer() as works:
+        outcomes = ask(tmp_path, make_requests(100), broken.url, works.url, config=settings(retries=1))
+
+    assert failures(outcomes) == []
+
+
+def test_the_same_address_twice_is_one_that_can_be_gone(tmp_path: Path) -> None:
+    url = f"http://127.0.0.1:{unused_port()}/v1"
+
+    with pytest.raises(UserError, match="does not answer"):
+        ask(tmp_path, make_requests(3), url, f"{url}/")
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+def test_a_redirect_ends_the_run_and_names_the_address(tmp_path: Path, status: int) -> None:
+    with StubServer() as right:
+
+        async def elsewhere(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+            return web.Response(status=status, headers={"Location": f"{right.url}{request.path.removeprefix('/v1')}"})
+
+        with StubServer(on_trial=elsewhere) as stub, pytest.raises(UserError) as caught:
+            ask(tmp_path, make_requests(3), stub.url)
+
+    assert f"set engine.base_urls to {right.url}" in str(caught.value)
+    assert right.trials == []
 
 
 def test_a_fault_of_the_run_is_raised_again_by_every_call(tmp_path: Path) -> None:
@@ -757,9 +1059,7 @@ def test_closing_in_the_middle_keeps_each_outcome_that_has_arrived(tmp_path: Pat
 
     requests = make_requests(40)
     with StubServer(some_hang) as stub:
-        client = Client(
-            FixedEndpoints((stub.url,), "stub", {}), {}, 8, settings(timeout_seconds=600.0), tally(tmp_path)
-        )
+        client = connect(tmp_path, stub.url, in_flight=8, config=settings(timeout_seconds=600.0))
         ticket = submit(client, requests, tmp_path)
         # When eight hang the window is full: the 32 good ones before the 40th have been answered.
         wait_until(lambda: ticket.missing == 8, client)
@@ -772,9 +1072,7 @@ def test_closing_in_the_middle_keeps_each_outcome_that_has_arrived(tmp_path: Pat
 
 def test_closing_cancels_what_is_queued(tmp_path: Path) -> None:
     with StubServer(hang) as stub:
-        client = Client(
-            FixedEndpoints((stub.url,), "stub", {}), {}, 4, settings(timeout_seconds=600.0), tally(tmp_path)
-        )
+        client = connect(tmp_path, stub.url, in_flight=4, config=settings(timeout_seconds=600.0))
         submit(client, make_requests(1000), tmp_path)
         wait_until(lambda: len(stub.bodies) == 4, client)
         close_in_time(client)
@@ -788,41 +1086,30 @@ def test_closing_does_not_wait_for_a_busy_server(tmp_path: Path) -> None:
 
     with StubServer(busy) as stub:
         config = settings(max_wait_seconds=1000.0)
-        client = Client(FixedEndpoints((stub.url,), "stub", {}), {}, 4, config, tally(tmp_path))
+        client = connect(tmp_path, stub.url, in_flight=4, config=config)
         submit(client, make_requests(10), tmp_path)
         wait_until(lambda: len(stub.bodies) == 4, client)
         close_in_time(client)
 
 
-class SilentModels(StubServer):
-    """Accepts, and does not say what it serves."""
-
-    async def _list_models(self, request: web.Request) -> web.Response:
-        self.bodies.append({})
-        await asyncio.sleep(3600)
-        return web.Response()
-
-
 @pytest.mark.parametrize("queued", [0, 10])
 def test_closing_does_not_wait_for_a_server_that_has_not_answered_yet(tmp_path: Path, queued: int) -> None:
-    with SilentModels() as stub:
-        client = Client(FixedEndpoints((stub.url,), "stub", {}), {}, 4, settings(), tally(tmp_path))
+    with StubServer(on_trial=hang) as stub:
+        client = connect(tmp_path, stub.url, in_flight=4, config=settings())
         submit(client, make_requests(queued), tmp_path)
-        wait_until(lambda: len(stub.bodies) == 1, client)
+        wait_until(lambda: len(stub.trials) == 1, client)
         close_in_time(client)
 
 
 def test_closing_twice_is_no_error(tmp_path: Path) -> None:
     with StubServer() as stub:
-        client = Client(FixedEndpoints((stub.url,), "stub", {}), {}, 4, settings(), tally(tmp_path))
+        client = connect(tmp_path, stub.url, in_flight=4, config=settings())
         close_in_time(client)
         close_in_time(client)
 
 
 def test_closing_after_a_fault_is_no_error(tmp_path: Path) -> None:
-    client = Client(
-        FixedEndpoints((f"http://127.0.0.1:{unused_port()}/v1",), "stub", {}), {}, 4, settings(), tally(tmp_path)
-    )
+    client = connect(tmp_path, f"http://127.0.0.1:{unused_port()}/v1", in_flight=4, config=settings())
     ticket = submit(client, make_requests(1), tmp_path)
     with pytest.raises(UserError):
         finish(client, ticket)
@@ -918,18 +1205,16 @@ def test_without_a_key_no_header_is_sent(tmp_path: Path) -> None:
         assert "Authorization" not in stub.headers[0]
 
 
-@pytest.mark.parametrize("status", [401, 403, 404])
+@pytest.mark.parametrize("status", [401, 402, 403, 404])
 def test_the_key_is_in_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int) -> None:
-    async def refuse(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
-        return web.json_response({"error": {"message": "not for you"}}, status=status)
-
-    with StubServer(refuse) as stub:
+    with StubServer(on_trial=refuse(status, "not for sk-very-secret")) as stub:
         generator = generator_with_key(tmp_path, stub.url, monkeypatch)
         ticket = generator.submit("train-0", make_requests(5))
         with pytest.raises(UserError) as caught:
             finish_generating(generator, ticket)
         generator.close()
 
+    assert f"HTTP {status}: not for" in str(caught.value)
     assert "sk-very-secret" not in str(caught.value)
     assert files_with(tmp_path, "sk-very-secret") == []
 

@@ -1,149 +1,111 @@
 from __future__ import annotations
 
 import asyncio
-import socket
-from typing import Any
+import time
 
 import pytest
-from aiohttp import web
 
-from pipeline.generation.client import Endpoint
-from pipeline.generation.endpoints import FixedEndpoints
-from schemas.base import UserError
-from tests.stub import StubServer
+from pipeline.generation.endpoints import Endpoint, FixedEndpoints
 
 
-class ModelsAnswer(StubServer):
-    """A stub that answers /v1/models with what a test asks."""
-
-    def __init__(self, status: int, text: str) -> None:
-        super().__init__()
-        self._status = status
-        self._text = text
-        self.keys: list[str | None] = []
-
-    async def _list_models(self, request: web.Request) -> web.Response:
-        self.keys.append(request.headers.get("Authorization"))
-        return web.Response(status=self._status, text=self._text, content_type="application/json")
+async def take(endpoints: FixedEndpoints, count: int) -> list[str]:
+    return [(await endpoints.acquire()).url for _ in range(count)]
 
 
-def open_endpoints(*urls: str, model: str = "stub", headers: dict[str, str] | None = None) -> FixedEndpoints:
-    endpoints = FixedEndpoints(urls, model, headers or {})
-    asyncio.run(endpoints.open())
-    return endpoints
-
-
-def refusal(*urls: str, **arguments: Any) -> str:
-    with pytest.raises(UserError) as caught:
-        open_endpoints(*urls, **arguments)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
-
-
-def unused_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def test_a_server_that_serves_the_model_is_accepted() -> None:
-    with StubServer(models=("other", "stub")) as stub:
-        open_endpoints(stub.url)
-
-
-def test_a_wrong_model_is_named_with_what_is_served() -> None:
-    with StubServer(models=("llama", "mistral")) as stub:
-        text = refusal(stub.url, model="lama")
-
-    assert text == f"generation.model: {stub.url} does not serve 'lama'; it serves llama, mistral"
-
-
-def test_a_long_list_of_served_models_is_cut() -> None:
-    with StubServer(models=tuple(f"model-{k}" for k in range(300))) as stub:
-        text = refusal(stub.url)
-
-    assert "model-0" in text
-    assert len(text) < 300
-
-
-def test_every_base_url_is_asked() -> None:
-    with StubServer() as right, StubServer(models=("other",)) as wrong:
-        text = refusal(right.url, wrong.url)
-
-    assert wrong.url in text
-
-
-@pytest.mark.parametrize("status", [401, 403])
-def test_a_refused_key_is_told_without_the_key(status: int) -> None:
-    stub = ModelsAnswer(status, '{"error": "no"}')
-
-    with stub:
-        text = refusal(stub.url, headers={"Authorization": "Bearer sk-very-secret"})
-
-    assert stub.keys == ["Bearer sk-very-secret"]
-    assert f"{stub.url} refuses the key (HTTP {status})" in text
-    assert "engine.api_key_env" in text
-    assert "sk-very-secret" not in text
-
-
-def test_a_key_that_no_header_can_hold_is_told_without_the_key() -> None:
-    with StubServer() as stub:
-        text = refusal(stub.url, headers={"Authorization": "Bearer sk-very-secret\nsk-other"})
-
-    assert "sk-very-secret" not in text
+def names(endpoints: FixedEndpoints) -> list[str]:
+    return [endpoint.url for endpoint in asyncio.run(endpoints.current())]
 
 
 @pytest.mark.parametrize(
-    ("status", "text"),
+    ("urls", "expected"),
     [
-        (404, "<html>not here</html>"),
-        (405, ""),
-        (500, '{"data": [{"id": "other"}]}'),
-        (200, ""),
-        (200, "[]"),
-        (200, "null"),
-        (200, "{}"),
-        (200, '{"data": null}'),
-        (200, '{"data": []}'),
-        (200, '{"data": ["other"]}'),
-        (200, '{"data": [{"name": "other"}]}'),
+        (["http://a/v1", "http://a/v1"], ["http://a/v1"]),
+        (["http://a/v1", "http://a/v1/"], ["http://a/v1"]),
+        (["http://A:80/v1//", "HTTP://a/v1"], ["http://a/v1"]),
+        (["https://a:443/v1", "https://a/v1"], ["https://a/v1"]),
+        (["http://[::1]:8000/v1", "http://[::1]:8000/v1/"], ["http://[::1]:8000/v1"]),
+        (["http://a/v1", "http://a:8000/v1", "https://a/v1"], ["http://a/v1", "http://a:8000/v1", "https://a/v1"]),
+        (["http://a/V1", "http://a/v1"], ["http://a/V1", "http://a/v1"]),
     ],
 )
-def test_a_server_that_does_not_list_its_models_is_accepted(status: int, text: str) -> None:
-    with ModelsAnswer(status, text) as stub:
-        open_endpoints(stub.url)
-
-
-def test_nothing_listening_is_told_with_the_address() -> None:
-    url = f"http://127.0.0.1:{unused_port()}/v1"
-
-    text = refusal(url)
-
-    assert text.startswith(f"engine.base_urls: {url} does not answer")
-
-
-@pytest.mark.parametrize("url", ["localhost/v1", "", "http://", "ftp://127.0.0.1/v1", "http://127.0.0.1:port/v1"])
-def test_an_address_that_is_none_is_told(url: str) -> None:
-    assert refusal(url).startswith("engine.base_urls: ")
-
-
-def test_a_slash_at_the_end_of_a_base_url_does_not_matter() -> None:
-    with StubServer() as stub:
-        endpoints = open_endpoints(f"{stub.url}/")
-
-        assert asyncio.run(endpoints.acquire()) == Endpoint(stub.url)
+def test_the_same_address_in_two_spellings_is_one_endpoint(urls: list[str], expected: list[str]) -> None:
+    assert names(FixedEndpoints(urls)) == expected
 
 
 def test_requests_go_to_the_least_busy() -> None:
     async def acquire_and_release() -> list[str]:
-        endpoints = FixedEndpoints(("http://a/v1", "http://b/v1"), "stub", {})
-        taken = [await endpoints.acquire() for _ in range(4)]
-        endpoints.release(Endpoint("http://b/v1"), reached=True)
-        taken.append(await endpoints.acquire())
-        return [endpoint.url[7] for endpoint in taken]
+        endpoints = FixedEndpoints(["http://a/v1", "http://b/v1"])
+        taken = await take(endpoints, 4)
+        endpoints.release(Endpoint("http://b/v1", "http://b/v1"))
+        return [*taken, *await take(endpoints, 1)]
 
-    letters = asyncio.run(acquire_and_release())
+    urls = asyncio.run(acquire_and_release())
 
-    assert sorted(letters[:4]) == ["a", "a", "b", "b"]
-    assert letters[4] == "b"
+    assert sorted(urls[:4]) == ["http://a/v1"] * 2 + ["http://b/v1"] * 2
+    assert urls[4] == "http://b/v1"
+
+
+def test_one_that_is_out_of_order_is_avoided_until_it_works() -> None:
+    async def run() -> None:
+        endpoints = FixedEndpoints(["http://a/v1", "http://b/v1"])
+        a, b = await endpoints.current()
+
+        endpoints.mark(a, works=False)
+        assert await take(endpoints, 3) == ["http://b/v1"] * 3
+        assert endpoints.reachable()
+
+        endpoints.mark(b, works=False)
+        assert not endpoints.reachable()
+
+        endpoints.mark(a, works=True)
+        assert await take(endpoints, 1) == ["http://a/v1"]
+
+    asyncio.run(run())
+
+
+def test_one_that_rests_gets_nothing_and_the_rest_of_all_is_known() -> None:
+    async def run() -> None:
+        endpoints = FixedEndpoints(["http://a/v1", "http://b/v1"])
+        a, b = await endpoints.current()
+        now = time.monotonic()
+
+        endpoints.rest(a, now + 100)
+        endpoints.rest(a, now + 50)
+        assert await take(endpoints, 3) == ["http://b/v1"] * 3
+        assert endpoints.rests_until() <= now
+
+        endpoints.rest(b, now + 70)
+        assert endpoints.rests_until() == now + 70
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("http://model.example/v1", "http://proxy.example:3128"),
+        ("https://model.example/v1", "http://proxy.example:3129"),
+        ("http://model.test/v1", None),
+        ("http://localhost:8000/v1", None),
+        ("http://127.0.0.1:8000/v1", None),
+        ("http://127.8.9.1:8000/v1", None),
+        ("http://[::1]:8000/v1", None),
+        ("http://box.localhost/v1", None),
+    ],
+)
+def test_an_endpoint_has_the_proxy_of_the_environment_but_never_on_this_machine(
+    monkeypatch: pytest.MonkeyPatch, url: str, expected: str | None
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://proxy.example:3128")
+    monkeypatch.setenv("https_proxy", "proxy.example:3129")
+    monkeypatch.setenv("no_proxy", "model.test")
+
+    (endpoint,) = asyncio.run(FixedEndpoints([url]).current())
+
+    assert endpoint.proxy == expected
+
+
+def test_a_proxy_is_named_without_its_password() -> None:
+    endpoint = Endpoint("m", "http://model.example/v1", proxy="http://me:secret@proxy.example:3128")
+
+    assert endpoint.place("/models") == "http://model.example/v1/models (through the proxy proxy.example:3128)"

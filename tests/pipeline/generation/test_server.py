@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
+from pipeline.generation import trial
 from pipeline.generation.client import Client, Ticket
 from pipeline.generation.guard import Spec
 from pipeline.generation.journal import open_journal
@@ -61,6 +62,9 @@ def make_requests(count: int, start: int = 0) -> list[Request]:
     return [make_request(config, {"user": f"post {k}"}, (k,)) for k in range(start, start + count)]
 
 
+TRIAL = make_request(GenerationConfig(model="stub"), {"user": trial.TRIAL}, ("trial",))
+
+
 def make_choices(count: int) -> list[ChoiceRequest]:
     """Calls of three prompts each."""
     head = choice_head("stub", constrain=True)
@@ -72,7 +76,7 @@ def connected(folder: Path, spec: Spec, in_flight: int = 4, retries: int = 3) ->
     folder.mkdir(exist_ok=True)
     counts = tally(folder)
     config = RequestsConfig(timeout_seconds=60.0, retries=retries, max_wait_seconds=60.0, outage_seconds=60.0)
-    client = Client(ServedEndpoint(spec, counts), {}, in_flight, config, counts)
+    client = Client(ServedEndpoint(spec, counts), {}, [TRIAL], in_flight, config, counts)
     try:
         yield client
     finally:
@@ -469,7 +473,7 @@ def test_another_command_is_another_server(tmp_path: Path) -> None:
 def test_closing_does_not_wait_for_a_server_that_is_still_starting(tmp_path: Path) -> None:
     counts = tally(tmp_path)
     endpoint = ServedEndpoint(script_spec(tmp_path, "import time; time.sleep(600)"), counts)
-    client = Client(endpoint, {}, 4, RequestsConfig(), counts)
+    client = Client(endpoint, {}, [TRIAL], 4, RequestsConfig(), counts)
     submit(client, make_requests(5), tmp_path)
     find_server(tmp_path)
 
