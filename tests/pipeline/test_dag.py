@@ -459,10 +459,13 @@ def test_endpoint_that_does_not_answer_is_told_in_one_line(tmp_path: Path) -> No
 
 
 def test_endpoint_that_serves_another_model_is_told_in_one_line(tmp_path: Path) -> None:
-    with StubServer(good, models=("another",)) as stub:
+    async def unknown(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        return web.json_response({"error": {"message": "no such model"}}, status=404)
+
+    with StubServer(models=("another",), on_trial=unknown) as stub:
         engine = {"kind": "openai", "base_urls": [stub.url]}
 
-        with pytest.raises(UserError, match=r"^generation\.model: http\S+ does not serve 'stub'; it serves another$"):
+        with pytest.raises(UserError, match=r"^http.* does not know the model .*no such model.* models 'another';"):
             build(tiny(engine=engine), tmp_path / "out")
 
 
