@@ -160,7 +160,15 @@ def create(path: UPath, content: bytes) -> None:
 
 
 def check_folder(folder: AnyPath) -> None:
-    """Raise `UsageError` where no build can be kept: at a file, below one, or where nothing can be written."""
+    """Raise `UsageError` where no build can be kept: at a file, below one, or where nothing can be written.
+
+    A name that is a pattern is refused too: `load_dataset` would look for other folders.
+    """
+    if wild := [character for character in "[*?" if character in str(folder)]:
+        raise UsageError(
+            f"--output {folder}: load_dataset takes a name with '{wild[0]}' for a pattern and does not find the "
+            "dataset; name a folder without '[', '*' and '?'"
+        )
     if is_local(folder):
         for place in (folder, *folder.parents):
             if place.is_dir():

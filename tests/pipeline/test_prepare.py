@@ -436,6 +436,14 @@ def test_output_at_a_file_or_below_one_is_refused(tmp_path: Path, name: str) -> 
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+@pytest.mark.parametrize("name", ["run[1]", "run*", "run?/build", "a[b/c"])
+def test_output_that_is_a_pattern_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UsageError, match=r"load_dataset takes a name with '[\[*?]' for a pattern .*; name a folder"):
+        prepared(tmp_path / name, tiny())
+
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("name", ["https://example.com/build", "http://example.com/build", "hf://datasets/a/b"])
 def test_output_where_nothing_can_be_written_is_refused(name: str) -> None:
     output = storage.parse(name)
