@@ -56,6 +56,7 @@ $(STAMP): $(LOCK) pyproject.toml
 # PyTorch's CPU build is not on the common index: first from its own, then wherever this machine's pip finds one.
 .PHONY: torch-cpu torch-cuda torch-none
 torch-none:
+	@:
 torch-cpu:
 	@torch=$$(grep '^torch==' $(LOCK)); \
 		VIRTUAL_ENV=$(VENV) UV_HTTP_RETRIES=0 $(UV) pip install --quiet --no-deps --torch-backend=cpu $$torch 2>/dev/null || \
@@ -63,17 +64,22 @@ torch-cpu:
 torch-cuda:
 	@torch=$$(grep '^torch==' $(LOCK)); VIRTUAL_ENV=$(VENV) $(UV) pip install --quiet --no-deps $$torch
 
-# The name of a runner that there is none of must not mean the local one.
+# What is wrong is said before minutes of set-up; and the name of a runner that there is none of is not the local one.
 ifeq ($(filter $(RUNNER),local dataflow flink),)
 $(error RUNNER is '$(RUNNER)'; the runners are local, dataflow and flink)
 endif
+ifeq ($(filter $(ENGINE),cuda cpu none),)
+$(error ENGINE is '$(ENGINE)'; the engines are cuda, cpu and none)
+endif
+ifneq ($(filter build-dataset,$(MAKECMDGOALS)),)
+ifeq ($(findstring ://,$(CONFIG))$(shell test -f '$(CONFIG)' && echo yes),)
+$(error CONFIG is '$(CONFIG)': there is no such file; configs/ has some to begin with)
+endif
+endif
 
 build-dataset: $(STAMP) ## Build CONFIG into OUTPUT (default: 64 pairs by the packaged model, no GPU and no account)
-	@if [ "$(ENGINE)" = none ] && [ "$(RUNNER)" = local ] && ! grep -Eq 'kind: *(openai|replay|dummy)' $(CONFIG); then \
-		echo "error: vLLM has no wheel for $$(uname -sm); set engine.kind to openai in $(CONFIG) and engine.base_urls to a server (vLLM, Ollama, llama.cpp, a provider)"; \
-		exit 1; fi
-	@$(VENV)/bin/everyuser build $(CONFIG) --output $(OUTPUT) -- $(runner.$(RUNNER)) $(BEAM_OPTIONS)
-	@$(VENV)/bin/everyuser inspect $(OUTPUT) --count $(SHOW)
+	@$(VENV)/bin/everyuser build '$(CONFIG)' --output '$(OUTPUT)' -- $(runner.$(RUNNER)) $(BEAM_OPTIONS)
+	@$(VENV)/bin/everyuser inspect '$(OUTPUT)' --count $(SHOW)
 
 test: $(STAMP) ## Run all tests, those with the real model too
 	@$(PY) -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder

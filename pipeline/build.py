@@ -14,9 +14,10 @@ import apache_beam as beam
 
 from pipeline import dag, progress, storage
 from pipeline.finish import count_rows, finished, is_whole
+from pipeline.generation.server import require_vllm
 from pipeline.generation.stage import close_generator
 from pipeline.locks import locked
-from pipeline.manifests import MANIFEST, write_manifest
+from pipeline.manifests import MANIFEST, read_manifest, write_manifest
 from pipeline.mining import gather
 from pipeline.outages import answers, patience
 from pipeline.plan import BuildPlan, ShardSpec
@@ -28,7 +29,7 @@ from pipeline.resume import Work, count_open, find_work, has_all
 from pipeline.runners import Runner
 from pipeline.storage import AnyPath
 from schemas.base import UsageError, UserError
-from schemas.config import BuildConfig, PublishConfig, ReplayEngine
+from schemas.config import BuildConfig, PublishConfig, ReplayEngine, VllmEngine
 from schemas.manifest import Manifest, Run, RunStatus
 
 Phase = Callable[[beam.Pipeline, BuildPlan, Sequence[ShardSpec]], None]
@@ -74,6 +75,10 @@ def build(
     run = Runner(config, output, beam_args)
     observer = observer or Observer()
     with patience(config.requests.outage_seconds, observer.told), _held(output):
+        found = read_manifest(output)
+        is_complete = found is not None and found.status == "complete"
+        if run.is_local and isinstance(config.engine, VllmEngine) and config.asks_a_model and not is_complete:
+            require_vllm(config.engine)
         plan, manifest, dropped = prepare(config, output)
         if retry_lost:
             manifest = _reopened(plan, manifest, observer)

@@ -54,6 +54,7 @@ class Runner:
         if unknown:
             raise UsageError(f"Beam has no option '--{unknown[0]}'; what follows `--` on the command line goes to Beam")
         name = self.options.view_as(StandardOptions).runner
+        self.is_local = not name
         self.is_dataflow = (name or "").rpartition(".")[2].lower() in (_DATAFLOW.lower(), "dataflow")
         if self.is_dataflow and is_local(output):
             raise UsageError(

@@ -669,6 +669,12 @@ class BuildConfig(Record):
         """How many of `pairs` are sampled."""
         return (self.pairs or 0) - self.mined_pairs
 
+    @property
+    def asks_a_model(self) -> bool:
+        """Whether a build asks its model: not where all pairs are mined with given levels, and templates portray."""
+        is_given = self.mining is not None and self.mining.annotation.mode == "given"
+        return self.sampled_pairs > 0 or not is_given or self.portrait != "template"
+
     def content(self) -> dict[str, Any]:
         """The keys that decide what the rows are; paths are left out, as their contents are fingerprinted."""
         left_out = ("name", "space", "templates", "seeds", *NO_CONTENT)

@@ -20,8 +20,17 @@ from pipeline.generation.endpoints import Endpoint
 from pipeline.generation.guard import Spec
 from pipeline.generation.packaged import model_path
 from pipeline.progress import Tally
-from schemas.base import UserError
+from schemas.base import UsageError, UserError
 from schemas.config import VllmEngine
+
+
+def require_vllm(engine: VllmEngine) -> None:
+    """Raise `UsageError` where the engine needs vLLM and this Python has none."""
+    if engine.command is None and importlib.util.find_spec("vllm") is None:
+        raise UsageError(
+            "engine vllm: vLLM is not installed in this Python; set engine.kind to openai and engine.base_urls to a "
+            "server (vLLM, Ollama, llama.cpp, a provider), or on Linux x86-64 run `make setup`"
+        )
 
 
 def server_spec(engine: VllmEngine, model: str, log: Path) -> Spec:
@@ -29,11 +38,7 @@ def server_spec(engine: VllmEngine, model: str, log: Path) -> Spec:
 
     Raises `UserError` where vLLM or the model is missing.
     """
-    if engine.command is None and importlib.util.find_spec("vllm") is None:
-        raise UserError(
-            "engine vllm: vLLM is not installed in this Python; run `make setup`, or set engine.kind to openai and "
-            "engine.base_urls to a server that you have"
-        )
+    require_vllm(engine)
     on_cpu = engine.device == "cpu" or (engine.device == "auto" and not _has_gpu())
     command = [
         *(engine.command or (sys.executable, "-m", "vllm.entrypoints.openai.api_server")),

@@ -526,6 +526,32 @@ def test_space_check_accepts_a_good_space(tmp_path: Path) -> None:
     assert "\x1b" not in result.out
 
 
+@pytest.mark.parametrize("kind", ["vllm", '"vllm"'])
+def test_where_there_is_no_vllm_the_ways_out_are_said_at_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr("pipeline.generation.server.importlib.util.find_spec", lambda name: None)
+
+    result = Result("build", config_file(tmp_path), "-o", str(tmp_path / "out"), "--set", f"engine={{kind: {kind}}}")
+
+    assert_one_line(result, 2, "vLLM is not installed", "engine.kind to openai", "engine.base_urls", "make setup")
+    assert not list((tmp_path / "out").glob("*"))
+
+
+@pytest.mark.parametrize("kind", ["openai", '"openai"', "'dummy'"])
+def test_a_kind_that_needs_no_vllm_may_be_quoted_or_overridden(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr("pipeline.generation.server.importlib.util.find_spec", lambda name: None)
+    overrides = ["--set", f"engine.kind={kind}", "--set", "engine.base_urls=[http://127.0.0.1:9/v1]"]
+    if "dummy" in kind:
+        overrides = ["--set", f"engine={{kind: {kind}}}", "--set", "generation.model=dummy"]
+
+    result = Result("build", config_file(tmp_path), "-o", str(tmp_path / "out"), *overrides)
+
+    assert "vLLM is not installed" not in result.err
+
+
 def test_space_check_names_file_dimension_and_field(tmp_path: Path) -> None:
     (tmp_path / "own.yaml").write_text(OWN.replace("    question: Is the reply short?\n", ""))
 

@@ -1,0 +1,92 @@
+"""What `make` sets up, and what it says of wrong usage."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+LOCKS = sorted(path.relative_to(ROOT) for path in [*ROOT.glob("locks/*.txt"), *ROOT.glob("training/locks/*.txt")])
+LOCKS = [path for path in LOCKS if path.stem in ("none", "cpu", "cuda")]
+PYTHONS = ("3.11", "3.12", "3.13", "3.14")
+
+
+def project(folder: str) -> dict[str, object]:
+    settings: dict[str, object] = tomllib.loads((ROOT / folder / "pyproject.toml").read_text(encoding="utf-8"))[
+        "project"
+    ]
+    return settings
+
+
+def make(*arguments: str, folder: str = ".") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["make", "-n", *arguments], cwd=ROOT / folder, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("lock", LOCKS, ids=str)
+def test_every_lock_holds_the_build_backend_for_every_python(lock: Path) -> None:
+    text = (ROOT / lock).read_text(encoding="utf-8")
+
+    found = re.findall(r"^setuptools==(\d+)\S*(?: ; python_version in '(.*)')?$", text, re.M)
+
+    assert all(int(version) >= 78 for version, _ in found)
+    assert {python for _, pythons in found for python in (pythons.split() if pythons else PYTHONS)} == set(PYTHONS)
+
+
+@pytest.mark.parametrize("folder", [".", "training"])
+def test_the_supported_pythons_are_those_of_locks_and_readme(folder: str) -> None:
+    makefile = (ROOT / folder / "Makefile").read_text(encoding="utf-8")
+
+    assert project(folder)["requires-python"] == ">=3.11,<3.15"
+    assert "Python 3.11 to 3.14" in (ROOT / folder / "README.md").read_text(encoding="utf-8")
+    assert "(3, 11) <= sys.version_info < (3, 15)" in makefile
+    assert "Python 3.11 to 3.14 is needed" in makefile
+    assert f"PYTHONS := {' '.join(PYTHONS)}" in (ROOT / "Makefile").read_text(encoding="utf-8")
+
+
+def test_locks_of_several_pythons_are_merged_line_by_line() -> None:
+    spec = importlib.util.spec_from_file_location("merge", ROOT / "locks" / "merge.py")
+    assert spec is not None and spec.loader is not None
+    merge = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(merge)
+
+    text = merge.merged({"3.11": "# made by x\na==1\nb==1\nb-old==1\n", "3.12": "# made by x\na==1\nb==2\n"})
+
+    assert text.splitlines() == [
+        "# made by x",
+        "a==1",
+        "b==1 ; python_version in '3.11'",
+        "b==2 ; python_version in '3.12'",
+        "b-old==1 ; python_version in '3.11'",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["build-dataset", "RUNNER=spark"], "RUNNER is 'spark'; the runners are local, dataflow and flink"),
+        (["build-dataset", "ENGINE=vllm"], "ENGINE is 'vllm'; the engines are cuda, cpu and none"),
+        (["build-dataset", "CONFIG=my file.yaml"], "CONFIG is 'my file.yaml': there is no such file"),
+        (["build-dataset", "CONFIG=configs"], "CONFIG is 'configs': there is no such file"),
+    ],
+)
+def test_wrong_usage_of_make_is_one_line_before_anything_is_set_up(
+    tmp_path: Path, arguments: list[str], said: str
+) -> None:
+    result = make(*arguments, f"VENV={tmp_path}/venv")
+
+    assert result.returncode == 2
+    assert said in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert result.stdout == ""
+
+
+def test_a_configuration_in_a_bucket_is_not_looked_for_here(tmp_path: Path) -> None:
+    result = make("build-dataset", "CONFIG=s3://bucket/my.yaml", "ENGINE=none", f"VENV={tmp_path}/venv")
+
+    assert result.returncode == 0, result.stderr
+    assert "everyuser build 's3://bucket/my.yaml'" in result.stdout
