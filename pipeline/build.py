@@ -74,11 +74,7 @@ def build(
     """
     run = Runner(config, output, beam_args)
     observer = observer or Observer()
-    with patience(config.requests.outage_seconds, observer.told), _held(output):
-        found = read_manifest(output)
-        is_complete = found is not None and found.status == "complete"
-        if run.is_local and isinstance(config.engine, VllmEngine) and config.asks_a_model and not is_complete:
-            require_vllm(config.engine)
+    with patience(config.requests.outage_seconds, observer.told), _held(output, config, run):
         plan, manifest, dropped = prepare(config, output)
         if retry_lost:
             manifest = _reopened(plan, manifest, observer)
@@ -107,7 +103,7 @@ def submit(config: BuildConfig, output: AnyPath, beam_args: Sequence[str] = (), 
     run = Runner(config, output, beam_args)
     if config.publish is not None:
         raise UsageError("publish: a job that nobody waits for cannot publish; run `everyuser publish` when it is done")
-    with patience(config.requests.outage_seconds, Observer().told), _held(output):
+    with patience(config.requests.outage_seconds, Observer().told), _held(output, config, run):
         plan, manifest, _ = prepare(config, output)
         if retry_lost:
             manifest = _reopened(plan, manifest, Observer())
@@ -127,9 +123,13 @@ def submit(config: BuildConfig, output: AnyPath, beam_args: Sequence[str] = (), 
 
 
 @contextlib.contextmanager
-def _held(output: AnyPath) -> Iterator[None]:
-    """Hold a folder that is ours, or that nobody has used yet."""
+def _held(output: AnyPath, config: BuildConfig, run: Runner) -> Iterator[None]:
+    """Hold a folder that is ours, or that nobody has used yet. A model server that cannot start here is refused."""
     check_output(output)
+    if run.is_local and isinstance(config.engine, VllmEngine) and config.asks_a_model:
+        found = read_manifest(output)
+        if found is None or found.status != "complete":
+            require_vllm(config.engine)
     with locked(output):
         yield
 
