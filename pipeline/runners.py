@@ -7,8 +7,6 @@ import dataclasses
 import hashlib
 import logging
 import re
-import shlex
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,8 +22,8 @@ from apache_beam.options.pipeline_options import (
 )
 from apache_beam.runners import create_runner
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
-from apache_beam.transforms.environments import SubprocessSDKEnvironment
 
+from pipeline import worker
 from pipeline.generation.server import private_folder
 from pipeline.metrics import Measured
 from pipeline.plan import BuildPlan
@@ -72,17 +70,16 @@ class Runner:
             raise UsageError(f"--runner={name}: {' '.join(str(error).split())[:200]}{extra}") from None
 
     def _local(self, output: AnyPath) -> FnApiRunner:
-        """Beam's own runner. Worker processes write to a log what they say on the terminal, which is tracebacks."""
+        """Beam's own runner. Where its workers are processes they are ours, and silent but with `--debug`."""
         direct = self.options.view_as(DirectOptions)
-        if direct.direct_running_mode != "multi_processing" or logging.getLogger().isEnabledFor(logging.INFO):
+        if direct.direct_running_mode != "multi_processing":
             return FnApiRunner()
-        # Beam would put a command of its own in place of this one.
+        # Beam would put a command of its own in place of ours.
         direct.direct_running_mode = None
-        key = hashlib.sha256(str(output).encode()).hexdigest()[:16]
-        self.log = (output / "logs" if is_local(output) else private_folder() / key) / "workers.log"
-        command = shlex.join([sys.executable, "-m", "apache_beam.runners.worker.sdk_worker_main"])
-        silenced = f"exec {command} >>{shlex.quote(str(self.log))} 2>&1"
-        return FnApiRunner(SubprocessSDKEnvironment.from_command_string(silenced))
+        if not logging.getLogger().isEnabledFor(logging.INFO):
+            key = hashlib.sha256(str(output).encode()).hexdigest()[:16]
+            self.log = (output / "logs" if is_local(output) else private_folder() / key) / "workers.log"
+        return FnApiRunner(worker.environment(self.log))
 
     def adapted(self, plan: BuildPlan) -> BuildPlan:
         """The plan as this runner should have it.
@@ -97,10 +94,8 @@ class Runner:
 
     def run(self, fill: Callable[..., None], *arguments: Any) -> None:
         """Run the pipeline that `fill(pipeline, *arguments)` lays out, to its end. Ctrl-C cancels the job."""
-        if self.log:
-            with disk_errors(self.log):
-                self.log.parent.mkdir(parents=True, exist_ok=True)
-        with user_errors(is_elsewhere=not isinstance(self._runner, FnApiRunner), log=self.log):
+        is_elsewhere = not isinstance(self._runner, FnApiRunner)
+        with worker.watched(), user_errors(is_elsewhere, self.log):
             result = self._start(fill, *arguments)
             try:
                 result.wait_until_finish()
@@ -121,6 +116,9 @@ class Runner:
         return str(result.job_id()) if getattr(result, "has_job", False) else None
 
     def _start(self, fill: Callable[..., None], *arguments: Any) -> Any:
+        if self.log:
+            with disk_errors(self.log):
+                self.log.parent.mkdir(parents=True, exist_ok=True)
         pipeline = beam.Pipeline(runner=self._runner, options=self.options)
         fill(pipeline, *arguments)
         return pipeline.run()

@@ -13,7 +13,10 @@ from tests.object_stores import GcsStore, ObjectStore, S3Store, serving
 os.environ.pop("COLUMNS", None)
 
 
-_LONGEST_FIRST = ("test_vllm", "test_portable_builds", "test_resume", "test_object_builds", "test_server", "test_locks")
+_LONGEST_FIRST = (
+    *("test_vllm", "test_portable_builds", "test_resume", "test_object_builds", "test_server", "test_worker"),
+    "test_locks",
+)
 """Files of few tests that take minutes: begun last, they would be waited for."""
 
 
