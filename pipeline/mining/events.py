@@ -134,7 +134,7 @@ def submissions(rows: Rows, filters: Filters) -> Iterator[Event]:
             found = _readable(row)
             identity = _required(found, "id").removeprefix("t3_")
             title, text = (as_written(as_text(found.get(name), name), escaped=True) for name in ("title", "selftext"))
-            author, subreddit = (as_text(found.get(name), name) for name in ("author", "subreddit"))
+            author, subreddit = as_id(found.get("author"), "author"), as_text(found.get("subreddit"), "subreddit")
         except UnreadableError as error:
             filters.unreadable("posts", number, error)
             continue
@@ -150,7 +150,7 @@ def comments(rows: Rows, filters: Filters, source: DumpSource) -> Iterator[Event
             link = _required(found, "link_id").removeprefix("t3_")
             identity = _required(found, "id").removeprefix("t1_")
             parent = as_id(found.get("parent_id"), "parent_id")
-            author, text = as_text(found.get("author"), "author"), as_text(found.get("body"), "body")
+            author, text = as_id(found.get("author"), "author"), as_text(found.get("body"), "body")
         except UnreadableError as error:
             filters.unreadable("responses", number, error)
             continue
@@ -235,7 +235,7 @@ def _thread(row: Mapping[str, Any], columns: Columns) -> tuple[PostEvent, list[A
     is_rated = any(isinstance(entry, Mapping) and entry.get("levels") for entry in entries)
     made_up = content_mark(title, text, *map(repr, entries)) if is_rated else mark
     identity = as_id(columns.value(row, "id"), "id") or made_up
-    return PostEvent(identity, title, text, topics, as_text(columns.value(row, "author"), "author"), mark), entries
+    return PostEvent(identity, title, text, topics, as_id(columns.value(row, "author"), "author"), mark), entries
 
 
 def _response(post: PostEvent, place: int, entry: Any, space: PreferenceSpace, columns: Columns) -> ResponseEvent:
@@ -249,7 +249,7 @@ def _response(post: PostEvent, place: int, entry: Any, space: PreferenceSpace, c
     return ResponseEvent(
         post.id,
         as_id(columns.value(entry, "id"), "id") or made_up,
-        as_text(columns.value(entry, "author"), "author"),
+        as_id(columns.value(entry, "author"), "author"),
         as_written(as_text(columns.value(entry, "text"), "text")),
         *_given(entry, space),
         mark=post.mark,

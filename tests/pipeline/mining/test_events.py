@@ -167,6 +167,13 @@ def test_value_of_another_kind_is_never_made_a_text() -> None:
     assert read("comments", comment(body=float("nan"))).counts["responses/empty"] == 1
 
 
+@pytest.mark.parametrize(("author", "found"), [(7, "7"), (7.0, "7"), (None, ""), (float("nan"), ""), (" jo ", "jo")])
+def test_author_may_be_a_number(author: Any, found: str) -> None:
+    assert read("comments", comment(author=author)).responses[0].author == found
+    assert read("submissions", submission(author=author)).posts[0].author == found
+    assert read("threads", thread({"text": TEXT, "author": author})).responses[0].author == found
+
+
 # Threads
 
 
