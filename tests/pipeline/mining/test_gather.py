@@ -1225,7 +1225,7 @@ def test_rows_of_one_instruction_are_not_compared_with_each_other(tmp_path: Path
 
 
 def test_replies_of_pku_saferlhf_that_were_never_compared_are_never_together(tmp_path: Path) -> None:
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "prompt": f"Prompt {k % 10}?",
             "response_0": text(2 * k),
