@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, JsonValue, field_validator, model_validator
 
@@ -438,6 +439,22 @@ class OpenAiEngine(Record):
         description="Environment variable, in capital letters, that holds the key, if one is needed. Never the key.",
     )
     in_flight: int = Field(64, ge=1, description="Requests in flight at once, at most, over all endpoints.")
+
+    @field_validator("base_urls")
+    @classmethod
+    def _are_addresses(cls, urls: tuple[str, ...]) -> tuple[str, ...]:
+        for url in urls:
+            try:
+                parts = urlsplit(url)
+                is_address = bool(parts.hostname) and parts.port != 0 and not parts.query and not parts.fragment
+            except ValueError:
+                is_address = False
+            if not is_address:
+                raise ValueError(
+                    f"'{url}' is no base URL: expected http:// or https://, a host, perhaps a port from 1 to 65535, "
+                    "and a path without '?' and '#', such as 'http://localhost:8000/v1'"
+                )
+        return urls
 
 
 class ReplayEngine(Record):

@@ -465,7 +465,7 @@ def test_endpoint_that_serves_another_model_is_told_in_one_line(tmp_path: Path) 
     with StubServer(models=("another",), on_trial=unknown) as stub:
         engine = {"kind": "openai", "base_urls": [stub.url]}
 
-        with pytest.raises(UserError, match=r"^http.* does not know the model .*no such model.* models 'another';"):
+        with pytest.raises(UserError, match=r"^http.* the model .*no such model.* that it lists: 'another'"):
             build(tiny(engine=engine), tmp_path / "out")
 
 

@@ -243,6 +243,19 @@ def test_value_out_of_range_names_the_key(tmp_path: Path, text: str, key: str) -
     assert f"'{key}' is " in refusal(write(tmp_path, text))
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("http://host:99999/v1", "http://host:0/v1", "http://host:port/v1", "http://:8000/v1", "http://[::1/v1"),
+        *("http://host/v1?key=1", "http://host/v1#top"),
+    ],
+)
+def test_a_base_url_that_is_no_address_is_refused_with_it(tmp_path: Path, url: str) -> None:
+    message = refusal(write(tmp_path, f"pairs: 1\nengine: {{kind: openai, base_urls: ['{url}']}}\n"))
+
+    assert "'engine.base_urls'" in message and f"'{url}' is no base URL" in message
+
+
 @pytest.mark.parametrize("key", ["sk-proj-Ab12", "gsk_Ab12Cd34", "AIzaSyAb12", "0123456789ABCDEF", "hf_ab12", "KEY=x"])
 def test_a_key_in_the_place_of_its_variable_is_refused_and_not_repeated(tmp_path: Path, key: str) -> None:
     engine = f"engine: {{kind: openai, base_urls: ['http://host/v1'], api_key_env: {key!r}}}\n"
