@@ -621,6 +621,10 @@ NO_CONTENT = ("engine", "requests", "workers", "limits", "card", "publish")
 """Keys that say how a build is made, and not what its rows are."""
 
 
+MAX_SHARDS = 99_999
+"""Most shards of a build."""
+
+
 class BuildConfig(Record):
     """One build: posts in, a sharded dataset out."""
 
@@ -668,6 +672,16 @@ class BuildConfig(Record):
             raise ValueError("'pairs' is required where mining.share is less than 1")
         if self.pairs is not None and self.mining is not None and not self.mined_pairs:
             raise ValueError("mining.share of 'pairs' is less than one pair; leave mining out, or raise either")
+        return self
+
+    @model_validator(mode="after")
+    def _shards_can_be_named(self) -> BuildConfig:
+        # Their names have five digits, and the driver holds a list of them.
+        if (self.pairs or 0) > MAX_SHARDS * self.shard_pairs:
+            raise ValueError(
+                f"{self.pairs} 'pairs' in shards of {self.shard_pairs} are more than {MAX_SHARDS} shards; "
+                "raise shard_pairs, or lower pairs"
+            )
         return self
 
     @model_validator(mode="after")

@@ -415,8 +415,29 @@ def test_terminal_escapes_in_an_error_are_not_passed_on(tmp_path: Path) -> None:
     config = config_file(tmp_path, seeds={"path": str(posts), "columns": {"text": "body"}})
     result = Result("build", config, "--output", str(tmp_path / "out"))
 
-    assert_one_line(result, 2, "has no column 'body'")
+    assert_one_line(result, 2, "no column 'body'")
     assert "\x1b" not in result.err
+
+
+def test_what_cannot_be_seen_is_named_in_errors_and_in_what_is_shown(tmp_path: Path) -> None:
+    space = tmp_path / "space.yaml"
+    space.write_text(load_space("alignx").model_copy(update={"name": "a\u202eb\u200bc"}).to_yaml(), encoding="utf-8")
+
+    missing, shown = Result("space", "check", f"{tmp_path}/\u202egone.yaml"), Result("space", "check", str(space))
+    unknown = Result("space", "show", str(space), "--dimension", "\u2066x")
+
+    assert_one_line(missing, 2, "<U+202E>gone.yaml: no such file")
+    assert_one_line(unknown, 2, "space 'a<U+202E>b<U+200B>c' has no dimension '<U+2066>x'")
+    assert "space 'a<U+202E>b<U+200B>c', 90 dimensions" in shown.out
+
+
+def test_space_is_shown_whole_in_a_pipe() -> None:
+    lines = Result("space", "show").out.splitlines()
+
+    for dimension in load_space("alignx").dimensions:
+        (line,) = [line for line in lines if f" {dimension.slug} " in line]
+        assert dimension.positive.label in line
+        assert dimension.negative.label in line
 
 
 def test_programming_error_is_one_line_too_and_a_traceback_only_with_debug(

@@ -117,6 +117,14 @@ def test_unknown_key_in_an_override_is_refused_with_the_nearest_key(
     assert f"unknown key '{unknown}' (by --set); did you mean '{nearest}'?" in message
 
 
+@pytest.mark.parametrize("pairs", [10**14, 99_999 * 1024 + 1])
+def test_more_shards_than_can_be_named_are_refused(tmp_path: Path, pairs: int) -> None:
+    message = refusal(write(tmp_path, f"pairs: {pairs}\n"))
+
+    assert f"{pairs} 'pairs' in shards of 1024 are more than 99999 shards; raise shard_pairs" in message
+    assert load_config(write(tmp_path, f"pairs: {99_999 * 1024}\n")).pairs == 99_999 * 1024
+
+
 def test_missing_pairs_is_named(tmp_path: Path) -> None:
     path = write(tmp_path, "name: mine\n")
 
