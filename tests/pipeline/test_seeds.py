@@ -174,7 +174,7 @@ def test_limit_counts_kept_posts(tmp_path: Path) -> None:
         ("{not json", "not JSON"),
         ('{"text": "cut o', "not JSON"),
         ('{"text": "\\ud800"}', "not Unicode"),
-        ('["two"]', "not a JSON object"),
+        ('["two"]', "a JSON list"),
         ('{"body": "x", "n": 1}', "no 'title' and no 'text'; it has body, n; seeds.columns maps them"),
         ('{"title": 2}', "'title' is not a text: 2"),
         ('{"text": true}', "'text' is not a text: True"),
