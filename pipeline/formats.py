@@ -197,7 +197,7 @@ def _object(text: bytes) -> Row:
             return UnreadableError(f"not UTF-8 ({error.reason}); save the file as UTF-8")
         except json.JSONDecodeError as error:
             hint = "; name the file .json if it is one list of rows" if text.startswith(b"[") else ""
-            return UnreadableError(f"not JSON: {error.msg} at column {error.colno}{hint}")
+            return UnreadableError(f"not JSON: {error.msg.removesuffix(' at')} at column {error.colno}{hint}")
         except (ValueError, RecursionError) as error:
             return UnreadableError(f"not JSON: {error}")
     return _checked(row)

@@ -177,7 +177,8 @@ def index(plan: BuildPlan) -> Index:
 def _read_counts(plan: BuildPlan) -> tuple[Counter[str], str]:
     """What was read and dropped, and the first row that could not be read, '' if all could.
 
-    Raises `UserError` for a file of which too many rows could not: what was gathered is kept.
+    Raises `UserError` for a file of which too many rows could not: what was gathered is kept. Where there is nothing to
+    keep, that is a `UsageError`.
     """
     by_file: dict[str, Counter[str]] = {}
     first: dict[str, str] = {}
@@ -186,12 +187,14 @@ def _read_counts(plan: BuildPlan) -> tuple[Counter[str], str]:
         by_file.setdefault(piece.path, Counter()).update(done["counts"])
         for told in done["first"]:
             first.setdefault(piece.path, told)
+    counts = sum(by_file.values(), Counter[str]())
+    wrong_input = UserError if counts["posts/read"] > counts["posts/unreadable"] else UsageError
     for path, told in first.items():
         for kind in ("posts", "responses"):
             unreadable, read = (by_file[path][f"{kind}/{name}"] for name in ("unreadable", "read"))
             if wrong := too_many_unreadable(unreadable, read, plan.config.limits.max_unreadable, told):
-                raise UserError(f"{path}: of its {kind}, {wrong}")
-    return sum(by_file.values(), Counter()), next(iter(first.values()), "")
+                raise wrong_input(f"{path}: of its {kind}, {wrong}")
+    return counts, next(iter(first.values()), "")
 
 
 def forget_events(plan: BuildPlan) -> None:

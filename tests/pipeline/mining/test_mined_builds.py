@@ -684,6 +684,19 @@ def test_refused_build_leaves_a_folder_that_another_configuration_can_use(tmp_pa
     assert few(tmp_path).manifest.status == "complete"
 
 
+def test_file_of_other_columns_leaves_a_folder_in_which_they_can_be_mapped(tmp_path: Path) -> None:
+    rows = [{"question": row["post"], "answers": row["responses"]} for row in map(thread, range(30))]
+    path = write_jsonl(tmp_path / "threads.jsonl", rows)
+    source = {"kind": "threads", "path": [str(path)]}
+
+    with pytest.raises(UsageError, match=r"none of 30 can be read; the first: .*it has question, answers; .*columns"):
+        mine(tmp_path / "out", path, mining={"source": source})
+
+    columns = {"post": "question", "responses": "answers"}
+    build = mine(tmp_path / "out", path, mining={"source": source | {"columns": columns}}, limits={"max_rejected": 1})
+    assert build.manifest.status == "complete"
+
+
 def test_file_that_cannot_be_read_costs_none_of_the_others(tmp_path: Path) -> None:
     good = write_threads(tmp_path / "good.jsonl", 30)
     cut = tmp_path / "cut.jsonl.gz"
