@@ -434,8 +434,10 @@ def test_what_cannot_be_seen_is_named_in_errors_and_in_what_is_shown(tmp_path: P
 def test_space_is_shown_whole_in_a_pipe() -> None:
     lines = Result("space", "show").out.splitlines()
 
-    for dimension in load_space("alignx").dimensions:
-        (line,) = [line for line in lines if f" {dimension.slug} " in line]
+    dimensions = load_space("alignx").dimensions
+    longest = max(len(dimension.slug) for dimension in dimensions)
+    for dimension in dimensions:
+        (line,) = [line for line in lines if line.split("│")[2:3] == [f" {dimension.slug:<{longest}} "]]
         assert dimension.positive.label in line
         assert dimension.negative.label in line
 
