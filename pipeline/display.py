@@ -182,7 +182,7 @@ def _unanswered(counts: Counts) -> str:
 
 
 def _loading(folder: AnyPath, splits: Sequence[str]) -> str:
-    """The call that loads a build's splits. Of an object store `datasets` is given the files, as it reads no card there.
+    """The call that loads a build's splits. Of an object store it gets the files, as it reads no card there.
 
     Splits without a row are left out, which it could not open.
     """
