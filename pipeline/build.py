@@ -208,7 +208,7 @@ def _build(
                 if status == "failed":
                     manifest = manifest.model_copy(update={"counts": count_rows(plan)})
                 # An abandoned build has none.
-                if storage.is_file(output / MANIFEST):
+                if status == "complete" or storage.is_file(output / MANIFEST):
                     write_manifest(output, manifest)
     return manifest
 
