@@ -386,7 +386,7 @@ def test_pairs_outside_the_margins_are_rejected(tmp_path: Path) -> None:
 
 
 def test_margin_that_no_pair_has_fails_the_run(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no pair was accepted"):
+    with pytest.raises(UserError, match=r"no example is left of 30 pairs: mine/margin 30 .*margin_min"):
         few(tmp_path, mining={"margin_min": 1.0})
 
 

@@ -121,6 +121,7 @@ def rejection(name: str, stage: str = "validate", reason: str = "too_short", **k
         "prompt": "A post.",
         "direction": direction(tone=1),
         "texts": ["Oh no.", ""],
+        "may_pass": False,
     } | keys
 
 
