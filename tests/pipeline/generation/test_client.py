@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import json
 import os
@@ -516,6 +517,19 @@ def test_all_requests_wait_for_a_server_that_says_how_long(tmp_path: Path) -> No
     gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
     assert len(times) == 13
     assert [k for k, gap in enumerate(gaps) if gap > 0.9] == [4]
+
+
+def test_a_wait_and_an_outage_are_seen_while_they_last(tmp_path: Path) -> None:
+    for gauge, answer in (("paused", busy("15")), ("outage", refuse(502))):
+        folder = tmp_path / gauge
+        folder.mkdir()
+        config = settings(outage_seconds=20.0)
+        with (
+            StubServer(answer, on_trial=budget_of(1, answer)) as stub,
+            connected(folder, stub.url, config=config) as client,
+        ):
+            submit(client, make_requests(1), folder)
+            wait_until(functools.partial(lambda counts, name: counts.get(name) == 1, tally(folder), gauge), client)
 
 
 def test_an_endpoint_that_rests_leaves_the_work_to_the_other(tmp_path: Path) -> None:
