@@ -47,8 +47,10 @@ class Display(Observer):
         """Print a line of markup. Terminals break words, so there it is wrapped; in a file it stays one line."""
         self._console.print(text, soft_wrap=not self._console.is_terminal)
 
-    def prepared(self, plan: BuildPlan, dropped: dict[str, int]) -> None:
+    def prepared(self, plan: BuildPlan, dropped: Mapping[str, int], is_recovered: bool) -> None:
         """Say what was dropped and what will be built."""
+        if is_recovered:
+            self._say("manifest.json was missing or damaged: written again; the list of earlier runs is lost")
         for reason, number in sorted(dropped.items()):
             self._say(f"seeds: {number} posts dropped ({escape(reason)})")
         self._say(f"building into {escape(str(plan.output))}")

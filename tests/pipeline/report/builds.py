@@ -163,7 +163,7 @@ def write_build(
         status="complete",
         name="small",
         fingerprint="f" * 64,
-        parts={},
+        parts={"space": SPACE.fingerprint, "templates": {}},
         config=BuildConfig.model_validate(given).model_dump(mode="json"),
         versions={},
         counts=Counts(prompt_tokens=9000, completion_tokens=1000),
