@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from pipeline import inputs, storage
 from pipeline.generation.journal import read_journal
+from pipeline.leaks import read_pool_state
 from pipeline.manifests import MANIFEST, require_manifest
 from pipeline.mining import gather
 from pipeline.plan import BuildPlan
@@ -106,6 +107,7 @@ def _checks(plan: BuildPlan, manifest: Manifest) -> Iterator[Callable[[], object
     for entry in manifest.files:
         yield partial(check_entry, folder, entry, plan.fingerprint)
     if is_finished:
+        yield partial(read_pool_state, plan)
         for spec in plan.shards():
             others = ("annotated",) if spec.source == "mined" else ()
             for place in ("pool", "rejected/pairs", "rejected/examples", *others):
@@ -136,4 +138,6 @@ def _problem_of(check: Callable[[], object]) -> str | None:
         check()
     except UserError as error:
         return str(error)
+    except FileNotFoundError as error:
+        return f"{error} is missing; run `everyuser build` again"
     return None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -81,38 +81,28 @@ def _hash(meta: str, schema: pa.Schema, rows: int) -> str:
 
 
 @contextmanager
-def open_shard(
-    path: AnyPath, whole: bool = False, fingerprint: str | None = None, sha256: str | None = None
-) -> Iterator[pq.ParquetFile]:
+def open_shard(path: AnyPath, whole: bool = False, fingerprint: str | None = None) -> Iterator[pq.ParquetFile]:
     """Open a shard to read rows. Errors of reading inside the block become errors of the shard too.
 
     Args:
         path: The shard.
         whole: Whether most of it will be read.
         fingerprint: The build that it must be of.
-        sha256: What its bytes must be; checked before any row is read.
 
     Raises:
         UserError: The file is damaged, is not ours, is another shard, or cannot be read; names it and the way out.
         FileNotFoundError: There is no such file.
     """
-    with damage_reported(path):
-        if sha256 is not None:
-            content = storage.read_bytes(path)
-            if hashlib.sha256(content).hexdigest() != sha256:
-                raise pa.ArrowInvalid("its bytes are not those that the build wrote")
-            source = nullcontext(pa.BufferReader(content))
-        else:
-            source = storage.open_parquet(path, whole)
-        with (
-            source as opened,
-            # Without read-ahead: processes share the processors, and memory is what is scarce.
-            pq.ParquetFile(opened, pre_buffer=False, page_checksum_verification=True) as file,
-        ):
-            meta = _meta_of(file.metadata, path)
-            if fingerprint is not None and meta["fingerprint"] != fingerprint:
-                raise UserError(f"{path} belongs to another build; delete it and run again")
-            yield file
+    with (
+        damage_reported(path),
+        storage.open_parquet(path, whole) as opened,
+        # Without read-ahead: processes share the processors, and memory is what is scarce.
+        pq.ParquetFile(opened, pre_buffer=False, page_checksum_verification=True) as file,
+    ):
+        meta = _meta_of(file.metadata, path)
+        if fingerprint is not None and meta["fingerprint"] != fingerprint:
+            raise UserError(f"{path} belongs to another build; delete it and run again")
+        yield file
 
 
 @contextmanager
@@ -141,11 +131,9 @@ def _damaged(path: AnyPath, error: Exception) -> UserError:
     return UserError(f"{path} is damaged ({error_text(error)}); delete it and run again")
 
 
-def read_shard(
-    path: AnyPath, columns: list[str] | None = None, fingerprint: str | None = None, sha256: str | None = None
-) -> pa.Table:
+def read_shard(path: AnyPath, columns: list[str] | None = None, fingerprint: str | None = None) -> pa.Table:
     """Read a shard as a table; `open_shard` lists the errors."""
-    with open_shard(path, columns is None, fingerprint, sha256) as file:
+    with open_shard(path, columns is None, fingerprint) as file:
         return file.read(columns).replace_schema_metadata(None)
 
 

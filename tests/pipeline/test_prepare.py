@@ -469,7 +469,7 @@ def test_output_at_an_object_or_among_others_is_refused(place: str, request: pyt
 def test_folder_where_the_manifest_should_be_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").mkdir()
 
-    with pytest.raises(UserError, match=rf"^cannot read {tmp_path}/manifest\.json: Is a directory; "):
+    with pytest.raises(UserError, match=rf"^{tmp_path}/manifest\.json is a folder, where a file should be"):
         prepared(tmp_path, tiny())
 
 

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import subprocess
@@ -309,16 +308,6 @@ def test_no_flipped_bit_of_a_shard_gives_other_rows(tmp_path: Path) -> None:
             assert str(path) in str(error)
 
     assert silent == []
-
-
-def test_hash_finds_a_shard_that_was_written_anew(tmp_path: Path) -> None:
-    path = shard(tmp_path, table(2))
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    assert read_shard(path, sha256=digest).equals(table(2))
-    write_shard(path, SCHEMA, [table(2, first=5)], META)
-
-    with pytest.raises(UserError, match=r"shard\.parquet is damaged \(its bytes are not those that the build wrote"):
-        read_shard(path, sha256=digest)
 
 
 @pytest.mark.parametrize("read", [read_meta, read_shard, lambda path: read_groups(path, np.array([0]))])
