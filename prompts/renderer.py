@@ -138,7 +138,9 @@ def _load(environment: PromptEnvironment, name: str, origin: str, source: str) -
         raise UsageError(f"template {origin}, line {error.lineno}: {error.message}") from None
     except (SyntaxError, RecursionError, MemoryError, ValueError) as error:
         # Python's own bounds: blocks or brackets within one another, digits of a number.
-        raise UsageError(f"template {origin}: too deeply nested, or a number too long: {error}") from None
+        raise UsageError(
+            f"template {origin}: too deeply nested, or a number too long: {str(error) or type(error).__name__}"
+        ) from None
     header = _header(origin, source)
     unknown = sorted(needed - INPUTS[name])
     if unknown:
