@@ -82,7 +82,7 @@ def run(scratch: Path, arguments: argparse.Namespace, extra: tuple[str, ...]) ->
 def _annotate(scratch: Path, arguments: argparse.Namespace, port: int) -> dict[str, Any]:
     config = validate(BuildConfig, _config(scratch, arguments, port), "benchmark")
     with locked(scratch / "out"):
-        plan, _, _ = prepare(config, scratch / "out")
+        plan = prepare(config, scratch / "out").plan
         for piece in gather.slices_to_do(plan):
             gather.partition(piece, plan)
         for part in gather.parts_to_do(plan):

@@ -338,7 +338,7 @@ def _config(arguments: argparse.Namespace) -> dict[str, Any]:
 def _render(config: BuildConfig, folder: Path) -> list[Request]:
     """The requests that a build will send."""
     folder.mkdir()
-    plan, _, _ = prepare(config, folder)
+    plan = prepare(config, folder).plan
     shards = [sample_points(open_shard(spec, plan), plan, 0) for spec in plan.shards()]
     return [request for shard in shards for request in render_prompts(shard, plan).requests()]
 

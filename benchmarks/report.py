@@ -173,7 +173,7 @@ def make(folder: Path, pairs: int) -> None:
         status="complete",
         name="synthetic",
         fingerprint="0" * 64,
-        parts={},
+        parts={"space": load_cached().fingerprint, "templates": {}},
         config=config.model_dump(mode="json"),
         versions={},
         counts=Counts(

@@ -21,7 +21,7 @@ from pipeline.manifests import MANIFEST, read_manifest, write_manifest
 from pipeline.mining import gather
 from pipeline.outages import answers, patience
 from pipeline.plan import BuildPlan, ShardSpec
-from pipeline.prepare import abandon, check_output, prepare, with_threads
+from pipeline.prepare import Prepared, abandon, check_output, prepare, with_threads
 from pipeline.publishing.publish import PublishObserver, publish
 from pipeline.publishing.repository import check_access
 from pipeline.publishing.upload import Batch
@@ -38,8 +38,8 @@ Phase = Callable[[beam.Pipeline, BuildPlan, Sequence[ShardSpec]], None]
 class Observer:
     """Is told how a build goes. The command line draws it; the default says nothing."""
 
-    def prepared(self, plan: BuildPlan, dropped: dict[str, int]) -> None:
-        """Everything is checked; work begins."""
+    def prepared(self, plan: BuildPlan, dropped: Mapping[str, int], is_recovered: bool) -> None:
+        """Everything is checked; work begins. `dropped` counts posts, `is_recovered` says that a manifest was lost."""
 
     def gathering_begins(self, name: str, plan: BuildPlan, steps: int) -> None:
         """Threads are read or joined, in so many steps."""
@@ -75,13 +75,14 @@ def build(
     run = Runner(config, output, beam_args)
     observer = observer or Observer()
     with patience(config.requests.outage_seconds, observer.told), _held(output, config, run):
-        plan, manifest, dropped = prepare(config, output)
+        prepared = prepare(config, output)
+        plan, manifest = prepared.plan, prepared.manifest
         if retry_lost:
             manifest = _reopened(plan, manifest, observer)
         if not is_whole(output, manifest):
             if config.publish is not None:
                 check_access(config.publish)
-            manifest = _build(run.adapted(plan), manifest, dropped, run, observer, retry_lost)
+            manifest = _build(run.adapted(plan), prepared._replace(manifest=manifest), run, observer, retry_lost)
         if config.publish is not None:
             publish(output, config.publish, upload_all=partial(_upload, run), observer=publish_observer)
         return manifest
@@ -104,7 +105,7 @@ def submit(config: BuildConfig, output: AnyPath, beam_args: Sequence[str] = (), 
     if config.publish is not None:
         raise UsageError("publish: a job that nobody waits for cannot publish; run `everyuser publish` when it is done")
     with patience(config.requests.outage_seconds, Observer().told), _held(output, config, run):
-        plan, manifest, _ = prepare(config, output)
+        plan, manifest, *_ = prepare(config, output)
         if retry_lost:
             manifest = _reopened(plan, manifest, Observer())
         if is_whole(output, manifest):
@@ -175,12 +176,10 @@ def _way_out(plan: BuildPlan, retry_lost: bool) -> Iterator[None]:
         ) from error
 
 
-def _build(
-    plan: BuildPlan, manifest: Manifest, dropped: dict[str, int], run: Runner, observer: Observer, retry_lost: bool
-) -> Manifest:
-    output = plan.output
+def _build(plan: BuildPlan, prepared: Prepared, run: Runner, observer: Observer, retry_lost: bool) -> Manifest:
+    output, manifest = plan.output, prepared.manifest
     progress.forget(output)
-    observer.prepared(plan, dropped)
+    observer.prepared(plan, prepared.dropped, prepared.is_recovered)
     started, clock = datetime.datetime.now(datetime.UTC), time.monotonic()
     pace = progress.Pace(output, started.isoformat(timespec="seconds"))
     status: RunStatus = "failed"
@@ -208,7 +207,7 @@ def _build(
                 if status == "failed":
                     manifest = manifest.model_copy(update={"counts": count_rows(plan)})
                 # An abandoned build has none.
-                if storage.is_file(output / MANIFEST):
+                if status == "complete" or storage.is_file(output / MANIFEST):
                     write_manifest(output, manifest)
     return manifest
 
@@ -230,6 +229,8 @@ def _with_threads(plan: BuildPlan, run: Runner, observer: Observer) -> BuildPlan
         observer.gathered(index.counts)
         if index.first:
             observer.told(f"left out, the first row that cannot be read: {index.first}")
+    else:
+        gather.check_files(plan)
     gather.forget_events(plan)
     return with_threads(plan, index)
 

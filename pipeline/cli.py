@@ -1,4 +1,4 @@
-"""The command line: `everyuser build | inspect | report | publish | space`.
+"""The command line: `everyuser build | inspect | check | report | publish | space`.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 130 stopped.
 """
@@ -117,6 +117,24 @@ def inspect(
 
 
 @app.command()
+def check(
+    folder: Annotated[str, typer.Argument(metavar="DIR", help="A build's folder.")], debug: Debug = False
+) -> None:
+    """Check every file of a build against what the build says of it: names, hashes, checksums, fingerprints."""
+    with _reported(debug):
+        from pipeline.check import check_build
+        from pipeline.storage import parse
+
+        found = check_build(parse(folder))
+        for problem in found.problems:
+            err.print(Text(problem), soft_wrap=True)
+        if found.problems:
+            raise UserError(f"{folder}: {len(found.problems)} of {found.checks} checks failed")
+        state = "finished" if found.is_finished else "not finished"
+        out.print(Text(f"{folder}: {found.checks} checks, all as built; the build is {state}"), soft_wrap=True)
+
+
+@app.command()
 def report(
     folder: Annotated[str, typer.Argument(metavar="DIR", help="A finished build.")],
     benchmarks: Annotated[
@@ -199,7 +217,7 @@ def publish(
         settings = validate(PublishConfig, given, "everyuser publish")
         build_folder = storage.parse(folder).absolute()
         if not storage.is_file(build_folder / MANIFEST):
-            raise UsageError(f"{folder} holds no build (no {MANIFEST} there)")
+            raise UsageError(f"{folder} holds no build ({MANIFEST} is not there)")
         display = PublishDisplay(out)
         with locked(build_folder):
             run_publish(build_folder, settings, force, observer=display)

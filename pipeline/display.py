@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 
 from rich.console import Console, Group
@@ -47,8 +47,10 @@ class Display(Observer):
         """Print a line of markup. Terminals break words, so there it is wrapped; in a file it stays one line."""
         self._console.print(text, soft_wrap=not self._console.is_terminal)
 
-    def prepared(self, plan: BuildPlan, dropped: dict[str, int]) -> None:
+    def prepared(self, plan: BuildPlan, dropped: Mapping[str, int], is_recovered: bool) -> None:
         """Say what was dropped and what will be built."""
+        if is_recovered:
+            self._say("manifest.json was missing or damaged: written again; the list of earlier runs is lost")
         for reason, number in sorted(dropped.items()):
             self._say(f"seeds: {number} posts dropped ({escape(reason)})")
         self._say(f"building into {escape(str(plan.output))}")
@@ -161,7 +163,7 @@ class Display(Observer):
         for line in (
             f"in    {escape(str(folder))}",
             f"look  everyuser inspect {escape(str(folder))}",
-            f"load  {_loading(folder, splits)}",
+            f"load  {_loading(folder, [split for split, rows in splits.items() if rows])}",
         ):
             self._console.print(line, soft_wrap=True)
 
@@ -181,8 +183,11 @@ def _unanswered(counts: Counts) -> str:
     return " and ".join(f"{number} {name}" for name, number in numbers.items() if number)
 
 
-def _loading(folder: AnyPath, splits: Mapping[str, int]) -> str:
-    """The call that loads a build. Of an object store `datasets` is given the files, as it reads no card there."""
+def _loading(folder: AnyPath, splits: Sequence[str]) -> str:
+    """The call that loads a build's splits. Of an object store it gets the files, as it reads no card there.
+
+    Splits without a row are left out, which it could not open.
+    """
     if is_local(folder):
         return f'datasets.load_dataset("{escape(str(folder))}")'
     files = ", ".join(f'"{split}": "{escape(str(folder))}/data/{split}-*.parquet"' for split in splits)

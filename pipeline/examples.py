@@ -108,7 +108,7 @@ def open_block(spec: ShardSpec, plan: BuildPlan) -> tuple[Block, list[Rejection]
     tables, rejections = [], []
     shards = block_of(spec, plan.shards(), plan.config)
     for shard in shards:
-        table = read_shard(plan.path("pool", shard))
+        table = read_shard(plan.path("pool", shard), fingerprint=plan.fingerprint)
         leaked = has_shared_reply(table, state.shared)
         if shard is spec:
             fault = Fault("reply_in_another_split", "")

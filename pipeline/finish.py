@@ -85,11 +85,28 @@ def file_entries(plan: BuildPlan) -> tuple[FileEntry, ...]:
 
 
 def is_whole(output: AnyPath, manifest: Manifest) -> bool:
-    """Whether a build is finished, and all of its files still there."""
+    """Return whether a build is finished, and all of its shards still there.
+
+    This is a quick check, of sizes and footers; `everyuser check` reads every byte. Raises `UserError` for a shard that
+    is damaged or another one.
+    """
     if manifest.status != "complete":
         return False
-    there = {f"data/{name}" for name in storage.names(output / "data")}
-    return all(entry.path in there for entry in manifest.files)
+    metas = read_metas(output / "data", [entry.path.removeprefix("data/") for entry in manifest.files])
+    if not all(metas):
+        return False
+
+    def check(found: tuple[FileEntry, dict[str, Any] | None]) -> None:
+        entry, meta = found
+        path = output / entry.path
+        if meta is not None and meta["fingerprint"] != manifest.fingerprint:
+            raise UserError(f"{path} belongs to another build; delete it and run again")
+        size = storage.size(path)
+        if size != entry.bytes:
+            raise UserError(f"{path} has {size} bytes, and had {entry.bytes}; delete it and run again")
+
+    storage.each(output, check, zip(manifest.files, metas, strict=True))
+    return True
 
 
 def finished(plan: BuildPlan, manifest: Manifest) -> Manifest:

@@ -25,7 +25,7 @@ import zstandard
 from pipeline import storage
 from pipeline.storage import AnyPath
 from pipeline.tables import table_rows
-from pipeline.values import Row, Rows, UnreadableError
+from pipeline.values import Row, Rows, UnreadableError, as_list
 from schemas.base import UsageError, UserError
 
 _LINES = (".jsonl", ".ndjson")
@@ -87,7 +87,9 @@ def read_rows(path: AnyPath, start: int = 0, stop: int | None = None) -> Rows:
             elif kind == ".json":
                 rows = _json(file)
             else:
-                text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
+                # Excel's "Unicode text" is UTF-16.
+                encoding = "utf-16" if file.peek(2)[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+                text = io.TextIOWrapper(file, encoding=encoding, errors="surrogateescape", newline="")
                 rows = table_rows(text, "\t" if kind == ".tsv" else None)
             for number, row in rows:
                 yield number, row
@@ -118,7 +120,7 @@ def too_many_unreadable(unreadable: int, read: int, share: float, first: str) ->
     if unreadable <= max(1, share * read):
         return None
     told = f"{unreadable} of {read} cannot be read; raise limits.max_unreadable = {share:g} to go on without them"
-    return f"{told}; the first: {first}"
+    return f"{told if unreadable < read else f'none of {read} can be read'}; the first: {first}"
 
 
 def elements(file: TextIO) -> Iterator[Any]:
@@ -192,15 +194,18 @@ def _object(text: bytes) -> Row:
         try:
             row = json.loads(text.decode())
         except UnicodeDecodeError as error:
-            return UnreadableError(f"not UTF-8: {error.reason}")
+            return UnreadableError(f"not UTF-8 ({error.reason}); save the file as UTF-8")
         except json.JSONDecodeError as error:
-            return UnreadableError(f"not JSON: {error.msg} at column {error.colno}")
+            hint = "; name the file .json if it is one list of rows" if text.startswith(b"[") else ""
+            return UnreadableError(f"not JSON: {error.msg.removesuffix(' at')} at column {error.colno}{hint}")
         except (ValueError, RecursionError) as error:
             return UnreadableError(f"not JSON: {error}")
     return _checked(row)
 
 
 def _checked(row: Any) -> Row:
+    if isinstance(row, list):
+        return UnreadableError("a JSON list, where a row is an object; name the file .json if it is one list of rows")
     if not isinstance(row, dict):
         return UnreadableError("not a JSON object")
     try:
@@ -232,13 +237,20 @@ def _json(file: Any) -> Rows:
 
 
 def _rows_in(document: Any) -> list[Any] | None:
-    """The rows that an object holds, in a list or by their ids; None where it is a row itself."""
+    """The rows that an object holds, in a list, by their ids or by columns; None where it is a row itself."""
     for key in _DOCUMENT_KEYS:
         if isinstance(document.get(key), list):
             return list(document[key])
-    if document and all(isinstance(row, dict) for row in document.values()):
-        return [{"id": key} | row for key, row in document.items()]
-    return None
+    values = list(document.values())
+    if values and all(isinstance(value, list) for value in values):
+        return as_list(document, "the document")
+    if not values or not all(isinstance(value, dict) for value in values):
+        return None
+    numbers = list(values[0])
+    if numbers and all(number.isdigit() for number in numbers):
+        # Columns by the numbers of their rows, as pandas writes them.
+        return [{name: column.get(number) for name, column in document.items()} for number in numbers]
+    return [{"id": key} | row for key, row in document.items()]
 
 
 def _parquet(file: pq.ParquetFile) -> Iterator[Row]:
@@ -253,7 +265,7 @@ def _decoded(row: pa.RecordBatch) -> Row:
     try:
         found: Row = row.to_pylist()[0]
     except UnicodeDecodeError as error:
-        return UnreadableError(f"not UTF-8: {error.reason}")
+        return UnreadableError(f"not UTF-8 ({error.reason})")
     return found
 
 

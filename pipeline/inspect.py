@@ -6,19 +6,20 @@ from collections.abc import Iterator
 from typing import Any
 
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
 from pipeline import storage
-from pipeline.shards import read_meta
+from pipeline.inputs import read_space
+from pipeline.manifests import require_manifest
+from pipeline.shards import open_shard
 from pipeline.storage import AnyPath
 from pipeline.terminal import print_table, safe, say
 from preference_space.coverage import Coverage
 from preference_space.direction import from_released, verbalise
-from preference_space.space import Dimension, PreferenceSpace, load_space
+from preference_space.space import Dimension, PreferenceSpace
 from schemas.base import UsageError
 
 
@@ -26,15 +27,14 @@ def find_examples(
     folder: AnyPath, example_id: str | None, count: int
 ) -> Iterator[tuple[PreferenceSpace, dict[str, Any]]]:
     """Rows of a build with its space: the one with that id, or the first `count`; `UsageError` if none is there."""
+    manifest = require_manifest(folder)
     files = [folder / "data" / name for name in storage.names(folder / "data") if name.endswith(".parquet")]
     if not files:
         raise UsageError(f"{folder} holds no finished shard (no data/*.parquet there)")
-    with storage.local_copy(folder / "preference_space.yaml") as copy:
-        space = load_space(copy)
+    space = read_space(folder, manifest.parts["space"])
     shown = 0
     for path in files:
-        read_meta(path)
-        with storage.open_parquet(path) as opened, pq.ParquetFile(opened) as file:
+        with open_shard(path, fingerprint=manifest.fingerprint) as file:
             for batch in file.iter_batches(batch_size=256):
                 chosen = batch.filter(pc.equal(batch["id"], example_id)) if example_id is not None else batch
                 for row in chosen.slice(0, count - shown).to_pylist():

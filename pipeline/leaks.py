@@ -6,7 +6,6 @@ The file that names them also says what the pool's shards hold, so that phase tw
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -16,8 +15,8 @@ import pyarrow as pa
 
 from pipeline import storage
 from pipeline.plan import SPLITS, BuildPlan
+from pipeline.sealed import read_sealed, write_sealed
 from pipeline.shards import read_metas, read_shard
-from pipeline.storage import write_text
 
 _FILE = "pool/shared_replies.json"
 
@@ -45,13 +44,20 @@ def find_shared_replies(plan: BuildPlan) -> int:
     metas = zip(files, read_metas(plan.output / "pool", files), strict=True)
     contents = {name: meta["content"] for name, meta in metas if meta is not None}
     replies = [f"{value:016x}" for value in shared.tolist()]
-    write_text(plan.output / _FILE, json.dumps({"replies": replies, "contents": contents}))
+    write_sealed(plan.output / _FILE, {"replies": replies, "contents": contents})
     return len(shared)
 
 
 def read_pool_state(plan: BuildPlan) -> PoolState:
-    """What `find_shared_replies` has stored. Raises `FileNotFoundError` where phase one is not over."""
-    document = json.loads(storage.read_bytes(plan.output / _FILE))
+    """What `find_shared_replies` has stored.
+
+    Raises:
+        FileNotFoundError: Phase one is not over.
+        UserError: The file is damaged.
+    """
+    document = read_sealed(plan.output / _FILE)
+    if document is None:
+        raise FileNotFoundError(str(plan.output / _FILE))
     shared = np.array([int(entry, 16) for entry in document["replies"]], dtype=np.uint64)
     digest = hashlib.blake2b(shared.tobytes(), digest_size=16).hexdigest()
     return PoolState(shared, {**document["contents"], _FILE: digest})

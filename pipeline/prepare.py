@@ -11,19 +11,20 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipeline import storage
+from pipeline import inputs, storage
 from pipeline.foresight import refuse_engine, refuse_points
 from pipeline.locks import LOCK
-from pipeline.manifests import MANIFEST, read_manifest, write_manifest
+from pipeline.manifests import MANIFEST, DamagedManifestError, read_manifest, write_manifest
 from pipeline.mining.gather import Index
 from pipeline.mining.sources import source_contents
 from pipeline.plan import BuildPlan, ShardSpec, cut_shards
 from pipeline.seeds import read_posts, source_content, split_posts, store_posts
-from pipeline.storage import AnyPath, remove_temporary, write_text
+from pipeline.shards import read_meta
+from pipeline.storage import AnyPath, remove_temporary
 from preference_space.sampling import Sampler
 from preference_space.space import PreferenceSpace, load_space
 from prompts.renderer import BLOCKS, HIDDEN, INPUTS, Template, load_templates
@@ -49,17 +50,35 @@ def check_output(output: AnyPath) -> None:
     """
     storage.check_folder(output)
     there = storage.names(output)
-    if MANIFEST not in there and _BEGUN not in there:
-        strangers = [name for name in there if name != LOCK and not name.startswith(f".tmp-{_BEGUN}-")]
-        if strangers:
-            raise UsageError(f"{output} is not empty ({strangers[0]}) and holds no build; choose another --output")
+    if _BEGUN in there or _stored_manifest(output) is not None:
+        return
+    shards = _shards(output)
+    if shards:
+        read_meta(shards[0])  # Ours, or an error; whether it is of this build is told under the lock.
+        return
+    strangers = [name for name in there if name != LOCK and not name.startswith(f".tmp-{_BEGUN}-")]
+    if strangers:
+        raise UsageError(f"{output} is not empty ({strangers[0]}) and holds no build; choose another --output")
 
 
-def prepare(config: BuildConfig, output: AnyPath) -> tuple[BuildPlan, Manifest, Counter[str]]:
-    """The plan of a new build, or of one that goes on. To be called under the lock of a folder that was checked.
+class Prepared(NamedTuple):
+    """A build that can begin, or continue."""
 
-    Raises `UsageError` for anything wrong with space, templates, sampling or posts, and for a folder that holds another
-    build, naming what differs. The counter holds the posts that were dropped.
+    plan: BuildPlan
+    manifest: Manifest
+    dropped: Counter[str]
+    """Posts that were dropped, by reason."""
+    is_recovered: bool
+    """Whether shards of this build were there and its manifest was lost, with the list of earlier runs."""
+
+
+def prepare(config: BuildConfig, output: AnyPath) -> Prepared:
+    """Check a configuration and lay out its folder, or check that of an earlier run; the folder's lock must be held.
+
+    Raises:
+        UsageError: Space, templates, sampling or posts are wrong; or the folder holds another build, or files that were
+            changed since. Names what differs.
+        UserError: A shard of the folder is damaged.
     """
     refuse_engine(config)
     space = _load_space(config.space)
@@ -94,11 +113,15 @@ def prepare(config: BuildConfig, output: AnyPath) -> tuple[BuildPlan, Manifest, 
     plan = BuildPlan(output, fingerprint, config, hashes={"space": parts["space"], **parts["templates"]})
     dropped: Counter[str] = Counter()
 
-    found = read_manifest(output)
-    if found is None:
-        write_text(output / _BEGUN, "A build has begun here.\n")
-        _lay_out(config, output, space, templates, dropped)
-        found = Manifest(
+    stored = _stored_manifest(output)
+    is_recovered = False
+    if stored is None:
+        if _BEGUN in storage.names(output):
+            inputs.forget(output)
+        else:
+            is_recovered = _holds_shards(output, fingerprint)
+        storage.write_text(output / _BEGUN, "A build has begun here.\n")
+        manifest = Manifest(
             schema_version=SCHEMA_VERSION,
             status="incomplete",
             name=config.name,
@@ -107,17 +130,24 @@ def prepare(config: BuildConfig, output: AnyPath) -> tuple[BuildPlan, Manifest, 
             config=config.model_dump(mode="json"),
             versions=_versions(),
         )
-        write_manifest(output, found)
-        storage.remove(output / _BEGUN)
-    elif found.fingerprint != fingerprint:
-        differences = _differences(found.parts, parts)
+    elif stored.fingerprint != fingerprint:
+        differences = _differences(stored.parts, parts)
         more = f"; and {len(differences) - 3} more" if len(differences) > 3 else ""
         raise UsageError(
             f"{output} holds another build: {'; '.join(differences[:3]) or 'fingerprint'}{more}; "
             "choose another --output, or go back to the earlier configuration"
         )
+    else:
+        manifest = stored
     remove_temporary(output)
-    return plan, found, dropped
+    inputs.lay_out(output, space, templates)
+    if config.sampled_pairs:
+        _store_seeds(plan, space, dropped)
+        manifest = manifest.model_copy(update={"inputs": inputs.check_seeds(output, fingerprint, manifest.inputs)})
+    if manifest != stored:
+        write_manifest(output, manifest)
+    storage.remove(output / _BEGUN)
+    return Prepared(plan, manifest, dropped, is_recovered)
 
 
 def _load_space(source: str) -> PreferenceSpace:
@@ -142,23 +172,18 @@ def _told(key: str, source: str) -> Iterator[None]:
         raise UsageError(f"{key}: {source}: nothing is there") from None
 
 
-def _lay_out(
-    config: BuildConfig,
-    output: AnyPath,
-    space: PreferenceSpace,
-    templates: dict[str, Template],
-    dropped: Counter[str],
-) -> None:
-    if config.sampled_pairs:
-        posts = list(read_posts(config.seeds, dropped, config.limits.max_unreadable))
-        by_split = split_posts(posts, config.splits.model_dump(), config.seed)
-        for split, posts in by_split.items():
-            _check_histories(config, split, len(posts), cut_shards(config, {}))
-        refuse_points(config, Sampler(space, config.sampling, config.seed), by_split)
-        store_posts(output / "seeds", by_split)
-    write_text(output / "preference_space.yaml", space.to_yaml())
-    for name, template in templates.items():
-        write_text(output / "templates" / f"{name}.j2", template.source)
+def _store_seeds(plan: BuildPlan, space: PreferenceSpace, dropped: Counter[str]) -> None:
+    """Store the posts of the splits that have no file."""
+    missing = [split for split, path in inputs.seed_paths(plan.output).items() if read_meta(path) is None]
+    if not missing:
+        return
+    config = plan.config
+    posts = list(read_posts(config.seeds, dropped, config.limits.max_unreadable))
+    by_split = split_posts(posts, config.splits.model_dump(), config.seed)
+    for split, posts in by_split.items():
+        _check_histories(config, split, len(posts), cut_shards(config, {}))
+    refuse_points(config, Sampler(space, config.sampling, config.seed), by_split)
+    store_posts(plan.output / inputs.SEEDS, {split: by_split[split] for split in missing}, plan.fingerprint)
 
 
 def with_threads(plan: BuildPlan, index: Index) -> BuildPlan:
@@ -173,7 +198,7 @@ def with_threads(plan: BuildPlan, index: Index) -> BuildPlan:
 
 def abandon(plan: BuildPlan) -> None:
     """Leave the folder to another configuration: nothing was built of this one."""
-    write_text(plan.output / _BEGUN, "A build has begun here.\n")
+    storage.write_text(plan.output / _BEGUN, "A build has begun here.\n")
     storage.remove(plan.output / MANIFEST)
     storage.remove_tree(plan.output / "threads")
 
@@ -237,6 +262,36 @@ def _try_templates(space: PreferenceSpace, templates: dict[str, Template]) -> No
                     given["post"] = post.prompt
                 if not template.render_block(block, **given) and block != "system":
                     raise UsageError(f"template {template.origin}: its block '{block}' renders to nothing ({name})")
+
+
+def _stored_manifest(output: AnyPath) -> Manifest | None:
+    """The folder's manifest; None where it is missing or damaged, and has to be made of the shards."""
+    try:
+        return read_manifest(output)
+    except DamagedManifestError:
+        return None
+
+
+def _shards(output: AnyPath) -> list[AnyPath]:
+    """The shards that name their build, in a folder without a manifest."""
+    return [
+        output / folder / name
+        for folder in ("seeds", "threads", "pool", "data")
+        for name in storage.names(output / folder)
+        if name.endswith(".parquet")
+    ]
+
+
+def _holds_shards(output: AnyPath, fingerprint: str) -> bool:
+    """Return whether a folder without a manifest holds shards of this build. Raise `UsageError` if of another."""
+    shards = _shards(output)
+    metas = storage.each(output, read_meta, shards)
+    others = [path for path, meta in zip(shards, metas, strict=True) if (meta or {}).get("fingerprint") != fingerprint]
+    if others:
+        raise UsageError(
+            f"{output} has no manifest and holds a file of another build, {others[0]}; choose another --output"
+        )
+    return bool(shards)
 
 
 def _differences(before: dict[str, Any], after: dict[str, Any], prefix: str = "") -> list[str]:

@@ -6,12 +6,11 @@ import gc
 from dataclasses import dataclass
 from functools import lru_cache
 
-from pipeline import storage
+from pipeline.inputs import read_space, read_templates
 from pipeline.plan import BuildPlan
 from preference_space.sampling import Sampler
-from preference_space.space import PreferenceSpace, load_space
-from prompts.renderer import Template, load_templates
-from schemas.base import UserError
+from preference_space.space import PreferenceSpace
+from prompts.renderer import Template
 
 
 @dataclass(frozen=True)
@@ -28,26 +27,8 @@ def resources(plan: BuildPlan) -> Resources:
     # Beam's half a million objects will live as long as the process: the collector need not look at them again.
     gc.collect()
     gc.freeze()
-    with (
-        storage.local_copy(plan.output / "preference_space.yaml") as space,
-        storage.local_folder(plan.output / "templates") as templates,
-    ):
-        loaded = Resources(load_space(space), load_templates(templates))
-    _check(loaded, plan)
-    return loaded
-
-
-def _check(loaded: Resources, plan: BuildPlan) -> None:
-    """Raise `UserError` where the folder holds something else than the build was checked and fingerprinted with."""
-    found = {name: template.fingerprint for name, template in loaded.templates.items()}
-    found["space"] = loaded.space.fingerprint
-    for name, fingerprint in found.items():
-        if fingerprint != plan.hashes.get(name):
-            path = "preference_space.yaml" if name == "space" else f"templates/{name}.j2"
-            raise UserError(
-                f"{plan.output / path} was changed after the build began; put back what was there, or build into "
-                "another --output"
-            )
+    templates = {name: digest for name, digest in plan.hashes.items() if name != "space"}
+    return Resources(read_space(plan.output, plan.hashes["space"]), read_templates(plan.output, templates))
 
 
 @lru_cache(maxsize=4)

@@ -64,14 +64,18 @@ def has_all(plan: BuildPlan) -> bool:
             return False
         for meta, other in zip(metas, read_footers(plan, beside, shards), strict=True):
             # A kill between the two leaves rejections of a shard that is still the old one.
-            is_pair = meta == {key: value for key, value in (other or {}).items() if key != "data"}
-            if not is_pair or not _is_done(meta, plan, state):
+            if _said(meta) != _said(other) or not _is_done(meta, plan, state):
                 return False
     try:
         check_losses(plan)
     except UserError:
         return False
     return True
+
+
+def _said(meta: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What a shard's two files say alike."""
+    return {key: value for key, value in (meta or {}).items() if key not in ("data", "file")}
 
 
 def _state(plan: BuildPlan, folder: str) -> PoolState | None:

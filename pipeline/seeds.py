@@ -9,15 +9,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from pipeline import storage
 from pipeline.columns import Columns
 from pipeline.formats import KNOWN, format_of, is_hopeless, place, read_rows, too_many_unreadable
 from pipeline.hub import dataset_commit, dataset_rows
 from pipeline.plan import SPLITS, ShardSpec, apportion
-from pipeline.shards import parsed, read_groups
-from pipeline.storage import AnyPath, atomic
+from pipeline.shards import read_groups, read_meta, write_shard
+from pipeline.storage import AnyPath
 from pipeline.text import as_written, is_placeholder, normalised
 from pipeline.values import Row, Rows, UnreadableError, as_id, as_post, as_text, as_topics, named
 from schemas.arrow import arrow_schema, to_table
@@ -100,22 +99,21 @@ def split_posts(posts: Iterable[SeedPost], shares: Mapping[str, float], seed: in
     return result
 
 
-def store_posts(folder: AnyPath, by_split: Mapping[str, list[SeedPost]]) -> None:
+def store_posts(folder: AnyPath, by_split: Mapping[str, list[SeedPost]], fingerprint: str) -> None:
     """Write `{split}.parquet`, in small row groups, so that a shard reads only the posts it uses."""
     schema = arrow_schema(SeedPost)
     for split, posts in by_split.items():
-        with atomic(folder / f"{split}.parquet") as temporary:
-            pq.write_table(to_table(posts, schema), temporary, row_group_size=_ROWS_PER_GROUP, compression="zstd")
+        starts = range(0, len(posts), _ROWS_PER_GROUP)
+        groups = (to_table(posts[start : start + _ROWS_PER_GROUP], schema) for start in starts)
+        write_shard(folder / f"{split}.parquet", schema, groups, {"fingerprint": fingerprint, "posts": len(posts)})
 
 
 def posts_of(folder: AnyPath, spec: ShardSpec) -> list[SeedPost]:
     """The post of each pair of a shard: pair i of a split uses post i mod n, of the split's n posts."""
     path = folder / f"{spec.split}.parquet"
-    advice = "put back what the build wrote, or choose another --output"
-    with parsed(path, advice), storage.open_parquet(path) as opened:
-        wanted = np.arange(spec.start, spec.start + spec.count) % pq.read_metadata(opened).num_rows
-    rows = read_groups(path, wanted, advice).to_pylist()
-    return [SeedPost(**row | {"topics": tuple(row["topics"])}) for row in rows]
+    posts = (read_meta(path) or {})["posts"]
+    wanted = np.arange(spec.start, spec.start + spec.count) % posts
+    return [SeedPost(**row | {"topics": tuple(row["topics"])}) for row in read_groups(path, wanted).to_pylist()]
 
 
 def _post(columns: Columns, index: int, row: Row) -> SeedPost | None:

@@ -324,6 +324,12 @@ def content_id(path: AnyPath) -> str:
         return f"{path.protocol}:{checksum}"
 
 
+def is_same(recorded: str, found: str) -> bool:
+    """Compare two of `content_id`. A hash and what a store says of a copy cannot be compared, and count as equal."""
+    kinds = {identity.rpartition(":")[0] for identity in (recorded, found)}
+    return len(kinds) > 1 or recorded == found
+
+
 def names(folder: AnyPath, files_only: bool = False) -> list[str]:
     """What stands directly in a folder, sorted; nothing where there is no such folder."""
     try:
@@ -405,6 +411,8 @@ def reading(path: AnyPath) -> Iterator[None]:
         yield
     except (UserError, FileNotFoundError, NotADirectoryError, pa.ArrowInvalid):
         raise
+    except IsADirectoryError:
+        raise UserError(f"{path} is a folder, where a file should be; remove it and run again") from None
     except Exception as error:
         if is_local(path) and not isinstance(error, OSError):
             raise

@@ -27,6 +27,11 @@ def table_rows(file: TextIO, delimiter: str | None) -> Rows:
     while True:
         number = lines.begin()
         if reader is None:
+            # Excel's own line about the delimiter.
+            if number == 1 and (said := re.fullmatch(r"sep=(.)\s*", lines.peek(), re.IGNORECASE)):
+                delimiter = said[1]
+                next(lines)
+                continue
             delimiter = delimiter or _delimiter(lines.peek())
             reader = csv.reader(lines, delimiter=delimiter, strict=True, skipinitialspace=True)
         try:
@@ -42,9 +47,17 @@ def table_rows(file: TextIO, delimiter: str | None) -> Rows:
             yield number, UnreadableError(f"not CSV: {error}; is a quotation mark not closed?")
             continue
         if not header:
-            header = [name.strip() for name in cells]
+            header = _distinct([name.strip() for name in cells])
         elif cells:
             yield number, _cells(header, cells)
+
+
+def _distinct(names: list[str]) -> list[str]:
+    """Names of columns; those of the same name are numbered, as nobody knows which of them is meant."""
+    return [
+        name if names.count(name) == 1 else f"{name} ({names[: place + 1].count(name)})"
+        for place, name in enumerate(names)
+    ]
 
 
 def _cells(header: list[str], cells: list[str]) -> Row:
@@ -54,7 +67,7 @@ def _cells(header: list[str], cells: list[str]) -> Row:
     try:
         "".join(cells).encode()
     except UnicodeEncodeError:
-        return UnreadableError("not UTF-8")
+        return UnreadableError("not UTF-8; save the file as UTF-8")
     return dict(zip_longest(header, cells[: len(header)]))
 
 

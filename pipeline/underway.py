@@ -109,9 +109,13 @@ class Phase(Steps):
                 parts.append(f"{counts.get('accepted', 0) / tried:.0%} accepted")
         else:
             parts.append(f"{counts.get('examples/examples', 0)} examples")
-        in_flight = progress.total(self._output)["in_flight"]
-        if in_flight:
-            parts.append(f"{in_flight} in flight")
+        gauges = progress.total(self._output)
+        if gauges["in_flight"]:
+            parts.append(f"{gauges['in_flight']} in flight")
+        if gauges["paused"]:
+            parts.append("paused: the endpoint asks to wait")
+        if gauges["outage"]:
+            parts.append("no endpoint answers")
         questions = counts.get("questions", 0)
         if questions:
             parts.append(f"{counts.get('answers', 0)}/{questions} answers")

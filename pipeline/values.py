@@ -52,7 +52,7 @@ def as_post(value: Any, name: str) -> str:
     """
     if not isinstance(value, (list, tuple)) or not value or not all(map(_is_message, value)):
         return as_text(value, name)
-    said = [as_text(turn["content"], f"{name}.content") for turn in value if turn["role"] == "user"]
+    said = [_said(turn["content"], f"{name}.content") for turn in value if turn["role"] == "user"]
     return "\n\n".join(text for text in said if text.strip())
 
 
@@ -111,6 +111,15 @@ def named(columns: Sequence[Any] | Mapping[Any, Any]) -> str:
 
 def _is_message(turn: Any) -> bool:
     return isinstance(turn, Mapping) and isinstance(turn.get("role"), str) and "content" in turn
+
+
+def _said(content: Any, name: str) -> str:
+    """A message's text, which may be in parts; an image is none."""
+    if not isinstance(content, (list, tuple)):
+        return as_text(content, name)
+    if not all(isinstance(part, Mapping) and part.get("type") == "text" for part in content):
+        raise UnreadableError(f"'{name}' holds more than texts: {shown(content)}")
+    return "\n\n".join(as_text(part.get("text"), name) for part in content)
 
 
 def _written(text: str, name: str) -> Any:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, JsonValue, field_validator, model_validator
 
@@ -441,6 +442,22 @@ class OpenAiEngine(Record):
     )
     in_flight: int = Field(64, ge=1, description="Requests in flight at once, at most, over all endpoints.")
 
+    @field_validator("base_urls")
+    @classmethod
+    def _are_addresses(cls, urls: tuple[str, ...]) -> tuple[str, ...]:
+        for url in urls:
+            try:
+                parts = urlsplit(url)
+                is_address = bool(parts.hostname) and parts.port != 0 and not parts.query and not parts.fragment
+            except ValueError:
+                is_address = False
+            if not is_address:
+                raise ValueError(
+                    f"'{url}' is no base URL: expected http:// or https://, a host, perhaps a port from 1 to 65535, "
+                    "and a path without '?' and '#', such as 'http://localhost:8000/v1'"
+                )
+        return urls
+
 
 class ReplayEngine(Record):
     """No model: completions come from the journal of an earlier build."""
@@ -606,6 +623,10 @@ NO_CONTENT = ("engine", "requests", "workers", "limits", "card", "publish")
 """Keys that say how a build is made, and not what its rows are."""
 
 
+MAX_SHARDS = 99_999
+"""Most shards of a build."""
+
+
 class BuildConfig(Record):
     """One build: posts in, a sharded dataset out."""
 
@@ -653,6 +674,16 @@ class BuildConfig(Record):
             raise ValueError("'pairs' is required where mining.share is less than 1")
         if self.pairs is not None and self.mining is not None and not self.mined_pairs:
             raise ValueError("mining.share of 'pairs' is less than one pair; leave mining out, or raise either")
+        return self
+
+    @model_validator(mode="after")
+    def _shards_can_be_named(self) -> BuildConfig:
+        # Their names have five digits, and the driver holds a list of them.
+        if (self.pairs or 0) > MAX_SHARDS * self.shard_pairs:
+            raise ValueError(
+                f"{self.pairs} 'pairs' in shards of {self.shard_pairs} are more than {MAX_SHARDS} shards; "
+                "raise shard_pairs, or lower pairs"
+            )
         return self
 
     @model_validator(mode="after")

@@ -72,6 +72,22 @@ class Manifest(Record):
     counts: Counts = Field(default_factory=Counts)
     runs: tuple[Run, ...] = ()
     files: tuple[FileEntry, ...] = ()
+    inputs: dict[str, str] = Field(default_factory=dict)
+    """By path, what identifies the content of the posts that were stored for the build (`storage.content_id`)."""
+    digest: str = ""
+    """Hash of all the rest, so that a manifest that was damaged or edited is not believed."""
+
+    def sealed(self) -> Manifest:
+        """Return the manifest with its digest."""
+        return self.model_copy(update={"digest": self._digest()})
+
+    @property
+    def is_sealed(self) -> bool:
+        """Return whether the digest is that of the content."""
+        return self.digest == self._digest()
+
+    def _digest(self) -> str:
+        return hashlib.sha256(self.model_dump_json(exclude={"digest"}).encode()).hexdigest()
 
     @property
     def files_digest(self) -> str:

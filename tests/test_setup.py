@@ -85,6 +85,14 @@ def test_wrong_usage_of_make_is_one_line_before_anything_is_set_up(
     assert result.stdout == ""
 
 
+def test_an_unknown_build_of_pytorch_is_refused(tmp_path: Path) -> None:
+    result = make("setup", "TORCH=gpu", f"VENV={tmp_path}/venv", folder="training")
+
+    assert result.returncode == 2
+    assert "TORCH is 'gpu'; PyTorch's builds are cuda and cpu" in result.stderr
+    assert result.stdout == ""
+
+
 def test_a_configuration_in_a_bucket_is_not_looked_for_here(tmp_path: Path) -> None:
     result = make("build-dataset", "CONFIG=s3://bucket/my.yaml", "ENGINE=none", f"VENV={tmp_path}/venv")
 

@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
     ("here", "there"),
     [
         ("schemas/documents.py", "everyuser_train/documents.py"),
+        ("schemas/problems.py", "everyuser_train/problems.py"),
         ("pipeline/terminal.py", "everyuser_train/terminal.py"),
         ("tests/schemas/test_documents.py", "tests/test_documents.py"),
         ("tests/pipeline/test_terminal.py", "tests/test_terminal.py"),

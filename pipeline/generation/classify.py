@@ -60,6 +60,7 @@ def classify(
 
 def refusal(answer: Failure | Transient, request: AnyRequest, place: str, served: str = "") -> UserError:
     """Return the error for an answer that no request of the run would be spared. `served`: models that it lists."""
+    models = f" (the models that it lists: {served})" if served else ""
     match answer.reason:
         case "http_401" | "http_403":
             told, advice = "refuses the key", "set the environment variable that engine.api_key_env names"
@@ -69,7 +70,7 @@ def refusal(answer: Failure | Transient, request: AnyRequest, place: str, served
                 "top up the account and run the same command again, finished work is kept",
             )
         case "http_404":
-            told, advice = "does not know the model or the path", "check generation.model and the base URL"
+            told, advice = "does not know the model or the path", f"check generation.model{models} and the base URL"
             if request.path == "/completions":
                 advice += "; an endpoint for chat alone needs mining.annotation.mode: json"
         case _ if isinstance(request, ChoiceRequest) and request.sequences > 1:
@@ -79,11 +80,10 @@ def refusal(answer: Failure | Transient, request: AnyRequest, place: str, served
         case _:
             told = "refuses even a trial question"
             advice = (
-                "if the cause is a setting, check generation.model and generation.extra; if it is a limit or a spent "
-                "budget, run the same command again when it is gone, finished work is kept"
+                f"if the cause is a setting, check generation.model{models} and generation.extra; if it is a limit or "
+                "a spent budget, run the same command again when it is gone, finished work is kept"
             )
-    models = f"; it lists the models {served}" if served else ""
-    return UserError(f"{place} {told} ({answer.detail}){models}; {advice}")
+    return UserError(f"{place} {told} ({answer.detail}); {advice}")
 
 
 def _completion(request: AnyRequest, payload: bytes) -> Completion | Transient:

@@ -233,6 +233,7 @@ class Client:
                 finally:
                     self._endpoints.release(endpoint)
             failed = time.monotonic()
+            self._tally.gauge("outage", int(self._sender.clocks.is_outage))
             is_unreachable = isinstance(answer, Transient) and answer.reason == "unreachable"
             self._tally.add("requests_sent", int(not is_unreachable))
             if isinstance(answer, Completion):

@@ -29,7 +29,7 @@ class Endpoint:
         """The address in a message. A proxy is named (without its password), as it may be the cause."""
         if self.proxy is None:
             return self.url + path
-        return f"{self.url}{path} (through the proxy {self.proxy.rpartition('@')[2]})"
+        return f"{self.url}{path} (through the proxy {urllib.parse.urlsplit(self.proxy).netloc.rpartition('@')[2]})"
 
 
 class Endpoints(Protocol):

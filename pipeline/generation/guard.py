@@ -138,7 +138,7 @@ class Guard:
         with Path(self._spec.log).open("ab") as log:  # noqa: ASYNC230 - a local file, opened once a start
             self._server = await asyncio.create_subprocess_exec(
                 *(part.replace("{port}", str(port)) for part in self._spec.command),
-                env=os.environ | self._spec.environment,
+                env=_environment() | self._spec.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -177,6 +177,11 @@ class Guard:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._server.pid, signal.SIGKILL)
             self._server = None
+
+
+def _environment() -> dict[str, str]:
+    """This process's, without the key that vLLM would ask of its clients: they send none, and loopback needs none."""
+    return {name: value for name, value in os.environ.items() if name != "VLLM_API_KEY"}
 
 
 def _die_with_parent() -> None:

@@ -13,8 +13,9 @@ import threading
 import time
 import uuid
 import weakref
+import zlib
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import orjson
 from upath import UPath
@@ -29,15 +30,18 @@ _PART_SECONDS = 30.0
 
 
 def read_journal(path: AnyPath) -> dict[str, Outcome]:
-    """Outcomes by request key. A last line that a kill cut off is skipped; a missing file is empty."""
+    """Return outcomes by request key. A last line that a kill cut off is skipped; a missing file is empty.
+
+    Raises:
+        UserError: A line is not as it was written; names file and line.
+    """
     outcomes: dict[str, Outcome] = {}
     for number, line in enumerate(_read(path).split(b"\n")[:-1], 1):
-        try:
-            entry = orjson.loads(line)
-            key = entry.pop("key")
-            outcomes[key] = Failure(**entry) if "reason" in entry else Completion(**entry)
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise UserError(f"{path}: line {number} is damaged; delete that line and run again") from None
+        entry = _entry(line)
+        if entry is None:
+            raise UserError(f"{path}: line {number} is damaged; delete that line and run again")
+        key = entry.pop("key")
+        outcomes[key] = Failure(**entry) if "reason" in entry else Completion(**entry)
     return outcomes
 
 
@@ -78,8 +82,22 @@ def open_journal(path: AnyPath, is_kept: bool = True) -> JournalWriter:
 
 
 def _line(key: str, outcome: Outcome) -> bytes:
+    """One line: an object whose first field is a checksum of the rest, as a changed reply would be another row."""
     # A dataclass is serialised by orjson itself.
-    return b'{"key":"' + key.encode() + b'",' + orjson.dumps(outcome)[1:] + b"\n"
+    rest = b'"key":"' + key.encode() + b'",' + orjson.dumps(outcome)[1:]
+    return b'{"crc":"%08x",' % zlib.crc32(rest) + rest + b"\n"
+
+
+_REST = len(b'{"crc":"00000000",')
+
+
+def _entry(line: bytes) -> dict[str, Any] | None:
+    """The fields of a line but for its checksum; None for one that is not as it was written."""
+    rest = line[_REST:]
+    if line[:_REST] != b'{"crc":"%08x",' % zlib.crc32(rest):
+        return None
+    entry: dict[str, Any] = orjson.loads(b"{" + rest)
+    return entry
 
 
 class _Forgotten:

@@ -82,6 +82,8 @@ class Sender:
                 allow_redirects=False,
             ) as response:
                 payload = await read_payload(response, self._mask)
+        except (aiohttp.InvalidURL, UnicodeError) as error:
+            raise UserError(f"engine.base_urls: {endpoint.place()} is no address ({error})") from None
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             answer = Transient("unreachable", self._mask.text(f"{endpoint.place()}: {type(error).__name__}: {error}"))
         except TimeoutError:

@@ -128,7 +128,7 @@ def _connect(plan: BuildPlan) -> Client:
     headers: dict[str, str] = {}
     endpoints: Endpoints
     if isinstance(engine, OpenAiEngine):
-        key = os.environ.get(engine.api_key_env)
+        key = read_key(engine.api_key_env)
         if key:
             headers["Authorization"] = f"Bearer {key}"
         endpoints = FixedEndpoints(engine.base_urls)
@@ -137,6 +137,17 @@ def _connect(plan: BuildPlan) -> Client:
     else:
         raise TypeError(f"engine {engine.kind} has no endpoint")
     return Client(endpoints, headers, trial_requests(plan), engine.in_flight, plan.config.requests, counts)
+
+
+def read_key(variable: str) -> str:
+    """Return the key that an environment variable holds, or an empty string. Raises `UserError`, without the key."""
+    key = os.environ.get(variable, "").strip()
+    if not all("!" <= char <= "~" for char in key):
+        raise UserError(
+            f"the environment variable {variable} (engine.api_key_env) is no key: it holds a space, a line break or "
+            "another character that no key has; set it to the key alone"
+        )
+    return key
 
 
 def _server_log(plan: BuildPlan) -> Path:

@@ -45,6 +45,11 @@ class Clocks:
         """No endpoint works just now. The outage begins with the first failure, however long that took to show."""
         self._failing_since = now if self._failing_since is None else self._failing_since
 
+    @property
+    def is_outage(self) -> bool:
+        """Whether no endpoint works just now."""
+        return self._failing_since is not None
+
     def bound_outage(self, now: float, detail: str) -> None:
         """Raise `UserError` where no endpoint has worked for `outage_seconds`."""
         if self._failing_since is not None and now - self._failing_since > self._config.outage_seconds:

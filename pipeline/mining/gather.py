@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import os
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +22,6 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline import storage
 from pipeline.formats import too_many_unreadable
@@ -34,8 +33,9 @@ from pipeline.mining.threads import ROWS_PER_GROUP, THREAD_SCHEMA, Threads, from
 from pipeline.plan import SPLITS, BuildPlan, apportion
 from pipeline.progress import tally
 from pipeline.resources import resources
-from pipeline.shards import read_groups, read_metas, write_shard
-from pipeline.storage import AnyPath, atomic, write_text
+from pipeline.sealed import read_sealed, write_sealed
+from pipeline.shards import open_shard, read_groups, read_metas, write_shard
+from pipeline.storage import AnyPath, atomic
 from pipeline.text import normalised
 from schemas.base import UsageError, UserError
 from schemas.records import SeedPost
@@ -44,6 +44,8 @@ _PART_BYTES = 32 << 20
 _PARTS = 64
 """Parts of an input of unknown size."""
 _MOST_PARTS = 4096
+_PLACE_BYTES = 24
+"""Of each part at the end of a file of events: begin, end and checksum, eight bytes each."""
 _FLUSHED_AT = 64 << 20
 """Bytes of events that a worker holds before it writes them out."""
 
@@ -105,7 +107,8 @@ def partition(piece: Slice, plan: BuildPlan) -> None:
     progress.add("threads/events", len(pending))
     progress.add("threads/slices", 1)
     progress.flush()
-    write_text(_done_path(plan, piece.number), _dumps(plan, runs=runs + 1, parts=parts, counts=counts, first=first))
+    done = {"fingerprint": plan.fingerprint, "runs": runs + 1, "parts": parts, "counts": counts, "first": first}
+    write_sealed(_done_path(plan, piece.number), done)
 
 
 def join(part: int, plan: BuildPlan) -> None:
@@ -165,38 +168,70 @@ def index(plan: BuildPlan) -> Index:
         raise UsageError(
             f"mining.source: no thread is left of {counts['posts/read']} posts ({_funnel(counts)}){unread}"
         )
-    with atomic(_kept_path(plan)) as temporary, temporary.open("wb") as file:
-        np.save(file, kept)
+    content = io.BytesIO()
+    np.save(content, kept)
+    storage.write_bytes(_kept_path(plan), content.getvalue())
     splits = _splits(plan, len(kept))
     counts["threads/used"] += sum(splits.values())
     found = Index(tuple(sizes), splits, dict(sorted((+counts).items())), first)
-    write_text(_index_path(plan), _dumps(plan, parts=sizes, splits=splits, counts=found.counts, first=first))
+    write_sealed(
+        _index_path(plan),
+        {
+            "fingerprint": plan.fingerprint,
+            "parts": sizes,
+            "splits": splits,
+            "counts": found.counts,
+            "first": first,
+            # What the threads are from here on; checked when a later run begins.
+            "files": {path.name: storage.content_id(path) for path in (*paths, _kept_path(plan))},
+        },
+    )
     return found
 
 
 def _read_counts(plan: BuildPlan) -> tuple[Counter[str], str]:
     """What was read and dropped, and the first row that could not be read, '' if all could.
 
-    Raises `UserError` for a file of which too many rows could not: what was gathered is kept.
+    Raises `UserError` for a file of which too many rows could not: what was gathered is kept. Where there is nothing to
+    keep, that is a `UsageError`.
     """
     by_file: dict[str, Counter[str]] = {}
     first: dict[str, str] = {}
     for piece in cut_slices(plan.mining):
-        done = json.loads(storage.read_bytes(_done_path(plan, piece.number)))
+        done = _read_ours(plan, _done_path(plan, piece.number)) or {}
         by_file.setdefault(piece.path, Counter()).update(done["counts"])
         for told in done["first"]:
             first.setdefault(piece.path, told)
+    counts = sum(by_file.values(), Counter[str]())
+    wrong_input = UserError if counts["posts/read"] > counts["posts/unreadable"] else UsageError
     for path, told in first.items():
         for kind in ("posts", "responses"):
             unreadable, read = (by_file[path][f"{kind}/{name}"] for name in ("unreadable", "read"))
             if wrong := too_many_unreadable(unreadable, read, plan.config.limits.max_unreadable, told):
-                raise UserError(f"{path}: of its {kind}, {wrong}")
-    return sum(by_file.values(), Counter()), next(iter(first.values()), "")
+                raise wrong_input(f"{path}: of its {kind}, {wrong}")
+    return counts, next(iter(first.values()), "")
 
 
 def forget_events(plan: BuildPlan) -> None:
     """Delete what was read but not cleaned: personal data are in it."""
     storage.remove_tree(_shuffle(plan))
+
+
+def check_files(plan: BuildPlan) -> None:
+    """Raise `UserError` where the threads that were gathered are not those that are there now."""
+    document = _read_ours(plan, _index_path(plan))
+    if document is None:
+        raise UserError(f"{_index_path(plan)} is missing; run the same build command again, which gathers the threads")
+    folder = plan.output / "threads"
+    there = set(storage.names(folder))
+
+    def check(entry: tuple[str, str]) -> None:
+        name, identity = entry
+        if name not in there or not storage.is_same(identity, storage.content_id(folder / name)):
+            state = "was changed" if name in there else "is missing"
+            raise UserError(f"{folder / name} {state} since it was gathered; delete {folder} and run again")
+
+    storage.each(folder, check, document["files"].items())
 
 
 def read_index(plan: BuildPlan) -> Index | None:
@@ -240,9 +275,9 @@ def _order(plan: BuildPlan, post: str) -> int:
 
 
 def _write_run(plan: BuildPlan, piece: Slice, number: int, parts: int, pending: list[tuple[int, bytes]]) -> None:
-    """Write events by part, and at the end of the file where each part ends: a number of eight bytes each."""
+    """Write events by part, and at the end of the file where each part begins and ends, and its checksum."""
     pending.sort(key=lambda entry: entry[0])
-    sizes = np.zeros(parts, dtype="<i8")
+    sizes, checksums = np.zeros(parts, dtype="<i8"), np.zeros(parts, dtype="<i8")
     # Personal data are in it: nobody else's to read.
     folder = _shuffle(plan)
     if storage.is_local(folder):
@@ -250,24 +285,28 @@ def _write_run(plan: BuildPlan, piece: Slice, number: int, parts: int, pending: 
     with atomic(_run_path(plan, piece.number, number)) as temporary, temporary.open("wb") as file:
         for part, line in pending:
             sizes[part] += len(line)
+            checksums[part] = zlib.crc32(line, int(checksums[part]))
             file.write(line)
-        file.write(np.concatenate([[0], np.cumsum(sizes)]).astype("<i8").tobytes())
+        ends = np.cumsum(sizes)
+        file.write(np.stack([ends - sizes, ends, checksums], axis=1).astype("<i8").tobytes())
 
 
 def _events_of(plan: BuildPlan, part: int) -> Iterator[PostEvent | ResponseEvent]:
     parts = count_parts(plan)
-    places = 8 * (parts + 1)
     for piece in cut_slices(plan.mining):
         done = _read_ours(plan, _done_path(plan, piece.number)) or {}
         if done.get("parts") != parts:
             raise UserError(f"{piece.path} has changed while it was read; choose another --output")
         for number in range(done["runs"]):
-            with storage.open_binary(_run_path(plan, piece.number, number)) as file:
-                file.seek(8 * part - places, os.SEEK_END)
-                start, stop = np.frombuffer(file.read(16), dtype="<i8").tolist()
+            path = _run_path(plan, piece.number, number)
+            with storage.open_binary(path) as file:
+                file.seek(_PLACE_BYTES * (part - parts), os.SEEK_END)
+                start, stop, checksum = np.frombuffer(file.read(_PLACE_BYTES), dtype="<i8").tolist()
                 file.seek(start)
-                lines = file.read(stop - start).splitlines()
-            for line in lines:
+                content = file.read(stop - start)
+            if zlib.crc32(content) != checksum:
+                raise UserError(f"{path} is damaged; delete {_shuffle(plan)} and run again")
+            for line in content.splitlines():
                 kind, *fields = orjson.loads(line)
                 yield PostEvent(*fields) if kind == "p" else ResponseEvent(*fields)
 
@@ -299,7 +338,7 @@ def _block(kept: Sequence[Cleaned], dimensions: int) -> Threads:
 
 
 def _digests(path: AnyPath, clean: Callable[[str], str] = str) -> npt.NDArray[np.uint64]:
-    with storage.open_parquet(path) as opened, pq.ParquetFile(opened) as file:
+    with open_shard(path) as file:
         found: list[npt.NDArray[np.uint64]] = [np.empty(0, dtype=np.uint64)]
         for batch in file.iter_batches(batch_size=4096, columns=["title", "text"]):
             titles, texts = batch["title"].to_pylist(), batch["text"].to_pylist()
@@ -335,17 +374,10 @@ def _splits(plan: BuildPlan, threads: int) -> dict[str, int]:
     return apportion(needed, config.splits.model_dump())
 
 
-def _dumps(plan: BuildPlan, **facts: object) -> str:
-    return json.dumps({"fingerprint": plan.fingerprint, **facts}, indent=1)
-
-
 def _read_ours(plan: BuildPlan, path: AnyPath) -> dict[str, Any] | None:
     """A file of facts, if it is there and of this very build."""
-    try:
-        document: dict[str, Any] = json.loads(storage.read_bytes(path))
-    except FileNotFoundError:
-        return None
-    return document if document.get("fingerprint") == plan.fingerprint else None
+    document = read_sealed(path)
+    return document if document is not None and document["fingerprint"] == plan.fingerprint else None
 
 
 def _funnel(counts: Mapping[str, int]) -> str:

@@ -2,40 +2,31 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from pipeline import storage
 from pipeline.card import CARD, card
+from pipeline.check import CHANGED, WAY_OUT, check_entry, open_manifest, plan_of
 from pipeline.finish import count_rows, is_whole
-from pipeline.manifests import MANIFEST, read_manifest
-from pipeline.mining.gather import read_index
-from pipeline.plan import BuildPlan
+from pipeline.inputs import SPACE, TEMPLATES, read_space, read_templates
+from pipeline.manifests import MANIFEST, manifest_text
 from pipeline.publishing import privacy
 from pipeline.shards import read_meta
 from pipeline.storage import AnyPath
-from schemas import SCHEMA_VERSION
-from schemas.arrow import arrow_schema
 from schemas.base import UsageError, UserError
-from schemas.config import BuildConfig
 from schemas.manifest import FileEntry, Manifest
-from schemas.records import Example
 from schemas.report import Report
 
 _SHARDS = "data/*.parquet"
-_SPACE = "preference_space.yaml"
 _REPORT = "report.json"
-PUBLISHED = (_SHARDS, CARD, MANIFEST, _SPACE, "templates/*", "report.html", _REPORT, "figures/*")
+PUBLISHED = (_SHARDS, CARD, MANIFEST, SPACE, f"{TEMPLATES}/*", "report.html", _REPORT, "figures/*")
 """All that is uploaded. What else the repository has of this belongs to an earlier build, and is deleted there."""
-CHANGED = f"was changed after it was built (its hash is not that of {MANIFEST})"
-_WAY_OUT = "delete it and run `everyuser build` again"
 
 
 @dataclass(frozen=True)
@@ -69,7 +60,7 @@ def read_contents(folder: AnyPath, repo_id: str, force: bool) -> Contents:
     `force`, where shards are missing or more pairs were lost than the build allows. With it, what there is becomes a
     dataset that can be loaded: card and manifest speak of these shards alone, and the manifest stays "incomplete".
     """
-    built = _manifest_of(folder)
+    built = open_manifest(folder)
     manifest = built if is_whole(folder, built) else _what_there_is(folder, built)
     strangers = set(_shards(folder)) - {entry.path for entry in manifest.files}
     if strangers:
@@ -81,23 +72,11 @@ def read_contents(folder: AnyPath, repo_id: str, force: bool) -> Contents:
         _refuse_gaps(folder, built, manifest)
     if not manifest.files:
         raise UsageError(f"{folder} has no finished shard (no {_SHARDS} there): there is nothing to publish")
-    storage.each(folder, lambda entry: _check_shard(folder, entry, manifest.fingerprint), manifest.files)
+    # Both are published, and the first one says what is in the rows.
+    read_space(folder, manifest.parts["space"])
+    read_templates(folder, manifest.parts["templates"])
+    storage.each(folder, lambda entry: check_entry(folder, entry, manifest.fingerprint), manifest.files)
     return Contents(folder, manifest, _others(folder, manifest, repo_id, is_whole=manifest is built))
-
-
-def _manifest_of(folder: AnyPath) -> Manifest:
-    try:
-        manifest = read_manifest(folder)
-    except UsageError:
-        raise UsageError(f"{folder / MANIFEST} is damaged, or of another version of everyuser") from None
-    if manifest is None:
-        raise UsageError(f"{folder} holds no build (no {MANIFEST} there)")
-    if manifest.schema_version != SCHEMA_VERSION:
-        raise UsageError(
-            f"{folder} was built by another version of everyuser (schema {manifest.schema_version}, here "
-            f"{SCHEMA_VERSION}); publish it with that version"
-        )
-    return manifest
 
 
 def _shards(folder: AnyPath) -> list[str]:
@@ -112,19 +91,9 @@ def _matching(folder: AnyPath, pattern: str) -> list[str]:
     return [f"{prefix}{entry}" for entry in found if fnmatchcase(entry, name) and not entry.startswith(".")]
 
 
-def _plan(folder: AnyPath, manifest: Manifest) -> BuildPlan:
-    try:
-        config = BuildConfig.model_validate_json(json.dumps(manifest.config))
-    except ValidationError:
-        raise UsageError(f"{folder / MANIFEST} is damaged, or of another version of everyuser") from None
-    plan = BuildPlan(folder, manifest.fingerprint, config)
-    index = read_index(plan) if config.mining else None
-    return dataclasses.replace(plan, threads=index.splits) if index else plan
-
-
 def _what_there_is(folder: AnyPath, manifest: Manifest) -> Manifest:
     """The manifest of an unfinished build, as if its finished shards were all."""
-    plan = _plan(folder, manifest)
+    plan = plan_of(folder, manifest)
     known = {entry.path: entry for entry in manifest.files}
     update = {
         "status": "incomplete",
@@ -153,35 +122,16 @@ def _refuse_losses(folder: AnyPath, manifest: Manifest) -> None:
 def _refuse_gaps(folder: AnyPath, built: Manifest, found: Manifest) -> None:
     if found is built:
         return
-    planned = len(built.files) or len(_plan(folder, built).shards())
+    planned = len(built.files) or len(plan_of(folder, built).shards())
     raise UsageError(
         f"{folder} is not finished: {len(found.files)} of {planned or 'an unknown number of'} shards are there; run "
         "`everyuser build` again, or publish what there is with --force"
     )
 
 
-def _check_shard(folder: AnyPath, entry: FileEntry, fingerprint: str) -> None:
-    """In an object store the hash is left to the upload, which has the bytes at hand: here the size must do."""
-    path = folder / entry.path
-    meta = _meta(path)
-    with storage.open_parquet(path) as opened, pq.ParquetFile(opened) as file:
-        rows, schema = file.metadata.num_rows, file.schema_arrow
-    checks = {
-        "belongs to another build (its fingerprint differs)": meta.get("fingerprint") == fingerprint,
-        "has other columns than this version of everyuser writes": schema.equals(arrow_schema(Example)),
-        f"has {rows} rows, not the {entry.rows} of {MANIFEST}": rows == entry.rows,
-        CHANGED: storage.content_id(path) == entry.sha256
-        if storage.is_local(path)
-        else storage.size(path) == entry.bytes,
-    }
-    for problem, is_fine in checks.items():
-        if not is_fine:
-            raise UsageError(f"{path} {problem}; {_WAY_OUT}")
-
-
 def changed(path: AnyPath) -> UsageError:
     """The error for a shard whose bytes are not those that were built."""
-    return UsageError(f"{path} {CHANGED}; {_WAY_OUT}")
+    return UsageError(f"{path} {CHANGED}; {WAY_OUT}")
 
 
 def _meta(path: AnyPath) -> dict[str, Any]:
@@ -209,13 +159,11 @@ def _others(folder: AnyPath, manifest: Manifest, repo_id: str, is_whole: bool) -
         found = {path: content for path, content in found.items() if not path.startswith(("report.", "figures/"))}
     if not is_whole or CARD not in found:
         found[CARD] = card(public, repo_id).encode()
-    if _SPACE not in found:
-        raise UsageError(f"{folder / _SPACE} is missing, which names what is in the rows; take it from a copy")
     # The card in the folder says how to load it from there.
     found[CARD] = found[CARD].replace(b'"PATH_OF_THIS_FOLDER"', json.dumps(repo_id).encode())
     for path in found.keys() & {CARD, "report.html", _REPORT}:
         found[path] = privacy.without_paths(found[path].decode(), names).encode()
-    return found | {MANIFEST: (public.model_dump_json(indent=1) + "\n").encode()}
+    return found | {MANIFEST: manifest_text(public).encode()}
 
 
 def _report(folder: AnyPath, found: Mapping[str, bytes]) -> Report | None:

@@ -8,13 +8,12 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from pipeline import storage
 from pipeline.report.settings import ReportSettings
-from pipeline.report.source import Batch, Build, damage_told, place_of, read_columns, shard_of
+from pipeline.report.source import Batch, Build, place_of, read_columns, shard_of
 from pipeline.report.tallies import Drawn
 from pipeline.report.texts import Hashes, Integers, hash_texts, salted
+from pipeline.shards import open_shard
 from preference_space.direction import Direction, from_released, verbalise
 from preference_space.space import PreferenceSpace
 from schemas.base import Record
@@ -143,11 +142,7 @@ def _rows(build: Build, wanted: Iterable[tuple[str, int]]) -> Iterator[tuple[str
     for (folder, shard), entries in itertools.groupby(sorted(wanted), lambda entry: (entry[0], shard_of(entry[1]))):
         places = [place for _, place in entries]
         path = build.path(shard, folder)
-        with (
-            damage_told(path),
-            storage.open_parquet(path) as opened,
-            pq.ParquetFile(opened, pre_buffer=False) as file,
-        ):
+        with open_shard(path) as file:
             start = place_of(shard, 0)
             for group in range(file.metadata.num_row_groups):
                 end = start + file.metadata.row_group(group).num_rows

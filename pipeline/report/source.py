@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,13 +13,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import storage
-from pipeline.manifests import MANIFEST, read_manifest
+from pipeline.inputs import read_space
+from pipeline.manifests import require_manifest
 from pipeline.plan import SPLITS
 from pipeline.report.texts import Hashes, Integers, Words, characters_of, hash_texts, words_of
 from pipeline.shards import read_shard
 from pipeline.storage import AnyPath
 from preference_space.direction import Direction
-from preference_space.space import PreferenceSpace, load_space
+from preference_space.space import PreferenceSpace
 from schemas.base import UsageError
 from schemas.manifest import FileEntry, Manifest
 
@@ -61,9 +61,7 @@ class Build:
 
 def open_build(folder: AnyPath) -> Build:
     """The build in `folder`; `UsageError` where there is none, or it is unfinished, or a shard is missing."""
-    manifest = read_manifest(folder)
-    if manifest is None:
-        raise UsageError(f"{folder} holds no build ({MANIFEST} is not there); name a build's output folder")
+    manifest = require_manifest(folder)
     if manifest.status != "complete":
         raise UsageError(f"{folder} holds an unfinished build; run its build command again, then report")
     if not any(entry.rows for entry in manifest.files):
@@ -72,8 +70,7 @@ def open_build(folder: AnyPath) -> Build:
     for entry in manifest.files:
         if entry.path not in there:
             raise UsageError(f"{folder / entry.path} is missing; run the build command again, which makes it anew")
-    with storage.local_copy(folder / "preference_space.yaml") as copy:
-        return Build(folder, manifest, load_space(copy), manifest.files)
+    return Build(folder, manifest, read_space(folder, manifest.parts["space"]), manifest.files)
 
 
 @dataclass(frozen=True)
@@ -242,28 +239,13 @@ def _read_groups(build: Build, shard: int, path: Path) -> Iterator[Batch]:
         for group in range(file.metadata.num_row_groups):
             table = file.read_row_group(group, use_threads=False).replace_schema_metadata(None)
             if len(table):
-                batch = Batch(split, shard, start, table)
-                if batch.directions.shape[1] != len(build.space):
-                    raise UsageError(
-                        f"{build.folder / 'preference_space.yaml'} is not the space of the rows; restore it"
-                    )
-                yield batch
+                yield Batch(split, shard, start, table)
             start += len(table)
 
 
 def read_columns(path: AnyPath, columns: list[str]) -> pa.Table | None:
     """Some columns of a file that the manifest does not list, of the pool or of what was rejected; None without it."""
-    if not storage.is_file(path):
-        return None
-    with damage_told(path):
-        return read_shard(path, columns)
-
-
-@contextlib.contextmanager
-def damage_told(path: AnyPath) -> Iterator[None]:
-    """Turns what Arrow says of a damaged file into one line with the way out."""
     try:
-        yield
-    except (pa.ArrowException, OSError, ValueError) as error:
-        text = " ".join(str(error).split())[:200]
-        raise UsageError(f"{path} is damaged ({text}); delete it, and the report says what it lacks") from None
+        return read_shard(path, columns)
+    except FileNotFoundError:
+        return None

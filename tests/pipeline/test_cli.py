@@ -302,10 +302,10 @@ def mining_file(folder: Path, stub: StubServer | None = None, **keys: Any) -> st
 @pytest.mark.parametrize(
     ("overrides", "parts"),
     [
-        (["mining.cluster=4"], ["unknown key 'mining.cluster'; did you mean 'clusters'?"]),
-        (["mining.annotation.mod=json"], ["unknown key 'mining.annotation.mod'; did you mean 'mode'?"]),
-        (["mining.source.pth=x"], ["unknown key 'mining.source.pth'; did you mean 'path'?"]),
-        (["mining.source.comments=[x]"], ["unknown key 'mining.source.comments'; known here: ", "path"]),
+        (["mining.cluster=4"], ["unknown key 'mining.cluster'", "did you mean 'clusters'?"]),
+        (["mining.annotation.mod=json"], ["unknown key 'mining.annotation.mod'", "did you mean 'mode'?"]),
+        (["mining.source.pth=x"], ["unknown key 'mining.source.pth'", "did you mean 'path'?"]),
+        (["mining.source.comments=[x]"], ["unknown key 'mining.source.comments'", "did you mean 'columns'?"]),
         (["mining.source.kind=forum"], ["'mining.source.kind'", "forum", "'dump', 'threads', 'ultrafeedback'"]),
         (["mining.annotation.mode=chioce"], ["'mining.annotation.mode'", "'choice', 'json' or 'given'", '"chioce"']),
         (["mining.source.path=[nowhere.jsonl]"], ["mining.source.path: ", "nowhere.jsonl: no such file"]),
@@ -314,7 +314,7 @@ def mining_file(folder: Path, stub: StubServer | None = None, **keys: Any) -> st
         (["mining.source.path=[hf://a/b, threads.jsonl]"], ["'mining.source': a dataset of the Hub must be the only"]),
         (["mining.annotation.dimensions=[opennes]"], ["mining.annotation.dimensions: ", "did you mean 'openness'?"]),
         (["mining.share=0.5"], ["'pairs' is required where mining.share is less than 1"]),
-        (["mining.bots=['(']"], ["'mining.bots': '(' is not a regular expression"]),
+        (["mining.bots=['(']"], ["'mining.bots'", "'(' is not a regular expression"]),
         (["mining.margin_min=0.9", "mining.margin_max=0.1"], ["'mining': margin_min is larger than margin_max"]),
         # What only the threads themselves can tell.
         (["mining.source.path=[empty.jsonl]"], ["mining.source: no thread is left of 0 posts"]),
@@ -336,10 +336,10 @@ def test_wrong_mining_exits_with_2_and_one_line(tmp_path: Path, overrides: list[
 @pytest.mark.parametrize(
     ("row", "part"),
     [
-        ('{"id": "a", "post": "x"}', "the row at byte 0 has no list 'responses'; it has id, post"),
-        ('{"id": "a", "post": "x", "responses": [3]}', "response 1 is neither a text nor an object with a 'text'"),
-        ("not JSON", "the line at byte 0 is not JSON"),
-        ("[1, 2]", "the line at byte 0 is not a JSON object"),
+        ('{"id": "a", "post": "x"}', "line 1: no list 'responses'; it has id, post"),
+        ('{"id": "a", "post": "x", "responses": [3]}', "line 1: response 1: neither a text nor an object"),
+        ("not JSON", "line 1: not JSON"),
+        ("[1, 2]", "line 1: a JSON list, where a row is an object"),
         (
             '{"post": "x", "responses": [{"text": "one two three four five six", "levels": {"opennes": 1}}]}',
             "the space 'alignx' has no dimension 'opennes'",
@@ -353,7 +353,6 @@ def test_thread_that_cannot_be_read_exits_with_2_and_names_file_and_place(tmp_pa
     result = Result("build", config, "--output", str(tmp_path / "out"), "--set", "mining.source.path=[bad.jsonl]")
 
     assert_one_line(result, 2, str(tmp_path / "bad.jsonl"), part)
-    assert not (tmp_path / "out" / "threads").exists()
 
 
 def test_dump_without_its_comments_exits_with_2_and_one_line(tmp_path: Path) -> None:
@@ -415,8 +414,31 @@ def test_terminal_escapes_in_an_error_are_not_passed_on(tmp_path: Path) -> None:
     config = config_file(tmp_path, seeds={"path": str(posts), "columns": {"text": "body"}})
     result = Result("build", config, "--output", str(tmp_path / "out"))
 
-    assert_one_line(result, 2, "has no column 'body'")
+    assert_one_line(result, 2, "no column 'body'")
     assert "\x1b" not in result.err
+
+
+def test_what_cannot_be_seen_is_named_in_errors_and_in_what_is_shown(tmp_path: Path) -> None:
+    space = tmp_path / "space.yaml"
+    space.write_text(load_space("alignx").model_copy(update={"name": "a\u202eb\u200bc"}).to_yaml(), encoding="utf-8")
+
+    missing, shown = Result("space", "check", f"{tmp_path}/\u202egone.yaml"), Result("space", "check", str(space))
+    unknown = Result("space", "show", str(space), "--dimension", "\u2066x")
+
+    assert_one_line(missing, 2, "<U+202E>gone.yaml: no such file")
+    assert_one_line(unknown, 2, "space 'a<U+202E>b<U+200B>c' has no dimension '<U+2066>x'")
+    assert "space 'a<U+202E>b<U+200B>c', 90 dimensions" in shown.out
+
+
+def test_space_is_shown_whole_in_a_pipe() -> None:
+    lines = Result("space", "show").out.splitlines()
+
+    dimensions = load_space("alignx").dimensions
+    longest = max(len(dimension.slug) for dimension in dimensions)
+    for dimension in dimensions:
+        (line,) = [line for line in lines if line.split("│")[2:3] == [f" {dimension.slug:<{longest}} "]]
+        assert dimension.positive.label in line
+        assert dimension.negative.label in line
 
 
 def test_programming_error_is_one_line_too_and_a_traceback_only_with_debug(

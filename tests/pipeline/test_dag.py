@@ -453,6 +453,31 @@ def test_row_that_failed_by_circumstance_is_asked_again_by_a_resumed_run(source:
     assert not any(reason.endswith("/garbled") for reason in manifest.counts.rejected)
 
 
+@pytest.mark.parametrize("status", [400, 402, 429])
+def test_a_budget_spent_amid_a_build_stops_it_and_the_same_command_finishes_it(
+    source: Source, tmp_path: Path, status: int
+) -> None:
+    served = 0
+
+    async def spent(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        nonlocal served
+        served += 1
+        if served <= 60:
+            return await good(request, body)
+        return web.json_response({"error": {"message": "budget_exceeded"}}, status=status)
+
+    keys = source.keys | {"requests": {"max_wait_seconds": 1.0}}
+    whole, everything = run_build(tmp_path / "whole", **source.keys)
+    with StubServer(spent, on_trial=spent) as stub, pytest.raises(UserError, match=f"HTTP {status}: budget_exceeded"):
+        build(tiny(engine={"kind": "openai", "base_urls": [stub.url]}, **keys), tmp_path / "out")
+
+    manifest, again = run_build(tmp_path / "out", **keys)
+
+    assert manifest.counts.examples == whole.counts.examples
+    assert manifest.counts.rejected == whole.counts.rejected
+    assert 0 < len(again.bodies) < len(everything.bodies)
+
+
 def test_endpoint_that_does_not_answer_is_told_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^engine\.base_urls: http://127\.0\.0\.1:9/v1 does not answer \([^\n]*\)$"):
         build(tiny(), tmp_path / "out")
@@ -465,7 +490,7 @@ def test_endpoint_that_serves_another_model_is_told_in_one_line(tmp_path: Path) 
     with StubServer(models=("another",), on_trial=unknown) as stub:
         engine = {"kind": "openai", "base_urls": [stub.url]}
 
-        with pytest.raises(UserError, match=r"^http.* does not know the model .*no such model.* models 'another';"):
+        with pytest.raises(UserError, match=r"^http.* the model .*no such model.* that it lists: 'another'"):
             build(tiny(engine=engine), tmp_path / "out")
 
 

@@ -368,6 +368,7 @@ def test_footer_counts_the_shard(tmp_path: Path) -> None:
     stored(plan)
 
     assert read_meta(plan.path("data", spec)) == {
+        "file": f"data/{spec.name}.parquet",
         "fingerprint": plan.fingerprint,
         "asked": 12,
         "accepted": 0,

@@ -14,7 +14,7 @@ from pipeline.terminal import Terminal
 from preference_space.coverage import Coverage
 from preference_space.space import Dimension, Pole, PreferenceSpace, load_space
 from schemas.base import UsageError
-from tests.pipeline.helpers import rows_of, run_build, write_jsonl
+from tests.pipeline.helpers import prepared, rows_of, run_build, tiny, write_jsonl
 from tests.stub import completion, good_text
 
 UNSEEN = "\u202eevil\u2066 a\u200bb \U000e0041"
@@ -145,7 +145,14 @@ def test_unknown_id_is_wrong_usage(folder: Path) -> None:
         ids(folder, "nothing", 1)
 
 
-def test_folder_without_shards_is_wrong_usage(tmp_path: Path) -> None:
+def test_folder_without_a_build_is_wrong_usage(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="holds no build"):
+        ids(tmp_path, None, 1)
+
+
+def test_build_without_a_finished_shard_is_wrong_usage(tmp_path: Path) -> None:
+    prepared(tmp_path, tiny())
+
     with pytest.raises(UsageError, match="holds no finished shard"):
         ids(tmp_path, None, 1)
 
@@ -155,7 +162,7 @@ def test_folder_with_somebody_elses_parquet_is_wrong_usage(folder: Path, tmp_pat
     shard = next((folder / "data").glob("*.parquet"))
     (tmp_path / "data" / shard.name).write_bytes(shard.read_bytes())
 
-    with pytest.raises(UsageError, match=r"preference_space\.yaml"):
+    with pytest.raises(UsageError, match="holds no build"):
         ids(tmp_path, None, 1)
 
 

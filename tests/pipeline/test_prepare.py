@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -105,7 +106,7 @@ def test_what_workers_load_must_be_what_the_build_began_with(tmp_path: Path, pat
     assert old in text
     (tmp_path / path).write_text(text.replace(old, new))
 
-    with pytest.raises(UserError, match=f"{path} was changed after the build began; put back"):
+    with pytest.raises(UserError, match=f"{path} is not what this build began with"):
         resources(plan)
 
 
@@ -148,7 +149,7 @@ def test_dropped_posts_are_reported(tmp_path: Path) -> None:
     seeds = {"path": str(write_jsonl(tmp_path / "posts.jsonl", rows))}
 
     with locked(tmp_path / "build"):
-        _, _, dropped = prepare(tiny(seeds=seeds), tmp_path / "build")
+        dropped = prepare(tiny(seeds=seeds), tmp_path / "build").dropped
 
     assert dropped == {"duplicate": 1, "empty": 1}
 
@@ -468,7 +469,7 @@ def test_output_at_an_object_or_among_others_is_refused(place: str, request: pyt
 def test_folder_where_the_manifest_should_be_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").mkdir()
 
-    with pytest.raises(UserError, match=rf"^cannot read {tmp_path}/manifest\.json: Is a directory; "):
+    with pytest.raises(UserError, match=rf"^{tmp_path}/manifest\.json is a folder, where a file should be"):
         prepared(tmp_path, tiny())
 
 
@@ -484,11 +485,13 @@ def test_folder_of_a_run_that_was_killed_at_once_is_taken_over(tmp_path: Path) -
     assert list(tmp_path.rglob(".tmp-*")) == []
 
 
-def test_damaged_manifest_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "manifest.json").write_text('{"status": "comp')
+def test_manifest_of_something_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text('{"name": "A browser extension"}')
 
-    with pytest.raises(UsageError, match=r"manifest\.json is damaged"):
+    with pytest.raises(UsageError, match=r"is not empty \(manifest\.json\) and holds no build"):
         prepared(tmp_path, tiny())
+
+    assert json.loads((tmp_path / "manifest.json").read_text()) == {"name": "A browser extension"}
 
 
 def test_manifest_is_read_as_it_was_written(tmp_path: Path) -> None:
@@ -498,7 +501,7 @@ def test_manifest_is_read_as_it_was_written(tmp_path: Path) -> None:
 
     write_manifest(tmp_path, manifest.model_copy(update={"status": "complete"}))
 
-    assert read_manifest(tmp_path) == manifest.model_copy(update={"status": "complete"})
+    assert read_manifest(tmp_path) == manifest.model_copy(update={"status": "complete"}).sealed()
 
 
 def test_second_build_on_a_folder_is_refused_until_the_first_is_killed(tmp_path: Path) -> None:

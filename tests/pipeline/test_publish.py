@@ -18,6 +18,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -26,10 +27,13 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from pipeline.cli import app
+from pipeline.manifests import write_manifest
 from pipeline.publishing.contents import is_ours
 from pipeline.publishing.display import PublishDisplay
 from pipeline.publishing.privacy import local_paths, public_manifest, without_paths
 from pipeline.publishing.publish import publish as run_publish
+from pipeline.shards import read_meta, write_shard
+from preference_space.space import load_space
 from schemas.config import PublishConfig
 from schemas.loader import validate
 from schemas.manifest import Manifest
@@ -183,11 +187,15 @@ def commits(hub: FakeHub, repo_id: str = SET) -> list[str]:
     return [commit.message for commit in hub.repos[repo_id].commits.values()][1:]
 
 
+def write(folder: Path, manifest: dict[str, Any]) -> None:
+    """Replace a build's manifest by another that is as good."""
+    write_manifest(folder, Manifest.model_validate_json(json.dumps(manifest)))
+
+
 def unfinished(folder: Path) -> Path:
     """A build as it is when it was stopped in its last phase: the second of the train shards is missing."""
-    manifest = manifest_of(folder).model_dump(mode="json")
     left = {"status": "incomplete", "files": [], "counts": {}}
-    (folder / "manifest.json").write_text(json.dumps(manifest | left))
+    write(folder, manifest_of(folder).model_dump(mode="json") | left)
     (folder / "README.md").unlink()
     (folder / "data" / "train-00001-of-00003.parquet").unlink()
     return folder
@@ -270,7 +278,7 @@ def test_published_manifest_tells_nothing_about_who_built(hub: FakeHub, built: P
     for part in ("config", "parts"):
         extra = {"chat_template": f"{home}/chat.j2", "top_k": 5}
         manifest[part]["generation"] |= {"model": f"{home}/model", "extra": extra}
-    (built / "manifest.json").write_text(json.dumps(manifest))
+    write(built, manifest)
     (built / "README.md").write_text((built / "README.md").read_text() + f"\nModel: {home}/model\n")
 
     succeed(built)
@@ -499,16 +507,18 @@ def alter(path: Path) -> None:
     path.write_bytes(content)
 
 
+def rewrite(path: Path, table: pa.Table) -> None:
+    meta = read_meta(path)
+    assert meta is not None
+    write_shard(path, table.schema, [table], meta)
+
+
 def lose_column(path: Path) -> None:
-    table = pq.read_table(path)
-    footer = {b"everyuser": pq.read_metadata(path).metadata[b"everyuser"]}
-    pq.write_table(table.drop_columns(["topics"]).replace_schema_metadata(footer), path)
+    rewrite(path, pq.read_table(path).drop_columns(["topics"]))
 
 
 def lose_row(path: Path) -> None:
-    table = pq.read_table(path)
-    footer = {b"everyuser": pq.read_metadata(path).metadata[b"everyuser"]}
-    pq.write_table(table.slice(1).replace_schema_metadata(footer), path)
+    rewrite(path, pq.read_table(path).slice(1))
 
 
 def belong_to_nobody(path: Path) -> None:
@@ -542,15 +552,15 @@ def test_shard_that_is_not_what_the_manifest_says_is_not_published(
 def test_shard_of_another_build_is_not_published(hub: FakeHub, built: Path, other: Path) -> None:
     shutil.copy(other / "data" / "test-00000-of-00001.parquet", built / "data")
 
-    assert_one_line(publish(built, "--force"), 2, "belongs to another build (its fingerprint differs)")
+    assert_one_line(publish(built, "--force"), 2, "belongs to another build")
     assert not hub.requests
 
 
 @pytest.mark.parametrize(
     ("manifest", "part"),
     [
-        (None, "holds no build (no manifest.json there)"),
-        ("{}", "manifest.json is damaged, or of another version of everyuser"),
+        (None, "holds no build (manifest.json is not there)"),
+        ("{}", "manifest.json is damaged, edited, or of another version"),
         ("schema", "was built by another version of everyuser (schema 0, here 1); publish it with that version"),
     ],
 )
@@ -560,8 +570,7 @@ def test_folder_without_a_readable_manifest_is_not_published(
     if manifest is None:
         (built / "manifest.json").unlink()
     elif manifest == "schema":
-        text = (built / "manifest.json").read_text()
-        (built / "manifest.json").write_text(text.replace('"schema_version": "1"', '"schema_version": "0"', 1))
+        write(built, manifest_of(built).model_dump(mode="json") | {"schema_version": "0"})
     else:
         (built / "manifest.json").write_text(manifest)
 
@@ -584,7 +593,30 @@ def test_card_that_is_missing_is_made_anew(hub: FakeHub, built: Path) -> None:
 def test_space_that_is_missing_is_told(hub: FakeHub, built: Path) -> None:
     (built / "preference_space.yaml").unlink()
 
-    assert_one_line(publish(built), 2, f"{built / 'preference_space.yaml'} is missing, which names what is in the rows")
+    assert_one_line(publish(built), 2, f"{built / 'preference_space.yaml'} is missing")
+
+
+def reverse_dimensions(folder: Path) -> None:
+    path = folder / "preference_space.yaml"
+    space = load_space(path)
+    path.write_text(space.model_copy(update={"dimensions": space.dimensions[::-1]}).to_yaml())
+
+
+def edit_template(folder: Path) -> None:
+    path = folder / "templates" / "reply_chosen.j2"
+    path.write_text(path.read_text() + " ")
+
+
+@pytest.mark.parametrize(
+    ("change", "file"), [(reverse_dimensions, "preference_space.yaml"), (edit_template, "templates/reply_chosen.j2")]
+)
+def test_input_that_was_changed_is_not_published(
+    hub: FakeHub, built: Path, change: Callable[[Path], None], file: str
+) -> None:
+    change(built)
+
+    assert_one_line(publish(built, "--force"), 2, f"{built / file} is not what this build began with")
+    assert not hub.requests
 
 
 def test_unfinished_build_is_published_by_force_only_and_says_that_it_is_one(hub: FakeHub, built: Path) -> None:
@@ -621,7 +653,7 @@ def test_build_that_lost_too_many_pairs_is_published_by_force_only(hub: FakeHub,
     manifest = manifest_of(built).model_dump(mode="json")
     manifest["config"]["limits"]["max_rejected"] = 0.1
     manifest["counts"]["pairs_lost"] = 7
-    (built / "manifest.json").write_text(json.dumps(manifest))
+    write(built, manifest)
 
     result = publish(built)
 

@@ -174,7 +174,7 @@ def test_limit_counts_kept_posts(tmp_path: Path) -> None:
         ("{not json", "not JSON"),
         ('{"text": "cut o', "not JSON"),
         ('{"text": "\\ud800"}', "not Unicode"),
-        ('["two"]', "not a JSON object"),
+        ('["two"]', "a JSON list"),
         ('{"body": "x", "n": 1}', "no 'title' and no 'text'; it has body, n; seeds.columns maps them"),
         ('{"title": 2}', "'title' is not a text: 2"),
         ('{"text": true}', "'text' is not a text: True"),
@@ -434,17 +434,17 @@ def test_split_depends_on_seed_and_ids_alone() -> None:
 
 @pytest.mark.parametrize("damage", [lambda content: content[:-20], lambda content: b""])
 def test_stored_posts_that_are_damaged_are_named(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
-    store_posts(tmp_path, {"train": numbered(5)})
+    store_posts(tmp_path, {"train": numbered(5)}, "abc")
     path = tmp_path / "train.parquet"
     path.write_bytes(damage(path.read_bytes()))
 
-    with pytest.raises(UserError, match=r"train\.parquet is damaged .*put back"):
+    with pytest.raises(UserError, match=r"train\.parquet is damaged "):
         posts_of(tmp_path, ShardSpec("train", 0, 1, 0, 5))
 
 
 def test_posts_come_back_as_they_were_stored(tmp_path: Path) -> None:
     posts = numbered(5)
-    store_posts(tmp_path, {"train": posts, "test": []})
+    store_posts(tmp_path, {"train": posts, "test": []}, "abc")
 
     assert posts_of(tmp_path, ShardSpec("train", 0, 1, 0, 5)) == posts
 
@@ -453,7 +453,7 @@ def test_posts_come_back_as_they_were_stored(tmp_path: Path) -> None:
     ("start", "count"), [(0, 7), (5, 10), (1020, 10), (1024, 1), (2040, 300), (2490, 30), (4990, 30), (100_000, 5)]
 )
 def test_pair_i_uses_post_i_and_begins_again_after_the_last(tmp_path: Path, start: int, count: int) -> None:
-    store_posts(tmp_path, {"train": numbered(2500)})
+    store_posts(tmp_path, {"train": numbered(2500)}, "abc")
 
     posts = posts_of(tmp_path, ShardSpec("train", 0, 1, start, count))
 
@@ -461,7 +461,7 @@ def test_pair_i_uses_post_i_and_begins_again_after_the_last(tmp_path: Path, star
 
 
 def test_shard_with_more_pairs_than_posts_uses_each_post_again(tmp_path: Path) -> None:
-    store_posts(tmp_path, {"train": numbered(3)})
+    store_posts(tmp_path, {"train": numbered(3)}, "abc")
 
     posts = posts_of(tmp_path, ShardSpec("train", 0, 1, 2, 7))
 

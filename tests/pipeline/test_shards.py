@@ -25,6 +25,7 @@ from schemas.records import Example, PairItem
 ROOT = Path(__file__).resolve().parents[2]
 SCHEMA = arrow_schema(PairItem)
 META = {"fingerprint": "abc", "rejected": {"validate/equal": 2}, "asked": 5}
+STORED = META | {"file": "data/shard.parquet"}
 
 
 def table(count: int, first: int = 0) -> pa.Table:
@@ -39,7 +40,7 @@ def table(count: int, first: int = 0) -> pa.Table:
 
 
 def shard(folder: Path, *groups: pa.Table) -> Path:
-    path = folder / "shard.parquet"
+    path = folder / "data" / "shard.parquet"
     write_shard(path, SCHEMA, groups, META)
     return path
 
@@ -63,11 +64,11 @@ def test_shard_without_rows_is_a_shard(tmp_path: Path) -> None:
     path = shard(tmp_path)
 
     assert read_shard(path).equals(SCHEMA.empty_table())
-    assert read_meta(path) == META
+    assert read_meta(path) == STORED
 
 
 def test_footer_holds_meta(tmp_path: Path) -> None:
-    assert read_meta(shard(tmp_path, table(2))) == META
+    assert read_meta(shard(tmp_path, table(2))) == STORED
 
 
 def test_file_that_is_not_there_has_no_meta(tmp_path: Path) -> None:
@@ -90,10 +91,11 @@ def test_same_rows_and_meta_give_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_order_of_meta_changes_no_byte(tmp_path: Path) -> None:
-    for name, meta in (("first", {"a": 1, "b": 2}), ("second", {"b": 2, "a": 1})):
-        write_shard(tmp_path / name, SCHEMA, [table(1)], meta)
+    paths = [tmp_path / folder / "data" / "shard.parquet" for folder in ("first", "second")]
+    for path, meta in zip(paths, ({"a": 1, "b": 2}, {"b": 2, "a": 1}), strict=True):
+        write_shard(path, SCHEMA, [table(1)], meta)
 
-    assert (tmp_path / "first").read_bytes() == (tmp_path / "second").read_bytes()
+    assert paths[0].read_bytes() == paths[1].read_bytes()
 
 
 @pytest.mark.parametrize("model", [PairItem, Example])
@@ -291,6 +293,49 @@ def test_changed_bytes_are_damage_of_a_named_file(tmp_path: Path, read: Callable
 
     with pytest.raises(UserError, match=r"shard\.parquet is damaged \(.*\); delete it and run again"):
         read(path)
+
+
+def test_no_flipped_bit_of_a_shard_gives_other_rows(tmp_path: Path) -> None:
+    path = shard(tmp_path, table(20))
+    content = path.read_bytes()
+    silent = []
+    for position in range(4, len(content), 5):
+        path.write_bytes(content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :])
+        try:
+            if not read_shard(path).equals(table(20)) or read_meta(path) != STORED:
+                silent.append(position)
+        except UserError as error:
+            assert str(path) in str(error)
+
+    assert silent == []
+
+
+@pytest.mark.parametrize("read", [read_meta, read_shard, lambda path: read_groups(path, np.array([0]))])
+def test_shard_in_the_place_of_another_is_refused(tmp_path: Path, read: Callable[[Path], Any]) -> None:
+    path = shard(tmp_path, table(2))
+    other = path.rename(path.with_name("other.parquet"))
+
+    with pytest.raises(UserError, match=r"other\.parquet is another shard, data/shard\.parquet; delete it"):
+        read(other)
+
+
+def test_footer_of_another_content_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "data" / "shard.parquet"
+    path.parent.mkdir()
+    with pq.ParquetWriter(path, SCHEMA) as writer:
+        writer.add_key_value_metadata({"everyuser": json.dumps(STORED | {"asked": 6}), "everyuser.hash": "0" * 32})
+
+    with pytest.raises(UserError, match=r"is damaged \(its footer has changed\)"):
+        read_meta(path)
+
+
+def test_folder_in_the_place_of_a_shard_is_named(tmp_path: Path) -> None:
+    path = shard(tmp_path, table(2))
+    path.unlink()
+    path.mkdir()
+
+    with pytest.raises(UserError, match=r"shard\.parquet is a folder, where a file should be"):
+        read_meta(path)
 
 
 def test_parquet_of_somebody_else_is_refused(tmp_path: Path) -> None:

@@ -26,6 +26,14 @@ def test_delimiter_is_the_one_that_the_header_has_most_of(delimiter: str) -> Non
     assert table(text) == [(2, {"id": "1", "a,b;c|": "x, y; z", "text": "w"})]
 
 
+def test_delimiter_may_be_told_in_a_line_of_its_own() -> None:
+    assert table("sep=|\r\ntext|n\r\na, b; c, d|1\r\n") == [(3, {"text": "a, b; c, d", "n": "1"})]
+
+
+def test_columns_of_the_same_name_are_told_apart() -> None:
+    assert table("n,text,text\n1,a,b\n") == [(2, {"n": "1", "text (1)": "a", "text (2)": "b"})]
+
+
 def test_one_column_needs_no_delimiter() -> None:
     assert table("text\nWhat now?\n") == [(2, {"text": "What now?"})]
 
@@ -69,7 +77,11 @@ def test_missing_cells_are_missing_values() -> None:
 
 
 def test_bytes_that_are_not_utf_8_cost_one_row() -> None:
-    assert table("text\na\nGr\udcf6\udcdfe\nb\n") == [(2, {"text": "a"}), (3, "not UTF-8"), (4, {"text": "b"})]
+    assert table("text\na\nGr\udcf6\udcdfe\nb\n") == [
+        (2, {"text": "a"}),
+        (3, "not UTF-8; save the file as UTF-8"),
+        (4, {"text": "b"}),
+    ]
 
 
 def test_header_that_is_not_closed_is_refused() -> None:

@@ -61,6 +61,19 @@ def test_bar_is_not_full_before_all_pairs_are_settled(plan: BuildPlan) -> None:
     assert phase.completed() == 60
 
 
+@pytest.mark.parametrize(
+    ("gauge", "words"), [("paused", "paused: the endpoint asks to wait"), ("outage", "no endpoint answers")]
+)
+def test_a_model_that_is_waited_for_is_told(tmp_path: Path, gauge: str, words: str) -> None:
+    plan = prepared(tmp_path, tiny())
+    phase = Phase("pairs", plan, plan.shards())
+    for value in (1, 0):
+        tally(plan.output).gauge(gauge, value)
+        tally(plan.output).flush()
+
+        assert (words in phase.facts()) == bool(value)
+
+
 def test_tokens_per_second_are_told_of_text_and_not_of_choices(tmp_path: Path) -> None:
     section = mining(write_threads(tmp_path / "threads.jsonl", 20))
     lines = []

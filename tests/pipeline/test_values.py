@@ -7,6 +7,7 @@ import pytest
 from pipeline.values import UnreadableError, as_id, as_list, as_post, as_text, as_topics
 
 NAN = float("nan")
+IMAGE = {"role": "user", "content": [{"type": "text", "text": "See:"}, {"type": "image_url", "image_url": "x"}]}
 
 
 @pytest.mark.parametrize(("value", "text"), [("a\nb", "a\nb"), ("", ""), ("nan", "nan"), (None, ""), (NAN, "")])
@@ -29,12 +30,14 @@ def test_post_of_a_chat_is_what_the_user_says() -> None:
     ]
 
     assert as_post(chat, "post") == "Why?\n\nAnd how?"
+    assert as_post([{"role": "user", "content": [{"type": "text", "text": "Why?"}]}], "post") == "Why?"
     assert as_post("Why?", "post") == "Why?"
     assert as_post(None, "post") == ""
 
 
 @pytest.mark.parametrize(
-    "value", [["Why?"], [], [{"content": "x"}], [{"role": "user", "content": [1]}], [{"role": 1, "content": "x"}]]
+    "value",
+    [["Why?"], [], [{"content": "x"}], [{"role": "user", "content": [1]}], [{"role": 1, "content": "x"}], [IMAGE]],
 )
 def test_other_lists_are_no_post(value: Any) -> None:
     with pytest.raises(UnreadableError, match="'post"):

@@ -117,6 +117,14 @@ def test_unknown_key_in_an_override_is_refused_with_the_nearest_key(
     assert f"unknown key '{unknown}' (by --set); did you mean '{nearest}'?" in message
 
 
+@pytest.mark.parametrize("pairs", [10**14, 99_999 * 1024 + 1])
+def test_more_shards_than_can_be_named_are_refused(tmp_path: Path, pairs: int) -> None:
+    message = refusal(write(tmp_path, f"pairs: {pairs}\n"))
+
+    assert f"{pairs} 'pairs' in shards of 1024 are more than 99999 shards; raise shard_pairs" in message
+    assert load_config(write(tmp_path, f"pairs: {99_999 * 1024}\n")).pairs == 99_999 * 1024
+
+
 def test_missing_pairs_is_named(tmp_path: Path) -> None:
     path = write(tmp_path, "name: mine\n")
 
@@ -241,6 +249,19 @@ def test_a_text_that_looks_like_a_date_is_a_text(tmp_path: Path) -> None:
 )
 def test_value_out_of_range_names_the_key(tmp_path: Path, text: str, key: str) -> None:
     assert f"'{key}' is " in refusal(write(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("http://host:99999/v1", "http://host:0/v1", "http://host:port/v1", "http://:8000/v1", "http://[::1/v1"),
+        *("http://host/v1?key=1", "http://host/v1#top"),
+    ],
+)
+def test_a_base_url_that_is_no_address_is_refused_with_it(tmp_path: Path, url: str) -> None:
+    message = refusal(write(tmp_path, f"pairs: 1\nengine: {{kind: openai, base_urls: ['{url}']}}\n"))
+
+    assert "'engine.base_urls'" in message and f"'{url}' is no base URL" in message
 
 
 @pytest.mark.parametrize("key", ["sk-proj-Ab12", "gsk_Ab12Cd34", "AIzaSyAb12", "0123456789ABCDEF", "hf_ab12", "KEY=x"])

@@ -36,7 +36,8 @@ function funnel(report) {
   const answer =
     `Of ${many(tries, "attempt")} ${portion(counts.pairs_accepted, tries)} gave a pair: ` +
     `${count(counts.pairs_accepted)} of the ${count(counts.pairs_asked)} asked for. ` +
-    `${count(counts.pairs_lost)} were lost for good (${portion(counts.pairs_lost, counts.pairs_asked)}), and ` +
+    `${count(counts.pairs_lost)} were lost (${portion(counts.pairs_lost, counts.pairs_asked)}; ` +
+    `${count(counts.pairs_unanswered)} of them to circumstances such as timeouts), and ` +
     `${many(counts.examples, "example")} written.`;
   return section(
     "funnel",

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import json
+import os
 import socket
 import threading
 import time
@@ -31,7 +33,7 @@ from pipeline.generation.requests import (
     make_request,
     probabilities,
 )
-from pipeline.generation.stage import Generator
+from pipeline.generation.stage import Generator, read_key
 from pipeline.generation.trial import trial_requests
 from pipeline.generation.window import Window
 from pipeline.plan import BuildPlan
@@ -517,6 +519,19 @@ def test_all_requests_wait_for_a_server_that_says_how_long(tmp_path: Path) -> No
     assert [k for k, gap in enumerate(gaps) if gap > 0.9] == [4]
 
 
+def test_a_wait_and_an_outage_are_seen_while_they_last(tmp_path: Path) -> None:
+    for gauge, answer in (("paused", busy("15")), ("outage", refuse(502))):
+        folder = tmp_path / gauge
+        folder.mkdir()
+        config = settings(outage_seconds=20.0)
+        with (
+            StubServer(answer, on_trial=budget_of(1, answer)) as stub,
+            connected(folder, stub.url, config=config) as client,
+        ):
+            submit(client, make_requests(1), folder)
+            wait_until(functools.partial(lambda counts, name: counts.get(name) == 1, tally(folder), gauge), client)
+
+
 def test_an_endpoint_that_rests_leaves_the_work_to_the_other(tmp_path: Path) -> None:
     with StubServer(busy("3600")) as full, StubServer() as free:
         outcomes = ask(tmp_path, make_requests(30), full.url, free.url, in_flight=4)
@@ -919,7 +934,7 @@ def test_a_model_that_is_unknown_is_told_with_those_that_are_listed(tmp_path: Pa
         ask(tmp_path, make_requests(1), stub.url)
 
     assert "no such model" in str(caught.value)
-    assert "it lists the models 'llama', 'mistral', 'model-0'" in str(caught.value)
+    assert "generation.model (the models that it lists: 'llama', 'mistral', 'model-0'" in str(caught.value)
     assert len(str(caught.value)) < 400
 
 
@@ -1052,6 +1067,44 @@ def test_a_full_disk_ends_the_run(tmp_path: Path) -> None:
         ask(tmp_path, make_requests(20), stub.url)
 
 
+# Proxies
+
+
+def test_a_server_on_this_machine_is_asked_without_the_proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{unused_port()}")
+    with StubServer() as stub:
+        assert failures(ask(tmp_path, make_requests(3), stub.url)) == []
+
+
+def test_a_proxy_is_used_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with StubServer() as proxy:
+        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy.port}")
+        outcomes = ask(tmp_path, make_requests(3), "http://model.example/v1")
+
+        assert len(proxy.bodies) == 3
+    assert failures(outcomes) == []
+
+
+def test_an_error_names_the_proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    port = unused_port()
+    monkeypatch.setenv("http_proxy", f"http://me:secret@127.0.0.1:{port}")
+
+    with pytest.raises(UserError, match="does not answer") as caught:
+        ask(tmp_path, make_requests(3), "http://model.example/v1")
+
+    assert f"through the proxy 127.0.0.1:{port}" in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+def test_an_answer_of_a_proxy_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with StubServer(on_trial=refuse(403, "blocked by policy")) as proxy, pytest.raises(UserError) as caught:
+        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy.port}")
+        ask(tmp_path, make_requests(3), "http://model.example/v1")
+
+    assert "blocked by policy" in str(caught.value)
+    assert f"through the proxy 127.0.0.1:{proxy.port}" in str(caught.value)
+
+
 # Closing
 
 
@@ -1129,8 +1182,10 @@ def test_closing_after_a_fault_is_no_error(tmp_path: Path) -> None:
 # The key, from the environment to the server and nowhere else
 
 
-def generator_with_key(folder: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> Generator:
-    monkeypatch.setenv("KEY_OF_THIS_TEST", "sk-very-secret")
+def generator_with_key(
+    folder: Path, url: str, monkeypatch: pytest.MonkeyPatch, key: str = "sk-very-secret"
+) -> Generator:
+    monkeypatch.setenv("KEY_OF_THIS_TEST", key)
     engine = OpenAiEngine(kind="openai", base_urls=(url,), api_key_env="KEY_OF_THIS_TEST", in_flight=4)
     config = BuildConfig(pairs=1, engine=engine, generation=GenerationConfig(model="stub"), requests=settings())
     return Generator(BuildPlan(folder, "fingerprint", config))
@@ -1205,6 +1260,32 @@ def test_an_answer_without_an_end_is_garbled(tmp_path: Path) -> None:
         (outcome,) = ask(tmp_path, make_requests(1), stub.url, config=settings(retries=0))
 
     assert outcome == Failure("garbled", "the answer is larger than 8 MiB", may_pass=True)
+
+
+@pytest.mark.parametrize("key", ["sk-very-secret\n", " sk-very-secret", "\tsk-very-secret\r\n"])
+def test_white_space_around_a_key_is_none_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    with StubServer() as stub:
+        generator = generator_with_key(tmp_path, stub.url, monkeypatch, key)
+        finish_generating(generator, generator.submit("train-0", make_requests(1)))
+        generator.close()
+
+        assert stub.headers[0]["Authorization"] == "Bearer sk-very-secret"
+
+
+@pytest.mark.parametrize("key", ["sk-very\nsecret", "sk-very secret", "sk-very\x00secret", "sk-vérý"])
+def test_a_key_that_is_none_is_refused_by_its_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    if "\x00" in key:
+        # The environment of a process holds none, but that of a test may.
+        monkeypatch.setattr(os, "environ", {"KEY_OF_THIS_TEST": key})
+    else:
+        monkeypatch.setenv("KEY_OF_THIS_TEST", key)
+
+    with pytest.raises(UserError, match="KEY_OF_THIS_TEST") as caught:
+        read_key("KEY_OF_THIS_TEST")
+
+    assert "sk-" not in str(caught.value)
 
 
 def test_without_a_key_no_header_is_sent(tmp_path: Path) -> None:

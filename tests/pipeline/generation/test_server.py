@@ -239,6 +239,31 @@ def test_a_killed_server_is_restarted(tmp_path: Path) -> None:
     assert tally(tmp_path).get("server_restarts") == 1
 
 
+ASKS_FOR_A_KEY = """
+import asyncio, os, sys
+from aiohttp import web
+from tests.stub import StubServer, good
+
+async def answer(request, body):
+    return web.Response(status=401) if "VLLM_API_KEY" in os.environ else await good(request, body)
+
+async def serve():
+    await StubServer(answer, port=int(sys.argv[sys.argv.index("--port") + 1]), on_trial=answer).start()
+    await asyncio.Event().wait()
+
+asyncio.run(serve())
+"""
+
+
+def test_a_key_for_servers_of_others_is_not_asked_of_us(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_API_KEY", "sk-of-another-server")
+
+    with connected(tmp_path, script_spec(tmp_path, ASKS_FOR_A_KEY)) as client:
+        outcomes = finish(client, submit(client, make_requests(2), tmp_path))
+
+    assert failures(outcomes) == []
+
+
 def test_a_killed_guard_is_replaced_with_a_new_server(tmp_path: Path) -> None:
     with connected(tmp_path, stub_spec(tmp_path, "--delay", "0.1")) as client:
         ticket = submit(client, make_requests(40), tmp_path)

@@ -386,7 +386,7 @@ def test_pairs_outside_the_margins_are_rejected(tmp_path: Path) -> None:
 
 
 def test_margin_that_no_pair_has_fails_the_run(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no pair was accepted"):
+    with pytest.raises(UserError, match=r"no example is left of 30 pairs: mine/margin 30 .*margin_min"):
         few(tmp_path, mining={"margin_min": 1.0})
 
 
@@ -682,6 +682,19 @@ def test_refused_build_leaves_a_folder_that_another_configuration_can_use(tmp_pa
 
     assert not (tmp_path / "out" / "manifest.json").exists()
     assert few(tmp_path).manifest.status == "complete"
+
+
+def test_file_of_other_columns_leaves_a_folder_in_which_they_can_be_mapped(tmp_path: Path) -> None:
+    rows = [{"question": row["post"], "answers": row["responses"]} for row in map(thread, range(30))]
+    path = write_jsonl(tmp_path / "threads.jsonl", rows)
+    source = {"kind": "threads", "path": [str(path)]}
+
+    with pytest.raises(UsageError, match=r"none of 30 can be read; the first: .*it has question, answers; .*columns"):
+        mine(tmp_path / "out", path, mining={"source": source})
+
+    columns = {"post": "question", "responses": "answers"}
+    build = mine(tmp_path / "out", path, mining={"source": source | {"columns": columns}}, limits={"max_rejected": 1})
+    assert build.manifest.status == "complete"
 
 
 def test_file_that_cannot_be_read_costs_none_of_the_others(tmp_path: Path) -> None:

@@ -379,7 +379,7 @@ def refused(config: MiningConfig) -> str:
         (b'{"id": "\xff"}', "not UTF-8"),
         (b'{"id": "b", "body": "\\udc00"}', "not Unicode"),
         (b"{} {}", "not JSON"),
-        (b'["id"]', "not a JSON object"),
+        (b'["id"]', "a JSON list"),
         (b"null", "not a JSON object"),
         (b'{"id": NaN, "link_id": "t3_p"}', "no 'id'; it has id, link_id"),
         (b'{"id": "b", "body": "x"}', "no 'link_id'; it has id, body"),

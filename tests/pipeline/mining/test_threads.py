@@ -218,9 +218,9 @@ def test_shard_on_disk_holds_the_same_threads_in_groups_of_the_right_size(tmp_pa
 def grouped(path: Path, sizes: Sequence[int]) -> Path:
     """A file of threads `p0`, `p1`, ... in row groups of such sizes."""
     table = threads([k % 3 for k in range(sum(sizes))]).table()
-    with pq.ParquetWriter(path, THREAD_SCHEMA) as writer:
-        for start, size in zip(itertools.accumulate([0, *sizes]), sizes, strict=False):
-            writer.write_table(table.slice(start, size))
+    starts = itertools.accumulate([0, *sizes])
+    groups = (table.slice(start, size) for start, size in zip(starts, sizes, strict=False))
+    write_shard(path, THREAD_SCHEMA, groups, {})
     return path
 
 

@@ -121,6 +121,7 @@ def rejection(name: str, stage: str = "validate", reason: str = "too_short", **k
         "prompt": "A post.",
         "direction": direction(tone=1),
         "texts": ["Oh no.", ""],
+        "may_pass": False,
     } | keys
 
 
@@ -162,7 +163,7 @@ def write_build(
         status="complete",
         name="small",
         fingerprint="f" * 64,
-        parts={},
+        parts={"space": SPACE.fingerprint, "templates": {}},
         config=BuildConfig.model_validate(given).model_dump(mode="json"),
         versions={},
         counts=Counts(prompt_tokens=9000, completion_tokens=1000),

@@ -109,6 +109,7 @@ def report() -> Report:
             pairs_asked=20_000,
             pairs_accepted=accepted,
             pairs_lost=319,
+            pairs_unanswered=12,
             examples=2 * pairs,
             rejected=REASONS,
             prompt_tokens=31_204_118,

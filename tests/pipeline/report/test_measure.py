@@ -14,7 +14,7 @@ from pipeline.report.contamination import Runs
 from pipeline.report.measure import Figures, Scope, measure
 from pipeline.report.settings import ReportSettings
 from pipeline.report.source import open_build
-from schemas.base import UsageError
+from schemas.base import UserError
 from schemas.report import Report
 from tests.pipeline.report.builds import (
     SPACE,
@@ -257,7 +257,7 @@ def broken(folder: Path, target: Path) -> Path:
 
 
 def fails(folder: Path, message: str) -> None:
-    with pytest.raises(UsageError, match=message) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         report_of(folder)
     assert "\n" not in str(caught.value)
 
@@ -306,21 +306,21 @@ def test_another_space_is_wrong_usage(folder: Path, tmp_path: Path) -> None:
     some = SPACE.model_copy(update={"dimensions": SPACE.dimensions[:3]})
     (build / "preference_space.yaml").write_text(some.to_yaml())
 
-    fails(build, "is not the space of the rows")
+    fails(build, r"preference_space\.yaml is not what this build began with")
 
 
 def test_a_damaged_manifest_is_wrong_usage(folder: Path, tmp_path: Path) -> None:
     build = broken(folder, tmp_path / "build")
     (build / "manifest.json").write_text("{}")
 
-    fails(build, "damaged or of another version")
+    fails(build, "is damaged, edited, or of another version")
 
 
 def test_an_error_of_another_process_is_the_same(folder: Path, tmp_path: Path) -> None:
     build = broken(folder, tmp_path / "build")
     (build / "data" / "test-00000-of-00001.parquet").write_bytes(b"")
 
-    with pytest.raises(UsageError, match="is not what the build wrote"):
+    with pytest.raises(UserError, match="is not what the build wrote"):
         report_of(build, workers=2)
 
 

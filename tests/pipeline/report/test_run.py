@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from pipeline.cli import app
+from pipeline.manifests import require_manifest, write_manifest
 from schemas.report import Report
 from tests.pipeline.helpers import run_build
 
@@ -68,7 +68,6 @@ def test_wrong_use_is_one_line(build: Path, tmp_path: Path, arguments: list[str]
 def test_an_unfinished_build_is_not_measured(build: Path, tmp_path: Path) -> None:
     folder = tmp_path / "out"
     shutil.copytree(build, folder)
-    manifest = json.loads((folder / "manifest.json").read_text()) | {"status": "incomplete"}
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    write_manifest(folder, require_manifest(folder).model_copy(update={"status": "incomplete"}))
     code, said = report(str(folder))
     assert code == 2 and "unfinished build" in said

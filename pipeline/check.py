@@ -1,0 +1,143 @@
+"""Checks every file that a build has left, against what the build says of it: the command `everyuser check`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import NamedTuple
+
+from pydantic import ValidationError
+
+from pipeline import inputs, storage
+from pipeline.generation.journal import read_journal
+from pipeline.leaks import read_pool_state
+from pipeline.manifests import MANIFEST, require_manifest
+from pipeline.mining import gather
+from pipeline.plan import BuildPlan
+from pipeline.shards import open_shard
+from pipeline.storage import AnyPath
+from schemas import SCHEMA_VERSION
+from schemas.arrow import arrow_schema
+from schemas.base import UsageError, UserError
+from schemas.config import BuildConfig
+from schemas.manifest import FileEntry, Manifest
+from schemas.records import Example
+
+CHANGED = f"was changed after it was built (its hash is not that of {MANIFEST})"
+WAY_OUT = "delete it and run `everyuser build` again"
+
+
+class Checked(NamedTuple):
+    """What a check found."""
+
+    checks: int
+    problems: tuple[str, ...]
+    """A line each, with the file and the way out."""
+    is_finished: bool
+
+
+def check_build(folder: AnyPath) -> Checked:
+    """Check a build, finished or not, whole: every byte of its shards, every line of its journals.
+
+    Raises `UsageError` where the folder holds no build of this version, or its manifest is damaged.
+    """
+    manifest = open_manifest(folder)
+    plan = plan_of(folder, manifest)
+    checks = [*_checks(plan, manifest)]
+    problems = [problem for problem in storage.each(folder, _problem_of, checks) if problem]
+    return Checked(len(checks), tuple(problems), manifest.status == "complete")
+
+
+def open_manifest(folder: AnyPath) -> Manifest:
+    """Read the manifest of a build of this version. Raises `UsageError`."""
+    manifest = require_manifest(folder)
+    if manifest.schema_version != SCHEMA_VERSION:
+        raise UsageError(
+            f"{folder} was built by another version of everyuser (schema {manifest.schema_version}, here "
+            f"{SCHEMA_VERSION}); use that version"
+        )
+    return manifest
+
+
+def plan_of(folder: AnyPath, manifest: Manifest) -> BuildPlan:
+    """Return the plan of a build by its manifest. Raises `UsageError` where that is of another version."""
+    try:
+        config = BuildConfig.model_validate_json(json.dumps(manifest.config))
+    except ValidationError:
+        raise UsageError(f"{folder / MANIFEST} is damaged, or of another version of everyuser") from None
+    plan = BuildPlan(folder, manifest.fingerprint, config)
+    index = gather.read_index(plan) if config.mining else None
+    return dataclasses.replace(plan, threads=index.splits) if index else plan
+
+
+def check_entry(folder: AnyPath, entry: FileEntry, fingerprint: str) -> None:
+    """Check a shard of rows. Raises `UsageError` where it is not what the manifest says.
+
+    In an object store its size stands for its hash, which publishing compares when it has the bytes at hand.
+    """
+    path = folder / entry.path
+    try:
+        with open_shard(path, fingerprint=fingerprint) as file:
+            rows, schema = file.metadata.num_rows, file.schema_arrow
+    except FileNotFoundError:
+        raise UsageError(f"{path} is missing; run `everyuser build` again") from None
+    checks = {
+        "has other columns than this version of everyuser writes": schema.equals(arrow_schema(Example)),
+        f"has {rows} rows, not the {entry.rows} of {MANIFEST}": rows == entry.rows,
+        CHANGED: storage.content_id(path) == entry.sha256
+        if storage.is_local(path)
+        else storage.size(path) == entry.bytes,
+    }
+    for problem, is_fine in checks.items():
+        if not is_fine:
+            raise UsageError(f"{path} {problem}; {WAY_OUT}")
+
+
+def _checks(plan: BuildPlan, manifest: Manifest) -> Iterator[Callable[[], object]]:
+    folder, parts = plan.output, manifest.parts
+    yield partial(inputs.read_space, folder, parts["space"])
+    yield partial(inputs.read_templates, folder, parts["templates"])
+    if plan.config.sampled_pairs:
+        yield partial(inputs.check_seeds, folder, plan.fingerprint, manifest.inputs)
+    is_finished = manifest.status == "complete"
+    if plan.config.mining and (is_finished or plan.threads):
+        yield partial(gather.check_files, plan)
+    for entry in manifest.files:
+        yield partial(check_entry, folder, entry, plan.fingerprint)
+    if is_finished:
+        yield partial(read_pool_state, plan)
+        for spec in plan.shards():
+            others = ("annotated",) if spec.source == "mined" else ()
+            for place in ("pool", "rejected/pairs", "rejected/examples", *others):
+                yield partial(_require, plan.path(place, spec))
+    for place in ("seeds", "threads", "annotated", "pool", "data", "rejected/pairs", "rejected/examples"):
+        for name in storage.names(folder / place):
+            if name.endswith(".parquet"):
+                yield partial(_read_whole, folder / place / name, plan.fingerprint)
+    for name in storage.names(folder / "journal"):
+        if name.endswith(".jsonl"):
+            yield partial(read_journal, folder / "journal" / name)
+
+
+def _require(path: AnyPath) -> None:
+    if not storage.is_file(path):
+        raise UserError(f"{path} is missing")
+
+
+def _read_whole(path: AnyPath, fingerprint: str) -> None:
+    """Read every page of a shard, which checks its checksums."""
+    with open_shard(path, whole=True, fingerprint=fingerprint) as file:
+        for group in range(file.metadata.num_row_groups):
+            file.read_row_group(group)
+
+
+def _problem_of(check: Callable[[], object]) -> str | None:
+    try:
+        check()
+    except UserError as error:
+        return str(error)
+    except FileNotFoundError as error:
+        return f"{error} is missing; run `everyuser build` again"
+    return None
