@@ -249,7 +249,7 @@ def test_unknown_key_suggests_the_nearest(tmp_path: Path) -> None:
 def test_unknown_key_in_set_suggests_the_nearest(tmp_path: Path) -> None:
     result = Result("build", config_file(tmp_path), "--set", "history.min_suport=0.3")
 
-    assert_one_line(result, 2, "unknown key 'history.min_suport'; did you mean 'min_support'?")
+    assert_one_line(result, 2, "unknown key 'history.min_suport' (by --set); did you mean 'min_support'?")
 
 
 @pytest.mark.parametrize(
