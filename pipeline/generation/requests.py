@@ -84,8 +84,10 @@ def _option_shares(choice: Any) -> list[float]:
     tokens = first_logprobs(choice)
     weights = [0.0] * len(OPTIONS)
     for token, logprob in tokens:
-        if token.strip() in OPTIONS and logprob is not None:
-            weights[OPTIONS.index(token.strip())] += math.exp(min(float(logprob), 0.0))
+        # Some servers show a tokenizer's own mark of a space.
+        option = token.strip().lstrip("\u2581\u0120")
+        if option in OPTIONS and logprob is not None:
+            weights[OPTIONS.index(option)] += math.exp(min(float(logprob), 0.0))
     if not tokens and choice["text"].strip() in OPTIONS:
         weights[OPTIONS.index(choice["text"].strip())] = 1.0
     total = sum(weights)

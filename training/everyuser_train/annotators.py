@@ -220,7 +220,8 @@ def _weights(tokens: Iterable[tuple[str, float | None]]) -> list[float] | None:
 
 
 def _letter(token: str) -> int | None:
-    bare = token.strip(" \n().*:")
+    # Some servers show a tokenizer's own mark of a space.
+    bare = token.strip(" \n().*:\u2581\u0120")
     return OPTIONS.index(bare) if bare in OPTIONS else None
 
 

@@ -59,7 +59,7 @@ EXCLUDED: list[Any] = [None, -math.inf]
 
 @pytest.mark.parametrize("excluded", EXCLUDED)
 def test_an_option_that_the_server_excludes_has_no_weight(excluded: float | None) -> None:
-    tops = {"A": -0.1, "B": excluded, "C": excluded}
+    tops = {"\u2581A": -0.1, "B": excluded, "C": excluded}
     choice = {"index": 0, "text": "A", "logprobs": {"top_logprobs": [tops]}}
     assert _shares(parse(json.dumps({"choices": [choice]}).encode()), 1).tolist() == [[1, 0, 0]]
 

@@ -220,6 +220,11 @@ def test_options_with_and_without_a_space_add_up() -> None:
     assert read(choice_of(0, tokens)) == [[128, 64, 64]]
 
 
+@pytest.mark.parametrize("space", [" ", "\u2581", "\u0120"])
+def test_a_space_before_an_option_may_be_shown_as_the_tokenizer_marks_it(space: str) -> None:
+    assert read(choice_of(0, {f"{space}A": 0.3, f"{space}B": 0.1, "C": 0.1})) == [[153, 51, 51]]
+
+
 def test_an_option_that_is_not_among_the_likeliest_counts_as_nothing() -> None:
     assert read(choice_of(0, {"B": 0.5, "The": 0.5})) == [[0, 255, 0]]
 
