@@ -629,13 +629,11 @@ def test_command_in_a_process_of_its_own_prints_no_more_than_in_a_test(tmp_path:
 
 
 @pytest.mark.parametrize("name", ["file", "file/below", "https://example.com/build"])
-def test_an_output_that_is_no_place_for_a_build_exits_with_2_and_one_line(
-    tmp_path: Path, config: Path, name: str
-) -> None:
+def test_an_output_that_is_no_place_for_a_build_exits_with_2_and_one_line(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").write_text("mine")
     output = name if "://" in name else str(tmp_path / name)
 
-    result = Result("build", str(config), "--output", output)
+    result = Result("build", config_file(tmp_path), "--output", output)
 
     assert_one_line(result, 2, f"--output {output}: ")
     assert (tmp_path / "file").read_text() == "mine"
