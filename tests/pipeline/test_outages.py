@@ -167,10 +167,9 @@ def test_no_such_bucket_is_an_answer(place: str, request: pytest.FixtureRequest)
 
 
 def boto(code: str, status: int) -> Exception:
-    from botocore.exceptions import ClientError
-
+    refusal = pytest.importorskip("botocore.exceptions").ClientError
     answer: Any = {"Error": {"Code": code, "Message": "text"}, "ResponseMetadata": {"HTTPStatusCode": status}}
-    error: Exception = s3fs.errors.translate_boto_error(ClientError(answer, "GetObject"))
+    error: Exception = s3fs.errors.translate_boto_error(refusal(answer, "GetObject"))
     return error
 
 
