@@ -12,7 +12,7 @@ import json
 import re
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import PurePath
 from typing import Any, BinaryIO, TextIO
@@ -36,6 +36,7 @@ KNOWN = f"{', '.join(_TEXTS)} (each also as .gz or .zst), .parquet"
 """The suffixes that can be read, for errors."""
 _DOCUMENT_KEYS = ("data", "rows", "threads", "posts", "items")
 _HOPELESS = 1000
+_MANY_BRACKETS = 500
 _MANY_DIGITS = re.compile(rb"\d{20}")
 """An integer that orjson may take for a float."""
 _LONGEST_WINDOW = 1 << 31
@@ -186,28 +187,23 @@ def _json_lines(lines: Iterable[bytes]) -> Rows:
 
 def _object(text: bytes) -> Row:
     """The object that a line holds. Integers keep all digits, and NaN, which Python writes, is admitted."""
+    if not _MANY_DIGITS.search(text) and text.count(b"[") + text.count(b"{") < _MANY_BRACKETS:
+        with suppress(orjson.JSONDecodeError):
+            # What it reads is Unicode, and not deep here.
+            return _row(orjson.loads(text))
     try:
-        row = None if _MANY_DIGITS.search(text) else orjson.loads(text)
-    except orjson.JSONDecodeError:
-        row = None
-    if row is None:
-        try:
-            row = json.loads(text.decode())
-        except UnicodeDecodeError as error:
-            return UnreadableError(f"not UTF-8 ({error.reason}); save the file as UTF-8")
-        except json.JSONDecodeError as error:
-            hint = "; name the file .json if it is one list of rows" if text.startswith(b"[") else ""
-            return UnreadableError(f"not JSON: {error.msg.removesuffix(' at')} at column {error.colno}{hint}")
-        except (ValueError, RecursionError) as error:
-            return UnreadableError(f"not JSON: {error}")
-    return _checked(row)
+        return _checked(json.loads(text.decode()))
+    except UnicodeDecodeError as error:
+        return UnreadableError(f"not UTF-8 ({error.reason}); save the file as UTF-8")
+    except json.JSONDecodeError as error:
+        hint = "; name the file .json if it is one list of rows" if text.startswith(b"[") else ""
+        return UnreadableError(f"not JSON: {error.msg.removesuffix(' at')} at column {error.colno}{hint}")
+    except (ValueError, RecursionError) as error:
+        return UnreadableError(f"not JSON: {error}")
 
 
 def _checked(row: Any) -> Row:
-    if isinstance(row, list):
-        return UnreadableError("a JSON list, where a row is an object; name the file .json if it is one list of rows")
-    if not isinstance(row, dict):
-        return UnreadableError("not a JSON object")
+    """A row of JSON, if it is an object that can be written again."""
     try:
         # Halves of surrogate pairs, which JSON may hold and no text can.
         json.dumps(row, ensure_ascii=False).encode()
@@ -215,7 +211,13 @@ def _checked(row: Any) -> Row:
         return UnreadableError("not Unicode: bytes that are not UTF-8, or half of a surrogate pair")
     except RecursionError:
         return UnreadableError("lists or objects too deep within one another")
-    return row
+    return _row(row)
+
+
+def _row(value: Any) -> Row:
+    if isinstance(value, list):
+        return UnreadableError("a JSON list, where a row is an object; name the file .json if it is one list of rows")
+    return value if isinstance(value, dict) else UnreadableError("not a JSON object")
 
 
 def _json(file: Any) -> Rows:

@@ -222,8 +222,8 @@ def rated(rows: Rows, filters: Filters, space: PreferenceSpace, kind: str) -> It
 
 def _thread(row: Mapping[str, Any], columns: Columns) -> tuple[PostEvent, list[Any]]:
     """The post of a row, and its responses as they are."""
-    if is_missing(columns.value(row, "responses")):
-        raise UnreadableError(f"no list 'responses'; it has {named(row)}; mining.source.columns maps them")
+    if not columns.has(row, "responses"):
+        raise UnreadableError(f"no 'responses'; it has {named(row)}; mining.source.columns maps them")
     if not any(columns.has(row, field) for field in ("post", "title", "text")):
         raise UnreadableError(f"no 'post', 'title' or 'text'; it has {named(row)}; mining.source.columns maps them")
     body = as_post(columns.value(row, "post"), "post") or as_post(columns.value(row, "text"), "text")

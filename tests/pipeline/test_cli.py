@@ -336,7 +336,7 @@ def test_wrong_mining_exits_with_2_and_one_line(tmp_path: Path, overrides: list[
 @pytest.mark.parametrize(
     ("row", "part"),
     [
-        ('{"id": "a", "post": "x"}', "line 1: no list 'responses'; it has id, post"),
+        ('{"id": "a", "post": "x"}', "line 1: no 'responses'; it has id, post"),
         ('{"id": "a", "post": "x", "responses": [3]}', "line 1: response 1: neither a text nor an object"),
         ("not JSON", "line 1: not JSON"),
         ("[1, 2]", "line 1: a JSON list, where a row is an object"),

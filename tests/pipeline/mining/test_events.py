@@ -183,13 +183,20 @@ def test_post_may_be_a_chat() -> None:
     assert read("threads", thread(TEXT, post=chat)).posts[0].text == "What now?"
 
 
+@pytest.mark.parametrize("value", [None, float("nan"), [], " "])
+def test_thread_without_responses_is_a_post(value: Any) -> None:
+    found = read("threads", thread(responses=value))
+
+    assert len(found.posts) == 1
+    assert found.counts == {"posts/read": 1}
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"id": "a", "post": "x", "replies": []}, "no list 'responses'; it has id, post, replies"),
+        ({"id": "a", "post": "x", "replies": []}, "no 'responses'; it has id, post, replies"),
         ({"id": "a", "body": "x", "responses": [TEXT]}, "no 'post', 'title' or 'text'; it has id, body, responses"),
         (thread(responses="A text."), "'responses' is not a list"),
-        (thread(responses=None), "no list 'responses'"),
         (thread(topics=5), "'topics' is not a list"),
         (thread(id=[1]), "'id' is neither a text nor an integer"),
     ],

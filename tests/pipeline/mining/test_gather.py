@@ -1101,7 +1101,7 @@ def test_wrong_row_in_any_slice_costs_no_other(tmp_path: Path, monkeypatch: pyte
 
     assert sorted(found.posts) == [f"t{k}" for k in range(10) if k != 7]
     assert found.counts("posts") == {"unreadable": 1}
-    assert found.index.first.startswith(f"{tmp_path / 'threads.jsonl'}: line 8: no list 'responses'; it has id, post")
+    assert found.index.first.startswith(f"{tmp_path / 'threads.jsonl'}: line 8: no 'responses'; it has id, post")
     check_funnel(found)
 
 
@@ -1115,7 +1115,7 @@ def test_file_of_which_too_many_rows_cannot_be_read_is_refused_and_nothing_gathe
 
     message = str(caught.value)
     assert message.startswith(f"{path}: of its posts, 3 of 9 cannot be read; raise limits.max_unreadable = 0.1 ")
-    assert f"; the first: {path}: line 1: no list 'responses'; it has url; " in message
+    assert f"; the first: {path}: line 1: no 'responses'; it has url; " in message
     again = plan_of(tmp_path / "out", mining(path), limits={"max_unreadable": 0.4})
     assert (slices_to_do(again), parts_to_do(again)) == ([], [])
     assert len(result_of(again).posts) == 6

@@ -404,7 +404,7 @@ def test_line_of_a_dump_that_cannot_be_read_costs_no_other_and_is_told(
 @pytest.mark.parametrize(
     ("row", "kind", "reason"),
     [
-        ({"post": "x"}, "posts", "no list 'responses'; it has post; mining.source.columns maps them"),
+        ({"post": "x"}, "posts", "no 'responses'; it has post; mining.source.columns maps them"),
         ({"responses": [TEXT]}, "posts", "no 'post', 'title' or 'text'; it has responses; mining.source.columns maps"),
         (thread(TEXT, post=5), "posts", "'post' is not a text: 5"),
         (thread(TEXT, id=1.5), "posts", "'id' is neither a text nor an integer: 1.5"),
