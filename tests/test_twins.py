@@ -15,6 +15,8 @@ ROOT = Path(__file__).parents[1]
     [
         ("schemas/documents.py", "everyuser_train/documents.py"),
         ("schemas/problems.py", "everyuser_train/problems.py"),
+        ("pipeline/generation/payload.py", "everyuser_train/payload.py"),
+        ("prompts/neutral.py", "everyuser_train/neutral.py"),
         ("pipeline/terminal.py", "everyuser_train/terminal.py"),
         ("tests/schemas/test_documents.py", "tests/test_documents.py"),
         ("tests/pipeline/test_terminal.py", "tests/test_terminal.py"),

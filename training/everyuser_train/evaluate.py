@@ -33,9 +33,8 @@ from everyuser_train.metrics import (
     flips,
     per_case,
 )
-from everyuser_train.neutral import cleaner
 from everyuser_train.personas import NO_PERSONA, Method, Persona, Source, fixed
-from everyuser_train.prompts import fit, messages
+from everyuser_train.prompts import cleaner, fit, messages
 from everyuser_train.report import Contrast, Flip, Kind, PoleResult, Report, Result
 from everyuser_train.score import Encoded, Scores, cached_score, encode, model_key
 

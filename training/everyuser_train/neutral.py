@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from functools import lru_cache
 from typing import Any
 
 _HTML = (
@@ -31,18 +29,3 @@ def neutral(value: Any) -> Any:
     if isinstance(value, str) and any(bracket in value for bracket in "<[]"):
         return _TOKEN.sub(r"\g<0> ", value)
     return value
-
-
-@lru_cache(maxsize=4)
-def cleaner(tokenizer: Any) -> Callable[[Any], Any]:
-    """Return `neutral`, which also breaks up the tokenizer's own special tokens, whatever their shape."""
-    special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
-    odd = sorted((token for token in special if neutral(token) == token and len(token.strip()) > 1), key=len)
-    if not odd:
-        return neutral
-    pattern = re.compile("|".join(f"{re.escape(token[0])}(?={re.escape(token[1:])})" for token in odd))
-
-    def clean(value: Any) -> Any:
-        return pattern.sub(r"\g<0> ", neutral(value)) if isinstance(value, str) else value
-
-    return clean

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import bisect
+import re
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import jinja2
 from jinja2.runtime import LoopContext, Undefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from everyuser_train.neutral import cleaner, neutral
+from everyuser_train.neutral import neutral
 from everyuser_train.personas import Method, Persona
 
 Message = dict[str, str]
@@ -68,6 +69,21 @@ def fit(
     shorter = [messages(method, post, cut, clean) for cut in _cuts(persona)]
     first = bisect.bisect_left(shorter, True, key=lambda prompt: length(prompt, longest) <= max_length)
     return shorter[first] if first < len(shorter) else None
+
+
+@lru_cache(maxsize=4)
+def cleaner(tokenizer: Any) -> Callable[[Any], Any]:
+    """Return `neutral`, which also breaks up the tokenizer's own special tokens, whatever their shape."""
+    special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+    odd = sorted((token for token in special if neutral(token) == token and len(token.strip()) > 1), key=len)
+    if not odd:
+        return neutral
+    pattern = re.compile("|".join(f"{re.escape(token[0])}(?={re.escape(token[1:])})" for token in odd))
+
+    def clean(value: Any) -> Any:
+        return pattern.sub(r"\g<0> ", neutral(value)) if isinstance(value, str) else value
+
+    return clean
 
 
 def _cuts(persona: Persona) -> list[Persona]:

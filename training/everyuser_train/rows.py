@@ -24,7 +24,6 @@ from everyuser_train.base import UsageError
 from everyuser_train.config import FitConfig
 from everyuser_train.data import Loaded
 from everyuser_train.examples import Example
-from everyuser_train.neutral import cleaner
 from everyuser_train.score import encode
 from everyuser_train.space import Space
 
@@ -74,7 +73,7 @@ def render(example: Example, config: FitConfig, space: Space | None, tokenizer: 
     persona = personas.draw(example, config.persona, space, config.seed, epoch)
     replies = (example.chosen, example.rejected)
     prompt = prompts.fit(tokenizer, config.persona.method, example.prompt, persona, replies, config.training.max_length)
-    return None if prompt is None else prompts.preference(prompt, *replies, cleaner(tokenizer))
+    return None if prompt is None else prompts.preference(prompt, *replies, prompts.cleaner(tokenizer))
 
 
 def lay_out(config: FitConfig, tokenizer: Any, folder: Path) -> Rows:

@@ -16,7 +16,7 @@ from transformers import AutoConfig
 
 from everyuser_train import models
 from everyuser_train.base import UsageError, UserError
-from everyuser_train.neutral import cleaner
+from everyuser_train.prompts import cleaner
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]

@@ -9,9 +9,9 @@ import pytest
 from everyuser_train.examples import PairItem, UgcItem
 from everyuser_train.infer import Text
 from everyuser_train.judge import judge_messages
-from everyuser_train.neutral import cleaner, neutral
+from everyuser_train.neutral import neutral
 from everyuser_train.personas import Method, Persona
-from everyuser_train.prompts import fit, preference
+from everyuser_train.prompts import cleaner, fit, preference
 from everyuser_train.score import encode
 from tests.tiny import tiny_tokenizer
 
