@@ -45,7 +45,7 @@ import psutil
 
 from benchmarks.machine import describe
 from pipeline.generation import stage
-from pipeline.generation.client import Endpoint
+from pipeline.generation.endpoints import Endpoint
 from pipeline.generation.guard import Spec
 from pipeline.generation.journal import read_journal
 from pipeline.generation.requests import Completion, Outcome, Request, make_request
@@ -155,10 +155,10 @@ class WatchedEndpoint(ServedEndpoint):
         self._watch.sends()
         return endpoint
 
-    def release(self, endpoint: Endpoint, reached: bool) -> None:
+    def release(self, endpoint: Endpoint) -> None:
         """Called right after the answer was read."""
         self._watch.hears()
-        super().release(endpoint, reached)
+        super().release(endpoint)
 
 
 def main() -> None:

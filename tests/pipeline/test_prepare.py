@@ -321,7 +321,7 @@ def test_build_of_both_sources_reads_posts_for_the_sampled_pairs_alone(tmp_path:
 
 def index_of(**splits: int) -> Index:
     """What was gathered."""
-    return Index((sum(splits.values()),), splits, {})
+    return Index((sum(splits.values()),), splits, {}, "")
 
 
 def test_split_with_too_few_threads_for_a_history_is_named(tmp_path: Path) -> None:
