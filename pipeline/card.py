@@ -51,6 +51,7 @@ def card(manifest: Manifest, repo_id: str | None, report: Report | None = None, 
         rows=_rows(manifest),
         config=manifest.config,
         made=_made(manifest),
+        rules=_rules(manifest.config["validation"]),
         columns=_columns(),
         fingerprint=manifest.fingerprint[:16],
         schema_version=manifest.schema_version,
@@ -113,19 +114,56 @@ def _size(rows: int) -> str:
     return next((name for limit, name in _SIZES if rows < limit), _LARGEST)
 
 
+_DATASETS = {
+    "ultrafeedback": "openbmb/UltraFeedback",
+    "helpsteer2": "nvidia/HelpSteer2",
+    "pku_saferlhf": "PKU-Alignment/PKU-SafeRLHF",
+}
+
+
 def _made(manifest: Manifest) -> dict[str, Any]:
-    """How the pairs came to be: which sources were used, and by which model."""
+    """How the pairs came to be: each fact that a sentence of the card depends on."""
     config = manifest.config
     mining = config["mining"] or {}
-    sampled = mining.get("share", 0) < 1
-    is_given = not sampled and mining["annotation"]["mode"] == "given"
-    has_model = not is_given or config["portrait"] != "template"
+    is_sampled = mining.get("share", 0) < 1
+    dataset = _DATASETS.get(mining["source"]["kind"]) if mining else None
+    is_annotated = bool(mining) and dataset is None and mining["annotation"]["mode"] != "given"
+    writes = is_sampled or config["portrait"] != "template"
+    history = config["history"]
+    has_histories = bool(history["ugc"] + history["pair"])
+    origins = [
+        *(["drawn at random and acted out by a model"] if is_sampled else []),
+        *(["read out of single replies by a model"] if is_annotated else []),
+        *(["taken from ratings of single responses"] if dataset else []),
+        *(["taken from levels that came with single replies"] if mining and not dataset and not is_annotated else []),
+    ]
     return {
         "mined": bool(mining),
-        "sampled": sampled,
-        "model": _without_folders(config["generation"]["model"]) if has_model else None,
+        "sampled": is_sampled,
+        "dataset": dataset,
+        "annotated": is_annotated,
+        "dummy": config["engine"]["kind"] == "dummy",
+        "writes": writes,
+        "histories": has_histories,
+        "strict": not mining or history["consistency"] == "strict",
+        "scrubbed": bool(mining) and mining["scrub"],
+        "own_posts": is_sampled and config["seeds"]["path"] != "packaged",
+        "origins": origins,
+        "phase_two": "histories, portrait" if has_histories else "portrait",
+        "model": _without_folders(config["generation"]["model"]) if writes or is_annotated else None,
         "space": _without_folders(config["space"]),
     }
+
+
+def _rules(validation: dict[str, Any]) -> list[str]:
+    """What the rules reject of replies that a model wrote."""
+    return [
+        *("empty", "cut off", "too short", "too long", "repetitive"),
+        *(["refusals or talk about the task"] if validation["refusals"] else []),
+        *(["full of markup"] if validation["markup"] else []),
+        *([f"not in the language '{validation['language']}'"] if validation["language"] else []),
+        *("copied from the prompt", "nearly equal", "too different in length"),
+    ]
 
 
 def _without_folders(name: str) -> str:

@@ -17,6 +17,7 @@ from schemas.manifest import Counts, FileEntry, Manifest
 from schemas.records import Example
 from tests.pipeline.report import fake
 
+DATASETS = ("ultrafeedback", "helpsteer2", "pku_saferlhf")
 MINING = {"source": {"kind": "threads", "path": ["packaged"]}}
 
 
@@ -101,9 +102,13 @@ def test_every_column_is_explained() -> None:
     ("config", "there", "absent"),
     [
         ({}, ["Sampled pairs", "`packaged:smollm2-135m-instruct`", "occurs twice"], ["Mined pairs", "scrubbed"]),
-        ({"mining": MINING}, ["Mined pairs", "scrubbed", "read out of single replies"], ["Sampled pairs"]),
+        ({"mining": MINING}, ["Mined pairs", "patterns", "read out of single replies"], ["Sampled pairs"]),
         ({"mining": MINING | {"share": 0.5}}, ["Mined pairs", "Sampled pairs", "drawn at random"], []),
-        ({"mining": MINING | {"annotation": {"mode": "given"}}}, ["none (levels were given)"], ["smollm2"]),
+        (
+            {"mining": MINING | {"annotation": {"mode": "given"}}},
+            ["| model | none |", "no model\n  annotated them"],
+            ["smollm2"],
+        ),
         ({"mirror": False}, [], ["occurs twice"]),
         ({"portrait": "paper"}, ["it gives the label away"], ["direction alone"]),
         ({"generation": {"model": "/home/me/models/llama"}}, ["`llama`"], ["/home"]),
@@ -113,6 +118,95 @@ def test_how_it_was_made(config: dict[str, Any], there: list[str], absent: list[
     text = card(manifest(**config), None)
     assert all(part in text for part in there)
     assert not any(part in text for part in absent)
+
+
+SOURCES: dict[str, dict[str, Any]] = {
+    "sampled": {},
+    "dump": {"mining": {"source": {"kind": "dump", "submissions": ["a.jsonl"], "comments": ["b.jsonl"]}}},
+    "threads": {"mining": MINING},
+    "json": {"mining": MINING | {"annotation": {"mode": "json"}}},
+    "given": {"mining": MINING | {"annotation": {"mode": "given"}}},
+    "mixed": {"mining": MINING | {"share": 0.5}},
+    **{kind: {"mining": {"source": {"kind": kind, "path": ["a.jsonl"]}}} for kind in DATASETS},
+    "mixed ratings": {"mining": {"source": {"kind": "ultrafeedback", "path": ["a.jsonl"]}, "share": 0.5}},
+}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "unscrubbed": {"scrub": False},
+    "one-sided": {"mirror": False},
+    "portrait by a model": {"portrait": "model"},
+    "portrait of the paper": {"portrait": "paper"},
+    "no history": {"history": {"ugc": 0, "pair": 0}},
+    "consistency of the paper": {"history": {"consistency": "paper"}},
+    "dummy": {"engine": {"kind": "dummy"}, "generation": {"model": "dummy"}},
+    "own posts": {"seeds": {"path": "mine.jsonl"}},
+    "no rules": {"validation": {"refusals": [], "markup": []}},
+    "language": {"validation": {"language": "fr"}},
+    "license": {"card": {"license": "cc-by-4.0"}},
+}
+
+
+def claims(config: BuildConfig) -> dict[str, bool]:
+    """Every sentence of a card that not all cards have, and whether it is so of this build."""
+    mining = config.mining
+    is_mined, is_sampled = mining is not None, mining is None or mining.share < 1
+    is_rated = mining is not None and mining.source.kind in DATASETS
+    is_given = mining is not None and not is_rated and mining.annotation.mode == "given"
+    is_annotated = is_mined and not is_rated and not is_given
+    has_histories = config.history.ugc + config.history.pair > 0
+    is_strict = config.history.consistency == "strict" or not is_mined
+    return {
+        "Every pair occurs twice, mirrored": config.mirror,
+        "No model was asked: every text": config.engine.kind == "dummy",
+        "**Sampled pairs**": is_sampled,
+        "refusals or talk about the task": is_sampled and bool(config.validation.refusals),
+        "full of markup": is_sampled and bool(config.validation.markup),
+        "not in the language 'fr'": is_sampled and config.validation.language == "fr",
+        "**Mined pairs**": is_mined,
+        "most of them by models": is_rated,
+        "A model annotates each": is_annotated,
+        "levels on the dimensions of the space that came with them": is_given,
+        "**Histories**": has_histories,
+        "and contradict it nowhere": has_histories and is_strict,
+        "those of sampled pairs contradict it nowhere": has_histories and not is_strict and is_sampled,
+        "by a template from the direction alone": config.portrait == "template",
+        "by the model from the direction alone": config.portrait == "model",
+        "it gives the label away": config.portrait == "paper",
+        "posts -> sample a direction": is_sampled,
+        "threads -> annotate replies": is_annotated,
+        "threads -> levels of replies": is_given,
+        "ratings -> levels of replies": is_rated,
+        "temperature, top-p": is_sampled or config.portrait != "template",
+        "| model | none |": not is_sampled and not is_annotated and config.portrait == "template",
+        "drawn at random and acted out by a model": is_sampled,
+        "read out of single replies by a model": is_annotated,
+        "taken from ratings of single responses": is_rated,
+        "taken from levels that came with single replies": is_given,
+        "were replaced by patterns": mining is not None and mining.scrub,
+        "names of people were not looked for": mining is not None and mining.scrub,
+        "Mined posts and replies are as they were found": mining is not None and not mining.scrub,
+        "Posts that pairs were sampled for are as they were given": is_sampled and config.seeds.path != "packaged",
+        "No licence was stated": config.card.license is None,
+        "scrubbed of names": False,
+    }
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+@pytest.mark.parametrize("source", SOURCES)
+def test_every_sentence_is_so(source: str, option: str) -> None:
+    given = SOURCES[source] | {key: value for key, value in OPTIONS[option].items() if key != "scrub"}
+    if option == "unscrubbed" and "mining" in given:
+        given["mining"] = given["mining"] | {"scrub": False}
+    built = manifest(**given)
+    text = " ".join(card(built, None).split())
+
+    for sentence, is_so in claims(validate(BuildConfig, {"name": "my-set", "pairs": 500} | given, "test")).items():
+        assert (sentence in text) == is_so, (sentence, text)
+
+
+def test_splits_are_spoken_of_where_there_are_some() -> None:
+    assert "**Splits** are by post" in card(manifest(), None)
+    assert "**Splits** are by post" not in card(manifest((900, 0, 0)), None)
 
 
 def test_funnel_and_place() -> None:
