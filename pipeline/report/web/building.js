@@ -74,16 +74,34 @@ function reasonsFigure(rejected) {
   });
 }
 
+/** What of the funnel of threads is a total, in order; all else was left out for the reason that it names. */
+const TOTALS = [
+  ["posts/read", "posts read"],
+  ["responses/read", "responses read"],
+  ["threads", "threads left"],
+  ["responses", "responses in them"],
+  ["threads/used", "threads used"],
+  ["responses/annotated", "responses annotated"],
+];
+
 function threadsFigure(threads) {
   const entries = Object.entries(threads);
   if (!entries.length) return null;
-  const rows = entries.map(([name, value]) => ({ name, value, text: count(value) }));
-  const read = ["posts/read", "responses/read"].map((name) => count(threads[name] ?? 0));
-  return figure(
-    "What was read before pairs were mined?",
-    `${read[0]} posts with ${read[1]} responses were read, and ${many(threads["threads/used"] ?? 0, "thread")} used.`,
-    bars(rows),
-  );
+  const number = (name) => threads[name] ?? 0;
+  const drawn = (list) => bars(list.map(([name, value]) => ({ name, value, text: count(value) })));
+  const totals = TOTALS.filter(([name]) => number(name)).map(([name, words]) => [words, number(name)]);
+  const known = new Set(TOTALS.map(([name]) => name));
+  const lost = entries.filter(([name]) => !known.has(name)).toSorted((a, b) => b[1] - a[1]);
+  return [
+    figure(
+      "What was read before pairs were mined?",
+      `${count(number("posts/read"))} posts with ${count(number("responses/read"))} responses were read, ` +
+        `and ${many(number("threads/used"), "thread")} used.`,
+      drawn(totals),
+    ),
+    lost.length > 0 &&
+      figure("What was left out of it?", `Most often ${short(lost[0][0], 60)}: ${count(lost[0][1])}.`, drawn(lost)),
+  ];
 }
 
 function history(report) {

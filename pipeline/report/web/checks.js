@@ -3,11 +3,43 @@
 const FINE = "fine";
 const LOOK = "look";
 const PROBLEM = "problem";
+const TOO_FEW = "too few to tell";
 
-/** A verdict by two bounds: at most `fine` is fine, at most `look` deserves a look. */
+/** A verdict on a count of all there is, by two bounds: at most `fine` is fine, at most `look` deserves a look. */
 function verdict(value, fine, look) {
-  if (value <= fine) return FINE;
-  return value <= look ? LOOK : PROBLEM;
+  return verdictOf([value, value], fine, look);
+}
+
+/**
+ * A verdict on what was estimated, of the interval `[low, high]` in which it lies: an alarm only where all of it is
+ * beyond the bound, and fine only where none of it is a problem.
+ */
+function verdictOf([low, high], fine, look) {
+  if (low > look) return PROBLEM;
+  if (low > fine) return LOOK;
+  return high <= look ? FINE : TOO_FEW;
+}
+
+/** 99 % of a normal distribution are within so many standard deviations. */
+const SIGMAS = 2.576;
+
+/** The interval of a share of `number`, with 99 % confidence: E. B. Wilson, 1927. */
+function wilson(share, number) {
+  if (!number) return [0, 1];
+  const square = SIGMAS ** 2 / number;
+  const middle = (share + square / 2) / (1 + square);
+  const half = (SIGMAS / (1 + square)) * Math.sqrt((share * (1 - share)) / number + square / (4 * number));
+  return [Math.max(0, middle - half), Math.min(1, middle + half)];
+}
+
+/** How far from one half a share in `[low, high]` lies: `[least, most]`. */
+function fromHalf([low, high]) {
+  return [Math.max(0, low - 0.5, 0.5 - high), Math.max(Math.abs(low - 0.5), Math.abs(high - 0.5))];
+}
+
+/** The interval of a correlation of nought over `number` rows, with 99 % confidence: R. A. Fisher, 1921. */
+function fisher(number) {
+  return number > 3 ? Math.tanh(SIGMAS / Math.sqrt(number - 3)) : 1;
 }
 
 /** How far chance alone moves the AUC of `number` examples, at 3.3 standard errors: about one in a thousand poles. */
@@ -49,7 +81,7 @@ function lengthBias(report) {
 function checks(report) {
   if (!report.examples) return [];
   const kinds = [leakChecks, lengthChecks, historyChecks, spaceChecks, replyChecks];
-  const order = [PROBLEM, LOOK, FINE];
+  const order = [PROBLEM, LOOK, TOO_FEW, FINE];
   return kinds.flatMap((kind) => kind(report)).sort((a, b) => order.indexOf(a.verdict) - order.indexOf(b.verdict));
 }
 
@@ -58,8 +90,10 @@ function lengthChecks(report) {
   const all = {
     name: "Longer reply preferred",
     value: percent(longer),
-    verdict: verdict(Math.abs(longer - 0.5), 0.05, 0.15),
-    why: `of the rows that are no mirror images; half means that length tells nothing, fine within 5${THIN}%.`,
+    verdict: verdictOf(fromHalf(wilson(longer, report.pairs)), 0.05, 0.15),
+    why:
+      `of ${many(report.pairs, "row")} that are no mirror images; half means that length tells nothing, ` +
+      `fine within 5${THIN}% and chance.`,
     section: "lengths",
   };
   const known = lengthBias(report);
@@ -107,8 +141,8 @@ function leakChecks(report) {
     sampled && {
       name: "Near-duplicates across splits",
       value: count(near),
-      verdict: verdict(near / sampled, 0, 0.01),
-      why: `of ${count(sampled)} replies; up to 1${THIN}% deserves a look.`,
+      verdict: near === 0 ? FINE : wilson(near / sampled, sampled)[0] > 0.01 ? PROBLEM : LOOK,
+      why: `of ${count(sampled)} replies; up to 1${THIN}%, beyond chance, deserves a look.`,
       section: "duplicates",
     },
     ...files,
@@ -138,7 +172,8 @@ function historyChecks(report) {
 
 function spaceChecks(report) {
   const active = report.dimensions.filter((d) => d.positive + d.negative);
-  const lopsided = active.filter((d) => !d.positive || !d.negative);
+  // Fewer rows all have one pole by chance in more than one of a thousand dimensions.
+  const lopsided = active.filter((d) => Math.max(d.positive, d.negative) > 10 && !Math.min(d.positive, d.negative));
   const below = report.correlation.below_half;
   return [
     {
@@ -147,13 +182,13 @@ function spaceChecks(report) {
       verdict: lopsided.length ? LOOK : FINE,
       why: lopsided.length
         ? `of ${count(active.length)} that occur: ${short(lopsided.map((d) => d.name).join(", "), 80)}.`
-        : `all ${count(active.length)} that occur have both.`,
+        : `none of the ${count(active.length)} that occur lacks one beyond chance.`,
       section: "coverage",
     },
     below !== null && {
       name: "Pairs of dimensions below 0.5",
       value: percent(below),
-      verdict: verdict(1 - below, 0.01, 0.05),
+      verdict: fisher(report.pairs) < 0.5 ? verdict(1 - below, 0.01, 0.05) : TOO_FEW,
       why: `by the size of their correlation; AlignX has ${percent(0.9965)}.`,
       section: "correlations",
     },
@@ -174,7 +209,7 @@ function replyChecks(report) {
     {
       name: "Replies that copy the persona",
       value: percent(Math.max(labels, portrait)),
-      verdict: verdict(Math.max(labels, portrait), 0.02, 0.1),
+      verdict: verdictOf(wilson(Math.max(labels, portrait), report.pairs), 0.02, 0.1),
       why: `a label in ${percent(labels)} of pairs, six words of a portrait in ${percent(portrait)}.`,
       section: "copies",
     },

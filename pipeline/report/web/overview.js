@@ -48,6 +48,7 @@ function glance(report) {
     `${count(of(FINE))} of ${many(found.length, "check")} are fine`,
     of(LOOK) > 0 && `, ${count(of(LOOK))} deserve${of(LOOK) === 1 ? "s" : ""} a look`,
     of(PROBLEM) > 0 && `, ${count(of(PROBLEM))} found a problem`,
+    of(TOO_FEW) > 0 && `, ${count(of(TOO_FEW))} ${of(TOO_FEW) === 1 ? "has" : "have"} too few rows to tell`,
     ".",
   ];
   return section(
@@ -68,7 +69,7 @@ function check({ name, value, verdict: word, why, section }) {
   return el(
     "li",
     {},
-    el("span", { class: `verdict ${word}` }, word),
+    el("span", { class: `verdict ${word.replaceAll(" ", "-")}` }, word),
     el("div", {}, el("a", { href: `#${section}` }, name), el("p", {}, why)),
     el("span", { class: "value" }, value),
   );

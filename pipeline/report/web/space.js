@@ -229,12 +229,18 @@ function heatMap(report, name) {
       },
       nodes: [
         ...shades(cells, value, most, size),
-        ...groupLabels(
-          order.map((k) => group.get(slugs[k])),
-          size,
-          side,
-          width,
-        ),
+        ...(size < 12
+          ? groupLabels(
+              order.map((k) => group.get(slugs[k])),
+              size,
+              side,
+              width,
+            )
+          : names(
+              order.map((k) => name(slugs[k])),
+              size,
+              width,
+            )),
       ],
     };
   });
@@ -277,7 +283,15 @@ function shades(cells, value, most, size) {
   });
 }
 
-/** Names beside the diagonal, where the triangle leaves room, and lines where groups meet. */
+/** The name of each dimension beside the diagonal. */
+function names(of, size, width) {
+  return of.flatMap((text, k) => {
+    const room = Math.floor((width - (k + 0.5) * size - 10) / 7);
+    return room > 5 ? label((k + 0.5) * size + 6, (k + 0.5) * size, short(text, Math.min(40, room)), "start") : [];
+  });
+}
+
+/** Names of groups beside the diagonal, where the triangle leaves room, and lines where groups meet. */
 function groupLabels(of, size, side, width) {
   const nodes = [];
   for (let start = 0, end; start < of.length; start = end) {

@@ -191,7 +191,10 @@ function diversity(report) {
 function contamination(report) {
   const files = report.contamination;
   if (!files.length)
-    return section("contamination", "Contamination", none("No file was named to compare the texts with."));
+    return section("contamination", "Contamination", none(
+        "The texts were compared with no file. `everyuser report DIR --benchmark FILE` looks for the texts of a " +
+          "benchmark in the dataset.",
+      ));
   const rows = files.map((f) => [
     f.file,
     count(f.rows),
@@ -223,7 +226,7 @@ function copies(report) {
   return section(
     "copies",
     "Persona copies",
-    figure("Do replies repeat what the model was told of the person?", null, drawn, {
+    figure("Do replies repeat the words that describe the person?", null, drawn, {
       how: "Share of the pairs in which a reply does. A reader would not need to understand them.",
     }),
     examples.length > 0 && figure("What was copied?", null, quotes(examples)),

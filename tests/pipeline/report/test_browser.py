@@ -24,6 +24,7 @@ Which dimensions move together most?
 How long are the texts?
 Does length give the preference away?
 What was read before pairs were mined?
+What was left out of it?
 What became of the attempts?
 Which attempt gave the pair?
 Why were rows rejected?
@@ -34,7 +35,7 @@ How many items does a history have?
 How much do replies differ?
 Does the dataset repeat texts of other files?
 What is shared with alignx_test.jsonl?
-Do replies repeat what the model was told of the person?
+Do replies repeat the words that describe the person?
 What was copied?
 What did the build use?
 How fast did it go?
