@@ -156,6 +156,7 @@ class Client:
     def _pump(self) -> None:
         pause = self._endpoints.rests_until() - time.monotonic()
         self._tally.gauge("paused", int(pause > 0))
+        self._tally.gauge("in_flight", self._sequences)
         if pause > 0:
             if self._wake:
                 self._wake.cancel()
@@ -224,6 +225,8 @@ class Client:
         """Send a request until there is an answer: bounded in retries, and in servers that die under it."""
         tries = 0
         while True:
+            if (pause := self._endpoints.rests_until() - time.monotonic()) > 0:
+                await asyncio.sleep(pause)
             # A request under which servers have died twice is sent alone: if it is to blame, its neighbours are not.
             async with self._alone if item.deaths >= _ALONE_AFTER else contextlib.nullcontext():
                 endpoint = await self._endpoints.acquire()

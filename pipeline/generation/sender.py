@@ -58,7 +58,13 @@ class Sender:
         tries = 0
         while True:
             endpoints = await self._endpoints.current()
-            answers = [answer for answer in await asyncio.gather(*map(self._try, endpoints)) if answer]
+            tries_here = [asyncio.ensure_future(self._try(endpoint)) for endpoint in endpoints]
+            try:
+                answers = [answer for answer in await asyncio.gather(*tries_here) if answer]
+            finally:
+                # Where one is refused, the others are no longer waited for.
+                for task in tries_here:
+                    task.cancel()
             if len(answers) < len(endpoints):
                 return
             if not self._endpoints.own and all(answer.reason == "unreachable" for answer in answers):

@@ -920,6 +920,15 @@ def test_a_kind_of_request_that_the_server_does_not_know_ends_the_run(tmp_path: 
     assert "mining.annotation.mode: json" in str(caught.value)
 
 
+def test_a_refusal_of_one_endpoint_does_not_wait_for_another(tmp_path: Path) -> None:
+    with StubServer(on_trial=hang) as silent, StubServer(on_trial=refuse(404)) as wrong:
+        client = connect(tmp_path, silent.url, wrong.url, config=settings(timeout_seconds=600.0))
+        ticket = submit(client, make_requests(1), tmp_path)
+        with pytest.raises(UserError, match=wrong.url):
+            finish(client, ticket)
+        close_in_time(client)
+
+
 @pytest.mark.parametrize("listed", [("openai/*",), ("stub:latest",), ()])
 def test_a_model_that_no_list_names_is_asked(tmp_path: Path, listed: tuple[str, ...]) -> None:
     with StubServer(models=listed) as stub:
