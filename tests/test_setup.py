@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import subprocess
 import tomllib
@@ -24,7 +25,11 @@ def project(folder: str) -> dict[str, object]:
 
 
 def make(*arguments: str, folder: str = ".") -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["make", "-n", *arguments], cwd=ROOT / folder, capture_output=True, text=True, check=False)
+    # The tests themselves may run under `make test`, whose settings a make below it would take over.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    return subprocess.run(
+        ["make", "-n", *arguments], cwd=ROOT / folder, env=environment, capture_output=True, text=True, check=False
+    )
 
 
 @pytest.mark.parametrize("lock", LOCKS, ids=str)
