@@ -139,7 +139,7 @@ def test_a_disk_that_nobody_names_is_large_enough_for_the_image(bucket: AnyPath)
         ({}, "sdk_container_image: name the template's own image"),
         ({"config": "gs://bucket/other.yaml"}, r"other\.yaml: no such file"),
         ({"overrides": "name='a"}, "overrides: No closing quotation: name='a"),
-        ({"overrides": "pears=1"}, "unknown key 'pears'; did you mean 'pairs'"),
+        ({"overrides": "pears=1"}, r"unknown key 'pears' \(by --set\); did you mean 'pairs'"),
     ],
 )
 def test_a_wrong_configuration_is_refused(bucket: AnyPath, changes: dict[str, str], message: str) -> None:
