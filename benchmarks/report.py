@@ -34,6 +34,7 @@ from pipeline.shards import write_shard
 from pipeline.storage import write_text
 from preference_space.direction import Direction, to_released, verbalise
 from preference_space.space import PreferenceSpace, load_space
+from schemas import SCHEMA_VERSION
 from schemas.arrow import to_table
 from schemas.config import BuildConfig
 from schemas.loader import validate
@@ -169,7 +170,7 @@ def make(folder: Path, pairs: int) -> None:
     config = validate(BuildConfig, {"name": "synthetic", "pairs": pairs}, "benchmark")
     rejected = _REJECTED * len(shards)
     manifest = Manifest(
-        schema_version="1",
+        schema_version=SCHEMA_VERSION,
         status="complete",
         name="synthetic",
         fingerprint="0" * 64,

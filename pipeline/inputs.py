@@ -5,6 +5,7 @@ The configuration says what they must be, so what is missing is written again; w
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 
 from pipeline import storage
@@ -69,6 +70,11 @@ def read_templates(output: AnyPath, fingerprints: Mapping[str, str]) -> dict[str
 def seed_paths(output: AnyPath) -> dict[str, AnyPath]:
     """Return the file of each split's posts."""
     return {split: output / SEEDS / f"{split}.parquet" for split in SPLITS}
+
+
+def space_hash(output: AnyPath) -> dict[str, str]:
+    """Return the hash of the space's file, by path: what reads a dataset elsewhere may not know our fingerprints."""
+    return {SPACE: hashlib.sha256(storage.read_bytes(output / SPACE)).hexdigest()}
 
 
 def check_seeds(output: AnyPath, fingerprint: str, recorded: Mapping[str, str]) -> dict[str, str]:

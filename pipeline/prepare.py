@@ -141,9 +141,11 @@ def prepare(config: BuildConfig, output: AnyPath) -> Prepared:
         manifest = stored
     remove_temporary(output)
     inputs.lay_out(output, space, templates)
+    identities = inputs.space_hash(output)
     if config.sampled_pairs:
         _store_seeds(plan, space, dropped)
-        manifest = manifest.model_copy(update={"inputs": inputs.check_seeds(output, fingerprint, manifest.inputs)})
+        identities |= inputs.check_seeds(output, fingerprint, manifest.inputs)
+    manifest = manifest.model_copy(update={"inputs": identities})
     if manifest != stored:
         write_manifest(output, manifest)
     storage.remove(output / _BEGUN)

@@ -73,7 +73,7 @@ class Manifest(Record):
     runs: tuple[Run, ...] = ()
     files: tuple[FileEntry, ...] = ()
     inputs: dict[str, str] = Field(default_factory=dict)
-    """By path, what identifies the content of the posts that were stored for the build (`storage.content_id`)."""
+    """By path, what identifies the content of space and posts that were stored for the build: mostly SHA-256."""
     digest: str = ""
     """Hash of all the rest, so that a manifest that was damaged or edited is not believed."""
 

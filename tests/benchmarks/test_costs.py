@@ -23,7 +23,7 @@ COUNTS = Counts(
 def manifest(**keys: Any) -> Manifest:
     config = {"portrait": "template", "mining": None, "generation": {"model": "some/model", "max_tokens": 256}}
     given = {
-        "schema_version": "1",
+        "schema_version": "2",
         "status": "complete",
         "name": "small",
         "fingerprint": "f",

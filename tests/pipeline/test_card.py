@@ -10,6 +10,7 @@ import yaml
 
 from pipeline.card import card
 from pipeline.report.figures import Figure
+from schemas import SCHEMA_VERSION
 from schemas.arrow import arrow_schema, card_features
 from schemas.config import BuildConfig
 from schemas.loader import validate
@@ -28,7 +29,7 @@ def manifest(rows: tuple[int, ...] = (900, 0, 100), **config: Any) -> Manifest:
         for split, count in zip(("train", "validation", "test"), rows, strict=True)
     )
     return Manifest(
-        schema_version="1",
+        schema_version=SCHEMA_VERSION,
         status="complete",
         name=settings.name,
         fingerprint="f" * 64,

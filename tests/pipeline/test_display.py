@@ -12,6 +12,7 @@ from pipeline import display
 from pipeline.display import Display
 from pipeline.plan import BuildPlan
 from pipeline.underway import Steps
+from schemas import SCHEMA_VERSION
 from schemas.manifest import Counts, FileEntry, Manifest
 from tests.pipeline.helpers import prepared, tiny
 
@@ -90,7 +91,7 @@ def test_plain_lines_are_not_wrapped_and_those_on_a_terminal_break_between_words
 
 def manifest_of(**counts: object) -> Manifest:
     return Manifest(
-        schema_version="1",
+        schema_version=SCHEMA_VERSION,
         status="complete",
         name="x",
         fingerprint="f",

@@ -73,6 +73,8 @@ CSV = '"id","text"\r\n"a","Größe,\n""quoted"" \'x\'"\r\nb,"\u2028 line \u0085"
         ("x.csv", CSV.replace(b'"id","text"', b"id|text").replace(b'"a",', b"a|").replace(b"b,", b"b|")),
         ("x.tsv", CSV.replace(b'"id","text"', b"id\ttext").replace(b'"a",', b"a\t").replace(b"b,", b"b\t")),
     ],
+    # What gzip writes holds the time, and a test's name must be the same for every process.
+    ids=lambda value: value if isinstance(value, str) and len(value) < 20 else "",
 )
 def test_same_rows_come_out_of_every_format(tmp_path: Path, name: str, content: bytes | str) -> None:
     assert rows(write(tmp_path / name, content)) == ROWS

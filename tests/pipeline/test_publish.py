@@ -34,6 +34,7 @@ from pipeline.publishing.privacy import local_paths, public_manifest, without_pa
 from pipeline.publishing.publish import publish as run_publish
 from pipeline.shards import read_meta, write_shard
 from preference_space.space import load_space
+from schemas import SCHEMA_VERSION
 from schemas.config import PublishConfig
 from schemas.loader import validate
 from schemas.manifest import Manifest
@@ -288,7 +289,11 @@ def test_published_manifest_tells_nothing_about_who_built(hub: FakeHub, built: P
     assert all(secret not in text for secret in (b"secret place", b"pa55word", b"MY_KEY", b"rehearsal"))
     assert published["README.md"].endswith(b"\nModel: model\n")
     public = Manifest.model_validate_json(published["manifest.json"])
-    assert (public.status, public.schema_version, public.files) == ("complete", "1", manifest_of(built).files)
+    assert (public.status, public.schema_version, public.files) == (
+        "complete",
+        SCHEMA_VERSION,
+        manifest_of(built).files,
+    )
     assert (public.config["seeds"]["path"], public.config["space"]) == ("posts.jsonl", "own.yaml")
     assert public.parts["generation"]["extra"] == {"chat_template": "chat.j2", "top_k": 5}
 
@@ -561,7 +566,7 @@ def test_shard_of_another_build_is_not_published(hub: FakeHub, built: Path, othe
     [
         (None, "holds no build (manifest.json is not there)"),
         ("{}", "manifest.json is damaged, edited, or of another version"),
-        ("schema", "was built by another version of everyuser (schema 0, here 1); publish it with that version"),
+        ("schema", "was built by another version of everyuser (schema 0, here 2); use that version"),
     ],
 )
 def test_folder_without_a_readable_manifest_is_not_published(

@@ -176,7 +176,7 @@ class Thing:
 @pytest.mark.parametrize(
     "stranger",
     [SeedPost(id="s", text="x"), Thing(), np.float32(1), np.array([1]), b"x", {1}, ("x",), object(), {1: "x"}, dict],
-    ids=str,
+    ids=lambda value: type(value).__name__,
 )
 @pytest.mark.parametrize("depth", [0, 1, 3])
 def test_the_renderer_takes_plain_data_only(stranger: object, depth: int) -> None:

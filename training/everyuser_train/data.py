@@ -22,7 +22,7 @@ from everyuser_train.examples import Example, PairItem, UgcItem
 from everyuser_train.problems import explain
 from everyuser_train.space import Direction, Space, from_released, load_space
 
-KNOWN_SCHEMAS = ("1",)
+KNOWN_SCHEMAS = ("2",)
 """Values of a manifest's `schema_version` that this package reads."""
 
 _PAIR_ID = "pair_id"
@@ -216,9 +216,11 @@ def _is_file(path: str) -> bool:
 def _travelling_space(path: str, revision: str | None) -> Path | None:
     """The space file of a folder or a Hub dataset; the manifest is checked on the way."""
     manifest = _companion(path, _MANIFEST, revision)
-    if manifest is not None:
-        _check_manifest(path, manifest)
-    return _companion(path, _SPACE, revision)
+    digest = _check_manifest(path, manifest) if manifest is not None else None
+    space = _companion(path, _SPACE, revision)
+    if space is not None and digest is not None and hashlib.sha256(space.read_bytes()).hexdigest() != digest:
+        raise UsageError(f"{path}: its {_SPACE} is not the one that the dataset was built with; put that one back")
+    return space
 
 
 def _companion(path: str, name: str, revision: str | None) -> Path | None:
@@ -244,15 +246,18 @@ def _companion(path: str, name: str, revision: str | None) -> Path | None:
         raise UsageError(f"{path}: neither a folder nor readable from the Hub: {_first_line(error)}") from None
 
 
-def _check_manifest(origin: str, path: Path) -> None:
-    """Raise `UsageError` for a schema that is not known, or a build that is not finished."""
+def _check_manifest(origin: str, path: Path) -> str | None:
+    """Return the hash of the dataset's space, if it names one.
+
+    Raises `UsageError` for a schema that is not known, or a build that is not finished.
+    """
     try:
         manifest = orjson.loads(path.read_bytes())
     except (OSError, orjson.JSONDecodeError) as error:
         raise UsageError(f"{origin}: its {_MANIFEST} cannot be read: {error}") from None
     # Another tool's manifest says nothing about our schema.
     if not isinstance(manifest, dict) or "schema_version" not in manifest:
-        return
+        return None
     version = manifest["schema_version"]
     if version not in KNOWN_SCHEMAS:
         raise UsageError(
@@ -261,6 +266,8 @@ def _check_manifest(origin: str, path: Path) -> None:
         )
     if manifest.get("status", "complete") != "complete":
         raise UsageError(f"{origin}: the build is {manifest['status']}; finish it with `everyuser build`")
+    inputs = manifest.get("inputs")
+    return inputs.get(_SPACE) if isinstance(inputs, dict) else None
 
 
 def _dataset(source: DataSource, split: str, *, streaming: bool) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -89,7 +90,7 @@ def folder(tmp_path: Path) -> Path:
     pq.write_table(pa.table({"other": [1]}), folder / "pool" / "pairs.parquet")
     (folder / "README.md").write_text(CARD)
     (folder / "preference_space.yaml").write_text(yaml.safe_dump(SPACE))
-    (folder / "manifest.json").write_text(json.dumps({"schema_version": "1", "status": "complete"}))
+    (folder / "manifest.json").write_text(json.dumps({"schema_version": KNOWN_SCHEMAS[0], "status": "complete"}))
     return folder
 
 
@@ -164,8 +165,20 @@ def test_unknown_schema_is_refused_by_name(folder: Path) -> None:
         assert "\n" not in str(caught.value)
 
 
+def test_space_that_was_changed_after_the_build_is_refused(folder: Path) -> None:
+    space = folder / "preference_space.yaml"
+    inputs = {space.name: hashlib.sha256(space.read_bytes()).hexdigest()}
+    (folder / "manifest.json").write_text(json.dumps({"schema_version": KNOWN_SCHEMAS[0], "inputs": inputs}))
+    load(str(folder), "train")
+
+    space.write_text(space.read_text() + "\n")
+
+    with pytest.raises(UsageError, match=r"its preference_space\.yaml is not the one that the dataset was built with"):
+        load(str(folder), "train")
+
+
 def test_unfinished_build_is_refused(folder: Path) -> None:
-    (folder / "manifest.json").write_text(json.dumps({"schema_version": "1", "status": "incomplete"}))
+    (folder / "manifest.json").write_text(json.dumps({"schema_version": KNOWN_SCHEMAS[0], "status": "incomplete"}))
     with pytest.raises(UsageError, match="the build is incomplete"):
         load(str(folder), "train")
 

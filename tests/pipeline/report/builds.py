@@ -20,6 +20,7 @@ from pipeline.rows import EXAMPLE_SCHEMA
 from pipeline.shards import write_shard
 from pipeline.storage import write_text
 from preference_space.space import Dimension, Pole, PreferenceSpace
+from schemas import SCHEMA_VERSION
 from schemas.config import BuildConfig
 from schemas.manifest import Counts, FileEntry, Manifest, Run
 from schemas.report import Report
@@ -159,7 +160,7 @@ def write_build(
         write_shard(folder / "pool" / f"{name}.parquet", PAIR_SCHEMA, [pool], meta)
     given = {"name": "small", "mirror": mirror, "pairs": 100}
     manifest = Manifest(
-        schema_version="1",
+        schema_version=SCHEMA_VERSION,
         status="complete",
         name="small",
         fingerprint="f" * 64,

@@ -10,6 +10,7 @@ from functools import cache
 from typing import Any, Literal
 
 from preference_space.space import Dimension, load_space
+from schemas import SCHEMA_VERSION
 from schemas.manifest import Counts, Run
 from schemas.report import (
     REPORT_VERSION,
@@ -92,7 +93,7 @@ def report() -> Report:
     return Report(
         report_version=REPORT_VERSION,
         name="town-square",
-        schema_version="1",
+        schema_version=SCHEMA_VERSION,
         fingerprint="d5a55edc20196ac1cc04552aa1e0d8e8495161d890c388cc3e4269985607f63f",
         files_digest="8f0a1c4be2d39a7755de8c6e0b1f6f0a4fd2c9b7a81e35d60c94b2fa7e13d5c8",
         model="Qwen/Qwen3-32B",
