@@ -208,6 +208,7 @@ def _build(plan: BuildPlan, prepared: Prepared, run: Runner, observer: Observer,
                     manifest = manifest.model_copy(update={"counts": count_rows(plan)})
                 # An abandoned build has none.
                 if status == "complete" or storage.is_file(output / MANIFEST):
+                    manifest = manifest.sealed()
                     write_manifest(output, manifest)
     return manifest
 
