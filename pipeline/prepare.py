@@ -9,7 +9,7 @@ import importlib.metadata
 import itertools
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -84,31 +84,7 @@ def prepare(config: BuildConfig, output: AnyPath) -> Prepared:
     space = _load_space(config.space)
     templates = _load_templates(config.templates)
     _try_templates(space, templates)
-    parts: dict[str, Any] = {
-        "schema_version": SCHEMA_VERSION,
-        "space": space.fingerprint,
-        "templates": {name: template.fingerprint for name, template in sorted(templates.items())},
-        **config.content(),
-    }
-    if config.sampled_pairs:
-        Sampler(space, config.sampling, config.seed)
-        content = source_content(config.seeds)
-        parts["seeds"] = {
-            "content": content,
-            **config.seeds.model_dump(mode="json", include={"config", "split", "limit", "columns"}),
-        }
-        if config.seeds.is_hub:
-            # The very commit that was fingerprinted, should the branch move on meanwhile.
-            seeds = config.seeds.model_copy(update={"revision": content})
-            config = config.model_copy(update={"seeds": seeds})
-    if config.mining is not None:
-        space.select(config.mining.annotation.dimensions, "mining.annotation.dimensions")
-        contents = source_contents(config.mining)
-        parts["mining"]["content"] = contents
-        source = config.mining.source
-        if isinstance(source, ThreadsSource) and source.is_hub:
-            source = source.model_copy(update={"revision": contents[0]})
-            config = config.model_copy(update={"mining": config.mining.model_copy(update={"source": source})})
+    config, parts = _parts(config, space, templates)
     fingerprint = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
     plan = BuildPlan(output, fingerprint, config, hashes={"space": parts["space"], **parts["templates"]})
     dropped: Counter[str] = Counter()
@@ -150,6 +126,38 @@ def prepare(config: BuildConfig, output: AnyPath) -> Prepared:
         write_manifest(output, manifest)
     storage.remove(output / _BEGUN)
     return Prepared(plan, manifest, dropped, is_recovered)
+
+
+def _parts(
+    config: BuildConfig, space: PreferenceSpace, templates: Mapping[str, Template]
+) -> tuple[BuildConfig, dict[str, Any]]:
+    """Return what the fingerprint is made of, and the configuration with the very commits of the Hub in it."""
+    parts: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
+        "space": space.fingerprint,
+        "templates": {name: template.fingerprint for name, template in sorted(templates.items())},
+        **config.content(),
+    }
+    if config.sampled_pairs:
+        Sampler(space, config.sampling, config.seed)
+        content = source_content(config.seeds)
+        parts["seeds"] = {
+            "content": content,
+            **config.seeds.model_dump(mode="json", include={"config", "split", "limit", "columns"}),
+        }
+        if config.seeds.is_hub:
+            # The very commit that was fingerprinted, should the branch move on meanwhile.
+            seeds = config.seeds.model_copy(update={"revision": content})
+            config = config.model_copy(update={"seeds": seeds})
+    if config.mining is not None:
+        space.select(config.mining.annotation.dimensions, "mining.annotation.dimensions")
+        contents = source_contents(config.mining)
+        parts["mining"]["content"] = contents
+        source = config.mining.source
+        if isinstance(source, ThreadsSource) and source.is_hub:
+            source = source.model_copy(update={"revision": contents[0]})
+            config = config.model_copy(update={"mining": config.mining.model_copy(update={"source": source})})
+    return config, parts
 
 
 def _load_space(source: str) -> PreferenceSpace:
