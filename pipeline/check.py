@@ -11,6 +11,7 @@ from typing import NamedTuple
 from pydantic import ValidationError
 
 from pipeline import inputs, storage
+from pipeline.card import CARD
 from pipeline.generation.journal import read_journal
 from pipeline.leaks import read_pool_state
 from pipeline.manifests import MANIFEST, require_manifest
@@ -97,33 +98,53 @@ def check_entry(folder: AnyPath, entry: FileEntry, fingerprint: str) -> None:
 
 def _checks(plan: BuildPlan, manifest: Manifest) -> Iterator[Callable[[], object]]:
     folder, parts = plan.output, manifest.parts
+    is_finished = manifest.status == "complete"
+    # A finished build is not built again for what its rows do not need.
+    beside = _beside if is_finished else _call
     yield partial(inputs.read_space, folder, parts["space"])
     yield partial(inputs.read_templates, folder, parts["templates"])
     if plan.config.sampled_pairs:
         yield partial(inputs.check_seeds, folder, plan.fingerprint, manifest.inputs)
-    is_finished = manifest.status == "complete"
     if plan.config.mining and (is_finished or plan.threads):
-        yield partial(gather.check_files, plan)
+        yield partial(beside, folder / "threads", partial(gather.check_files, plan))
     for entry in manifest.files:
         yield partial(check_entry, folder, entry, plan.fingerprint)
     if is_finished:
-        yield partial(read_pool_state, plan)
+        yield partial(_require, folder / CARD, "`everyuser report` writes it again")
+        yield partial(beside, folder / "pool", partial(read_pool_state, plan))
         for spec in plan.shards():
             others = ("annotated",) if spec.source == "mined" else ()
             for place in ("pool", "rejected/pairs", "rejected/examples", *others):
-                yield partial(_require, plan.path(place, spec))
+                path = plan.path(place, spec)
+                yield partial(beside, path, partial(_require, path))
     for place in ("seeds", "threads", "annotated", "pool", "data", "rejected/pairs", "rejected/examples"):
         for name in storage.names(folder / place):
             if name.endswith(".parquet"):
-                yield partial(_read_whole, folder / place / name, plan.fingerprint)
+                path = folder / place / name
+                read = partial(_read_whole, path, plan.fingerprint)
+                yield read if place in ("seeds", "data") else partial(beside, path, read)
     for name in storage.names(folder / "journal"):
         if name.endswith(".jsonl"):
             yield partial(read_journal, folder / "journal" / name)
 
 
-def _require(path: AnyPath) -> None:
+def _call(path: AnyPath, check: Callable[[], object]) -> None:
+    check()
+
+
+def _beside(path: AnyPath, check: Callable[[], object]) -> None:
+    try:
+        check()
+    except (UserError, FileNotFoundError):
+        raise UserError(
+            f"{path} is missing, or not what the build wrote; the rows do not need it, reports and --retry-lost do; "
+            "put it back from a copy"
+        ) from None
+
+
+def _require(path: AnyPath, way_out: str = "run the same build command again") -> None:
     if not storage.is_file(path):
-        raise UserError(f"{path} is missing")
+        raise UserError(f"{path} is missing; {way_out}")
 
 
 def _read_whole(path: AnyPath, fingerprint: str) -> None:
