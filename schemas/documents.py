@@ -1,7 +1,7 @@
 """YAML within bounds: of a bounded size, depth and number of values, aliases counted as what they stand for.
 
-It gives what JSON has: texts, numbers, truth values, null, lists, and maps with each key once. A date stays a text. The
-training package has the same file.
+It gives what JSON has: texts, numbers, truth values, null, lists, and maps with each key once. A date stays a text, and
+so does what only YAML takes for a number. The training package has the same file.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ class _Loader(_SafeLoader):  # type: ignore[misc] # which of the two it is, is k
         if tag is None or tag.removeprefix(_TAG) in ("null", "bool", "int", "float", "str", "seq", "map")
     }
     yaml_implicit_resolvers: ClassVar[dict[str, list[Any]]] = {
-        first: [(tag, pattern) for tag, pattern in resolvers if tag != f"{_TAG}timestamp"]
+        first: [
+            (tag, pattern) for tag, pattern in resolvers if tag.removeprefix(_TAG) not in ("timestamp", "int", "float")
+        ]
         for first, resolvers in _SafeLoader.yaml_implicit_resolvers.items()
     }
 
@@ -53,10 +55,13 @@ class _Dumper(yaml.SafeDumper):
     """Writes what `_Loader` reads back."""
 
 
-# YAML 1.1, which PyYAML reads, takes 5e-7 for a text.
+# YAML 1.1, which PyYAML reads, takes 5e-7 for a text, and 010, 1:30 and 1_0 for the numbers 8, 90 and 10.
 for _end in (_Loader, _Dumper):
+    _end.add_implicit_resolver(f"{_TAG}int", re.compile(r"-?(0|[1-9][0-9]*)$"), list("-0123456789"))
     _end.add_implicit_resolver(
-        f"{_TAG}float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+        f"{_TAG}float",
+        re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+([eE][-+]?[0-9]+)?|[eE][-+]?[0-9]+)$"),
+        list("-0123456789"),
     )
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from schemas.documents import MAX_BYTES, parse_yaml, read_yaml
+from schemas.documents import MAX_BYTES, parse_yaml, read_yaml, write_yaml
 
 LAUGHS = "a0: &a0 x\n" + "".join(f"a{k}: &a{k} [{', '.join([f'*a{k - 1}'] * 10)}]\n" for k in range(1, 12))
 MERGES = "a0: &a0 {x: 1}\n" + "".join(f"a{k}: &a{k} {{<<: [{', '.join([f'*a{k - 1}'] * 10)}]}}\n" for k in range(1, 12))
@@ -18,7 +18,13 @@ MERGES = "a0: &a0 {x: 1}\n" + "".join(f"a{k}: &a{k} {{<<: [{', '.join([f'*a{k - 
         ("a: &x {b: 1}\nc: *x\nd: {<<: *x, e: 2}\n", {"a": {"b": 1}, "c": {"b": 1}, "d": {"b": 1, "e": 2}}),
         ("5e-7", 5e-7),
         ("1e3", 1000.0),
-        ("-2.E+3", -2000.0),
+        ("-2.5E+3", -2500.0),
+        ("[0, -0, -7, 0.5, -12.25, 90]", [0, 0, -7, 0.5, -12.25, 90]),
+        *(
+            (text, text)
+            for text in ("010", "1:30", "1_0", "0x10", "0o7", "0b1", "+1", ".5", "5.", ".inf", "-.inf", ".nan")
+        ),
+        *((text, text) for text in ("1_0.5", "1:30.5", "00", "01.5")),
         ("2024-01-01", "2024-01-01"),
         ("2024-01-01 10:00:00", "2024-01-01 10:00:00"),
         ("''", ""),
@@ -71,6 +77,12 @@ def test_what_is_wrong_is_said_in_one_line(text: str, message: str) -> None:
 def test_a_bomb_is_refused(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         parse_yaml(text)
+
+
+def test_what_is_written_is_read_back() -> None:
+    value = {"numbers": [0, -7, 0.5, 5e-7, 1e300, 1e16], "texts": ["010", "1:30", "5e-7", "7", "-0.5", "1_0", ".inf"]}
+
+    assert parse_yaml(write_yaml(value)) == value
 
 
 def test_many_keys_take_no_longer_than_they_are(tmp_path: Path) -> None:
