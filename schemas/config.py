@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
@@ -34,6 +35,27 @@ def _compiled(patterns: tuple[str, ...]) -> tuple[str, ...]:
         except re.error as error:
             raise ValueError(f"'{pattern}' is not a regular expression: {error}") from None
     return patterns
+
+
+_SECRET = re.compile(
+    r"key|token|sig|signature|pwd|passwd|.*(password|passphrase|secret|authorization|credentials?)"
+    r"|.*(api|access|auth|account|private|secret|subscription|functions?)key(id)?s?"
+    r"|.*(api|access|auth|bearer|hf|huggingface|refresh|sas|secret|security|session)tokens?"
+)
+
+
+def _secrets(value: JsonValue, path: str = "") -> Iterator[str]:
+    """The dotted keys below which a secret stands, by their names. Names of a JSON schema lead to maps."""
+    if isinstance(value, list):
+        for inner in value:
+            yield from _secrets(inner, path)
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            place = f"{path}.{key}" if path else key
+            is_plain = inner is None or isinstance(inner, bool | dict)
+            if not is_plain and _SECRET.fullmatch(re.sub(r"[^a-z]", "", key.lower())):
+                yield place
+            yield from _secrets(inner, place)
 
 
 class SeedsConfig(Record):
@@ -296,8 +318,19 @@ class GenerationConfig(Record):
     extra: dict[str, JsonValue] = Field(
         default_factory=dict,
         description="Further fields of a chat's body, such as `chat_template_kwargs` or `top_k`. Null takes out a "
-        "field that a server refuses: `{max_tokens: null, max_completion_tokens: 256}`.",
+        "field that a server refuses: `{max_tokens: null, max_completion_tokens: 256}`. A key or token is refused "
+        "here: it belongs into the environment variable that `engine.api_key_env` names.",
     )
+
+    @field_validator("extra")
+    @classmethod
+    def _no_secret(cls, extra: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        if secret := next(_secrets(extra), None):
+            raise ValueError(
+                f"'{secret}' would be published with the manifest (its value is not shown, as it may be a secret); a "
+                "key belongs into the environment variable that engine.api_key_env names"
+            )
+        return extra
 
 
 class ValidationConfig(Record):
@@ -452,9 +485,12 @@ class OpenAiEngine(Record):
             except ValueError:
                 is_address = False
             if not is_address:
+                # What follows may hold a key.
+                shown = re.sub(r"([?#]).+", r"\1...", url)
                 raise ValueError(
-                    f"'{url}' is no base URL: expected http:// or https://, a host, perhaps a port from 1 to 65535, "
-                    "and a path without '?' and '#', such as 'http://localhost:8000/v1'"
+                    f"'{shown}' is no base URL: expected http:// or https://, a host, perhaps a port from 1 to 65535, "
+                    "and a path without '?' and '#', such as 'http://localhost:8000/v1'; a key belongs into the "
+                    "environment variable that engine.api_key_env names"
                 )
         return urls
 

@@ -255,13 +255,51 @@ def test_value_out_of_range_names_the_key(tmp_path: Path, text: str, key: str) -
     "url",
     [
         *("http://host:99999/v1", "http://host:0/v1", "http://host:port/v1", "http://:8000/v1", "http://[::1/v1"),
-        *("http://host/v1?key=1", "http://host/v1#top"),
     ],
 )
 def test_a_base_url_that_is_no_address_is_refused_with_it(tmp_path: Path, url: str) -> None:
     message = refusal(write(tmp_path, f"pairs: 1\nengine: {{kind: openai, base_urls: ['{url}']}}\n"))
 
     assert "'engine.base_urls'" in message and f"'{url}' is no base URL" in message
+
+
+@pytest.mark.parametrize("url", ["http://host/v1?key=sk-Ab12", "http://host/v1#sk-Ab12", "http://host/ v1?sig=sk-Ab12"])
+def test_what_follows_a_base_url_is_refused_and_not_repeated(tmp_path: Path, url: str) -> None:
+    message = refusal(write(tmp_path, f"pairs: 1\nengine: {{kind: openai, base_urls: ['{url}']}}\n"))
+
+    assert "'engine.base_urls" in message and "http://host/" in message
+    assert "sk-Ab12" not in message
+
+
+@pytest.mark.parametrize(
+    ("extra", "key"),
+    [
+        *((f"{{{key}: sk-Ab12}}", key) for key in ("key", "api_key", "api-key", "token", "access_token", "sig")),
+        *((f"{{{key}: sk-Ab12}}", key) for key in ("secret", "client_secret", "password", "OPENAI_API_KEY", "apiKey")),
+        ("{extra_headers: {Authorization: Bearer sk-Ab12}}", "extra_headers.Authorization"),
+        ("{tools: [{type: search, api_key: sk-Ab12}]}", "tools.api_key"),
+        ("{api_keys: [sk-Ab12]}", "api_keys"),
+    ],
+)
+def test_a_secret_among_the_fields_of_a_request_is_refused_and_not_repeated(
+    tmp_path: Path, extra: str, key: str
+) -> None:
+    message = refusal(write(tmp_path, f"pairs: 1\ngeneration: {{extra: {extra}}}\n"))
+
+    assert f"'generation.extra': '{key}' would be published" in message and "engine.api_key_env" in message
+    assert "sk-Ab12" not in message
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        "{top_k: 5, max_tokens: null, max_completion_tokens: 256, stop_token_ids: [1], prompt_cache_key: a}",
+        "{skip_special_tokens: true, api-version: '2024-10-21', chat_template_kwargs: {eos_token: x}, token: null}",
+        "{response_format: {json_schema: {properties: {password: {type: string}}, required: [password, token]}}}",
+    ],
+)
+def test_fields_of_a_request_that_are_no_secrets_are_taken(tmp_path: Path, extra: str) -> None:
+    load_config(write(tmp_path, f"pairs: 1\ngeneration: {{extra: {extra}}}\n"))
 
 
 @pytest.mark.parametrize("key", ["sk-proj-Ab12", "gsk_Ab12Cd34", "AIzaSyAb12", "0123456789ABCDEF", "hf_ab12", "KEY=x"])

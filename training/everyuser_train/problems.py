@@ -73,7 +73,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def given(value: Any) -> str:
-    """Return the words for what a document holds; passwords within addresses are left out."""
+    """Return the words for what a document holds; passwords and queries within addresses are left out."""
     if isinstance(value, list):
         return f"a list of {len(value)}" if value else "an empty list"
     if isinstance(value, dict):
@@ -82,7 +82,7 @@ def given(value: Any) -> str:
         return json.dumps(value)
     if not isinstance(value, str):
         return f"of type {type(value).__name__}"
-    text = re.sub(r"(?<=//)[^/\s]*@", "***@", value)
+    text = re.sub(r"(?s)(//[^?]*\?).+", r"\1***", re.sub(r"(?<=//)[^/\s]*@", "***@", value))
     return "the text " + json.dumps(
         text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}...", ensure_ascii=False
     )
