@@ -25,7 +25,7 @@ import zstandard
 from pipeline import storage
 from pipeline.storage import AnyPath
 from pipeline.tables import table_rows
-from pipeline.values import Row, Rows, UnreadableError, as_list
+from pipeline.values import Row, Rows, UnreadableError, as_list, shown
 from schemas.base import UsageError, UserError
 
 _LINES = (".jsonl", ".ndjson")
@@ -45,6 +45,9 @@ _BOM = b"\xef\xbb\xbf"
 _ROWS = 256
 _READ = 1 << 20
 """Characters that are read at once, about."""
+_IN_LIST = " \t\r\n,"
+_AFTER_LIST = " \t\r\n\ufeff"
+"""Files that were joined keep their marks."""
 
 
 def format_of(path: AnyPath) -> str | None:
@@ -125,26 +128,33 @@ def too_many_unreadable(unreadable: int, read: int, share: float, first: str) ->
 
 
 def elements(file: TextIO) -> Iterator[Any]:
-    """Yield the elements of a JSON list one by one; any other document as it is. Raises `ValueError`.
+    """Yield the elements of a JSON list one by one, and those of lists after it; any other document as it is.
 
-    Published files are larger than what fits in memory as objects.
+    Published files are larger than what fits in memory as objects. Raises `ValueError` for what is no such file to its
+    end.
     """
     decoder = json.JSONDecoder()
-    text, at, is_over = file.read(_READ).lstrip(), 1, False
+    text, at, is_over, is_inside = file.read(_READ).lstrip(), 1, False, True
     if not text.startswith("["):
         yield decoder.decode(text + file.read())
         return
     while True:
-        while text[at : at + 1] in (" ", "\t", "\r", "\n", ","):
+        while at < len(text) and text[at] in (_IN_LIST if is_inside else _AFTER_LIST):
             at += 1
-        if text.startswith("]", at):
+        if text.startswith("]" if is_inside else "[", at):
+            is_inside, at = not is_inside, at + 1
+            continue
+        if not is_inside and at < len(text):
+            raise ValueError(f"its list has ended, and {shown(text[at : at + 100])} comes after it")
+        if not is_inside and is_over:
             return
-        try:
-            element, end = decoder.raw_decode(text, at)
-        except json.JSONDecodeError:
-            if is_over:
-                raise
-            end = len(text)
+        end = len(text)
+        if is_inside:
+            try:
+                element, end = decoder.raw_decode(text, at)
+            except json.JSONDecodeError:
+                if is_over:
+                    raise
         # What ends where the text does may go on in what follows.
         if end < len(text) or is_over:
             yield element
@@ -231,11 +241,21 @@ def _json(file: Any) -> Rows:
     is_one = isinstance(document, UnreadableError)
     if is_one:
         document = json.loads((first + file.read()).decode("utf-8-sig", errors="surrogateescape"))
-    rows = _rows_in(document)
+    if not isinstance(document, (dict, list)):
+        raise ValueError(f"it holds {json.dumps(document)[:60]}, where a list of rows or an object is expected")
+    rows = document if isinstance(document, list) else _rows_in(document)
     if rows is None and not is_one:
         yield from _json_lines(chain((first,), file))
-    else:
-        yield from enumerate(map(_checked, [document] if rows is None else rows), 1)
+        return
+    more = (json.loads(text) for line in file if (text := line.decode().removeprefix("\ufeff").strip()))
+    found = chain([document] if rows is None else rows, chain.from_iterable(map(_rows_of, more)))
+    yield from enumerate(map(_checked, found), 1)
+
+
+def _rows_of(document: Any) -> list[Any]:
+    """The rows of a document after another."""
+    rows = _rows_in(document) if isinstance(document, dict) else None
+    return [document] if rows is None else rows
 
 
 def _rows_in(document: Any) -> list[Any] | None:

@@ -213,6 +213,39 @@ def test_list_that_is_cut_off_is_refused_with_its_last_row(tmp_path: Path) -> No
     assert refused(path).startswith(f"{path}: not readable as .json, after row 1: ")
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        "\n".join(json.dumps([row], indent=1) for row in ROWS),
+        f"{json.dumps(ROWS[:1])}{json.dumps(ROWS[1:])} ",
+        BOM + json.dumps(ROWS[:1]).encode() + b"\r\n" + BOM + json.dumps(ROWS[1:]).encode(),
+        "\n".join(json.dumps({"data": [row]}) for row in ROWS),
+    ],
+)
+def test_documents_of_one_file_are_read_one_after_another(tmp_path: Path, content: bytes | str) -> None:
+    assert rows(write(tmp_path / "x.json", content)) == ROWS
+
+
+@pytest.mark.parametrize("tail", [',{"id": "c', "}", "null", '\n{"id": "c"}', "[", "[{"])
+def test_list_with_a_damaged_tail_is_refused_with_its_last_row(tmp_path: Path, tail: str) -> None:
+    path = write(tmp_path / "x.json", json.dumps(ROWS) + tail)
+
+    assert refused(path).startswith(f"{path}: not readable as .json, after row 2: ")
+
+
+def test_object_with_a_damaged_tail_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.json", json.dumps({"data": ROWS}) + '\n{"data": [{"id"')
+
+    assert refused(path).startswith(f"{path}: not readable as .json, after row 2: ")
+
+
+@pytest.mark.parametrize("content", ["null", "1.5\n", "true", '"abc"', "NaN"])
+def test_document_that_holds_no_rows_is_refused(tmp_path: Path, content: str) -> None:
+    path = write(tmp_path / "x.json", content)
+
+    assert refused(path).endswith(f"it holds {content.strip()}, where a list of rows or an object is expected")
+
+
 @pytest.mark.parametrize("depth", [990, 1020, 100_000])
 @pytest.mark.parametrize("name", ["x.jsonl", "x.json"])
 def test_a_value_too_deep_for_any_reader_is_an_unreadable_row_or_an_error_in_words(
