@@ -38,7 +38,7 @@ def read_posts(config: SeedsConfig, dropped: Counter[str], max_unreadable: float
     """Yield the posts of a source, in its order.
 
     Counts what it drops: `unreadable` (with the first such row), `empty`, `deleted` (`[removed]` and its kin),
-    `duplicate` (text), `duplicate_id`. Raises `UsageError` where no post is left, or more than the share
+    `duplicate` (text). Posts of one id and different texts are all kept. Raises `UsageError` where no post is left, or more than the share
     `max_unreadable` of the rows cannot be read.
     """
     columns = Columns(config.columns, "seeds.columns.")
@@ -68,8 +68,8 @@ def read_posts(config: SeedsConfig, dropped: Counter[str], max_unreadable: float
             dropped["duplicate"] += 1
             continue
         if post.id in ids:
-            dropped["duplicate_id"] += 1
-            continue
+            # Different posts under one id: the later one takes its content into its name.
+            post = post.model_copy(update={"id": f"{post.id}~{digest[:8].hex()}"})
         seen.add(digest)
         ids.add(post.id)
         yield post

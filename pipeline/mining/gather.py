@@ -120,7 +120,7 @@ def join(part: int, plan: BuildPlan) -> None:
         if isinstance(event, ResponseEvent):
             responses.setdefault((event.post, event.mark), []).append(event)
         elif (event.id, event.mark) in posts:
-            counts["posts/merged" if event.mark else "posts/duplicate_id"] += 1
+            counts["posts/merged"] += 1
         else:
             posts[event.id, event.mark] = event
     counts["responses/without_post"] += sum(len(found) for post, found in responses.items() if post not in posts)

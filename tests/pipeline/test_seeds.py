@@ -4,6 +4,7 @@ import csv
 import gzip
 import json
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -155,11 +156,26 @@ def test_posts_without_a_single_letter_are_not_all_the_same(tmp_path: Path) -> N
     assert len(read(texts(tmp_path, "???", "\N{GRINNING FACE} \N{CAT FACE}", "\N{DOG FACE}"))) == 3
 
 
-def test_second_post_with_an_id_is_dropped_and_counted(tmp_path: Path) -> None:
-    path = jsonl(tmp_path, {"id": "a", "text": "one"}, {"id": "a", "text": "two"}, {"id": "b", "text": "three"})
+def test_posts_of_one_id_and_different_texts_are_all_kept(tmp_path: Path) -> None:
+    path = jsonl(tmp_path, *({"id": "a", "text": text} for text in ("one", "two", "three", "Two!")))
 
-    assert [post.text for post in read(path)] == ["one", "three"]
-    assert dropped_from(path) == {"duplicate_id": 1}
+    posts = read(path)
+
+    assert [post.text for post in posts] == ["one", "two", "three"]
+    assert posts[0].id == "a"
+    assert len({post.id for post in posts}) == 3
+    assert all(re.fullmatch(r"a~[0-9a-f]{16}", post.id) for post in posts[1:])
+    assert dropped_from(path) == {"duplicate": 1}
+
+
+def test_numbered_posts_keep_their_texts_where_others_have_those_ids(tmp_path: Path) -> None:
+    path = jsonl(tmp_path, {"text": "one"}, {"id": "0", "text": "two"}, {"id": "3", "text": "three"}, {"text": "four"})
+
+    posts = read(path)
+
+    assert [post.text for post in posts] == ["one", "two", "three", "four"]
+    assert len({post.id for post in posts}) == 4
+    assert dropped_from(path) == {}
 
 
 def test_limit_counts_kept_posts(tmp_path: Path) -> None:

@@ -176,7 +176,7 @@ def dump(submissions: Sequence[Path], comments: Sequence[Path], **keys: Any) -> 
 # A forum in which everything occurs
 
 REASONS = {
-    "posts": {"deleted", "empty", "too_long", "duplicate_id", "too_few_responses", "duplicate"},
+    "posts": {"deleted", "empty", "too_long", "merged", "too_few_responses", "duplicate"},
     "responses": {
         *("deleted_account", "moderator", "bot", "too_short", "too_long", "nested"),
         *("without_post", "duplicate", "same_author", "language", "over_limit", "of_small_threads"),
@@ -546,7 +546,7 @@ def test_comment_that_a_dump_holds_twice_is_counted(tmp_path: Path) -> None:
     )
 
     assert found.ids("p") == ["a", "b"]
-    assert found.counts("posts") == {"duplicate_id": 1}
+    assert found.counts("posts") == {"merged": 1}
     assert found.counts("responses") == {"duplicate": 1}
     check_funnel(found)
 
