@@ -14,6 +14,8 @@ from pipeline.generation.answers import parse, read_count
 from pipeline.generation.requests import AnyRequest, ChoiceRequest, Completion, Failure
 from schemas.base import UserError
 
+_OF_A_REQUEST = frozenset({400, 403, 413, 422, 451})
+"""Refusals that are about what a request says: a prompt too long, content that a moderator stops."""
 _LONGEST_WAIT = 10 * 366 * 86400.0
 """Seconds: what a server asks beyond that is no date that a calendar has."""
 
@@ -41,12 +43,13 @@ def classify(
 
     Raises `UserError` for 401, 402 and redirects, with which no request can succeed.
     """
-    if status == 200:
-        return _completion(request, payload)
+    if 200 <= status < 300:
+        return _completion(request, status, payload)
     detail = f"HTTP {status}: {_message(payload)}"
     if status in (429, 503):
         return Busy(_retry_after(headers.get("Retry-After")), detail)
-    failure = Failure(f"http_{status}", detail, may_pass=False)
+    # Any other status, such as the 404 of one bad server behind a load balancer, says nothing about the request.
+    failure = Failure(f"http_{status}", detail, may_pass=status not in _OF_A_REQUEST)
     if status in (401, 402):
         raise refusal(failure, request, place)
     if 300 <= status < 400 and "Location" in headers:
@@ -86,16 +89,21 @@ def refusal(answer: Failure | Transient, request: AnyRequest, place: str, served
     return UserError(f"{place} {told} ({answer.detail}); {advice}")
 
 
-def _completion(request: AnyRequest, payload: bytes) -> Completion | Transient:
+def _completion(request: AnyRequest, status: int, payload: bytes) -> Completion | Transient:
     try:
         body = parse(payload)
+        for choice in body["choices"]:
+            if (error := choice.get("error")) or str(choice.get("finish_reason")).lower() == "error":
+                # A provider broke off amid the reply.
+                detail = _message(orjson.dumps({"error": error or "finish_reason error"}))
+                return Transient("error", f"HTTP {status} with an error: {detail}")
         text, finish_reason = request.read(body)
         usage = body.get("usage")
         return Completion(text, finish_reason, read_count(usage, "prompt"), read_count(usage, "completion"))
     except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError):
         if b'"error"' in payload[:200]:
-            return Transient("error", f"HTTP 200 with an error: {_message(payload)}")
-        return Transient("garbled", f"not a completion: {payload[:120].decode(errors='replace')!r}")
+            return Transient("error", f"HTTP {status} with an error: {_message(payload)}")
+        return Transient("garbled", f"HTTP {status}, not a completion: {payload[:120].decode(errors='replace')!r}")
 
 
 def _message(payload: bytes) -> str:

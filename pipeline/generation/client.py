@@ -203,7 +203,9 @@ class Client:
         self._tally.observe("request_milliseconds", round(1000 * (time.monotonic() - begun)))
         if isinstance(answer, Busy):
             self._postpone(item, endpoint, answer)
-        elif isinstance(answer, Failure) and answer.reason.startswith("http_") and not answer.may_pass:
+        elif isinstance(answer, Transient):
+            self._settle(item, Failure(answer.reason, answer.detail, may_pass=True))
+        elif isinstance(answer, Failure) and answer.reason.startswith("http_"):
             self._verdicts.hold(endpoint.name, item, answer)
         else:
             self._settle(item, answer)
@@ -221,7 +223,7 @@ class Client:
             if item.ticket.done or self.backlog == self.watermark:
                 self._changed.notify_all()
 
-    async def _ask(self, item: _Item) -> tuple[Endpoint, Outcome | Busy]:
+    async def _ask(self, item: _Item) -> tuple[Endpoint, Outcome | Busy | Transient]:
         """Send a request until there is an answer: bounded in retries, and in servers that die under it."""
         tries = 0
         while True:
@@ -262,7 +264,7 @@ class Client:
                 since = item.failed if self._config.retries else sent
                 item.retries += self._sender.clocks.has_answered(endpoint.name, since)
                 if item.retries and item.retries >= self._config.retries:
-                    return endpoint, Failure(answer.reason, answer.detail, may_pass=True)
+                    return endpoint, answer
                 item.failed = failed
 
     def _postpone(self, item: _Item, endpoint: Endpoint, busy: Busy) -> None:

@@ -134,17 +134,47 @@ def test_a_garbled_reply_is_quoted_in_short() -> None:
     assert len(result.detail) < 300
 
 
-@pytest.mark.parametrize("status", [400, 403, 404, 405, 406, 410, 413, 415, 422, 451])
+@pytest.mark.parametrize("status", [400, 403, 413, 422, 451])
 def test_a_refused_request_is_a_failure(status: int) -> None:
     assert answer(status, error("no")) == Failure(f"http_{status}", f"HTTP {status}: no", may_pass=False)
 
 
-@pytest.mark.parametrize("status", [201, 204, 302, 304])
-def test_an_unexpected_status_is_no_completion(status: int) -> None:
-    result = answer(status, chat())
+@pytest.mark.parametrize("status", [302, 304, 404, 405, 406, 407, 410, 415, 421, 424])
+def test_a_status_that_says_nothing_about_the_request_may_pass(status: int) -> None:
+    assert answer(status, error("no")) == Failure(f"http_{status}", f"HTTP {status}: no", may_pass=True)
 
-    assert isinstance(result, Failure)
-    assert result.reason == f"http_{status}"
+
+@pytest.mark.parametrize("status", [201, 202, 203, 206])
+def test_a_completion_may_come_with_any_status_of_success(status: int) -> None:
+    assert answer(status, chat()) == answer(200, chat())
+
+
+@pytest.mark.parametrize(("status", "payload"), [(202, b'{"status": "queued"}'), (204, b""), (206, chat()[:-10])])
+def test_a_success_without_a_completion_is_garbled(status: int, payload: bytes) -> None:
+    result = answer(status, payload)
+
+    assert isinstance(result, Transient)
+    assert (result.reason, result.detail[:10]) == ("garbled", f"HTTP {status}, ")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"finish_reason": "error"}, "finish_reason error"),
+        ({"finish_reason": "ERROR", "message": {}}, "finish_reason error"),
+        ({"finish_reason": "error", "error": {"code": 502, "message": "provider gone"}}, "provider gone"),
+        ({"error": {"code": 502, "message": "provider gone"}}, "provider gone"),
+        ({"error": "provider gone"}, "provider gone"),
+    ],
+)
+def test_a_reply_that_the_provider_broke_off_is_an_error(changes: dict[str, object], said: str) -> None:
+    half = {"index": 0, "message": {"role": "assistant", "content": "Half of a"}, "finish_reason": "stop"}
+
+    assert answer(200, chat(choices=[half | changes])) == Transient("error", f"HTTP 200 with an error: {said}")
+    assert answer(200, text_completion(A, B | changes), request=CHOICES) == Transient(
+        "error", f"HTTP 200 with an error: {said}"
+    )
+    assert answer(200, chat(choices=[half | {"error": None}])) == Completion("Half of a", "stop", 12, 3)
 
 
 @pytest.mark.parametrize("status", [408, 409, 425, 500, 501, 502, 504, 520, 529, 599])
@@ -350,7 +380,7 @@ def test_anything_else_for_choices_is_garbled(payload: bytes) -> None:
 
     assert isinstance(result, Transient)
     assert result.reason == "garbled"
-    assert result.detail.startswith("not a completion: ")
+    assert result.detail.startswith("HTTP 200, not a completion: ")
     assert "\n" not in result.detail
 
 

@@ -836,7 +836,7 @@ def test_after_topping_up_the_same_rows_are_asked_again(tmp_path: Path, monkeypa
     assert failures(outcomes) == []
 
 
-@pytest.mark.parametrize("status", [400, 403, 404, 413, 422])
+@pytest.mark.parametrize("status", [400, 403, 413, 422])
 @pytest.mark.parametrize("bad", [{0}, {5}, {39}, {*range(0, 40, 2)}, {*range(40)}])
 def test_what_befalls_some_rows_alone_is_their_own_fault(tmp_path: Path, status: int, bad: set[int]) -> None:
     async def moderate(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
@@ -848,6 +848,20 @@ def test_what_befalls_some_rows_alone_is_their_own_fault(tmp_path: Path, status:
         assert len(stub.bodies) == 40
     failed = {k: outcome for k, outcome in enumerate(outcomes) if isinstance(outcome, Failure)}
     assert failed == dict.fromkeys(bad, Failure(f"http_{status}", f"HTTP {status}: flagged", may_pass=False))
+
+
+def test_one_bad_server_behind_an_address_costs_no_row_for_good(tmp_path: Path) -> None:
+    """A 404 waits for a verdict as a refusal does, but a resumed run asks again what may pass."""
+    lost = {*range(0, 40, 3)}
+
+    async def balance(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        return await (refuse(404, "no such model") if number(body) in lost else good)(request, body)
+
+    with StubServer(balance) as stub:
+        outcomes = ask(tmp_path, make_requests(40), stub.url)
+        assert len(stub.bodies) == 40
+    failed = {k: outcome for k, outcome in enumerate(outcomes) if isinstance(outcome, Failure)}
+    assert failed == dict.fromkeys(lost, Failure("http_404", "HTTP 404: no such model", may_pass=True))
 
 
 def test_answers_under_way_when_a_budget_ends_do_not_put_the_blame_on_rows(tmp_path: Path) -> None:
