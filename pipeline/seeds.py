@@ -17,7 +17,7 @@ from pipeline.hub import dataset_commit, dataset_rows
 from pipeline.plan import SPLITS, ShardSpec, apportion
 from pipeline.shards import read_groups, read_meta, write_shard
 from pipeline.storage import AnyPath
-from pipeline.text import as_written, is_placeholder, normalised
+from pipeline.text import as_written, is_blank, is_placeholder, normalised
 from pipeline.values import Row, Rows, UnreadableError, as_id, as_post, as_text, as_topics, named
 from schemas.arrow import arrow_schema, to_table
 from schemas.base import UsageError
@@ -38,8 +38,8 @@ def read_posts(config: SeedsConfig, dropped: Counter[str], max_unreadable: float
     """Yield the posts of a source, in its order.
 
     Counts what it drops: `unreadable` (with the first such row), `empty`, `deleted` (`[removed]` and its kin),
-    `duplicate` (text). Posts of one id and different texts are all kept. Raises `UsageError` where no post is left, or more than the share
-    `max_unreadable` of the rows cannot be read.
+    `duplicate` (text). Posts of one id and different texts are all kept. Raises `UsageError` where no post is left, or
+    more than the share `max_unreadable` of the rows cannot be read.
     """
     columns = Columns(config.columns, "seeds.columns.")
     path = config.path if config.is_hub else _file(config)
@@ -125,7 +125,7 @@ def _post(columns: Columns, index: int, row: Row) -> SeedPost | None:
     title = as_written(as_text(columns.value(row, "title"), "title"))
     text = as_written(as_post(columns.value(row, "text"), "text"))
     topics, identity = as_topics(columns.value(row, "topics"), "topics"), as_id(columns.value(row, "id"), "id")
-    if not title.strip() and not text.strip():
+    if is_blank(title) and is_blank(text):
         return None
     return SeedPost(id=identity or str(index), title=title, text=text, topics=tuple(topics))
 

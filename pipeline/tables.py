@@ -22,6 +22,7 @@ def table_rows(file: TextIO, delimiter: str | None) -> Rows:
     """
     csv.field_size_limit(_LONGEST_CELL)
     lines = _Lines(file)
+    names: list[str] = []
     header: list[str] = []
     reader: Any = None
     while True:
@@ -47,7 +48,10 @@ def table_rows(file: TextIO, delimiter: str | None) -> Rows:
             yield number, UnreadableError(f"not CSV: {error}; is a quotation mark not closed?")
             continue
         if not header:
-            header = _distinct([name.strip() for name in cells])
+            names = [name.strip() for name in cells]
+            header = _distinct(names)
+        elif [cell.strip("\ufeff \t") for cell in cells] == names:
+            yield number, UnreadableError("repeats the header; was another file added here?")
         elif cells:
             yield number, _cells(header, cells)
 

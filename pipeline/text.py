@@ -27,6 +27,8 @@ _NEEDS_REGEX = re.compile(
 )
 _FAST_WORD = re.compile(rf"[^\W{_EAST}]+|[{_EAST}](?<=\w)")
 
+_BLANK = regex.compile(r"[\s\p{Cf}\u115f\u1160\u3164\uffa0]*+")
+
 _ENTITY = re.compile(r"&(?:([a-z][a-z0-9]{1,31};)|#[0-9]{1,7};|#x[0-9a-f]{1,6};)", re.IGNORECASE)
 # What Reddit's editor puts into empty lines. In a dump it is escaped once more.
 _FILLER = re.compile(r"&(?:amp;)?#(?:x200b|8203);", re.IGNORECASE)
@@ -63,6 +65,11 @@ def count_words(text: str) -> int:
 def normalised(text: str) -> str:
     """Return what is equal for texts that are the same to a reader: case, punctuation and spacing do not count."""
     return " ".join(words(text)) or text.strip()
+
+
+def is_blank(text: str) -> bool:
+    """Return whether a reader sees nothing of a text: spaces, format characters, fillers of Hangul."""
+    return bool(_BLANK.fullmatch(text))
 
 
 def slug(text: str) -> str:

@@ -10,11 +10,13 @@ from typing import Any
 
 import orjson
 
-from pipeline.text import slug
+from pipeline.text import is_blank, slug
 
 _EXACT = 1 << 53
 """Above this, neighbouring integers are the same float."""
 _SHOWN = 60
+_CHAT = re.compile(r"""\s*\[\s*\{\s*['"](?:role|content)['"]\s*:.*\]\s*""", re.DOTALL)
+"""A text that holds a chat, as in a cell of a CSV file."""
 
 
 class UnreadableError(ValueError):
@@ -48,12 +50,15 @@ def as_text(value: Any, name: str) -> str:
 def as_post(value: Any, name: str) -> str:
     """Return the text of a post. Of a chat, a list of messages, that is what its user says, all turns of it.
 
-    Raises `UnreadableError` for what is neither a text nor a chat.
+    A text may hold a chat, as JSON or as Python writes one. Raises `UnreadableError` for what is neither a text nor a
+    chat, and for a chat in a text that cannot be read.
     """
+    if isinstance(value, str) and _CHAT.fullmatch(value):
+        value = as_list(value, name)
     if not isinstance(value, (list, tuple)) or not value or not all(map(_is_message, value)):
         return as_text(value, name)
     said = [_said(turn["content"], f"{name}.content") for turn in value if turn["role"] == "user"]
-    return "\n\n".join(text for text in said if text.strip())
+    return "\n\n".join(text for text in said if not is_blank(text))
 
 
 def as_id(value: Any, name: str) -> str:

@@ -75,7 +75,8 @@ class SeedsConfig(Record):
         default_factory=dict,
         description="Which column of the source holds `id`, `title`, `text` and `topics`, where the names differ by "
         "more than case. Without an `id` column posts are numbered. Of different posts under one id, the later ones "
-        "get a hash of their text in it. A `text` may be a chat, of which the user's messages are taken; `topics` holds a list, a text that holds one, or a text with commas.",
+        "get a hash of their text in it. A `text` may be a chat, of which the user's messages are taken; `topics` "
+        "holds a list, a text that holds one, or a text with commas.",
     )
 
     @property

@@ -7,10 +7,11 @@ A response's level is the sign of its rating against the median of those that it
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from pipeline.values import UnreadableError, as_list, as_text, named
+from pipeline.values import UnreadableError, as_list, as_post, as_text, named
 
 _ULTRAFEEDBACK_SLUGS = ("instruction_following", "honesty", "truthfulness", "helpfulness")
 # By the slug of the dimension. `verbosity` has no counterpart.
@@ -20,6 +21,7 @@ _HELPSTEER2_COLUMNS = {
     "coherence": "coherence",
     "complexity": "complexity",
 }
+_TURN = re.compile(r"\n?^<extra_id_1>(User|Assistant)[ \t\r]*$\n?", re.MULTILINE)
 _PKU_SAFERLHF_COLUMNS = {"harmlessness": "safer_response_id", "helpfulness": "better_response_id"}
 
 SLUGS: dict[str, tuple[str, ...]] = {
@@ -59,10 +61,13 @@ def ultrafeedback(row: Mapping[str, Any]) -> Rated:
 
 
 def helpsteer2(row: Mapping[str, Any]) -> Rated:
-    """A row of nvidia/HelpSteer2: one response of a prompt."""
+    """A row of nvidia/HelpSteer2: one response of a prompt. Of one with several turns, the user's are the post."""
     _check(row, ("prompt", "response", *_HELPSTEER2_COLUMNS.values()))
     ratings = _numbers({slug: row[column] for slug, column in _HELPSTEER2_COLUMNS.items()})
-    return Rated(as_text(row["prompt"], "prompt"), [("", row["response"], ratings)], is_partial=True)
+    first, *turns = _TURN.split(as_text(row["prompt"], "prompt"))
+    chat = [("user", first), *zip(map(str.lower, turns[::2]), turns[1::2], strict=True)]
+    post = as_post([{"role": role, "content": text} for role, text in chat], "prompt")
+    return Rated(post, [("", row["response"], ratings)], is_partial=True)
 
 
 def pku_saferlhf(row: Mapping[str, Any]) -> Rated:

@@ -16,7 +16,7 @@ import numpy as np
 
 from pipeline.columns import Columns
 from pipeline.mining.adapters import ADAPTERS, SLUGS
-from pipeline.text import as_written, count_words, is_placeholder, slug
+from pipeline.text import as_written, count_words, is_blank, is_placeholder, slug
 from pipeline.values import Row, UnreadableError, as_id, as_list, as_post, as_text, as_topics, is_missing, named
 from preference_space.space import PreferenceSpace
 from schemas.base import UsageError
@@ -89,7 +89,7 @@ class Filters:
         self.count("posts/read")
         if is_placeholder(text) or is_placeholder(title):
             return self._drop("posts/deleted")
-        if not title.strip() and not text.strip():
+        if is_blank(title) and is_blank(text):
             return self._drop("posts/empty")
         if is_moderator:
             return self._drop("posts/moderator")
@@ -106,7 +106,7 @@ class Filters:
             return self._drop("responses/deleted")
         if is_placeholder(author):
             return self._drop("responses/deleted_account")
-        if not text.strip():
+        if is_blank(text):
             return self._drop("responses/empty")
         if is_moderator:
             return self._drop("responses/moderator")

@@ -139,7 +139,7 @@ def test_missing_ids_are_the_numbers_of_the_rows(tmp_path: Path) -> None:
 
 
 def test_posts_without_text_are_dropped_and_counted(tmp_path: Path) -> None:
-    path = jsonl(tmp_path, {"title": " ", "text": "\n"}, {"title": None}, {"text": None}, {"text": "kept"})
+    path = jsonl(tmp_path, {"title": " ", "text": "\n"}, {"title": None}, {"text": "\u200b\u3164"}, {"text": "kept"})
 
     assert [post.text for post in read(path)] == ["kept"]
     assert dropped_from(path) == {"empty": 3}

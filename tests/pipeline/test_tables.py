@@ -64,6 +64,14 @@ def test_quotation_marks_that_are_never_closed_cost_their_rows_alone() -> None:
     assert [row["n"] for _, row in found if not isinstance(row, str)] == ["1", "3", "5"]
 
 
+def test_header_that_is_repeated_is_no_row() -> None:
+    assert table("id,title,text\n1,t,a\n\ufeffid, title,text\n2,text,b\n") == [
+        (2, {"id": "1", "title": "t", "text": "a"}),
+        (3, "repeats the header; was another file added here?"),
+        (4, {"id": "2", "title": "text", "text": "b"}),
+    ]
+
+
 def test_surplus_cells_are_named_with_the_columns() -> None:
     assert table("n,text\n1,a, and b\n2,c\n3,d,,\n") == [
         (2, "has 3 cells for 2 columns (n, text)"),

@@ -6,6 +6,7 @@ from pipeline.text import (
     as_written,
     control_character,
     count_words,
+    is_blank,
     is_placeholder,
     normalised,
     slug,
@@ -62,6 +63,12 @@ def test_texts_that_read_the_same_are_normalised_alike(one: str, other: str) -> 
 @pytest.mark.parametrize(("one", "other"), [("कल", "कील"), ("มา", "ม่า"), ("?!", "!?")])
 def test_marks_tell_texts_apart(one: str, other: str) -> None:
     assert normalised(one) != normalised(other)
+
+
+@pytest.mark.parametrize("text", ["", " \n\u3000", "\u200b\u200b\ufeff", "\u3164 \u115f\u1160\uffa0", "\u00ad\u202e"])
+def test_a_text_of_which_nothing_is_seen_is_blank(text: str) -> None:
+    assert is_blank(text)
+    assert not is_blank(f"{text}\u00e9")
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -32,7 +33,22 @@ def test_post_of_a_chat_is_what_the_user_says() -> None:
     assert as_post(chat, "post") == "Why?\n\nAnd how?"
     assert as_post([{"role": "user", "content": [{"type": "text", "text": "Why?"}]}], "post") == "Why?"
     assert as_post("Why?", "post") == "Why?"
+    assert as_post(f" {json.dumps(chat, indent=1)}\n", "post") == "Why?\n\nAnd how?"
+    assert as_post(repr(chat), "post") == "Why?\n\nAnd how?"
     assert as_post(None, "post") == ""
+
+
+@pytest.mark.parametrize("text", ["[Serious] Why?", '["role"]', "[{'name': 'x'}]", '[{"role": "user"} is what I see'])
+def test_text_that_only_looks_like_a_list_is_a_post_as_it_is(text: str) -> None:
+    assert as_post(text, "post") == text
+
+
+@pytest.mark.parametrize(
+    "text", ["[{'role': 'user', 'content': 'a'}\n {'role': 'x', 'content': 'b'}]", '[{"role": 1}]']
+)
+def test_chat_in_a_text_that_cannot_be_read_is_no_post(text: str) -> None:
+    with pytest.raises(UnreadableError, match="'post'"):
+        as_post(text, "post")
 
 
 @pytest.mark.parametrize(

@@ -93,6 +93,15 @@ def test_ultrafeedback_row_may_have_no_completions(completions: Any) -> None:
     assert ADAPTERS["ultrafeedback"](ultrafeedback_row() | {"completions": completions}).responses == []
 
 
+@pytest.mark.parametrize("end", ["", "\n<extra_id_1>Assistant\n", "\n<extra_id_1>Assistant"])
+def test_helpsteer2_prompt_of_several_turns_is_what_the_user_says(end: str) -> None:
+    prompt = "Stove?\n<extra_id_1>Assistant\nGas.\n\nOr not.\n<extra_id_1>User\nWhat is <extra_id_1>User\nfor?" + end
+
+    found = ADAPTERS["helpsteer2"](helpsteer2_row(prompt, "A tag.", 4, 3, None, 2, 0))
+
+    assert found.post == "Stove?\n\nWhat is <extra_id_1>User\nfor?"
+
+
 def test_helpsteer2_row_is_one_response_of_a_prompt() -> None:
     found = ADAPTERS["helpsteer2"](helpsteer2_row("Stove?", "Gas.", 4, 3, None, 2, 0))
 

@@ -263,7 +263,7 @@ def test_response_of_another_shape_is_counted(entry: Any) -> None:
 
 
 def test_response_without_text_is_empty() -> None:
-    assert read("threads", thread({"text": None}, "", {"text": " "})).counts["responses/empty"] == 3
+    assert read("threads", thread({"text": None}, "", {"text": " "}, "\u3164\u200b")).counts["responses/empty"] == 4
 
 
 def test_responses_may_be_an_object_of_lists() -> None:
@@ -314,6 +314,7 @@ def test_rows_of_one_prompt_of_helpsteer2_are_together() -> None:
     ("kind", "row", "counts"),
     [
         ("helpsteer2", helpsteer2_row(None, TEXT, 1, 1, 1, 1, 1), {"posts/empty": 1}),
+        ("helpsteer2", helpsteer2_row("\ufeff\u200b", TEXT, 1, 1, 1, 1, 1), {"posts/empty": 1}),
         ("helpsteer2", helpsteer2_row(7, TEXT, 1, 1, 1, 1, 1), {"posts/unreadable": 1}),
         ("helpsteer2", helpsteer2_row("Tent?", None, 1, 1, 1, 1, 1), {"responses/read": 1, "responses/empty": 1}),
         (
