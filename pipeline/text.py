@@ -45,7 +45,13 @@ _LONGEST_PLACEHOLDER = 300
 # Tabs and line breaks are text. With an escape goes the command to a terminal that it begins.
 _COMMAND = re.compile(r"(?:\x1b\[|\x9b)[0-?]*+[ -/]*+[@-~]|\x1b\][^\x00-\x1f]{0,200}(?:\x07|\x1b\\)")
 _BREAK = re.compile("[\x0b\x0c\x85]")
-_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffe\uffff]")
+# Tags after a black flag make the flag of a part of a country, such as Scotland's.
+_FLAG_TAG = "[\U000e0030-\U000e0039\U000e0061-\U000e007a\U000e007f]"
+_CONTROL = re.compile(
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ufffe\uffff\U000e0000-\U000e007f]"
+    + "".join(f"(?<!\U0001f3f4{_FLAG_TAG * length})" for length in range(1, 7))
+)
+_BYTE_ORDER_MARK = "\ufeff"
 
 
 def words(text: str) -> list[str]:
@@ -102,14 +108,22 @@ def is_placeholder(text: str) -> bool:
 
 
 def control_character(text: str) -> str | None:
-    """Return the first control character that is no tab and no line break, as `U+001B`; None where there is none."""
+    """Return the first control character that is no tab and no line break, as `U+001B`; None where there is none.
+
+    Those that turn the direction of a text count, and tags, which nobody sees and a model reads.
+    """
     found = _CONTROL.search(text)
     return f"U+{ord(found[0]):04X}" if found else None
 
 
 def without_controls(text: str) -> str:
     """Return a text without control characters and commands to a terminal; page breaks become line feeds."""
-    return _CONTROL.sub("", _BREAK.sub("\n", _COMMAND.sub("", text)))
+    return without_mark(_CONTROL.sub("", _BREAK.sub("\n", _COMMAND.sub("", text))))
+
+
+def without_mark(text: str) -> str:
+    """Return a text without byte order marks at its beginning."""
+    return text.lstrip(_BYTE_ORDER_MARK)
 
 
 def _find_words(text: str) -> list[str]:

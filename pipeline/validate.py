@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from rapidfuzz.distance import Indel
 
-from pipeline.text import control_character, words
+from pipeline.text import control_character, without_mark, words
 from schemas.config import ValidationConfig
 
 
@@ -25,8 +25,8 @@ _QUOTES = {'"': '"', "'": "'", "\u201c": "\u201d", "\u2018": "\u2019", "*": "*"}
 
 
 def clean_reply(text: str) -> str:
-    """A reply without surrounding space, and without quotation marks that enclose all of it."""
-    text = text.strip()
+    """A reply without surrounding space, byte order mark, and quotation marks that enclose all of it."""
+    text = without_mark(text.strip()).strip()
     while len(text) > 1 and _QUOTES.get(text[0]) == text[-1] and text[0] not in text[1:-1]:
         text = text[1:-1].strip()
     return text

@@ -369,7 +369,7 @@ class ValidationConfig(Record):
     )
     markup: tuple[str, ...] = Field(
         (
-            r"<\|[^<>|]{1,64}\|>|</?(?:div|span|p|br|html|body|script)\b[^<>]{0,200}>",
+            r"<\|[^<>|]{1,64}\|>|</?(?:div|span|p|br|html|body|script|answer|reply|response)\b[^<>]{0,200}>",
             r"^#{1,6} |```",
             r"^\W{0,3}(?:title|post|reply|response|assistant|user|system)\W{0,2}:",
             "\ufffd",

@@ -27,6 +27,9 @@ _LEFT_OUT = frozenset({"thinking", "redacted_thinking", "reasoning", "reasoning_
 """Types of chunks that are no part of a reply."""
 _KNOWN = _LEFT_OUT | {"text", "output_text"}
 
+_MOST_BROKEN = 100
+"""Braces in a text that begin no JSON object, after which no further one is looked for: each takes a while."""
+
 _END_OF_THINKING = re.compile(
     r"</(?:think|thinking|thought|reasoning|seed:think)>|\[/THINK\]|◁/think▷|<\|END_THINKING\|>"
     r"|<\|channel\|>final<\|message\|>",
@@ -79,14 +82,21 @@ def first_logprobs(choice: Mapping[str, Any]) -> list[tuple[str, float | None]]:
 
 
 def read_object(text: str) -> dict[str, Any]:
-    """Return the first JSON object in a text, such as one in a code fence or between words."""
-    start = text.find("{")
-    if start < 0:
-        raise ValueError("no JSON object")
-    try:
-        found, _ = json.JSONDecoder(parse_constant=lambda _: None).raw_decode(text, start)
-    except RecursionError:
-        raise ValueError("a JSON object too deep to read") from None
+    """Return the last whole JSON object in a text: it may stand in a code fence, between words or after a draft."""
+    decoder = json.JSONDecoder(parse_constant=lambda _: None)
+    found, errors, start = None, [ValueError("no JSON object")], text.find("{")
+    while start >= 0 and len(errors) <= _MOST_BROKEN:
+        try:
+            found, end = decoder.raw_decode(text, start)
+        except RecursionError:
+            raise ValueError("a JSON object too deep to read") from None
+        except json.JSONDecodeError as error:
+            errors.append(error)
+            # What stands within a broken object is no answer by itself.
+            end = max(start + 1, error.pos)
+        start = text.find("{", end)
+    if found is None:
+        raise errors[-1]
     return dict(_plain(found))
 
 

@@ -79,19 +79,28 @@ def _option_shares(choice: Any) -> list[float]:
     """Each option's share of what the model gives to all options; zeros if it is not seen to give them anything.
 
     An endpoint without log-probabilities is taken at its word. One with them is not: where the options are far down,
-    what it was made to say is a guess.
+    what it was made to say is a guess. So is every other option where the one that it said has no number.
     """
     tokens = first_logprobs(choice)
     weights = [0.0] * len(OPTIONS)
     for token, logprob in tokens:
-        # Some servers show a tokenizer's own mark of a space.
-        option = token.strip().lstrip("\u2581\u0120")
+        option = _as_option(token)
         if option in OPTIONS and logprob is not None:
             weights[OPTIONS.index(option)] += math.exp(min(float(logprob), 0.0))
-    if not tokens and choice["text"].strip() in OPTIONS:
-        weights[OPTIONS.index(choice["text"].strip())] = 1.0
+    said = _as_option(choice["text"])
+    if said in OPTIONS:
+        position = OPTIONS.index(said)
+        if not tokens:
+            weights[position] = 1.0
+        elif not weights[position]:
+            weights = [0.0] * len(OPTIONS)
     total = sum(weights)
     return [weight / total if total else 0.0 for weight in weights]
+
+
+def _as_option(token: str) -> str:
+    """A token without the space before it, which some servers show as their tokenizer marks it."""
+    return token.strip().lstrip("\u2581\u0120")
 
 
 AnyRequest = Request | ChoiceRequest

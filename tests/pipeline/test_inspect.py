@@ -25,13 +25,12 @@ HARMLESS = "[bold red]x[/] [/] [link=http://x.y]z[/link] :warning:"
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A build whose posts and replies are full of markup and of what cannot be seen."""
+    """A build whose posts and replies are full of markup."""
     root = tmp_path_factory.mktemp("hostile")
-    text = f"{HARMLESS} {UNSEEN}"
-    posts = write_jsonl(root / "posts.jsonl", ({"title": f"{text} {k}", "text": text} for k in range(60)))
+    posts = write_jsonl(root / "posts.jsonl", ({"title": f"{HARMLESS} {k}", "text": HARMLESS} for k in range(60)))
 
     async def hostile(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
-        return completion(f"{text} {good_text(body)}")
+        return completion(f"{HARMLESS} {good_text(body)}")
 
     run_build(root / "out", hostile, seeds={"path": str(posts)}, validation={"copied_words": 1000})
     return root / "out"
@@ -47,7 +46,7 @@ def printed(to: Console) -> str:
 
 
 def shown(folder: Path, **keys: Any) -> str:
-    """The first example, its texts with terminal escapes besides: a dataset of somebody else may hold them."""
+    """The first example, its texts with what a terminal must not be sent: a dataset of somebody else may hold it."""
     to = console(**keys)
     for space, row in find_examples(folder, None, 1):
         show((space, _hostile(row)), to)

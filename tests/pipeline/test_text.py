@@ -14,6 +14,8 @@ from pipeline.text import (
     words,
 )
 
+SCOTLAND = "\U0001f3f4\U000e0067\U000e0062\U000e0073\U000e0063\U000e0074\U000e007f"
+
 
 @pytest.mark.parametrize(
     ("text", "found"),
@@ -160,7 +162,10 @@ def test_what_people_write_is_no_placeholder(text: str) -> None:
         ("a\x00b\x08c\x7fd\x9fe\ufffef", "abcdef"),
         ("\x1b[1;31mred\x1b[0m and \x1b]0;title\x07so on\x1b", "red and so on"),
         ("one\r\ntwo\nthree\x0cfour\x85five\tsix", "one\r\ntwo\nthree\nfour\nfive\tsix"),
-        ("left \u202e right \u2066 zero\u200bwidth", "left \u202e right \u2066 zero\u200bwidth"),
+        ("left\u200f right \u200e zero\u200bwidth", "left\u200f right \u200e zero\u200bwidth"),
+        ("a\u202ab\u202ec\u2066d\u2069e\U000e0001f\U000e0041g\U000e007fh", "abcdefgh"),
+        (f"{SCOTLAND}\U000e0068 and \U0001f3f4", f"{SCOTLAND} and \U0001f3f4"),
+        ("\ufeffone \ufefftwo", "one \ufefftwo"),
     ],
 )
 def test_control_characters_go_and_line_breaks_stay(text: str, expected: str) -> None:
@@ -168,6 +173,15 @@ def test_control_characters_go_and_line_breaks_stay(text: str, expected: str) ->
     assert control_character(expected) is None
 
 
-@pytest.mark.parametrize(("text", "found"), [("a\x00b\x1b", "U+0000"), ("\x1b[0m", "U+001B"), ("a\tb\r\nc", None)])
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("a\x00b\x1b", "U+0000"),
+        ("\x1b[0m", "U+001B"),
+        ("a\tb\r\nc", None),
+        ("a\u202eb", "U+202E"),
+        ("a\U000e0068", "U+E0068"),
+    ],
+)
 def test_a_control_character_is_named(text: str, found: str | None) -> None:
     assert control_character(text) == found

@@ -135,6 +135,8 @@ def test_without_refusal_patterns_nothing_is_a_refusal() -> None:
         "You should call her tonight.<|im_end|>",
         "You should call <b>her</b> tonight. </s>",
         "<think>She is sad.</think> You should call her tonight.",
+        "<reasoning>Call.</reasoning>\n<answer>You should call her tonight, my friend.</answer>",
+        "You should call her tonight, my friend.</answer>",
         "<br/>You should call her tonight, my friend.",
         "[INST] You should call her tonight, my friend.",
         "# Advice\nYou should call her tonight, my friend.",
@@ -297,9 +299,23 @@ def test_what_people_format_is_no_token(text: str) -> None:
     assert judge_tokens(text, RULES) is None
 
 
-@pytest.mark.parametrize(("character", "name"), [("\x00", "U+0000"), ("\x08", "U+0008"), ("\x1b[31m", "U+001B")])
+@pytest.mark.parametrize(
+    ("character", "name"),
+    [
+        ("\x00", "U+0000"),
+        ("\x08", "U+0008"),
+        ("\x1b[31m", "U+001B"),
+        ("\u202e", "U+202E"),
+        ("\u2067", "U+2067"),
+        ("\U000e0041", "U+E0041"),
+    ],
+)
 def test_control_characters_are_refused_by_name(character: str, name: str) -> None:
     assert judge_text(f"{GOOD}{character}", "stop", RULES) == Fault("control_character", name)
+
+
+def test_a_byte_order_mark_before_a_reply_is_cleaned_off() -> None:
+    assert clean_reply(f"\ufeff{GOOD}") == clean_reply(f' \ufeff\n"{GOOD}"') == GOOD
 
 
 def test_tabs_and_line_breaks_are_no_control_characters() -> None:

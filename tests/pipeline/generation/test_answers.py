@@ -204,6 +204,24 @@ def test_an_object_is_found_in_a_fence_or_between_words(text: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
+    [
+        'Draft: {"kind": "unclear"}\nFinal: {"kind": "positive"}',
+        'Of the form {kind: ...}, so {"kind": "positive"}',
+        '{"kind": {"kind": "unclear"}} {"kind": "positive"} {"kind": {"kind": "unclear"}',
+        '{"kind": {"kind": "unclear"}, so} {"kind": "positive"} {',
+    ],
+)
+def test_of_several_objects_the_last_whole_one_counts(text: str) -> None:
+    assert read_object(text) == {"kind": "positive"}
+
+
+def test_a_text_of_nothing_but_braces_is_given_up_soon() -> None:
+    with pytest.raises(ValueError):
+        read_object("{" * 5_000_000)
+
+
+@pytest.mark.parametrize(
+    "text",
     ["", "positive", '"positive"', "[1, 2]", "{", '{"kind": ', "{kind: positive}", '{"a": "\\ud800"}', '{"a": ' * 9999],
 )
 def test_a_text_without_an_object_is_refused(text: str) -> None:

@@ -261,7 +261,7 @@ def test_a_logprob_above_zero_counts_as_certainty() -> None:
 
 @pytest.mark.parametrize("least", [-math.inf, -9999.0, -1e300])
 def test_options_that_the_engine_rules_out_count_as_nothing(least: float) -> None:
-    assert read(top({"A": least, "B": least, "C": -0.1})) == [[0, 0, 255]]
+    assert read(top({"A": least, "B": least, "C": -0.1}, text="C")) == [[0, 0, 255]]
     assert read(top({"A": least, "B": least, "C": least}, text="B")) == [[0] * 3]
 
 
@@ -272,6 +272,13 @@ def test_a_logprob_that_is_no_number_is_never_certainty(value: object) -> None:
     except ValueError:
         return
     assert found[0][0] == 0
+
+
+@pytest.mark.parametrize("said", ["A", " A", "\u2581A"])
+def test_a_runner_up_is_no_answer_where_what_the_model_said_has_no_number(said: str) -> None:
+    assert read(top({said: None, "B": -2.0, "C": -3.0}, text=said)) == [[0] * 3]
+    assert read(top({"B": -2.0, "C": -3.0}, text=said)) == [[0] * 3]
+    assert read(top({said: -0.1, "B": None, "C": None}, text=said)) == [[255, 0, 0]]
 
 
 def test_probabilities_come_back_within_half_a_byte() -> None:

@@ -564,7 +564,9 @@ def test_responses_with_tokens_of_chat_templates_are_dropped(tmp_path: Path, tok
 
 
 def test_control_characters_of_posts_and_responses_go(tmp_path: Path) -> None:
-    row = thread("t", response("a", text=f"\x1b[31m{text(1)}\x00"), response("b"), post="What\x08 now\x1b?")
+    row = thread(
+        "t", response("a", text=f"\ufeff\x1b[31m{text(1)}\u202e"), response("b"), post="What\x08 now\U000e0041?"
+    )
 
     found = gather_rows(tmp_path, row)
 
