@@ -51,7 +51,13 @@ def parse(name: str) -> AnyPath:
     """The place that a user names: a path, or an address such as `gs://bucket/folder`. Raises `UsageError`."""
     protocol, separator, rest = name.partition("://")
     if not separator:
-        return Path(name)
+        protocol, separator, rest = name.partition(":/")
+        if separator and protocol in _OBJECT_STORES | _READ_ONLY | {"file"}:
+            raise UsageError(f"{name}: an address has two slashes, such as {protocol}://{rest}")
+        try:
+            return Path(name).expanduser()
+        except RuntimeError as error:
+            raise UsageError(f"{name}: {error_text(error)}") from None
     if protocol == "file":
         return Path(rest)
     if not rest.strip("/") or (rest.startswith("/") and protocol in _PACKAGES):
@@ -162,19 +168,27 @@ def create(path: UPath, content: bytes) -> None:
 def check_folder(folder: AnyPath) -> None:
     """Raise `UsageError` where no build can be kept: at a file, below one, or where nothing can be written.
 
-    A name that is a pattern is refused too: `load_dataset` would look for other folders.
+    A name that is a pattern or a chain of addresses is refused too: `load_dataset` would look for other folders.
     """
-    if wild := [character for character in "[*?" if character in str(folder)]:
+    if wild := [part for part in ("[", "*", "?", "::") if part in str(folder)]:
         raise UsageError(
             f"--output {folder}: load_dataset takes a name with '{wild[0]}' for a pattern and does not find the "
-            "dataset; name a folder without '[', '*' and '?'"
+            "dataset; name a folder without '[', '*', '?' and '::'"
         )
     if is_local(folder):
         for place in (folder, *folder.parents):
-            if place.is_dir():
-                return
+            try:
+                if place.is_dir():
+                    return
+            except OSError as error:
+                raise UsageError(f"--output {folder}: {error_text(error)}; name another folder") from None
             if os.path.lexists(place):
                 raise UsageError(f"--output {folder}: {place} is no folder; name a folder, which need not be there")
+    elif folder.protocol == "memory":
+        raise UsageError(
+            f"--output {folder}: what is in memory:// is gone when the command ends; name a folder of this machine, or "
+            "of a bucket (s3://, gs://, az://)"
+        )
     elif folder.protocol in _READ_ONLY:
         raise UsageError(
             f"--output {folder}: nothing can be written by {folder.protocol}://; name a folder of this machine, or of "
@@ -296,7 +310,8 @@ def download(folder: UPath, target: Path) -> None:
 def is_file(path: AnyPath) -> bool:
     """Whether there is such a file."""
     if is_local(path):
-        return path.is_file()
+        with reading(path):
+            return path.is_file()
     # What fsspec calls `isfile` takes any error, such as a refused key, for a file that is not there.
     try:
         with reading(path):

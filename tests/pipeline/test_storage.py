@@ -98,6 +98,27 @@ def test_a_path_of_this_machine_is_a_path(name: str) -> None:
     assert storage.is_local(path)
 
 
+def test_a_home_folder_is_the_one_that_a_shell_means(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+    assert storage.parse("~/build") == tmp_path / "build"
+    with pytest.raises(UsageError, match=r"^~no-such-user/build: [^\n]+$"):
+        storage.parse("~no-such-user/build")
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"), [("s3:/bucket/x", "s3://bucket/x"), ("gs:/b", "gs://b"), ("hf:/owner/name", "hf://owner/name")]
+)
+def test_an_address_with_one_slash_is_refused_with_the_right_form(name: str, meant: str) -> None:
+    with pytest.raises(UsageError, match=f"^{name}: an address has two slashes, such as {meant}$"):
+        storage.parse(name)
+
+
+def test_a_name_that_is_too_long_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^cannot read \S+: File name too long; [^\n]+$"):
+        storage.is_file(tmp_path / ("n" * 300))
+
+
 @in_a_store
 def test_an_address_is_a_place_elsewhere(folder: AnyPath) -> None:
     assert not storage.is_local(folder)
