@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pipeline import inputs, storage
+from pipeline.differences import differences_of
 from pipeline.foresight import refuse_engine, refuse_points
 from pipeline.locks import LOCK
 from pipeline.manifests import MANIFEST, DamagedManifestError, read_manifest, write_manifest
@@ -107,11 +108,11 @@ def prepare(config: BuildConfig, output: AnyPath) -> Prepared:
             versions=_versions(),
         )
     elif stored.fingerprint != fingerprint:
-        differences = _differences(stored.parts, parts)
+        differences = differences_of(config, stored.parts, parts)
         more = f"; and {len(differences) - 3} more" if len(differences) > 3 else ""
         raise UsageError(
             f"{output} holds another build: {'; '.join(differences[:3]) or 'fingerprint'}{more}; "
-            "choose another --output, or go back to the earlier configuration"
+            "choose another --output, or go back to the earlier configuration and files"
         )
     else:
         manifest = stored
@@ -302,18 +303,6 @@ def _holds_shards(output: AnyPath, fingerprint: str) -> bool:
             f"{output} has no manifest and holds a file of another build, {others[0]}; choose another --output"
         )
     return bool(shards)
-
-
-def _differences(before: dict[str, Any], after: dict[str, Any], prefix: str = "") -> list[str]:
-    result = []
-    for key in sorted(before.keys() | after.keys()):
-        old, new = before.get(key), after.get(key)
-        if isinstance(old, dict) and isinstance(new, dict):
-            result.extend(_differences(old, new, f"{prefix}{key}."))
-        elif old != new:
-            there, now = (json.dumps(side[key])[:60] if key in side else "not given" for side in (before, after))
-            result.append(f"{prefix}{key} is {there} there and {now} now")
-    return result
 
 
 def _versions() -> dict[str, str]:

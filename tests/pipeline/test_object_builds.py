@@ -981,7 +981,7 @@ def test_other_threads_in_the_bucket_are_another_build(site: Site, mixed: str) -
 
     result = Result("build", f"{url}/build.yaml", "--output", f"{url}/out", "--set", f"engine={NO_MODEL}")
 
-    assert_one_line(result.code, result.err, [2], f"{url}/out holds another build: mining.content is ")
+    assert_one_line(result.code, result.err, [2], f"{url}/out holds another build: the threads of mining.source")
 
 
 NEARBY = """

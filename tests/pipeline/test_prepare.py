@@ -232,7 +232,7 @@ def test_changed_seed_file_is_refused(tmp_path: Path) -> None:
     prepared(tmp_path / "build", tiny(seeds={"path": str(path)}))
     write_posts(path, 61)
 
-    with pytest.raises(UsageError, match=r"holds another build: seeds\.content is "):
+    with pytest.raises(UsageError, match=rf"holds another build: the posts of seeds\.path have changed .*\({path}\); "):
         prepared(tmp_path / "build", tiny(seeds={"path": str(path)}))
 
 
@@ -272,6 +272,23 @@ def test_other_mining_in_the_folder_is_refused_and_the_difference_named(
     assert f"holds another build: {difference}" in str(refusal.value)
 
 
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("x" * 70, '"' + "x" * 59 + '..."'),
+        (["y" * 40, "z" * 40], '["' + "y" * 40 + '", "' + "z" * 14 + '..."'),
+        (list(range(40)), "[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 1..."),
+    ],
+)
+def test_a_long_value_is_cut_within_its_quotes(tmp_path: Path, value: Any, shown: str) -> None:
+    prepared(tmp_path, tiny())
+
+    with pytest.raises(UsageError) as refusal:
+        prepared(tmp_path, tiny(generation={"model": "stub", "extra": {"some_field": value}}))
+
+    assert f": generation.extra.some_field is not given there and {shown} now; choose" in str(refusal.value)
+
+
 def test_build_that_mines_is_another_than_one_that_does_not(tmp_path: Path) -> None:
     prepared(tmp_path / "build", tiny())
 
@@ -282,7 +299,8 @@ def test_build_that_mines_is_another_than_one_that_does_not(tmp_path: Path) -> N
 def test_changed_thread_file_is_refused(tmp_path: Path) -> None:
     prepared(tmp_path / "build", tiny(**mined(tmp_path, threads=30)))
 
-    with pytest.raises(UsageError, match=r"holds another build: mining\.content is "):
+    said = r"another build: the threads of mining\.source have changed since the build began \(\S+/threads\.jsonl\); "
+    with pytest.raises(UsageError, match=said):
         prepared(tmp_path / "build", tiny(**mined(tmp_path, threads=31)))
 
 
@@ -437,9 +455,11 @@ def test_output_at_a_file_or_below_one_is_refused(tmp_path: Path, name: str) -> 
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-@pytest.mark.parametrize("name", ["run[1]", "run*", "run?/build", "a[b/c"])
+@pytest.mark.parametrize("name", ["run[1]", "run*", "run?/build", "a[b/c", "a::b"])
 def test_output_that_is_a_pattern_is_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(UsageError, match=r"load_dataset takes a name with '[\[*?]' for a pattern .*; name a folder"):
+    with pytest.raises(
+        UsageError, match=r"load_dataset takes a name with '(\[|\*|\?|::)' for a pattern .*; name a folder"
+    ):
         prepared(tmp_path / name, tiny())
 
     assert not list(tmp_path.iterdir())
@@ -451,6 +471,18 @@ def test_output_where_nothing_can_be_written_is_refused(name: str) -> None:
 
     with pytest.raises(UsageError, match=rf"^--output {name}: nothing can be written by .*name a folder"):
         check_output(output)
+
+
+def test_output_that_would_be_gone_is_refused() -> None:
+    output = storage.parse(f"memory://{uuid.uuid4().hex}")
+
+    with pytest.raises(UsageError, match=rf"^--output {output}: what is in memory:// is gone when the command ends; "):
+        check_output(output)
+
+
+def test_output_of_a_name_that_is_too_long_is_refused_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"^--output \S+: File name too long; name another folder$"):
+        check_output(tmp_path / ("n" * 300) / "build")
 
 
 @pytest.mark.parametrize("place", ["s3", "gs"])
