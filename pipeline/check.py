@@ -47,7 +47,8 @@ def check_build(folder: AnyPath) -> Checked:
     manifest = open_manifest(folder)
     plan = plan_of(folder, manifest)
     checks = [*_checks(plan, manifest)]
-    problems = [problem for problem in storage.each(folder, _problem_of, checks) if problem]
+    # A file that is missing may be so to several checks.
+    problems = dict.fromkeys(problem for problem in storage.each(folder, _problem_of, checks) if problem)
     return Checked(len(checks), tuple(problems), manifest.status == "complete")
 
 
@@ -160,5 +161,5 @@ def _problem_of(check: Callable[[], object]) -> str | None:
     except UserError as error:
         return str(error)
     except FileNotFoundError as error:
-        return f"{error} is missing; run `everyuser build` again"
+        return f"{error.filename or error} is missing; run `everyuser build` again"
     return None

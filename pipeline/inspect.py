@@ -34,14 +34,18 @@ def find_examples(
     space = read_space(folder, manifest.parts["space"])
     shown = 0
     for path in files:
-        with open_shard(path, fingerprint=manifest.fingerprint) as file:
-            for batch in file.iter_batches(batch_size=256):
-                chosen = batch.filter(pc.equal(batch["id"], example_id)) if example_id is not None else batch
-                for row in chosen.slice(0, count - shown).to_pylist():
-                    yield space, row
-                    shown += 1
-                if shown >= count:
-                    return
+        try:
+            with open_shard(path, fingerprint=manifest.fingerprint) as file:
+                for batch in file.iter_batches(batch_size=256):
+                    chosen = batch.filter(pc.equal(batch["id"], example_id)) if example_id is not None else batch
+                    for row in chosen.slice(0, count - shown).to_pylist():
+                        yield space, row
+                        shown += 1
+                    if shown >= count:
+                        return
+        except FileNotFoundError:
+            # A link that leads nowhere is listed.
+            raise UsageError(f"{path} is missing; run the same build command again, which makes it anew") from None
     if example_id is not None and not shown:
         raise UsageError(f"{folder} has no example with id '{example_id}'")
 

@@ -107,15 +107,17 @@ def open_shard(path: AnyPath, whole: bool = False, fingerprint: str | None = Non
 
 @contextmanager
 def damage_reported(path: AnyPath) -> Iterator[None]:
-    """Turn what Arrow and the system say of a file into a `UserError` that names it; a missing file passes.
+    """Turn what Arrow and the system say of a file into a `UserError` that names it; a missing file is named alone.
 
     Only what is certainly damaged is said to be: a good shard may be unreadable for want of a permission or of file
     handles, and nobody should delete it for that.
     """
     try:
         yield
-    except (UserError, FileNotFoundError):
+    except UserError:
         raise
+    except FileNotFoundError:
+        raise FileNotFoundError(str(path)) from None
     except OSError as error:
         if storage.is_local(path) and path.is_dir():
             raise UserError(f"{path} is a folder, where a file should be; remove it and run again") from None

@@ -131,6 +131,18 @@ def test_advice_about_a_finished_build_leads_somewhere(finished: Path, tmp_path:
     assert any("README.md is missing; `everyuser report` writes it again" in problem for problem in problems)
 
 
+@pytest.mark.parametrize("file", [f"data/{SHARD}.parquet", f"pool/{SHARD}.parquet"])
+def test_a_link_that_leads_nowhere_is_a_missing_file(finished: Path, tmp_path: Path, file: str) -> None:
+    folder = tmp_path / "out"
+    shutil.copytree(finished, folder)
+    (folder / file).unlink()
+    (folder / file).symlink_to(tmp_path / "nowhere")
+
+    (problem,) = check_build(folder).problems
+
+    assert problem.startswith(f"{folder / file} is missing")
+
+
 def assert_is_built_or_refused(config: BuildConfig, folder: Path, file: str, reference: dict[str, bytes]) -> None:
     try:
         build(config, folder)

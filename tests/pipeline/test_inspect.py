@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -220,3 +221,13 @@ def test_coverage_is_shown_with_the_poles_that_were_never_seen() -> None:
     assert "3 points" in printed(to)
     assert "poles never seen: brevity negative" in printed(to)
     assert "active dimensions a point: 0: 1, 1: 2" in printed(to)
+
+
+def test_a_link_that_leads_nowhere_is_a_missing_shard(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "out")
+    shard = next((tmp_path / "out" / "data").iterdir())
+    shard.unlink()
+    shard.symlink_to(tmp_path / "nowhere")
+
+    with pytest.raises(UsageError, match=rf"^{shard} is missing; run the same build command again"):
+        list(find_examples(tmp_path / "out", "no such id", 1))

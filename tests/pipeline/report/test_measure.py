@@ -275,9 +275,13 @@ def test_a_build_without_examples_is_wrong_usage(tmp_path: Path) -> None:
     fails(write_build(tmp_path, {"train-00000-of-00001": []}), "without examples")
 
 
-def test_a_missing_shard_is_wrong_usage(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_link", [False, True])
+def test_a_missing_shard_is_wrong_usage(folder: Path, tmp_path: Path, is_link: bool) -> None:
     build = broken(folder, tmp_path / "build")
-    (build / "data" / "test-00000-of-00001.parquet").unlink()
+    shard = build / "data" / "test-00000-of-00001.parquet"
+    shard.unlink()
+    if is_link:
+        shard.symlink_to(tmp_path / "nowhere")
 
     fails(build, r"test-00000-of-00001.parquet is missing")
 
