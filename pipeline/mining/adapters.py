@@ -35,12 +35,12 @@ SLUGS: dict[str, tuple[str, ...]] = {
 class Rated(NamedTuple):
     """A row: its post, and its responses as names ('' for none), texts, which may be anything, and ratings by slug.
 
-    `is_partial` where other rows of the same post hold further responses, rated on the same scale.
+    `shared` is equal for rows that hold further responses of the same post, rated on the same scale; '' for no such.
     """
 
     post: str
     responses: list[tuple[str, Any, dict[str, float]]]
-    is_partial: bool = False
+    shared: str = ""
 
 
 def ultrafeedback(row: Mapping[str, Any]) -> Rated:
@@ -64,10 +64,12 @@ def helpsteer2(row: Mapping[str, Any]) -> Rated:
     """A row of nvidia/HelpSteer2: one response of a prompt. Of one with several turns, the user's are the post."""
     _check(row, ("prompt", "response", *_HELPSTEER2_COLUMNS.values()))
     ratings = _numbers({slug: row[column] for slug, column in _HELPSTEER2_COLUMNS.items()})
-    first, *turns = _TURN.split(as_text(row["prompt"], "prompt"))
+    # All of the prompt: users may say the same after different answers.
+    prompt = as_text(row["prompt"], "prompt")
+    first, *turns = _TURN.split(prompt)
     chat = [("user", first), *zip(map(str.lower, turns[::2]), turns[1::2], strict=True)]
     post = as_post([{"role": role, "content": text} for role, text in chat], "prompt")
-    return Rated(post, [("", row["response"], ratings)], is_partial=True)
+    return Rated(post, [("", row["response"], ratings)], shared=prompt)
 
 
 def pku_saferlhf(row: Mapping[str, Any]) -> Rated:

@@ -206,7 +206,7 @@ def rated(rows: Rows, filters: Filters, space: PreferenceSpace, kind: str) -> It
         if not filters.post("", text):
             continue
         # Ratings of one row say nothing about those of another, but where rows of one prompt were rated alike.
-        content = [text] if found.is_partial else [text, *(repr(response) for response in found.responses)]
+        content = [found.shared] if found.shared else [text, *(repr(response) for response in found.responses)]
         identity = content_mark(*content)
         yield PostEvent(identity, "", text, [], "", identity)
         for name, value, ratings in found.responses:

@@ -301,6 +301,15 @@ def test_rows_of_one_prompt_that_were_compared_apart_are_apart() -> None:
     assert [response.post for response in found.responses] == [ids[0]] * 2 + [ids[1]] * 2 + [ids[0]] * 2
 
 
+def test_rows_of_helpsteer2_after_different_answers_are_apart() -> None:
+    prompts = [f"Stove?\n<extra_id_1>Assistant\n{said}\n<extra_id_1>User\nWhy?" for said in ("Gas.", "Wood.")]
+
+    found = read("helpsteer2", *(helpsteer2_row(prompt, TEXT, 1, 1, 1, 1, 1) for prompt in prompts))
+
+    assert [post.text for post in found.posts] == ["Stove?\n\nWhy?"] * 2
+    assert len({post.id for post in found.posts}) == 2
+
+
 def test_rows_of_one_prompt_of_helpsteer2_are_together() -> None:
     rows = [helpsteer2_row("Stove?", f"{TEXT} {k}", k, 1, 1, 1, 1) for k in range(2)]
 
