@@ -74,11 +74,19 @@ def read_count(usage: object, kind: str) -> int:
 
 
 def first_logprobs(choice: Mapping[str, Any]) -> list[tuple[str, float | None]]:
-    """Return the likeliest first tokens of a choice, in the shape of either API. Null: a token that cannot come."""
+    """Return the likeliest first tokens of a choice, in the shape of either API. Null: a token that cannot come.
+
+    Raises `ValueError` where tokens are numbers (vLLM's `--return-tokens-as-token-ids`): no option is among them, and
+    every answer would count as "cannot tell".
+    """
     found = choice.get("logprobs") or {}
     if found.get("content"):
-        return [(top["token"], top["logprob"]) for top in found["content"][0].get("top_logprobs") or []]
-    return [*((found.get("top_logprobs") or [None])[0] or {}).items()]
+        tokens = [(top["token"], top["logprob"]) for top in found["content"][0].get("top_logprobs") or []]
+    else:
+        tokens = [*((found.get("top_logprobs") or [None])[0] or {}).items()]
+    if any(token.startswith("token_id:") for token, _ in tokens):
+        raise ValueError("log-probabilities of numbered tokens")
+    return tokens
 
 
 def read_object(text: str) -> dict[str, Any]:

@@ -240,6 +240,11 @@ def test_logprobs_are_read_in_the_shape_of_either_api() -> None:
     assert first_logprobs(text_shape) == first_logprobs(chat_shape) == [("A", -0.5), ("B", None)]
 
 
+def test_tokens_by_number_are_no_answer() -> None:
+    with pytest.raises(ValueError, match="numbered tokens"):
+        first_logprobs({"text": "A", "logprobs": {"top_logprobs": [{"token_id:32": -0.5, "token_id:33": -1.0}]}})
+
+
 @pytest.mark.parametrize(
     "logprobs",
     [
