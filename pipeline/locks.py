@@ -190,7 +190,7 @@ class _Lease:
 
     def _is_alive(self, number: int, holder: _Holder) -> bool:
         """Watch a lease until it moves, or has stood still for too long."""
-        watched = 0.0
+        watched, slowest = 0.0, _BEAT_SECONDS
         while watched < _WATCHED_SECONDS:
             asked = time.monotonic()
             time.sleep(min(1.0, _WATCHED_SECONDS / 10))
@@ -198,8 +198,10 @@ class _Lease:
             if seen != holder:
                 return seen is None or not seen.released
             seconds = time.monotonic() - asked
-            # While a store is away no lease moves, and its holder needs a while to notice that it is back.
-            watched = watched + seconds if seconds < _BEAT_SECONDS else 0.0
+            # While a store is away no lease moves, and its holder needs a while to notice that it is back. It was away
+            # if it took longer than ever to answer; one that always takes so long is slow, and its answers count.
+            watched = 0.0 if seconds > slowest else watched + min(seconds, _BEAT_SECONDS)
+            slowest = max(slowest, seconds)
         return False
 
     def _beat(self) -> None:

@@ -292,6 +292,23 @@ def test_the_time_in_which_a_store_is_away_does_not_count(folder: UPath, monkeyp
 
 
 @pytest.mark.usefixtures("impatient")
+def test_a_slow_store_frees_a_lease_too(folder: UPath, monkeypatch: pytest.MonkeyPatch) -> None:
+    lease(folder)
+    reads, read = [0], storage.read_bytes
+
+    def slow(path: UPath) -> bytes:
+        reads[0] += 1
+        if reads[0] > 300:
+            pytest.fail("the lease is watched for ever")
+        time.sleep(0.1)
+        return read(path)
+
+    monkeypatch.setattr(storage, "read_bytes", slow)
+    with locked(folder):
+        assert leases(folder).keys() == {2}
+
+
+@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize(
     "holder", [{}, {"host": HERE, "machine": "", "process": 1}], ids=["another host", "nothing says where"]
 )
