@@ -81,6 +81,11 @@ def build(
             raise UsageError(f"unexpected argument '{context.args[0]}': one configuration at a time")
         settings = read_config(config, overrides or ())
         folder = storage.parse(output or f"out/{settings.name}")
+        if not storage.is_local(folder) and folder.protocol == "memory":
+            raise UsageError(
+                f"--output {folder}: what is in memory:// is gone when the command ends; name a folder of this "
+                "machine, or of a bucket (s3://, gs://, az://)"
+            )
         if detach:
             handed = submit(settings, folder.absolute(), context.args, retry_lost)
             job = f" as job {handed.job}" if handed.job else ""

@@ -184,11 +184,6 @@ def check_folder(folder: AnyPath) -> None:
                 raise UsageError(f"--output {folder}: {error_text(error)}; name another folder") from None
             if os.path.lexists(place):
                 raise UsageError(f"--output {folder}: {place} is no folder; name a folder, which need not be there")
-    elif folder.protocol == "memory":
-        raise UsageError(
-            f"--output {folder}: what is in memory:// is gone when the command ends; name a folder of this machine, or "
-            "of a bucket (s3://, gs://, az://)"
-        )
     elif folder.protocol in _READ_ONLY:
         raise UsageError(
             f"--output {folder}: nothing can be written by {folder.protocol}://; name a folder of this machine, or of "

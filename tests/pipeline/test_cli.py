@@ -394,6 +394,12 @@ def test_mined_build_without_mirror_is_short_of_nothing_that_was_not_asked_for(t
     assert ("short of 50 asked for" in result.out) == (rows < 50)
 
 
+def test_output_that_would_be_gone_is_refused(tmp_path: Path) -> None:
+    result = Result("build", config_file(tmp_path), "--output", "memory://x")
+
+    assert_one_line(result, 2, "--output memory://x: what is in memory:// is gone when the command ends; name a folder")
+
+
 def test_folder_of_another_build_exits_with_2_and_names_the_key(built: tuple[Path, Result]) -> None:
     folder, _ = built
 

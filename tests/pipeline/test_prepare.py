@@ -473,13 +473,6 @@ def test_output_where_nothing_can_be_written_is_refused(name: str) -> None:
         check_output(output)
 
 
-def test_output_that_would_be_gone_is_refused() -> None:
-    output = storage.parse(f"memory://{uuid.uuid4().hex}")
-
-    with pytest.raises(UsageError, match=rf"^--output {output}: what is in memory:// is gone when the command ends; "):
-        check_output(output)
-
-
 def test_output_of_a_name_that_is_too_long_is_refused_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"^--output \S+: File name too long; name another folder$"):
         check_output(tmp_path / ("n" * 300) / "build")
