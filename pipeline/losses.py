@@ -52,6 +52,7 @@ ADVICE = {
     "dummy": "engine dummy writes no JSON: use a model",
     "timeout": f"{_SERVER}; a slow one needs a higher requests.timeout_seconds or a smaller engine.in_flight",
     "server_died": "logs/model-server.log says why the server dies",
+    "http_404": f"{_SERVER}: one of several behind an address may lack the model; then ask again with --retry-lost",
     "http_4": "the server refuses these requests: change what it names, or use another generation.model",
 }
 """What helps against a reason: by stage and reason, else by the reason, else by how it begins."""

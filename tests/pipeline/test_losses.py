@@ -37,6 +37,7 @@ def test_explanation_names_three_reasons_and_counts_the_rest(tmp_path: Path) -> 
         ({"validate/copied": 3, "assemble/history_too_short": 2}, "another generation.model or other templates"),
         ({"annotate/http_500": 96, "mine/too_few_responses": 6}, "the server and its log"),
         ({"generate/http_422": 3}, "change what it names"),
+        ({"generate/http_404": 3}, "one of several behind an address may lack the model"),
         ({"annotate/unfinished": 3}, "mining.annotation.max_tokens"),
         ({"validate/unfinished": 3}, "generation.max_tokens"),
         ({"generate/connection": 3}, "the server and its log"),
