@@ -100,10 +100,12 @@ def is_whole(output: AnyPath, manifest: Manifest) -> bool:
         entry, meta = found
         path = output / entry.path
         if meta is not None and meta["fingerprint"] != manifest.fingerprint:
-            raise UserError(f"{path} belongs to another build; delete it and run again")
+            raise UserError(f"{path} belongs to another build; delete it and run `everyuser build` again")
         size = storage.size(path)
         if size != entry.bytes:
-            raise UserError(f"{path} has {size} bytes, and had {entry.bytes}; delete it and run again")
+            raise UserError(
+                f"{path} has {size} bytes, and had {entry.bytes}; delete it and run `everyuser build` again"
+            )
 
     storage.each(output, check, zip(manifest.files, metas, strict=True))
     return True

@@ -189,7 +189,8 @@ def check_folder(folder: AnyPath) -> None:
             f"--output {folder}: nothing can be written by {folder.protocol}://; name a folder of this machine, or of "
             "a bucket (s3://, gs://, az://)"
         )
-    elif is_file(folder):
+    # A listing that is refused comes with the store's words, and a question about one object without.
+    elif not names(folder) and is_file(folder):
         raise UsageError(f"--output {folder}: a file is there; name a folder, which need not be there")
 
 

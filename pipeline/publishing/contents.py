@@ -61,7 +61,10 @@ def read_contents(folder: AnyPath, repo_id: str, force: bool) -> Contents:
     dataset that can be loaded: card and manifest speak of these shards alone, and the manifest stays "incomplete".
     """
     built = open_manifest(folder)
-    manifest = built if is_whole(folder, built) else _what_there_is(folder, built)
+    try:
+        manifest = built if is_whole(folder, built) else _what_there_is(folder, built)
+    except UserError as error:
+        raise UsageError(str(error)) from None
     strangers = set(_shards(folder)) - {entry.path for entry in manifest.files}
     if strangers:
         raise UsageError(

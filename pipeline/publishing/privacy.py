@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import PurePath
 from typing import Any
 
+from pipeline.inputs import SPACE
 from schemas.manifest import Manifest
 from schemas.report import Report
 
@@ -27,7 +28,14 @@ def public_manifest(manifest: Manifest) -> Manifest:
     """The manifest as strangers may read it: of the same schema, and about the same files."""
     names = local_paths(manifest)
     config = {key: value for key, value in manifest.config.items() if key not in _PRIVATE}
-    return manifest.model_copy(update={"config": _renamed(config, names), "parts": _renamed(manifest.parts, names)})
+    return manifest.model_copy(
+        update={
+            "config": _renamed(config, names),
+            "parts": _renamed(manifest.parts, names),
+            # The posts that were stored for the build stay where they are.
+            "inputs": {path: identity for path, identity in manifest.inputs.items() if path == SPACE},
+        }
+    )
 
 
 def local_paths(manifest: Manifest, report: Report | None = None) -> dict[str, str]:

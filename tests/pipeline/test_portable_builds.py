@@ -165,4 +165,4 @@ def test_makefile_names_the_runners() -> None:
             "OUTPUT=gs://bucket/out",
         ]
         said = subprocess.run(dry, cwd=root, capture_output=True, text=True, check=True).stdout
-        assert f"--output gs://bucket/out -- --runner={runner}" in said
+        assert f"--output 'gs://bucket/out' -- --runner={runner}" in said
