@@ -157,8 +157,13 @@ def test_an_error_of_another_thread_is_left_to_others(monkeypatch: pytest.Monkey
         fail("another thing")
         fail("Worker subprocess exited with return code -2")
         fail("Worker subprocess exited with return code 1")
-    with pytest.raises(UserError, match=r"a worker process was killed \(SIGSEGV\)"), watched():
-        fail("Worker subprocess exited with return code -11")
-        threading.Event().wait(60)
+    # An earlier test of this process may have left another handler.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(UserError, match=r"a worker process was killed \(SIGSEGV\)"), watched():
+            fail("Worker subprocess exited with return code -11")
+            threading.Event().wait(60)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
     assert len(seen) == 3
