@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -508,18 +509,20 @@ def test_inspect_of_an_unknown_id_or_folder_is_wrong_usage(built: tuple[Path, Re
     folder, _ = built
 
     assert_one_line(Result("inspect", str(folder), "--row", "[b]x"), 2, "has no example with id '[b]x'")
-    assert_one_line(Result("inspect", str(tmp_path)), 2, "holds no finished shard")
+    assert_one_line(Result("inspect", str(tmp_path)), 2, "holds no build")
 
 
 def test_inspect_of_a_damaged_shard_is_one_line(built: tuple[Path, Result], tmp_path: Path) -> None:
     folder, _ = built
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "train-00000-of-00001.parquet").write_text("not a shard")
-    (tmp_path / "preference_space.yaml").write_bytes((folder / "preference_space.yaml").read_bytes())
+    copy = tmp_path / "out"
+    shutil.copytree(folder, copy)
+    shard = next((copy / "data").iterdir())
+    for other in (copy / "data").iterdir():
+        other.write_text("not a shard")
 
-    result = Result("inspect", str(tmp_path))
+    result = Result("inspect", str(copy))
 
-    assert_one_line(result, 1, "train-00000-of-00001.parquet")
+    assert_one_line(result, 1, str(shard.parent), "is damaged")
 
 
 def test_space_show_lists_every_dimension() -> None:
