@@ -292,7 +292,10 @@ def test_pairs_without_a_history_are_rejected_with_the_reason(tmp_path: Path) ->
 
 
 def test_pairs_without_support_are_rejected_with_the_reason(tmp_path: Path) -> None:
-    plan = plan_with_pool(tmp_path, history={"ugc": 1, "pair": 0, "min_support": 1, "blocks": 0})
+    plan = plan_with_pool(tmp_path, history={"ugc": 1, "pair": 0, "min_support": 0, "blocks": 0})
+    # A build in which no pair can have a history is refused at its start.
+    history = plan.config.history.model_copy(update={"min_support": 1.0})
+    plan = replace(plan, config=plan.config.model_copy(update={"history": history}))
 
     assert stored(plan) == []
     assert {row["reason"] for row in rejections_of(plan, plan.shards()[0])} == {"history_without_support"}
