@@ -142,7 +142,8 @@ def _made(manifest: Manifest) -> dict[str, Any]:
         "sampled": is_sampled,
         "dataset": dataset,
         "annotated": is_annotated,
-        "dummy": config["engine"]["kind"] == "dummy",
+        # A published manifest has no engine; the configuration sees to it that such a model is the dummy engine's.
+        "dummy": config["generation"]["model"] == "dummy",
         "writes": writes,
         "histories": has_histories,
         "strict": not mining or history["consistency"] == "strict",

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from pipeline import storage
 from pipeline.card import CARD, card
-from pipeline.check import CHANGED, WAY_OUT, check_entry, open_manifest, plan_of
+from pipeline.check import check_entry, open_manifest, plan_of
 from pipeline.finish import count_rows, is_whole
 from pipeline.inputs import SPACE, TEMPLATES, read_space, read_templates
 from pipeline.manifests import MANIFEST, manifest_text
@@ -130,11 +130,6 @@ def _refuse_gaps(folder: AnyPath, built: Manifest, found: Manifest) -> None:
         f"{folder} is not finished: {len(found.files)} of {planned or 'an unknown number of'} shards are there; run "
         "`everyuser build` again, or publish what there is with --force"
     )
-
-
-def changed(path: AnyPath) -> UsageError:
-    """The error for a shard whose bytes are not those that were built."""
-    return UsageError(f"{path} {CHANGED}; {WAY_OUT}")
 
 
 def _meta(path: AnyPath) -> dict[str, Any]:

@@ -17,8 +17,8 @@ from huggingface_hub.lfs import UploadInfo
 from pydantic import ValidationError
 
 from pipeline import storage
+from pipeline.check import changed
 from pipeline.progress import Tally, tally
-from pipeline.publishing.contents import changed
 from pipeline.publishing.errors import hub_errors, require_token
 from pipeline.publishing.repository import KIND, address, hub
 from pipeline.storage import AnyPath, write_text
