@@ -17,11 +17,11 @@ from pipeline.finish import count_rows, finished, is_whole
 from pipeline.generation.server import require_vllm
 from pipeline.generation.stage import close_generator
 from pipeline.locks import locked
-from pipeline.manifests import MANIFEST, read_manifest, write_manifest
+from pipeline.manifests import MANIFEST, write_manifest
 from pipeline.mining import gather
 from pipeline.outages import answers, patience
 from pipeline.plan import BuildPlan, ShardSpec
-from pipeline.prepare import Prepared, abandon, check_output, prepare, with_threads
+from pipeline.prepare import Prepared, abandon, check_output, prepare, stored_manifest, with_threads
 from pipeline.publishing.publish import PublishObserver, publish
 from pipeline.publishing.repository import check_access
 from pipeline.publishing.upload import Batch
@@ -128,7 +128,7 @@ def _held(output: AnyPath, config: BuildConfig, run: Runner) -> Iterator[None]:
     """Hold a folder that is ours, or that nobody has used yet. A model server that cannot start here is refused."""
     check_output(output)
     if run.is_local and isinstance(config.engine, VllmEngine) and config.asks_a_model:
-        found = read_manifest(output)
+        found = stored_manifest(output)
         if found is None or found.status != "complete":
             require_vllm(config.engine)
     with locked(output):

@@ -51,7 +51,7 @@ def check_output(output: AnyPath) -> None:
     """
     storage.check_folder(output)
     there = storage.names(output)
-    if _BEGUN in there or _stored_manifest(output) is not None:
+    if _BEGUN in there or stored_manifest(output) is not None:
         return
     shards = _shards(output)
     if shards:
@@ -90,7 +90,7 @@ def prepare(config: BuildConfig, output: AnyPath) -> Prepared:
     plan = BuildPlan(output, fingerprint, config, hashes={"space": parts["space"], **parts["templates"]})
     dropped: Counter[str] = Counter()
 
-    stored = _stored_manifest(output)
+    stored = stored_manifest(output)
     is_recovered = False
     if stored is None:
         if _BEGUN in storage.names(output):
@@ -275,7 +275,7 @@ def _try_templates(space: PreferenceSpace, templates: dict[str, Template]) -> No
                     raise UsageError(f"template {template.origin}: its block '{block}' renders to nothing ({name})")
 
 
-def _stored_manifest(output: AnyPath) -> Manifest | None:
+def stored_manifest(output: AnyPath) -> Manifest | None:
     """The folder's manifest; None where it is missing or damaged, and has to be made of the shards."""
     try:
         return read_manifest(output)

@@ -14,7 +14,7 @@ from pipeline.check import check_build
 from pipeline.cli import app
 from pipeline.manifests import require_manifest, write_manifest
 from schemas.base import UserError
-from schemas.config import BuildConfig
+from schemas.config import BuildConfig, VllmEngine
 from tests.pipeline.helpers import mining, tiny, write_posts, write_threads
 from tests.stub import StubServer, good
 
@@ -141,6 +141,19 @@ def test_a_link_that_leads_nowhere_is_a_missing_file(finished: Path, tmp_path: P
     (problem,) = check_build(folder).problems
 
     assert problem.startswith(f"{folder / file} is missing")
+
+
+def test_damaged_manifest_is_made_again_whatever_the_engine(
+    config: BuildConfig, finished: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "out"
+    shutil.copytree(finished, folder)
+    cut_off(folder / "manifest.json")
+
+    build(config.model_copy(update={"engine": VllmEngine()}), folder)
+
+    assert rows(folder) == rows(finished)
+    assert check_build(folder).problems == ()
 
 
 def assert_is_built_or_refused(config: BuildConfig, folder: Path, file: str, reference: dict[str, bytes]) -> None:
