@@ -27,7 +27,7 @@ RECORD = Path(__file__).with_name("golden.json")
 FOLDERS = ("seeds", "pool", "data", "rejected/pairs", "rejected/examples")
 
 _KINDS = ((0, 1, 2), (3, 4, 5), (6, 7, 8))
-"""Dimensions in which the people of a thread are positive, or negative: far apart, so that clusters are beyond doubt."""
+"""Dimensions in which the people of a thread are positive, or negative: far apart, so that clusters are certain."""
 
 
 def sampled_build(folder: Path) -> BuildConfig:
