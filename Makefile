@@ -84,9 +84,10 @@ build-dataset: $(STAMP) ## Build CONFIG into OUTPUT (default: 64 pairs by the pa
 test: $(STAMP) ## Run all tests, those with the real model too
 	@$(PY) -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
 
-lint: $(STAMP) ## Lint, format check and types
+lint: $(STAMP) ## Lint, format check, direction of imports, and types
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/lint-imports --no-logo
 	@$(VENV)/bin/mypy
 
 format: $(STAMP) ## Format the code

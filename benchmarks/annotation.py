@@ -23,13 +23,14 @@ from typing import Any
 import numpy as np
 
 from benchmarks.machine import describe, free_port
-from pipeline.generation.requests import Completion
+from pipeline.driver.prepare import prepare, with_threads
+from pipeline.generation.exchange import Completion
 from pipeline.generation.server import server_spec
 from pipeline.generation.stage import close_generator, generator
-from pipeline.locks import locked
-from pipeline.mining import annotate, gather
-from pipeline.mining.pairs import open_threads
-from pipeline.prepare import prepare, with_threads
+from pipeline.io.locks import locked
+from pipeline.mining import annotate
+from pipeline.mining.select import open_threads
+from pipeline.threads import gather
 from schemas.config import BuildConfig, VllmEngine
 from schemas.loader import validate
 
@@ -134,7 +135,7 @@ def _config(scratch: Path, arguments: argparse.Namespace, port: int) -> dict[str
 
 
 def _packaged_threads(scratch: Path) -> Path:
-    from pipeline.seeds import read_posts
+    from pipeline.sampling.posts import read_posts
     from schemas.config import SeedsConfig
 
     posts = [post for post in read_posts(SeedsConfig(), Counter(), 0) if len(post.text.split()) > 5]

@@ -21,8 +21,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from pipeline import storage
-from pipeline.manifests import read_manifest
+from pipeline.io import storage
+from pipeline.io.manifests import read_manifest
 from schemas.base import UserError
 from schemas.manifest import Manifest
 

@@ -44,15 +44,15 @@ import aiohttp
 import psutil
 
 from benchmarks.machine import describe
+from pipeline.driver.prepare import prepare
 from pipeline.generation import stage
 from pipeline.generation.endpoints import Endpoint
+from pipeline.generation.exchange import Completion, Outcome, Request, make_request
 from pipeline.generation.guard import Spec
 from pipeline.generation.journal import read_journal
-from pipeline.generation.requests import Completion, Outcome, Request, make_request
 from pipeline.generation.server import ServedEndpoint, server_spec
-from pipeline.pairs import open_shard, render_prompts, sample_points
-from pipeline.prepare import prepare
-from pipeline.progress import Tally
+from pipeline.runtime.progress import Tally
+from pipeline.sampling.pairs import open_shard, render_prompts, sample_points
 from schemas.config import BuildConfig, GenerationConfig, VllmEngine
 from schemas.loader import load_config
 

@@ -19,12 +19,12 @@ import numpy as np
 import orjson
 
 from benchmarks.machine import describe, measure
-from pipeline.examples import open_block
-from pipeline.manifests import read_manifest
-from pipeline.mining.gather import read_index
-from pipeline.mining.matching import choose_mined_histories
+from pipeline.assembly.examples import open_block
+from pipeline.assembly.matching import choose_mined_histories
+from pipeline.driver.prepare import with_threads
+from pipeline.io.manifests import read_manifest
 from pipeline.plan import BuildPlan
-from pipeline.prepare import with_threads
+from pipeline.threads.gather import read_index
 from schemas.config import BuildConfig
 
 _DIMENSIONS = 90

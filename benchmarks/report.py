@@ -23,15 +23,15 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from benchmarks.machine import describe, measure
-from pipeline.manifests import write_manifest
-from pipeline.pairs import PAIR_SCHEMA, REJECTION_SCHEMA
+from pipeline.assembly.rows import EXAMPLE_SCHEMA
+from pipeline.io.manifests import write_manifest
+from pipeline.io.shards import write_shard
+from pipeline.io.storage import write_text
 from pipeline.plan import SPLITS, apportion
 from pipeline.report.measure import measure as measure_build
 from pipeline.report.page import write
 from pipeline.report.settings import ReportSettings
-from pipeline.rows import EXAMPLE_SCHEMA
-from pipeline.shards import write_shard
-from pipeline.storage import write_text
+from pipeline.runtime.results import PAIR_SCHEMA, REJECTION_SCHEMA
 from preference_space.direction import Direction, to_released, verbalise
 from preference_space.space import PreferenceSpace, load_space
 from schemas import SCHEMA_VERSION

@@ -38,14 +38,20 @@ from pydantic import BaseModel
 
 from benchmarks.machine import describe
 from benchmarks.report import draw_texts
-from pipeline import examples, finish, leaks, pairs, portraits, prepare, seeds, shards, storage, validate
+from pipeline.assembly import examples, leaks, portraits
+from pipeline.assembly.history import choose_histories
+from pipeline.assembly.rows import Rows
 from pipeline.build import Observer, build
-from pipeline.generation import dummy, requests
+from pipeline.driver import finish, prepare
+from pipeline.driver.resume import Work
+from pipeline.generation import dummy
+from pipeline.generation import exchange as requests
 from pipeline.generation.stage import Generator
-from pipeline.history import choose_histories
+from pipeline.io import shards, storage
 from pipeline.plan import BuildPlan
-from pipeline.resume import Work
-from pipeline.rows import Rows
+from pipeline.quality import rules as validate
+from pipeline.sampling import pairs
+from pipeline.sampling import posts as seeds
 from preference_space.space import PreferenceSpace, load_space
 from prompts.renderer import Template
 from schemas.arrow import to_table

@@ -13,9 +13,9 @@ import sys
 from collections.abc import Sequence
 
 from deploy.parameters import BuildParameters, Parameters
-from pipeline import storage
 from pipeline.build import submit
-from pipeline.configuration import read_config
+from pipeline.driver.configuration import read_config
+from pipeline.io import storage
 from schemas.base import UsageError, UserError
 from schemas.config import BuildConfig
 from schemas.loader import validate

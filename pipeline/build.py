@@ -12,22 +12,24 @@ from typing import Any, NamedTuple
 
 import apache_beam as beam
 
-from pipeline import dag, progress, storage
-from pipeline.finish import count_rows, finished, is_whole
+from pipeline import dag
+from pipeline.driver.finish import count_rows, finished, is_whole
+from pipeline.driver.prepare import Prepared, abandon, check_output, prepare, stored_manifest, with_threads
+from pipeline.driver.resume import Work, count_open, find_work, has_all
 from pipeline.generation.server import require_vllm
 from pipeline.generation.stage import close_generator
-from pipeline.locks import locked
-from pipeline.manifests import MANIFEST, write_manifest
-from pipeline.mining import gather
-from pipeline.outages import answers, patience
+from pipeline.io import storage
+from pipeline.io.locks import locked
+from pipeline.io.manifests import MANIFEST, write_manifest
+from pipeline.io.outages import answers, patience
+from pipeline.io.storage import AnyPath
 from pipeline.plan import BuildPlan, ShardSpec
-from pipeline.prepare import Prepared, abandon, check_output, prepare, stored_manifest, with_threads
 from pipeline.publishing.publish import PublishObserver, publish
 from pipeline.publishing.repository import check_access
 from pipeline.publishing.upload import Batch
-from pipeline.resume import Work, count_open, find_work, has_all
-from pipeline.runners import Runner
-from pipeline.storage import AnyPath
+from pipeline.runtime import progress
+from pipeline.runtime.runners import Runner
+from pipeline.threads import gather
 from schemas.base import UsageError, UserError
 from schemas.config import BuildConfig, PublishConfig, ReplayEngine, VllmEngine
 from schemas.manifest import Manifest, Run, RunStatus

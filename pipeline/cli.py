@@ -17,7 +17,7 @@ import numpy as np
 import typer
 from rich.text import Text
 
-from pipeline.terminal import Terminal, safe, say
+from pipeline.console.terminal import Terminal, safe, say
 from schemas.base import UsageError, UserError
 
 app = typer.Typer(
@@ -70,12 +70,12 @@ def build(
     with _reported(debug):
         # At once, as what comes next takes seconds.
         out.print(Text(f"checking {config} and what it names"), soft_wrap=not out.is_terminal)
-        from pipeline import storage
         from pipeline.build import build as run_build
         from pipeline.build import submit
-        from pipeline.configuration import read_config
-        from pipeline.display import Display
-        from pipeline.publishing.display import PublishDisplay
+        from pipeline.console.build_display import Display
+        from pipeline.console.publish_display import PublishDisplay
+        from pipeline.driver.configuration import read_config
+        from pipeline.io import storage
 
         if context.args and not context.args[0].startswith("-"):
             raise UsageError(f"unexpected argument '{context.args[0]}': one configuration at a time")
@@ -114,8 +114,8 @@ def inspect(
 ) -> None:
     """Show examples readably: the post, both replies, the direction in words, the history."""
     with _reported(debug):
-        from pipeline.inspect import find_examples, show
-        from pipeline.storage import parse
+        from pipeline.console.show import find_examples, show
+        from pipeline.io.storage import parse
 
         for example in find_examples(parse(folder), row, count):
             show(example, out)
@@ -127,8 +127,8 @@ def check(
 ) -> None:
     """Check every file of a build against what the build says of it: names, hashes, checksums, fingerprints."""
     with _reported(debug):
-        from pipeline.check import check_build
-        from pipeline.storage import parse
+        from pipeline.driver.check import check_build
+        from pipeline.io.storage import parse
 
         found = check_build(parse(folder))
         for problem in found.problems:
@@ -167,10 +167,14 @@ def report(
 ) -> None:
     """Measure a build: report.html to look at, report.json, and its main figures in the card."""
     with _reported(debug):
-        from pipeline.report.display import StageDisplay
+        from pipeline.card.render import write_card
+        from pipeline.console.report_display import StageDisplay
+        from pipeline.io.locks import locked
+        from pipeline.io.manifests import CARD
+        from pipeline.io.storage import parse
         from pipeline.report.run import write_report
         from pipeline.report.settings import ReportSettings
-        from pipeline.storage import parse
+        from pipeline.report.source import open_build
 
         if (prompt_price is None) != (completion_price is None):
             raise UsageError("give both --prompt-price and --completion-price, or neither")
@@ -184,10 +188,15 @@ def report(
             currency=currency,
             workers=workers,
         )
-        with StageDisplay(out) as display:
-            write_report(parse(folder), settings, display.stage)
-        for path in ("report.html", "report.json", "README.md"):
-            out.print(Text(f"in    {parse(folder) / path}"), soft_wrap=True)
+        build_folder = parse(folder)
+        # A folder that is not ours gets no lock.
+        manifest = open_build(build_folder).manifest
+        with locked(build_folder):
+            with StageDisplay(out) as display:
+                found, pictures = write_report(build_folder, settings, display.stage)
+            write_card(build_folder, manifest, found, pictures)
+        for path in ("report.html", "report.json", CARD):
+            out.print(Text(f"in    {build_folder / path}"), soft_wrap=True)
 
 
 @app.command()
@@ -210,10 +219,10 @@ def publish(
     The token comes from HF_TOKEN, or from `hf auth login`.
     """
     with _reported(debug):
-        from pipeline import storage
-        from pipeline.locks import locked
-        from pipeline.manifests import MANIFEST
-        from pipeline.publishing.display import PublishDisplay
+        from pipeline.console.publish_display import PublishDisplay
+        from pipeline.io import storage
+        from pipeline.io.locks import locked
+        from pipeline.io.manifests import MANIFEST
         from pipeline.publishing.publish import publish as run_publish
         from schemas.config import PublishConfig
         from schemas.loader import validate
@@ -237,7 +246,7 @@ def space_show(
 ) -> None:
     """List a space's dimensions."""
     with _reported(debug):
-        from pipeline.inspect import show_dimension, show_space
+        from pipeline.console.show import show_dimension, show_space
         from preference_space.space import load_space
 
         loaded = load_space(space)
@@ -272,7 +281,7 @@ def space_sample(
 ) -> None:
     """Draw points as a build would, each for a post about one topic, and report what they cover."""
     with _reported(debug):
-        from pipeline.inspect import show_coverage
+        from pipeline.console.show import show_coverage
         from preference_space.coverage import Coverage
         from preference_space.direction import verbalise
         from preference_space.sampling import Sampler

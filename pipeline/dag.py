@@ -14,24 +14,28 @@ from typing import Any
 import apache_beam as beam
 import numpy as np
 
-from pipeline import coder, examples, metrics, pairs, portraits, storage
-from pipeline.finish import check_losses, complete
+from pipeline.assembly import examples, portraits
+from pipeline.assembly.leaks import find_shared_replies
+from pipeline.driver.finish import check_losses, complete
+from pipeline.driver.losses import too_many_lost
+from pipeline.driver.resume import is_unfinished
 from pipeline.generation.stage import Generate
-from pipeline.leaks import find_shared_replies
-from pipeline.losses import too_many_lost
-from pipeline.mining import annotate, gather
-from pipeline.mining import pairs as mined
-from pipeline.mining.sources import Slice
+from pipeline.io import storage
+from pipeline.io.storage import AnyPath
+from pipeline.mining import annotate
+from pipeline.mining import select as mined
 from pipeline.plan import BuildPlan, ShardSpec
-from pipeline.progress import tally
 from pipeline.publishing import upload
-from pipeline.resume import is_unfinished
-from pipeline.storage import AnyPath
+from pipeline.runtime import coder, metrics
+from pipeline.runtime.progress import tally
+from pipeline.sampling import pairs
+from pipeline.threads import gather
+from pipeline.threads.sources import Slice
 from schemas.base import UserError
 from schemas.config import PublishConfig
 from schemas.manifest import Counts
 
-coder.register()
+coder.register(pairs.PairShard, annotate.MinedShard, examples.ExampleShard)
 
 _JUDGED_FROM = 1000
 """Pairs that a process must have finished before its share of lost ones can fail the run."""

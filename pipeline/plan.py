@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.outages import wait_for_stores
-from pipeline.storage import AnyPath
+from pipeline.io.outages import wait_for_stores
+from pipeline.io.storage import AnyPath
 from schemas.config import BuildConfig, MiningConfig
 from schemas.records import Source
 
@@ -40,7 +40,7 @@ class ShardSpec:
 class BuildPlan:
     """All that a worker must know: small, so that it can be part of every stage.
 
-    Space, templates and posts are read from the output folder, where `pipeline.prepare` has put them.
+    Space, templates and posts are read from the output folder, where `pipeline.driver.prepare` has put them.
     """
 
     output: AnyPath

@@ -5,7 +5,7 @@ Figures are of all examples unless they say `sampled`: then they are of that man
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field
 
@@ -287,3 +287,10 @@ class Report(Record):
     rejections: tuple[ShownRejection, ...]
     notes: tuple[str, ...]
     """What could not be measured, and why."""
+
+
+class Figure(NamedTuple):
+    """A picture: its path, relative to the dataset's folder, and the plain text that stands for it."""
+
+    path: str
+    alt: str

@@ -1,0 +1,6 @@
+"""Tests, in the order of the packages that they test."""
+
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+"""The project's folder."""

@@ -17,7 +17,7 @@ from typing import Any
 import orjson
 
 from pipeline.build import build
-from pipeline.shards import read_shard
+from pipeline.io.shards import read_shard
 from schemas import SCHEMA_VERSION
 from schemas.config import BuildConfig
 from schemas.loader import validate

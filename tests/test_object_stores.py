@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
+from tests import ROOT
 from tests.object_stores import BUCKET, GcsStore, ObjectStore, S3Store, serving
 
 fsspec = pytest.importorskip("fsspec")
 
-_ROOT = Path(__file__).parent.parent
 _CREATE = """
 import sys, time, fsspec
 url, text = sys.argv[1:]
@@ -183,7 +183,7 @@ def test_who_may_not_come_in(store: ObjectStore, files: Any, monkeypatch: pytest
 
 def test_a_store_ends_with_whoever_started_it() -> None:
     starter = subprocess.Popen(
-        [sys.executable, "-c", _START_AND_WAIT], cwd=_ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", _START_AND_WAIT], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     assert starter.stdout is not None
     port = int(starter.stdout.readline().rpartition(":")[2])

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+from tests import ROOT
+
 LOCKS = sorted(path.relative_to(ROOT) for path in [*ROOT.glob("locks/*.txt"), *ROOT.glob("training/locks/*.txt")])
 LOCKS = [path for path in LOCKS if path.stem in ("none", "cpu", "cuda")]
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")

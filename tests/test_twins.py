@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests import ROOT
 
 
 @pytest.mark.parametrize(
@@ -17,7 +16,7 @@ ROOT = Path(__file__).parents[1]
         ("schemas/problems.py", "everyuser_train/problems.py"),
         ("pipeline/generation/payload.py", "everyuser_train/payload.py"),
         ("prompts/neutral.py", "everyuser_train/neutral.py"),
-        ("pipeline/terminal.py", "everyuser_train/terminal.py"),
+        ("pipeline/console/terminal.py", "everyuser_train/terminal.py"),
         ("tests/schemas/test_documents.py", "tests/test_documents.py"),
         ("tests/pipeline/test_terminal.py", "tests/test_terminal.py"),
     ],

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import orjson
 
 from pipeline.generation.answers import parse, read_count
-from pipeline.generation.requests import AnyRequest, ChoiceRequest, Completion, Failure
+from pipeline.generation.exchange import AnyRequest, ChoiceRequest, Completion, Failure
 from schemas.base import UserError
 
 _OF_A_REQUEST = frozenset({400, 403, 413, 422, 451})

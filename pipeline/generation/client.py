@@ -19,12 +19,12 @@ from typing import Any
 
 from pipeline.generation.classify import Busy, Transient
 from pipeline.generation.endpoints import Endpoint, Endpoints
+from pipeline.generation.exchange import AnyRequest, Completion, Failure, Outcome
 from pipeline.generation.journal import JournalWriter
-from pipeline.generation.requests import AnyRequest, Completion, Failure, Outcome
 from pipeline.generation.sender import Sender
 from pipeline.generation.verdicts import Verdicts
 from pipeline.generation.window import Window, back_off
-from pipeline.progress import Tally
+from pipeline.runtime.progress import Tally
 from schemas.base import UserError
 from schemas.config import RequestsConfig
 

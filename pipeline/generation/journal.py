@@ -20,9 +20,9 @@ from typing import Any, Protocol
 import orjson
 from upath import UPath
 
-from pipeline import storage
-from pipeline.generation.requests import Completion, Failure, Outcome
-from pipeline.storage import AnyPath, disk_errors
+from pipeline.generation.exchange import Completion, Failure, Outcome
+from pipeline.io import storage
+from pipeline.io.storage import AnyPath, disk_errors
 from schemas.base import UserError
 
 _PART_SECONDS = 30.0

@@ -17,8 +17,8 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline import storage
-from pipeline.storage import disk_errors
+from pipeline.io import storage
+from pipeline.io.storage import disk_errors
 from schemas.base import UserError
 
 NAME = "packaged:smollm2-135m-instruct"

@@ -15,11 +15,11 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from pipeline.generation.classify import Busy, Transient, classify, refusal
 from pipeline.generation.dialect import Dialect
 from pipeline.generation.endpoints import Endpoint, Endpoints
+from pipeline.generation.exchange import AnyRequest, Completion, Failure
 from pipeline.generation.payload import Mask, TooLargeError, read_payload
-from pipeline.generation.requests import AnyRequest, Completion, Failure
 from pipeline.generation.verdicts import Clocks
 from pipeline.generation.window import back_off
-from pipeline.outages import notice
+from pipeline.io.outages import notice
 from schemas.base import UserError
 from schemas.config import RequestsConfig
 

@@ -11,7 +11,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,8 @@ from typing import Any
 from pipeline.generation.endpoints import Endpoint
 from pipeline.generation.guard import Spec
 from pipeline.generation.packaged import model_path
-from pipeline.progress import Tally
+from pipeline.io.storage import private_folder
+from pipeline.runtime.progress import Tally
 from schemas.base import UsageError, UserError
 from schemas.config import VllmEngine
 
@@ -207,12 +207,3 @@ def _socket_path(spec: Spec) -> Path:
     """One server for each command on a machine, whoever asks."""
     key = hashlib.sha256(json.dumps([spec.command, spec.environment], sort_keys=True).encode()).hexdigest()[:16]
     return private_folder() / f"{key}.sock"
-
-
-def private_folder() -> Path:
-    """A folder of this machine that is this user's alone."""
-    folder = Path(tempfile.gettempdir()) / f"everyuser-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    if folder.stat().st_uid != os.getuid():
-        raise UserError(f"{folder} belongs to another user; set TMPDIR to a folder of your own")
-    return folder

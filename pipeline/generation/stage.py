@@ -12,17 +12,18 @@ from typing import Protocol, Self
 import apache_beam as beam
 from apache_beam.utils.windowed_value import WindowedValue
 
-from pipeline import metrics, storage
 from pipeline.generation import dummy
 from pipeline.generation.client import Client, Ticket
 from pipeline.generation.endpoints import Endpoints, FixedEndpoints
+from pipeline.generation.exchange import AnyRequest, Failure, Outcome
 from pipeline.generation.journal import JournalWriter, open_journal, read_journal
-from pipeline.generation.requests import AnyRequest, Failure, Outcome
-from pipeline.generation.server import ServedEndpoint, private_folder, server_spec
+from pipeline.generation.server import ServedEndpoint, server_spec
 from pipeline.generation.trial import trial_requests
+from pipeline.io import storage
+from pipeline.io.storage import disk_errors, private_folder
 from pipeline.plan import BuildPlan, ShardSpec
-from pipeline.progress import tally
-from pipeline.storage import disk_errors
+from pipeline.runtime import metrics
+from pipeline.runtime.progress import tally
 from schemas.base import UserError
 from schemas.config import DummyEngine, OpenAiEngine, ReplayEngine, VllmEngine
 

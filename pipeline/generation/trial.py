@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.generation.requests import AnyRequest, choice_head, make_choice_request, make_request
-from pipeline.mining.annotate import levels_format
+from pipeline.generation.exchange import AnyRequest, choice_head, make_choice_request, make_request
+from pipeline.generation.json_formats import levels_format, portrait_format
 from pipeline.plan import BuildPlan
-from pipeline.portraits import portrait_format
-from pipeline.resources import resources
+from pipeline.runtime.resources import resources
 
 TRIAL = "Say hello."
 """The text of every trial question."""
@@ -25,13 +24,17 @@ def trial_requests(plan: BuildPlan) -> list[AnyRequest]:
     mode = annotation.mode if annotation else None
     changes: dict[str, Any] = {"max_tokens": min(_TOKENS, config.generation.max_tokens)}
     # The very schemas: servers differ in what they take of JSON Schema.
-    formats = [levels_format(plan) if mode == "json" else None]
+    formats = []
+    if annotation and mode == "json" and annotation.constrain:
+        space = resources(plan).space
+        asked = space.select(annotation.dimensions, "mining.annotation.dimensions")
+        formats.append(levels_format([space.dimensions[d].slug for d in asked]))
     if config.portrait == "paper":
         formats.append(portrait_format(resources(plan).space))
     requests: list[AnyRequest] = []
     if config.sampled_pairs or config.portrait != "template" or mode == "json":
         requests.append(make_request(config.generation, {"user": TRIAL}, ("trial",), **changes))
-    for wanted in filter(None, formats):
+    for wanted in formats:
         # Some servers take a request for JSON only where the prompt has the word.
         messages = {"user": f"{TRIAL} Answer with a JSON object."}
         requests.append(make_request(config.generation, messages, ("trial",), **changes, response_format=wanted))

@@ -14,22 +14,22 @@ import numpy.typing as npt
 import orjson
 
 from pipeline.generation.answers import read_object
-from pipeline.generation.requests import (
+from pipeline.generation.exchange import (
     OPTIONS,
     AnyRequest,
     Completion,
     Failure,
     Outcome,
     choice_head,
-    json_format,
     make_choice_request,
     make_request,
     probabilities,
 )
-from pipeline.mining.threads import Threads
+from pipeline.generation.json_formats import LEVEL_OF, levels_format
 from pipeline.plan import BuildPlan, ShardSpec
-from pipeline.resources import resources
-from pipeline.validate import Fault
+from pipeline.quality.rules import Fault
+from pipeline.runtime.resources import resources
+from pipeline.threads.joined import Threads
 from schemas.config import AnnotationConfig
 from schemas.records import Pair, Rejection
 
@@ -230,22 +230,13 @@ def _orders_of(threads: Threads, row: int, plan: BuildPlan) -> npt.NDArray[np.in
     return option_orders(plan.config.seed, post, threads.ids[row], threads.levels.shape[1])[sheet.asked]
 
 
-_LEVEL_OF = {"positive": 1, "negative": -1, "unclear": 0}
-
-
 @lru_cache(maxsize=4)
-def levels_format(plan: BuildPlan) -> dict[str, Any] | None:
+def _levels_format(plan: BuildPlan) -> dict[str, Any] | None:
     """The `response_format` of a structured reply; None where the engine is not to constrain it."""
     if not settings(plan).constrain:
         return None
-    slugs = [resources(plan).space.dimensions[d].slug for d in asked_dimensions(plan)]
-    schema = {
-        "type": "object",
-        "properties": {slug: {"enum": [*_LEVEL_OF]} for slug in slugs},
-        "required": slugs,
-        "additionalProperties": False,
-    }
-    return json_format("levels", schema)
+    space = resources(plan).space
+    return levels_format([space.dimensions[d].slug for d in asked_dimensions(plan)])
 
 
 def _structured(threads: Threads, row: int, plan: BuildPlan, attempt: int) -> list[Question]:
@@ -261,7 +252,7 @@ def _structured(threads: Threads, row: int, plan: BuildPlan, attempt: int) -> li
         counter,
         max_tokens=settings(plan).max_tokens,
         stop=None,
-        response_format=levels_format(plan),
+        response_format=_levels_format(plan),
     )
     return [Question(row, 0, request)]
 
@@ -285,10 +276,10 @@ def _read_structured(
         if slug not in verdicts:
             return Fault("schema", f"no answer for '{slug}'")
         verdict = verdicts[slug]
-        if not isinstance(verdict, str) or verdict not in _LEVEL_OF:
+        if not isinstance(verdict, str) or verdict not in LEVEL_OF:
             found = orjson.dumps(verdict)[:40].decode(errors="replace")
-            return Fault("schema", f"{slug}: found {found}, expected one of {', '.join(_LEVEL_OF)}")
-        levels[d] = _LEVEL_OF[verdict]
+            return Fault("schema", f"{slug}: found {found}, expected one of {', '.join(LEVEL_OF)}")
+        levels[d] = LEVEL_OF[verdict]
     return levels, np.stack([levels > 0, levels < 0], axis=-1).astype(np.float32)
 
 

@@ -10,15 +10,15 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from pipeline import storage
-from pipeline.card import CARD, card
-from pipeline.check import check_entry, open_manifest, plan_of
-from pipeline.finish import count_rows, is_whole
-from pipeline.inputs import SPACE, TEMPLATES, read_space, read_templates
-from pipeline.manifests import MANIFEST, manifest_text
+from pipeline.card.render import card
+from pipeline.driver.check import check_entry, open_manifest, plan_of
+from pipeline.driver.finish import count_rows, is_whole
+from pipeline.io import storage
+from pipeline.io.manifests import CARD, MANIFEST, manifest_text
+from pipeline.io.shards import read_meta
+from pipeline.io.storage import AnyPath
 from pipeline.publishing import privacy
-from pipeline.shards import read_meta
-from pipeline.storage import AnyPath
+from pipeline.runtime.inputs import SPACE, TEMPLATES, read_space, read_templates
 from schemas.base import UsageError, UserError
 from schemas.manifest import FileEntry, Manifest
 from schemas.report import Report

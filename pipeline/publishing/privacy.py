@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import PurePath
 from typing import Any
 
-from pipeline.inputs import SPACE
+from pipeline.runtime.inputs import SPACE
 from schemas.manifest import Manifest
 from schemas.report import Report
 

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
-from pipeline import progress
-from pipeline.progress import tally
+from pipeline.io.storage import AnyPath
 from pipeline.publishing import upload
 from pipeline.publishing.contents import Contents, read_contents
 from pipeline.publishing.errors import explain, hub_errors, quiet, require_token, status_of
@@ -24,7 +23,8 @@ from pipeline.publishing.repository import (
     open_repository,
 )
 from pipeline.publishing.upload import Batch, preupload
-from pipeline.storage import AnyPath
+from pipeline.runtime import progress
+from pipeline.runtime.progress import tally
 from schemas.base import UsageError, UserError
 from schemas.config import PublishConfig
 from schemas.manifest import Manifest

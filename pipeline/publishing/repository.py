@@ -10,10 +10,10 @@ from huggingface_hub import CommitOperationAdd, DatasetInfo, HfApi, get_session
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.hf_api import RepoFile
 
-from pipeline import storage
+from pipeline.io import storage
+from pipeline.io.storage import AnyPath
 from pipeline.publishing.contents import Contents, is_ours
 from pipeline.publishing.errors import hub_errors, require_token
-from pipeline.storage import AnyPath
 from schemas.base import UsageError, UserError
 from schemas.config import PublishConfig
 from schemas.manifest import FileEntry

@@ -16,12 +16,12 @@ from huggingface_hub import CommitOperationAdd
 from huggingface_hub.lfs import UploadInfo
 from pydantic import ValidationError
 
-from pipeline import storage
-from pipeline.check import changed
-from pipeline.progress import Tally, tally
+from pipeline.driver.check import changed
+from pipeline.io import storage
+from pipeline.io.storage import AnyPath, write_text
 from pipeline.publishing.errors import hub_errors, require_token
 from pipeline.publishing.repository import KIND, address, hub
-from pipeline.storage import AnyPath, write_text
+from pipeline.runtime.progress import Tally, tally
 from schemas.base import Record, UserError
 from schemas.config import PublishConfig
 from schemas.manifest import FileEntry

@@ -12,7 +12,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.formats import elements
+from pipeline.reading.formats import elements
 from pipeline.report.texts import Hashes, words_of
 from schemas.base import UsageError
 

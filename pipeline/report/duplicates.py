@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from pipeline.io.shards import read_groups
 from pipeline.report.near import THRESHOLD, NearPairs, NearSample, Replies, find_near
 from pipeline.report.settings import ReportSettings
 from pipeline.report.source import Batch, Build, row_of, shard_of
 from pipeline.report.tallies import HashCounts
-from pipeline.shards import read_groups
 from schemas.report import DuplicateFigures, SplitFigures
 
 _EXAMPLES = 10

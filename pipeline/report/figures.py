@@ -13,8 +13,8 @@ import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-from pipeline.storage import AnyPath, write_text
-from schemas.report import DimensionFigures, Report
+from pipeline.io.storage import AnyPath, write_text
+from schemas.report import DimensionFigures, Figure, Report
 
 _INK, _SOFT, _LINE, _PAPER = "#1b1d20", "#596067", "#e2e2de", "#ffffff"
 _BAR, _POSITIVE, _NEGATIVE = "#8793a0", "#2166ac", "#b35806"
@@ -26,13 +26,6 @@ _TOP = 78
 _DIMENSIONS_MOST = 100
 _REASONS_MOST = 12
 _SHADES = 10
-
-
-class Figure(NamedTuple):
-    """A picture: its path, relative to the dataset's folder, and the plain text that stands for it."""
-
-    path: str
-    alt: str
 
 
 class _Drawn(NamedTuple):

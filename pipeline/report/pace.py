@@ -1,4 +1,4 @@
-"""How fast the build went: what its driver noted down now and then (`pipeline.progress.Pace`)."""
+"""How fast the build went: what its driver noted down now and then (`pipeline.runtime.progress.Pace`)."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import orjson
 
-from pipeline import storage
-from pipeline.progress import PACE
-from pipeline.storage import AnyPath
+from pipeline.io import storage
+from pipeline.io.storage import AnyPath
+from pipeline.runtime.progress import PACE
 from schemas.report import PacePoint
 
 _POINTS = 300

@@ -12,7 +12,7 @@ import hashlib
 import importlib.resources
 import re
 
-from pipeline.storage import AnyPath, write_text
+from pipeline.io.storage import AnyPath, write_text
 from schemas.report import Report
 
 _SCRIPTS = (

@@ -9,11 +9,11 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 import pyarrow.compute as pc
 
+from pipeline.io.shards import open_shard
 from pipeline.report.settings import ReportSettings
 from pipeline.report.source import Batch, Build, place_of, read_columns, shard_of
 from pipeline.report.tallies import Drawn
 from pipeline.report.texts import Hashes, Integers, hash_texts, salted
-from pipeline.shards import open_shard
 from preference_space.direction import Direction, from_released, verbalise
 from preference_space.space import PreferenceSpace
 from schemas.base import Record

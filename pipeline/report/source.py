@@ -12,13 +12,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import storage
-from pipeline.inputs import read_space
-from pipeline.manifests import require_manifest
+from pipeline.io import storage
+from pipeline.io.manifests import require_manifest
+from pipeline.io.shards import read_shard
+from pipeline.io.storage import AnyPath
 from pipeline.plan import SPLITS
 from pipeline.report.texts import Hashes, Integers, Words, characters_of, hash_texts, words_of
-from pipeline.shards import read_shard
-from pipeline.storage import AnyPath
+from pipeline.runtime.inputs import read_space
 from preference_space.direction import Direction
 from preference_space.space import PreferenceSpace
 from schemas.base import UsageError

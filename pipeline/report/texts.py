@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.text import count_words
+from pipeline.reading.text import count_words
 
 Hashes = npt.NDArray[np.uint64]
 Integers = npt.NDArray[np.int64]
@@ -30,7 +30,7 @@ class Grams(NamedTuple):
 
 
 class Words(NamedTuple):
-    """The words of T texts, W of them in all, as `pipeline.text.count_words` counts them, upper or lower case.
+    """The words of T texts, W of them in all, as `pipeline.reading.text.count_words` counts them, upper or lower case.
 
     `starts` and `ends` are positions in the text that `texts` names.
     """

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from benchmarks.costs import MACHINES, PRICES, SOURCES, THROUGHPUTS, Throughput, hours, machine_hour, main, size_of
-from pipeline.manifests import write_manifest
+from pipeline.io.manifests import write_manifest
 from schemas.base import UserError
 from schemas.manifest import Counts, Manifest
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests import ROOT
+
 DEPLOY = ROOT / "deploy"
 BOOT = "/opt/apache/beam/boot"
 LAUNCHER = "/opt/google/dataflow/python_template_launcher"

@@ -15,15 +15,15 @@ from apache_beam.options.pipeline_options import DebugOptions, GoogleCloudOption
 
 from deploy import launch
 from deploy.parameters import BuildParameters, Parameters
-from pipeline import storage
 from pipeline.build import HandedOver
-from pipeline.runners import Runner
-from pipeline.storage import AnyPath
+from pipeline.io import storage
+from pipeline.io.storage import AnyPath
+from pipeline.runtime.runners import Runner
 from schemas.base import UsageError, UserError
 from schemas.config import BuildConfig
+from tests import ROOT
 from tests.object_stores import GcsStore
 
-ROOT = Path(__file__).resolve().parents[2]
 IMAGE = "us-central1-docker.pkg.dev/some-project/everyuser/everyuser:1"
 
 OURS = {

@@ -6,7 +6,6 @@ import json
 import re
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,8 +13,8 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from pydantic import ValidationError
 
 from deploy.parameters import BuildParameters, Parameters, TemplateMetadata, metadata, page
+from tests import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 FILE = ROOT / "deploy" / "template.json"
 
 BY_THE_LAUNCHER = {"runner", "project", "job_name", "region", "template_location", "temp_location", "staging_location"}

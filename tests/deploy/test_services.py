@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from apache_beam.options.pipeline_options import FlinkRunnerOptions
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests import ROOT
+
 CLOUDBUILD = (ROOT / "deploy" / "cloudbuild.yaml").read_text(encoding="utf-8")
 FLINK = (ROOT / "deploy" / "flink-compose.yaml").read_text(encoding="utf-8")
 

@@ -9,14 +9,14 @@ from typing import Any
 
 import orjson
 
+from pipeline.assembly.leaks import find_shared_replies
 from pipeline.build import build
-from pipeline.generation.requests import Completion, Outcome, Request
-from pipeline.leaks import find_shared_replies
-from pipeline.locks import locked
-from pipeline.pairs import PairShard, open_shard, render_prompts, sample_points, store_pairs, validate_pairs
+from pipeline.driver.prepare import check_output, prepare
+from pipeline.generation.exchange import Completion, Outcome, Request
+from pipeline.io.locks import locked
+from pipeline.io.shards import read_shard
 from pipeline.plan import BuildPlan, ShardSpec
-from pipeline.prepare import check_output, prepare
-from pipeline.shards import read_shard
+from pipeline.sampling.pairs import PairShard, open_shard, render_prompts, sample_points, store_pairs, validate_pairs
 from schemas.config import BuildConfig
 from schemas.loader import validate
 from schemas.manifest import Manifest

@@ -20,10 +20,9 @@ from pipeline.cli import app
 from preference_space.space import load_space
 from schemas.base import UserError
 from schemas.manifest import Manifest
+from tests import ROOT
 from tests.pipeline.helpers import TINY, mining, rows_of, thread, write_jsonl, write_threads
 from tests.stub import StubServer, completion, good
-
-ROOT = Path(__file__).resolve().parents[2]
 
 OWN = """\
 name: "own [red]x[/] [/] :warning: \\e[31m"

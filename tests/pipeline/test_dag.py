@@ -14,16 +14,17 @@ from datasets import load_dataset
 
 from pipeline import dag
 from pipeline.build import build
+from pipeline.generation.exchange import Completion
 from pipeline.generation.journal import read_journal
-from pipeline.generation.requests import Completion
-from pipeline.manifests import read_manifest
-from pipeline.pairs import open_shard, render_prompts, sample_points
+from pipeline.io.manifests import read_manifest
+from pipeline.io.shards import read_shard
 from pipeline.plan import SPLITS, BuildPlan
-from pipeline.progress import tally
-from pipeline.shards import read_shard
+from pipeline.runtime.progress import tally
+from pipeline.sampling.pairs import open_shard, render_prompts, sample_points
 from schemas.base import UserError
 from schemas.manifest import Manifest
 from schemas.records import Example
+from tests import ROOT
 from tests.pipeline.helpers import (
     answered,
     asked,
@@ -495,7 +496,7 @@ def test_endpoint_that_serves_another_model_is_told_in_one_line(tmp_path: Path) 
 
 
 def test_template_that_fails_for_some_posts_is_told_in_one_line(tmp_path: Path) -> None:
-    source = (Path(__file__).resolve().parents[2] / "prompts" / "templates" / "reply_chosen.j2").read_text()
+    source = (ROOT / "prompts" / "templates" / "reply_chosen.j2").read_text()
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "reply_chosen.j2").write_text(source.replace("{{ post.title }}", "{{ post.topics[0] }}"))
     seeds = {"path": str(write_posts(tmp_path / "posts.jsonl", 60))}

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from pipeline import dag, storage
+from pipeline import dag
+from pipeline.io import storage
 from pipeline.plan import BuildPlan
-from pipeline.runners import Runner
+from pipeline.runtime.runners import Runner
 from schemas.base import UsageError
 from schemas.config import BuildConfig
 from schemas.loader import validate

@@ -39,13 +39,13 @@ from typer.testing import CliRunner
 from pipeline.cli import app
 from schemas.manifest import Manifest
 from schemas.report import Report
+from tests import ROOT
 from tests.hub_stub import WRITER, FakeHub
 from tests.object_stores import GcsStore, Line, ObjectStore, S3Store
 from tests.pipeline.helpers import NOWHERE, thread, write_jsonl, write_posts, write_threads
 from tests.pipeline.test_resume import CONFIG, heed_interrupts, openai, shards, sometimes_bad
 from tests.stub import StubServer
 
-ROOT = Path(__file__).resolve().parents[2]
 PAIRS = 200
 SHARDS = 8
 ROWS = ("pool", "data", "rejected")

@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from schemas.manifest import Manifest
+from tests import ROOT
 from tests.pipeline.test_resume import finish, openai, shards, sometimes_bad, start, write_config
 from tests.portable import PortableCluster
 from tests.stub import StubServer
@@ -153,7 +154,6 @@ def test_flink_gives_the_bytes_of_the_local_runner(
 
 
 def test_makefile_names_the_runners() -> None:
-    root = Path(__file__).resolve().parents[2]
     for name, runner in (("dataflow", "DataflowRunner"), ("flink", "FlinkRunner")):
         dry = [
             "make",
@@ -164,5 +164,5 @@ def test_makefile_names_the_runners() -> None:
             "build-dataset",
             "OUTPUT=gs://bucket/out",
         ]
-        said = subprocess.run(dry, cwd=root, capture_output=True, text=True, check=True).stdout
+        said = subprocess.run(dry, cwd=ROOT, capture_output=True, text=True, check=True).stdout
         assert f"--output 'gs://bucket/out' -- --runner={runner}" in said

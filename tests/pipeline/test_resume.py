@@ -20,7 +20,7 @@ from aiohttp import web
 from datasets import load_dataset
 
 from pipeline.build import build
-from pipeline.configuration import read_config
+from pipeline.driver.configuration import read_config
 from schemas.manifest import Manifest
 from tests.pipeline.helpers import number_of, thread, write_jsonl, write_threads
 from tests.stub import StubServer, choices, completion, completions, good, good_text

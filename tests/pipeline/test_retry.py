@@ -9,7 +9,7 @@ import pytest
 from aiohttp import web
 
 from pipeline.build import Observer, build
-from pipeline.manifests import read_manifest
+from pipeline.io.manifests import read_manifest
 from schemas.base import UsageError, UserError
 from schemas.manifest import Manifest
 from tests.pipeline.helpers import mining, number_of, rows_of, run_build, tiny, write_threads

@@ -1,15 +1,15 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from preference_space.direction import Direction, aggregate, from_released, parse_profile, to_released, verbalise
 from preference_space.space import Dimension, Pole, PreferenceSpace, load_space
+from tests import ROOT
 
-PROFILES = Path(__file__).resolve().parents[3] / "shared" / "data" / "benchmarks" / "p_soups_style.json"
+PROFILES = ROOT.parent / "shared" / "data" / "benchmarks" / "p_soups_style.json"
 
 ALIGNX = load_space("alignx")
 

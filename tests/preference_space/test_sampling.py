@@ -3,7 +3,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 from math import asin, pi, sqrt
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -16,8 +15,9 @@ from preference_space.space import Dimension, Pole, PreferenceSpace, load_space
 from schemas.base import UsageError
 from schemas.config import Correlation, Marginal, SamplingConfig
 from schemas.loader import load_config
+from tests import ROOT
 
-QUICKSTART = Path(__file__).resolve().parents[2] / "configs" / "quickstart.yaml"
+QUICKSTART = ROOT / "configs" / "quickstart.yaml"
 
 ALIGNX = load_space("alignx")
 MANY = 20_000

@@ -9,8 +9,9 @@ from pydantic import ValidationError
 
 from preference_space.space import Dimension, Pole, PreferenceSpace, load_space
 from schemas.base import UsageError
+from tests import ROOT
 
-TABLE = Path(__file__).resolve().parents[3] / "shared" / "data" / "alignx_dimensions.tsv"
+TABLE = ROOT.parent / "shared" / "data" / "alignx_dimensions.tsv"
 
 OWN = """\
 name: own

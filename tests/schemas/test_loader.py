@@ -7,8 +7,9 @@ import pytest
 from schemas.base import UsageError
 from schemas.config import BuildConfig, Correlation, OpenAiEngine, ReplayEngine, VllmEngine
 from schemas.loader import load_config, read_yaml
+from tests import ROOT
 
-QUICKSTART = Path(__file__).resolve().parents[2] / "configs" / "quickstart.yaml"
+QUICKSTART = ROOT / "configs" / "quickstart.yaml"
 
 
 MINED = "mining:\n  source: {kind: threads, path: [x.jsonl]}\n"

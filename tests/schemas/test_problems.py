@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,8 +10,7 @@ from schemas.base import UsageError
 from schemas.config import BuildConfig, PublishConfig
 from schemas.loader import validate
 from schemas.reference import SECTIONS
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests import ROOT
 
 REQUIRED: dict[str, dict[str, Any]] = {
     "vllm": {"kind": "vllm"},

@@ -3,7 +3,6 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from pydantic import BaseModel
@@ -12,8 +11,7 @@ from schemas import config
 from schemas.base import Record
 from schemas.config import NO_CONTENT, BuildConfig, ReplayEngine
 from schemas.reference import SECTIONS, reference
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests import ROOT
 
 MODELS = [
     value

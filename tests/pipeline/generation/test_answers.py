@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from pipeline.generation.answers import first_logprobs, parse, read_count, read_finish, read_object, read_reply
-from pipeline.validate import Fault, clean_reply, judge_text
+from pipeline.quality.rules import Fault, clean_reply, judge_text
 from schemas.config import ValidationConfig
 
 RYE = "Rye bread keeps longest of them all, I think."

@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from pipeline.generation.classify import Busy, Transient, classify, refusal
-from pipeline.generation.requests import (
+from pipeline.generation.exchange import (
     AnyRequest,
     Completion,
     Failure,

@@ -20,8 +20,7 @@ from aiohttp import web
 
 from pipeline.generation.client import Client, Ticket
 from pipeline.generation.endpoints import FixedEndpoints
-from pipeline.generation.journal import open_journal, read_journal
-from pipeline.generation.requests import (
+from pipeline.generation.exchange import (
     AnyRequest,
     ChoiceRequest,
     Completion,
@@ -33,11 +32,12 @@ from pipeline.generation.requests import (
     make_request,
     probabilities,
 )
+from pipeline.generation.journal import open_journal, read_journal
 from pipeline.generation.stage import Generator, read_key
 from pipeline.generation.trial import trial_requests
 from pipeline.generation.window import Window
 from pipeline.plan import BuildPlan
-from pipeline.progress import tally
+from pipeline.runtime.progress import tally
 from schemas.base import UserError
 from schemas.config import BuildConfig, GenerationConfig, OpenAiEngine, RequestsConfig
 from tests.stub import Answer, StubServer, choices, completion, completions, good, good_text

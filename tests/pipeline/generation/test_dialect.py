@@ -6,7 +6,8 @@ import orjson
 import pytest
 
 from pipeline.generation.dialect import Dialect
-from pipeline.generation.requests import AnyRequest, choice_head, json_format, make_choice_request, make_request
+from pipeline.generation.exchange import AnyRequest, choice_head, make_choice_request, make_request
+from pipeline.generation.json_formats import json_format
 from schemas.config import GenerationConfig
 
 CONFIG = GenerationConfig(model="m")

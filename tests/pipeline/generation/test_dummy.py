@@ -7,15 +7,15 @@ import pytest
 
 from pipeline.build import build
 from pipeline.generation.dummy import reply
-from pipeline.generation.requests import (
+from pipeline.generation.exchange import (
     Completion,
     Failure,
-    json_format,
     make_choice_request,
     make_request,
     probabilities,
 )
-from pipeline.validate import judge_pair, judge_reply
+from pipeline.generation.json_formats import json_format
+from pipeline.quality.rules import judge_pair, judge_reply
 from schemas.base import UsageError
 from schemas.config import BuildConfig, GenerationConfig, ValidationConfig
 from schemas.loader import validate

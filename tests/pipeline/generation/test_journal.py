@@ -13,14 +13,13 @@ from typing import Any
 import pytest
 from upath import UPath
 
-from pipeline import storage
 from pipeline.generation import journal
+from pipeline.generation.exchange import Completion, Failure, Outcome
 from pipeline.generation.journal import open_journal, read_journal
-from pipeline.generation.requests import Completion, Failure, Outcome
-from pipeline.storage import AnyPath
+from pipeline.io import storage
+from pipeline.io.storage import AnyPath
 from schemas.base import UserError
-
-ROOT = Path(__file__).resolve().parents[3]
+from tests import ROOT
 
 GOOD = Completion('Rye, wrapped in linen.\n\n"Always" \u2013 \u00fcber alles \U0001f35e', "stop", 120, 31)
 BAD = Failure("http_400", "HTTP 400: this prompt is too long\x00", may_pass=False)

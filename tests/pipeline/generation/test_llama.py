@@ -19,8 +19,8 @@ import pytest
 
 from pipeline.build import build
 from pipeline.generation import packaged
+from pipeline.generation.exchange import Completion, Outcome
 from pipeline.generation.journal import read_journal
-from pipeline.generation.requests import Completion, Outcome
 from schemas.base import UserError
 from schemas.config import BuildConfig
 from schemas.loader import validate

@@ -11,13 +11,12 @@ from pathlib import Path
 import pytest
 from upath import UPath
 
-from pipeline import storage
 from pipeline.generation import packaged
 from pipeline.generation.packaged import NAME, fetch, model_path
+from pipeline.io import storage
 from schemas.base import UserError
+from tests import ROOT
 from tests.object_stores import ObjectStore
-
-ROOT = Path(__file__).resolve().parents[3]
 
 
 def use_cache(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Path:

@@ -16,9 +16,7 @@ import pytest
 
 from pipeline.generation import trial
 from pipeline.generation.client import Client, Ticket
-from pipeline.generation.guard import Spec
-from pipeline.generation.journal import open_journal
-from pipeline.generation.requests import (
+from pipeline.generation.exchange import (
     AnyRequest,
     ChoiceRequest,
     Failure,
@@ -28,8 +26,10 @@ from pipeline.generation.requests import (
     make_choice_request,
     make_request,
 )
+from pipeline.generation.guard import Spec
+from pipeline.generation.journal import open_journal
 from pipeline.generation.server import ServedEndpoint, server_spec
-from pipeline.progress import tally
+from pipeline.runtime.progress import tally
 from schemas.base import UserError
 from schemas.config import GenerationConfig, RequestsConfig, VllmEngine
 

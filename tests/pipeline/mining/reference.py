@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 from sklearn.cluster import KMeans
 
-from pipeline.validate import judge_pair
+from pipeline.quality.rules import judge_pair
 from schemas.config import HistoryConfig, MiningConfig, ValidationConfig
 
 Levels = tuple[int, ...]

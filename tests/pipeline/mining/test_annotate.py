@@ -12,7 +12,7 @@ import orjson
 import pytest
 import yaml
 
-from pipeline.generation.requests import OPTIONS, ChoiceRequest, Completion, Failure, Outcome, Request
+from pipeline.generation.exchange import OPTIONS, ChoiceRequest, Completion, Failure, Outcome, Request
 from pipeline.mining.annotate import (
     MinedShard,
     ask,
@@ -22,9 +22,9 @@ from pipeline.mining.annotate import (
     rounds,
     take_levels,
 )
-from pipeline.mining.threads import Threads
 from pipeline.plan import BuildPlan, ShardSpec
-from pipeline.resources import resources
+from pipeline.runtime.resources import resources
+from pipeline.threads.joined import Threads
 from preference_space.direction import Direction
 from schemas.base import UsageError
 from schemas.records import SeedPost

@@ -17,13 +17,14 @@ import pytest
 from aiohttp import web
 from datasets import load_dataset
 
+from pipeline.io.shards import read_shard
 from pipeline.plan import SPLITS
-from pipeline.shards import read_shard
 from preference_space.direction import from_released
 from preference_space.space import load_space
 from schemas.base import UsageError, UserError
 from schemas.manifest import Manifest
 from schemas.records import Example
+from tests import ROOT
 from tests.pipeline.helpers import mining, rows_of, run_build, thread, write_jsonl, write_threads
 from tests.stub import (
     StubServer,
@@ -43,7 +44,7 @@ UGC, PAIR = "User-Generated Content", "Pair-wise Comparative Feedback"
 SPACE = load_space("alignx")
 SOME = ("age_group", "gender", "neuroticism", "extraversion", "openness", "agreeableness")
 """Dimensions that cost few questions."""
-SEED_POSTS = Path(__file__).resolve().parents[3] / "pipeline" / "seed_posts.jsonl"
+SEED_POSTS = ROOT / "pipeline" / "sampling" / "seed_posts.jsonl"
 
 Levels = npt.NDArray[np.int8]
 

@@ -14,9 +14,9 @@ import pyarrow as pa
 import pytest
 
 from pipeline.build import build
-from pipeline.mining.pairs import cluster_seed
+from pipeline.io.shards import read_shard
+from pipeline.mining.select import cluster_seed
 from pipeline.plan import SPLITS, BuildPlan
-from pipeline.shards import read_shard
 from preference_space.direction import Direction, from_released
 from preference_space.philox import stream_key, uniforms
 from schemas.config import BuildConfig

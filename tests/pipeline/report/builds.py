@@ -11,14 +11,14 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 
-from pipeline.manifests import write_manifest
-from pipeline.pairs import PAIR_SCHEMA, REJECTION_SCHEMA
+from pipeline.assembly.rows import EXAMPLE_SCHEMA
+from pipeline.io.manifests import write_manifest
+from pipeline.io.shards import write_shard
+from pipeline.io.storage import write_text
 from pipeline.report.measure import measure
 from pipeline.report.settings import ReportSettings
 from pipeline.report.source import Batch
-from pipeline.rows import EXAMPLE_SCHEMA
-from pipeline.shards import write_shard
-from pipeline.storage import write_text
+from pipeline.runtime.results import PAIR_SCHEMA, REJECTION_SCHEMA
 from preference_space.space import Dimension, Pole, PreferenceSpace
 from schemas import SCHEMA_VERSION
 from schemas.config import BuildConfig

@@ -381,7 +381,7 @@ def _run(
 
 @cache
 def _posts() -> tuple[str, ...]:
-    lines = importlib.resources.files("pipeline").joinpath("seed_posts.jsonl").read_text("utf-8").splitlines()
+    lines = importlib.resources.files("pipeline.sampling").joinpath("seed_posts.jsonl").read_text("utf-8").splitlines()
     posts = [json.loads(line) for line in lines if line.strip()]
     return tuple(f"{post['title']}\n\n{post['text']}" for post in posts)
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import formats
+from pipeline.reading import formats
 from pipeline.report import benchmarks
 from pipeline.report.benchmarks import read_benchmark
 from pipeline.report.contamination import ContaminationTally, Runs

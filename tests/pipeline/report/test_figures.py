@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.report.figures import Figure, write_figures
+from pipeline.report.figures import write_figures
+from schemas.report import Figure
 from tests.pipeline.report import fake
 
 SVG = "{http://www.w3.org/2000/svg}"

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from pipeline.reading.text import count_words
 from pipeline.report.lengths import LengthTally
-from pipeline.text import count_words
 from schemas.report import Histogram, LengthFigures
 from tests.pipeline.report.builds import Row, batch_of, pair, random_shards, rows_of
 

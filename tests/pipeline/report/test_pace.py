@@ -6,8 +6,8 @@ from pathlib import Path
 
 import orjson
 
-from pipeline import progress
 from pipeline.report.pace import read_pace
+from pipeline.runtime import progress
 from tests.pipeline.helpers import run_build
 
 

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from pipeline.cli import app
-from pipeline.manifests import require_manifest, write_manifest
+from pipeline.io.manifests import require_manifest, write_manifest
 from schemas.report import Report
 from tests.pipeline.helpers import run_build
 

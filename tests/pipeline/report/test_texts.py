@@ -3,8 +3,8 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
+from pipeline.reading.text import count_words
 from pipeline.report.texts import hash_texts, salted, word_counts, words_of
-from pipeline.text import count_words
 
 TEXTS = [
     "",

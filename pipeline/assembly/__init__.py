@@ -1,0 +1,1 @@
+"""Phase two: personas with histories and portraits, and the rows of the finished dataset."""

@@ -1,0 +1,197 @@
+"""Phase two, as pure functions of a shard: open the pool, assemble personas, validate, store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import ValidationError
+
+from pipeline.assembly.history import History, Pool, choose_histories
+from pipeline.assembly.leaks import has_shared_reply, made_of, read_pool_state
+from pipeline.assembly.matching import choose_mined_histories
+from pipeline.assembly.rows import EXAMPLE_SCHEMA, Persona, Rows
+from pipeline.generation.exchange import Completion, Outcome, Request
+from pipeline.io.shards import read_shard, staged_shard
+from pipeline.plan import BuildPlan, ShardSpec
+from pipeline.quality.rules import Fault
+from pipeline.runtime.resources import resources
+from pipeline.runtime.results import better_stored, loss_meta, write_rejections
+from preference_space.philox import stream_key, uniforms
+from schemas.config import BuildConfig
+from schemas.records import Rejection
+
+
+@dataclass(frozen=True)
+class Block:
+    """A shard's own pool rows, which come first, and those of the shards that its histories may come from.
+
+    `made_of` are hashes of these files: an example shard is built again when one of them has changed.
+    """
+
+    table: pa.Table
+    own: int
+    pool: Pool
+    made_of: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ExampleShard:
+    """The element of phase two. `outcomes` are the model's answers, where it writes the portraits."""
+
+    spec: ShardSpec
+    block: Block
+    personas: Sequence[Persona]
+    rejections: Sequence[Rejection] = field(default_factory=tuple)
+    outcomes: Sequence[Outcome] = ()
+
+    @property
+    def journal(self) -> str:
+        """Name of the journal that holds this shard's portraits."""
+        return f"examples-{self.spec.name}"
+
+    def requests(self) -> list[Request]:
+        """Every request of every persona, in order."""
+        return [request for persona in self.personas for request in persona.requests]
+
+    def with_outcomes(self, outcomes: Sequence[Outcome]) -> ExampleShard:
+        """The same shard with the model's answers, in the order of `requests()`."""
+        return replace(self, outcomes=tuple(outcomes))
+
+
+def assemble(spec: ShardSpec, plan: BuildPlan) -> ExampleShard:
+    """Choose a consistent history for every pair of a shard; reject those that can have none."""
+    block, rejections = open_block(spec, plan)
+    seed, numbers = plan.config.seed, np.array([spec.index])
+    order = uniforms(seed, stream_key("order", spec.split), numbers, len(block.pool))[0]
+    shift = uniforms(seed, stream_key("shift", spec.split), np.arange(spec.start, spec.start + spec.count), 1)[:, 0]
+    personas = []
+    for row, histories in enumerate(_choose(spec, plan, block, order, shift)):
+        if isinstance(histories, str):
+            rejections.append(reject(block.table, row, "assemble", Fault(histories, "")))
+        else:
+            personas.append(Persona(row, histories))
+    return ExampleShard(spec, block, personas, rejections)
+
+
+def _choose(
+    spec: ShardSpec, plan: BuildPlan, block: Block, order: npt.NDArray[np.float64], shift: npt.NDArray[np.float64]
+) -> Iterator[tuple[History, ...] | str]:
+    """What the shard's source of pairs makes a history of."""
+    config, pool = plan.config.history, block.pool
+    if spec.source == "mined":
+        yield from choose_mined_histories(pool, block.own, config, plan.sides, order, shift)
+        return
+    for history in choose_histories(pool, block.own, config, order, shift):
+        yield history if isinstance(history, str) else (history, history.turned(pool))[: len(plan.sides)]
+
+
+def block_of(spec: ShardSpec, shards: Sequence[ShardSpec], config: BuildConfig) -> list[ShardSpec]:
+    """A shard, and the `history.blocks` others of its split and source that the seed chooses for its histories."""
+    others = [other for other in shards if other != spec and (other.split, other.source) == (spec.split, spec.source)]
+    draws = uniforms(config.seed, stream_key("blocks", spec.split), np.array([spec.index]), len(others) + 1)
+    chosen = np.argsort(draws[0, : len(others)], kind="stable")[: config.history.blocks]
+    return [spec, *(others[k] for k in sorted(chosen.tolist()))]
+
+
+def open_block(spec: ShardSpec, plan: BuildPlan) -> tuple[Block, list[Rejection]]:
+    """Read a shard's pool rows, and those of the other shards of its block.
+
+    Rows with a reply that also occurs in another split are left out, and the shard's own ones rejected.
+    """
+    state = read_pool_state(plan)
+    tables, rejections = [], []
+    shards = block_of(spec, plan.shards(), plan.config)
+    for shard in shards:
+        table = read_shard(plan.path("pool", shard), fingerprint=plan.fingerprint)
+        leaked = has_shared_reply(table, state.shared)
+        if shard is spec:
+            fault = Fault("reply_in_another_split", "")
+            rejections = [reject(table, int(row), "assemble", fault) for row in np.flatnonzero(leaked)]
+        tables.append(table.filter(pa.array(~leaked)))
+    table = pa.concat_tables(tables).combine_chunks()
+    replies = _codes(pa.chunked_array([*table["chosen"].chunks, *table["rejected"].chunks], pa.string()))
+    directions, *levels = (
+        pc.list_flatten(table[name]).to_numpy().reshape(-1, len(resources(plan).space))
+        for name in ("direction", "chosen_levels", "rejected_levels")
+    )
+    pool = Pool(
+        directions=directions,
+        # A sampled reply shows what its writer was asked to be.
+        levels=np.concatenate(levels if spec.source == "mined" else [directions, -directions]),
+        posts=_codes(table["prompt"]),
+        chosen=replies[: table.num_rows],
+        rejected=replies[table.num_rows :],
+    )
+    files = [plan.path("pool", shard).name for shard in shards]
+    return Block(table, tables[0].num_rows, pool, made_of(state, files)), rejections
+
+
+def store_examples(shard: ExampleShard, plan: BuildPlan) -> dict[str, Any]:
+    """Validate every example, then write the rejections and the shard: the latter's presence says that it is done."""
+    rows = Rows(shard.block.table, shard.block.own, shard.block.pool, plan)
+    strict = shard.spec.source == "sampled" or plan.config.history.consistency == "strict"
+    personas, rejections = [], [*shard.rejections]
+    for persona in shard.personas:
+        try:
+            records = [rows.record(persona, side) for side in plan.sides]
+        except ValidationError as error:
+            fault = Fault("schema", "; ".join(problem["msg"] for problem in error.errors()))
+            rejections.append(reject(shard.block.table, persona.row, "assemble", fault))
+            continue
+        if strict and not all(record.is_consistent for record in records):
+            fault = Fault("schema", "a history item contradicts the row's direction")
+            rejections.append(reject(shard.block.table, persona.row, "assemble", fault))
+        else:
+            personas.append(persona)
+    spent = [outcome for outcome in shard.outcomes if isinstance(outcome, Completion)]
+    meta = {
+        "asked": shard.spec.count,
+        "accepted": 0,
+        "examples": len(plan.sides) * len(personas),
+        **loss_meta(plan, rejections),
+        "prompt_tokens": sum(completion.prompt_tokens for completion in spent),
+        "completion_tokens": sum(completion.completion_tokens for completion in spent),
+        "made_of": dict(shard.block.made_of),
+    }
+    stored = better_stored(plan, "data", shard.spec, meta)
+    if stored is not None:
+        return stored
+    groups = (rows.table(personas[start : start + _PAIRS_A_GROUP]) for start in range(0, len(personas), _PAIRS_A_GROUP))
+    with staged_shard(plan.path("data", shard.spec), EXAMPLE_SCHEMA, groups, meta) as facts:
+        # The hash of the rows goes beside them, so that nobody has to read them all again for the manifest.
+        write_rejections(plan.path("rejected/examples", shard.spec), rejections, meta | {"data": facts})
+    return meta
+
+
+_PAIRS_A_GROUP = 256
+"""Pairs in a row group: some 7 MB of examples, built and written one after another."""
+
+
+def _codes(texts: pa.ChunkedArray) -> npt.NDArray[np.int64]:
+    """Equal numbers for equal texts."""
+    encoded = texts.combine_chunks().dictionary_encode()
+    return np.asarray(encoded.indices.to_numpy(zero_copy_only=False), dtype=np.int64)
+
+
+def reject(table: pa.Table, row: int, stage: Any, fault: Fault, texts: tuple[str, ...] = ()) -> Rejection:
+    """The rejection of a pool row."""
+    pair = {name: table[name][row].as_py() for name in ("pair_id", "post_id", "prompt", "direction", "attempt")}
+    return Rejection(
+        record_id=pair["pair_id"],
+        stage=stage,
+        reason=fault.reason,
+        detail=fault.detail,
+        attempt=pair["attempt"],
+        final=True,
+        post_id=pair["post_id"],
+        prompt=pair["prompt"],
+        direction=tuple(pair["direction"]),
+        texts=texts or (table["chosen"][row].as_py(), table["rejected"][row].as_py()),
+        may_pass=fault.may_pass,
+    )

@@ -1,0 +1,175 @@
+"""Portraits (P_DEMO), as pure functions of a shard of phase two: by template, by the model, or as in the paper."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import orjson
+from pydantic import Field, ValidationError
+
+from pipeline.assembly.examples import ExampleShard, reject
+from pipeline.assembly.matching import parts_of, shares_a_sign
+from pipeline.assembly.rows import Persona
+from pipeline.generation.answers import read_object
+from pipeline.generation.exchange import Failure, Outcome, Request, make_request
+from pipeline.generation.json_formats import MOST_TAGS, portrait_format
+from pipeline.plan import BuildPlan
+from pipeline.quality.rules import Fault, clean_reply, judge_text
+from pipeline.runtime.resources import resources
+from preference_space.direction import Direction
+from preference_space.space import PreferenceSpace
+from schemas.base import Record
+from schemas.records import Text
+
+_PAPER_TOKENS = 768
+"""Longest JSON portrait, in tokens."""
+
+
+class PaperPortrait(Record):
+    """The model's answer to the paper's comparative prompt."""
+
+    portrait: Text
+    occupation: str
+    dimensions: dict[str, Literal["positive", "negative"]]
+    liked: tuple[str, ...] = Field(max_length=MOST_TAGS)
+    disliked: tuple[str, ...] = Field(max_length=MOST_TAGS)
+
+    @classmethod
+    def read(cls, text: str, space: PreferenceSpace) -> PaperPortrait:
+        """Read a reply; keys and dimensions that nobody asked for are passed over.
+
+        Raises `ValueError` where the rest is no portrait; a `ValidationError` is one.
+        """
+        found = read_object(text)
+        wanted = {name: found[name] for name in cls.model_fields if name in found}
+        if isinstance(wanted.get("dimensions"), dict):
+            known = {dimension.slug for dimension in space.dimensions}
+            wanted["dimensions"] = {slug: pole for slug, pole in wanted["dimensions"].items() if slug in known}
+        return cls.model_validate_json(orjson.dumps(wanted))
+
+    def text(self) -> str:
+        """The portrait as a dataset holds it."""
+        facts = (
+            ("Occupation", self.occupation.strip()),
+            ("Likes", ", ".join(self.liked)),
+            ("Dislikes", ", ".join(self.disliked)),
+        )
+        return " ".join([self.portrait.strip(), *(f"{name}: {value}." for name, value in facts if value)])
+
+    def direction(self, space: PreferenceSpace) -> Direction:
+        """The dimensions that it names, shape (D,); tags that the space does not know are passed over."""
+        named = {slug: 1 if pole == "positive" else -1 for slug, pole in self.dimensions.items()}
+        named |= dict.fromkeys(self.liked, 1) | dict.fromkeys(self.disliked, -1)
+        return np.array([named.get(dimension.slug, 0) for dimension in space.dimensions], dtype=np.int8)
+
+
+@dataclass(frozen=True)
+class _Portrait:
+    """A portrait that passed; `direction` is what it says of the person, where the paper's prompt asked."""
+
+    text: str
+    direction: Direction | None = None
+
+
+def portray(shard: ExampleShard, plan: BuildPlan) -> ExampleShard:
+    """Write every persona's portraits by template, from the direction alone."""
+    parts = resources(plan)
+    render = parts.templates["portrait_text"].render
+    return replace(
+        shard,
+        personas=[
+            replace(
+                persona,
+                portraits=tuple(
+                    render(traits=parts.space.traits(side * shard.block.pool.directions[persona.row]))["text"]
+                    for side in plan.sides
+                ),
+            )
+            for persona in shard.personas
+        ],
+    )
+
+
+def render_portraits(shard: ExampleShard, plan: BuildPlan) -> ExampleShard:
+    """Render the requests by which the model writes the portraits."""
+    columns = {name: shard.block.table[name].to_pylist() for name in ("pair_id", "prompt", "chosen", "rejected")}
+    request = _paper_request if plan.config.portrait == "paper" else _request
+
+    def requests(row: int) -> tuple[Request, ...]:
+        pair = {name: values[row] for name, values in columns.items()}
+        return tuple(request(pair, shard.block.pool.directions[row], side, plan) for side in plan.sides)
+
+    return replace(shard, personas=[replace(persona, requests=requests(persona.row)) for persona in shard.personas])
+
+
+def take_portraits(shard: ExampleShard, plan: BuildPlan) -> ExampleShard:
+    """Sort the model's portraits: a pair of which one portrait is bad is rejected with both its examples."""
+    personas, rejections = [], [*shard.rejections]
+    each = len(plan.sides)
+    for number, persona in enumerate(shard.personas):
+        outcomes = shard.outcomes[number * each : (number + 1) * each]
+        portraits = [_read(outcome, plan) for outcome in outcomes]
+        fault = next((found for found in portraits if isinstance(found, Fault)), None)
+        good = [found for found in portraits if isinstance(found, _Portrait)]
+        if fault is None and plan.config.history.consistency == "paper" and shard.spec.source == "mined":
+            fault = _judge_signs(shard, persona, good, plan)
+        if fault:
+            texts = tuple("" if isinstance(outcome, Failure) else clean_reply(outcome.text) for outcome in outcomes)
+            rejections.append(reject(shard.block.table, persona.row, "portrait", fault, texts))
+        else:
+            personas.append(replace(persona, requests=(), portraits=tuple(found.text for found in good)))
+    return replace(shard, personas=personas, rejections=rejections)
+
+
+def _request(pair: dict[str, str], direction: Direction, side: int, plan: BuildPlan) -> Request:
+    """From the direction alone."""
+    parts = resources(plan)
+    messages = parts.templates["portrait_model"].render(traits=parts.space.traits(side * direction))
+    return make_request(plan.config.generation, messages, (plan.config.seed, "portrait", pair["pair_id"], side))
+
+
+def _paper_request(pair: dict[str, str], direction: Direction, side: int, plan: BuildPlan) -> Request:
+    """From the post and both replies, as in the paper: the portrait may give away which is preferred."""
+    parts = resources(plan)
+    preferred, other = ("chosen", "rejected")[::side]
+    tags = [dimension for dimension in parts.space.plain if dimension["topical"]]
+    dimensions = [dimension for dimension in parts.space.plain if not dimension["topical"]]
+    messages = parts.templates["portrait_paper"].render(
+        post=pair["prompt"], chosen=pair[preferred], rejected=pair[other], dimensions=dimensions, tags=tags
+    )
+    counter = (plan.config.seed, "portrait_paper", pair["pair_id"], side)
+    changes = {"max_tokens": _PAPER_TOKENS, "stop": None, "response_format": portrait_format(parts.space)}
+    return make_request(plan.config.generation, messages, counter, **changes)
+
+
+def _read(outcome: Outcome, plan: BuildPlan) -> _Portrait | Fault:
+    if isinstance(outcome, Failure):
+        return Fault(outcome.reason, outcome.detail, outcome.may_pass)
+    if plan.config.portrait != "paper":
+        text = clean_reply(outcome.text)
+        return judge_text(text, outcome.finish_reason, plan.config.validation) or _Portrait(text)
+    if outcome.finish_reason != "stop":
+        return Fault("unfinished", f"finish_reason {outcome.finish_reason}")
+    space = resources(plan).space
+    try:
+        answer = PaperPortrait.read(outcome.text, space)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        return Fault("schema", f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}")
+    except ValueError as error:
+        return Fault("schema", str(error))
+    fault = judge_text(answer.portrait, outcome.finish_reason, plan.config.validation)
+    return fault or _Portrait(answer.text(), answer.direction(space))
+
+
+def _judge_signs(shard: ExampleShard, persona: Persona, found: Sequence[_Portrait], plan: BuildPlan) -> Fault | None:
+    """The paper's criterion once more, now with what the portrait says."""
+    pool = shard.block.pool
+    for side, history, portrait in zip(plan.sides, persona.histories, found, strict=True):
+        parts = [side * pool.directions[persona.row], *parts_of(history, pool)]
+        if portrait.direction is not None and not shares_a_sign([*parts, portrait.direction]):
+            return Fault("inconsistent", "no dimension has the same sign in the pair, its history and the portrait")
+    return None

@@ -1,0 +1,1 @@
+"""The dataset card, made of the manifest and of the report."""

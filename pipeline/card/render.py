@@ -1,0 +1,269 @@
+"""The dataset card, `README.md`: by its header `datasets` and the Hub find splits and columns; the rest is for people.
+
+A finished build gets a card of what the manifest knows; a report adds its figures. What comes from a dataset or a
+configuration is text: it is fenced or escaped, and never becomes markup.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import yaml
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from pipeline.io.manifests import CARD
+from pipeline.io.storage import AnyPath, write_text
+from pipeline.plan import SPLITS
+from schemas.arrow import arrow_schema, card_features
+from schemas.manifest import Manifest
+from schemas.records import Example
+from schemas.report import Figure, Report
+
+_SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
+_LARGEST = "10M<n<100M"
+_TAGS = ("preference", "personalization", "alignment", "dpo", "alignx", "everyuser")
+
+
+def write_card(
+    folder: AnyPath, manifest: Manifest, report: Report | None = None, pictures: Sequence[Figure] = ()
+) -> None:
+    """Write the card of a finished build into its folder."""
+    write_text(folder / CARD, card(manifest, None, report, pictures))
+
+
+def card(manifest: Manifest, repo_id: str | None, report: Report | None = None, pictures: Sequence[Figure] = ()) -> str:
+    """The card as Markdown. `repo_id` is where the dataset can be loaded from; None: from a folder."""
+    header = yaml.safe_dump(_header(manifest), sort_keys=False, allow_unicode=True, width=1000)
+    body = _template().render(
+        name=manifest.config.get("card", {}).get("title") or manifest.name,
+        description=manifest.config.get("card", {}).get("description"),
+        licence=manifest.config.get("card", {}).get("license"),
+        location=repo_id or "PATH_OF_THIS_FOLDER",
+        counts=manifest.counts,
+        rows=_rows(manifest),
+        config=manifest.config,
+        made=_made(manifest),
+        rules=_rules(manifest.config["validation"]),
+        columns=_columns(),
+        fingerprint=manifest.fingerprint[:16],
+        schema_version=manifest.schema_version,
+        templates=manifest.parts.get("templates", {}),
+        quality=[] if report is None else _quality(report),
+        pictures=pictures,
+        shown=None if report is None or not report.shown else report.shown[0],
+    )
+    return f"---\n{header}---\n{body.strip()}\n"
+
+
+def _header(manifest: Manifest) -> dict[str, Any]:
+    """Its YAML.
+
+    `datasets` keeps what it has loaded under a hash of this: without the sizes, another build in a folder of the same
+    name would be answered with the first one's rows. A split without rows would make all unreadable.
+    """
+    rows = _rows(manifest)
+    size = {split: sum(file.bytes for file in manifest.files if _split(file.path) == split) for split in rows}
+    settings = manifest.config.get("card", {})
+    language = manifest.config.get("validation", {}).get("language")
+    languages = settings.get("languages") or ([language] if language else [])
+    header: dict[str, Any] = {"pretty_name": settings.get("title") or manifest.name}
+    header |= {"license": settings["license"]} if settings.get("license") else {}
+    header |= {"language": list(languages)} if languages else {}
+    header |= {
+        "size_categories": [_size(sum(rows.values()))],
+        "task_categories": ["text-generation"],
+        "tags": [*_TAGS, *(tag for tag in settings.get("tags", ()) if tag not in _TAGS)],
+        "configs": [
+            {
+                "config_name": "default",
+                "data_files": [{"split": split, "path": f"data/{split}-*.parquet"} for split in rows],
+            }
+        ],
+        "dataset_info": {
+            "config_name": "default",
+            "features": card_features(arrow_schema(Example)),
+            "splits": [
+                {"name": split, "num_bytes": size[split], "num_examples": count} for split, count in rows.items()
+            ],
+            "download_size": sum(size.values()),
+            "dataset_size": sum(size.values()),
+        },
+    }
+    return header
+
+
+def _rows(manifest: Manifest) -> dict[str, int]:
+    """Rows of each split that has any."""
+    rows = {split: sum(file.rows for file in manifest.files if _split(file.path) == split) for split in SPLITS}
+    return {split: count for split, count in rows.items() if count}
+
+
+def _split(path: str) -> str:
+    return Path(path).name.partition("-")[0]
+
+
+def _size(rows: int) -> str:
+    return next((name for limit, name in _SIZES if rows < limit), _LARGEST)
+
+
+_DATASETS = {
+    "ultrafeedback": "openbmb/UltraFeedback",
+    "helpsteer2": "nvidia/HelpSteer2",
+    "pku_saferlhf": "PKU-Alignment/PKU-SafeRLHF",
+}
+
+
+def _made(manifest: Manifest) -> dict[str, Any]:
+    """How the pairs came to be: each fact that a sentence of the card depends on."""
+    config = manifest.config
+    mining = config["mining"] or {}
+    is_sampled = mining.get("share", 0) < 1
+    dataset = _DATASETS.get(mining["source"]["kind"]) if mining else None
+    is_annotated = bool(mining) and dataset is None and mining["annotation"]["mode"] != "given"
+    writes = is_sampled or config["portrait"] != "template"
+    history = config["history"]
+    has_histories = bool(history["ugc"] + history["pair"])
+    origins = [
+        *(["drawn at random and acted out by a model"] if is_sampled else []),
+        *(["read out of single replies by a model"] if is_annotated else []),
+        *(["taken from ratings of single responses"] if dataset else []),
+        *(["taken from levels that came with single replies"] if mining and not dataset and not is_annotated else []),
+    ]
+    return {
+        "mined": bool(mining),
+        "sampled": is_sampled,
+        "dataset": dataset,
+        "annotated": is_annotated,
+        # A published manifest has no engine; the configuration sees to it that such a model is the dummy engine's.
+        "dummy": config["generation"]["model"] == "dummy",
+        "writes": writes,
+        "histories": has_histories,
+        "strict": not mining or history["consistency"] == "strict",
+        "scrubbed": bool(mining) and mining["scrub"],
+        "own_posts": is_sampled and config["seeds"]["path"] != "packaged",
+        "origins": origins,
+        "phase_two": "histories, portrait" if has_histories else "portrait",
+        "model": _without_folders(config["generation"]["model"]) if writes or is_annotated else None,
+        "space": _without_folders(config["space"]),
+    }
+
+
+def _rules(validation: dict[str, Any]) -> list[str]:
+    """What the rules reject of replies that a model wrote."""
+    return [
+        *("empty", "cut off", "too short", "too long", "repetitive"),
+        *(["refusals or talk about the task"] if validation["refusals"] else []),
+        *(["full of markup"] if validation["markup"] else []),
+        *([f"not in the language '{validation['language']}'"] if validation["language"] else []),
+        *("copied from the prompt", "nearly equal", "too different in length"),
+    ]
+
+
+def _without_folders(name: str) -> str:
+    """A name as it is; of a path the last part, as the folders are nobody's business."""
+    return Path(name).name if Path(name).is_absolute() else name
+
+
+def _columns() -> list[tuple[str, str, str]]:
+    """Name, type and meaning of each column."""
+    types = {field.name: field.type for field in arrow_schema(Example)}
+    names = [(field.alias or name, field.description or "") for name, field in Example.model_fields.items()]
+    return [(name, _type(str(types[name])), meaning) for name, meaning in names]
+
+
+def _type(arrow: str) -> str:
+    """An Arrow type, readable."""
+    return arrow.replace(" not null", "").replace("element: ", "").replace("double", "float64")
+
+
+def _quality(report: Report) -> list[tuple[str, str, str]]:
+    """The report's main figures: what, how much, and what it should be."""
+    lengths, twice, history, copies = report.lengths, report.duplicates, report.history, report.copies
+    examples = max(report.examples, 1)
+    rows = [
+        (
+            "Length tells chosen from rejected",
+            f"AUC {lengths.length_auc:.3f}; {lengths.longer_chosen_unmirrored:.3f} before mirroring",
+            "0.5: it does not",
+        ),
+        ("Replies that two splits share", f"{twice.exact_across}", "0"),
+        (
+            "Near-duplicates across splits",
+            f"{twice.near_across} of {twice.near_sampled} replies (Jaccard {twice.near_threshold:g} or more)",
+            "0",
+        ),
+        ("Posts that two splits share", f"{twice.posts_across}", "0"),
+        ("Histories that contradict the target", f"{history.contradicting}", "0"),
+        ("Mean support of the target by the history", f"{history.support.mean:.2f}", "high"),
+        ("Replies that contain a label of the direction", f"{100 * copies.label:.2f} %", "low"),
+        ("Replies that copy from the portrait", f"{100 * copies.portrait:.2f} %", "low"),
+        (
+            "Distinct 1-, 2-, 3-grams of replies",
+            ", ".join(f"{share:.3f}" for share in report.diversity.distinct),
+            "high",
+        ),
+        ("Distinct directions", f"{report.diversity.distinct_directions} in {report.examples} rows", "many"),
+        (
+            "Rows with each active dimension",
+            f"{_fewest(report) / examples:.3f} to {_most(report) / examples:.3f}",
+            "even, unless configured otherwise",
+        ),
+    ]
+    if report.diversity.self_bleu is not None:
+        rows.insert(-2, ("Self-BLEU of replies", f"{report.diversity.self_bleu:.3f}", "low"))
+    for benchmark in report.contamination:
+        overlaps = f"{benchmark.posts} posts, {benchmark.replies} rows by a reply ({benchmark.words}-grams)"
+        rows.append((f"Overlap with {Path(benchmark.file).name}", overlaps, "0"))
+    return rows
+
+
+def _active(report: Report) -> list[int]:
+    active = [dimension.positive + dimension.negative for dimension in report.dimensions]
+    return [count for count in active if count]
+
+
+def _fewest(report: Report) -> int:
+    return min(_active(report), default=0)
+
+
+def _most(report: Report) -> int:
+    return max(_active(report), default=0)
+
+
+def _inline(value: object) -> str:
+    """A value as text within a line or a table's cell: no markup, no line ends."""
+    text = re.sub(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]+", " ", str(value))
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*_{}\[\]#|!~$])", r"\\\1", text)
+
+
+def _code(value: object) -> str:
+    """A value as inline code; code has no escapes, so backquotes are left out."""
+    return "`" + re.sub(r"[\x00-\x1f\x7f-\x9f`|]+", " ", str(value)) + "`"
+
+
+def _fenced(text: str) -> str:
+    """A text as a block that holds nothing but text, whatever fences it brings itself."""
+    clean = re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", "\ufffd", text)
+    longest = max((len(run) for run in re.findall(r"`+", clean)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}text\n{clean}\n{fence}"
+
+
+@cache
+def _template() -> jinja2.Template:
+    environment = ImmutableSandboxedEnvironment(
+        loader=jinja2.PackageLoader("pipeline.card", "."),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        autoescape=False,  # Markdown; the filters below escape.
+    )
+    environment.filters |= {"inline": _inline, "code": _code, "fenced": _fenced, "json": json.dumps}
+    return environment.get_template("card.md.j2")

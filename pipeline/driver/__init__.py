@@ -1,0 +1,1 @@
+"""What the driver does before, between and after the phases."""

@@ -1,0 +1,164 @@
+"""Checks every file that a build has left, against what the build says of it: the command `everyuser check`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import NamedTuple
+
+from pydantic import ValidationError
+
+from pipeline.assembly.leaks import read_pool_state
+from pipeline.generation.journal import read_journal
+from pipeline.io import storage
+from pipeline.io.manifests import CARD, MANIFEST, require_manifest
+from pipeline.io.shards import open_shard
+from pipeline.io.storage import AnyPath
+from pipeline.plan import BuildPlan
+from pipeline.runtime import inputs
+from pipeline.threads import gather
+from schemas import SCHEMA_VERSION
+from schemas.base import UsageError, UserError
+from schemas.config import BuildConfig
+from schemas.manifest import FileEntry, Manifest
+
+
+class Checked(NamedTuple):
+    """What a check found."""
+
+    checks: int
+    problems: tuple[str, ...]
+    """A line each, with the file and the way out."""
+    is_finished: bool
+
+
+def check_build(folder: AnyPath) -> Checked:
+    """Check a build, finished or not, whole: every byte of its shards, every line of its journals.
+
+    Raises `UsageError` where the folder holds no build of this version, or its manifest is damaged.
+    """
+    manifest = open_manifest(folder)
+    plan = plan_of(folder, manifest)
+    checks = [*_checks(plan, manifest)]
+    # A file that is missing may be so to several checks.
+    problems = dict.fromkeys(problem for problem in storage.each(folder, _problem_of, checks) if problem)
+    return Checked(len(checks), tuple(problems), manifest.status == "complete")
+
+
+def open_manifest(folder: AnyPath) -> Manifest:
+    """Read the manifest of a build of this version. Raises `UsageError`."""
+    manifest = require_manifest(folder)
+    if manifest.schema_version != SCHEMA_VERSION:
+        raise UsageError(
+            f"{folder} was built by another version of everyuser (schema {manifest.schema_version}, here "
+            f"{SCHEMA_VERSION}); use that version"
+        )
+    return manifest
+
+
+def plan_of(folder: AnyPath, manifest: Manifest) -> BuildPlan:
+    """Return the plan of a build by its manifest. Raises `UsageError` where that is of another version."""
+    try:
+        config = BuildConfig.model_validate_json(json.dumps(manifest.config))
+    except ValidationError:
+        raise UsageError(f"{folder / MANIFEST} is damaged, or of another version of everyuser") from None
+    plan = BuildPlan(folder, manifest.fingerprint, config)
+    index = gather.read_index(plan) if config.mining else None
+    return dataclasses.replace(plan, threads=index.splits) if index else plan
+
+
+def check_entry(folder: AnyPath, entry: FileEntry, fingerprint: str) -> None:
+    """Check a shard of rows. Raises `UsageError` where it is not what the manifest says.
+
+    In an object store its size stands for its hash, which publishing compares when it has the bytes at hand.
+    """
+    path = folder / entry.path
+    try:
+        with open_shard(path, fingerprint=fingerprint):
+            pass
+    except FileNotFoundError:
+        raise UsageError(f"{path} is missing; run `everyuser build` again") from None
+    is_local = storage.is_local(path)
+    if storage.content_id(path) != entry.sha256 if is_local else storage.size(path) != entry.bytes:
+        raise changed(path)
+
+
+def changed(path: AnyPath) -> UsageError:
+    """Return the error for a shard whose bytes are not those that were built."""
+    return UsageError(
+        f"{path} was changed after it was built (its hash is not that of {MANIFEST}); delete it and run "
+        "`everyuser build` again"
+    )
+
+
+def _checks(plan: BuildPlan, manifest: Manifest) -> Iterator[Callable[[], object]]:
+    folder, parts = plan.output, manifest.parts
+    is_finished = manifest.status == "complete"
+    # A finished build is not built again for what its rows do not need.
+    beside = _beside if is_finished else _call
+    yield partial(inputs.read_space, folder, parts["space"])
+    yield partial(inputs.read_templates, folder, parts["templates"])
+    if plan.config.sampled_pairs:
+        yield partial(inputs.check_seeds, folder, plan.fingerprint, manifest.inputs)
+    if plan.config.mining and (is_finished or plan.threads):
+        yield partial(beside, folder / "threads", partial(gather.check_files, plan))
+    for entry in manifest.files:
+        yield partial(check_entry, folder, entry, plan.fingerprint)
+    if is_finished:
+        yield partial(_require, folder / CARD, "`everyuser report` writes it again")
+        yield partial(beside, folder / "pool", partial(read_pool_state, plan))
+        for spec in plan.shards():
+            others = ("annotated",) if spec.source == "mined" else ()
+            for place in ("pool", "rejected/pairs", "rejected/examples", *others):
+                path = plan.path(place, spec)
+                yield partial(beside, path, partial(_require, path))
+    hashed = {entry.path for entry in manifest.files}
+    for place in ("seeds", "threads", "annotated", "pool", "data", "rejected/pairs", "rejected/examples"):
+        for name in storage.names(folder / place):
+            path = folder / place / name
+            # Of these the hash was compared.
+            is_read = storage.is_local(folder) and f"{place}/{name}" in hashed
+            if name.endswith(".parquet") and not is_read:
+                read = partial(_read_whole, path, plan.fingerprint)
+                yield read if place in ("seeds", "data") else partial(beside, path, read)
+    for name in storage.names(folder / "journal"):
+        if name.endswith(".jsonl"):
+            yield partial(read_journal, folder / "journal" / name)
+
+
+def _call(path: AnyPath, check: Callable[[], object]) -> None:
+    check()
+
+
+def _beside(path: AnyPath, check: Callable[[], object]) -> None:
+    try:
+        check()
+    except (UserError, FileNotFoundError):
+        raise UserError(
+            f"{path} is missing, or not what the build wrote; the rows do not need it, reports and --retry-lost do; "
+            "put it back from a copy"
+        ) from None
+
+
+def _require(path: AnyPath, way_out: str = "run the same build command again") -> None:
+    if not storage.is_file(path):
+        raise UserError(f"{path} is missing; {way_out}")
+
+
+def _read_whole(path: AnyPath, fingerprint: str) -> None:
+    """Read every page of a shard, which checks its checksums."""
+    with open_shard(path, whole=True, fingerprint=fingerprint) as file:
+        for group in range(file.metadata.num_row_groups):
+            file.read_row_group(group)
+
+
+def _problem_of(check: Callable[[], object]) -> str | None:
+    try:
+        check()
+    except UserError as error:
+        return str(error)
+    except FileNotFoundError as error:
+        return f"{error.filename or error} is missing; run `everyuser build` again"
+    return None

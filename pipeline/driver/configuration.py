@@ -1,0 +1,20 @@
+"""The configuration that a user names, here or in a bucket."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pipeline.io import storage
+from schemas.base import UsageError
+from schemas.config import BuildConfig
+from schemas.loader import load_config
+
+
+def read_config(name: str, overrides: Sequence[str] = ()) -> BuildConfig:
+    """The configuration at `name`, a path or an address; relative paths in it start from where it is."""
+    place = storage.parse(name)
+    try:
+        with storage.local_copy(place) as path:
+            return load_config(path, overrides, None if storage.is_local(place) else name)
+    except FileNotFoundError:
+        raise UsageError(f"{name}: no such file") from None

@@ -1,0 +1,136 @@
+"""After the last shard: sum up the funnel, list the files, write the card, and mark the manifest complete."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from pipeline.card.render import write_card
+from pipeline.driver.losses import advise, explain, too_many_lost
+from pipeline.io import storage
+from pipeline.io.manifests import read_manifest, write_manifest
+from pipeline.io.shards import read_metas
+from pipeline.io.storage import AnyPath
+from pipeline.plan import BuildPlan, ShardSpec
+from pipeline.runtime import progress
+from pipeline.threads.gather import read_index
+from schemas.base import UserError
+from schemas.manifest import Counts, FileEntry, Manifest
+
+
+def count_rows(plan: BuildPlan, folders: Sequence[str] = ("pool", "data")) -> Counts:
+    """The funnel of the whole build, from the footers of its shards, whichever run wrote them."""
+    rejected: Counter[str] = Counter()
+    totals: Counter[str] = Counter()
+    shards = plan.shards()
+    for folder in folders:
+        for meta in read_footers(plan, folder, shards):
+            rejected.update((meta or {}).get("rejected", {}))
+            for name in ("accepted", "lost", "unanswered", "examples", "prompt_tokens", "completion_tokens"):
+                totals[name] += (meta or {}).get(name, 0)
+    for meta in read_footers(plan, "annotated", [spec for spec in shards if spec.source == "mined"]):
+        for name in ("annotated", "unanswered"):
+            totals[f"responses/{name}"] += (meta or {}).get(name, 0)
+    gathered = read_index(plan) if plan.config.mining else None
+    threads = {**gathered.counts, "responses/annotated": totals["responses/annotated"]} if gathered else {}
+    if totals["responses/unanswered"]:
+        threads["responses/unanswered"] = totals["responses/unanswered"]
+    return Counts(
+        threads=threads,
+        pairs_asked=sum(spec.count for spec in shards),
+        pairs_accepted=totals["accepted"],
+        pairs_lost=totals["lost"],
+        pairs_unanswered=totals["unanswered"],
+        examples=totals["examples"],
+        rejected=dict(sorted(rejected.items())),
+        prompt_tokens=totals["prompt_tokens"],
+        completion_tokens=totals["completion_tokens"],
+    )
+
+
+def read_footers(plan: BuildPlan, folder: str, shards: Sequence[ShardSpec]) -> list[dict[str, Any] | None]:
+    """What the footers of shards say; None for one that has no file in this folder."""
+    return read_metas(plan.output / folder, [plan.path(folder, spec).name for spec in shards])
+
+
+def check_losses(plan: BuildPlan, folders: Sequence[str] = ("pool", "data")) -> None:
+    """Raise `UserError` where more pairs were lost than the build may lose, or all of them."""
+    counts = count_rows(plan, folders)
+    limit = plan.config.limits.max_rejected
+    if counts.pairs_lost > limit * counts.pairs_asked:
+        raise UserError(too_many_lost(plan.output, counts, limit))
+    if counts.pairs_accepted == 0 or (counts.examples == 0 and counts.pairs_lost == counts.pairs_asked):
+        why = explain(plan.output, counts.rejected)
+        raise UserError(f"no example is left of {counts.pairs_asked} pairs: {why}; {advise(counts.rejected)}")
+
+
+def file_entries(plan: BuildPlan) -> tuple[FileEntry, ...]:
+    """Every data shard, with its rows and hash.
+
+    The rejections of a shard, which are written just before it, say what its bytes are.
+    """
+    shards = plan.shards()
+    metas = read_footers(plan, "rejected/examples", shards)
+    entries = []
+    for spec, meta in zip(shards, metas, strict=True):
+        if meta is None or "data" not in meta:
+            raise UserError(
+                f"{plan.path('rejected/examples', spec)} is not what the build left; delete "
+                f"{plan.path('data', spec)} and run again"
+            )
+        facts = meta["data"]
+        path = f"data/{spec.name}.parquet"
+        entries.append(FileEntry(path=path, rows=meta["examples"], bytes=facts["bytes"], sha256=facts["sha256"]))
+    return tuple(entries)
+
+
+def is_whole(output: AnyPath, manifest: Manifest) -> bool:
+    """Return whether a build is finished, and all of its shards still there.
+
+    This is a quick check, of sizes and footers; `everyuser check` reads every byte. Raises `UserError` for a shard that
+    is damaged or another one.
+    """
+    if manifest.status != "complete":
+        return False
+    metas = read_metas(output / "data", [entry.path.removeprefix("data/") for entry in manifest.files])
+    if not all(metas):
+        return False
+
+    def check(found: tuple[FileEntry, dict[str, Any] | None]) -> None:
+        entry, meta = found
+        path = output / entry.path
+        if meta is not None and meta["fingerprint"] != manifest.fingerprint:
+            raise UserError(f"{path} belongs to another build; delete it and run `everyuser build` again")
+        size = storage.size(path)
+        if size != entry.bytes:
+            raise UserError(
+                f"{path} has {size} bytes, and had {entry.bytes}; delete it and run `everyuser build` again"
+            )
+
+    storage.each(output, check, zip(manifest.files, metas, strict=True))
+    return True
+
+
+def finished(plan: BuildPlan, manifest: Manifest) -> Manifest:
+    """The manifest of a build whose shards are all there; writes its card."""
+    check_losses(plan)
+    update = {
+        "status": "complete",
+        "name": plan.config.name,
+        "config": plan.config.model_dump(mode="json"),
+        "counts": count_rows(plan),
+        "files": file_entries(plan),
+    }
+    complete = manifest.model_copy(update=update)
+    write_card(plan.output, complete)
+    return complete
+
+
+def complete(plan: BuildPlan) -> None:
+    """Finish a build of which no driver waits for the end."""
+    manifest = read_manifest(plan.output)
+    if manifest is None or manifest.fingerprint != plan.fingerprint:
+        raise UserError(f"{plan.output} has lost its manifest; run the same command again")
+    write_manifest(plan.output, finished(plan, manifest))
+    progress.forget(plan.output)

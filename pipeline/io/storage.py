@@ -1,0 +1,441 @@
+"""Where a build's files are: a folder of this machine, or a place in an object store. The difference ends here.
+
+On this machine a file appears by being renamed; in an object store it appears when it has arrived whole, as such a
+store has neither renaming nor appending. Everything else of the pipeline only asks for files that appear whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import os
+import shutil
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pyarrow as pa
+from typing_extensions import TypeIs
+from upath import UPath
+
+from pipeline.io.outages import asked, error_text
+from pipeline.io.processes import Process
+from schemas.base import UsageError, UserError
+
+T = TypeVar("T")
+R = TypeVar("R")
+AnyPath = Path | UPath
+"""A file or folder: a `Path` on this machine, a `UPath` of any file system that fsspec knows elsewhere."""
+
+_THREADS = 32
+"""Requests to an object store at once, where there are many to be made."""
+
+_OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oci", "oss", "r2", "memory"})
+"""Protocols under which a file appears when it is whole, and folders need not be made."""
+_READ_ONLY = frozenset({"http", "https", "data", "hf", "git", "github", "zip", "tar", "libarchive"})
+_LARGE_FILES = 8
+"""Files on their way at once, where each fills the line for a while."""
+_BLOCK_BYTES = 8 << 20
+_ABANDONED_SECONDS = 3600
+"""Age at which a temporary file is nobody's any more, where its process cannot be seen from here."""
+_PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
+
+
+def parse(name: str) -> AnyPath:
+    """The place that a user names: a path, or an address such as `gs://bucket/folder`. Raises `UsageError`."""
+    protocol, separator, rest = name.partition("://")
+    if not separator:
+        protocol, separator, rest = name.partition(":/")
+        if separator and protocol in _OBJECT_STORES | _READ_ONLY | {"file"}:
+            raise UsageError(f"{name}: an address has two slashes, such as {protocol}://{rest}")
+        try:
+            return Path(name).expanduser()
+        except RuntimeError as error:
+            raise UsageError(f"{name}: {error_text(error)}") from None
+    if protocol == "file":
+        return Path(rest)
+    if not rest.strip("/") or (rest.startswith("/") and protocol in _PACKAGES):
+        raise UsageError(f"{name}: a bucket or host is missing")
+    try:
+        # What other workers write must be seen, so no listing is remembered.
+        path = UPath(name.rstrip("/"), use_listings_cache=False)
+        _ = path.fs
+    except ImportError:
+        package = _PACKAGES.get(protocol, f"the package for {protocol}://")
+        raise UsageError(f"{name}: {package} is not installed in this Python; pip install {package}") from None
+    except Exception as error:  # Each file system has its own.
+        raise UsageError(f"{name}: cannot be used: {error_text(error)}") from None
+    return path
+
+
+def is_local(path: AnyPath) -> TypeIs[Path]:
+    """Whether this machine's own file system has it."""
+    return isinstance(path, Path)
+
+
+@contextmanager
+def atomic(path: AnyPath) -> Iterator[Path]:
+    """A temporary file of this machine that becomes `path`, whole, at the end; it is dropped on an error."""
+    if not is_local(path):
+        with tempfile.TemporaryDirectory(prefix="everyuser-") as scratch:
+            temporary = Path(scratch) / path.name
+            with disk_errors(temporary):
+                yield temporary
+            with disk_errors(path):
+                asked(path, lambda: _put(temporary, path))
+        return
+    temporary = path.with_name(_temporary_name(path.name))
+    try:
+        with disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _put(local: Path, path: UPath) -> None:
+    if path.protocol in _OBJECT_STORES:
+        path.fs.put_file(str(local), path.path)
+        return
+    temporary = path.with_name(_temporary_name(path.name))
+    path.fs.makedirs(path.parent.path, exist_ok=True)
+    try:
+        path.fs.put_file(str(local), temporary.path)
+        path.fs.mv(temporary.path, path.path)
+    except BaseException:
+        with contextlib.suppress(Exception):
+            path.fs.rm_file(temporary.path)
+        raise
+
+
+def _temporary_name(name: str) -> str:
+    """A name that no other call has, in any container: it says whose file it is, for `remove_temporary`."""
+    me = Process.current()
+    return f".tmp-{name}-{me.machine}-{me.number}-{me.started or 0}-{uuid.uuid4().hex[:8]}"
+
+
+def _is_abandoned(path: AnyPath) -> bool:
+    """Whether the process that began a temporary file is gone; of one that cannot be seen, the file's age decides."""
+    parts = path.name.rsplit("-", 4)[1:]
+    if len(parts) == 4 and parts[0] and parts[1].isdecimal() and parts[2].isdecimal():
+        owner = Process(parts[0], int(parts[1]), int(parts[2]) or None)
+        if owner.is_here:
+            return owner.is_gone
+    return time.time() - path.stat().st_mtime > _ABANDONED_SECONDS
+
+
+def write_bytes(path: AnyPath, content: bytes) -> None:
+    """Write a small file whole or not at all."""
+    if not is_local(path) and path.protocol in _OBJECT_STORES:
+        with disk_errors(path):
+            asked(path, lambda: path.fs.pipe_file(path.path, content))
+        return
+    with atomic(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_text(path: AnyPath, text: str) -> None:
+    """Write a small text file whole or not at all."""
+    write_bytes(path, text.encode())
+
+
+def create(path: UPath, content: bytes) -> None:
+    """Write a small file that nobody else has written; raises `FileExistsError`. One of those who try at once wins."""
+
+    def request() -> None:
+        try:
+            path.fs.pipe_file(path.path, content, mode="create")
+        except (NotImplementedError, TypeError):
+            # A store without conditional writing: between these two lines somebody else may write too.
+            if path.fs.exists(path.path):
+                raise FileExistsError(str(path)) from None
+            path.fs.pipe_file(path.path, content)
+
+    with disk_errors(path, FileExistsError):
+        asked(path, request)
+
+
+def check_folder(folder: AnyPath) -> None:
+    """Raise `UsageError` where no build can be kept: at a file, below one, or where nothing can be written.
+
+    A name that is a pattern or a chain of addresses is refused too: `load_dataset` would look for other folders.
+    """
+    if wild := [part for part in ("[", "*", "?", "::") if part in str(folder)]:
+        raise UsageError(
+            f"--output {folder}: load_dataset takes a name with '{wild[0]}' for a pattern and does not find the "
+            "dataset; name a folder without '[', '*', '?' and '::'"
+        )
+    if is_local(folder):
+        for place in (folder, *folder.parents):
+            try:
+                if place.is_dir():
+                    return
+            except OSError as error:
+                raise UsageError(f"--output {folder}: {error_text(error)}; name another folder") from None
+            if os.path.lexists(place):
+                raise UsageError(f"--output {folder}: {place} is no folder; name a folder, which need not be there")
+    elif folder.protocol in _READ_ONLY:
+        raise UsageError(
+            f"--output {folder}: nothing can be written by {folder.protocol}://; name a folder of this machine, or of "
+            "a bucket (s3://, gs://, az://)"
+        )
+    # A listing that is refused comes with the store's words, and a question about one object without.
+    elif not names(folder) and is_file(folder):
+        raise UsageError(f"--output {folder}: a file is there; name a folder, which need not be there")
+
+
+def read_bytes(path: AnyPath) -> bytes:
+    """A whole file; raises `FileNotFoundError`."""
+    with reading(path):
+        if is_local(path):
+            return path.read_bytes()
+        content: bytes = asked(path, lambda: path.fs.cat_file(path.path))
+        return content
+
+
+@contextmanager
+def open_binary(path: AnyPath, from_start_to_end: bool = False) -> Iterator[Any]:
+    """A file to read; raises `FileNotFoundError`.
+
+    In an object store each read is a request for just its bytes, unless all is read in order: then blocks are.
+    """
+    if is_local(path):
+        with reading(path):
+            opened_here = path.open("rb")
+        with opened_here:
+            yield opened_here
+        return
+    options: dict[str, Any] = {"cache_type": "none"}
+    if from_start_to_end:
+        options = {"cache_type": "readahead", "block_size": _BLOCK_BYTES}
+    with reading(path):
+        opened = asked(path, lambda: path.fs.open(path.path, "rb", **options))
+    with _Reader(path, opened) as file:
+        yield io.BufferedReader(file, _BLOCK_BYTES) if from_start_to_end else file
+
+
+class _Reader(io.RawIOBase):
+    """A file of an object store; its own errors are told in a line, and those of whoever reads it are left alone."""
+
+    def __init__(self, path: UPath, file: Any) -> None:
+        self._path, self._file = path, file
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        with reading(self._path):
+            return int(asked(self._path, lambda: self._file.readinto(buffer)))
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return int(self._file.seek(offset, whence))
+
+    def tell(self) -> int:
+        return int(self._file.tell())
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+@contextmanager
+def open_parquet(path: AnyPath, whole: bool = False) -> Iterator[str | pa.NativeFile | Any]:
+    """What to give to `ParquetFile`; raises `FileNotFoundError`. `whole` says that most of it will be read."""
+    if is_local(path):
+        yield str(path)
+    elif whole:
+        yield pa.BufferReader(read_bytes(path))
+    else:
+        with open_binary(path) as file:
+            yield file
+
+
+@contextmanager
+def local_copy(path: AnyPath) -> Iterator[Path]:
+    """The file on this machine, for code that needs one there; raises `FileNotFoundError`."""
+    if is_local(path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="everyuser-") as scratch:
+        copy = Path(scratch) / path.name
+        with reading(path):
+            asked(path, lambda: path.fs.get_file(path.path, str(copy)))
+        yield copy
+
+
+@contextmanager
+def local_folder(folder: AnyPath) -> Iterator[Path]:
+    """A folder with its files, on this machine, for code that needs it there."""
+    if is_local(folder):
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="everyuser-") as scratch:
+        download(folder, Path(scratch))
+        yield Path(scratch)
+
+
+def download(folder: UPath, target: Path) -> None:
+    """Copy everything below a folder to this machine; raises `FileNotFoundError` for one that holds nothing."""
+    with reading(folder):
+        found = asked(folder, lambda: folder.fs.find(folder.path))
+        files = [file for file in found if not file.endswith("/")]
+        if not files:
+            raise FileNotFoundError(str(folder))
+        root = folder.fs._strip_protocol(folder.path).rstrip("/")
+        copies = [target / str(file)[len(root) :].lstrip("/") for file in files]
+        for copy in copies:
+            copy.parent.mkdir(parents=True, exist_ok=True)
+        with ThreadPoolExecutor(_LARGE_FILES) as pool:
+            get = folder.fs.get_file
+            list(pool.map(lambda file, copy: asked(folder, lambda: get(file, str(copy))), files, copies))
+
+
+def is_file(path: AnyPath) -> bool:
+    """Whether there is such a file."""
+    if is_local(path):
+        with reading(path):
+            return path.is_file()
+    # What fsspec calls `isfile` takes any error, such as a refused key, for a file that is not there.
+    try:
+        with reading(path):
+            return bool(asked(path, lambda: path.fs.info(path.path))["type"] == "file")
+    except FileNotFoundError:
+        return False
+
+
+def size(path: AnyPath) -> int:
+    """Bytes of a file; raises `FileNotFoundError`."""
+    with reading(path):
+        if is_local(path):
+            return path.stat().st_size
+        return int(asked(path, lambda: path.fs.info(path.path))["size"])
+
+
+def content_id(path: AnyPath) -> str:
+    """Identifies what is in a file: a hash, or what an object store says of it (which saves reading it)."""
+    with reading(path):
+        if is_local(path):
+            with path.open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        info = asked(path, lambda: path.fs.info(path.path))
+        checksum = info.get("md5Hash") or info.get("crc32c") or asked(path, lambda: path.fs.checksum(path.path))
+        return f"{path.protocol}:{checksum}"
+
+
+def is_same(recorded: str, found: str) -> bool:
+    """Compare two of `content_id`. A hash and what a store says of a copy cannot be compared, and count as equal."""
+    kinds = {identity.rpartition(":")[0] for identity in (recorded, found)}
+    return len(kinds) > 1 or recorded == found
+
+
+def names(folder: AnyPath, files_only: bool = False) -> list[str]:
+    """What stands directly in a folder, sorted; nothing where there is no such folder."""
+    try:
+        with reading(folder):
+            if is_local(folder):
+                return sorted(path.name for path in folder.iterdir() if not files_only or path.is_file())
+            entries = asked(folder, lambda: folder.fs.ls(folder.path, detail=True))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    wanted = {str(entry["name"]).strip("/") for entry in entries if not files_only or entry["type"] == "file"}
+    # Some stores list the folder itself, as an empty object.
+    return sorted(entry.rpartition("/")[2] for entry in wanted - {folder.path.strip("/")})
+
+
+def each(folder: AnyPath, function: Callable[[T], R], items: Iterable[T]) -> list[R]:
+    """`function` of every item, in order: of what is in an object store many at once, as each waits for requests."""
+    if is_local(folder):
+        return [function(item) for item in items]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return list(pool.map(function, items))
+
+
+def remove(path: AnyPath) -> None:
+    """Delete a file, if it is there."""
+    if is_local(path):
+        path.unlink(missing_ok=True)
+        return
+    with disk_errors(path), contextlib.suppress(FileNotFoundError):
+        asked(path, lambda: path.fs.rm_file(path.path))
+
+
+def remove_tree(folder: AnyPath) -> None:
+    """Delete a folder with all that it holds, if it is there."""
+    with disk_errors(folder), contextlib.suppress(FileNotFoundError):
+        if is_local(folder):
+            shutil.rmtree(folder)
+        else:
+            asked(folder, lambda: folder.fs.rm(folder.path, recursive=True))
+
+
+def remove_temporary(folder: AnyPath) -> None:
+    """Delete what a killed run left half-written; what a process may still be writing stays."""
+    if not is_local(folder) and folder.protocol in _OBJECT_STORES:
+        return
+    for path in folder.rglob(".tmp-*"):
+        with contextlib.suppress(FileNotFoundError):
+            if _is_abandoned(path):
+                path.unlink(missing_ok=True)
+
+
+def make_folder(folder: AnyPath) -> None:
+    """Make a folder, where there are such things."""
+    if is_local(folder) or folder.protocol not in _OBJECT_STORES:
+        with disk_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+
+
+def private_folder() -> Path:
+    """A folder of this machine that is this user's alone."""
+    folder = Path(tempfile.gettempdir()) / f"everyuser-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.stat().st_uid != os.getuid():
+        raise UserError(f"{folder} belongs to another user; set TMPDIR to a folder of your own")
+    return folder
+
+
+@contextmanager
+def disk_errors(path: AnyPath, passed: type[Exception] = UserError) -> Iterator[None]:
+    """Turns a failed write into one line with the way out. `passed` is let through, as are `UserError`s."""
+    try:
+        yield
+    except (UserError, passed):
+        raise
+    except Exception as error:
+        if is_local(path) and not isinstance(error, OSError):
+            raise
+        is_bucket_missing = not is_local(path) and isinstance(error, FileNotFoundError)
+        told = "no such bucket" if is_bucket_missing else error_text(error)
+        raise UserError(
+            f"cannot write {path}: {told}; mend that and run the same command again, finished work is kept"
+        ) from error
+
+
+@contextmanager
+def reading(path: AnyPath) -> Iterator[None]:
+    """Turns what a file system says of a failed read into one line; that nothing is there passes."""
+    try:
+        yield
+    except (UserError, FileNotFoundError, NotADirectoryError, pa.ArrowInvalid):
+        raise
+    except IsADirectoryError:
+        raise UserError(f"{path} is a folder, where a file should be; remove it and run again") from None
+    except Exception as error:
+        if is_local(path) and not isinstance(error, OSError):
+            raise
+        raise UserError(
+            f"cannot read {path}: {error_text(error)}; mend that and run the same command again, finished work is kept"
+        ) from error

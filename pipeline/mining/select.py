@@ -1,0 +1,243 @@
+"""Mined pairs, as pure functions of a shard: open threads, cluster their responses, draw pairs, judge, store."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import ValidationError
+
+from pipeline.io.shards import write_shard
+from pipeline.mining.annotate import MinedShard, admit_given, open_responses, settings
+from pipeline.plan import BuildPlan, ShardSpec
+from pipeline.quality.rules import Fault, judge_pair
+from pipeline.runtime.results import better_stored, store_pool
+from pipeline.threads.gather import read_threads
+from pipeline.threads.joined import THREAD_SCHEMA, Threads
+from preference_space.direction import Direction
+from preference_space.levels import one_hot
+from preference_space.philox import stream_key, uniforms
+from schemas.config import MiningConfig
+from schemas.records import Pair, Rejection
+
+
+class Drawn(NamedTuple):
+    """Two responses of a thread, by their rows in the shard."""
+
+    chosen: int
+    rejected: int
+
+
+def open_threads(spec: ShardSpec, plan: BuildPlan) -> MinedShard:
+    """A shard with its threads, nothing asked yet."""
+    each = plan.mining.pairs_per_post
+    first = plan.first_thread(spec.split) + spec.start // each
+    return MinedShard(spec, admit_given(read_threads(plan, first, spec.count // each), plan))
+
+
+def select_pairs(shard: MinedShard, plan: BuildPlan) -> MinedShard:
+    """Cluster the responses of every thread and draw its pairs, each again for as often as it breaks a rule."""
+    each, attempts = plan.mining.pairs_per_post, plan.config.attempts
+    indices = np.arange(shard.spec.start, shard.spec.start + shard.spec.count)
+    draws = [
+        uniforms(plan.config.seed, stream_key("mine", shard.spec.split, attempt), indices, 4)
+        for attempt in range(attempts)
+    ]
+    pairs: list[Pair] = []
+    rejections = [*shard.rejections]
+    unanswered = open_responses(shard)
+    with _one_thread():
+        for thread in range(len(shard.threads.posts)):
+            slots = range(thread * each, (thread + 1) * each)
+            found, refused = _mine_thread(shard, thread, [(k, [d[k] for d in draws]) for k in slots], plan)
+            pairs += found
+            # With all of its responses the thread might have given the pair.
+            may_pass = not unanswered.isdisjoint(shard.threads.rows(thread))
+            rejections += [refusal.model_copy(update={"may_pass": may_pass}) for refusal in refused]
+    return MinedShard(
+        shard.spec,
+        shard.threads,
+        pairs=pairs,
+        rejections=rejections,
+        prompt_tokens=shard.prompt_tokens,
+        completion_tokens=shard.completion_tokens,
+    )
+
+
+def store_mined(shard: MinedShard, plan: BuildPlan) -> dict[str, Any]:
+    """Write the annotated threads, then the pool shard."""
+    unanswered = len(open_responses(shard))
+    stored = better_stored(plan, "pool", shard.spec, {"fingerprint": plan.fingerprint, "open": unanswered})
+    if stored is not None:
+        return stored
+    meta = {
+        "fingerprint": plan.fingerprint,
+        "annotated": int(shard.threads.known.sum()),
+        "unanswered": unanswered,
+    }
+    write_shard(plan.path("annotated", shard.spec), THREAD_SCHEMA, [shard.threads.table()], meta)
+    return store_pool(
+        shard.spec,
+        plan,
+        shard.pairs,
+        shard.rejections,
+        shard.prompt_tokens,
+        shard.completion_tokens,
+        unanswered,
+    )
+
+
+def cluster(levels: Direction, most: int, seed: int) -> npt.NDArray[np.int64]:
+    """K-means over one-hot levels, shape (N, D) to (N,): cluster numbers from 0, in the order of first appearance.
+
+    K is `most`, or the number of distinct rows where there are fewer; then each of them is a cluster.
+    """
+    numbers: dict[bytes, int] = {}
+    labels = np.array([numbers.setdefault(row.tobytes(), len(numbers)) for row in levels], dtype=np.int64)
+    if len(numbers) <= most:
+        return labels
+    # Of 70 MiB, and only builds that mine need it.
+    from sklearn.cluster import KMeans
+
+    found = KMeans(n_clusters=most, n_init=1, random_state=seed).fit_predict(one_hot(levels).astype(np.float64))
+    order: dict[int, int] = {}
+    return np.array([order.setdefault(label, len(order)) for label in found.tolist()], dtype=np.int64)
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """K-means on one thread: its sums then come out the same, and worker processes do not fight for cores."""
+    from sklearn import config_context
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1), config_context(assume_finite=True, skip_parameter_validation=True):
+        yield
+
+
+def draw_pair(labels: npt.NDArray[np.int64], draw: npt.NDArray[np.float64]) -> tuple[int, int]:
+    """Two clusters, then one member of each, uniformly: positions of chosen and rejected. `draw` has four numbers."""
+    clusters = int(labels.max()) + 1
+    first, second = int(draw[0] * clusters), int(draw[1] * (clusters - 1))
+    second += second >= first
+    members = [np.flatnonzero(labels == number) for number in (first, second)]
+    chosen, rejected = (int(found[int(u * len(found))]) for found, u in zip(members, draw[2:], strict=True))
+    return chosen, rejected
+
+
+def margin(chosen: npt.NDArray[np.float32], rejected: npt.NDArray[np.float32], direction: Direction) -> float:
+    """How far apart two replies are where the direction says so, less how far elsewhere: in [-1, 1].
+
+    Of the probabilities (D, 2) of both poles, a dimension's expected level is their difference, in [-1, 1].
+    """
+    apart = np.abs((chosen[:, 0] - chosen[:, 1]) - (rejected[:, 0] - rejected[:, 1])) / 2
+    active = direction != 0
+    elsewhere = apart[~active].mean(dtype=np.float64) if (~active).any() else 0.0
+    return float(apart[active].mean(dtype=np.float64) - elsewhere)
+
+
+def cluster_seed(seed: int, post: str) -> int:
+    """The seed of a thread's K-means."""
+    return int.from_bytes(hashlib.blake2b(f"cluster\x1f{seed}\x1f{post}".encode(), digest_size=4).digest(), "big") >> 1
+
+
+def _mine_thread(
+    shard: MinedShard, thread: int, slots: Sequence[tuple[int, Sequence[npt.NDArray[np.float64]]]], plan: BuildPlan
+) -> tuple[list[Pair], list[Rejection]]:
+    threads, mining = shard.threads, plan.mining
+    rows = [row for row in threads.rows(thread) if threads.known[row]]
+    labels = cluster(threads.levels[rows], mining.clusters, cluster_seed(plan.config.seed, threads.posts[thread].id))
+    hopeless = None
+    if len(rows) < 2:
+        hopeless = Fault("too_few_responses", f"{len(rows)} annotated responses")
+    elif labels.max() == 0:
+        hopeless = Fault("one_cluster", f"all {len(rows)} responses have the same levels")
+    pairs: list[Pair] = []
+    rejections: list[Rejection] = []
+    taken: set[frozenset[int]] = set()
+    for slot, draws in slots:
+        identity = shard.spec.record_id(plan.fingerprint, shard.spec.start + slot)
+        if hopeless:
+            rejections.append(_rejection(shard, thread, identity, None, hopeless, 0, True))
+            continue
+        for attempt, draw in enumerate(draws):
+            drawn = Drawn(*(rows[position] for position in draw_pair(labels, draw)))
+            verdict = _judge(threads, thread, drawn, identity, attempt, taken, plan)
+            if isinstance(verdict, Pair):
+                pairs.append(verdict)
+                taken.add(frozenset(drawn))
+                break
+            last = attempt + 1 == len(draws)
+            rejections.append(_rejection(shard, thread, identity, drawn, verdict, attempt, last))
+    return pairs, rejections
+
+
+def _judge(
+    threads: Threads,
+    thread: int,
+    drawn: Drawn,
+    identity: str,
+    attempt: int,
+    taken: set[frozenset[int]],
+    plan: BuildPlan,
+) -> Pair | Fault:
+    if frozenset(drawn) in taken:
+        return Fault("repeated", "the thread has this pair already")
+    chosen, rejected = (threads.texts[row] for row in drawn)
+    levels = tuple(threads.levels[row] for row in drawn)
+    direction = np.sign(levels[0] - levels[1]).astype(np.int8)
+    score = margin(threads.shares[drawn.chosen], threads.shares[drawn.rejected], direction)
+    fault = _judge_margin(score, plan.mining) or judge_pair(chosen, rejected, plan.config.validation)
+    if fault:
+        return fault
+    post = threads.posts[thread]
+    try:
+        return Pair(
+            pair_id=identity,
+            post_id=post.id,
+            prompt=post.prompt,
+            chosen=chosen,
+            rejected=rejected,
+            direction=tuple(direction.tolist()),
+            topics=post.topics,
+            source="mined",
+            model="given" if settings(plan).mode == "given" else plan.config.generation.model,
+            attempt=attempt,
+            prompt_tokens=0,
+            completion_tokens=0,
+            chosen_levels=tuple(levels[0].tolist()),
+            rejected_levels=tuple(levels[1].tolist()),
+            margin=score,
+        )
+    except ValidationError as error:
+        return Fault("schema", "; ".join(problem["msg"] for problem in error.errors()))
+
+
+def _judge_margin(score: float, config: MiningConfig) -> Fault | None:
+    if config.margin_min <= score <= config.margin_max:
+        return None
+    return Fault("margin", f"{score:.3f} is not within {config.margin_min:g} to {config.margin_max:g}")
+
+
+def _rejection(
+    shard: MinedShard, thread: int, identity: str, drawn: Drawn | None, fault: Fault, attempt: int, final: bool
+) -> Rejection:
+    threads, post = shard.threads, shard.threads.posts[thread]
+    direction = np.zeros(threads.levels.shape[1], dtype=np.int8)
+    if drawn:
+        direction = np.sign(threads.levels[drawn.chosen] - threads.levels[drawn.rejected]).astype(np.int8)
+    return Rejection(
+        record_id=identity,
+        stage="mine",
+        reason=fault.reason,
+        detail=fault.detail,
+        attempt=attempt,
+        final=final,
+        post_id=post.id,
+        prompt=post.prompt,
+        direction=tuple(direction.tolist()),
+        texts=tuple(threads.texts[row] for row in drawn or ()),
+    )

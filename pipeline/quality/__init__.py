@@ -1,0 +1,1 @@
+"""Rules that decide whether a generated text is good enough."""

@@ -1,0 +1,1 @@
+"""Files and datasets of users, read row by row into values."""

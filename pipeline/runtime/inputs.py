@@ -1,0 +1,102 @@
+"""What a build reads back of its own folder: space, templates and posts. Laid out at its start, checked at every later.
+
+The configuration says what they must be, so what is missing is written again; what was changed is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+from pipeline.io import storage
+from pipeline.io.shards import read_meta
+from pipeline.io.storage import AnyPath
+from pipeline.plan import SPLITS
+from preference_space.space import PreferenceSpace, load_space
+from prompts.renderer import Template, load_templates
+from schemas.base import UsageError
+
+SPACE = "preference_space.yaml"
+TEMPLATES = "templates"
+SEEDS = "seeds"
+
+
+def lay_out(output: AnyPath, space: PreferenceSpace, templates: Mapping[str, Template]) -> None:
+    """Write the files of space and templates that are not there. Raise `UsageError` for one that differs."""
+    if not storage.is_file(output / SPACE):
+        storage.write_text(output / SPACE, space.to_yaml())
+    there = set(storage.names(output / TEMPLATES))
+    for name, template in templates.items():
+        if f"{name}.j2" not in there:
+            storage.write_text(output / TEMPLATES / f"{name}.j2", template.source)
+    read_space(output, space.fingerprint)
+    read_templates(output, {name: template.fingerprint for name, template in templates.items()})
+
+
+def forget(output: AnyPath) -> None:
+    """Delete what a run that was killed while it laid out its folder has left; it may be of another configuration."""
+    storage.remove(output / SPACE)
+    for folder in (TEMPLATES, SEEDS):
+        storage.remove_tree(output / folder)
+
+
+def read_space(output: AnyPath, fingerprint: str) -> PreferenceSpace:
+    """Load a build's space. Raise `UsageError` where it is missing, or not the one of this fingerprint."""
+    path = output / SPACE
+    if not storage.is_file(path):
+        raise _missing(path)
+    with storage.local_copy(path) as copy:
+        space = load_space(copy)
+    if space.fingerprint != fingerprint:
+        raise _changed(path)
+    return space
+
+
+def read_templates(output: AnyPath, fingerprints: Mapping[str, str]) -> dict[str, Template]:
+    """Load a build's templates. Raise `UsageError` where one is missing, or not the one of its fingerprint."""
+    folder = output / TEMPLATES
+    there = set(storage.names(folder, files_only=True))
+    for file in (f"{name}.j2" for name in fingerprints):
+        if file not in there:
+            raise _missing(folder / file)
+    with storage.local_folder(folder) as copy:
+        templates = load_templates(copy)
+    for name, template in templates.items():
+        if template.fingerprint != fingerprints.get(name):
+            raise _changed(folder / f"{name}.j2")
+    return templates
+
+
+def seed_paths(output: AnyPath) -> dict[str, AnyPath]:
+    """Return the file of each split's posts."""
+    return {split: output / SEEDS / f"{split}.parquet" for split in SPLITS}
+
+
+def space_hash(output: AnyPath) -> dict[str, str]:
+    """Return the hash of the space's file, by path: what reads a dataset elsewhere may not know our fingerprints."""
+    return {SPACE: hashlib.sha256(storage.read_bytes(output / SPACE)).hexdigest()}
+
+
+def check_seeds(output: AnyPath, fingerprint: str, recorded: Mapping[str, str]) -> dict[str, str]:
+    """Check the posts' files against what was recorded of them; return what identifies each, by path."""
+    found = {}
+    for path in seed_paths(output).values():
+        meta = read_meta(path)
+        if meta is None:
+            raise _missing(path)
+        key = f"{SEEDS}/{path.name}"
+        found[key] = storage.content_id(path)
+        if meta["fingerprint"] != fingerprint or not storage.is_same(recorded.get(key, found[key]), found[key]):
+            raise _changed(path)
+    return found
+
+
+def _missing(path: AnyPath) -> UsageError:
+    return UsageError(f"{path} is missing; run the same build command again, which restores it")
+
+
+def _changed(path: AnyPath) -> UsageError:
+    return UsageError(
+        f"{path} is not what this build began with; delete it and run the same build command again, which restores it, "
+        "or choose another folder"
+    )

@@ -1,0 +1,37 @@
+"""What a worker process loads once for a build: space, templates, sampler."""
+
+from __future__ import annotations
+
+import gc
+from dataclasses import dataclass
+from functools import lru_cache
+
+from pipeline.plan import BuildPlan
+from pipeline.runtime.inputs import read_space, read_templates
+from preference_space.sampling import Sampler
+from preference_space.space import PreferenceSpace
+from prompts.renderer import Template
+
+
+@dataclass(frozen=True)
+class Resources:
+    """Read from the build's folder, so that a remote worker needs nothing else."""
+
+    space: PreferenceSpace
+    templates: dict[str, Template]
+
+
+@lru_cache(maxsize=4)
+def resources(plan: BuildPlan) -> Resources:
+    """The build's resources; loaded at the first call in a process. Raises `UserError` if they are not the build's."""
+    # Beam's half a million objects will live as long as the process: the collector need not look at them again.
+    gc.collect()
+    gc.freeze()
+    templates = {name: digest for name, digest in plan.hashes.items() if name != "space"}
+    return Resources(read_space(plan.output, plan.hashes["space"]), read_templates(plan.output, templates))
+
+
+@lru_cache(maxsize=4)
+def sampler(plan: BuildPlan) -> Sampler:
+    """What draws the points of a build that samples."""
+    return Sampler(resources(plan).space, plan.config.sampling, plan.config.seed)

@@ -1,0 +1,86 @@
+"""What a shard leaves on disk: its rows, its rejections, and in both footers what was lost."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pipeline.io.shards import read_meta, write_shard
+from pipeline.io.storage import AnyPath
+from pipeline.plan import BuildPlan, ShardSpec
+from schemas.arrow import arrow_schema, to_table
+from schemas.records import Pair, Rejection
+
+PAIR_SCHEMA = arrow_schema(Pair)
+REJECTION_SCHEMA = arrow_schema(Rejection)
+
+
+def store_pool(
+    spec: ShardSpec,
+    plan: BuildPlan,
+    pairs: Sequence[Pair],
+    rejections: Sequence[Rejection],
+    prompt_tokens: int,
+    completion_tokens: int,
+    open_responses: int = 0,
+) -> dict[str, Any]:
+    """Write a pool shard, its rejections first: the presence of the pairs says that the shard is done.
+
+    `content` identifies the pairs, for the shards that are made of them. `open_responses` are those of mined threads
+    that circumstances left without levels.
+    """
+    ordered = sorted(pairs, key=lambda pair: pair.pair_id)
+    meta = {
+        "asked": spec.count,
+        "accepted": len(pairs),
+        "examples": 0,
+        **loss_meta(plan, rejections, open_responses),
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "content": _content(ordered),
+    }
+    stored = better_stored(plan, "pool", spec, meta)
+    if stored is not None:
+        return stored
+    write_rejections(plan.path("rejected/pairs", spec), rejections, meta)
+    write_shard(plan.path("pool", spec), PAIR_SCHEMA, [to_table(ordered, PAIR_SCHEMA)], meta)
+    return meta
+
+
+def _content(pairs: Sequence[Pair]) -> str:
+    return hashlib.blake2b("\n".join(pair.model_dump_json() for pair in pairs).encode(), digest_size=16).hexdigest()
+
+
+def loss_meta(plan: BuildPlan, rejections: Sequence[Rejection], open_responses: int = 0) -> dict[str, Any]:
+    """What a footer says of losses: `lost` pairs, those of them that are `unanswered`, and what is `open`.
+
+    A lost pair is unanswered where circumstances failed any of its attempts. Open is what another run would ask again.
+    """
+    final = {rejection.record_id for rejection in rejections if rejection.final}
+    unanswered = len(final & {rejection.record_id for rejection in rejections if rejection.may_pass})
+    return {
+        "fingerprint": plan.fingerprint,
+        "lost": len(final),
+        "unanswered": unanswered,
+        "open": open_responses or unanswered,
+        "rejected": dict(Counter(f"{r.stage}/{r.reason}" for r in rejections)),
+    }
+
+
+def better_stored(plan: BuildPlan, folder: str, spec: ShardSpec, meta: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The footer of the stored shard, where a shard that was asked again came out no better and so must stay.
+
+    Without a journal, or with a server that is still bad, asking again could lose what an earlier run was answered.
+    """
+    stored = read_meta(plan.path(folder, spec)) if plan.asks_again else None
+    if stored is None or any(stored.get(key) != meta.get(key) for key in ("fingerprint", "made_of")):
+        return None
+    return stored if stored["open"] <= meta["open"] else None
+
+
+def write_rejections(path: AnyPath, rejections: Sequence[Rejection], meta: Mapping[str, Any]) -> None:
+    """Write a shard's rejections, by record and attempt."""
+    ordered = sorted(rejections, key=lambda rejection: (rejection.record_id, rejection.attempt))
+    write_shard(path, REJECTION_SCHEMA, [to_table(ordered, REJECTION_SCHEMA)], meta)

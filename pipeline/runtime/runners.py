@@ -1,0 +1,175 @@
+"""Which engine runs the DAG, with which options. The DAG does not know it; only options differ."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import logging
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import (
+    DebugOptions,
+    DirectOptions,
+    PipelineOptions,
+    SetupOptions,
+    StandardOptions,
+    WorkerOptions,
+)
+from apache_beam.runners import create_runner
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+
+from pipeline.io.storage import AnyPath, disk_errors, is_local, private_folder
+from pipeline.plan import BuildPlan
+from pipeline.runtime import worker
+from pipeline.runtime.metrics import Measured
+from schemas.base import UsageError, UserError
+from schemas.config import BuildConfig, WorkersConfig
+
+_DATAFLOW = "DataflowRunner"
+_LONGEST_JOB = 30 * 24 * 3600
+"""Seconds. By default a portable runner's client gives a job up after five minutes, while it goes on."""
+
+
+class Runner:
+    """Beam's runner and options, from the configuration and the command line's part behind `--`, which wins.
+
+    `measured` are the metrics of all pipelines that it has run. Raises `UsageError` for what Beam lacks.
+    """
+
+    def __init__(self, config: BuildConfig, output: AnyPath, beam_args: Sequence[str]) -> None:
+        self.measured = Measured()
+        self.log: Path | None = None
+        self.options = PipelineOptions([*beam_args])
+        known = self.options.get_all_options()
+        given = self.options.get_all_options(retain_unknown_options=True)
+        unknown = sorted(given.keys() - known.keys())
+        if unknown:
+            raise UsageError(f"Beam has no option '--{unknown[0]}'; what follows `--` on the command line goes to Beam")
+        name = self.options.view_as(StandardOptions).runner
+        self.is_local = not name
+        self.is_dataflow = (name or "").rpartition(".")[2].lower() in (_DATAFLOW.lower(), "dataflow")
+        if self.is_dataflow and is_local(output):
+            raise UsageError(
+                f"--output {output}: Dataflow's workers cannot write there; name a folder of a bucket (gs://)"
+            )
+        if name and not self.is_dataflow:
+            self.options = PipelineOptions([f"--job_server_timeout={_LONGEST_JOB}", *beam_args])
+        if self.is_dataflow:
+            self.options = _for_dataflow(config, output, beam_args)
+        try:
+            # The plain DirectRunner tries to download a binary, and then behaves differently.
+            self._runner = create_runner(name) if name else self._local(output)
+        except (ImportError, ValueError) as error:
+            extra = "; for Dataflow install apache-beam[gcp]" if self.is_dataflow else ""
+            raise UsageError(f"--runner={name}: {' '.join(str(error).split())[:200]}{extra}") from None
+
+    def _local(self, output: AnyPath) -> FnApiRunner:
+        """Beam's own runner. Where its workers are processes they are ours, and silent but with `--debug`."""
+        direct = self.options.view_as(DirectOptions)
+        if direct.direct_running_mode != "multi_processing":
+            return FnApiRunner()
+        # Beam would put a command of its own in place of ours.
+        direct.direct_running_mode = None
+        if not logging.getLogger().isEnabledFor(logging.INFO):
+            key = hashlib.sha256(str(output).encode()).hexdigest()[:16]
+            self.log = (output / "logs" if is_local(output) else private_folder() / key) / "workers.log"
+        return FnApiRunner(worker.environment(self.log))
+
+    def adapted(self, plan: BuildPlan) -> BuildPlan:
+        """The plan as this runner should have it.
+
+        Only Dataflow heeds resource hints. Elsewhere they would cut the DAG into stages that hand shards to each other,
+        which today run as one.
+        """
+        if self.is_dataflow:
+            return plan
+        workers = plan.config.workers.model_copy(update={"accelerator": None, "memory": None})
+        return dataclasses.replace(plan, config=plan.config.model_copy(update={"workers": workers}))
+
+    def run(self, fill: Callable[..., None], *arguments: Any) -> None:
+        """Run the pipeline that `fill(pipeline, *arguments)` lays out, to its end. Ctrl-C cancels the job."""
+        is_elsewhere = not isinstance(self._runner, FnApiRunner)
+        with worker.watched(), user_errors(is_elsewhere, self.log):
+            result = self._start(fill, *arguments)
+            try:
+                result.wait_until_finish()
+            except KeyboardInterrupt:
+                with contextlib.suppress(Exception):
+                    result.cancel()
+                raise
+            # Some runners raise for a job that failed, others return a state.
+            if str(result.state) not in ("DONE", "UNKNOWN", "None"):
+                raise RuntimeError(f"it ended as {result.state}")
+            self.measured.add(result)
+
+    def submit(self, fill: Callable[..., None], *arguments: Any) -> str | None:
+        """Hand the pipeline over and do not wait; the job's id, where the runner tells one."""
+        with user_errors():
+            result = self._start(fill, *arguments)
+        # A Flex Template's launcher makes the job itself, after this process has ended.
+        return str(result.job_id()) if getattr(result, "has_job", False) else None
+
+    def _start(self, fill: Callable[..., None], *arguments: Any) -> Any:
+        if self.log:
+            with disk_errors(self.log):
+                self.log.parent.mkdir(parents=True, exist_ok=True)
+        pipeline = beam.Pipeline(runner=self._runner, options=self.options)
+        fill(pipeline, *arguments)
+        return pipeline.run()
+
+
+def _for_dataflow(config: BuildConfig, output: AnyPath, beam_args: Sequence[str]) -> PipelineOptions:
+    """What Dataflow needs to know of the workers. One process a machine, as all its threads feed one model server."""
+    workers: WorkersConfig = config.workers
+    arguments = {
+        # Of jobs of one name Dataflow runs one at a time: nobody builds twice into the same folder.
+        "--job_name": f"everyuser-{hashlib.sha256(str(output).encode()).hexdigest()[:16]}",
+        "--sdk_container_image": workers.image,
+        "--machine_type": workers.machine_type,
+        "--max_num_workers": workers.most,
+        "--disk_size_gb": workers.disk_gb,
+        "--number_of_worker_harness_threads": workers.threads,
+        # The image has this package; nothing is staged.
+        "--sdk_location": "container" if workers.image else None,
+    }
+    chosen = [f"{name}={value}" for name, value in arguments.items() if value is not None]
+    options = PipelineOptions([*chosen, *beam_args])
+    if not options.view_as(WorkerOptions).sdk_container_image and not options.view_as(SetupOptions).setup_file:
+        raise UsageError(
+            "workers.image is missing: Dataflow's workers need this package; deploy/Dockerfile makes an image with it"
+        )
+    debug = options.view_as(DebugOptions)
+    for experiment in ("no_use_multiple_sdk_containers", *workers.experiments):
+        debug.add_experiment(experiment)
+    return options
+
+
+@contextlib.contextmanager
+def user_errors(is_elsewhere: bool = False, log: Path | None = None) -> Iterator[None]:
+    """Find our own error again in what a runner makes of it: a copy with a suffix, or a traceback as text.
+
+    Beam makes a `RuntimeError` of Ctrl-C, too. Of a job that ran elsewhere there is nothing but that text.
+    """
+    try:
+        yield
+    except Exception as error:
+        if re.match(r"KeyboardInterrupt\b", str(error)):
+            raise KeyboardInterrupt from error
+        text = f"{type(error).__name__}: {error}" if isinstance(error, UserError) else str(error)
+        found = re.findall(r"(User|Usage)Error: (.*)", text)
+        if not found and (is_elsewhere or log):
+            *_, last = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+            where = log or "the runner's log"
+            raise UserError(
+                f"the job failed: {last[:300]}; {where} says more; run the same command again, finished work is kept"
+            ) from error
+        if not found:
+            raise
+        kind, message = found[-1]
+        known = UsageError if kind == "Usage" else UserError
+        raise known(re.sub(r" \[while running '.*", "", message)) from error

@@ -1,0 +1,91 @@
+"""Worker processes of Beam's local runner: `python -m pipeline.runtime.worker [LOG]`, and the driver's eye on them.
+
+Workers print a traceback for each stage of a bundle that failed or was interrupted, while the driver says in a line
+what happened. So what they print goes to a log.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import shlex
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+from apache_beam.runners.worker import sdk_worker_main
+from apache_beam.transforms.environments import SubprocessSDKEnvironment
+
+from schemas.base import UserError
+
+
+class Log(io.TextIOBase):
+    """A file that takes what it can. Beam sends no answer for a bundle whose traceback cannot be printed."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        # What is written by libraries in C.
+        for output in (1, 2):
+            os.dup2(self._file, output)
+
+    def writable(self) -> bool:
+        """Always."""
+        return True
+
+    def write(self, text: str) -> int:
+        """Append as much as the disk takes."""
+        with contextlib.suppress(OSError):
+            os.write(self._file, text.encode(errors="replace"))
+        return len(text)
+
+
+def environment(log: Path | None) -> SubprocessSDKEnvironment:
+    """Return what starts such workers."""
+    command = [sys.executable, "-m", "pipeline.runtime.worker", *([str(log)] if log else [])]
+    # A shell in between would hide how a worker ended.
+    return SubprocessSDKEnvironment.from_command_string(f"exec {shlex.join(command)}")
+
+
+@contextlib.contextmanager
+def watched() -> Iterator[None]:
+    """Raise `UserError` when a worker process is killed within the block. Beam would wait for it for ever."""
+    before, killed = threading.excepthook, ""
+
+    def notice(failure: threading.ExceptHookArgs) -> None:
+        nonlocal killed
+        found = re.search(r"Worker subprocess exited with return code -(\d+)", str(failure.exc_value))
+        # Ctrl-C reaches all of them.
+        if found is None or int(found[1]) == signal.SIGINT:
+            before(failure)
+        elif not killed:
+            killed = signal.Signals(int(found[1])).name
+            os.kill(os.getpid(), signal.SIGINT)
+
+    threading.excepthook = notice
+    try:
+        yield
+    except KeyboardInterrupt:
+        if killed:
+            raise UserError(
+                f"a worker process was killed ({killed}); where memory has run out, take fewer (--direct_num_workers) "
+                "or a smaller shard_pairs; run the same command again, finished work is kept"
+            ) from None
+        raise
+    finally:
+        threading.excepthook = before
+
+
+def main() -> None:
+    """Be a worker."""
+    if sys.argv[1:]:
+        with contextlib.suppress(OSError):
+            sys.stdout = sys.stderr = Log(Path(sys.argv[1]))
+    sdk_worker_main.main(sys.argv)
+
+
+if __name__ == "__main__":
+    main()

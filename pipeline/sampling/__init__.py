@@ -1,0 +1,1 @@
+"""Seed posts, and pairs sampled from the preference space."""

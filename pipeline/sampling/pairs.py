@@ -1,0 +1,197 @@
+"""Phase one, as pure functions of a shard: sample, render, validate, store. `pipeline.dag` strings them together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from pydantic import ValidationError
+
+from pipeline.generation.exchange import Completion, Failure, Outcome, Request, make_request
+from pipeline.plan import BuildPlan, ShardSpec
+from pipeline.quality.rules import Fault, clean_reply, judge_pair, judge_reply
+from pipeline.runtime.resources import resources, sampler
+from pipeline.runtime.results import store_pool
+from pipeline.sampling.posts import posts_of
+from preference_space.direction import Direction
+from schemas.records import Pair, Rejection, SeedPost
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A pair in the making. `requests` and `outcomes` are (chosen, rejected), once there are any."""
+
+    index: int
+    pair_id: str
+    post: SeedPost
+    attempt: int
+    direction: Direction
+    requests: tuple[Request, ...] = ()
+    outcomes: tuple[Outcome, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PairShard:
+    """The element of phase one. `drafts` are unfinished, `pairs` good, `rejections` the attempts that failed.
+
+    The tokens are those of all attempts.
+    """
+
+    spec: ShardSpec
+    drafts: Sequence[Draft]
+    pairs: Sequence[Pair] = ()
+    rejections: Sequence[Rejection] = field(default_factory=tuple)
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+    @property
+    def journal(self) -> str:
+        """Name of the journal that holds this shard's completions."""
+        return f"pairs-{self.spec.name}"
+
+    def requests(self) -> list[Request]:
+        """Every request of every draft, in order."""
+        return [request for draft in self.drafts for request in draft.requests]
+
+    def with_outcomes(self, outcomes: Sequence[Outcome]) -> PairShard:
+        """The same shard, its drafts answered; `outcomes` in the order of `requests()`."""
+        answered, position = [], 0
+        for draft in self.drafts:
+            end = position + len(draft.requests)
+            answered.append(replace(draft, outcomes=tuple(outcomes[position:end])))
+            position = end
+        return replace(self, drafts=answered)
+
+
+def open_shard(spec: ShardSpec, plan: BuildPlan) -> PairShard:
+    """A shard with its posts, nothing drawn yet."""
+    neutral = np.zeros(len(resources(plan).space), dtype=np.int8)
+    posts = posts_of(plan.output / "seeds", spec)
+    drafts = [
+        Draft(index, spec.record_id(plan.fingerprint, index), post, 0, neutral)
+        for index, post in enumerate(posts, spec.start)
+    ]
+    return PairShard(spec, drafts)
+
+
+def sample_points(shard: PairShard, plan: BuildPlan, attempt: int) -> PairShard:
+    """Draw a point of the space for every draft. A post that no dimension fits is rejected."""
+    if not shard.drafts:
+        return shard
+    records = np.array([draft.index for draft in shard.drafts])
+    topics = [draft.post.topics for draft in shard.drafts]
+    directions = sampler(plan).draw(shard.spec.split, attempt, records, topics)
+    drafts = [
+        replace(draft, attempt=attempt, direction=direction)
+        for draft, direction in zip(shard.drafts, directions, strict=True)
+    ]
+    hopeless = [draft for draft in drafts if not draft.direction.any()]
+    return replace(
+        shard,
+        drafts=[draft for draft in drafts if draft.direction.any()],
+        rejections=[
+            *shard.rejections,
+            *(
+                _rejection(draft, "sample", Fault("no_dimension", "no dimension fits the post"), True, plan)
+                for draft in hopeless
+            ),
+        ],
+    )
+
+
+def render_prompts(shard: PairShard, plan: BuildPlan) -> PairShard:
+    """Render the two requests of every draft: the reply that the person would like, and the opposite person's."""
+    return replace(shard, drafts=[_rendered(draft, shard.spec, plan) for draft in shard.drafts])
+
+
+def validate_pairs(shard: PairShard, plan: BuildPlan, last: bool) -> PairShard:
+    """Sort the answered drafts into pairs and rejections; those that failed stay drafts until the last attempt."""
+    pairs, rejections, again = [*shard.pairs], [*shard.rejections], []
+    for draft in shard.drafts:
+        verdict = _judge(draft, plan)
+        if isinstance(verdict, Pair):
+            pairs.append(verdict)
+            continue
+        stage = "generate" if isinstance(verdict, Failure) else "validate"
+        fault = verdict if isinstance(verdict, Fault) else Fault(verdict.reason, verdict.detail, verdict.may_pass)
+        rejections.append(_rejection(draft, stage, fault, last, plan))
+        if not last:
+            again.append(replace(draft, requests=(), outcomes=()))
+    spent = [o for draft in shard.drafts for o in draft.outcomes if isinstance(o, Completion)]
+    return replace(
+        shard,
+        drafts=again,
+        pairs=pairs,
+        rejections=rejections,
+        prompt_tokens=shard.prompt_tokens + sum(completion.prompt_tokens for completion in spent),
+        completion_tokens=shard.completion_tokens + sum(completion.completion_tokens for completion in spent),
+    )
+
+
+def store_pairs(shard: PairShard, plan: BuildPlan) -> dict[str, Any]:
+    """Write the shard's rejections, then its pairs."""
+    return store_pool(shard.spec, plan, shard.pairs, shard.rejections, shard.prompt_tokens, shard.completion_tokens)
+
+
+def _rendered(draft: Draft, spec: ShardSpec, plan: BuildPlan) -> Draft:
+    parts = resources(plan)
+    post = draft.post.plain
+    requests = []
+    for role, sign in (("chosen", 1), ("rejected", -1)):
+        messages = parts.templates[f"reply_{role}"].render(post=post, traits=parts.space.traits(sign * draft.direction))
+        counter = (plan.config.seed, spec.split, draft.index, draft.attempt, role)
+        requests.append(make_request(plan.config.generation, messages, counter))
+    return replace(draft, requests=tuple(requests))
+
+
+def _judge(draft: Draft, plan: BuildPlan) -> Pair | Fault | Failure:
+    rules = plan.config.validation
+    texts = []
+    for request, outcome in zip(draft.requests, draft.outcomes, strict=True):
+        if isinstance(outcome, Failure):
+            return outcome
+        text = clean_reply(outcome.text)
+        fault = judge_reply(text, outcome.finish_reason, request.texts, rules)
+        if fault:
+            return fault
+        texts.append(text)
+    chosen, rejected = texts
+    fault = judge_pair(chosen, rejected, rules)
+    if fault:
+        return fault
+    completions = [outcome for outcome in draft.outcomes if isinstance(outcome, Completion)]
+    try:
+        return Pair(
+            pair_id=draft.pair_id,
+            post_id=draft.post.id,
+            prompt=draft.post.prompt,
+            chosen=chosen,
+            rejected=rejected,
+            direction=tuple(draft.direction.tolist()),
+            topics=draft.post.topics,
+            source="sampled",
+            model=plan.config.generation.model,
+            attempt=draft.attempt,
+            prompt_tokens=sum(completion.prompt_tokens for completion in completions),
+            completion_tokens=sum(completion.completion_tokens for completion in completions),
+        )
+    except ValidationError as error:
+        return Fault("schema", "; ".join(problem["msg"] for problem in error.errors()))
+
+
+def _rejection(draft: Draft, stage: Any, fault: Fault, final: bool, plan: BuildPlan) -> Rejection:
+    return Rejection(
+        record_id=draft.pair_id,
+        stage=stage,
+        reason=fault.reason,
+        detail=fault.detail,
+        attempt=draft.attempt,
+        final=final,
+        post_id=draft.post.id,
+        prompt=draft.post.prompt,
+        direction=tuple(draft.direction.tolist()),
+        texts=tuple(o.text if isinstance(o, Completion) else "" for o in draft.outcomes),
+        may_pass=fault.may_pass,
+    )

@@ -1,0 +1,1 @@
+"""From dumps of forums to joined, cleaned threads."""

@@ -1,0 +1,84 @@
+"""A thread as it is used: responses that break no rule, one of each author, without personal data, with levels."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from statistics import median
+
+from pipeline.plan import BuildPlan
+from pipeline.quality.rules import judge_tokens, language_of
+from pipeline.reading.text import count_words, normalised
+from pipeline.runtime.resources import resources
+from pipeline.threads.events import PostEvent, ResponseEvent, content_mark
+from pipeline.threads.scrub import scrub
+from preference_space.space import PreferenceSpace
+from schemas.records import SeedPost
+
+Cleaned = tuple[SeedPost, list[ResponseEvent]]
+
+
+def clean_thread(post: PostEvent, found: Sequence[ResponseEvent], plan: BuildPlan, counts: Counter[str]) -> Cleaned:
+    """Return a post with the responses that are used, in the order of their ids; count those that are not."""
+    mining, rules = plan.mining, plan.config.validation
+    ordered = sorted(
+        found,
+        key=lambda response: (
+            hashlib.blake2b(f"{plan.config.seed}\x1f{response.id}".encode()).digest(),
+            response.id,
+            response.text,
+        ),
+    )
+    authors, texts, ids = set[str](), set[str](), set[str]()
+    names = {author for author in (post.author, *(response.author for response in found)) if author}
+    kept: list[ResponseEvent] = []
+    for response in ordered:
+        if len(response.text) > rules.max_characters:
+            counts["responses/too_long"] += 1
+            continue
+        text = scrub(response.text, names).strip() if mining.scrub else response.text.strip()
+        plain = normalised(text)
+        if count_words(text) < mining.min_words:
+            # Of a link that had many words, one is left.
+            counts["responses/too_short"] += 1
+        elif mining.annotation.mode == "given" and response.levels is None and response.ratings is None:
+            counts["responses/without_levels"] += 1
+        elif judge_tokens(text, rules):
+            counts["responses/markup"] += 1
+        elif plain in texts or (response.id in ids and not response.mark):
+            counts["responses/duplicate"] += 1
+        elif mining.one_per_author and response.author in authors:
+            counts["responses/same_author"] += 1
+        elif rules.language is not None and language_of(text) != rules.language:
+            counts["responses/language"] += 1
+        elif len(kept) == mining.max_responses:
+            counts["responses/over_limit"] += 1
+        else:
+            # Ids of responses may begin anew in each row, too.
+            identity = f"{response.id}~{content_mark(plain)}" if response.id in ids else response.id
+            kept.append(response._replace(id=identity, text=text))
+            ids.add(identity)
+            texts.add(plain)
+            if response.author:
+                authors.add(response.author)
+    clean = (scrub(text, names) if mining.scrub else text for text in (post.title, post.text))
+    title, text = (part.strip() for part in clean)
+    return (
+        SeedPost(id=post.id, title=title, text=text, topics=tuple(post.topics)),
+        sorted(_with_levels(kept, resources(plan).space), key=lambda response: response.id),
+    )
+
+
+def _with_levels(found: Sequence[ResponseEvent], space: PreferenceSpace) -> Iterator[ResponseEvent]:
+    """Responses with ratings get levels: the sign of each against the median of those that the thread uses."""
+    slugs = {slug for response in found for slug in response.ratings or ()}
+    medians = {slug: median(r.ratings[slug] for r in found if r.ratings and slug in r.ratings) for slug in slugs}
+    for response in found:
+        if response.ratings is None:
+            yield response
+            continue
+        levels = [0] * len(space)
+        for slug, rating in response.ratings.items():
+            levels[space.index[slug]] = (rating > medians[slug]) - (rating < medians[slug])
+        yield response._replace(levels=levels)

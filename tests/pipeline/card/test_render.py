@@ -1,0 +1,241 @@
+"""The dataset card: a header that the Hub and `datasets` read, and a body that no text can break out of."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+import yaml
+
+from pipeline.card.render import card
+from schemas import SCHEMA_VERSION
+from schemas.arrow import arrow_schema, card_features
+from schemas.config import BuildConfig
+from schemas.loader import validate
+from schemas.manifest import Counts, FileEntry, Manifest
+from schemas.records import Example
+from schemas.report import Figure
+from tests.pipeline.report import fake
+
+DATASETS = ("ultrafeedback", "helpsteer2", "pku_saferlhf")
+MINING = {"source": {"kind": "threads", "path": ["packaged"]}}
+
+
+def manifest(rows: tuple[int, ...] = (900, 0, 100), **config: Any) -> Manifest:
+    settings = validate(BuildConfig, {"name": "my-set", "pairs": 500} | config, "test")
+    files = tuple(
+        FileEntry(path=f"data/{split}-00000-of-00001.parquet", rows=count, bytes=10 * count, sha256="0" * 64)
+        for split, count in zip(("train", "validation", "test"), rows, strict=True)
+    )
+    return Manifest(
+        schema_version=SCHEMA_VERSION,
+        status="complete",
+        name=settings.name,
+        fingerprint="f" * 64,
+        parts={"templates": {"reply_chosen": "abcdef0123456789"}},
+        config=settings.model_dump(mode="json"),
+        versions={},
+        counts=Counts(pairs_asked=600, pairs_accepted=500, examples=1000, rejected={"validate/empty": 7}),
+        files=files,
+    )
+
+
+def header(text: str) -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load(text.split("---\n")[1])
+    return found
+
+
+def test_columns_are_listed_as_datasets_lists_them() -> None:
+    from datasets import Features
+
+    schema = arrow_schema(Example)
+    assert card_features(schema) == Features.from_arrow_schema(schema)._to_yaml_list()
+
+
+def test_header_is_one_that_the_hub_takes() -> None:
+    from huggingface_hub import DatasetCard
+
+    given = {"license": "cc-by-4.0", "languages": ["de", "en"], "title": "Mine: a set", "tags": ["forum", "dpo"]}
+    text = card(manifest(card=given), None)
+
+    data: Any = DatasetCard(text).data
+    assert (data.license, data.language, data.pretty_name) == ("cc-by-4.0", ["de", "en"], "Mine: a set")
+    assert data.size_categories == ["1K<n<10K"] and data.task_categories == ["text-generation"]
+    assert data.tags.count("dpo") == 1 and "forum" in data.tags
+    assert header(text)["configs"] == [
+        {
+            "config_name": "default",
+            "data_files": [
+                {"split": "train", "path": "data/train-*.parquet"},
+                {"split": "test", "path": "data/test-*.parquet"},
+            ],
+        }
+    ]
+    assert header(text)["dataset_info"]["splits"] == [
+        {"name": "train", "num_bytes": 9000, "num_examples": 900},
+        {"name": "test", "num_bytes": 1000, "num_examples": 100},
+    ]
+    assert header(text)["dataset_info"]["download_size"] == 10_000
+
+
+@pytest.mark.parametrize(
+    ("rows", "category"), [(999, "n<1K"), (1000, "1K<n<10K"), (1_311_622, "1M<n<10M"), (10**8, "10M<n<100M")]
+)
+def test_size_category(rows: int, category: str) -> None:
+    assert header(card(manifest((rows, 0, 0)), None))["size_categories"] == [category]
+
+
+def test_what_nobody_stated_is_not_claimed() -> None:
+    text = card(manifest(), None)
+    assert "license" not in header(text) and "language" not in header(text)
+    assert "No licence was stated" in text
+    assert header(card(manifest(validation={"language": "fr"}), None))["language"] == ["fr"]
+    assert "## Quality" not in text and "## An example" not in text
+
+
+def test_every_column_is_explained() -> None:
+    table = card(manifest(), None).split("## Columns")[1].split("##")[0]
+    assert len(re.findall(r"^\| `[^`]+` \| `[^`]+` \| [^|]{10,} \|$", table, re.MULTILINE)) == len(Example.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("config", "there", "absent"),
+    [
+        ({}, ["Sampled pairs", "`packaged:smollm2-135m-instruct`", "occurs twice"], ["Mined pairs", "scrubbed"]),
+        ({"mining": MINING}, ["Mined pairs", "patterns", "read out of single replies"], ["Sampled pairs"]),
+        ({"mining": MINING | {"share": 0.5}}, ["Mined pairs", "Sampled pairs", "drawn at random"], []),
+        (
+            {"mining": MINING | {"annotation": {"mode": "given"}}},
+            ["| model | none |", "no model\n  annotated them"],
+            ["smollm2"],
+        ),
+        ({"mirror": False}, [], ["occurs twice"]),
+        ({"portrait": "paper"}, ["it gives the label away"], ["direction alone"]),
+        ({"generation": {"model": "/home/me/models/llama"}}, ["`llama`"], ["/home"]),
+    ],
+)
+def test_how_it_was_made(config: dict[str, Any], there: list[str], absent: list[str]) -> None:
+    text = card(manifest(**config), None)
+    assert all(part in text for part in there)
+    assert not any(part in text for part in absent)
+
+
+SOURCES: dict[str, dict[str, Any]] = {
+    "sampled": {},
+    "dump": {"mining": {"source": {"kind": "dump", "submissions": ["a.jsonl"], "comments": ["b.jsonl"]}}},
+    "threads": {"mining": MINING},
+    "json": {"mining": MINING | {"annotation": {"mode": "json"}}},
+    "given": {"mining": MINING | {"annotation": {"mode": "given"}}},
+    "mixed": {"mining": MINING | {"share": 0.5}},
+    **{kind: {"mining": {"source": {"kind": kind, "path": ["a.jsonl"]}}} for kind in DATASETS},
+    "mixed ratings": {"mining": {"source": {"kind": "ultrafeedback", "path": ["a.jsonl"]}, "share": 0.5}},
+}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "unscrubbed": {"scrub": False},
+    "one-sided": {"mirror": False},
+    "portrait by a model": {"portrait": "model"},
+    "portrait of the paper": {"portrait": "paper"},
+    "no history": {"history": {"ugc": 0, "pair": 0}},
+    "consistency of the paper": {"history": {"consistency": "paper"}},
+    "dummy": {"engine": {"kind": "dummy"}, "generation": {"model": "dummy"}},
+    "own posts": {"seeds": {"path": "mine.jsonl"}},
+    "no rules": {"validation": {"refusals": [], "markup": []}},
+    "language": {"validation": {"language": "fr"}},
+    "license": {"card": {"license": "cc-by-4.0"}},
+}
+
+
+def claims(config: BuildConfig) -> dict[str, bool]:
+    """Every sentence of a card that not all cards have, and whether it is so of this build."""
+    mining = config.mining
+    is_mined, is_sampled = mining is not None, mining is None or mining.share < 1
+    is_rated = mining is not None and mining.source.kind in DATASETS
+    is_given = mining is not None and not is_rated and mining.annotation.mode == "given"
+    is_annotated = is_mined and not is_rated and not is_given
+    has_histories = config.history.ugc + config.history.pair > 0
+    is_strict = config.history.consistency == "strict" or not is_mined
+    return {
+        "Every pair occurs twice, mirrored": config.mirror,
+        "No model was asked: every text": config.engine.kind == "dummy",
+        "**Sampled pairs**": is_sampled,
+        "refusals or talk about the task": is_sampled and bool(config.validation.refusals),
+        "full of markup": is_sampled and bool(config.validation.markup),
+        "not in the language 'fr'": is_sampled and config.validation.language == "fr",
+        "**Mined pairs**": is_mined,
+        "most of them by models": is_rated,
+        "A model annotates each": is_annotated,
+        "levels on the dimensions of the space that came with them": is_given,
+        "**Histories**": has_histories,
+        "and contradict it nowhere": has_histories and is_strict,
+        "those of sampled pairs contradict it nowhere": has_histories and not is_strict and is_sampled,
+        "by a template from the direction alone": config.portrait == "template",
+        "by the model from the direction alone": config.portrait == "model",
+        "it gives the label away": config.portrait == "paper",
+        "posts -> sample a direction": is_sampled,
+        "threads -> annotate replies": is_annotated,
+        "threads -> levels of replies": is_given,
+        "ratings -> levels of replies": is_rated,
+        "temperature, top-p": is_sampled or config.portrait != "template",
+        "| model | none |": not is_sampled and not is_annotated and config.portrait == "template",
+        "drawn at random and acted out by a model": is_sampled,
+        "read out of single replies by a model": is_annotated,
+        "taken from ratings of single responses": is_rated,
+        "taken from levels that came with single replies": is_given,
+        "were replaced by patterns": mining is not None and mining.scrub,
+        "names of people were not looked for": mining is not None and mining.scrub,
+        "Mined posts and replies are as they were found": mining is not None and not mining.scrub,
+        "Posts that pairs were sampled for are as they were given": is_sampled and config.seeds.path != "packaged",
+        "No licence was stated": config.card.license is None,
+        "scrubbed of names": False,
+    }
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+@pytest.mark.parametrize("source", SOURCES)
+def test_every_sentence_is_so(source: str, option: str) -> None:
+    given = SOURCES[source] | {key: value for key, value in OPTIONS[option].items() if key != "scrub"}
+    if option == "unscrubbed" and "mining" in given:
+        given["mining"] = given["mining"] | {"scrub": False}
+    built = manifest(**given)
+    text = " ".join(card(built, None).split())
+
+    for sentence, is_so in claims(validate(BuildConfig, {"name": "my-set", "pairs": 500} | given, "test")).items():
+        assert (sentence in text) == is_so, (sentence, text)
+
+
+def test_splits_are_spoken_of_where_there_are_some() -> None:
+    assert "**Splits** are by post" in card(manifest(), None)
+    assert "**Splits** are by post" not in card(manifest((900, 0, 0)), None)
+
+
+def test_funnel_and_place() -> None:
+    text = card(manifest(), "me/my-set")
+    assert "1000 examples from 500 pairs, of 600 asked for" in text and "| validate/empty | 7 |" in text
+    assert 'load_dataset("me/my-set")' in text
+
+
+def test_a_report_adds_figures_pictures_and_an_example() -> None:
+    report = fake.report()
+    text = card(manifest(), None, report, [Figure("figures/balance.png", "How [even] the dimensions are")])
+    assert "![How \\[even\\] the dimensions are](figures/balance.png)" in text
+    quality = text.split("## Quality")[1].split("##")[0]
+    assert f"| Histories that contradict the target | {report.history.contradicting} | 0 |" in quality
+    assert f"AUC {report.lengths.length_auc:.3f}" in quality
+    assert report.shown[0].chosen[:40] in text.split("## An example")[1]
+
+
+def test_texts_stay_texts() -> None:
+    evil = "</script><script>alert(1)</script>\n```\n````\n# Heading\n![x](http://x.invalid/y.png)\x1b[31m\u202e"
+    report = fake.report()
+    shown = report.shown[0].model_copy(update={"prompt": evil, "chosen": evil, "rejected": evil, "profile": evil})
+    description = "<img src=x onerror=alert(1)> [link](javascript:alert(1)) | `code`"
+    text = card(manifest(card={"description": description}), None, report.model_copy(update={"shown": (shown,)}), ())
+    outside = re.sub(r"^(`{3,})text\n.*?^\1$", "", text, flags=re.MULTILINE | re.DOTALL)
+    assert "<script" not in outside and "<img" not in outside
+    assert "\n# Heading" not in outside
+    # A bracket with a backslash before it ends no link.
+    assert not re.search(r"(?<!\\)\]\((?:javascript|http://x)", outside)
+    assert "\x1b" not in text and "\u202e" not in text
+    assert len(re.findall(r"^`{5}text$", text, re.MULTILINE)) == 3

@@ -1,0 +1,377 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from pipeline.quality.rules import Fault, clean_reply, judge_pair, judge_reply, judge_text, judge_tokens
+from preference_space.space import load_space
+from schemas.config import MiningConfig, ValidationConfig
+
+RULES = ValidationConfig()
+GOOD = "I would call your sister tonight and simply tell her how you feel about it."
+GERMAN = "Ich würde heute Abend deine Schwester anrufen und ihr einfach sagen, wie du dich dabei fühlst."
+
+
+def reason(text: str, finish_reason: str = "stop", **rules: Any) -> str | None:
+    fault = judge_text(text, finish_reason, ValidationConfig(**rules))
+    return fault.reason if fault else None
+
+
+def reply_reason(text: str, *prompts: str, **rules: Any) -> str | None:
+    fault = judge_reply(text, "stop", prompts, ValidationConfig(**rules))
+    return fault.reason if fault else None
+
+
+def pair_reason(chosen: str, rejected: str, **rules: Any) -> str | None:
+    fault = judge_pair(chosen, rejected, ValidationConfig(**rules))
+    return fault.reason if fault else None
+
+
+def test_good_text_passes() -> None:
+    assert judge_text(GOOD, "stop", RULES) is None
+    assert judge_reply(GOOD, "stop", ["My sister has not called since May."], RULES) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "cleaned"),
+    [
+        ("  Call her.\n", "Call her."),
+        ('"Call her."', "Call her."),
+        ("'Call her.'", "Call her."),
+        ("\u201cCall her.\u201d", "Call her."),
+        ("\u2018Call her.\u2019", "Call her."),
+        ("*Call her.*", "Call her."),
+        ("\" 'Call her.' \"", "Call her."),
+        ('"Call" or "write".', '"Call" or "write".'),
+        ('"Call" is not "write"', '"Call" is not "write"'),
+        ("\u201cCall\u201d is not \u201cwrite\u201d", "\u201cCall\u201d is not \u201cwrite\u201d"),
+        ('"Call her.', '"Call her.'),
+        ("\u201cCall her.\u201c", "\u201cCall her.\u201c"),
+        ('"', '"'),
+        ('""', ""),
+        ("", ""),
+    ],
+)
+def test_quotes_around_the_whole_reply_are_removed(text: str, cleaned: str) -> None:
+    assert clean_reply(text) == cleaned
+
+
+@pytest.mark.parametrize("text", ["", "  \n", "...", "?!", "\N{GRINNING FACE}"])
+def test_text_without_a_word_is_empty(text: str) -> None:
+    assert reason(text) == "empty"
+
+
+@pytest.mark.parametrize("finish_reason", ["length", "content_filter", "unknown"])
+def test_text_that_did_not_stop_by_itself_is_unfinished(finish_reason: str) -> None:
+    assert judge_text(GOOD, finish_reason, RULES) == Fault("unfinished", f"finish_reason {finish_reason}")
+
+
+def test_one_word_less_than_min_words_is_too_short() -> None:
+    assert judge_text("Just call her, friend.", "stop", RULES) == Fault("too_short", "4 words")
+    assert reason("Just call her tonight, friend.") is None
+    assert reason("Just call her tonight, friend.", min_words=6) == "too_short"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "As an AI, I have no sister, but I would call her.",
+        "Well, as a large language model I cannot feel that.",
+        "I'm just an AI and cannot tell you what to feel.",
+        "I am a virtual assistant who has no family at all.",
+        "I'm sorry, but I can't talk about that with you.",
+        "I am sorry but I cannot talk about that with you.",
+        "I cannot assist you in this matter, my dear friend.",
+        "I am not able to help you with this, sadly.",
+        "Here's a reply: call her tonight and be honest.",
+        "Sure! Here is the response you have asked me for.",
+        "Certainly, here are some possible replies to this post now.",
+        "I wrote a reply that you could send to her.",
+        "Call her tonight. This response shows a kind person.",
+    ],
+)
+def test_refusals_and_talk_about_the_task_are_rejected(text: str) -> None:
+    assert reason(text) == "refusal_or_meta"
+
+
+@pytest.mark.parametrize(
+    "text", ["I\u2019m sorry, but I can\u2019t help with that request.", "I\u2019m just an AI and cannot tell you."]
+)
+def test_refusal_with_a_typographic_apostrophe_is_a_refusal(text: str) -> None:
+    assert reason(text) == "refusal_or_meta"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "As an aide to a senator I learned to wait.",
+        "I'm an air traffic controller, and I would call her.",
+        "I'm sorry, but I think you should call her.",
+        "I cannot believe that she has not called you.",
+        "Here is the thing: you should call her tonight.",
+        "Maia is a language teacher, and she would call.",
+        "You should write her a letter and wait for a reply.",
+    ],
+)
+def test_texts_that_only_look_like_a_refusal_pass(text: str) -> None:
+    assert reason(text) is None
+
+
+def test_refusal_is_found_in_any_case_and_on_any_line() -> None:
+    assert reason("You should call her.\nHERE IS THE REPLY you wanted.") == "refusal_or_meta"
+
+
+def test_without_refusal_patterns_nothing_is_a_refusal() -> None:
+    assert reason("As an AI, I have no sister to call.", refusals=()) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "You should call her tonight.<|im_end|>",
+        "You should call <b>her</b> tonight. </s>",
+        "<think>She is sad.</think> You should call her tonight.",
+        "<reasoning>Call.</reasoning>\n<answer>You should call her tonight, my friend.</answer>",
+        "You should call her tonight, my friend.</answer>",
+        "<br/>You should call her tonight, my friend.",
+        "[INST] You should call her tonight, my friend.",
+        "# Advice\nYou should call her tonight, my friend.",
+        "You should call her:\n```\ncall(sister)\n```",
+        "Reply: you should call her tonight, my friend.",
+        "You should call her tonight.\n**Post**: my sister is gone.",
+        "You should call her tonight, my fri\ufffdnd.",
+    ],
+)
+def test_markup_and_template_junk_is_rejected(text: str) -> None:
+    assert reason(text) == "markup"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "You are #1 to her, so call her tonight.",
+        "I <3 this, and you should call her tonight.",
+        "If a < b and b > c, you should call her.",
+        "*Do* call her tonight, and be `honest` with her.",
+        "My reply: none at all, and you should wait.",
+        "Posting: that is what I would do about it.",
+    ],
+)
+def test_plain_signs_are_no_markup(text: str) -> None:
+    assert reason(text) is None
+
+
+def test_text_that_repeats_more_than_the_share_of_trigrams_is_a_loop() -> None:
+    # Of the trigrams of "a b c a b c ...", three are distinct: 3 of 6 is the limit, 3 of 7 is beyond it.
+    assert reason("call her now call her now call her") is None
+    assert judge_text("call her now call her now call her now", "stop", RULES) == Fault(
+        "repetitive", "3 of 7 trigrams are distinct"
+    )
+    assert reason("call her now call her now call her", repeated_share=0.4) == "repetitive"
+
+
+def test_text_of_fewer_words_than_a_trigram_is_no_loop() -> None:
+    assert reason("yes yes", min_words=1, repeated_share=0) is None
+
+
+def test_language_other_than_the_expected_is_rejected() -> None:
+    assert judge_text(GERMAN, "stop", ValidationConfig(language="en")) == Fault("language", "de")
+    assert reason(GOOD, language="de") == "language"
+    assert reason(GOOD, language="en") is None
+    assert reason(GERMAN, language="de") is None
+
+
+def test_language_is_not_checked_by_default() -> None:
+    assert reason(GERMAN) is None
+
+
+HINT = "- Bring up a boat and tell how the open sea has made you calm."
+
+
+def test_eight_words_in_a_row_from_the_persona_are_a_copy() -> None:
+    eight = "Well, the Open Sea has made you calm - and happy, I think."
+    seven = "Well, the open sea has made you, at last, quite happy, I think."
+
+    assert reply_reason(eight, HINT) is None
+    assert judge_reply("So, how the OPEN sea -- has made you calm!", "stop", [HINT], RULES) == Fault(
+        "copied", "how the open sea has made you calm"
+    )
+    assert reply_reason(seven, HINT) is None
+    assert reply_reason(eight, HINT, copied_words=7) == "copied"
+
+
+def test_eight_words_in_a_row_from_the_post_are_a_copy() -> None:
+    post = "Post: My sister\nShe has not called me since the wedding in May. What now?"
+
+    assert reply_reason("Oh no! She has not called me since the wedding? Call her.", "", post) == "copied"
+    assert reply_reason("Oh no! She has not called you since the wedding in May?", "", post) is None
+
+
+def test_words_of_two_lines_of_the_prompt_are_no_copy() -> None:
+    assert reply_reason("one two three four five six seven eight nine ten", "one two three four five\nsix") is None
+    lines = "one two three four five\nsix seven eight nine ten"
+    assert reply_reason("one two three four five six seven eight nine ten", lines) is None
+
+
+def test_every_hint_of_the_packaged_space_is_long_enough_to_be_recognised_as_a_copy() -> None:
+    for dimension in load_space("alignx").dimensions:
+        for pole in (dimension.positive, dimension.negative):
+            assert reply_reason(f"I think so. {pole.hint}", f"- {pole.hint}", refusals=()) == "copied", dimension.slug
+
+
+def test_reply_must_be_a_good_text_first() -> None:
+    assert reply_reason("", HINT) == "empty"
+
+
+def test_length_ratio_counts_characters_in_both_directions() -> None:
+    short, four_times, longer = "a" * 25, "b" * 100, "b" * 101
+
+    assert pair_reason(short, four_times) is None
+    assert judge_pair(short, longer, RULES) == Fault("length_ratio", "101 against 25 characters")
+    assert pair_reason(longer, short) == "length_ratio"
+    assert pair_reason(short, longer, length_ratio_max=5) is None
+
+
+def test_replies_of_the_same_words_are_equal() -> None:
+    assert pair_reason("Call her. Tonight!", "call her tonight") == "equal"
+    assert pair_reason("Call her tonight!", "call him tomorrow") is None
+
+
+def test_replies_of_nearly_the_same_letters_are_near_equal() -> None:
+    # One letter of ten replaced: 1 - 2 / 20 = 0.9, the limit; one of nine: 0.89.
+    assert judge_pair("abcdefghij", "abcdefghix", RULES) == Fault("near_equal", "similarity 0.90")
+    assert pair_reason("abcdefghi", "abcdefghx") is None
+    assert pair_reason("ABCDEFGHIJ", "abcdefghix") == "near_equal"
+    assert pair_reason("abcdefghij", "abcdefghix", near_equal=0.91) is None
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        "<|im_start|>",
+        "<|eot_id|>",
+        "<|start_header_id|>user<|end_header_id|>",
+        "<|channel>thought",
+        "<turn|>",
+        "<\uff5cbegin\u2581of\u2581sentence\uff5c>",
+        "[INST]",
+        "[/INST]",
+        "<<SYS>>",
+        "</s>",
+        "<bos>",
+        "<start_of_turn>user",
+        "<end_of_turn>",
+        "[|assistant|]",
+        "[AVAILABLE_TOOLS]",
+        "<tool_call>",
+        "<unused42>",
+        "[gMASK]<sop>",
+        "]~b]user",
+        "[e~[",
+        "<think>",
+        "</thinking>",
+        "[THINK]",
+        "\u25c1think\u25b7",
+    ],
+)
+def test_tokens_of_chat_templates_are_markup_in_any_text(token: str) -> None:
+    text = f"{GOOD} {token} And so on."
+    assert judge_text(text, "stop", RULES) == judge_tokens(text, RULES)
+    assert reason(text) == "markup"
+    assert reason(text, control_tokens=()) in (None, "markup")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "# A title\n\n* one\n* `two`\n\n> quoted",
+        "I <b>do</b><br> like a <-> b, x <= y and [think] | so",
+        "map f <|> g, then a || b > c",
+        "I am sorry, but I can't help with that.",
+        "Answer: 42 [1] [see below] <https://example.org/a|b>",
+    ],
+)
+def test_what_people_format_is_no_token(text: str) -> None:
+    assert judge_tokens(text, RULES) is None
+
+
+@pytest.mark.parametrize(
+    ("character", "name"),
+    [
+        ("\x00", "U+0000"),
+        ("\x08", "U+0008"),
+        ("\x1b[31m", "U+001B"),
+        ("\u202e", "U+202E"),
+        ("\u2067", "U+2067"),
+        ("\U000e0041", "U+E0041"),
+    ],
+)
+def test_control_characters_are_refused_by_name(character: str, name: str) -> None:
+    assert judge_text(f"{GOOD}{character}", "stop", RULES) == Fault("control_character", name)
+
+
+def test_a_byte_order_mark_before_a_reply_is_cleaned_off() -> None:
+    assert clean_reply(f"\ufeff{GOOD}") == clean_reply(f' \ufeff\n"{GOOD}"') == GOOD
+
+
+def test_tabs_and_line_breaks_are_no_control_characters() -> None:
+    assert reason(f"\t{GOOD}\r\n{GERMAN}") is None
+
+
+def test_a_text_is_measured_before_it_is_read() -> None:
+    assert judge_text("<|" * 11, "stop", ValidationConfig(max_characters=21)) == Fault("too_long", "22 characters")
+    assert reason("word " * 9_000) == "too_long"
+
+
+def test_an_unfinished_reply_without_a_word_is_unfinished() -> None:
+    assert judge_text("", "length", RULES) == Fault("unfinished", "finish_reason length, no text")
+
+
+def test_words_of_scripts_with_marks_are_counted_once() -> None:
+    hindi = "आपकी बहन को आज रात फ़ोन करके बताइए"
+    assert reason(hindi, min_words=8) is None
+    assert reason(hindi, min_words=9) == "too_short"
+    assert reply_reason(hindi, hindi, copied_words=9) is None
+    assert reply_reason(hindi, hindi, copied_words=8) == "copied"
+
+
+_SEARCHES = """
+import json, re, sys
+patterns, texts = json.load(sys.stdin)
+for pattern in patterns:
+    for text in texts:
+        re.compile(pattern, re.IGNORECASE | re.MULTILINE).search(text + "!")
+"""
+
+
+def test_no_default_pattern_takes_long_over_a_hostile_text() -> None:
+    refusals = rf"\b(?:{'|'.join(RULES.refusals)})"
+    patterns = [
+        refusals,
+        *RULES.refusals,
+        *RULES.markup,
+        *RULES.control_tokens,
+        *MiningConfig.model_fields["bots"].default,
+    ]
+    pieces = [
+        "<|", "<|a", "<\uff5c", "<p ", "</s", "<a|", "[|a", "[/INST", "<<SYS", "<unused1", "\u25c1think", "[", "<", "#",
+        "`", "\n", "\n\n:", "\ntitle", "i am a ", "i'm just an ", "i am sorry, but i ", "here is the ", "a", " ", "bot",
+    ]  # fmt: skip
+    texts = [piece * (250_000 // len(piece)) for piece in pieces]
+    texts += [
+        "<p " + "a" * 250_000,
+        "here is the " + "a" * 250_000,
+        "<|" + "a" * 250_000,
+        "i'm an " + "\u0e01" * 250_000,
+    ]
+
+    # A quadratic pattern takes a minute for one of these texts, and there are many of them.
+    done = subprocess.run(
+        [sys.executable, "-c", _SEARCHES], input=json.dumps([patterns, texts]), text=True, timeout=120, check=False
+    )
+
+    assert done.returncode == 0

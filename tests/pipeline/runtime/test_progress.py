@@ -1,0 +1,320 @@
+"""Counts of many processes; how they become a build's pace is in `report.test_pace`."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import orjson
+import pytest
+from upath import UPath
+
+from pipeline.io import storage
+from pipeline.io.storage import AnyPath
+from pipeline.runtime import progress
+from pipeline.runtime.progress import FOLDER, PACE, Pace, Tally, forget, tally, total
+from schemas.base import UserError
+from tests import ROOT
+
+COUNT = """
+import sys
+from pipeline.progress import tally
+from pipeline.storage import parse
+counts = tally(parse(sys.argv[1]))
+counts.add("settled", int(sys.argv[2]))
+counts.add(sys.argv[3], 1)
+counts.gauge("in_flight", 5)
+counts.flush()
+"""
+
+
+@pytest.fixture(params=["local", "memory", "s3"])
+def output(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[AnyPath]:
+    """A build's folder, the counts of which are forgotten in the end."""
+    if request.param == "local":
+        found: AnyPath = tmp_path
+    else:
+        root = "memory:/" if request.param == "memory" else request.getfixturevalue("s3_store").url
+        found = storage.parse(f"{root}/{uuid.uuid4().hex}/build")
+    yield found
+    forget(found)
+
+
+in_memory = pytest.mark.parametrize("output", ["memory"], indirect=True)
+
+
+@pytest.fixture
+def calm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is written unless a test says so."""
+    monkeypatch.setattr(progress, "_SECONDS", 60)
+    monkeypatch.setattr(progress, "_REMOTE_SECONDS", 60)
+
+
+def count_elsewhere(output: AnyPath, settled: int, name: str) -> None:
+    """A process that counts, and ends."""
+    code = [sys.executable, "-c", COUNT, str(output), str(settled), name]
+    subprocess.run(code, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True)
+
+
+def until(output: AnyPath, name: str, value: int) -> None:
+    deadline = time.monotonic() + 60
+    while total(output, fresh=True)[name] != value:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("output", ["local", "s3"], indirect=True)
+def test_tallies_of_several_processes_are_summed(output: AnyPath) -> None:
+    count_elsewhere(output, 3, "ann")
+    count_elsewhere(output, 4, "bob")
+    mine = tally(output)
+    mine.add("settled", 100)
+    mine.flush()
+
+    assert total(output, fresh=True) == Counter(settled=107, ann=1, bob=1, in_flight=10)
+
+
+def test_a_process_has_one_tally_for_each_build(output: AnyPath) -> None:
+    assert tally(output) is tally(output)
+    assert tally(output) is tally(storage.parse(str(output)))
+    other = tally(output / "other")
+
+    assert other is not tally(output)
+    forget(output / "other")
+
+
+def test_counts_are_shared_without_being_told_to(output: AnyPath, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "_SECONDS", 0.02)
+    monkeypatch.setattr(progress, "_REMOTE_SECONDS", 0.02)
+    tally(output).add("settled", 3)
+    until(output, "settled", 3)
+    tally(output).add("settled", 4)
+    until(output, "settled", 7)
+
+
+@pytest.mark.usefixtures("calm")
+def test_counts_are_sums_and_gauges_the_last_value(output: AnyPath) -> None:
+    counts = tally(output)
+    for value in (1, 2, 3):
+        counts.add("settled", value)
+        counts.gauge("in_flight", 10 * value)
+        counts.flush()
+
+        assert counts.get("in_flight") == 10 * value
+
+    assert total(output, fresh=True) == Counter(settled=6, in_flight=30)
+    assert counts.get("settled") == 6
+    assert counts.get("unknown") == 0
+
+
+@pytest.mark.usefixtures("calm")
+def test_files_of_other_hosts_do_not_collide(output: AnyPath, monkeypatch: pytest.MonkeyPatch) -> None:
+    # In containers all processes may have one number, and even one host; here they are this process.
+    tallies = []
+    for host in ("one", "another", "another"):
+        monkeypatch.setattr(socket, "gethostname", lambda host=host: host)
+        tallies.append(Tally(output))
+    for counts in tallies:
+        counts.add("settled", 1)
+        counts.flush()
+        counts.close()
+
+    assert total(output, fresh=True) == Counter(settled=3)
+    assert len(storage.names(output / FOLDER)) == 3
+
+
+@pytest.mark.usefixtures("calm")
+def test_counts_that_have_not_changed_are_not_written_again(output: AnyPath, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = []
+    write = Tally._write
+
+    def noted(counts: Tally, content: bytes) -> None:
+        written.append(orjson.loads(content))
+        write(counts, content)
+
+    monkeypatch.setattr(Tally, "_write", noted)
+    counts = tally(output)
+    counts.flush()
+    counts.add("settled", 1)
+    for _ in range(3):
+        counts.flush()
+    counts.gauge("in_flight", 1)
+    counts.flush()
+
+    assert written == [{"settled": 1}, {"settled": 1, "in_flight": 1}]
+
+
+@pytest.mark.usefixtures("calm")
+def test_a_write_that_fails_is_made_up_for(output: AnyPath, monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = tally(output)
+    counts.add("settled", 1)
+    for error in (UserError("cannot write"), OSError(28, "No space left on device")):
+        with monkeypatch.context() as patch:
+
+            def failing(counts: Tally, content: bytes, error: Exception = error) -> None:
+                raise error
+
+            patch.setattr(Tally, "_write", failing)
+            counts.flush()
+
+        assert total(output, fresh=True) == Counter()
+
+    counts.flush()
+
+    assert total(output, fresh=True) == Counter(settled=1)
+
+
+@pytest.mark.usefixtures("calm")
+def test_what_is_no_tally_is_left_out(output: AnyPath) -> None:
+    tally(output).add("settled", 1)
+    tally(output).flush()
+    storage.write_bytes(output / FOLDER / "half.json", b'{"settled": 1')
+    storage.write_bytes(output / FOLDER / "host-7-aa.tmp", b'{"settled": 1}')
+
+    assert total(output, fresh=True) == Counter(settled=1)
+
+
+def test_a_build_that_nobody_works_on_has_no_counts(output: AnyPath) -> None:
+    assert total(output) == Counter()
+    assert total(output, fresh=True) == Counter()
+
+
+@pytest.mark.usefixtures("calm")
+@pytest.mark.parametrize("output", ["memory", "s3"], indirect=True)
+def test_elsewhere_counts_are_read_at_most_every_few_seconds(output: UPath, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads = []
+    names = storage.names
+
+    def noted(folder: AnyPath) -> list[str]:
+        reads.append(folder)
+        return names(folder)
+
+    monkeypatch.setattr(storage, "names", noted)
+    counts = tally(output)
+    for number in range(1, 4):
+        counts.add("settled", 1)
+        counts.flush()
+
+        assert total(output) == Counter(settled=1)
+        assert len(reads) == 1, number
+
+    assert total(output, fresh=True) == Counter(settled=3)
+    assert total(output) == Counter(settled=3)
+    assert len(reads) == 2
+
+    counts.add("settled", 1)
+    counts.flush()
+    monkeypatch.setattr(progress, "_REMOTE_SECONDS", 0.1)
+    time.sleep(0.06)
+
+    assert total(output) == Counter(settled=4)
+
+
+@pytest.mark.usefixtures("calm")
+@pytest.mark.parametrize("output", ["local"], indirect=True)
+def test_on_this_machine_counts_are_read_anew_each_time(output: Path) -> None:
+    for number in range(1, 4):
+        tally(output).add("settled", 1)
+        tally(output).flush()
+
+        assert total(output) == Counter(settled=number)
+
+
+@pytest.mark.usefixtures("calm")
+@in_memory
+def test_where_counts_cannot_be_read_the_last_ones_stay(output: UPath, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(folder: AnyPath) -> list[str]:
+        raise UserError("cannot read")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "names", failing)
+
+        assert total(output, fresh=True) == Counter()
+
+    tally(output).add("settled", 1)
+    tally(output).flush()
+    total(output, fresh=True)
+    monkeypatch.setattr(storage, "names", failing)
+
+    assert total(output, fresh=True) == Counter(settled=1)
+    monkeypatch.undo()
+
+
+@pytest.mark.usefixtures("calm")
+def test_forgotten_counts_are_deleted_those_of_killed_processes_too(output: AnyPath) -> None:
+    tally(output).add("settled", 1)
+    tally(output).flush()
+    storage.write_bytes(output / FOLDER / "killed-7-aa.json", b'{"settled": 5}')
+    assert total(output, fresh=True)["settled"] == 6
+
+    forget(output)
+
+    assert storage.names(output / FOLDER) == []
+    assert total(output) == Counter()
+    tally(output).add("settled", 2)
+    tally(output).flush()
+    assert total(output, fresh=True) == Counter(settled=2)
+
+
+def test_nothing_is_written_after_counts_were_forgotten(output: AnyPath, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "_SECONDS", 0.02)
+    monkeypatch.setattr(progress, "_REMOTE_SECONDS", 0.02)
+    counts = tally(output)
+    counts.add("settled", 1)
+    until(output, "settled", 1)
+    forget(output)
+    counts.add("settled", 1)
+    time.sleep(0.1)
+
+    assert storage.names(output / FOLDER) == []
+
+
+@pytest.mark.usefixtures("calm")
+def test_the_pace_of_runs_is_one_file(output: AnyPath) -> None:
+    for run, settled in (("first", 3), ("second", 4)):
+        pace = Pace(output, run)
+        tally(output).add("settled", settled)
+        tally(output).add("completion_tokens", 10)
+        tally(output).flush()
+        total(output, fresh=True)
+        pace.close()
+        forget(output)
+
+    notes = [orjson.loads(line) for line in storage.read_bytes(output / PACE).splitlines()]
+    assert [(note["run"], note["pairs"], note["completion_tokens"]) for note in notes] == [
+        ("first", 3, 10),
+        ("second", 4, 10),
+    ]
+
+
+def test_a_run_that_has_done_nothing_notes_nothing(output: AnyPath) -> None:
+    Pace(output, "run").close()
+
+    assert not storage.is_file(output / PACE)
+
+
+@pytest.mark.usefixtures("calm")
+@in_memory
+def test_a_note_that_fails_is_made_up_for_by_the_next(output: UPath, monkeypatch: pytest.MonkeyPatch) -> None:
+    pace = Pace(output, "run")
+    tally(output).add("settled", 1)
+    tally(output).flush()
+    total(output, fresh=True)
+
+    def failing(path: AnyPath, content: bytes) -> None:
+        raise UserError("cannot write")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "write_bytes", failing)
+        with pytest.raises(UserError):
+            pace._note()
+    pace.close()
+
+    assert len(storage.read_bytes(output / PACE).splitlines()) == 2

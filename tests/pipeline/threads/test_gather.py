@@ -1,0 +1,1309 @@
+"""Threads out of files, without Beam: partition every slice, join every part, then index."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import zstandard
+
+from pipeline.driver.prepare import with_threads
+from pipeline.plan import SPLITS, BuildPlan
+from pipeline.runtime import progress
+from pipeline.runtime.resources import resources
+from pipeline.threads import gather, sources
+from pipeline.threads.gather import (
+    Index,
+    count_parts,
+    forget_events,
+    index,
+    join,
+    partition,
+    parts_to_do,
+    read_index,
+    read_threads,
+    slices_to_do,
+)
+from pipeline.threads.joined import Threads
+from schemas.base import UsageError, UserError
+from tests import ROOT
+from tests.pipeline.helpers import folder_of, mining, prepared, rows_of, tiny, write_jsonl
+from tests.stub import good_text
+
+FORUM = ROOT.parent / "shared" / "data" / "forum"
+
+GERMAN = "Ich habe das auch lange nicht verstanden, aber nach einer Weile wird es wirklich besser, und zwar jeden Tag"
+DIMENSIONS = 90
+
+Row = Mapping[str, Any]
+
+
+class Response(NamedTuple):
+    """A response of a gathered thread."""
+
+    id: str
+    text: str
+    levels: list[int] | None
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """Everything that was gathered: the index, and the threads that are used, in their order."""
+
+    plan: BuildPlan
+    index: Index
+    threads: Threads
+
+    @property
+    def posts(self) -> list[str]:
+        return [post.id for post in self.threads.posts]
+
+    def responses(self, post: str) -> list[Response]:
+        block = self.threads
+        return [
+            Response(block.ids[r], block.texts[r], block.levels[r].tolist() if block.known[r] else None)
+            for r in block.rows(self.posts.index(post))
+        ]
+
+    def ids(self, post: str) -> list[str]:
+        return [response.id for response in self.responses(post)]
+
+    def content(self) -> list[tuple[Any, ...]]:
+        """Posts and responses, to compare."""
+        return [(post, self.responses(post.id)) for post in self.threads.posts]
+
+    def counts(self, kind: str) -> dict[str, int]:
+        """What is counted of `posts` or `responses`, except of how many were read."""
+        names = [name for name in self.index.counts if name.startswith(f"{kind}/") and name != f"{kind}/read"]
+        return {name.removeprefix(f"{kind}/"): self.index.counts[name] for name in names}
+
+
+@pytest.fixture(autouse=True)
+def _no_tallies(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Every build has a thread that shares its counts: end them with the test."""
+    outputs: set[Path] = set()
+    original = progress.tally
+
+    def tally(output: Path) -> progress.Tally:
+        outputs.add(output)
+        return original(output)
+
+    monkeypatch.setattr(gather, "tally", tally)
+    yield
+    for output in outputs:
+        progress.forget(output)
+
+
+def plan_of(output: Path, section: Row, **keys: Any) -> BuildPlan:
+    return prepared(output, tiny(**{"pairs": None, "mining": section} | keys))
+
+
+def shuffle_and_join(plan: BuildPlan) -> None:
+    """All that is left to do before `index`."""
+    for piece in slices_to_do(plan):
+        partition(piece, plan)
+    for part in parts_to_do(plan):
+        join(part, plan)
+
+
+def result_of(plan: BuildPlan) -> Gathered:
+    found = index(plan)
+    forget_events(plan)
+    return Gathered(plan, found, read_threads(plan, 0, sum(found.splits.values())))
+
+
+def gathered(output: Path, section: Row, **keys: Any) -> Gathered:
+    plan = plan_of(output, section, **keys)
+    shuffle_and_join(plan)
+    return result_of(plan)
+
+
+def gather_rows(folder: Path, *rows: Row, build: Row | None = None, **keys: Any) -> Gathered:
+    """What becomes of rows of the kind `threads`; `keys` are of the section `mining`."""
+    path = write_jsonl(folder / "threads.jsonl", rows)
+    return gathered(folder / "out", mining(path, **keys), **(build or {}))
+
+
+def text(number: int) -> str:
+    """A text of its own for every number, of 27 English words."""
+    return good_text({"number": number})
+
+
+def response(identity: str, **fields: Any) -> dict[str, Any]:
+    return {"id": identity, "author": f"by {identity}", "text": text(hash_of(identity))} | fields
+
+
+def hash_of(identity: str) -> int:
+    return int.from_bytes(identity.encode(), "big")
+
+
+def thread(identity: str, *responses: Row | str, **fields: Any) -> dict[str, Any]:
+    return {"id": identity, "post": f"The post {identity}, and what about it?", "responses": list(responses)} | fields
+
+
+def pair(identity: str, **fields: Any) -> dict[str, Any]:
+    """A thread of two responses that nothing is wrong with."""
+    return thread(identity, response(f"{identity}a"), response(f"{identity}b"), **fields)
+
+
+def submission(identity: str, **fields: Any) -> dict[str, Any]:
+    return {
+        "id": identity,
+        "subreddit": "AskForum",
+        "author": "op",
+        "title": f"Title {identity}",
+        "selftext": "",
+    } | fields
+
+
+def comment(identity: str, post: str, **fields: Any) -> dict[str, Any]:
+    link = f"t3_{post}"
+    body = text(hash_of(identity))
+    return {"id": identity, "link_id": link, "parent_id": link, "author": f"by {identity}", "body": body} | fields
+
+
+def dump(submissions: Sequence[Path], comments: Sequence[Path], **keys: Any) -> dict[str, Any]:
+    paths = {"submissions": [str(path) for path in submissions], "comments": [str(path) for path in comments]}
+    return {"source": {"kind": "dump"} | paths} | keys
+
+
+# A forum in which everything occurs
+
+REASONS = {
+    "posts": {"deleted", "empty", "too_long", "merged", "too_few_responses", "duplicate"},
+    "responses": {
+        *("deleted_account", "moderator", "bot", "too_short", "too_long", "nested"),
+        *("without_post", "duplicate", "same_author", "language", "over_limit", "of_small_threads"),
+    },
+}
+BUSY = {"max_responses": 5, "max_post_words": 50, "max_words": 60}
+ENGLISH = {"validation": {"language": "en"}}
+
+
+def busy_forum(repeated: bool = True) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Submissions and comments in a random order, with every fault; ids repeated too, or not."""
+    rng = random.Random(7)
+    posts = [
+        submission(f"p{k}", title=f"Größe {k}?", selftext=f"Text\u2028of {k}.\r\nWhat now?", subreddit=f"Sub {k % 4}")
+        for k in range(60)
+    ]
+    posts += [
+        submission("gone", selftext="[deleted]"),
+        submission("none", title=""),
+        submission("long", selftext="x " * 60),
+    ]
+    posts += [submission(f"twin{k}", title=posts[k]["title"].upper(), selftext=posts[k]["selftext"]) for k in range(8)]
+    comments = []
+    for post in (row["id"] for row in posts):
+        for k in range(rng.randrange(12) if post != "p0" else 12):
+            fields: dict[str, Any] = rng.choice(
+                [{}] * 9
+                + [
+                    {"author": "[deleted]"},
+                    {"distinguished": "moderator"},
+                    {"author": "some_bot"},
+                    {"body": "Too short."},
+                    {"body": "too long " * 40},
+                    {"parent_id": "t1_other"},
+                    {"link_id": "t3_elsewhere", "parent_id": "t3_elsewhere"},
+                    {"body": f"The same\x85text \u2028 for {post} from several people, twice."},
+                    {"author": f"twice in {post}"},
+                    {"body": f"{GERMAN}, Nummer {post} {k}."},
+                ]
+            )
+            comments.append(comment(f"{post}c{k}", post, **fields))
+    rng.shuffle(posts)
+    rng.shuffle(comments)
+    if repeated:
+        posts += [submission("p1", title="Another post of the same name"), posts[0]]
+        comments += [comments[5] | {"author": "someone else"}, comments[9]]
+    return posts, comments
+
+
+def split_into(folder: Path, name: str, rows: Sequence[Row], files: int) -> list[Path]:
+    return [write_jsonl(folder / f"{name}{k}.jsonl", rows[k::files]) for k in range(files)]
+
+
+def busy_dump(folder: Path) -> dict[str, Any]:
+    posts, comments = busy_forum()
+    return dump(split_into(folder, "RS", posts, 1), split_into(folder, "RC", comments, 1), **BUSY)
+
+
+def check_funnel(found: Gathered) -> None:
+    """Whatever was read is dropped for exactly one reason, or is in a thread."""
+    counts = found.index.counts
+    dropped = found.counts("responses")
+    assert counts["responses/read"] == counts["responses"] + sum(dropped.values())
+    after = ("duplicate", "over_limit")
+    posts = found.counts("posts")
+    joined = sum(number for name, number in posts.items() if name not in after)
+    assert counts["posts/read"] == joined + counts["threads"]
+    assert counts["threads"] == sum(found.index.parts)
+    usable = counts["threads"] - sum(posts.get(name, 0) for name in after)
+    assert counts["threads/used"] == sum(found.index.splits.values()) <= usable
+    if found.plan.config.pairs is None:
+        assert counts["threads/used"] == usable
+    if not any(posts.get(name) for name in after) and counts["threads/used"] == usable:
+        assert counts["responses"] == len(found.threads.texts)
+
+
+def test_whatever_was_read_is_dropped_for_one_reason_or_used(tmp_path: Path) -> None:
+    found = gathered(tmp_path / "out", busy_dump(tmp_path), **ENGLISH)
+
+    check_funnel(found)
+    # The sums above would hold for a forum without a fault, too.
+    for kind, reasons in REASONS.items():
+        assert set(found.counts(kind)) == reasons, kind
+    posts, comments = busy_forum()
+    assert found.index.counts["posts/read"] == len(posts)
+    assert found.index.counts["responses/read"] == len(comments)
+
+
+@pytest.mark.parametrize(
+    ("section", "build"),
+    [
+        ({}, {}),
+        ({"one_per_author": False, "scrub": False}, {}),
+        ({"max_responses": 2}, {}),
+        ({"min_responses": 4}, {}),
+        ({"limit": 7}, {}),
+        ({}, {"pairs": 9}),
+        ({"limit": 20, "pairs_per_post": 4}, {"pairs": 30}),
+    ],
+)
+def test_funnel_adds_up_with_other_keys(tmp_path: Path, section: Row, build: Row) -> None:
+    found = gathered(tmp_path / "out", {**busy_dump(tmp_path), **section}, **build)
+
+    check_funnel(found)
+    sizes = np.diff(found.threads.first)
+    mined = found.plan.config.mining
+    assert mined is not None
+    assert sizes.min() >= mined.min_responses
+    assert sizes.max() <= mined.max_responses
+
+
+def test_responses_of_threads_that_a_later_step_drops_are_counted_in_their_threads(tmp_path: Path) -> None:
+    found = gathered(tmp_path / "out", busy_dump(tmp_path))
+    rows = rows_of(folder_of(found.plan) / "threads")
+
+    assert found.counts("posts")["duplicate"] > 0
+    assert found.index.counts["threads"] == len(rows)
+    assert found.index.counts["responses"] == sum(len(row["responses"]) for row in rows)
+
+
+def cut_small(
+    monkeypatch: pytest.MonkeyPatch, part_bytes: int = 2000, slice_bytes: int = 3000, flushed_at: int = 700
+) -> None:
+    monkeypatch.setattr(gather, "_PART_BYTES", part_bytes)
+    monkeypatch.setattr(sources, "SLICE_BYTES", slice_bytes)
+    monkeypatch.setattr(gather, "_FLUSHED_AT", flushed_at)
+
+
+@pytest.mark.parametrize(
+    ("part_bytes", "slice_bytes", "flushed_at"),
+    [
+        (500, 1 << 20, 1 << 20),
+        (1 << 30, 1000, 1 << 20),
+        (1 << 30, 1 << 20, 500),
+        (1 << 30, 1 << 20, 1),
+        (2000, 3000, 700),
+        (300, 20_000, 3000),
+    ],
+)
+def test_threads_are_the_same_however_input_and_parts_are_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part_bytes: int, slice_bytes: int, flushed_at: int
+) -> None:
+    section = busy_dump(tmp_path)
+    whole = gathered(tmp_path / "whole", section)
+    assert whole.index.parts == (len(whole.posts) + whole.index.counts["posts/duplicate"],)
+
+    cut_small(monkeypatch, part_bytes, slice_bytes, flushed_at)
+    cut = gathered(tmp_path / "cut", section)
+
+    assert cut.content() == whole.content()
+    assert cut.index.counts == whole.index.counts
+    assert cut.index.splits == whole.index.splits
+    assert len(cut.index.parts) == count_parts(cut.plan)
+
+
+def test_small_parts_slices_and_runs_are_really_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cut_small(monkeypatch)
+    plan = plan_of(tmp_path / "out", busy_dump(tmp_path))
+    pieces = slices_to_do(plan)
+
+    for piece in pieces:
+        partition(piece, plan)
+
+    assert len(pieces) > 30
+    assert len(list((plan.output / "threads" / "shuffle").glob("00005-*"))) > 2
+    assert count_parts(plan) > 50
+    shuffle_and_join(plan)
+    # Some parts are empty.
+    assert min(index(plan).parts) == 0
+
+
+def test_parts_are_at_most_so_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gather, "_PART_BYTES", 1)
+    monkeypatch.setattr(gather, "_MOST_PARTS", 10)
+
+    found = gather_rows(tmp_path, *(pair(f"t{k}") for k in range(30)))
+
+    assert len(found.index.parts) == 10
+    assert sorted(found.posts) == sorted(f"t{k}" for k in range(30))
+
+
+def test_threads_of_a_part_have_several_row_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [pair(f"t{k}") for k in range(40)]
+    whole = gather_rows(tmp_path, *rows)
+    monkeypatch.setattr(gather, "ROWS_PER_GROUP", 7)
+    monkeypatch.setattr(gather, "_PART_BYTES", 6000)
+    cut = gathered(tmp_path / "cut", mining(tmp_path / "threads.jsonl"))
+
+    assert len(cut.index.parts) > 2
+    assert max(cut.index.parts) > 7
+    assert cut.content() == whole.content()
+
+
+# Order
+
+
+def test_order_depends_on_seed_and_ids_alone(tmp_path: Path) -> None:
+    posts, comments = busy_forum(repeated=False)
+
+    def run(name: str, posts: Sequence[Row], comments: Sequence[Row], files: int, **keys: Any) -> Gathered:
+        folder = tmp_path / name
+        folder.mkdir()
+        section = dump(split_into(folder, "RS", posts, files), split_into(folder, "RC", comments, files), **BUSY)
+        return gathered(folder / "out", section, **keys)
+
+    first = run("first", posts, comments, 1)
+    turned = run("turned", posts[::-1], comments[::-1], 3)
+
+    assert turned.content() == first.content()
+    assert turned.index.counts == first.index.counts
+    other = run("other", posts, comments, 1, seed=1)
+    assert other.posts != first.posts
+
+
+def test_posts_keep_their_order_when_others_come_or_texts_change(tmp_path: Path) -> None:
+    first = gather_rows(tmp_path, *(pair(f"t{k}") for k in range(0, 40, 2)))
+    (tmp_path / "more").mkdir()
+    more = gather_rows(tmp_path / "more", *(pair(f"t{k}", post=f"Quite another text, {k}?") for k in range(40)))
+
+    assert [post for post in more.posts if post in first.posts] == first.posts
+    assert first.posts != sorted(first.posts)
+
+
+def test_responses_are_in_the_order_of_their_ids(tmp_path: Path) -> None:
+    names = ["r10", "r2", "b", "a", "Z"]
+
+    found = gather_rows(tmp_path, thread("t", *(response(name) for name in names)))
+
+    assert found.ids("t") == sorted(names)
+
+
+def test_any_range_of_threads_is_read_as_that_range_of_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cut_small(monkeypatch, part_bytes=1500)
+    found = gather_rows(tmp_path, *(pair(f"t{k}") for k in range(25)))
+    assert len(found.index.parts) > 5
+
+    for start in range(25):
+        for count in (1, 2, 7, 25 - start):
+            block = read_threads(found.plan, start, min(count, 25 - start))
+            rows = [r for t in range(start, min(start + count, 25)) for r in found.threads.rows(t)]
+            assert block.posts == found.threads.posts[start : start + count]
+            assert block.texts == [found.threads.texts[r] for r in rows]
+
+
+# Joining
+
+
+def test_comments_are_joined_with_posts_of_other_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gather, "_PART_BYTES", 200)
+    posts = [submission(f"p{k}") for k in range(6)]
+    comments = [comment(f"p{k}c{j}", f"p{k}") for j in range(4) for k in range(6)]
+    here, packed = tmp_path / "RC_a.jsonl", tmp_path / "RC_b.zst"
+    write_jsonl(here, comments[:11])
+    packed.write_bytes(zstandard.ZstdCompressor().compress(write_jsonl(tmp_path / "b", comments[11:]).read_bytes()))
+
+    found = gathered(tmp_path / "out", dump(split_into(tmp_path, "RS", posts, 2), [here, packed]))
+
+    assert sorted(found.posts) == [f"p{k}" for k in range(6)]
+    for post in found.posts:
+        assert found.ids(post) == [f"{post}c{j}" for j in range(4)]
+        assert [entry.text for entry in found.responses(post)] == [text(hash_of(f"{post}c{j}")) for j in range(4)]
+
+
+def test_title_text_and_topics_of_a_post_are_kept(tmp_path: Path) -> None:
+    row = pair("t", post=None, title=" Größe? ", text="One\u2028two\r\nthree.\n", topics=["Music", "Sci Fi"])
+
+    post = gather_rows(tmp_path, row).threads.posts[0]
+
+    assert (post.title, post.text, post.topics) == ("Größe?", "One\u2028two\r\nthree.", ("music", "sci_fi"))
+
+
+def test_responses_without_their_post_are_counted(tmp_path: Path) -> None:
+    posts = [submission("p"), submission("gone", selftext="[removed]")]
+    comments = [comment(f"c{k}", post) for k, post in enumerate(["p", "p", "q", "gone", "gone"])]
+
+    found = gathered(
+        tmp_path / "out", dump(split_into(tmp_path, "RS", posts, 1), split_into(tmp_path, "RC", comments, 1))
+    )
+
+    assert found.posts == ["p"]
+    assert found.counts("responses") == {"without_post": 3}
+    check_funnel(found)
+
+
+def test_different_posts_under_one_id_are_two_threads(tmp_path: Path) -> None:
+    found = gather_rows(
+        tmp_path,
+        thread("t", response("a"), response("b"), post="The first."),
+        thread("t", response("c"), response("d"), post="The second."),
+        pair("u"),
+    )
+
+    assert len(set(found.posts)) == 3
+    by_text = {post.text: found.ids(post.id) for post in found.threads.posts if post.id != "u"}
+    assert by_text == {"The first.": ["a", "b"], "The second.": ["c", "d"]}
+    assert all(name == "u" or name.startswith("t~") for name in found.posts)
+    assert found.counts("posts") == {}
+    check_funnel(found)
+
+
+def test_files_whose_ids_begin_anew_do_not_mix(tmp_path: Path) -> None:
+    rows = {
+        name: [thread(str(k), *(response(f"{name}{k}{j}", id=str(j)) for j in range(3)), post=f"{name} {k}")
+               for k in range(20)]
+        for name in ("cats", "dogs")
+    }  # fmt: skip
+    paths = [write_jsonl(tmp_path / f"{name}.jsonl", found) for name, found in rows.items()]
+    texts = {row["post"]: sorted(r["text"] for r in row["responses"]) for found in rows.values() for row in found}
+
+    here = gathered(tmp_path / "here", mining(*paths))
+    there = gathered(tmp_path / "there", mining(*paths[::-1]))
+
+    assert len(here.posts) == len(set(here.posts)) == 40
+    for post in here.threads.posts:
+        assert sorted(r.text for r in here.responses(post.id)) == texts[post.text]
+    assert here.content() == there.content()
+
+
+def test_rows_of_one_post_are_one_thread(tmp_path: Path) -> None:
+    post = "What do you cook?"
+    row = thread("t", response("a"), response("b"), post=post)
+
+    found = gather_rows(tmp_path, row, row, thread("t", response("c"), post=post))
+
+    assert found.ids("t") == ["a", "b", "c"]
+    assert found.counts("posts") == {"merged": 2}
+    assert found.counts("responses") == {"duplicate": 2}
+    check_funnel(found)
+
+
+def test_rows_without_ids_are_one_thread_only_where_no_levels_compare_their_responses(tmp_path: Path) -> None:
+    def rows(**fields: Any) -> list[Row]:
+        return [
+            {"post": "What now?", "responses": [{"text": text(2 * k + j), **fields} for j in range(2)]}
+            for k in range(2)
+        ]
+
+    found = gather_rows(tmp_path, *rows())
+    (tmp_path / "rated").mkdir()
+    rated = gather_rows(tmp_path / "rated", *rows(levels={"humor": 1}))
+
+    assert [len(found.ids(post)) for post in found.posts] == [4]
+    assert len(set(found.ids(found.posts[0]))) == 4
+    assert [len(rated.ids(post)) for post in rated.posts] == [2]
+    assert rated.counts("posts") == {"duplicate": 1}
+    check_funnel(found)
+    check_funnel(rated)
+
+
+def test_responses_of_one_id_with_different_texts_are_both_kept(tmp_path: Path) -> None:
+    rows = [response("a", text="The first text under this id."), response("a", text="Another text under the same id.")]
+
+    found = gather_rows(tmp_path, thread("t", *rows, response("b")), one_per_author=False)
+
+    assert len(set(found.ids("t"))) == 3
+    assert {r.text for r in found.responses("t")} >= {row["text"] for row in rows}
+    assert found.counts("responses") == {}
+    check_funnel(found)
+
+
+def test_comment_that_a_dump_holds_twice_is_counted(tmp_path: Path) -> None:
+    posts = [submission("p"), submission("t3_p")]
+    comments = [comment("a", "p"), comment("b", "p"), comment("a", "p", body=text(99), author="jo")]
+
+    found = gathered(
+        tmp_path / "out", dump(split_into(tmp_path, "RS", posts, 1), split_into(tmp_path, "RC", comments, 1))
+    )
+
+    assert found.ids("p") == ["a", "b"]
+    assert found.counts("posts") == {"merged": 1}
+    assert found.counts("responses") == {"duplicate": 1}
+    check_funnel(found)
+
+
+@pytest.mark.parametrize("token", ["<|im_start|>user", "<|eot_id|>", "[/INST]", "</s>", "<think>"])
+def test_responses_with_tokens_of_chat_templates_are_dropped(tmp_path: Path, token: str) -> None:
+    found = gather_rows(
+        tmp_path,
+        thread("t", response("a", text=f"{text(1)} {token}"), response("b"), response("c", text=f"# {text(2)}")),
+    )
+
+    assert found.ids("t") == ["b", "c"]
+    assert found.counts("responses") == {"markup": 1}
+    check_funnel(found)
+
+
+def test_control_characters_of_posts_and_responses_go(tmp_path: Path) -> None:
+    row = thread(
+        "t", response("a", text=f"\ufeff\x1b[31m{text(1)}\u202e"), response("b"), post="What\x08 now\U000e0041?"
+    )
+
+    found = gather_rows(tmp_path, row)
+
+    assert found.threads.posts[0].text == "What now?"
+    assert found.responses("t")[0].text == text(1)
+
+
+def test_response_of_many_characters_is_dropped_unread(tmp_path: Path) -> None:
+    found = gather_rows(
+        tmp_path,
+        thread("t", response("a", text="<|" * 300 + " one two three four five six"), response("b"), response("c")),
+        build={"validation": {"max_characters": 500}},
+    )
+
+    assert found.ids("t") == ["b", "c"]
+    assert found.counts("responses") == {"too_long": 1}
+
+
+def test_second_response_with_a_text_is_counted_whatever_its_case_and_punctuation(tmp_path: Path) -> None:
+    texts = ["One two three four five.", "one TWO  three, four -- five!", "One two three five four."]
+
+    found = gather_rows(tmp_path, thread("t", *(response(f"r{k}", text=body) for k, body in enumerate(texts))))
+
+    assert len(found.ids("t")) == 2
+    assert "r2" in found.ids("t")
+    assert found.counts("responses") == {"duplicate": 1}
+    check_funnel(found)
+
+
+def test_same_text_in_two_threads_is_no_duplicate(tmp_path: Path) -> None:
+    found = gather_rows(tmp_path, *(thread(t, response("a"), response("b")) for t in "xy"))
+
+    assert sorted(found.posts) == ["x", "y"]
+    assert found.counts("responses") == {}
+
+
+def test_one_response_of_each_author_is_kept_and_the_nameless_are_many(tmp_path: Path) -> None:
+    rows = [response(f"r{k}", author="jo" if k < 4 else "") for k in range(7)]
+
+    found = gather_rows(tmp_path, thread("t", *rows))
+
+    assert len([name for name in found.ids("t") if name < "r4"]) == 1
+    assert found.ids("t")[1:] == ["r4", "r5", "r6"]
+    assert found.counts("responses") == {"same_author": 3}
+    (tmp_path / "all").mkdir()
+    everyone = gather_rows(tmp_path / "all", thread("t", *rows), one_per_author=False)
+    assert everyone.ids("t") == [f"r{k}" for k in range(7)]
+
+
+def test_author_may_respond_in_several_threads(tmp_path: Path) -> None:
+    found = gather_rows(
+        tmp_path, *(thread(t, response(f"{t}1", author="jo"), response(f"{t}2", author="al")) for t in "xyz")
+    )
+
+    assert len(found.threads.texts) == 6
+
+
+def test_author_whose_response_is_a_duplicate_may_have_another(tmp_path: Path) -> None:
+    rows = [response(f"r{k}", text="One two three four five six.", author=f"by {k}") for k in range(6)]
+    rows += [response(f"s{k}", author=f"by {k}") for k in range(6)]
+
+    found = gather_rows(tmp_path, thread("t", *rows))
+
+    assert sorted(name[1] for name in found.ids("t")) == ["0", "1", "2", "3", "4", "5"]
+    check_funnel(found)
+
+
+def test_most_responses_are_chosen_by_the_seed(tmp_path: Path) -> None:
+    rows = [pair("u"), thread("t", *(response(f"r{k:02d}") for k in range(30)))]
+
+    chosen = {}
+    for seed in range(4):
+        (tmp_path / str(seed)).mkdir()
+        found = gather_rows(tmp_path / str(seed), *rows, build={"seed": seed}, max_responses=5)
+        assert found.counts("responses") == {"over_limit": 25}
+        check_funnel(found)
+        chosen[seed] = found.ids("t")
+        assert len(chosen[seed]) == 5
+    assert len({tuple(names) for names in chosen.values()}) == 4
+
+
+def test_responses_in_another_language_are_dropped(tmp_path: Path) -> None:
+    rows = [response("a"), response("b", text=GERMAN), response("c")]
+
+    found = gather_rows(tmp_path, thread("t", *rows), build=ENGLISH)
+
+    assert found.ids("t") == ["a", "c"]
+    assert found.counts("responses") == {"language": 1}
+
+
+def test_threads_with_too_few_responses_are_dropped_with_theirs(tmp_path: Path) -> None:
+    rows = [thread(f"t{k}", *(response(f"t{k}r{j}") for j in range(k))) for k in range(6)]
+
+    found = gather_rows(tmp_path, *rows, min_responses=4)
+
+    assert sorted(found.posts) == ["t4", "t5"]
+    assert found.counts("posts") == {"too_few_responses": 4}
+    assert found.counts("responses") == {"of_small_threads": 0 + 1 + 2 + 3}
+    check_funnel(found)
+
+
+def test_fewest_responses_are_counted_after_all_filters(tmp_path: Path) -> None:
+    rows = [response("a"), response("b", text="Too short."), response("c", author="by a")]
+
+    found = gather_rows(tmp_path, thread("t", *rows), pair("u"))
+
+    assert found.posts == ["u"]
+    assert found.counts("responses") == {"too_short": 1, "same_author": 1, "of_small_threads": 1}
+    check_funnel(found)
+
+
+def test_levels_and_probabilities_come_through(tmp_path: Path) -> None:
+    levels = [(-1, 0, 1)[k % 3] for k in range(DIMENSIONS)]
+    shares: dict[str, Any] = {"positive": [0.5] * DIMENSIONS, "negative": [0.25] * DIMENSIONS}
+    rows = [
+        response("a", levels={"gender": 1}),
+        response("b"),
+        response("c", levels=levels, **shares),
+    ]
+
+    found = gather_rows(tmp_path, thread("t", *rows))
+
+    assert [entry.levels for entry in found.responses("t")] == [[0, 1] + [0] * (DIMENSIONS - 2), None, levels]
+    block = found.threads
+    assert block.shares[0].tolist() == [[0, 0], [1, 0]] + [[0, 0]] * (DIMENSIONS - 2)
+    assert block.shares[2].tolist() == [[0.5, 0.25]] * DIMENSIONS
+
+
+def test_annotated_threads_can_be_gathered_again(tmp_path: Path) -> None:
+    shares: dict[str, Any] = {"positive": [0.1] * DIMENSIONS, "negative": [0.9] * DIMENSIONS}
+    rows = [response("a", levels=[-1] * DIMENSIONS, **shares), response("b"), response("c", levels={"gender": 1})]
+    first = gather_rows(tmp_path, thread("t", *rows, topics=["music"]), pair("u"))
+    parts = sorted((folder_of(first.plan) / "threads").glob("part-*.parquet"))
+
+    again = gathered(tmp_path / "again", mining(*parts))
+
+    assert again.content() == first.content()
+    np.testing.assert_array_equal(again.threads.shares, first.threads.shares)
+
+
+def test_given_levels_are_needed_where_no_model_is_asked(tmp_path: Path) -> None:
+    rows = [response("a", levels={"gender": 1}), response("b"), response("c", levels={"gender": -1})]
+
+    found = gather_rows(tmp_path, thread("t", *rows), annotation={"mode": "given"})
+
+    assert found.ids("t") == ["a", "c"]
+    assert found.counts("responses") == {"without_levels": 1}
+    check_funnel(found)
+
+
+# Scrubbing
+
+PRIVATE = "Ask Jo_Doe99 or mail jo@example.org, see https://example.org/x and u/sam_2."
+CLEAN = "Ask [user] or mail [email], see [link] and [user]."
+
+
+def test_personal_data_and_names_of_authors_are_replaced(tmp_path: Path) -> None:
+    row = thread("t", response("a", text=PRIVATE), response("b", author="Jo_Doe99"), title=PRIVATE, post=PRIVATE)
+
+    found = gather_rows(tmp_path, row)
+
+    post = found.threads.posts[0]
+    assert (post.title, post.text) == (CLEAN, CLEAN)
+    assert found.responses("t")[0].text == CLEAN
+
+
+def test_name_of_an_author_whose_response_is_dropped_is_replaced(tmp_path: Path) -> None:
+    copies = [response(f"r{k}", author=f"Jo_Doe{k}", text="One two three four five.") for k in range(3)]
+
+    found = gather_rows(tmp_path, thread("t", *copies, response("s", text="Jo_Doe0, Jo_Doe1 and Jo_Doe2 all say so.")))
+
+    assert found.responses("t")[-1].text == "[user], [user] and [user] all say so."
+
+
+def test_name_of_the_posts_author_is_replaced(tmp_path: Path) -> None:
+    posts = [submission("p", author="Jo_Doe99")]
+    comments = [comment("a", "p", body="What Jo_Doe99 asks is fair enough."), comment("b", "p")]
+
+    found = gathered(
+        tmp_path / "out", dump(split_into(tmp_path, "RS", posts, 1), split_into(tmp_path, "RC", comments, 1))
+    )
+
+    assert found.responses("p")[0].text == "What [user] asks is fair enough."
+
+
+def test_names_of_other_threads_authors_are_left_alone(tmp_path: Path) -> None:
+    rows = [thread("t", response("a", text="I met Jo_Doe99 in the woods."), response("b")), pair("u")]
+    rows[1]["responses"][0]["author"] = "Jo_Doe99"
+
+    assert "Jo_Doe99" in gather_rows(tmp_path, *rows).responses("t")[0].text
+
+
+def test_nothing_is_replaced_where_scrubbing_is_off(tmp_path: Path) -> None:
+    row = thread("t", response("a", text=PRIVATE), response("b", author="Jo_Doe99"), post=PRIVATE)
+
+    found = gather_rows(tmp_path, row, scrub=False)
+
+    assert found.threads.posts[0].text == PRIVATE
+    assert found.responses("t")[0].text == PRIVATE
+
+
+def test_responses_that_differ_in_what_is_replaced_only_are_duplicates(tmp_path: Path) -> None:
+    rows = [response(name, text=f"Read all of https://example.org/{name} before you ask.") for name in "ab"]
+
+    found = gather_rows(tmp_path, thread("t", *rows, response("c")))
+
+    assert len(found.ids("t")) == 2
+    assert found.counts("responses") == {"duplicate": 1}
+
+
+def test_response_that_is_nothing_but_a_link_is_too_short(tmp_path: Path) -> None:
+    link = response("a", text="https://www.example.org/watch/some/long/path?v=x")
+
+    found = gather_rows(tmp_path, thread("t", link, response("b"), response("c")))
+
+    assert found.ids("t") == ["b", "c"]
+    check_funnel(found)
+
+
+def test_no_personal_data_is_left_in_the_folder(tmp_path: Path) -> None:
+    row = thread("t", response("a", text=PRIVATE), response("b", author="Jo_Doe99"), post=PRIVATE)
+    found = gather_rows(tmp_path, row)
+
+    for path in found.plan.output.rglob("*"):
+        # The manifest names the paths of the source, no more.
+        content = path.read_bytes() if path.is_file() else b""
+        assert b"Jo_Doe99" not in content, path
+        assert b"jo@example.org" not in content, path
+
+
+# Which threads are used
+
+
+def test_posts_with_the_same_text_are_one_thread_across_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gather, "_PART_BYTES", 300)
+    rows = [pair(f"t{k}", post=("Why, oh why?", "why oh WHY", " Why -- oh\n\nwhy!")[k % 3]) for k in range(12)]
+    rows += [pair(f"u{k}") for k in range(3)]
+
+    found = gather_rows(tmp_path, *rows)
+
+    assert sum(size > 0 for size in found.index.parts) > 5
+    assert len([post for post in found.posts if post.startswith("t")]) == 1
+    assert sorted(post for post in found.posts if post.startswith("u")) == ["u0", "u1", "u2"]
+    assert found.counts("posts") == {"duplicate": 11}
+    check_funnel(found)
+
+
+def test_first_of_equal_posts_in_the_order_is_kept(tmp_path: Path) -> None:
+    names = [f"t{k}" for k in range(6)]
+    order = gather_rows(tmp_path, *(pair(name) for name in names)).posts
+    (tmp_path / "equal").mkdir()
+
+    found = gather_rows(tmp_path / "equal", *(pair(name, post="All the same.") for name in names))
+
+    assert found.posts == order[:1]
+
+
+def test_title_and_text_together_are_what_makes_posts_equal(tmp_path: Path) -> None:
+    rows = [
+        pair("a", title="One two", post="three four"),
+        pair("b", title="One two three", post="four"),
+        pair("c", title="One two", post="something else"),
+    ]
+
+    found = gather_rows(tmp_path, *rows)
+
+    assert len(found.posts) == 2
+    assert "c" in found.posts
+
+
+def test_limit_keeps_the_first_threads_of_the_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gather, "_PART_BYTES", 1000)
+    rows = [pair(f"t{k}") for k in range(20)]
+    whole = gather_rows(tmp_path, *rows)
+    (tmp_path / "some").mkdir()
+
+    some = gather_rows(tmp_path / "some", *rows, limit=6)
+
+    assert some.posts == whole.posts[:6]
+    assert some.counts("posts") == {"over_limit": 14}
+    check_funnel(some)
+
+
+def test_limit_counts_threads_after_duplicates(tmp_path: Path) -> None:
+    rows = [pair(f"t{k}", post=f"Text {k // 2}") for k in range(20)]
+
+    found = gather_rows(tmp_path, *rows, limit=6)
+
+    assert len(found.posts) == 6
+    assert found.counts("posts") == {"duplicate": 10, "over_limit": 4}
+    check_funnel(found)
+
+
+def mixture(folder: Path, seeds: Sequence[Row], rows: Sequence[Row], **keys: Any) -> Gathered:
+    """Half of the pairs mined, half sampled."""
+    path = write_jsonl(folder / "seeds.jsonl", seeds)
+    section = mining(write_jsonl(folder / "threads.jsonl", rows), share=0.5, **keys)
+    build = {"pairs": 20, "seeds": {"path": str(path)}, "history": {"ugc": 0, "pair": 0}}
+    return gathered(folder / "out", section, **build)
+
+
+def plain_seeds(count: int = 20) -> list[dict[str, Any]]:
+    return [{"id": f"s{k}", "text": f"Seed number {k}, what now?"} for k in range(count)]
+
+
+def test_thread_on_a_post_that_is_also_a_seed_is_left_out(tmp_path: Path) -> None:
+    rows = [pair(f"t{k}") for k in range(20)]
+    seeds = [{"id": f"x{k}", "text": rows[k]["post"].upper()} for k in range(8)]
+
+    found = mixture(tmp_path, seeds + plain_seeds(), rows)
+
+    assert found.index.counts["posts/duplicate"] == 8
+    assert not set(found.posts) & {f"t{k}" for k in range(8)}
+    assert len(found.posts) == 10
+    check_funnel(found)
+
+
+def test_thread_on_a_seed_is_found_where_scrubbing_changes_its_post(tmp_path: Path) -> None:
+    rows = [pair(f"t{k}", post=f"Is https://example.org/{k} right about number {k}?") for k in range(12)]
+    seeds = [{"id": "x", "text": rows[3]["post"]}]
+
+    found = mixture(tmp_path, seeds + plain_seeds(), rows)
+
+    assert found.index.counts.get("posts/duplicate") == 1
+    assert "t3" not in found.posts
+
+
+def test_seeds_do_not_count_where_all_pairs_are_mined(tmp_path: Path) -> None:
+    found = gather_rows(tmp_path, *(pair(f"t{k}") for k in range(12)), build={"pairs": 10})
+
+    assert not (found.plan.output / "seeds").exists()
+    assert found.index.splits == {"train": 6, "validation": 2, "test": 2}
+
+
+@pytest.mark.parametrize(("pairs", "each", "needed"), [(10, 1, 10), (10, 3, 4), (9, 3, 3), (1, 8, 1), (24, 1, 24)])
+def test_threads_used_are_as_many_as_the_pairs_need(tmp_path: Path, pairs: int, each: int, needed: int) -> None:
+    rows = [pair(f"t{k}") for k in range(24)]
+    everything = gather_rows(tmp_path, *rows)
+    assert sum(everything.index.splits.values()) == 24
+    (tmp_path / "some").mkdir()
+
+    found = gather_rows(tmp_path / "some", *rows, build={"pairs": pairs}, pairs_per_post=each)
+
+    assert found.posts == everything.posts[:needed]
+    check_funnel(found)
+
+
+def test_fewer_threads_than_pairs_need_is_refused(tmp_path: Path) -> None:
+    plan = plan_of(
+        tmp_path / "out",
+        mining(write_jsonl(tmp_path / "x.jsonl", [pair(f"t{k}") for k in range(5)]), pairs_per_post=2),
+        pairs=11,
+    )
+    shuffle_and_join(plan)
+
+    with pytest.raises(UsageError, match=r"^mining: 5 threads give 10 pairs at most, but 11 are asked for; [^\n]*$"):
+        index(plan)
+    assert read_index(plan) is None
+
+
+def test_no_thread_left_is_refused_with_the_reasons(tmp_path: Path) -> None:
+    rows = [thread(f"t{k}", response("a"), response("b", text="Too short.")) for k in range(3)]
+    plan = plan_of(tmp_path / "out", mining(write_jsonl(tmp_path / "x.jsonl", rows)))
+    shuffle_and_join(plan)
+
+    with pytest.raises(UsageError) as caught:
+        index(plan)
+
+    message = str(caught.value)
+    assert message.startswith("mining.source: no thread is left of 3 posts (")
+    assert "responses/too_short 3" in message
+    assert "\n" not in message
+
+
+def test_empty_source_is_refused(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path / "out", mining(write_jsonl(tmp_path / "x.jsonl", [])))
+    shuffle_and_join(plan)
+
+    with pytest.raises(UsageError, match=r"no thread is left of 0 posts \(nothing was read\)"):
+        index(plan)
+
+
+def test_reasons_for_no_thread_are_reasons(tmp_path: Path) -> None:
+    rows = [pair(f"t{k}") for k in range(3)]
+    seeds = [{"id": f"x{k}", "text": row["post"]} for k, row in enumerate(rows)]
+
+    with pytest.raises(UsageError, match=r"no thread is left of 3 posts \(posts/duplicate 3\)$"):
+        mixture(tmp_path, seeds + plain_seeds(), rows)
+
+
+def test_splits_share_no_post_and_have_their_shares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gather, "_PART_BYTES", 1000)
+    found = gather_rows(tmp_path, *(pair(f"t{k}") for k in range(40)), build={"history": {"ugc": 1, "pair": 1}})
+    plan = with_threads(found.plan, found.index)
+
+    by_split = {
+        split: [post.id for post in read_threads(plan, plan.first_thread(split), found.index.splits[split]).posts]
+        for split in SPLITS
+    }
+
+    assert {split: len(posts) for split, posts in by_split.items()} == {"train": 24, "validation": 8, "test": 8}
+    assert [post for split in SPLITS for post in by_split[split]] == found.posts
+    assert Counter(found.posts) == Counter(f"t{k}" for k in range(40))
+
+
+# Going on
+
+
+def test_slices_that_are_done_are_not_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    section = busy_dump(tmp_path)
+    whole = gathered(tmp_path / "whole", section)
+    cut_small(monkeypatch)
+    plan = plan_of(tmp_path / "out", section)
+    pieces = slices_to_do(plan)
+    done = pieces[1::3]
+    for piece in done:
+        partition(piece, plan)
+
+    again = plan_of(tmp_path / "out", section)
+
+    assert slices_to_do(again) == [piece for piece in pieces if piece not in done]
+    shuffle_and_join(again)
+    assert slices_to_do(again) == []
+    found = result_of(again)
+    assert found.content() == whole.content()
+    assert found.index.counts == whole.index.counts
+
+
+def test_parts_that_are_done_are_not_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    section = busy_dump(tmp_path)
+    whole = gathered(tmp_path / "whole", section)
+    cut_small(monkeypatch)
+    plan = plan_of(tmp_path / "out", section)
+    for piece in slices_to_do(plan):
+        partition(piece, plan)
+    for part in range(0, count_parts(plan), 4):
+        join(part, plan)
+
+    again = plan_of(tmp_path / "out", section)
+
+    assert parts_to_do(again) == [part for part in range(count_parts(plan)) if part % 4]
+    shuffle_and_join(again)
+    assert parts_to_do(again) == []
+    assert result_of(again).content() == whole.content()
+
+
+def test_what_a_killed_run_left_of_a_slice_does_no_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    section = busy_dump(tmp_path)
+    whole = gathered(tmp_path / "whole", section)
+    plan = plan_of(tmp_path / "out", section)
+    shuffle = plan.output / "threads" / "shuffle"
+    # Smaller runs than those of the run that goes on, so that the last of them are left over.
+    with monkeypatch.context() as patch:
+        patch.setattr(gather, "_FLUSHED_AT", 500)
+        for piece in slices_to_do(plan):
+            partition(piece, plan)
+    for path in shuffle.glob("*.json"):
+        path.unlink()
+    assert len(list(shuffle.glob("00001-*"))) > 5
+
+    shuffle_and_join(plan)
+
+    found = result_of(plan)
+    assert found.content() == whole.content()
+    assert found.index.counts == whole.index.counts
+
+
+def test_slices_and_parts_done_twice_give_the_same_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A runner may do an element again.
+    cut_small(monkeypatch)
+    plan = plan_of(tmp_path / "out", busy_dump(tmp_path))
+    pieces, parts = slices_to_do(plan), parts_to_do(plan)
+
+    def files() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in sorted((folder_of(plan) / "threads").rglob("*")) if path.is_file()}
+
+    def run() -> dict[Path, bytes]:
+        for piece in pieces:
+            partition(piece, plan)
+        for part in parts:
+            join(part, plan)
+        return files()
+
+    assert run() == run()
+
+
+def test_index_stays_and_the_shuffled_events_go(tmp_path: Path) -> None:
+    found = gather_rows(tmp_path, *(pair(f"t{k}") for k in range(5)))
+
+    assert read_index(found.plan) == found.index
+    left = {path.name for path in (found.plan.output / "threads").iterdir()}
+    assert left == {"index.json", "kept.npy", "part-00000.parquet"}
+
+
+def test_no_file_is_left_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cut_small(monkeypatch)
+    found = gathered(tmp_path / "out", busy_dump(tmp_path))
+
+    assert list(found.plan.output.rglob(".tmp-*")) == []
+
+
+def test_index_made_again_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The driver was killed after the last part.
+    cut_small(monkeypatch)
+    plan = plan_of(tmp_path / "out", busy_dump(tmp_path))
+    shuffle_and_join(plan)
+
+    assert index(plan) == index(plan)
+
+
+def test_threads_of_another_build_are_gathered_anew(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path / "out", mining(write_jsonl(tmp_path / "x.jsonl", [pair(f"t{k}") for k in range(5)])))
+    shuffle_and_join(plan)
+    index(plan)
+    other = dataclasses.replace(plan, fingerprint="f" * 64)
+
+    assert (len(slices_to_do(other)), len(parts_to_do(other)), read_index(other)) == (1, 1, None)
+
+
+def test_threads_are_asked_for_before_they_are_gathered(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path / "out", mining(write_jsonl(tmp_path / "x.jsonl", [pair("t")])))
+
+    assert read_index(plan) is None
+    with pytest.raises(UserError, match=r"index\.json is missing"):
+        read_threads(plan, 0, 1)
+
+
+def test_wrong_row_in_any_slice_costs_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "SLICE_BYTES", 800)
+    rows = [pair(f"t{k}") for k in range(10)]
+    rows[7] = {"id": "t7", "post": "x"}
+
+    found = gather_rows(tmp_path, *rows)
+
+    assert sorted(found.posts) == [f"t{k}" for k in range(10) if k != 7]
+    assert found.counts("posts") == {"unreadable": 1}
+    assert found.index.first.startswith(f"{tmp_path / 'threads.jsonl'}: line 8: no 'responses'; it has id, post")
+    check_funnel(found)
+
+
+def test_file_of_which_too_many_rows_cannot_be_read_is_refused_and_nothing_gathered_is_lost(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "threads.jsonl", [pair(f"t{k}") if k % 3 else {"url": k} for k in range(9)])
+    plan = plan_of(tmp_path / "out", mining(path))
+    shuffle_and_join(plan)
+
+    with pytest.raises(UserError) as caught:
+        index(plan)
+
+    message = str(caught.value)
+    assert message.startswith(f"{path}: of its posts, 3 of 9 cannot be read; raise limits.max_unreadable = 0.1 ")
+    assert f"; the first: {path}: line 1: no 'responses'; it has url; " in message
+    again = plan_of(tmp_path / "out", mining(path), limits={"max_unreadable": 0.4})
+    assert (slices_to_do(again), parts_to_do(again)) == ([], [])
+    assert len(result_of(again).posts) == 6
+
+
+def test_share_of_unreadable_rows_is_taken_file_by_file(tmp_path: Path) -> None:
+    good = write_jsonl(tmp_path / "good.jsonl", [pair(f"t{k}") for k in range(90)])
+    bad = write_jsonl(tmp_path / "bad.jsonl", [{"url": k} for k in range(3)])
+    plan = plan_of(tmp_path / "out", mining(good, bad))
+    shuffle_and_join(plan)
+
+    with pytest.raises(UserError, match=rf"^{bad}: of its posts, none of 3 can be read"):
+        index(plan)
+
+
+# Published datasets
+
+
+RATINGS = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
+
+
+def helpsteer2_rows(prompts: int) -> list[dict[str, Any]]:
+    rng = random.Random(3)
+    return [
+        {"prompt": f"Prompt {k}?", "response": text(3 * k + j)} | {name: rng.randrange(5) for name in RATINGS}
+        for k in range(prompts)
+        for j in range(2)
+    ]
+
+
+def rated(folder: Path, kind: str, *rows: Row, **keys: Any) -> Gathered:
+    folder.mkdir(exist_ok=True)
+    path = write_jsonl(folder / "rows.jsonl", rows)
+    section = {"source": {"kind": kind, "path": [str(path)]}, "annotation": {"mode": "given", "min_confidence": 0}}
+    return gathered(folder / "out", section | keys)
+
+
+def levels_of(found: Gathered, slug: str) -> dict[str, int]:
+    """The level of each response on a dimension, by its text."""
+    place = resources(found.plan).space.index[slug]
+    return {r.text: r.levels[place] for post in found.posts for r in found.responses(post) if r.levels is not None}
+
+
+def test_order_of_the_rows_of_helpsteer2_does_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = helpsteer2_rows(40)
+    shuffled = rows.copy()
+    random.Random(5).shuffle(shuffled)
+
+    whole = rated(tmp_path / "whole", "helpsteer2", *rows)
+    cut_small(monkeypatch)
+    found = rated(tmp_path / "cut", "helpsteer2", *shuffled)
+
+    assert len(found.index.parts) > 1
+    assert len(found.posts) == 40
+    assert found.counts("posts") == {"merged": 40}
+    check_funnel(found)
+    levels = levels_of(found, "truthfulness")
+    assert levels == levels_of(whole, "truthfulness")
+    for one, other in zip(rows[::2], rows[1::2], strict=True):
+        sign = (one["correctness"] > other["correctness"]) - (one["correctness"] < other["correctness"])
+        assert (levels[one["response"]], levels[other["response"]]) == (sign, -sign)
+
+
+def test_further_responses_of_a_prompt_are_compared_with_all(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": "Prompt?", "response": text(k)} | dict.fromkeys(RATINGS, rating)
+        for k, rating in enumerate([4, 0, None, 2, 1])
+    ]
+
+    found = rated(tmp_path, "helpsteer2", *rows[:2], *helpsteer2_rows(3), *rows[2:])
+
+    # The median of 4, 0, 2 and 1 is 1.5.
+    levels = levels_of(found, "helpfulness")
+    assert [levels[text(k)] for k in range(5)] == [1, -1, 0, 1, -1]
+
+
+def ultrafeedback_row(instruction: str, **ratings: tuple[int, str]) -> dict[str, Any]:
+    return {
+        "instruction": instruction,
+        "completions": [
+            {"model": model, "response": said, "annotations": {"helpfulness": {"Rating": str(rating)}}}
+            for model, (rating, said) in ratings.items()
+        ],
+    }
+
+
+def test_rows_of_one_instruction_are_not_compared_with_each_other(tmp_path: Path) -> None:
+    rows = [
+        ultrafeedback_row("How?", a=(5, text(1)), b=(4, text(2))),
+        ultrafeedback_row("How?", a=(2, text(3)), b=(1, text(4))),
+        ultrafeedback_row("Why?", a=(1, text(5)), b=(3, text(6))),
+    ]
+
+    found = rated(tmp_path, "ultrafeedback", *rows)
+
+    ratings = {
+        c["response"]: int(c["annotations"]["helpfulness"]["Rating"]) for row in rows for c in row["completions"]
+    }
+    assert len(found.posts) == 2
+    assert found.counts("posts") == {"duplicate": 1}
+    check_funnel(found)
+    levels = levels_of(found, "helpfulness")
+    for post in found.posts:
+        first, second = (r.text for r in found.responses(post))
+        assert (levels[first] > levels[second]) == (ratings[first] > ratings[second])
+        assert {first, second} in [{c["response"] for c in row["completions"]} for row in rows]
+
+
+def test_replies_of_pku_saferlhf_that_were_never_compared_are_never_together(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [
+        {
+            "prompt": f"Prompt {k % 10}?",
+            "response_0": text(2 * k),
+            "response_1": text(2 * k + 1),
+            "better_response_id": k % 2,
+            "safer_response_id": 0,
+        }
+        for k in range(40)
+    ]
+
+    found = rated(tmp_path, "pku_saferlhf", *rows)
+
+    compared = [{row["response_0"], row["response_1"]} for row in rows]
+    assert len(found.posts) == 10
+    assert all({r.text for r in found.responses(post)} in compared for post in found.posts)
+    assert found.counts("posts") == {"duplicate": 30}
+    safer = levels_of(found, "harmlessness")
+    for row in rows:
+        if row["response_0"] in safer:
+            assert (safer[row["response_0"]], safer[row["response_1"]]) == (1, -1)
+
+
+def test_rows_of_a_published_dataset_that_cannot_be_used_are_counted(tmp_path: Path) -> None:
+    rows = helpsteer2_rows(12)
+    rows[0]["response"] = None
+    rows[2]["prompt"] = 7
+    del rows[3]["coherence"]
+
+    found = rated(tmp_path, "helpsteer2", *rows)
+
+    assert len(found.posts) == 10
+    assert found.counts("posts") == {"unreadable": 2, "merged": 11, "too_few_responses": 1}
+    assert found.counts("responses") == {"empty": 1, "of_small_threads": 1}
+    check_funnel(found)
+
+
+# Other sources
+
+
+def test_dataset_of_the_hub_is_gathered_in_parts_of_a_fixed_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [pair(f"t{k}") for k in range(30)]
+
+    class Info:
+        sha = "c0ffee"
+
+    def load_dataset(*_: Any, **keys: Any) -> Iterable[Row]:
+        assert keys["revision"] == "c0ffee"
+        return rows
+
+    monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", lambda *_, **__: Info())
+    monkeypatch.setattr("datasets.load_dataset", load_dataset)
+
+    found = gathered(tmp_path / "out", mining() | {"source": {"kind": "threads", "path": ["hf://owner/name"]}})
+
+    assert len(found.index.parts) == 64
+    local = tmp_path / "local"
+    local.mkdir()
+    assert found.content() == gather_rows(local, *rows).content()
+
+
+@pytest.mark.skipif(not FORUM.exists(), reason=f"{FORUM} is not part of this repository")
+@pytest.mark.parametrize("replies", ["top_level", "all"])
+def test_real_forum_is_gathered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, replies: str) -> None:
+    section = dump([FORUM / "submissions.jsonl"], [FORUM / "comments.jsonl"])
+    section["source"]["replies"] = replies
+    whole = gathered(tmp_path / "whole", section)
+    cut_small(monkeypatch, part_bytes=100_000, slice_bytes=200_000, flushed_at=50_000)
+
+    found = gathered(tmp_path / "cut", section)
+
+    assert found.index.counts["posts/read"] == 103
+    assert found.index.counts["responses/read"] == 7727
+    check_funnel(found)
+    assert found.content() == whole.content()
+    assert len(found.posts) > 50
+    assert ("nested" in found.counts("responses")) == (replies == "top_level")

@@ -1,0 +1,989 @@
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+
+from pipeline.threads import sources
+from pipeline.threads.events import Event, PostEvent, ResponseEvent
+from pipeline.threads.sources import Slice, cut_slices, input_bytes, read_events, source_contents
+from preference_space.space import PreferenceSpace, load_space
+from schemas.base import UsageError
+from schemas.config import MiningConfig
+from schemas.loader import validate
+from tests.pipeline.helpers import write_jsonl
+
+SPACE = PreferenceSpace(name="three", dimensions=load_space("alignx").dimensions[:3])
+"""`age_group`, `gender` and `neuroticism`."""
+
+TEXT = "A reply of exactly six words."
+BOM = b"\xef\xbb\xbf"
+
+
+def mining(source: Mapping[str, Any], **keys: Any) -> MiningConfig:
+    return validate(MiningConfig, {"source": dict(source), **keys}, "test")
+
+
+def dump(submissions: Path | str, comments: Path | str, **keys: Any) -> MiningConfig:
+    source = {"kind": "dump", "submissions": [str(submissions)], "comments": [str(comments)]}
+    return mining(source | {key: keys.pop(key) for key in ("replies",) if key in keys}, **keys)
+
+
+def threads(*paths: Path | str, kind: str = "threads", **keys: Any) -> MiningConfig:
+    source = {"kind": kind, "path": [str(path) for path in paths]}
+    return mining(
+        source | {key: keys.pop(key) for key in ("config", "split", "revision", "columns") if key in keys}, **keys
+    )
+
+
+def read(
+    config: MiningConfig,
+    counts: Counter[str] | None = None,
+    space: PreferenceSpace = SPACE,
+    first: list[str] | None = None,
+) -> list[Event]:
+    found, told = Counter[str]() if counts is None else counts, [] if first is None else first
+    return [event for piece in cut_slices(config) for event in read_events(piece, config, space, found, told)]
+
+
+def unread(config: MiningConfig) -> list[str]:
+    """The first row of each slice that cannot be read, with its place and the reason."""
+    first: list[str] = []
+    read(config, first=first)
+    return first
+
+
+def counted(config: MiningConfig) -> dict[str, int]:
+    counts: Counter[str] = Counter()
+    read(config, counts)
+    return dict(counts)
+
+
+def submission(identity: str, **fields: Any) -> dict[str, Any]:
+    return {
+        "id": identity,
+        "subreddit": "AskForum",
+        "author": "op",
+        "title": f"Title {identity}",
+        "selftext": "",
+    } | fields
+
+
+def comment(identity: str, link: str = "t3_p", **fields: Any) -> dict[str, Any]:
+    return {"id": identity, "link_id": link, "parent_id": link, "author": f"a_{identity}", "body": TEXT} | fields
+
+
+def lines(rows: Iterable[Mapping[str, Any]]) -> bytes:
+    return b"".join(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows)
+
+
+def write(path: Path, content: bytes) -> Path:
+    path.write_bytes(content)
+    return path
+
+
+def dump_of(folder: Path, *comments: Mapping[str, Any], **keys: Any) -> MiningConfig:
+    """One submission `p` and its comments."""
+    return dump(write_jsonl(folder / "RS.jsonl", [submission("p")]), write_jsonl(folder / "RC.jsonl", comments), **keys)
+
+
+def ids(events: Iterable[Event], kind: type[PostEvent] | type[ResponseEvent] = ResponseEvent) -> list[str]:
+    return [event.id for event in events if isinstance(event, kind)]
+
+
+def replies_in(content: bytes, path: Path, **keys: Any) -> list[Event]:
+    """What a file of comments is read as."""
+    path.write_bytes(content)
+    return read(dump(write_jsonl(path.parent / "RS.jsonl", [submission("p")]), path, **keys))[1:]
+
+
+def thread(*responses: Any, **fields: Any) -> dict[str, Any]:
+    return {"id": "t", "post": "What now?", "responses": list(responses)} | fields
+
+
+def response_of(folder: Path, response: Any, **keys: Any) -> ResponseEvent:
+    event = read(threads(write_jsonl(folder / "threads.jsonl", [thread(response)]), **keys))[1]
+    assert isinstance(event, ResponseEvent)
+    return event
+
+
+def write_parquet(path: Path, rows: Sequence[Mapping[str, Any]], **keys: Any) -> Path:
+    pq.write_table(pa.Table.from_pylist(list(rows)), path, **keys)
+    return path
+
+
+def long_window(content: bytes, log: int) -> bytes:
+    """A frame as `zstd --long=LOG` begins one: a raw block behind a header that asks for so large a window."""
+    block = ((len(content) << 3) | 1).to_bytes(3, "little")
+    return b"\x28\xb5\x2f\xfd\x00" + bytes([(log - 10) << 3]) + block + content
+
+
+# Dumps
+
+
+def test_submissions_and_comments_become_posts_and_responses(tmp_path: Path) -> None:
+    config = dump(
+        write_jsonl(tmp_path / "RS.jsonl", [submission("p", title="Größe?", selftext="How tall\nare you?")]),
+        write_jsonl(tmp_path / "RC.jsonl", [comment("c", body="Zwölf Äpfel sind groß, nicht?", author="jo")]),
+    )
+
+    post, response = read(config)
+
+    assert isinstance(post, PostEvent)
+    assert post[:4] == ("p", "Größe?", "How tall\nare you?", ["askforum"])
+    assert response == ResponseEvent("p", "c", "jo", "Zwölf Äpfel sind groß, nicht?", None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("subreddit", "topics"),
+    [("AskReddit", ["askreddit"]), ("Mental-Health UK", ["mental_health_uk"]), ("", []), (None, [])],
+)
+def test_topic_of_a_submission_is_its_subreddit(tmp_path: Path, subreddit: Any, topics: list[str]) -> None:
+    posts = write_jsonl(tmp_path / "RS.jsonl", [submission("p", subreddit=subreddit)])
+
+    event = read(dump(posts, write_jsonl(tmp_path / "RC.jsonl", [])))[0]
+
+    assert isinstance(event, PostEvent)
+    assert event.topics == topics
+
+
+def test_missing_optional_columns_are_empty(tmp_path: Path) -> None:
+    config = dump(
+        write_jsonl(tmp_path / "RS.jsonl", [{"id": "p", "title": "T", "selftext": None}]),
+        write_jsonl(tmp_path / "RC.jsonl", [{"id": "c", "link_id": "t3_p", "body": TEXT}]),
+    )
+
+    assert read(config) == [PostEvent("p", "T", "", []), ResponseEvent("p", "c", "", TEXT, None, None, None)]
+
+
+@pytest.mark.parametrize("ending", [b"\n", b"\r\n"])
+@pytest.mark.parametrize("suffix", [".jsonl", ".zst"])
+def test_byte_order_mark_blank_lines_and_a_last_line_without_newline(
+    tmp_path: Path, suffix: str, ending: bytes
+) -> None:
+    rows = [lines([comment(name)]).strip() for name in "abc"]
+    content = BOM + ending.join([rows[0], b"", b"  ", rows[1], rows[2]])
+    if suffix == ".zst":
+        content = zstandard.ZstdCompressor().compress(content)
+
+    assert ids(replies_in(content, tmp_path / f"RC{suffix}")) == ["a", "b", "c"]
+
+
+def test_empty_files_hold_nothing(tmp_path: Path) -> None:
+    empty = zstandard.ZstdCompressor().compress(b"")
+    config = dump(write(tmp_path / "RS.jsonl", b""), write(tmp_path / "RC.zst", empty))
+
+    assert read(config) == []
+
+
+def test_frames_that_end_within_lines_are_read_as_one_text(tmp_path: Path) -> None:
+    content = lines(comment(f"c{k}") for k in range(40))
+    pieces = [content[start : start + 501] for start in range(0, len(content), 501)]
+    frames = b"".join(zstandard.ZstdCompressor().compress(piece) for piece in pieces)
+
+    assert ids(replies_in(frames, tmp_path / "RC.zst")) == [f"c{k}" for k in range(40)]
+
+
+def test_empty_and_skippable_frames_between_others_are_passed_over(tmp_path: Path) -> None:
+    empty = zstandard.ZstdCompressor().compress(b"")
+    skippable = b"\x50\x2a\x4d\x18" + (5).to_bytes(4, "little") + b"aside"
+    frames = [zstandard.ZstdCompressor().compress(lines([comment(name)])) for name in "ab"]
+
+    assert ids(replies_in(skippable + frames[0] + empty + skippable + frames[1], tmp_path / "RC.zst")) == ["a", "b"]
+
+
+@pytest.mark.parametrize("log", [27, 28, 31])
+def test_frames_with_a_long_window_are_read(tmp_path: Path, log: int) -> None:
+    content = b"".join(long_window(lines([comment(name)]), log) for name in "ab")
+
+    assert ids(replies_in(content, tmp_path / "RC.zst")) == ["a", "b"]
+
+
+def test_lines_longer_than_a_block_of_the_reader(tmp_path: Path) -> None:
+    rows = [comment("a", note="x" * 3_000_000), comment("b", note="y" * 1_048_000), comment("c")]
+    content = zstandard.ZstdCompressor(level=1).compress(lines(rows))
+
+    assert ids(replies_in(content, tmp_path / "RC.zst")) == ["a", "b", "c"]
+
+
+def test_line_and_paragraph_separators_within_a_text_do_not_end_the_row(tmp_path: Path) -> None:
+    body = "One two\u2028three\u2029four five\r\nsix seven eight"
+
+    events = replies_in(lines([comment("a", body=body), comment("b")]), tmp_path / "RC.jsonl")
+
+    assert [event.text for event in events if isinstance(event, ResponseEvent)] == [body, TEXT]
+
+
+def test_pattern_names_files_in_the_order_of_their_names(tmp_path: Path) -> None:
+    for month in ("2024-02", "2024-01", "2024-10"):
+        packed = zstandard.ZstdCompressor().compress(lines([comment(month)]))
+        (tmp_path / f"RC_{month}.zst").write_bytes(packed)
+    write(tmp_path / "RC_2024-01.zst.sha256", b"no dump")
+    posts = write_jsonl(tmp_path / "RS_2024-01.jsonl", [submission("p")])
+
+    config = dump(posts, tmp_path / "RC_*.zst")
+
+    assert ids(read(config)) == ["2024-01", "2024-02", "2024-10"]
+    assert [piece.number for piece in cut_slices(config)] == [0, 1, 2, 3]
+
+
+def test_several_files_and_patterns_are_read_in_the_order_given(tmp_path: Path) -> None:
+    for name in ("one", "two", "x1", "x2"):
+        write_jsonl(tmp_path / f"{name}.jsonl", [comment(name)])
+    posts = write_jsonl(tmp_path / "RS.jsonl", [submission("p")])
+    paths = [str(tmp_path / name) for name in ("two.jsonl", "x?.jsonl", "one.jsonl")]
+
+    config = mining({"kind": "dump", "submissions": [str(posts)], "comments": paths})
+
+    assert ids(read(config)) == ["two", "x1", "x2", "one"]
+
+
+def test_folder_with_characters_of_a_pattern_is_taken_by_its_name(tmp_path: Path) -> None:
+    folder = tmp_path / "dump [2024]"
+    folder.mkdir()
+
+    assert ids(read(dump_of(folder, comment("a")))) == ["a"]
+
+
+def test_top_level_replies_are_those_to_the_post_itself(tmp_path: Path) -> None:
+    rows = [
+        comment("a"),
+        comment("b", parent_id="t1_a"),
+        comment("c", parent_id=None),
+        comment("d", parent_id="t1_zzz", author="[deleted]"),
+    ]
+
+    assert ids(read(dump_of(tmp_path, *rows))) == ["a", "c"]
+    assert counted(dump_of(tmp_path, *rows)) == {"posts/read": 1, "responses/read": 4, "responses/nested": 2}
+
+
+def test_all_replies_take_in_those_to_replies(tmp_path: Path) -> None:
+    rows = [comment("a"), comment("b", parent_id="t1_a"), comment("c", parent_id=None)]
+    config = dump_of(tmp_path, *rows, replies="all")
+
+    assert ids(read(config)) == ["a", "b", "c"]
+    assert counted(config) == {"posts/read": 1, "responses/read": 3}
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"author": "[deleted]"}, "deleted_account"),
+        ({"author": "[removed]"}, "deleted_account"),
+        ({"body": "[deleted]"}, "deleted"),
+        ({"body": " [Removed]\n"}, "deleted"),
+        ({"body": "[ Removed by Reddit ]"}, "deleted"),
+        ({"distinguished": "moderator"}, "moderator"),
+        ({"distinguished": "admin"}, "moderator"),
+        ({"stickied": True}, "moderator"),
+        ({"author": "AutoModerator"}, "bot"),
+        ({"author": "RemindMeBot"}, "bot"),
+        ({"author": "sneaky_BOT"}, "bot"),
+        ({"body": "Four words are few."}, "too_short"),
+        ({"body": ""}, "empty"),
+        ({"body": None}, "empty"),
+        ({"body": "word " * 21}, "too_long"),
+        ({"parent_id": "t1_x"}, "nested"),
+        ({"parent_id": "t1_x", "author": "AutoModerator", "body": "[removed]"}, "nested"),
+        ({"author": "AutoModerator", "stickied": True, "body": "Read the rules."}, "moderator"),
+    ],
+)
+def test_comment_that_is_dropped_is_counted_under_one_name(
+    tmp_path: Path, fields: Mapping[str, Any], reason: str
+) -> None:
+    config = dump_of(tmp_path, comment("a"), comment("b", **fields), max_words=20)
+
+    assert ids(read(config)) == ["a"]
+    assert counted(config) == {"posts/read": 1, "responses/read": 2, f"responses/{reason}": 1}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"author": "robotics_fan"},
+        {"author": "AutoModeratorFan"},
+        {"author": ""},
+        {"author": None},
+        {"body": "What [deleted] said is no good."},
+        {"body": "Five words are not few."},
+        {"body": "word " * 20},
+        {"distinguished": None, "stickied": False},
+    ],
+)
+def test_comment_at_the_border_is_kept(tmp_path: Path, fields: Mapping[str, Any]) -> None:
+    assert ids(read(dump_of(tmp_path, comment("a", **fields), max_words=20))) == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("bots", "kept"),
+    [
+        ([], ["a", "b", "c"]),
+        (["^helper"], ["b", "c"]),
+        (["helper", "^tool$"], ["b"]),
+        (["(?i)TOOL"], ["a", "b"]),
+        (["x", "(?i)TOOL"], ["a", "b"]),
+        ([r"(l)\1", r"(o)\1"], ["a", "b"]),
+    ],
+)
+def test_bots_are_those_that_any_of_the_patterns_finds(tmp_path: Path, bots: list[str], kept: list[str]) -> None:
+    rows = [comment("a", author="Helper9"), comment("b", author="somebot"), comment("c", author="tool")]
+
+    assert ids(read(dump_of(tmp_path, *rows, bots=bots))) == kept
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"selftext": "[removed]"}, "deleted"),
+        ({"title": "[deleted by user]"}, "deleted"),
+        ({"title": " ", "selftext": ""}, "empty"),
+        ({"title": None, "selftext": None}, "empty"),
+        ({"title": "one two three", "selftext": "four five six"}, "too_long"),
+    ],
+)
+def test_post_that_is_dropped_is_counted_under_one_name(tmp_path: Path, fields: Mapping[str, Any], reason: str) -> None:
+    posts = [submission("p", title="Two words"), submission("q", **fields)]
+    config = dump(write_jsonl(tmp_path / "RS.jsonl", posts), write_jsonl(tmp_path / "RC.jsonl", []), max_post_words=5)
+
+    assert ids(read(config), PostEvent) == ["p"]
+    assert counted(config) == {"posts/read": 2, f"posts/{reason}": 1}
+
+
+# What is wrong with a file
+
+
+def refused(config: MiningConfig) -> str:
+    """The one line that says why a source cannot be read."""
+    with pytest.raises(UsageError) as caught:
+        read(config)
+    message = str(caught.value)
+    assert len(message.splitlines()) == 1
+    return message
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (b"{not json", "not JSON"),
+        (b'{"id": "cut o', "not JSON"),
+        (b'{"id": "\xff"}', "not UTF-8"),
+        (b'{"id": "b", "body": "\\udc00"}', "not Unicode"),
+        (b"{} {}", "not JSON"),
+        (b'["id"]', "a JSON list"),
+        (b"null", "not a JSON object"),
+        (b'{"id": NaN, "link_id": "t3_p"}', "no 'id'; it has id, link_id"),
+        (b'{"id": "b", "body": "x"}', "no 'link_id'; it has id, body"),
+        (b'{"id": "b", "link_id": "t3_p", "body": ["x"]}', "'body' is not a text: ['x']"),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".jsonl", ".zst", ".ndjson.gz"])
+def test_line_of_a_dump_that_cannot_be_read_costs_no_other_and_is_told(
+    tmp_path: Path, suffix: str, line: bytes, reason: str
+) -> None:
+    content = BOM + lines([comment("a")]) + b"\n" + line + b"\n" + lines([comment("c")])
+    pack = {".zst": zstandard.ZstdCompressor().compress, ".ndjson.gz": gzip.compress}.get(suffix, bytes)
+    path = write(tmp_path / f"RC{suffix}", pack(content))
+    config = dump(write_jsonl(tmp_path / "RS.jsonl", [submission("p")]), path)
+
+    assert ids(read(config)) == ["a", "c"]
+    assert counted(config) == {"posts/read": 1, "responses/read": 3, "responses/unreadable": 1}
+    (told,) = unread(config)
+    assert told.startswith(f"{path}: line 3: {reason}")
+
+
+@pytest.mark.parametrize(
+    ("row", "kind", "reason"),
+    [
+        ({"post": "x"}, "posts", "no 'responses'; it has post; mining.source.columns maps them"),
+        ({"responses": [TEXT]}, "posts", "no 'post', 'title' or 'text'; it has responses; mining.source.columns maps"),
+        (thread(TEXT, post=5), "posts", "'post' is not a text: 5"),
+        (thread(TEXT, id=1.5), "posts", "'id' is neither a text nor an integer: 1.5"),
+        (thread(TEXT, responses={"text": TEXT}), "posts", "'responses' is not a list: "),
+        (thread(7), "responses", "response 1: neither a text nor an object with a 'text'"),
+        (
+            thread({"body": TEXT}),
+            "responses",
+            "response 1: no 'text'; it has body; mining.source.columns.response_text",
+        ),
+    ],
+)
+def test_thread_that_cannot_be_read_costs_no_other_and_is_told(
+    tmp_path: Path, row: Mapping[str, Any], kind: str, reason: str
+) -> None:
+    path = write_jsonl(tmp_path / "x.jsonl", [thread(TEXT, id="a"), row, thread(TEXT, id="c")])
+    config = threads(path)
+
+    assert {"a", "c"} <= set(ids(read(config), PostEvent))
+    assert counted(config)[f"{kind}/unreadable"] == 1
+    (told,) = unread(config)
+    assert told.startswith(f"{path}: line 2: {reason}")
+
+
+def test_lines_are_counted_from_the_beginning_of_the_file_in_every_slice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "SLICE_BYTES", 100)
+    content = BOM + lines(comment(f"c{k}", body=TEXT + " Größe" * k) for k in range(9))
+    path = write(tmp_path / "RC.jsonl", content + b"broken\n")
+
+    (told,) = unread(dump(write_jsonl(tmp_path / "RS.jsonl", [submission("p")]), path))
+
+    assert told.startswith(f"{path}: line 10: not JSON")
+
+
+@pytest.mark.parametrize("name", ["RC.jsonl", "RC.zst"])
+def test_large_file_of_which_no_row_can_be_read_is_not_read_to_its_end(tmp_path: Path, name: str) -> None:
+    content = b'{"url": "x"}\n' * 1000 + lines([comment("a")])
+    path = write(tmp_path / name, zstandard.ZstdCompressor().compress(content) if ".zst" in name else content)
+
+    message = refused(dump(write_jsonl(tmp_path / "RS.jsonl", [submission("p")]), path))
+
+    told = "none of the first 1000 responses can be read; the first: "
+    assert message == f"{told}{path}: line 1: no 'link_id'; it has url"
+
+
+def test_large_ids_are_not_taken_for_the_same(tmp_path: Path) -> None:
+    rows = [thread(TEXT, id=1237940039285380274899124224 + k) for k in range(2)]
+
+    found = ids(read(threads(write_jsonl(tmp_path / "x.jsonl", rows))), PostEvent)
+
+    assert found == ["1237940039285380274899124224", "1237940039285380274899124225"]
+
+
+def test_missing_file_is_refused_with_its_key(tmp_path: Path) -> None:
+    posts = write_jsonl(tmp_path / "RS.jsonl", [submission("p")])
+
+    assert refused(dump(posts, tmp_path / "RC.jsonl")) == f"mining.source.comments: {tmp_path}/RC.jsonl: no such file"
+    assert refused(threads(tmp_path / "x.zst")) == f"mining.source.path: {tmp_path}/x.zst: no such file"
+
+
+def test_folder_in_place_of_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").mkdir()
+
+    assert refused(threads(tmp_path / "x.jsonl")) == f"mining.source.path: {tmp_path}/x.jsonl: no such file"
+
+
+def test_unknown_suffix_is_refused_with_those_that_are_known(tmp_path: Path) -> None:
+    path = write(tmp_path / "RC.txt", b"id\n")
+    posts = write_jsonl(tmp_path / "RS.jsonl", [submission("p")])
+
+    assert refused(dump(posts, path)).startswith(f"mining.source.comments: {path} is not one of .jsonl, .ndjson, .csv")
+    assert refused(dump(posts, tmp_path / "RC.*")).startswith(f"mining.source.comments: {path} is not one of ")
+
+
+@pytest.mark.parametrize("name", ["x[1].jsonl", "what?.jsonl", "a*b.jsonl"])
+def test_file_whose_name_looks_like_a_pattern_is_taken_by_its_name(tmp_path: Path, name: str) -> None:
+    write_jsonl(tmp_path / name, [thread(TEXT, id="mine")])
+    for other in ("x1.jsonl", "whatX.jsonl", "a_b.jsonl"):
+        write_jsonl(tmp_path / other, [thread(TEXT, id="other")])
+
+    assert ids(read(threads(tmp_path / name)), PostEvent) == ["mine"]
+
+
+def test_pattern_that_no_file_fits_is_refused(tmp_path: Path) -> None:
+    posts = write_jsonl(tmp_path / "RS.jsonl", [submission("p")])
+
+    message = refused(dump(posts, tmp_path / "RC_*.zst"))
+
+    assert message == f"mining.source.comments: no file fits {tmp_path}/RC_*.zst"
+
+
+@pytest.mark.parametrize("suffix", [".zst", ".parquet"])
+def test_file_of_another_kind_than_its_suffix_says_is_refused(tmp_path: Path, suffix: str) -> None:
+    path = write(tmp_path / f"x{suffix}", b'{"id": "x"}\n')
+
+    assert refused(threads(path)).startswith(f"{path}: not readable as {suffix}: ")
+
+
+def test_parquet_with_damaged_pages_is_refused(tmp_path: Path) -> None:
+    path = write_parquet(tmp_path / "x.parquet", [thread(f"{TEXT} {k}") for k in range(5000)])
+    content = bytearray(path.read_bytes())
+    content[200:4000] = b"\x55" * 3800
+    path.write_bytes(content)
+
+    assert refused(threads(path)).startswith(f"{path}: not readable as .parquet: ")
+
+
+@pytest.mark.parametrize("cut", [3, 10, 40, -1])
+def test_zst_file_that_is_cut_off_is_refused(tmp_path: Path, cut: int) -> None:
+    # A download that broke off: what is there of the last frame decompresses to whole lines, or to nothing.
+    whole = zstandard.ZstdCompressor().compress(lines([comment("a")]))
+    second = zstandard.ZstdCompressor(write_checksum=True).compress(lines([comment("b")]))
+    path = write(tmp_path / "RC.zst", whole + second[:cut])
+
+    message = refused(dump(write_jsonl(tmp_path / "RS.jsonl", [submission("p")]), path))
+
+    assert message.startswith(f"{path}: ")
+
+
+# Slices
+
+
+def odd_lines() -> list[bytes]:
+    """Comments of many lengths, and blank lines."""
+    rows = [lines([comment(f"c{k}", body=f"{TEXT} {'ö' * (k * 37 % 90)}")]) for k in range(30)]
+    rows[0] = BOM + rows[0]
+    rows[4:4] = [b"\n", b"   \r\n", b"\n"]
+    rows[-1] = rows[-1].rstrip()
+    return rows
+
+
+def check_slices(config: MiningConfig, path: Path, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every slice has the rows that begin in it, so that all together have each of the file once, in order."""
+    monkeypatch.setattr(sources, "SLICE_BYTES", 1 << 60)
+    whole = [event for event in read(config) if isinstance(event, ResponseEvent)]
+    assert len(whole) == 30
+    content = path.read_bytes()
+    begins = {event.id: content.index(f'{{"id": "{event.id}"'.encode()) for event in whole}
+    # The mark belongs to the first line, which begins before it.
+    begins["c0"] = 0
+
+    monkeypatch.setattr(sources, "SLICE_BYTES", size)
+    found: list[Event] = []
+    pieces = [piece for piece in cut_slices(config) if piece.key == "comments"]
+    for piece in pieces:
+        events = list(read_events(piece, config, SPACE, Counter(), []))
+        assert piece.stop is not None
+        assert ids(events) == [name for name, begin in begins.items() if piece.start <= begin < piece.stop]
+        found += events
+    assert found == whole
+    assert pieces[0].start == 0
+    assert [piece.stop for piece in pieces] == [*(piece.start for piece in pieces[1:]), len(content)]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 50, 99, 100, 101, 128, 150, 177, 256, 333, 511, 1000, 4000, 1 << 20])
+def test_slices_together_hold_every_row_once_and_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    path = write(tmp_path / "RC.jsonl", b"".join(odd_lines()))
+
+    check_slices(dump(write_jsonl(tmp_path / "RS.jsonl", [submission("p")]), path), path, size, monkeypatch)
+
+
+@pytest.mark.parametrize("shift", [-2, -1, 0, 1, 2])
+def test_cut_just_before_at_and_after_a_newline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shift: int) -> None:
+    rows = odd_lines()
+    path = write(tmp_path / "RC.jsonl", b"".join(rows))
+    config = dump(write_jsonl(tmp_path / "RS.jsonl", [submission("p")]), path)
+
+    for line in range(1, len(rows)):
+        check_slices(config, path, len(b"".join(rows[:line])) + shift, monkeypatch)
+
+
+def test_lines_of_equal_length_cut_exactly_at_their_newlines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [comment(f"c{k}") for k in range(10)]
+    config = dump_of(tmp_path, *rows)
+    monkeypatch.setattr(sources, "SLICE_BYTES", len(lines(rows[:1])))
+
+    pieces = [piece for piece in cut_slices(config) if piece.key == "comments"]
+
+    assert [ids(read_events(piece, config, SPACE, Counter(), [])) for piece in pieces] == [[f"c{k}"] for k in range(10)]
+
+
+def test_files_of_lines_are_cut_and_others_are_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "SLICE_BYTES", 64)
+    path = write_jsonl(tmp_path / "x.jsonl", [thread(TEXT, id=f"t{k}") for k in range(5)])
+    packed = write(tmp_path / "y.zst", zstandard.ZstdCompressor().compress(path.read_bytes()))
+    size = path.stat().st_size
+
+    assert len(cut_slices(threads(path))) == -(-size // 64)
+    assert ids(read(threads(path)), PostEvent) == [f"t{k}" for k in range(5)]
+    assert len(cut_slices(threads(path, kind="helpsteer2"))) == -(-size // 64)
+    assert cut_slices(threads(packed)) == [Slice(0, "path", str(packed))]
+
+
+def test_numbers_of_slices_go_on_from_file_to_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "SLICE_BYTES", 100)
+    config = dump_of(tmp_path, *(comment(f"c{k}") for k in range(4)))
+
+    pieces = cut_slices(config)
+
+    assert [piece.number for piece in pieces] == list(range(len(pieces)))
+    assert {piece.key for piece in pieces} == {"submissions", "comments"}
+    assert len(pieces) > 4
+
+
+# Threads as rows
+
+
+def test_post_or_title_and_text_are_the_post(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [
+        {"id": "a", "post": "What now?", "responses": []},
+        {"id": "b", "title": "T", "text": "Text.", "responses": []},
+        {"id": "c", "title": "T", "responses": [], "post": None},
+        {"id": 7, "title": "T", "post": "Post.", "responses": [], "topics": ["Music", "Sci Fi"]},
+    ]
+
+    assert [event[:4] for event in read(threads(write_jsonl(tmp_path / "x.jsonl", rows)))] == [
+        ("a", "", "What now?", []),
+        ("b", "T", "Text.", []),
+        ("c", "T", "", []),
+        ("7", "T", "Post.", ["music", "sci_fi"]),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("given", "topics"),
+    [
+        (["music", "travel"], ["music", "travel"]),
+        ("music, Sci Fi", ["music", "sci_fi"]),
+        (["Mental health ", ""], ["mental_health"]),
+        (" , ", []),
+        ("", []),
+        (None, []),
+        ([], []),
+    ],
+)
+def test_topics_of_a_thread_are_read_as_those_of_seeds(tmp_path: Path, given: Any, topics: list[str]) -> None:
+    event = read(threads(write_jsonl(tmp_path / "x.jsonl", [thread(topics=given)])))[0]
+
+    assert isinstance(event, PostEvent)
+    assert event.topics == topics
+
+
+def test_responses_are_texts_or_objects(tmp_path: Path) -> None:
+    row = thread(TEXT, {"text": f"{TEXT} Two", "id": "x", "author": "jo"}, {"text": f"{TEXT} Three", "id": None})
+
+    assert [event[:4] for event in read(threads(write_jsonl(tmp_path / "x.jsonl", [row])))[1:]] == [
+        ("t", "00000", "", TEXT),
+        ("t", "x", "jo", f"{TEXT} Two"),
+        ("t", "00002", "", f"{TEXT} Three"),
+    ]
+
+
+def test_responses_as_lists_of_their_fields_are_responses(tmp_path: Path) -> None:
+    entries = {"a_id": ["x", "y"], "text": [TEXT, f"{TEXT} Two"], "score": [3, 1]}
+    config = threads(
+        write_jsonl(tmp_path / "x.jsonl", [{"title": "Why?", "answers": entries}]),
+        columns={"responses": "answers", "response_id": "a_id"},
+    )
+
+    found = [(event.id, event.text) for event in read(config) if isinstance(event, ResponseEvent)]
+    assert found == [("x", TEXT), ("y", f"{TEXT} Two")]
+
+
+def test_columns_of_threads_are_mapped(tmp_path: Path) -> None:
+    row = {
+        "key": 5,
+        "Headline": "T",
+        "body": "B",
+        "tags": "music",
+        "by": "op",
+        "replies": [{"said": TEXT, "who": "jo"}],
+    }
+    columns = {"id": "key", "title": "headline", "post": "body", "topics": "tags", "author": "by"}
+    inner = {"responses": "replies", "response_text": "said", "response_author": "who"}
+
+    post, response = read(threads(write_jsonl(tmp_path / "x.jsonl", [row]), columns=columns | inner))
+
+    assert isinstance(post, PostEvent)
+    assert isinstance(response, ResponseEvent)
+    assert post[:5] == ("5", "T", "B", ["music"], "op")
+    assert (response.post, response.author, response.text) == ("5", "jo", TEXT)
+
+
+def test_mapped_column_that_is_not_there_is_named(tmp_path: Path) -> None:
+    config = threads(write_jsonl(tmp_path / "x.jsonl", [thread(TEXT)]), columns={"post": "body"})
+
+    (told,) = unread(config)
+
+    assert "no column 'body' (mining.source.columns.post); it has id, post, responses" in told
+
+
+def test_columns_of_published_datasets_are_known() -> None:
+    with pytest.raises(UsageError, match="columns are for kind 'threads'"):
+        threads("x.jsonl", kind="helpsteer2", columns={"post": "body"})
+
+
+@pytest.mark.parametrize("cell", [json.dumps([TEXT, f"{TEXT} Two"]), repr([TEXT, f"{TEXT} Two"])])
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_threads_of_a_table_hold_their_responses_in_a_cell(tmp_path: Path, delimiter: str, cell: str) -> None:
+    path = tmp_path / "x.csv"
+    with path.open("w", newline="") as file:
+        csv.writer(file, delimiter=delimiter).writerows([["Post", "Responses", "Topics"], ["What now?", cell, "['a']"]])
+
+    post, *responses = read(threads(path))
+
+    assert isinstance(post, PostEvent)
+    assert (post.text, post.topics) == ("What now?", ["a"])
+    assert [event.text for event in responses] == [TEXT, f"{TEXT} Two"]
+
+
+@pytest.mark.parametrize("name", ["x.json", "x.ndjson", "x.jsonl.gz", "x.json.zst"])
+def test_threads_of_other_formats_are_read(tmp_path: Path, name: str) -> None:
+    rows = [thread(TEXT, id=f"t{k}") for k in range(3)]
+    plain = json.dumps(rows).encode() if ".json." in name or name.endswith(".json") else lines(rows)
+    pack = {".gz": gzip.compress, ".zst": zstandard.ZstdCompressor().compress}.get(Path(name).suffix, bytes)
+
+    assert ids(read(threads(write(tmp_path / name, pack(plain)))), PostEvent) == ["t0", "t1", "t2"]
+
+
+def test_missing_values_of_pandas_are_missing(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_text(json.dumps(thread({"text": TEXT, "author": float("nan")}, title=float("nan"), topics=float("nan"))))
+
+    post, response = read(threads(path))
+
+    assert isinstance(post, PostEvent)
+    assert isinstance(response, ResponseEvent)
+    assert (post.title, post.topics, response.author) == ("", [], "")
+
+
+def test_zero_is_an_id(tmp_path: Path) -> None:
+    responses = [{"text": f"{TEXT} {k}", "id": k} for k in range(2)]
+    rows = [thread(*responses, id=k) for k in range(2)]
+
+    events = read(threads(write_jsonl(tmp_path / "x.jsonl", rows)))
+
+    assert ids(events, PostEvent) == ["0", "1"]
+    assert ids(events) == ["0", "1", "0", "1"]
+
+
+def test_missing_ids_of_threads_depend_on_the_post_alone(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [{"title": "T", "post": name, "responses": [TEXT]} for name in ("x", "y")]
+    here = read(threads(write_jsonl(tmp_path / "here.jsonl", rows)))
+    there = read(threads(write_jsonl(tmp_path / "there.jsonl", [row | {"id": ""} for row in rows[::-1]])))
+
+    assert len(set(ids(here, PostEvent))) == 2
+    assert sorted(here) == sorted(there)
+    assert [event.post for event in here if isinstance(event, ResponseEvent)] == ids(here, PostEvent)
+
+
+def test_filters_apply_to_threads_and_count(tmp_path: Path) -> None:
+    rows = [
+        thread(TEXT, "Too short.", "[removed]", {"text": TEXT, "author": "x_bot"}, "word " * 301, id="a"),
+        thread(TEXT, TEXT, id="b", post="[deleted]"),
+        thread(TEXT, id="c", post=" "),
+    ]
+    config = threads(write_jsonl(tmp_path / "x.jsonl", rows))
+
+    assert ids(read(config), PostEvent) == ["a"]
+    assert ids(read(config)) == ["00000"]
+    assert counted(config) == {
+        "posts/read": 3,
+        "posts/deleted": 1,
+        "posts/empty": 1,
+        "responses/read": 5,
+        "responses/too_short": 1,
+        "responses/deleted": 1,
+        "responses/bot": 1,
+        "responses/too_long": 1,
+    }
+
+
+@pytest.mark.parametrize(
+    ("levels", "expected"),
+    [
+        ([1, 0, -1], [1, 0, -1]),
+        ([1.0, 0.0, -1.0], [1, 0, -1]),
+        ({"gender": -1, "neuroticism": 1}, [0, -1, 1]),
+        ({"gender": None, "age_group": 1}, [1, 0, 0]),
+        ({}, [0, 0, 0]),
+        ([], None),
+        (None, None),
+    ],
+)
+def test_levels_are_a_list_or_a_map_of_slugs(tmp_path: Path, levels: Any, expected: list[int] | None) -> None:
+    event = response_of(tmp_path, {"text": TEXT, "levels": levels})
+
+    assert (event.levels, event.positive, event.negative) == (expected, None, None)
+    assert all(type(level) is int for level in event.levels or ())
+
+
+def test_probabilities_come_along_with_levels(tmp_path: Path) -> None:
+    given = {"text": TEXT, "levels": [1, 0, -1], "positive": [0.75, 0.25, 0], "negative": [0, 0.25, 1]}
+
+    event = response_of(tmp_path, given)
+
+    assert (event.positive, event.negative) == ([0.75, 0.25, 0.0], [0.0, 0.25, 1.0])
+
+
+@pytest.mark.parametrize("empty", [{}, {"positive": None, "negative": None}, {"positive": [], "negative": []}])
+def test_probabilities_may_be_left_out(tmp_path: Path, empty: Mapping[str, Any]) -> None:
+    event = response_of(tmp_path, {"text": TEXT, "levels": [1, 0, -1], **empty})
+
+    assert (event.levels, event.positive, event.negative) == ([1, 0, -1], None, None)
+
+
+def rich_threads() -> list[dict[str, Any]]:
+    """Threads with everything that a response may bring, in the same form for each."""
+    shares = {"positive": [0.9, 0.05, 0.0], "negative": [0.05, 0.0, 1.0]}
+    return [
+        {
+            "id": f"t{k}",
+            "title": f"Größe {k}",
+            "text": "Text\nover lines.",
+            "topics": ["music"] * (k % 3),
+            "responses": [
+                {
+                    "id": f"r{j}",
+                    "author": "jo" if j else None,
+                    "text": f"{TEXT} {k} {j}",
+                    "levels": [1, 0, -1] if j else None,
+                    **(shares if j == 2 else dict.fromkeys(shares)),
+                }
+                for j in range(k % 4)
+            ],
+        }
+        for k in range(600)
+    ]
+
+
+def test_lines_zst_and_parquet_give_the_same_events(tmp_path: Path) -> None:
+    rows = rich_threads()
+    plain = write_jsonl(tmp_path / "x.jsonl", rows)
+    packed = write(tmp_path / "x.zst", zstandard.ZstdCompressor().compress(plain.read_bytes()))
+    table = write_parquet(tmp_path / "x.parquet", rows, row_group_size=70)
+
+    events = read(threads(plain))
+
+    assert len(ids(events, PostEvent)) == 600
+    assert len(ids(events)) == 900
+    assert read(threads(packed)) == events
+    assert read(threads(table)) == events
+
+
+def test_maps_of_levels_mean_the_same_in_parquet_which_fills_up_the_keys(tmp_path: Path) -> None:
+    rows = [
+        thread({"text": TEXT, "levels": {"gender": 1}}, {"text": TEXT, "levels": {"age_group": -1}}, id="a"),
+        thread({"text": TEXT, "levels": {"neuroticism": 1}}, {"text": TEXT, "levels": None}, id="b"),
+    ]
+    events = read(threads(write_jsonl(tmp_path / "x.jsonl", rows)))
+
+    assert [event.levels for event in events if isinstance(event, ResponseEvent)] == [
+        [0, 1, 0],
+        [-1, 0, 0],
+        [0, 0, 1],
+        None,
+    ]
+    assert read(threads(write_parquet(tmp_path / "x.parquet", rows))) == events
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "zst", "parquet"])
+def test_published_dataset_is_read_through_its_adapter(
+    tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "SLICE_BYTES", 5000)
+    ratings = {"correctness": 4, "coherence": 4, "complexity": 2, "verbosity": 1}
+    rows = [
+        {"prompt": f"Prompt {k // 2}", "response": f"{TEXT} {k}", "helpfulness": k % 2, **ratings} for k in range(600)
+    ]
+    path = tmp_path / f"x.{suffix}"
+    if suffix == "parquet":
+        write_parquet(path, rows)
+    else:
+        path.write_bytes(lines(rows) if suffix == "jsonl" else zstandard.ZstdCompressor().compress(lines(rows)))
+
+    events = read(threads(path, kind="helpsteer2"), space=load_space("alignx"))
+
+    assert len(ids(events, PostEvent)) == 600
+    assert len(set(ids(events, PostEvent))) == 300
+    found = [event.ratings for event in events if isinstance(event, ResponseEvent)]
+    assert [ratings and ratings["helpfulness"] for ratings in found] == [0, 1] * 300
+
+
+def test_adapter_that_needs_a_dimension_that_a_space_lacks_says_which(tmp_path: Path) -> None:
+    ratings = {"helpfulness": 1, "correctness": 4, "coherence": 4, "complexity": 2, "verbosity": 1}
+    rows = [{"prompt": "Prompt", "response": f"{TEXT} {k}", **ratings} for k in range(2)]
+
+    message = refused(threads(write_jsonl(tmp_path / "x.jsonl", rows), kind="helpsteer2"))
+
+    assert re.search(r"the space 'three' has no dimension '(helpfulness|truthfulness|coherence|complexity)'", message)
+
+
+# The Hub
+
+
+def test_hub_dataset_is_one_slice_of_unknown_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[Sequence[Any], dict[str, Any]]] = []
+
+    def load_dataset(*args: Any, **kwargs: Any) -> list[dict[str, Any]]:
+        calls.append((args, kwargs))
+        return [thread(TEXT), {"post": "Next?", "responses": [TEXT], "id": "u"}]
+
+    monkeypatch.setattr("datasets.load_dataset", load_dataset)
+    config = threads("hf://owner/name", config="english", split="dev", revision="abc")
+
+    assert cut_slices(config) == [Slice(0, "path", "hf://owner/name")]
+    assert input_bytes(config) is None
+    assert ids(read(config), PostEvent) == ["t", "u"]
+    assert calls == [(("owner/name", "english"), {"split": "dev", "revision": "abc", "streaming": True})]
+
+
+def test_hub_dataset_is_read_through_datasets(tmp_path: Path) -> None:
+    # `load_dataset` takes a folder where it takes a Hub id: its own code reads the rows, without a Hub.
+    folder = tmp_path / "data"
+    folder.mkdir()
+    rows = rich_threads()[:8]
+    path = write_parquet(folder / "train.parquet", rows)
+
+    assert read(threads(f"hf://{folder}")) == read(threads(path))
+
+
+def test_hub_that_fails_midway_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load_dataset(*_: Any, **__: Any) -> Any:
+        yield thread(TEXT)
+        raise ConnectionError("the line\nis dead")
+
+    monkeypatch.setattr("datasets.load_dataset", load_dataset)
+
+    assert refused(threads("hf://owner/name")) == "mining.source.path: cannot load hf://owner/name: the line"
+
+
+def test_hub_dataset_is_identified_by_its_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, str]] = []
+
+    class Info:
+        sha = "c0ffee"
+
+    def dataset_info(_: Any, path: str, revision: str) -> Info:
+        asked.append((path, revision))
+        return Info()
+
+    monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", dataset_info)
+
+    assert source_contents(threads("hf://owner/name", revision="dev")) == ["c0ffee"]
+    assert asked == [("owner/name", "dev")]
+
+
+# What identifies a source, and how large it is
+
+
+def test_source_is_identified_by_contents_not_by_paths(tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in ("here", "there")]
+    for folder in folders:
+        folder.mkdir()
+    here, there = (source_contents(dump_of(folder, comment("a"))) for folder in folders)
+
+    assert here == there
+    assert source_contents(dump_of(folders[1], comment("b"))) != here
+    assert source_contents(dump_of(folders[1], comment("a"))) == here
+
+
+def test_same_file_as_submissions_and_as_comments_is_told_apart(tmp_path: Path) -> None:
+    x, y, z = (str(write_jsonl(tmp_path / f"{name}.jsonl", [{"id": name}])) for name in "xyz")
+
+    here = source_contents(mining({"kind": "dump", "submissions": [x, y], "comments": [z]}))
+    there = source_contents(mining({"kind": "dump", "submissions": [x], "comments": [y, z]}))
+
+    assert here != there
+
+
+def test_size_of_the_input_counts_compressed_files_as_larger(tmp_path: Path) -> None:
+    plain = write_jsonl(tmp_path / "x.jsonl", [thread(TEXT)])
+    packed = write(tmp_path / "y.zst", zstandard.ZstdCompressor().compress(plain.read_bytes()))
+
+    size = input_bytes(threads(plain, packed))
+
+    assert size is not None
+    assert size > plain.stat().st_size + packed.stat().st_size
