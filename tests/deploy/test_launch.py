@@ -223,8 +223,8 @@ def test_as_a_program_it_builds_from_a_bucket_into_a_bucket(tmp_path: Path) -> N
     """With the local runner, which knows no detached jobs, in place of Dataflow."""
     with GcsStore() as store:
         environment = os.environ | store.environment | {"PYTHONPATH": str(ROOT)}
-        put = "import sys; from pipeline import storage; storage.write_text(storage.parse(sys.argv[1]), sys.argv[2])"
-        get = "import sys; from pipeline import storage; print(storage.read_bytes(storage.parse(sys.argv[1])).decode())"
+        put = "import sys; from pipeline.io import storage; storage.write_text(storage.parse(sys.argv[1]), sys.argv[2])"
+        get = "import sys; from pipeline.io import storage; print(storage.read_bytes(storage.parse(sys.argv[1])).decode())"
 
         def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
             return subprocess.run(

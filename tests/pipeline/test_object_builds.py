@@ -327,7 +327,7 @@ def shard_of(local: Path) -> dict[str, str]:
 
 
 OFTEN = """
-from pipeline import progress
+from pipeline.runtime import progress
 from pipeline.cli import main
 from pipeline.generation import journal
 journal._PART_SECONDS = progress._REMOTE_SECONDS = 0.25

@@ -36,8 +36,8 @@ def held_by_another_process(output: Path) -> Iterator[subprocess.Popen[str]]:
     code = """
 import sys, time
 from pathlib import Path
-from pipeline import storage
-from pipeline.locks import locked
+from pipeline.io import storage
+from pipeline.io.locks import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(600)
@@ -414,7 +414,7 @@ def test_templates_and_a_space_of_the_user_are_left_alone(tmp_path: Path) -> Non
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from pipeline import storage
+from pipeline.io import storage
 from tests.pipeline.helpers import prepared, tiny
 steps, original = int(sys.argv[2]), Path.replace
 def replace(self, target):

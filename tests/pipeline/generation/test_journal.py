@@ -136,7 +136,7 @@ FILL_THE_DISK = """
 import resource, signal, sys
 from pathlib import Path
 from pipeline.generation.journal import open_journal
-from pipeline.generation.requests import Completion
+from pipeline.generation.exchange import Completion
 from schemas.base import UserError
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -330,8 +330,8 @@ def test_a_part_holds_what_is_new_and_nothing_else(folder: UPath) -> None:
 WRITE_AND_WAIT = """
 import sys, time
 from pipeline.generation import journal
-from pipeline.generation.requests import Completion
-from pipeline.storage import parse
+from pipeline.generation.exchange import Completion
+from pipeline.io.storage import parse
 
 journal._PART_SECONDS = 0.05
 writer = journal.open_journal(parse(sys.argv[1]))

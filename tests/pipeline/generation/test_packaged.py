@@ -160,7 +160,7 @@ def test_a_conversion_that_fails_leaves_no_checkpoint_and_says_what_it_needs(
 MODEL = {"config.json": b"{}", "model.safetensors": bytes(1_000_000), "original/params.json": b"[]"}
 COPY_SLOWLY = """
 import sys, time
-from pipeline import storage
+from pipeline.io import storage
 from pipeline.generation.packaged import model_path
 def slowly(folder, target):
     print("copied", flush=True)

@@ -90,8 +90,8 @@ def gone_process() -> dict[str, Any]:
 
 HOLD = """
 import signal, sys, time
-from pipeline import locks
-from pipeline.storage import parse
+from pipeline.io import locks
+from pipeline.io.storage import parse
 from schemas.base import UserError
 url, seconds, ignores = sys.argv[1:]
 signal.signal(signal.SIGINT, signal.SIG_IGN if ignores == "True" else signal.default_int_handler)

@@ -154,7 +154,7 @@ def test_file_appears_only_when_it_is_whole(tmp_path: Path) -> None:
 DIE_HALFWAY = """
 import os, signal, sys
 from pathlib import Path
-from pipeline.storage import atomic
+from pipeline.io.storage import atomic
 with atomic(Path(sys.argv[1])) as temporary:
     temporary.write_text("half")
     if sys.argv[2] == "dies":
@@ -261,7 +261,7 @@ def test_too_many_open_files_are_not_a_damaged_shard(tmp_path: Path) -> None:
     code = """
 import resource, sys
 from pathlib import Path
-from pipeline.shards import read_meta
+from pipeline.io.shards import read_meta
 from schemas.base import UserError
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
 files = []
@@ -352,7 +352,7 @@ def test_disk_that_does_not_take_a_shard_is_a_user_error_and_leaves_nothing(tmp_
 import resource, sys
 from pathlib import Path
 import pyarrow as pa
-from pipeline.shards import write_shard
+from pipeline.io.shards import write_shard
 from schemas.base import UserError
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 table = pa.table({"number": range(20_000)})

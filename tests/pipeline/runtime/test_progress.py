@@ -25,8 +25,8 @@ from tests import ROOT
 
 COUNT = """
 import sys
-from pipeline.progress import tally
-from pipeline.storage import parse
+from pipeline.runtime.progress import tally
+from pipeline.io.storage import parse
 counts = tally(parse(sys.argv[1]))
 counts.add("settled", int(sys.argv[2]))
 counts.add(sys.argv[3], 1)

@@ -123,7 +123,7 @@ def test_a_log_takes_what_it_can(tmp_path: Path) -> None:
     code = """
 import resource, sys
 from pathlib import Path
-from pipeline.worker import Log
+from pipeline.runtime.worker import Log
 resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10))
 log = Log(Path(sys.argv[1]))
 for _ in range(5):
