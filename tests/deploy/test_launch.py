@@ -224,7 +224,10 @@ def test_as_a_program_it_builds_from_a_bucket_into_a_bucket(tmp_path: Path) -> N
     with GcsStore() as store:
         environment = os.environ | store.environment | {"PYTHONPATH": str(ROOT)}
         put = "import sys; from pipeline.io import storage; storage.write_text(storage.parse(sys.argv[1]), sys.argv[2])"
-        get = "import sys; from pipeline.io import storage; print(storage.read_bytes(storage.parse(sys.argv[1])).decode())"
+        get = (
+            "import sys; from pipeline.io import storage; "
+            "print(storage.read_bytes(storage.parse(sys.argv[1])).decode())"
+        )
 
         def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
             return subprocess.run(
