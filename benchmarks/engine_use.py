@@ -194,7 +194,7 @@ def compare(scratch: Path, arguments: argparse.Namespace) -> None:
     _write(scratch / _REQUESTS, [request.body for request in requests])
     _write(scratch / _WARM_UP, _warm_up(config))
     size = f"{len(requests)} requests in shards of {config.shard_pairs} pairs"
-    print(f"{size}, {config.engine.in_flight} in flight, {config.generation.model}", flush=True)
+    print(f"{size}, {_window(config)} in flight, {config.generation.model}", flush=True)
     speeds: dict[str, list[float]] = {"pipeline": [], "offline": []}
     other_cores = 0.0
     for number in range(1, arguments.rounds + 1):
@@ -240,7 +240,7 @@ def run_pipeline(scratch: Path, name: str) -> None:
         name,
         seconds=watch.seconds,
         other_cores=watch.other_work / watch.seconds,
-        thin=watch.thin_seconds(config.engine.in_flight) / watch.seconds,
+        thin=watch.thin_seconds(_window(config)) / watch.seconds,
         url=link.url,
     )
 
@@ -326,7 +326,7 @@ def _config(arguments: argparse.Namespace) -> dict[str, Any]:
         "shard_pairs": arguments.shard_pairs or max(1, min(1024, arguments.pairs // 8)),
         # Each request once, whatever the rules say about its reply.
         "attempts": 1,
-        "limits": {"max_rejected": 1},
+        "limits": {"max_lost_share": 1},
         "splits": {"train": 1, "validation": 0, "test": 0},
         "history": {"ugc": 1, "pair": 1, "min_support": 0},
         "generation": {"model": str(Path(model).resolve()) if model.startswith(".") else model},
@@ -352,7 +352,7 @@ def _warm_up(config: BuildConfig) -> list[bytes]:
             ("warm-up", k),
             max_tokens=_WARM_UP_TOKENS,
         ).body
-        for k in range(config.engine.in_flight)
+        for k in range(_window(config))
     ]
 
 
@@ -410,6 +410,12 @@ def _device() -> str:
     except (OSError, subprocess.SubprocessError):
         return "the CPU"
     return ", ".join(done.stdout.split("\n")).strip(", ")
+
+
+def _window(config: BuildConfig) -> int:
+    if not isinstance(config.engine, VllmEngine):
+        raise TypeError("this benchmark is of vLLM")
+    return config.engine.in_flight
 
 
 if __name__ == "__main__":

@@ -235,7 +235,7 @@ def report(meta: dict[str, Any], plan: BuildPlan, phase: str) -> None:
         counts.add(f"rejected/{reason}", number)
     count(None, plan)
     asked, lost = counts.get(f"{phase}/asked"), counts.get(f"{phase}/lost")
-    limit = plan.config.limits.max_rejected
+    limit = plan.config.limits.max_lost_share
     if asked >= _JUDGED_FROM and lost > limit * asked:
         unanswered = counts.get(f"{phase}/unanswered")
         rejected = {reason: counts.get(f"rejected/{reason}") for reason in meta["rejected"]}

@@ -21,7 +21,7 @@ _REDRAWS = 16
 class Sampler:
     """Draws directions. Point i of a stream depends on (seed, stream, attempt, i) and its post's topics alone.
 
-    1. The number k of active dimensions is uniform on [active_min, active_max].
+    1. The number k of active dimensions is uniform on [min_active, max_active].
     2. k of the eligible dimensions become active, drawn without replacement with probability in proportion to their
        weights (exponential races: the k smallest of -log(u) / weight).
     3. The pole of an active dimension is positive where a standard normal variable falls below the quantile of
@@ -34,7 +34,7 @@ class Sampler:
     def __init__(self, space: PreferenceSpace, config: SamplingConfig, seed: int) -> None:
         self.space = space
         self.seed = seed
-        self._range = (config.active_min, config.active_max)
+        self._range = (config.min_active, config.max_active)
         chosen = np.isin(np.arange(len(space)), space.select(config.dimensions, "sampling"))
         for slug in _slugs(config):
             space.require(slug, "sampling")
@@ -50,9 +50,9 @@ class Sampler:
             for combination in config.forbidden
         ]
         free = int((self._weights[~topical] > 0).sum())
-        if free < config.active_min and not (self._weights[topical] > 0).any():
+        if free < config.min_active and not (self._weights[topical] > 0).any():
             raise UsageError(
-                f"sampling: active_min is {config.active_min}, but only {free} dimensions can be active; "
+                f"sampling: min_active is {config.min_active}, but only {free} dimensions can be active; "
                 "lower it or add dimensions"
             )
 

@@ -25,8 +25,7 @@ from schemas.base import UsageError
 from schemas.documents import parse_yaml
 
 INPUTS: dict[str, frozenset[str]] = {
-    "reply_chosen": frozenset({"post", "traits"}),
-    "reply_rejected": frozenset({"post", "traits"}),
+    "reply": frozenset({"post", "traits"}),
     "portrait_text": frozenset({"traits"}),
     "portrait_model": frozenset({"traits"}),
     "portrait_paper": frozenset({"post", "chosen", "rejected", "dimensions", "tags"}),

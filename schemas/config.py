@@ -179,7 +179,7 @@ class AnnotationConfig(Record):
     prompts_per_call: int = Field(
         30, ge=1, le=1024, description="Questions in one call, all about the same response (`choice`)."
     )
-    constrain: bool = Field(
+    structured_outputs: bool = Field(
         True,
         description="Have the engine admit nothing but the options (vLLM's `structured_outputs`, or a JSON schema); "
         "a server that refuses that is asked without it.",
@@ -214,14 +214,14 @@ class MiningConfig(Record):
     pairs_per_post: int = Field(
         1, ge=1, le=64, description="Pairs of each thread; `pairs` is rounded up to whole threads."
     )
-    margin_min: float = Field(
+    min_margin: float = Field(
         0.0,
         ge=-1,
         le=1,
         description="Smallest margin of a pair: how far apart the replies are on the dimensions of the direction, less "
         "how far on the others, by the annotator's probabilities.",
     )
-    margin_max: float = Field(1.0, ge=-1, le=1, description="Largest margin of a pair.")
+    max_margin: float = Field(1.0, ge=-1, le=1, description="Largest margin of a pair.")
 
     @field_validator("bots")
     @classmethod
@@ -230,7 +230,7 @@ class MiningConfig(Record):
 
     @model_validator(mode="after")
     def _ranges(self) -> MiningConfig:
-        for low, high in (("margin_min", "margin_max"), ("min_responses", "max_responses"), ("min_words", "max_words")):
+        for low, high in (("min_margin", "max_margin"), ("min_responses", "max_responses"), ("min_words", "max_words")):
             if getattr(self, low) > getattr(self, high):
                 raise ValueError(f"{low} is larger than {high}")
         return self
@@ -274,8 +274,8 @@ class Correlation(Record):
 class SamplingConfig(Record):
     """How points of the preference space are drawn."""
 
-    active_min: int = Field(3, ge=1, description="Smallest number of non-neutral dimensions of a point.")
-    active_max: int = Field(6, ge=1, description="Largest number of non-neutral dimensions of a point.")
+    min_active: int = Field(3, ge=1, description="Smallest number of non-neutral dimensions of a point.")
+    max_active: int = Field(6, ge=1, description="Largest number of non-neutral dimensions of a point.")
     dimensions: tuple[str, ...] | None = Field(
         None, description="Draw from these slugs and groups only; by default from all."
     )
@@ -299,8 +299,8 @@ class SamplingConfig(Record):
 
     @model_validator(mode="after")
     def _range(self) -> SamplingConfig:
-        if self.active_min > self.active_max:
-            raise ValueError("active_min is larger than active_max")
+        if self.min_active > self.max_active:
+            raise ValueError("min_active is larger than max_active")
         return self
 
 
@@ -334,18 +334,20 @@ class GenerationConfig(Record):
         return extra
 
 
-class ValidationConfig(Record):
+class RulesConfig(Record):
     """When a generated pair is good enough."""
 
     min_words: int = Field(5, ge=1, description="Fewest words of a reply.")
-    length_ratio_max: float = Field(
+    max_length_ratio: float = Field(
         4.0, ge=1, description="The longer reply may have at most this many times the characters of the shorter."
     )
-    near_equal: Probability = Field(0.9, description="Replies with this normalised edit similarity or more are equal.")
-    copied_words: int = Field(
+    max_similarity: Probability = Field(
+        0.9, description="Replies with this normalised edit similarity or more count as equal."
+    )
+    copied_ngram: int = Field(
         8, ge=3, description="A reply that shares this many consecutive words with its prompt is a copy."
     )
-    repeated_share: Share = Field(
+    max_repeated_share: Share = Field(
         0.5, description="A reply of which more than this share of word trigrams is repeated is rejected as a loop."
     )
     language: Annotated[str, Field(pattern=r"^[a-z]{2}$"), Fits("a code of two letters, such as 'en'")] | None = Field(
@@ -435,7 +437,7 @@ class VllmEngine(Record):
         description="The program that takes vLLM's server arguments; by default vLLM's own, in this Python.",
     )
     start_seconds: float = Field(900.0, gt=0, description="How long the server may take to answer for the first time.")
-    restarts: int = Field(3, ge=0, description="How often a server that died is started again.")
+    max_restarts: int = Field(3, ge=0, description="How often a server that died is started again.")
     in_flight: int = Field(64, ge=1, description="Requests in flight at once, at most.")
 
     @field_validator("args")
@@ -503,16 +505,12 @@ class ReplayEngine(Record):
     journal: str = Field(
         description="The `journal` folder of an earlier build, here or at `s3://` or `gs://`, or a copy of it."
     )
-    in_flight: int = Field(
-        64, ge=1, description="No effect: accepted so that a configuration can be replayed as it is."
-    )
 
 
 class DummyEngine(Record):
     """No model: replies are words drawn by a hash of the request. For trials of the machinery, at any size."""
 
     kind: Literal["dummy"]
-    in_flight: int = Field(64, ge=1, description="No effect: accepted so that any configuration can be tried.")
 
 
 Engine = Annotated[VllmEngine | OpenAiEngine | ReplayEngine | DummyEngine, Field(discriminator="kind")]
@@ -522,7 +520,7 @@ class RequestsConfig(Record):
     """How requests are retried."""
 
     timeout_seconds: float = Field(120.0, gt=0, description="Longest wait for one reply.")
-    retries: int = Field(
+    max_retries: int = Field(
         3,
         ge=0,
         description="Attempts after the first for a timeout, a lost connection, a 5xx, 408, 409, 425 or a garbled "
@@ -578,7 +576,9 @@ class WorkersConfig(Record):
     threads: int = Field(
         16, ge=1, description="Shards that a worker's process works on at once (`--number_of_worker_harness_threads`)."
     )
-    most: int | None = Field(None, ge=1, description="Most workers that autoscaling may start (`--max_num_workers`).")
+    max_workers: int | None = Field(
+        None, ge=1, description="Most workers that autoscaling may start (`--max_num_workers`)."
+    )
     disk_gb: int | None = Field(None, ge=1, description="Disk of a worker (`--disk_size_gb`): image and model need it.")
     experiments: tuple[str, ...] = Field((), description="Further `--experiments` of the runner.")
 
@@ -586,10 +586,10 @@ class WorkersConfig(Record):
 class LimitsConfig(Record):
     """When a run fails although it could go on."""
 
-    max_rejected: Share = Field(
+    max_lost_share: Share = Field(
         0.5, description="The run fails when more than this share of the pairs is lost after all attempts."
     )
-    max_unreadable: Share = Field(
+    max_unreadable_share: Share = Field(
         0.1,
         description="The run fails when more than this share of a file's rows (posts, or responses) cannot be read, "
         "before any model is asked. Fewer are left out, counted and shown with the first; one row never fails a run.",
@@ -613,7 +613,7 @@ class CardConfig(Record):
     )
     languages: tuple[
         Annotated[str, Field(pattern=r"^[a-z]{2,3}$"), Fits("a code of two or three letters, such as 'en'")], ...
-    ] = Field((), description="ISO 639 codes of the texts; by default `validation.language`.")
+    ] = Field((), description="ISO 639 codes of the texts; by default `rules.language`.")
     tags: tuple[
         Annotated[str, Field(pattern=r"^[\w.:-]+$"), Fits("a text of letters, digits, '_', '.', ':' and '-'")], ...
     ] = Field((), description="Further tags for the Hub.")
@@ -692,7 +692,7 @@ class BuildConfig(Record):
     splits: SplitsConfig = Field(default_factory=lambda: SplitsConfig())
     sampling: SamplingConfig = Field(default_factory=lambda: SamplingConfig())
     generation: GenerationConfig = Field(default_factory=lambda: GenerationConfig())
-    validation: ValidationConfig = Field(default_factory=lambda: ValidationConfig())
+    rules: RulesConfig = Field(default_factory=lambda: RulesConfig())
     history: HistoryConfig = Field(default_factory=lambda: HistoryConfig())
     engine: Engine = Field(default_factory=lambda: VllmEngine())
     requests: RequestsConfig = Field(default_factory=lambda: RequestsConfig())

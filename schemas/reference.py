@@ -22,7 +22,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "sampling.marginals.SLUG": config.Marginal,
     "sampling.correlations[]": config.Correlation,
     "generation": config.GenerationConfig,
-    "validation": config.ValidationConfig,
+    "rules": config.RulesConfig,
     "history": config.HistoryConfig,
     "mining": config.MiningConfig,
     "mining.source (kind: dump)": config.DumpSource,
@@ -81,8 +81,8 @@ def reference() -> str:
             parts.append(f"{' '.join(model.__doc__.split())}\n")
         parts.append("| key | what fits | default | meaning |\n|---|---|---|---|\n" + "\n".join(_rows(model)) + "\n")
     for name in ("refusals", "markup"):
-        entries = "\n".join(config.ValidationConfig.model_fields[name].default)
-        parts.append(f"### Default of validation.{name}\n\n```\n{entries}\n```\n")
+        entries = "\n".join(config.RulesConfig.model_fields[name].default)
+        parts.append(f"### Default of rules.{name}\n\n```\n{entries}\n```\n")
     return "\n".join(parts)
 
 

@@ -39,10 +39,10 @@ def sampled_build(folder: Path) -> BuildConfig:
         "attempts": 2,
         "splits": {"train": 0.5, "validation": 0.25, "test": 0.25},
         "history": {"ugc": 2, "pair": 2, "min_support": 0.3},
-        "validation": {"length_ratio_max": 1.04},
+        "rules": {"max_length_ratio": 1.04},
         "generation": {"model": "dummy"},
         "engine": {"kind": "dummy"},
-        "limits": {"max_rejected": 1},
+        "limits": {"max_lost_share": 1},
     }
     return validate(BuildConfig, keys, "golden")
 
@@ -60,7 +60,7 @@ def mined_build(folder: Path) -> BuildConfig:
         "shard_pairs": 8,
         "splits": {"train": 0.5, "validation": 0.25, "test": 0.25},
         "history": {"ugc": 1, "pair": 1, "min_support": 0.3},
-        "limits": {"max_rejected": 1},
+        "limits": {"max_lost_share": 1},
     }
     return validate(BuildConfig, keys, "golden")
 

@@ -150,7 +150,7 @@ def _read(outcome: Outcome, plan: BuildPlan) -> _Portrait | Fault:
         return Fault(outcome.reason, outcome.detail, outcome.may_pass)
     if plan.config.portrait != "paper":
         text = clean_reply(outcome.text)
-        return judge_text(text, outcome.finish_reason, plan.config.validation) or _Portrait(text)
+        return judge_text(text, outcome.finish_reason, plan.config.rules) or _Portrait(text)
     if outcome.finish_reason != "stop":
         return Fault("unfinished", f"finish_reason {outcome.finish_reason}")
     space = resources(plan).space
@@ -161,7 +161,7 @@ def _read(outcome: Outcome, plan: BuildPlan) -> _Portrait | Fault:
         return Fault("schema", f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}")
     except ValueError as error:
         return Fault("schema", str(error))
-    fault = judge_text(answer.portrait, outcome.finish_reason, plan.config.validation)
+    fault = judge_text(answer.portrait, outcome.finish_reason, plan.config.rules)
     return fault or _Portrait(answer.text(), answer.direction(space))
 
 

@@ -49,7 +49,7 @@ def card(manifest: Manifest, repo_id: str | None, report: Report | None = None, 
         rows=_rows(manifest),
         config=manifest.config,
         made=_made(manifest),
-        rules=_rules(manifest.config["validation"]),
+        rules=_rules(manifest.config["rules"]),
         columns=_columns(),
         fingerprint=manifest.fingerprint[:16],
         schema_version=manifest.schema_version,
@@ -70,7 +70,7 @@ def _header(manifest: Manifest) -> dict[str, Any]:
     rows = _rows(manifest)
     size = {split: sum(file.bytes for file in manifest.files if _split(file.path) == split) for split in rows}
     settings = manifest.config.get("card", {})
-    language = manifest.config.get("validation", {}).get("language")
+    language = manifest.config.get("rules", {}).get("language")
     languages = settings.get("languages") or ([language] if language else [])
     header: dict[str, Any] = {"pretty_name": settings.get("title") or manifest.name}
     header |= {"license": settings["license"]} if settings.get("license") else {}
@@ -154,13 +154,13 @@ def _made(manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def _rules(validation: dict[str, Any]) -> list[str]:
+def _rules(rules: dict[str, Any]) -> list[str]:
     """What the rules reject of replies that a model wrote."""
     return [
         *("empty", "cut off", "too short", "too long", "repetitive"),
-        *(["refusals or talk about the task"] if validation["refusals"] else []),
-        *(["full of markup"] if validation["markup"] else []),
-        *([f"not in the language '{validation['language']}'"] if validation["language"] else []),
+        *(["refusals or talk about the task"] if rules["refusals"] else []),
+        *(["full of markup"] if rules["markup"] else []),
+        *([f"not in the language '{rules['language']}'"] if rules["language"] else []),
         *("copied from the prompt", "nearly equal", "too different in length"),
     ]
 

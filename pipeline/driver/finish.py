@@ -57,7 +57,7 @@ def read_footers(plan: BuildPlan, folder: str, shards: Sequence[ShardSpec]) -> l
 def check_losses(plan: BuildPlan, folders: Sequence[str] = ("pool", "data")) -> None:
     """Raise `UserError` where more pairs were lost than the build may lose, or all of them."""
     counts = count_rows(plan, folders)
-    limit = plan.config.limits.max_rejected
+    limit = plan.config.limits.max_lost_share
     if counts.pairs_lost > limit * counts.pairs_asked:
         raise UserError(too_many_lost(plan.output, counts, limit))
     if counts.pairs_accepted == 0 or (counts.examples == 0 and counts.pairs_lost == counts.pairs_asked):

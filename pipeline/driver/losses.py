@@ -17,37 +17,37 @@ _LONGEST_DETAIL = 160
 _HISTORY = "use more pairs, larger shard_pairs or history.blocks, fewer history.ugc and history.pair"
 _MODEL = "use another generation.model or other templates"
 _SERVER = "see to the server and its log"
-_JSON = "use a model that writes JSON, or set mining.annotation.constrain"
+_JSON = "use a model that writes JSON, or set mining.annotation.structured_outputs"
 ADVICE = {
     "sample/no_dimension": "give posts topics, or let more dimensions be active (sampling)",
     "annotate/unfinished": "raise mining.annotation.max_tokens",
     "annotate/schema": f"{_JSON}; mining.annotation.mode: choice needs none",
-    "annotate/no_option": "set mining.annotation.constrain, or mining.annotation.mode: json",
+    "annotate/no_option": "set mining.annotation.structured_outputs, or mining.annotation.mode: json",
     "annotate/incomplete": "set mining.annotation.mode: json, or a smaller mining.annotation.prompts_per_call",
     "portrait/schema": "use a model that writes JSON, or portrait: model",
     "portrait/inconsistent": "set portrait: template, or history.consistency: strict",
     "mine/too_few_responses": "use threads with more responses, or see why they were not annotated",
     "mine/one_cluster": "lower mining.annotation.min_confidence, or ask about more mining.annotation.dimensions",
-    "mine/margin": "widen mining.margin_min to mining.margin_max",
+    "mine/margin": "widen mining.min_margin to mining.max_margin",
     "mine/repeated": "lower mining.pairs_per_post",
-    "history_too_short": f"{_HISTORY}, or a lower sampling.active_max",
+    "history_too_short": f"{_HISTORY}, or a lower sampling.max_active",
     "history_without_support": f"lower history.min_support, or {_HISTORY}",
     "history_inconsistent": f"set history.consistency: strict, or {_HISTORY}",
     "reply_in_another_split": f"the model repeats itself: raise generation.temperature, or {_MODEL}",
     "unfinished": "raise generation.max_tokens",
     "empty": _MODEL,
-    "too_short": f"lower validation.min_words, or {_MODEL}",
+    "too_short": f"lower rules.min_words, or {_MODEL}",
     "too_long": "lower generation.max_tokens",
     "control_character": _MODEL,
     "control_token": _MODEL,
     "refusal_or_meta": _MODEL,
-    "markup": f"{_MODEL}, or change validation.markup",
-    "repetitive": f"{_MODEL}, or raise validation.repeated_share",
-    "language": f"{_MODEL}, or change validation.language",
-    "copied": f"{_MODEL}, or raise validation.copied_words",
-    "length_ratio": f"{_MODEL}, or raise validation.length_ratio_max",
+    "markup": f"{_MODEL}, or change rules.markup",
+    "repetitive": f"{_MODEL}, or raise rules.max_repeated_share",
+    "language": f"{_MODEL}, or change rules.language",
+    "copied": f"{_MODEL}, or raise rules.copied_ngram",
+    "length_ratio": f"{_MODEL}, or raise rules.max_length_ratio",
     "equal": f"raise generation.temperature, or {_MODEL}",
-    "near_equal": f"raise generation.temperature or validation.near_equal, or {_MODEL}",
+    "near_equal": f"raise generation.temperature or rules.max_similarity, or {_MODEL}",
     "schema": "the detail names the rule of the record that the row breaks",
     "dummy": "engine dummy writes no JSON: use a model",
     "timeout": f"{_SERVER}; a slow one needs a higher requests.timeout_seconds or a smaller engine.in_flight",
@@ -88,7 +88,7 @@ def too_many_lost(output: AnyPath, counts: Counts, limit: float) -> str:
             "command again, which asks for them again"
         )
     return (
-        f"{lost}, more than limits.max_rejected = {limit:g}: {why}; {advise(counts.rejected)}; or raise the limit "
+        f"{lost}, more than limits.max_lost_share = {limit:g}: {why}; {advise(counts.rejected)}; or raise the limit "
         "(rejected/ holds each with its reason)"
     )
 

@@ -190,7 +190,7 @@ def _store_seeds(plan: BuildPlan, space: PreferenceSpace, dropped: Counter[str])
     if not missing:
         return
     config = plan.config
-    posts = list(read_posts(config.seeds, dropped, config.limits.max_unreadable))
+    posts = list(read_posts(config.seeds, dropped, config.limits.max_unreadable_share))
     by_split = split_posts(posts, config.splits.model_dump(), config.seed)
     for split, posts in by_split.items():
         _check_histories(config, split, len(posts), cut_shards(config, {}))

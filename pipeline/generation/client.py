@@ -261,9 +261,9 @@ class Client:
                 # A request is to blame when it fails before and after the same endpoint has done what another asked.
                 if not self._sender.clocks.has_answered(endpoint.name, sent):
                     await asyncio.shield(self._check(endpoint.name))
-                since = item.failed if self._config.retries else sent
+                since = item.failed if self._config.max_retries else sent
                 item.retries += self._sender.clocks.has_answered(endpoint.name, since)
-                if item.retries and item.retries >= self._config.retries:
+                if item.retries and item.retries >= self._config.max_retries:
                     return endpoint, answer
                 item.failed = failed
 

@@ -156,10 +156,10 @@ def make_request(
     return Request(hashlib.blake2b(encoded, digest_size=16).hexdigest(), encoded, tuple(messages.values()))
 
 
-def choice_head(model: str, constrain: bool) -> dict[str, Any]:
+def choice_head(model: str, structured_outputs: bool) -> dict[str, Any]:
     """The fields that all choice requests of a build share."""
     head: dict[str, Any] = {"model": model, "max_tokens": 1, "temperature": 0.0, "logprobs": _TOP_LOGPROBS}
-    return head | {"structured_outputs": {"choice": OPTIONS}} if constrain else head
+    return head | {"structured_outputs": {"choice": OPTIONS}} if structured_outputs else head
 
 
 def make_choice_request(

@@ -137,7 +137,7 @@ class Sender:
                 elif isinstance(answer, Transient) and (number == 0 or answer.reason == "unreachable"):
                     self.clocks.bound_outage(time.monotonic(), f"{endpoint.place()}: {answer.detail}")
                     return answer
-                elif isinstance(answer, Failure) or tries == self._config.retries:
+                elif isinstance(answer, Failure) or tries == self._config.max_retries:
                     # A server that answers plainer questions lacks what this one asks for.
                     if self._dialects[endpoint.name].yields(request):
                         notice(f"{endpoint.place(request.path)}: asking in other words ({answer.detail})")

@@ -52,7 +52,7 @@ def server_spec(engine: VllmEngine, model: str, log: Path) -> Spec:
         environment=_environment(on_cpu),
         log=str(log),
         start_seconds=engine.start_seconds,
-        restarts=engine.restarts,
+        restarts=engine.max_restarts,
     )
 
 

@@ -25,7 +25,7 @@ def trial_requests(plan: BuildPlan) -> list[AnyRequest]:
     changes: dict[str, Any] = {"max_tokens": min(_TOKENS, config.generation.max_tokens)}
     # The very schemas: servers differ in what they take of JSON Schema.
     formats = []
-    if annotation and mode == "json" and annotation.constrain:
+    if annotation and mode == "json" and annotation.structured_outputs:
         space = resources(plan).space
         asked = space.select(annotation.dimensions, "mining.annotation.dimensions")
         formats.append(levels_format([space.dimensions[d].slug for d in asked]))
@@ -39,7 +39,7 @@ def trial_requests(plan: BuildPlan) -> list[AnyRequest]:
         messages = {"user": f"{TRIAL} Answer with a JSON object."}
         requests.append(make_request(config.generation, messages, ("trial",), **changes, response_format=wanted))
     if annotation and mode == "choice":
-        head = choice_head(config.generation.model, annotation.constrain)
+        head = choice_head(config.generation.model, annotation.structured_outputs)
         plain = {name: head[name] for name in ("model", "max_tokens", "temperature")}
         requests += [_choices(plain, 1), _choices(head, 1)]
         if annotation.prompts_per_call > 1:

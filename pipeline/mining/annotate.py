@@ -163,7 +163,7 @@ def _sheet(plan: BuildPlan) -> _Sheet:
         ["\n" + render("question", dimension=dimension, options=_options(dimension, order)) for order in _ORDERS]
         for dimension in (parts.space.plain[d] for d in asked)
     ]
-    head = choice_head(plan.config.generation.model, config.constrain)
+    head = choice_head(plan.config.generation.model, config.structured_outputs)
     identity = hashlib.blake2b(orjson.dumps([head, texts]), digest_size=16).digest()
     return _Sheet(asked, texts, head, identity)
 
@@ -233,7 +233,7 @@ def _orders_of(threads: Threads, row: int, plan: BuildPlan) -> npt.NDArray[np.in
 @lru_cache(maxsize=4)
 def _levels_format(plan: BuildPlan) -> dict[str, Any] | None:
     """The `response_format` of a structured reply; None where the engine is not to constrain it."""
-    if not settings(plan).constrain:
+    if not settings(plan).structured_outputs:
         return None
     space = resources(plan).space
     return levels_format([space.dimensions[d].slug for d in asked_dimensions(plan)])

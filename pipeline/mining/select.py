@@ -190,7 +190,7 @@ def _judge(
     levels = tuple(threads.levels[row] for row in drawn)
     direction = np.sign(levels[0] - levels[1]).astype(np.int8)
     score = margin(threads.shares[drawn.chosen], threads.shares[drawn.rejected], direction)
-    fault = _judge_margin(score, plan.mining) or judge_pair(chosen, rejected, plan.config.validation)
+    fault = _judge_margin(score, plan.mining) or judge_pair(chosen, rejected, plan.config.rules)
     if fault:
         return fault
     post = threads.posts[thread]
@@ -217,9 +217,9 @@ def _judge(
 
 
 def _judge_margin(score: float, config: MiningConfig) -> Fault | None:
-    if config.margin_min <= score <= config.margin_max:
+    if config.min_margin <= score <= config.max_margin:
         return None
-    return Fault("margin", f"{score:.3f} is not within {config.margin_min:g} to {config.margin_max:g}")
+    return Fault("margin", f"{score:.3f} is not within {config.min_margin:g} to {config.max_margin:g}")
 
 
 def _rejection(

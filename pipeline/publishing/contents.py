@@ -114,10 +114,10 @@ def _entry(folder: AnyPath, path: str) -> FileEntry:
 
 
 def _refuse_losses(folder: AnyPath, manifest: Manifest) -> None:
-    counts, limit = manifest.counts, manifest.config["limits"]["max_rejected"]
+    counts, limit = manifest.counts, manifest.config["limits"]["max_lost_share"]
     if counts.pairs_lost > limit * counts.pairs_asked:
         raise UsageError(
-            f"{folder}: {counts.pairs_lost} of {counts.pairs_asked} pairs were lost, more than limits.max_rejected = "
+            f"{folder}: {counts.pairs_lost} of {counts.pairs_asked} pairs were lost, more than limits.max_lost_share = "
             f"{limit:g}; rejected/ holds each with its reason; --force publishes what there is"
         )
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from rapidfuzz.distance import Indel
 
 from pipeline.reading.text import control_character, without_mark, words
-from schemas.config import ValidationConfig
+from schemas.config import RulesConfig
 
 
 class Fault(NamedTuple):
@@ -41,7 +41,7 @@ def language_of(text: str) -> str:
     return code
 
 
-def judge_text(text: str, finish_reason: str, rules: ValidationConfig) -> Fault | None:
+def judge_text(text: str, finish_reason: str, rules: RulesConfig) -> Fault | None:
     """The first rule that any generated text can break by itself: a reply, or a portrait."""
     if finish_reason != "stop":
         return Fault("unfinished", f"finish_reason {finish_reason}{'' if text.strip() else ', no text'}")
@@ -65,7 +65,7 @@ def judge_text(text: str, finish_reason: str, rules: ValidationConfig) -> Fault 
         if match:
             return Fault(reason, match[0][:80])
     trigrams = list(zip(found, found[1:], found[2:], strict=False))
-    if trigrams and 1 - len(set(trigrams)) / len(trigrams) > rules.repeated_share:
+    if trigrams and 1 - len(set(trigrams)) / len(trigrams) > rules.max_repeated_share:
         return Fault("repetitive", f"{len(set(trigrams))} of {len(trigrams)} trigrams are distinct")
     if rules.language is not None:
         language = language_of(text)
@@ -74,7 +74,7 @@ def judge_text(text: str, finish_reason: str, rules: ValidationConfig) -> Fault 
     return None
 
 
-def judge_tokens(text: str, rules: ValidationConfig) -> Fault | None:
+def judge_tokens(text: str, rules: RulesConfig) -> Fault | None:
     """Return the fault of a text that holds a token of a chat template: a model would take it for one."""
     for pattern in _compiled(rules.control_tokens):
         match = pattern.search(text)
@@ -83,28 +83,28 @@ def judge_tokens(text: str, rules: ValidationConfig) -> Fault | None:
     return None
 
 
-def judge_reply(text: str, finish_reason: str, prompts: Sequence[str], rules: ValidationConfig) -> Fault | None:
+def judge_reply(text: str, finish_reason: str, prompts: Sequence[str], rules: RulesConfig) -> Fault | None:
     """The first rule that one reply breaks; `prompts` are all texts that it must not copy from."""
     fault = judge_text(text, finish_reason, rules)
     if fault:
         return fault
-    grams = _grams(_words(text), rules.copied_words)
+    grams = _grams(_words(text), rules.copied_ngram)
     for line in (line for prompt in prompts for line in prompt.splitlines()):
-        copied = grams & _line_grams(line, rules.copied_words)
+        copied = grams & _line_grams(line, rules.copied_ngram)
         if copied:
             return Fault("copied", " ".join(min(copied)))
     return None
 
 
-def judge_pair(chosen: str, rejected: str, rules: ValidationConfig) -> Fault | None:
+def judge_pair(chosen: str, rejected: str, rules: RulesConfig) -> Fault | None:
     """The first rule that two replies, good by themselves, break together."""
     shorter, longer = sorted((len(chosen), len(rejected)))
-    if longer > rules.length_ratio_max * shorter:
+    if longer > rules.max_length_ratio * shorter:
         return Fault("length_ratio", f"{longer} against {shorter} characters")
     if _words(chosen) == _words(rejected):
         return Fault("equal", "")
-    similarity = Indel.normalized_similarity(chosen.casefold(), rejected.casefold(), score_cutoff=rules.near_equal)
-    if similarity >= rules.near_equal:
+    similarity = Indel.normalized_similarity(chosen.casefold(), rejected.casefold(), score_cutoff=rules.max_similarity)
+    if similarity >= rules.max_similarity:
         return Fault("near_equal", f"similarity {similarity:.2f}")
     return None
 

@@ -123,7 +123,7 @@ def too_many_unreadable(unreadable: int, read: int, share: float, first: str) ->
     """Return what is wrong where more than a share of rows cannot be read; None elsewhere. One is never too many."""
     if unreadable <= max(1, share * read):
         return None
-    told = f"{unreadable} of {read} cannot be read; raise limits.max_unreadable = {share:g} to go on without them"
+    told = f"{unreadable} of {read} cannot be read; raise limits.max_unreadable_share = {share:g} to go on without them"
     return f"{told if unreadable < read else f'none of {read} can be read'}; the first: {first}"
 
 

@@ -131,7 +131,7 @@ def _for_dataflow(config: BuildConfig, output: AnyPath, beam_args: Sequence[str]
         "--job_name": f"everyuser-{hashlib.sha256(str(output).encode()).hexdigest()[:16]}",
         "--sdk_container_image": workers.image,
         "--machine_type": workers.machine_type,
-        "--max_num_workers": workers.most,
+        "--max_num_workers": workers.max_workers,
         "--disk_size_gb": workers.disk_gb,
         "--number_of_worker_harness_threads": workers.threads,
         # The image has this package; nothing is staged.

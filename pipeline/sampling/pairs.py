@@ -140,14 +140,14 @@ def _rendered(draft: Draft, spec: ShardSpec, plan: BuildPlan) -> Draft:
     post = draft.post.plain
     requests = []
     for role, sign in (("chosen", 1), ("rejected", -1)):
-        messages = parts.templates[f"reply_{role}"].render(post=post, traits=parts.space.traits(sign * draft.direction))
+        messages = parts.templates["reply"].render(post=post, traits=parts.space.traits(sign * draft.direction))
         counter = (plan.config.seed, spec.split, draft.index, draft.attempt, role)
         requests.append(make_request(plan.config.generation, messages, counter))
     return replace(draft, requests=tuple(requests))
 
 
 def _judge(draft: Draft, plan: BuildPlan) -> Pair | Fault | Failure:
-    rules = plan.config.validation
+    rules = plan.config.rules
     texts = []
     for request, outcome in zip(draft.requests, draft.outcomes, strict=True):
         if isinstance(outcome, Failure):

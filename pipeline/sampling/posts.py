@@ -34,12 +34,12 @@ def source_content(config: SeedsConfig) -> str:
     return storage.content_id(_file(config))
 
 
-def read_posts(config: SeedsConfig, dropped: Counter[str], max_unreadable: float) -> Iterator[SeedPost]:
+def read_posts(config: SeedsConfig, dropped: Counter[str], max_unreadable_share: float) -> Iterator[SeedPost]:
     """Yield the posts of a source, in its order.
 
     Counts what it drops: `unreadable` (with the first such row), `empty`, `deleted` (`[removed]` and its kin),
     `duplicate` (text). Posts of one id and different texts are all kept. Raises `UsageError` where no post is left, or
-    more than the share `max_unreadable` of the rows cannot be read.
+    more than the share `max_unreadable_share` of the rows cannot be read.
     """
     columns = Columns(config.columns, "seeds.columns.")
     path = config.path if config.is_hub else _file(config)
@@ -75,7 +75,7 @@ def read_posts(config: SeedsConfig, dropped: Counter[str], max_unreadable: float
         yield post
         if len(ids) == config.limit:
             break
-    if wrong := too_many_unreadable(unreadable, read, max_unreadable, first):
+    if wrong := too_many_unreadable(unreadable, read, max_unreadable_share, first):
         raise UsageError(f"seeds.path: {path}: of its rows, {wrong}")
     if unreadable:
         dropped[f"unreadable; the first: {first}"] = unreadable

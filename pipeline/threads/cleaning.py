@@ -21,7 +21,7 @@ Cleaned = tuple[SeedPost, list[ResponseEvent]]
 
 def clean_thread(post: PostEvent, found: Sequence[ResponseEvent], plan: BuildPlan, counts: Counter[str]) -> Cleaned:
     """Return a post with the responses that are used, in the order of their ids; count those that are not."""
-    mining, rules = plan.mining, plan.config.validation
+    mining, rules = plan.mining, plan.config.rules
     ordered = sorted(
         found,
         key=lambda response: (

@@ -207,7 +207,7 @@ def _read_counts(plan: BuildPlan) -> tuple[Counter[str], str]:
     for path, told in first.items():
         for kind in ("posts", "responses"):
             unreadable, read = (by_file[path][f"{kind}/{name}"] for name in ("unreadable", "read"))
-            if wrong := too_many_unreadable(unreadable, read, plan.config.limits.max_unreadable, told):
+            if wrong := too_many_unreadable(unreadable, read, plan.config.limits.max_unreadable_share, told):
                 raise wrong_input(f"{path}: of its {kind}, {wrong}")
     return counts, next(iter(first.values()), "")
 

@@ -33,7 +33,7 @@ TINY: dict[str, Any] = {
     "history": {"ugc": 1, "pair": 1, "min_support": 0},
     "generation": {"model": "stub"},
     "engine": {"kind": "openai", "base_urls": [NOWHERE]},
-    "requests": {"retries": 0},
+    "requests": {"max_retries": 0},
 }
 """36 train, 12 validation and 12 test pairs, in 5 shards of 12."""
 

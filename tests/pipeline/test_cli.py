@@ -109,7 +109,7 @@ def test_build_that_is_finished_says_so_again(built: tuple[Path, Result]) -> Non
 def test_shortfall_and_reasons_are_reported(tmp_path: Path) -> None:
     with StubServer() as stub:
         config = config_file(tmp_path, stub, history={"ugc": 1, "pair": 1, "min_support": 0.5})
-        result = Result("build", config, "--output", str(tmp_path / "out"), "--set", "limits.max_rejected=1")
+        result = Result("build", config, "--output", str(tmp_path / "out"), "--set", "limits.max_lost_share=1")
 
     rejected = len(rows_of(tmp_path / "out" / "rejected" / "examples"))
     assert rejected
@@ -167,7 +167,7 @@ def test_build_without_an_example_is_a_failed_build(tmp_path: Path) -> None:
         return completion("no") if is_portrait else await good(request, body)
 
     with StubServer(short_portraits) as stub:
-        config = config_file(tmp_path, stub, portrait="model", limits={"max_rejected": 1})
+        config = config_file(tmp_path, stub, portrait="model", limits={"max_lost_share": 1})
         result = Result("build", config, "--output", str(tmp_path / "out"))
 
     assert_one_line(result, 1, "no example is left of 60 pairs: portrait/too_short 60 (for example ", "1 words")
@@ -234,10 +234,10 @@ def test_failed_run_exits_with_1_and_one_line(tmp_path: Path) -> None:
 
 def test_run_that_loses_too_much_exits_with_1_and_one_line(tmp_path: Path) -> None:
     with StubServer() as stub:
-        config = config_file(tmp_path, stub, validation={"min_words": 500})
+        config = config_file(tmp_path, stub, rules={"min_words": 500})
         result = Result("build", config, "--output", str(tmp_path / "out"))
 
-    assert_one_line(result, 1, "60 of 60 pairs were ", "limits.max_rejected")
+    assert_one_line(result, 1, "60 of 60 pairs were ", "limits.max_lost_share")
 
 
 def test_unknown_key_suggests_the_nearest(tmp_path: Path) -> None:
@@ -315,7 +315,7 @@ def mining_file(folder: Path, stub: StubServer | None = None, **keys: Any) -> st
         (["mining.annotation.dimensions=[opennes]"], ["mining.annotation.dimensions: ", "did you mean 'openness'?"]),
         (["mining.share=0.5"], ["'pairs' is required where mining.share is less than 1"]),
         (["mining.bots=['(']"], ["'mining.bots'", "'(' is not a regular expression"]),
-        (["mining.margin_min=0.9", "mining.margin_max=0.1"], ["'mining': margin_min is larger than margin_max"]),
+        (["mining.min_margin=0.9", "mining.max_margin=0.1"], ["'mining': min_margin is larger than max_margin"]),
         # What only the threads themselves can tell.
         (["mining.source.path=[empty.jsonl]"], ["mining.source: no thread is left of 0 posts"]),
         (["pairs=500"], ["50 threads give 50 pairs at most, but 500 are asked for", "lower pairs"]),
@@ -365,7 +365,7 @@ def test_mined_build_says_what_became_of_the_threads_and_what_was_built(tmp_path
     threads = [thread(k) for k in range(50)] + [thread(50, responses=1), thread(51, post="[deleted]")]
     section = mining(write_jsonl(tmp_path / "threads.jsonl", threads))
     with StubServer() as stub:
-        config = config_file(tmp_path, stub, pairs=None, mining=section, limits={"max_rejected": 1})
+        config = config_file(tmp_path, stub, pairs=None, mining=section, limits={"max_lost_share": 1})
         result = Result("build", config, "--output", str(tmp_path / "out"))
 
     assert (result.code, result.err) == (0, "")
@@ -384,7 +384,7 @@ def test_mined_build_says_what_became_of_the_threads_and_what_was_built(tmp_path
 
 def test_mined_build_without_mirror_is_short_of_nothing_that_was_not_asked_for(tmp_path: Path) -> None:
     with StubServer() as stub:
-        config = mining_file(tmp_path, stub, mirror=False, limits={"max_rejected": 1})
+        config = mining_file(tmp_path, stub, mirror=False, limits={"max_lost_share": 1})
         result = Result("build", config, "--output", str(tmp_path / "out"))
 
     rows, lost = (len(rows_of(tmp_path / "out" / folder)) for folder in ("data", "rejected/examples"))
@@ -601,7 +601,7 @@ def test_space_sample_reports_what_is_covered() -> None:
 
 def test_space_sample_takes_sampling_and_seed_from_a_configuration(tmp_path: Path) -> None:
     (tmp_path / "own.yaml").write_text(OWN)
-    sampling = {"active_min": 1, "active_max": 1, "marginals": {"brevity": {"positive": 1.0}}}
+    sampling = {"min_active": 1, "max_active": 1, "marginals": {"brevity": {"positive": 1.0}}}
     config = config_file(tmp_path, sampling=sampling)
 
     result = Result("space", "sample", str(tmp_path / "own.yaml"), "-n", "20", "--config", config)
@@ -616,7 +616,7 @@ def test_space_sample_takes_sampling_and_seed_from_a_configuration(tmp_path: Pat
 def test_space_sample_of_a_space_too_small_for_the_sampling_is_wrong_usage(tmp_path: Path) -> None:
     (tmp_path / "own.yaml").write_text(OWN)
 
-    assert_one_line(Result("space", "sample", str(tmp_path / "own.yaml")), 2, "active_min is 3")
+    assert_one_line(Result("space", "sample", str(tmp_path / "own.yaml")), 2, "min_active is 3")
 
 
 def test_command_in_a_process_of_its_own_prints_no_more_than_in_a_test(tmp_path: Path) -> None:

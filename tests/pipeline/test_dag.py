@@ -190,7 +190,7 @@ BAD_BUILD: dict[str, Any] = {
     "name": "my-set",
     "attempts": 2,
     "history": {"ugc": 1, "pair": 1, "min_support": 0.5},
-    "limits": {"max_rejected": 1},
+    "limits": {"max_lost_share": 1},
 }
 
 
@@ -373,10 +373,11 @@ def test_run_that_loses_too_many_pairs_fails_and_goes_on_when_it_may(source: Sou
         return bad(body) if is_bad else await good(request, body)
 
     with pytest.raises(
-        UserError, match=r"of 60 pairs were .* limits\.max_rejected = 0\.1: (validate/too_short|annotate/no_option) \d+"
+        UserError,
+        match=r"of 60 pairs were .* limits\.max_lost_share = 0\.1: (validate/too_short|annotate/no_option) \d+",
     ):
-        run_build(tmp_path / "out", half_bad, limits={"max_rejected": 0.1}, **source.crowded)
-    manifest, stub = run_build(tmp_path / "out", half_bad, limits={"max_rejected": 0.9}, **source.crowded)
+        run_build(tmp_path / "out", half_bad, limits={"max_lost_share": 0.1}, **source.crowded)
+    manifest, stub = run_build(tmp_path / "out", half_bad, limits={"max_lost_share": 0.9}, **source.crowded)
 
     assert stub.bodies == []
     assert [run.status for run in manifest.runs] == ["failed", "complete"]
@@ -386,7 +387,7 @@ def test_run_that_loses_too_many_pairs_fails_and_goes_on_when_it_may(source: Sou
 def test_run_that_loses_too_many_pairs_for_want_of_a_history_fails(source: Source, tmp_path: Path) -> None:
     history = {"ugc": 1, "pair": 1, "min_support": 1, "blocks": 0}
 
-    with pytest.raises(UserError, match=r"limits\.max_rejected|none of the first 12 pairs of 'train' can have one"):
+    with pytest.raises(UserError, match=r"limits\.max_lost_share|none of the first 12 pairs of 'train' can have one"):
         run_build(tmp_path / "out", history=history, **source.keys)
 
 
@@ -395,11 +396,11 @@ def test_run_without_a_single_pair_fails_whatever_the_limit(source: Source, tmp_
         UserError,
         match=r"(60 of 60 pairs were lost|no example is left).*: (validate/too_short|annotate/no_option) \d+",
     ):
-        run_build(tmp_path / "out", always_bad, limits={"max_rejected": 1}, **source.crowded)
+        run_build(tmp_path / "out", always_bad, limits={"max_lost_share": 1}, **source.crowded)
 
 
 def test_build_of_which_one_split_loses_every_pair_is_finished(tmp_path: Path) -> None:
-    plan = prepared(tmp_path / "out", tiny(limits={"max_rejected": 1}))
+    plan = prepared(tmp_path / "out", tiny(limits={"max_lost_share": 1}))
     seeds = {
         body_of(request)["seed"] for spec in specs_of(plan, "validation") for request in asked(spec, plan).requests()
     }
@@ -407,7 +408,7 @@ def test_build_of_which_one_split_loses_every_pair_is_finished(tmp_path: Path) -
     async def bad_in_validation(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
         return completion("no" if body["seed"] in seeds else good_text(body))
 
-    manifest, _ = run_build(tmp_path / "out", bad_in_validation, limits={"max_rejected": 1})
+    manifest, _ = run_build(tmp_path / "out", bad_in_validation, limits={"max_lost_share": 1})
 
     assert manifest.counts.examples == 96
     dataset = load_dataset(str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"))
@@ -417,7 +418,7 @@ def test_build_of_which_one_split_loses_every_pair_is_finished(tmp_path: Path) -
 def test_shard_that_is_damaged_is_named(source: Source, tmp_path: Path) -> None:
     history = {"ugc": 1, "pair": 1, "min_support": 0.5}
     with pytest.raises(UserError):
-        run_build(tmp_path / "out", history=history, limits={"max_rejected": 0}, **source.crowded)
+        run_build(tmp_path / "out", history=history, limits={"max_lost_share": 0}, **source.crowded)
     shard = tmp_path / "out" / "pool" / "test-00000-of-00001.parquet"
     shard.write_bytes(shard.read_bytes()[:-20])
 
@@ -444,11 +445,11 @@ def test_row_that_failed_by_circumstance_is_asked_again_by_a_resumed_run(source:
         return web.Response(text="not JSON")
 
     with pytest.raises(UserError):
-        run_build(tmp_path / "out", garbled, attempts=1, requests={"retries": 0}, **source.crowded)
+        run_build(tmp_path / "out", garbled, attempts=1, requests={"max_retries": 0}, **source.crowded)
     for shard in (tmp_path / "out" / "pool").glob("*.parquet"):
         shard.unlink()
 
-    manifest, _ = run_build(tmp_path / "out", attempts=1, requests={"retries": 0}, **source.crowded)
+    manifest, _ = run_build(tmp_path / "out", attempts=1, requests={"max_retries": 0}, **source.crowded)
 
     assert manifest.counts.pairs_accepted > 50
     assert not any(reason.endswith("/garbled") for reason in manifest.counts.rejected)
@@ -496,12 +497,12 @@ def test_endpoint_that_serves_another_model_is_told_in_one_line(tmp_path: Path) 
 
 
 def test_template_that_fails_for_some_posts_is_told_in_one_line(tmp_path: Path) -> None:
-    source = (ROOT / "prompts" / "templates" / "reply_chosen.j2").read_text()
+    source = (ROOT / "prompts" / "templates" / "reply.j2").read_text()
     (tmp_path / "own").mkdir()
-    (tmp_path / "own" / "reply_chosen.j2").write_text(source.replace("{{ post.title }}", "{{ post.topics[0] }}"))
+    (tmp_path / "own" / "reply.j2").write_text(source.replace("{{ post.title }}", "{{ post.topics[0] }}"))
     seeds = {"path": str(write_posts(tmp_path / "posts.jsonl", 60))}
 
-    with pytest.raises(UserError, match=r"^template \S+/reply_chosen\.j2: [^\n]*no element 0$"):
+    with pytest.raises(UserError, match=r"^template \S+/reply\.j2: [^\n]*no element 0$"):
         run_build(tmp_path / "out", templates=str(tmp_path / "own"), seeds=seeds)
 
 

@@ -707,9 +707,9 @@ def test_a_changed_configuration_is_refused(site: Site, direct: str) -> None:
     config = write_config(site.work / "changed", NO_MODEL)
     before = unlocked(site.versions(direct))
 
-    result = Result("build", str(config), "--output", direct, "--set", "sampling.active_max=5")
+    result = Result("build", str(config), "--output", direct, "--set", "sampling.max_active=5")
 
-    assert_one_line(result.code, result.err, [2], f"{direct} holds another build: sampling.active_max is 6 there and 5")
+    assert_one_line(result.code, result.err, [2], f"{direct} holds another build: sampling.max_active is 6 there and 5")
     assert unlocked(site.versions(direct)) == before
 
 
@@ -913,9 +913,9 @@ def write_input(folder: Path) -> None:
     pq.write_table(pa.Table.from_pylist([thread(number) for number in range(50, 70)]), folder / "more.parquet")
     lines = "".join(json.dumps(thread(number)) + "\n" for number in range(70, 90))
     (folder / "rest.zst").write_bytes(zstandard.ZstdCompressor().compress(lines.encode()))
-    space, template = ROOT / "preference_space" / "alignx.yaml", ROOT / "prompts" / "templates" / "reply_chosen.j2"
+    space, template = ROOT / "preference_space" / "alignx.yaml", ROOT / "prompts" / "templates" / "reply.j2"
     (folder / "space.yaml").write_bytes(space.read_bytes())
-    (folder / "templates" / "reply_chosen.j2").write_text(template.read_text().replace("Write", "Please write"))
+    (folder / "templates" / "reply.j2").write_text(template.read_text().replace("Write", "Please write"))
 
 
 @pytest.fixture(scope="module")

@@ -299,7 +299,7 @@ def rows_in(output: Path) -> int:
 
 def test_changed_configuration_is_refused_and_the_key_named(built: Path, source: str, tmp_path: Path) -> None:
     config = write_config(tmp_path, replay(built), source)
-    key, there = {"sampled": ("sampling.active_max", 6), "mined": ("mining.clusters", 3)}[source]
+    key, there = {"sampled": ("sampling.max_active", 6), "mined": ("mining.clusters", 3)}[source]
 
     process = start(config, built, "--set", f"{key}=5")
     said, _ = process.communicate(timeout=60)
@@ -339,7 +339,7 @@ def test_retry_killed_half_way_gives_the_bytes_of_an_undisturbed_build(
         await asyncio.sleep(0.02)
         return await sometimes_bad(request, body)
 
-    overrides = ["attempts=1", "limits.max_rejected=1", "requests.retries=0"]
+    overrides = ["attempts=1", "limits.max_lost_share=1", "requests.max_retries=0"]
     keys = [argument for override in overrides for argument in ("--set", override)]
     with StubServer(sometimes_bad) as good_one, StubServer(out_of_memory) as bad_one, StubServer(slowly) as slow_one:
         config, output = write_config(tmp_path, openai(good_one, 16), source, pairs=100), tmp_path / "out"

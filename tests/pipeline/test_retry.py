@@ -47,7 +47,7 @@ def keys(request: pytest.FixtureRequest, tmp_path: Path) -> Keys:
         "mined": mined | {"mining": mining(threads, annotation=few)},
         "json": mined | {"mining": mining(threads, annotation=few | {"mode": "json", "min_confidence": 0})},
     }
-    return {"limits": {"max_rejected": 1}, **kinds[str(request.param)]}
+    return {"limits": {"max_lost_share": 1}, **kinds[str(request.param)]}
 
 
 def shards(output: Path) -> dict[str, bytes]:
@@ -128,7 +128,7 @@ def test_finished_build_does_not_ask_again_by_itself(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("portrait", ["template", "model"])
 def test_build_that_failed_by_such_losses_asks_again_by_the_same_command(tmp_path: Path, portrait: str) -> None:
-    keys: Keys = {"portrait": portrait, "limits": {"max_rejected": 0.4}}
+    keys: Keys = {"portrait": portrait, "limits": {"max_lost_share": 0.4}}
     undisturbed, _ = run_build(tmp_path / "good", UNDISTURBED, **keys)
     every = {"template": 3, "model": 7}[portrait]
 
@@ -159,7 +159,7 @@ def test_retry_that_fails_leaves_a_build_that_the_same_command_without_it_finish
 
 
 def test_without_its_journal_a_retry_loses_nothing_that_was_answered(tmp_path: Path) -> None:
-    keys: Keys = {"requests": {"retries": 0, "journal": False}}
+    keys: Keys = {"requests": {"max_retries": 0, "journal": False}}
     before, _ = run_build(tmp_path / "out", failing(7), **keys)
     pairs = {row["pair_id"] for row in rows_of(tmp_path / "out" / "pool")}
 

@@ -66,10 +66,10 @@ def assert_share(observed: float, expected: float, count: int) -> None:
     assert abs(observed - expected) <= error, f"{observed:.4f}, expected {expected:.4f} +- {error:.4f}"
 
 
-BOTH = SamplingConfig(active_min=2, active_max=2)
+BOTH = SamplingConfig(min_active=2, max_active=2)
 RICH = SamplingConfig(
-    active_min=2,
-    active_max=8,
+    min_active=2,
+    max_active=8,
     marginals={"age_group": Marginal(weight=30.0, positive=0.9), "gender": Marginal(weight=30.0, positive=0.9)},
     correlations=(Correlation(a="age_group", b="gender", rho=0.8), Correlation(a="honesty", b="gender", rho=-0.3)),
     forbidden=({"age_group": "positive", "gender": "positive"},),
@@ -138,7 +138,7 @@ def test_neighbouring_records_differ() -> None:
 
 
 def test_number_of_active_dimensions_is_uniform_on_its_range() -> None:
-    counts = active_counts(draw(ALIGNX, SamplingConfig(active_min=2, active_max=6)))
+    counts = active_counts(draw(ALIGNX, SamplingConfig(min_active=2, max_active=6)))
 
     assert set(counts) == {2, 3, 4, 5, 6}
     for k in range(2, 7):
@@ -146,17 +146,17 @@ def test_number_of_active_dimensions_is_uniform_on_its_range() -> None:
 
 
 def test_range_of_one_number_is_that_number() -> None:
-    assert set(active_counts(draw(ALIGNX, SamplingConfig(active_min=4, active_max=4), count=500))) == {4}
+    assert set(active_counts(draw(ALIGNX, SamplingConfig(min_active=4, max_active=4), count=500))) == {4}
 
 
 def test_active_dimensions_end_where_the_eligible_ones_do() -> None:
-    points = draw(space_of("a", "b", "c"), SamplingConfig(active_min=2, active_max=6))
+    points = draw(space_of("a", "b", "c"), SamplingConfig(min_active=2, max_active=6))
 
     assert set(active_counts(points)) == {2, 3}
 
 
 def test_dimensions_of_equal_weight_are_active_equally_often() -> None:
-    active = draw(space_of("a", "b", "c", "d"), SamplingConfig(active_min=1, active_max=1)) != 0
+    active = draw(space_of("a", "b", "c", "d"), SamplingConfig(min_active=1, max_active=1)) != 0
 
     for share in active.mean(axis=0):
         assert_share(share, 1 / 4, MANY)
@@ -177,7 +177,7 @@ def test_poles_of_different_dimensions_are_independent_by_default() -> None:
 
 @pytest.mark.parametrize("positive", [0.0, 0.05, 0.3, 0.8, 1.0])
 def test_marginal_positive_is_the_share_of_the_positive_pole(positive: float) -> None:
-    config = SamplingConfig(active_min=1, active_max=2, marginals={"a": Marginal(weight=1.0, positive=positive)})
+    config = SamplingConfig(min_active=1, max_active=2, marginals={"a": Marginal(weight=1.0, positive=positive)})
 
     column = draw(space_of("a", "b"), config)[:, 0]
 
@@ -186,7 +186,7 @@ def test_marginal_positive_is_the_share_of_the_positive_pole(positive: float) ->
 
 
 def test_marginal_weight_is_in_proportion_to_how_often_a_dimension_is_drawn() -> None:
-    config = SamplingConfig(active_min=1, active_max=1, marginals={"a": Marginal(weight=3.0, positive=0.5)})
+    config = SamplingConfig(min_active=1, max_active=1, marginals={"a": Marginal(weight=3.0, positive=0.5)})
 
     active = draw(space_of("a", "b", "c"), config) != 0
 
@@ -195,7 +195,7 @@ def test_marginal_weight_is_in_proportion_to_how_often_a_dimension_is_drawn() ->
 
 
 def test_second_dimension_is_drawn_from_the_remaining_weights() -> None:
-    config = SamplingConfig(active_min=2, active_max=2, marginals={"a": Marginal(weight=2.0, positive=0.5)})
+    config = SamplingConfig(min_active=2, max_active=2, marginals={"a": Marginal(weight=2.0, positive=0.5)})
 
     active = draw(space_of("a", "b", "c"), config) != 0
 
@@ -204,7 +204,7 @@ def test_second_dimension_is_drawn_from_the_remaining_weights() -> None:
 
 
 def test_dimension_of_weight_zero_is_never_active() -> None:
-    config = SamplingConfig(active_min=1, active_max=3, marginals={"a": Marginal(weight=0.0, positive=0.5)})
+    config = SamplingConfig(min_active=1, max_active=3, marginals={"a": Marginal(weight=0.0, positive=0.5)})
 
     points = draw(space_of("a", "b", "c"), config)
 
@@ -213,7 +213,7 @@ def test_dimension_of_weight_zero_is_never_active() -> None:
 
 
 def test_topical_dimensions_are_active_only_where_the_topics_name_them() -> None:
-    sampler = Sampler(ALIGNX, SamplingConfig(active_min=6, active_max=6), 0)
+    sampler = Sampler(ALIGNX, SamplingConfig(min_active=6, max_active=6), 0)
     topics = [["gaming"], ["pets", "music"], []] * 1000
     points = sampler.draw("train", 0, np.arange(3000), topics)
 
@@ -244,7 +244,7 @@ def test_order_of_topics_does_not_matter() -> None:
 
 
 def test_topical_weight_is_the_weight_of_a_tag_that_fits() -> None:
-    config = SamplingConfig(active_min=1, active_max=1, topical_weight=4.0)
+    config = SamplingConfig(min_active=1, max_active=1, topical_weight=4.0)
 
     active = draw(space_of("a", "b", topical=["tag", "other"]), config, topics=["tag"]) != 0
 
@@ -254,7 +254,7 @@ def test_topical_weight_is_the_weight_of_a_tag_that_fits() -> None:
 
 def test_marginal_weight_multiplies_the_topical_weight() -> None:
     config = SamplingConfig(
-        active_min=1, active_max=1, topical_weight=4.0, marginals={"tag": Marginal(weight=0.5, positive=0.5)}
+        min_active=1, max_active=1, topical_weight=4.0, marginals={"tag": Marginal(weight=0.5, positive=0.5)}
     )
 
     active = draw(space_of("a", "b", topical=["tag"]), config, topics=["tag"]) != 0
@@ -263,13 +263,13 @@ def test_marginal_weight_multiplies_the_topical_weight() -> None:
 
 
 def test_tag_of_weight_zero_is_never_active() -> None:
-    config = SamplingConfig(active_min=1, active_max=2, marginals={"tag": Marginal(weight=0.0, positive=0.5)})
+    config = SamplingConfig(min_active=1, max_active=2, marginals={"tag": Marginal(weight=0.0, positive=0.5)})
 
     assert not draw(space_of("a", topical=["tag"]), config, topics=["tag"])[:, 1].any()
 
 
 def test_dimensions_by_slug_are_the_only_active_ones() -> None:
-    config = SamplingConfig(active_min=1, active_max=2, dimensions=("honesty", "age_group"))
+    config = SamplingConfig(min_active=1, max_active=2, dimensions=("honesty", "age_group"))
 
     points = draw(ALIGNX, config, count=500, topics=["gaming"])
 
@@ -277,7 +277,7 @@ def test_dimensions_by_slug_are_the_only_active_ones() -> None:
 
 
 def test_dimensions_by_group_are_all_of_the_group() -> None:
-    config = SamplingConfig(active_min=1, active_max=3, dimensions=("content_quality",))
+    config = SamplingConfig(min_active=1, max_active=3, dimensions=("content_quality",))
 
     points = draw(ALIGNX, config, count=2000, topics=["gaming"])
 
@@ -286,7 +286,7 @@ def test_dimensions_by_group_are_all_of_the_group() -> None:
 
 
 def test_dimensions_by_group_and_slug_are_joined() -> None:
-    config = SamplingConfig(active_min=1, active_max=2, dimensions=("tags", "a"))
+    config = SamplingConfig(min_active=1, max_active=2, dimensions=("tags", "a"))
 
     points = draw(space_of("a", "b", topical=["tag"]), config, count=500, topics=["tag"])
 
@@ -294,7 +294,7 @@ def test_dimensions_by_group_and_slug_are_joined() -> None:
 
 
 def test_dimensions_by_slug_leave_a_topical_one_topical() -> None:
-    config = SamplingConfig(active_min=1, active_max=2, dimensions=("tag", "a"))
+    config = SamplingConfig(min_active=1, max_active=2, dimensions=("tag", "a"))
 
     assert not draw(space_of("a", "b", topical=["tag"]), config, count=500)[:, 2].any()
 
@@ -324,7 +324,7 @@ def test_correlation_leaves_the_marginals_alone() -> None:
 
 
 def test_correlation_leaves_other_dimensions_uncorrelated() -> None:
-    config = SamplingConfig(active_min=3, active_max=3, correlations=(Correlation(a="a", b="b", rho=0.9),))
+    config = SamplingConfig(min_active=3, max_active=3, correlations=(Correlation(a="a", b="b", rho=0.9),))
 
     points = draw(space_of("a", "b", "c"), config)
 
@@ -333,7 +333,7 @@ def test_correlation_leaves_other_dimensions_uncorrelated() -> None:
 
 def test_correlations_that_contradict_one_another_are_named() -> None:
     config = SamplingConfig(
-        active_min=1,
+        min_active=1,
         correlations=(
             Correlation(a="a", b="b", rho=0.9),
             Correlation(a="b", b="c", rho=0.9),
@@ -346,7 +346,7 @@ def test_correlations_that_contradict_one_another_are_named() -> None:
 
 
 def test_correlation_of_a_dimension_with_itself_is_refused() -> None:
-    config = SamplingConfig(active_min=1, correlations=(Correlation(a="a", b="a", rho=0.5),))
+    config = SamplingConfig(min_active=1, correlations=(Correlation(a="a", b="a", rho=0.5),))
 
     with pytest.raises(UsageError, match="'a' is correlated with itself"):
         Sampler(space_of("a", "b"), config, 0)
@@ -393,8 +393,8 @@ def test_forbidden_combination_never_occurs_where_every_draw_hits_it() -> None:
 def test_forbidden_combination_never_occurs_where_nearly_every_draw_hits_it() -> None:
     often = {slug: Marginal(weight=1.0, positive=0.99) for slug in ("a", "b", "c")}
     config = SamplingConfig(
-        active_min=3,
-        active_max=3,
+        min_active=3,
+        max_active=3,
         marginals=often,
         forbidden=({"a": "positive", "b": "positive"}, {"b": "positive", "c": "positive"}, {"c": "positive"}),
     )
@@ -408,7 +408,7 @@ def test_forbidden_combination_never_occurs_where_nearly_every_draw_hits_it() ->
 
 def test_forbidden_combination_of_three_leaves_its_parts_alone() -> None:
     config = SamplingConfig(
-        active_min=3, active_max=3, forbidden=({"a": "positive", "b": "positive", "c": "positive"},)
+        min_active=3, max_active=3, forbidden=({"a": "positive", "b": "positive", "c": "positive"},)
     )
 
     points = draw(space_of("a", "b", "c"), config)
@@ -419,7 +419,7 @@ def test_forbidden_combination_of_three_leaves_its_parts_alone() -> None:
 
 def test_forbidden_combination_without_members_is_refused() -> None:
     with pytest.raises((UsageError, ValidationError)):
-        Sampler(space_of("a", "b"), SamplingConfig(active_min=1, forbidden=({},)), 0)
+        Sampler(space_of("a", "b"), SamplingConfig(min_active=1, forbidden=({},)), 0)
 
 
 @pytest.mark.parametrize(
@@ -446,8 +446,8 @@ def test_group_is_no_slug_of_a_marginal() -> None:
 
 
 def test_too_few_dimensions_for_active_min_are_refused() -> None:
-    with pytest.raises(UsageError, match="active_min is 3, but only 2 dimensions can be active"):
-        Sampler(space_of("a", "b"), SamplingConfig(active_min=3), 0)
+    with pytest.raises(UsageError, match="min_active is 3, but only 2 dimensions can be active"):
+        Sampler(space_of("a", "b"), SamplingConfig(min_active=3), 0)
 
 
 def test_quickstart_configuration_fits_the_packaged_space() -> None:
@@ -455,4 +455,4 @@ def test_quickstart_configuration_fits_the_packaged_space() -> None:
 
     counts = active_counts(draw(ALIGNX, config, count=2000, topics=["gaming"]))
 
-    assert set(counts) == set(range(config.active_min, config.active_max + 1))
+    assert set(counts) == set(range(config.min_active, config.max_active + 1))

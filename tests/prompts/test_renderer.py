@@ -48,14 +48,14 @@ def inputs_of(name: str) -> dict[str, Any]:
 
 
 def write(folder: Path, user: str, *, system: str = "Be kind.", header: str = HEADER) -> Path:
-    """A folder that overrides `reply_chosen`."""
+    """A folder that overrides `reply`."""
     blocks = f"{{% block system %}}{system}{{% endblock %}}\n{{% block user %}}{user}{{% endblock %}}\n"
-    (folder / "reply_chosen.j2").write_text(header + blocks, encoding="utf-8")
+    (folder / "reply.j2").write_text(header + blocks, encoding="utf-8")
     return folder
 
 
 def load(folder: Path) -> Template:
-    return load_templates(folder)["reply_chosen"]
+    return load_templates(folder)["reply"]
 
 
 def refusal(folder: Path) -> str:
@@ -108,8 +108,8 @@ def test_header_is_not_rendered(name: str) -> None:
 def test_the_two_replies_share_their_prompt_up_to_the_persona() -> None:
     templates = load_templates()
 
-    chosen = templates["reply_chosen"].render(post=POST, traits=[trait("calm"), trait("kind")])
-    rejected = templates["reply_rejected"].render(post=POST, traits=[trait("wild"), trait("rude")])
+    chosen = templates["reply"].render(post=POST, traits=[trait("calm"), trait("kind")])
+    rejected = templates["reply"].render(post=POST, traits=[trait("wild"), trait("rude")])
 
     assert chosen["system"] == rejected["system"]
     before = chosen["user"].partition("calm hint")[0]
@@ -117,7 +117,7 @@ def test_the_two_replies_share_their_prompt_up_to_the_persona() -> None:
     assert "Which pet?\nA cat or a dog." in before
 
 
-@pytest.mark.parametrize("name", ["reply_chosen", "reply_rejected"])
+@pytest.mark.parametrize("name", ["reply"])
 def test_persona_text_comes_last(name: str) -> None:
     user = load_templates()[name].render(post=POST, traits=[trait("calm"), trait("kind")])["user"]
 
@@ -125,7 +125,7 @@ def test_persona_text_comes_last(name: str) -> None:
     assert user.index("calm hint") > user.index(PROMPT.partition("\n\n")[2])
 
 
-@pytest.mark.parametrize("name", ["reply_chosen", "reply_rejected"])
+@pytest.mark.parametrize("name", ["reply"])
 def test_every_trait_is_told(name: str) -> None:
     words = [f"word{k}" for k in range(6)]
 
@@ -151,19 +151,19 @@ def test_post_text_is_rendered_literally() -> None:
     text = "{{ 7*7 }} {% for x in y %} {# note #} <b>&amp;</b>"
     post = {"title": "{{ post.id }}", "text": text, "topics": []}
 
-    user = load_templates()["reply_chosen"].render(post=post, traits=[trait("calm")])["user"]
+    user = load_templates()["reply"].render(post=post, traits=[trait("calm")])["user"]
 
     assert f"{{{{ post.id }}}}\n{text}" in user
 
 
 def test_trait_text_is_rendered_literally() -> None:
-    user = load_templates()["reply_chosen"].render(post=POST, traits=[trait("{{ 7*7 }}")])["user"]
+    user = load_templates()["reply"].render(post=POST, traits=[trait("{{ 7*7 }}")])["user"]
 
     assert user.endswith("{{ 7*7 }} hint")
 
 
 def test_rendering_twice_gives_the_same_text() -> None:
-    template = load_templates()["reply_chosen"]
+    template = load_templates()["reply"]
 
     first, second = (template.render(post=POST, traits=[trait("calm")]) for _ in range(2))
 
@@ -181,7 +181,7 @@ def test_override_leaves_the_other_templates_alone(tmp_path: Path) -> None:
 
     templates = load_templates(write(tmp_path, "Reply."))
 
-    assert {name for name in INPUTS if templates[name].fingerprint != packaged[name].fingerprint} == {"reply_chosen"}
+    assert {name for name in INPUTS if templates[name].fingerprint != packaged[name].fingerprint} == {"reply"}
 
 
 def test_empty_folder_overrides_nothing(tmp_path: Path) -> None:
@@ -205,7 +205,7 @@ def test_unknown_template_name_is_refused_with_the_known_ones(tmp_path: Path) ->
     message = refusal(tmp_path)
 
     assert message.startswith(f"template {path}: unknown name")
-    assert "reply_chosen" in message
+    assert "reply" in message
 
 
 def test_missing_folder_is_refused(tmp_path: Path) -> None:
@@ -236,7 +236,7 @@ def test_variable_that_is_not_given_is_refused_at_load(tmp_path: Path) -> None:
 
     message = refusal(tmp_path)
 
-    assert str(tmp_path / "reply_chosen.j2") in message
+    assert str(tmp_path / "reply.j2") in message
     assert "uses 'persona', which is not given; its inputs are post, traits" in message
 
 
@@ -273,13 +273,13 @@ def test_missing_attribute_is_refused_at_render_with_the_template(tmp_path: Path
 
     message = render_refusal(tmp_path)
 
-    assert message.startswith(f"template {tmp_path / 'reply_chosen.j2'}: ")
+    assert message.startswith(f"template {tmp_path / 'reply.j2'}: ")
     assert what in message
 
 
 def test_packaged_template_names_itself_where_an_input_is_missing() -> None:
-    with pytest.raises(UsageError, match=r"template reply_chosen\.j2: 'post' is undefined"):
-        load_templates()["reply_chosen"].render(traits=[])
+    with pytest.raises(UsageError, match=r"template reply\.j2: 'post' is undefined"):
+        load_templates()["reply"].render(traits=[])
 
 
 def test_arithmetic_that_fails_is_refused_at_render(tmp_path: Path) -> None:
@@ -306,7 +306,7 @@ def test_template_without_a_whole_header_is_refused(tmp_path: Path, header: str)
 
     message = refusal(tmp_path)
 
-    assert message.startswith(f"template {tmp_path / 'reply_chosen.j2'}: must begin with ")
+    assert message.startswith(f"template {tmp_path / 'reply.j2'}: must begin with ")
 
 
 def test_header_that_is_no_yaml_is_refused_in_one_line(tmp_path: Path) -> None:
@@ -327,7 +327,7 @@ def test_version_that_is_no_integer_is_refused(tmp_path: Path, version: str, fou
 
 @pytest.mark.parametrize("block", ["system", "user"])
 def test_missing_block_is_named(tmp_path: Path, block: str) -> None:
-    path = tmp_path / "reply_chosen.j2"
+    path = tmp_path / "reply.j2"
     path.write_text(
         HEADER + "".join(f"{{% block {name} %}}x{{% endblock %}}" for name in ("system", "user") if name != block),
         encoding="utf-8",
@@ -347,11 +347,11 @@ def test_plain_text_template_needs_a_text_block(tmp_path: Path) -> None:
 def test_syntax_error_is_refused_at_load_with_its_line(tmp_path: Path, user: str) -> None:
     write(tmp_path, user)
 
-    assert refusal(tmp_path).startswith(f"template {tmp_path / 'reply_chosen.j2'}, line 7: ")
+    assert refusal(tmp_path).startswith(f"template {tmp_path / 'reply.j2'}, line 7: ")
 
 
 def test_template_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
-    path = write(tmp_path, "Réponse.") / "reply_chosen.j2"
+    path = write(tmp_path, "Réponse.") / "reply.j2"
     path.write_bytes(path.read_text(encoding="utf-8").encode("latin-1"))
 
     assert str(path) in refusal(tmp_path)

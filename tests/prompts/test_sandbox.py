@@ -36,7 +36,7 @@ def refused(folder: Path, user: str, **post: Any) -> str:
     with pytest.raises(UsageError) as caught:
         rendered(folder, user, **post)
     message = str(caught.value)
-    assert message.startswith(f"template {folder / 'reply_chosen.j2'}")
+    assert message.startswith(f"template {folder / 'reply.j2'}")
     assert "\n" not in message
     return message
 
@@ -238,7 +238,7 @@ def test_a_call_is_refused_at_load_with_what_there_is_instead(tmp_path: Path) ->
 
     message = refusal(tmp_path)
 
-    assert message.startswith(f"template {tmp_path / 'reply_chosen.j2'}, line 7: a call (of methods there are split, ")
+    assert message.startswith(f"template {tmp_path / 'reply.j2'}, line 7: a call (of methods there are split, ")
     assert message.endswith("is no part of the template language")
 
 

@@ -59,7 +59,7 @@ def test_lists_and_maps_become_typed_records(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "unknown", "nearest"),
     [
-        ("pairs: 1\nsampilng: {active_min: 2}\n", "sampilng", "sampling"),
+        ("pairs: 1\nsampilng: {min_active: 2}\n", "sampilng", "sampling"),
         ("pairs: 1\ngeneration: {temprature: 0.5}\n", "generation.temprature", "temperature"),
         ("pairs: 1\nsampling: {marginals: {gaming: {wieght: 2}}}\n", "sampling.marginals.gaming.wieght", "weight"),
         (
@@ -327,9 +327,9 @@ def test_shares_that_do_not_sum_to_one_are_refused(tmp_path: Path) -> None:
 
 
 def test_active_min_above_active_max_is_refused(tmp_path: Path) -> None:
-    message = refusal(write(tmp_path, "pairs: 1\nsampling: {active_min: 7}\n"))
+    message = refusal(write(tmp_path, "pairs: 1\nsampling: {min_active: 7}\n"))
 
-    assert "'sampling': active_min is larger than active_max" in message
+    assert "'sampling': min_active is larger than max_active" in message
 
 
 def test_unknown_kind_of_engine_lists_the_known_ones(tmp_path: Path) -> None:
@@ -581,7 +581,7 @@ def test_override_with_a_value_that_does_not_fit_is_said_to_be_one(tmp_path: Pat
 
 
 def test_override_with_a_small_number(tmp_path: Path) -> None:
-    assert load_config(write(tmp_path, "pairs: 1\n"), ["limits.max_rejected=5e-2"]).limits.max_rejected == 0.05
+    assert load_config(write(tmp_path, "pairs: 1\n"), ["limits.max_lost_share=5e-2"]).limits.max_lost_share == 0.05
 
 
 def test_a_file_that_is_a_bomb_is_refused(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from everyuser_train.examples import Example, PairItem, UgcItem
 from everyuser_train.problems import explain
 from everyuser_train.space import Direction, Space, from_released, load_space
 
-KNOWN_SCHEMAS = ("2",)
+KNOWN_SCHEMAS = ("3",)
 """Values of a manifest's `schema_version` that this package reads."""
 
 _PAIR_ID = "pair_id"

@@ -33,7 +33,7 @@ def manifest(rows: tuple[int, ...] = (900, 0, 100), **config: Any) -> Manifest:
         status="complete",
         name=settings.name,
         fingerprint="f" * 64,
-        parts={"templates": {"reply_chosen": "abcdef0123456789"}},
+        parts={"templates": {"reply": "abcdef0123456789"}},
         config=settings.model_dump(mode="json"),
         versions={},
         counts=Counts(pairs_asked=600, pairs_accepted=500, examples=1000, rejected={"validate/empty": 7}),
@@ -90,7 +90,7 @@ def test_what_nobody_stated_is_not_claimed() -> None:
     text = card(manifest(), None)
     assert "license" not in header(text) and "language" not in header(text)
     assert "No licence was stated" in text
-    assert header(card(manifest(validation={"language": "fr"}), None))["language"] == ["fr"]
+    assert header(card(manifest(rules={"language": "fr"}), None))["language"] == ["fr"]
     assert "## Quality" not in text and "## An example" not in text
 
 
@@ -141,8 +141,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "consistency of the paper": {"history": {"consistency": "paper"}},
     "dummy": {"engine": {"kind": "dummy"}, "generation": {"model": "dummy"}},
     "own posts": {"seeds": {"path": "mine.jsonl"}},
-    "no rules": {"validation": {"refusals": [], "markup": []}},
-    "language": {"validation": {"language": "fr"}},
+    "no rules": {"rules": {"refusals": [], "markup": []}},
+    "language": {"rules": {"language": "fr"}},
     "license": {"card": {"license": "cc-by-4.0"}},
 }
 
@@ -160,9 +160,9 @@ def claims(config: BuildConfig) -> dict[str, bool]:
         "Every pair occurs twice, mirrored": config.mirror,
         "No model was asked: every text": config.engine.kind == "dummy",
         "**Sampled pairs**": is_sampled,
-        "refusals or talk about the task": is_sampled and bool(config.validation.refusals),
-        "full of markup": is_sampled and bool(config.validation.markup),
-        "not in the language 'fr'": is_sampled and config.validation.language == "fr",
+        "refusals or talk about the task": is_sampled and bool(config.rules.refusals),
+        "full of markup": is_sampled and bool(config.rules.markup),
+        "not in the language 'fr'": is_sampled and config.rules.language == "fr",
         "**Mined pairs**": is_mined,
         "most of them by models": is_rated,
         "A model annotates each": is_annotated,

@@ -33,7 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     async def hostile(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
         return completion(f"{HARMLESS} {good_text(body)}")
 
-    run_build(root / "out", hostile, seeds={"path": str(posts)}, validation={"copied_words": 1000})
+    run_build(root / "out", hostile, seeds={"path": str(posts)}, rules={"copied_ngram": 1000})
     return root / "out"
 
 

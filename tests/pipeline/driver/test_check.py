@@ -20,7 +20,7 @@ from tests.stub import StubServer, good
 
 SHARD = "train-00001-of-00003"
 FILES = [
-    *("manifest.json", "preference_space.yaml", "templates/reply_chosen.j2", "seeds/train.parquet"),
+    *("manifest.json", "preference_space.yaml", "templates/reply.j2", "seeds/train.parquet"),
     *("threads/index.json", "threads/kept.npy", "threads/part-00000.parquet", "pool/shared_replies.json"),
     *(f"{folder}/{SHARD}.parquet" for folder in ("pool", "rejected/pairs", "rejected/examples", "data")),
     *(f"{folder}/train-00002-of-00003.parquet" for folder in ("annotated", "pool")),
@@ -79,7 +79,7 @@ def config(stub: StubServer, tmp_path_factory: pytest.TempPathFactory) -> BuildC
         engine={"kind": "openai", "base_urls": [stub.url]},
         seeds={"path": str(write_posts(inputs / "posts.jsonl", 60))},
         mining=mining(write_threads(inputs / "threads.jsonl", 40), share=0.2),
-        limits={"max_rejected": 0.9},
+        limits={"max_lost_share": 0.9},
         history={"ugc": 1, "pair": 0, "min_support": 0},
         shard_pairs=20,
     )

@@ -13,7 +13,7 @@ from tests.pipeline.helpers import mining, prepared, tiny, write_posts, write_th
 SLUGS = [dimension.slug for dimension in load_space("alignx").dimensions if not dimension.topical][:2]
 EITHER = [{slug: pole} for slug in SLUGS for pole in ("positive", "negative")]
 DUMMY = {"engine": {"kind": "dummy"}, "generation": {"model": "dummy"}}
-EVERY_DIMENSION = {"active_min": 90, "active_max": 90}
+EVERY_DIMENSION = {"min_active": 90, "max_active": 90}
 TOPICAL = [dimension.slug for dimension in load_space("alignx").dimensions if dimension.topical]
 
 
@@ -24,7 +24,7 @@ def refused(folder: Path, match: str, **keys: Any) -> None:
 
 
 def test_sampling_that_forbids_everything_is_refused(tmp_path: Path) -> None:
-    sampling = {"dimensions": SLUGS, "active_min": 1, "active_max": 2, "forbidden": EITHER}
+    sampling = {"dimensions": SLUGS, "min_active": 1, "max_active": 2, "forbidden": EITHER}
 
     refused(
         tmp_path,
@@ -40,7 +40,7 @@ def test_posts_that_fit_no_dimension_are_refused(tmp_path: Path) -> None:
 
 
 def test_points_whose_histories_cannot_be_found_are_refused(tmp_path: Path) -> None:
-    sampling = {"active_min": 40, "active_max": 60}
+    sampling = {"min_active": 40, "max_active": 60}
 
     refused(
         tmp_path,
@@ -51,7 +51,7 @@ def test_points_whose_histories_cannot_be_found_are_refused(tmp_path: Path) -> N
 
 def test_support_that_no_history_reaches_is_refused(tmp_path: Path) -> None:
     history = {"ugc": 1, "pair": 0, "min_support": 1, "blocks": 0}
-    sampling = {"active_min": 12, "active_max": 12}
+    sampling = {"min_active": 12, "max_active": 12}
 
     refused(tmp_path, r"\(history_(without_support|too_short)\)", history=history, sampling=sampling)
 
@@ -59,7 +59,7 @@ def test_support_that_no_history_reaches_is_refused(tmp_path: Path) -> None:
 def test_build_without_histories_may_have_any_points(tmp_path: Path) -> None:
     history = {"ugc": 0, "pair": 0, "min_support": 0}
 
-    prepared(tmp_path / "out", tiny(history=history, sampling={"active_min": 40, "active_max": 60}))
+    prepared(tmp_path / "out", tiny(history=history, sampling={"min_active": 40, "max_active": 60}))
 
 
 @pytest.mark.parametrize("shard_pairs", [12, 1024, 65536])

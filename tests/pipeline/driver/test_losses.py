@@ -13,7 +13,7 @@ from tests.pipeline.test_retry import failing
 
 
 def test_explanation_names_the_commonest_reasons_with_counts_and_one_example(tmp_path: Path) -> None:
-    manifest, _ = run_build(tmp_path / "out", failing(3), limits={"max_rejected": 1})
+    manifest, _ = run_build(tmp_path / "out", failing(3), limits={"max_lost_share": 1})
     rejected = manifest.counts.rejected
 
     said = explain(tmp_path / "out", rejected)
@@ -59,13 +59,13 @@ def test_losses_to_circumstances_are_blamed_on_the_server(tmp_path: Path) -> Non
     assert said.startswith("40 of 60 pairs were lost, 30 of them for no fault of theirs: generate/timeout 30; ")
     assert "run the same command again" in said
     assert "template" not in said
-    assert "max_rejected" not in said
+    assert "max_lost_share" not in said
 
 
 def test_losses_of_the_rows_own_are_not_blamed_on_the_server_though_some_are_not(tmp_path: Path) -> None:
     counts = Counts(pairs_asked=60, pairs_lost=40, pairs_unanswered=5, rejected={"validate/copied": 35})
 
-    assert "more than limits.max_rejected = 0.5: validate/copied 35; " in too_many_lost(tmp_path, counts, 0.5)
+    assert "more than limits.max_lost_share = 0.5: validate/copied 35; " in too_many_lost(tmp_path, counts, 0.5)
 
 
 def test_every_key_that_advice_names_exists() -> None:

@@ -95,7 +95,7 @@ def test_new_folder_gets_everything_that_workers_need(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("path", "old", "new"),
     [
-        ("templates/reply_chosen.j2", "Write one", "Write no"),
+        ("templates/reply.j2", "Write one", "Write no"),
         ("templates/annotate.j2", "Answer: (", "Reply: ("),
         ("preference_space.yaml", "topical: false", "topical: true"),
     ],
@@ -125,9 +125,9 @@ def test_a_template_of_the_papers_portrait_is_tried_with_what_it_gets(tmp_path: 
     ],
 )
 def test_a_template_that_never_ends_is_refused_before_anything_is_written(tmp_path: Path, bomb: str) -> None:
-    folder = templates_with(tmp_path / "mine", "reply_chosen", "{{ post.text }}", bomb)
+    folder = templates_with(tmp_path / "mine", "reply", "{{ post.text }}", bomb)
 
-    with pytest.raises(UsageError, match=r"reply_chosen\.j2: does more than a prompt may"):
+    with pytest.raises(UsageError, match=r"reply\.j2: does more than a prompt may"):
         prepared(tmp_path / "build", tiny(templates=folder))
     assert not (tmp_path / "build" / "templates").exists()
 
@@ -168,7 +168,7 @@ def test_fingerprint_does_not_depend_on_the_folder(tmp_path: Path) -> None:
         {"name": "another"},
         {"engine": {"kind": "replay", "journal": "/somewhere"}},
         {"engine": {"kind": "openai", "base_urls": [NOWHERE], "in_flight": 3}},
-        {"limits": {"max_rejected": 0.9}},
+        {"limits": {"max_lost_share": 0.9}},
         {"requests": {"timeout_seconds": 5}},
     ],
 )
@@ -187,8 +187,8 @@ def test_engine_limits_requests_and_name_may_change(tmp_path: Path, keys: dict[s
         ({"generation": {"model": "stub", "temperature": 0.1}}, "generation.temperature is 0.8 there and 0.1 now"),
         ({"generation": {"model": "other"}}, 'generation.model is "stub" there and "other" now'),
         ({"history": {"ugc": 2, "pair": 1, "min_support": 0}}, "history.ugc is 1 there and 2 now"),
-        ({"validation": {"language": "en"}}, 'validation.language is null there and "en" now'),
-        ({"sampling": {"active_max": 5}}, "sampling.active_max is 6 there and 5 now"),
+        ({"rules": {"language": "en"}}, 'rules.language is null there and "en" now'),
+        ({"sampling": {"max_active": 5}}, "sampling.max_active is 6 there and 5 now"),
         ({"portrait": "model"}, 'portrait is "template" there and "model" now'),
         ({"seeds": {"limit": 200}}, "seeds.limit is "),
     ],
@@ -214,9 +214,9 @@ def test_every_difference_is_named(tmp_path: Path) -> None:
 
 def test_changed_template_is_named(tmp_path: Path) -> None:
     prepared(tmp_path / "build", tiny())
-    folder = templates_with(tmp_path / "own", "reply_chosen", "short reply", "brief reply")
+    folder = templates_with(tmp_path / "own", "reply", "short reply", "brief reply")
 
-    with pytest.raises(UsageError, match=r"templates\.reply_chosen is .*; choose"):
+    with pytest.raises(UsageError, match=r"templates\.reply is .*; choose"):
         prepared(tmp_path / "build", tiny(templates=folder))
 
 
@@ -238,7 +238,7 @@ def test_changed_seed_file_is_refused(tmp_path: Path) -> None:
 
 def test_seed_file_and_templates_may_move(tmp_path: Path) -> None:
     here, there = (write_posts(tmp_path / name, 60) for name in ("here.jsonl", "there.jsonl"))
-    own = [templates_with(tmp_path / name, "reply_chosen", "short", "brief") for name in ("a", "b")]
+    own = [templates_with(tmp_path / name, "reply", "short", "brief") for name in ("a", "b")]
     before = prepared(tmp_path / "build", tiny(seeds={"path": str(here)}, templates=own[0]))
 
     after = prepared(tmp_path / "build", tiny(seeds={"path": str(there)}, templates=own[1]))
@@ -399,7 +399,7 @@ def test_folder_that_holds_something_else_is_refused_and_left_alone(tmp_path: Pa
 
 def test_templates_and_a_space_of_the_user_are_left_alone(tmp_path: Path) -> None:
     # As where somebody names the folder that holds the configuration and what it reads.
-    for folder, file in (("templates", "reply_chosen.j2"), ("seeds", "posts.jsonl"), ("threads", "threads.jsonl")):
+    for folder, file in (("templates", "reply.j2"), ("seeds", "posts.jsonl"), ("threads", "threads.jsonl")):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / file).write_text("mine")
     (tmp_path / "preference_space.yaml").write_text("mine")
@@ -480,10 +480,10 @@ def test_output_of_a_name_that_is_too_long_is_refused_in_one_line(tmp_path: Path
 @pytest.mark.parametrize("place", ["s3", "gs"])
 def test_output_at_an_object_or_among_others_is_refused(place: str, request: pytest.FixtureRequest) -> None:
     folder = storage.parse(f"{request.getfixturevalue(f'{place}_store').url}/{uuid.uuid4().hex}")
-    storage.write_text(folder / "templates" / "reply_chosen.j2", "mine")
+    storage.write_text(folder / "templates" / "reply.j2", "mine")
 
     with pytest.raises(UsageError, match=r": a file is there; name a folder"):
-        check_output(folder / "templates" / "reply_chosen.j2")
+        check_output(folder / "templates" / "reply.j2")
     with pytest.raises(UsageError, match=r"is not empty \(templates\) and holds no build"):
         check_output(folder)
 
@@ -606,9 +606,9 @@ def test_split_without_a_share_needs_no_posts(tmp_path: Path) -> None:
     [("{{ post.titel }}", "titel"), ("{{ traits[0].hnit }}", "hnit"), ("{{ 1 // 0 }}", "zero")],
 )
 def test_template_that_fails_is_told_before_the_first_row(tmp_path: Path, new: str, message: str) -> None:
-    folder = templates_with(tmp_path / "own", "reply_chosen", "{{ post.title }}", new)
+    folder = templates_with(tmp_path / "own", "reply", "{{ post.title }}", new)
 
-    with pytest.raises(UsageError, match=rf"reply_chosen.*{message}"):
+    with pytest.raises(UsageError, match=rf"reply.*{message}"):
         prepared(tmp_path / "build", tiny(templates=folder))
 
 

@@ -23,7 +23,7 @@ from tests.stub import choice_of
 
 URL = "http://127.0.0.1:8000/v1/chat/completions"
 CHAT = make_request(GenerationConfig(model="m"), {"user": "Which bread keeps longest?"}, (0,))
-CHOICES = make_choice_request(choice_head("m", constrain=True), "Rye keeps.", ("Kind?", "Young?"), b"known")
+CHOICES = make_choice_request(choice_head("m", structured_outputs=True), "Rye keeps.", ("Kind?", "Young?"), b"known")
 """Two questions about one comment."""
 
 

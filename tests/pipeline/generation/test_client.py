@@ -58,7 +58,7 @@ def number(body: dict[str, Any]) -> int:
 
 def settings(**changes: float) -> RequestsConfig:
     return RequestsConfig.model_validate(
-        {"timeout_seconds": 20.0, "retries": 1, "max_wait_seconds": 20.0, "outage_seconds": 1.0} | changes
+        {"timeout_seconds": 20.0, "max_retries": 1, "max_wait_seconds": 20.0, "outage_seconds": 1.0} | changes
     )
 
 
@@ -342,7 +342,7 @@ def test_a_reply_garbled_for_ever_fails_after_the_retries(tmp_path: Path, retrie
         return web.Response(text="<html>It works!</html>")
 
     with StubServer(garble) as stub:
-        outcomes = ask(tmp_path, make_requests(1), stub.url, config=settings(retries=retries))
+        outcomes = ask(tmp_path, make_requests(1), stub.url, config=settings(max_retries=retries))
 
         assert len(stub.bodies) == retries + 1
     assert reason(outcomes) == "garbled"
@@ -351,7 +351,7 @@ def test_a_reply_garbled_for_ever_fails_after_the_retries(tmp_path: Path, retrie
 @pytest.mark.parametrize("answer", [cut_off, hang_up])
 def test_a_connection_that_is_cut_for_ever_fails_after_the_retries(tmp_path: Path, answer: Any) -> None:
     with StubServer(answer) as stub:
-        outcomes = ask(tmp_path, make_requests(1), stub.url, config=settings(retries=2))
+        outcomes = ask(tmp_path, make_requests(1), stub.url, config=settings(max_retries=2))
 
         assert len(stub.bodies) == 3
     assert reason(outcomes) == "connection"
@@ -374,7 +374,7 @@ def test_a_reply_that_trickles_in_fails_after_the_retries(tmp_path: Path) -> Non
             await asyncio.sleep(0.05)
 
     with StubServer(trickle) as stub:
-        outcomes = ask(tmp_path, make_requests(1), stub.url, config=settings(timeout_seconds=0.3, retries=1))
+        outcomes = ask(tmp_path, make_requests(1), stub.url, config=settings(timeout_seconds=0.3, max_retries=1))
 
     assert reason(outcomes) == "timeout"
 
@@ -400,7 +400,7 @@ def test_a_fault_that_passes_ends_in_a_completion(tmp_path: Path, fault: Any) ->
         return response
 
     with StubServer(twice_then_good) as stub:
-        outcomes = ask(tmp_path, make_requests(1), stub.url, config=settings(retries=2))
+        outcomes = ask(tmp_path, make_requests(1), stub.url, config=settings(max_retries=2))
 
         assert texts(outcomes) == [good_text(stub.bodies[-1])]
         assert len(stub.bodies) == 3
@@ -415,7 +415,7 @@ def test_a_retried_request_is_the_same_request(tmp_path: Path) -> None:
         return web.Response(status=500)
 
     with StubServer(fail) as stub:
-        ask(tmp_path, make_requests(1), stub.url, config=settings(retries=1))
+        ask(tmp_path, make_requests(1), stub.url, config=settings(max_retries=1))
 
         assert stub.bodies[0] == stub.bodies[1]
 
@@ -434,7 +434,7 @@ def test_a_busy_server_is_asked_again_when_it_says(tmp_path: Path, status: int) 
         return await good(request, body)
 
     with StubServer(busy_once) as stub:
-        outcomes = ask(tmp_path, make_requests(1), stub.url, config=settings(retries=1))
+        outcomes = ask(tmp_path, make_requests(1), stub.url, config=settings(max_retries=1))
 
         assert texts(outcomes) == [good_text(stub.bodies[0])]
     assert times[1] - times[0] > 0.9
@@ -545,7 +545,7 @@ def test_an_endpoint_that_rests_leaves_the_work_to_the_other(tmp_path: Path) -> 
 
 def make_choices(*sizes: int) -> list[ChoiceRequest]:
     """Calls of so many prompts each."""
-    head = choice_head("stub", constrain=True)
+    head = choice_head("stub", structured_outputs=True)
     return [
         make_choice_request(head, f"comment {k}\n", tuple(f"is it {q}?" for q in range(size)), bytes([size]))
         for k, size in enumerate(sizes)
@@ -720,7 +720,7 @@ def test_nothing_listening_is_told_by_the_first_wait(tmp_path: Path) -> None:
 
 
 def test_an_outage_ends_the_run_and_blames_no_row(tmp_path: Path) -> None:
-    with connected_to_one_that_has_gone(tmp_path, settings(retries=1, outage_seconds=1.0)) as client:
+    with connected_to_one_that_has_gone(tmp_path, settings(max_retries=1, outage_seconds=1.0)) as client:
         ticket = submit(client, make_requests(20, start=5), tmp_path)
 
         with pytest.raises(UserError, match="run the same command again"):
@@ -760,7 +760,7 @@ def test_an_outage_that_ends_in_time_costs_no_row(tmp_path: Path) -> None:
 def test_when_one_of_two_servers_goes_away_the_other_does_the_work(tmp_path: Path) -> None:
     with StubServer() as stays:
         with StubServer() as goes:
-            client = connect(tmp_path, goes.url, stays.url, config=settings(retries=3, outage_seconds=5.0))
+            client = connect(tmp_path, goes.url, stays.url, config=settings(max_retries=3, outage_seconds=5.0))
             finish(client, submit(client, make_requests(20), tmp_path))
         try:
             outcomes = finish(client, submit(client, make_requests(40, start=20), tmp_path))
@@ -979,7 +979,7 @@ OUTAGES = [refuse(500), refuse(502), refuse(504), refuse(520), error_in_200, web
 def test_what_all_requests_meet_for_a_while_costs_no_row(tmp_path: Path, fault: Answer) -> None:
     answer = outage_after(12, fault, seconds=2.0)
     with StubServer(answer, on_trial=answer) as stub:
-        outcomes = ask(tmp_path, make_requests(48), stub.url, config=settings(retries=1, outage_seconds=20.0))
+        outcomes = ask(tmp_path, make_requests(48), stub.url, config=settings(max_retries=1, outage_seconds=20.0))
 
         assert len(stub.bodies) > 48
     assert failures(outcomes) == []
@@ -1028,7 +1028,7 @@ def test_a_slow_server_is_no_outage(tmp_path: Path) -> None:
 def test_one_of_two_endpoints_that_is_out_of_order_costs_no_row(tmp_path: Path) -> None:
     answer = outage_after(6, refuse(502), seconds=3600.0)
     with StubServer(answer, on_trial=answer) as broken, StubServer() as works:
-        outcomes = ask(tmp_path, make_requests(100), broken.url, works.url, config=settings(retries=1))
+        outcomes = ask(tmp_path, make_requests(100), broken.url, works.url, config=settings(max_retries=1))
 
     assert failures(outcomes) == []
 
@@ -1280,7 +1280,7 @@ def test_an_answer_without_an_end_is_garbled(tmp_path: Path) -> None:
             await response.write(b" " * 2**16)
 
     with StubServer(endless) as stub:
-        (outcome,) = ask(tmp_path, make_requests(1), stub.url, config=settings(retries=0))
+        (outcome,) = ask(tmp_path, make_requests(1), stub.url, config=settings(max_retries=0))
 
     assert outcome == Failure("garbled", "the answer is larger than 8 MiB", may_pass=True)
 

@@ -15,8 +15,8 @@ MESSAGES = {"user": 'Say "response_format" and {"structured_outputs": 1}.'}
 SCHEMA = {"type": "object", "properties": {"hi": {"type": "string"}}}
 CHAT = make_request(CONFIG, MESSAGES, (0,))
 JSON = make_request(CONFIG, MESSAGES, (0,), response_format=json_format("hi", SCHEMA))
-FREE = make_choice_request(choice_head("m", constrain=False), "Rye.", ("Kind?",), b"known")
-CHOICE = make_choice_request(choice_head("m", constrain=True), "Rye.", ("Kind?", "Young?"), b"known")
+FREE = make_choice_request(choice_head("m", structured_outputs=False), "Rye.", ("Kind?",), b"known")
+CHOICE = make_choice_request(choice_head("m", structured_outputs=True), "Rye.", ("Kind?", "Young?"), b"known")
 
 
 def sent(dialect: Dialect, request: AnyRequest) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from pipeline.generation.exchange import (
 from pipeline.generation.json_formats import json_format
 from pipeline.quality.rules import judge_pair, judge_reply
 from schemas.base import UsageError
-from schemas.config import BuildConfig, GenerationConfig, ValidationConfig
+from schemas.config import BuildConfig, GenerationConfig, RulesConfig
 from schemas.loader import validate
 from tests.pipeline.helpers import rows_of, write_threads
 
@@ -39,7 +39,7 @@ def test_the_same_request_gets_the_same_reply_and_any_other_another() -> None:
 
 
 def test_replies_pass_the_rules() -> None:
-    rules = ValidationConfig()
+    rules = RulesConfig()
     for number in range(0, 400, 2):
         chosen, rejected = text_of(number), text_of(number + 1)
         assert judge_reply(chosen, "stop", (f"A post, number {number}.",), rules) is None

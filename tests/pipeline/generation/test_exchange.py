@@ -134,9 +134,9 @@ def choice_request(
     prefix: str = "Comment: Rye.",
     questions: tuple[str, ...] = QUESTIONS,
     known: bytes = b"known",
-    constrain: bool = True,
+    structured_outputs: bool = True,
 ) -> ChoiceRequest:
-    return make_choice_request(choice_head("m", constrain), prefix, questions, known)
+    return make_choice_request(choice_head("m", structured_outputs), prefix, questions, known)
 
 
 def read(*found: Mapping[str, Any]) -> list[list[int]]:
@@ -163,7 +163,7 @@ def test_body_of_choices_is_what_vllm_wants() -> None:
 
 
 def test_body_of_unconstrained_choices_does_not_ask_for_structured_outputs() -> None:
-    sent = body(choice_request(constrain=False))
+    sent = body(choice_request(structured_outputs=False))
 
     assert sent.keys() == {"model", "prompt", "max_tokens", "temperature", "logprobs"}
 

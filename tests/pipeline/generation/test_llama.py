@@ -72,7 +72,7 @@ def built(output: Path, url: str, **keys: Any) -> Manifest:
         "history": {"ugc": 0, "pair": 0},
         "generation": {"model": "smol", "max_tokens": 60, "temperature": 0.7},
         "engine": {"kind": "openai", "base_urls": [url], "in_flight": 2},
-        "limits": {"max_rejected": 1},
+        "limits": {"max_lost_share": 1},
         **keys,
     }
     return build(validate(BuildConfig, config, "test"), output)

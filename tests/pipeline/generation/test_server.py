@@ -67,7 +67,7 @@ TRIAL = make_request(GenerationConfig(model="stub"), {"user": trial.TRIAL}, ("tr
 
 def make_choices(count: int) -> list[ChoiceRequest]:
     """Calls of three prompts each."""
-    head = choice_head("stub", constrain=True)
+    head = choice_head("stub", structured_outputs=True)
     return [make_choice_request(head, f"comment {k}\n", ("young?", "kind?", "rich?"), b"known") for k in range(count)]
 
 
@@ -75,7 +75,7 @@ def make_choices(count: int) -> list[ChoiceRequest]:
 def connected(folder: Path, spec: Spec, in_flight: int = 4, retries: int = 3) -> Iterator[Client]:
     folder.mkdir(exist_ok=True)
     counts = tally(folder)
-    config = RequestsConfig(timeout_seconds=60.0, retries=retries, max_wait_seconds=60.0, outage_seconds=60.0)
+    config = RequestsConfig(timeout_seconds=60.0, max_retries=retries, max_wait_seconds=60.0, outage_seconds=60.0)
     client = Client(ServedEndpoint(spec, counts), {}, [TRIAL], in_flight, config, counts)
     try:
         yield client

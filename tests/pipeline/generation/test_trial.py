@@ -39,7 +39,7 @@ def built(output: Path, answer: Answer, **annotation: Any) -> tuple[Manifest, St
             pairs=None,
             mining=keys,
             splits={"train": 1, "validation": 0, "test": 0},
-            limits={"max_rejected": 1},
+            limits={"max_lost_share": 1},
             engine={"kind": "openai", "base_urls": [stub.url]},
         )
         return build(config, output, observer=told), stub, told.lines

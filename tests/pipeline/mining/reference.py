@@ -23,7 +23,7 @@ from typing import NamedTuple
 from sklearn.cluster import KMeans
 
 from pipeline.quality.rules import judge_pair
-from schemas.config import HistoryConfig, MiningConfig, ValidationConfig
+from schemas.config import HistoryConfig, MiningConfig, RulesConfig
 
 Levels = tuple[int, ...]
 Shares = Sequence[Sequence[float]]
@@ -117,7 +117,7 @@ def mine(
     numbers: Sequence[Sequence[Sequence[float]]],
     seed: int,
     mining: MiningConfig,
-    rules: ValidationConfig,
+    rules: RulesConfig,
 ) -> list[Slot]:
     """A thread's pairs. `numbers` are four for each attempt of each pair."""
     if len(texts) < 2:
@@ -135,7 +135,7 @@ def mine(
             margin = margin_of(shares[chosen], shares[rejected], direction_of(levels[chosen], levels[rejected]))
             if any(slot.pair in ((chosen, rejected), (rejected, chosen)) for slot in slots):
                 refused.append("repeated")
-            elif not mining.margin_min <= margin <= mining.margin_max:
+            elif not mining.min_margin <= margin <= mining.max_margin:
                 refused.append("margin")
             elif fault:
                 refused.append(fault.reason)

@@ -407,7 +407,7 @@ def test_the_same_response_is_asked_by_the_same_keys_in_any_build(tmp_path: Path
     [
         {"seed": 1},
         {"generation": {"model": "other"}},
-        {"annotation": {"constrain": False}},
+        {"annotation": {"structured_outputs": False}},
         {"annotation": {"dimensions": ["first"]}},
         {"annotation": {"option_order": "fixed"}},
         {"annotation": {"prompts_per_call": 4}},
@@ -433,7 +433,7 @@ def test_another_text_of_the_response_has_another_key(tmp_path: Path) -> None:
 
 def test_a_build_without_constraint_does_not_ask_for_structured_outputs(tmp_path: Path) -> None:
     assert "structured_outputs" in bodies(ask(opened(1), make_plan(tmp_path / "a"), 0))[0]
-    free = make_plan(tmp_path / "b", annotation={"constrain": False})
+    free = make_plan(tmp_path / "b", annotation={"structured_outputs": False})
     assert "structured_outputs" not in bodies(ask(opened(1), free, 0))[0]
 
 
@@ -703,7 +703,7 @@ def test_a_structured_request_is_not_bound_by_the_limits_of_replies(tmp_path: Pa
 
 
 def test_a_structured_request_without_constraint_has_no_schema(tmp_path: Path) -> None:
-    (body,) = bodies(ask(opened(1), json_plan(tmp_path, annotation={"constrain": False}), 0))
+    (body,) = bodies(ask(opened(1), json_plan(tmp_path, annotation={"structured_outputs": False}), 0))
 
     assert "response_format" not in body
 

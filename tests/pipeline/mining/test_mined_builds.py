@@ -248,7 +248,7 @@ def mixture(tmp_path_factory: pytest.TempPathFactory) -> Built:
     posts = [json.loads(line) for line in SEED_POSTS.read_text().splitlines()[:3]]
     repeated = [thread(200 + k, title=post["title"].upper(), post=post["text"]) for k, post in enumerate(posts)]
     threads = write_jsonl(folder / "threads.jsonl", [*repeated, *(thread(k) for k in range(45))])
-    return mine(folder / "out", threads, pairs=80, mining={"share": 0.5}, limits={"max_rejected": 1})
+    return mine(folder / "out", threads, pairs=80, mining={"share": 0.5}, limits={"max_lost_share": 1})
 
 
 def test_shares_are_those_that_were_asked_for(mixture: Built) -> None:
@@ -318,7 +318,7 @@ def few(folder: Path, threads: int = 30, **keys: Any) -> Built:
     folder.mkdir(exist_ok=True)
     path = write_threads(folder / "threads.jsonl", threads)
     annotation = {"dimensions": SOME} | keys.pop("annotation", {})
-    return mine(folder / "out", path, annotation=annotation, **{"limits": {"max_rejected": 1}} | keys)
+    return mine(folder / "out", path, annotation=annotation, **{"limits": {"max_lost_share": 1}} | keys)
 
 
 def test_dimensions_that_are_not_asked_about_are_neutral(tmp_path: Path) -> None:
@@ -376,7 +376,7 @@ def test_several_pairs_of_a_post_are_different_and_never_meet_in_a_history(tmp_p
 
 
 def test_pairs_outside_the_margins_are_rejected(tmp_path: Path) -> None:
-    build = few(tmp_path, mining={"margin_min": 0.3, "margin_max": 0.5}, attempts=3)
+    build = few(tmp_path, mining={"min_margin": 0.3, "max_margin": 0.5}, attempts=3)
 
     margins = [row["margin"] for row in build.rows("pool")]
     refused = [row for row in build.rows("rejected/pairs") if row["reason"] == "margin"]
@@ -387,8 +387,8 @@ def test_pairs_outside_the_margins_are_rejected(tmp_path: Path) -> None:
 
 
 def test_margin_that_no_pair_has_fails_the_run(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no example is left of 30 pairs: mine/margin 30 .*margin_min"):
-        few(tmp_path, mining={"margin_min": 1.0})
+    with pytest.raises(UserError, match=r"no example is left of 30 pairs: mine/margin 30 .*min_margin"):
+        few(tmp_path, mining={"min_margin": 1.0})
 
 
 JSON_ANNOTATION: dict[str, Any] = {"mode": "json", "dimensions": SOME[:4]}
@@ -514,7 +514,7 @@ def test_build_of_which_one_split_loses_every_pair_is_finished(built: Built, tmp
         tmp_path / "out",
         built.folder.parent / "threads.jsonl",
         answer=refuses_validation,
-        limits={"max_rejected": 1},
+        limits={"max_lost_share": 1},
     )
 
     assert again.manifest.counts.rejected["mine/too_few_responses"] == len(validation)
@@ -535,7 +535,7 @@ def test_response_that_stands_in_threads_of_several_splits_is_in_none(tmp_path: 
     build = mine(
         tmp_path / "out",
         write_jsonl(tmp_path / "threads" / "threads.jsonl", rows),
-        limits={"max_rejected": 1},
+        limits={"max_lost_share": 1},
     )
 
     assert build.manifest.counts.rejected["assemble/reply_in_another_split"] > 0
@@ -694,7 +694,7 @@ def test_file_of_other_columns_leaves_a_folder_in_which_they_can_be_mapped(tmp_p
         mine(tmp_path / "out", path, mining={"source": source})
 
     columns = {"post": "question", "responses": "answers"}
-    build = mine(tmp_path / "out", path, mining={"source": source | {"columns": columns}}, limits={"max_rejected": 1})
+    build = mine(tmp_path / "out", path, mining={"source": source | {"columns": columns}}, limits={"max_lost_share": 1})
     assert build.manifest.status == "complete"
 
 

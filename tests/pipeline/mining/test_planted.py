@@ -226,7 +226,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
         write_threads(planted, folder / "threads.jsonl"),
         splits={"train": 0.8, "validation": 0.1, "test": 0.1},
         history={"min_similarity": MIN_SIMILARITY, "min_support": MIN_SUPPORT},
-        limits={"max_rejected": 1},
+        limits={"max_lost_share": 1},
     )
     output = folder / "out"
     manifest = build(config, output)
@@ -447,7 +447,7 @@ def test_small_build_is_that_of_the_reference(
         mining,
         splits={"train": 1, "validation": 0, "test": 0},
         history=history,
-        limits={"max_rejected": 1},
+        limits={"max_lost_share": 1},
         mirror=mirror,
         seed=seed,
     )
@@ -518,7 +518,7 @@ def expected_entries(planted: Planted, config: BuildConfig, output: Path, finger
             [[drawn[index] for drawn in numbers] for index in range(k * each, (k + 1) * each)],
             cluster_seed(config.seed, thread["id"]),
             config.mining,
-            config.validation,
+            config.rules,
         )
         for index, slot in enumerate(slots, k * each):
             if slot.pair:
@@ -543,7 +543,7 @@ def test_split_of_which_every_pair_is_lost_has_no_rows(tmp_path: Path) -> None:
     keys: dict[str, Any] = {
         "splits": {"train": 0.5, "validation": 0, "test": 0.5},
         "history": {"ugc": 1, "pair": 1, "min_similarity": 0.5, "min_support": 0},
-        "limits": {"max_rejected": 1},
+        "limits": {"max_lost_share": 1},
     }
     planted = plant(24, 3, kinds=4)
     build(config_of(write_threads(planted, tmp_path / "good.jsonl"), **keys), tmp_path / "good")

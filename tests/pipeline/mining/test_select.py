@@ -34,7 +34,7 @@ Levels = Sequence[int]
 
 FINGERPRINT = "0123456789abcdef" * 4
 WORDS = [a + b + c for a, b, c in product("bdfgklmnprst", "aeiou", "lmnrst")]
-LENIENT = {"near_equal": 0.999, "length_ratio_max": 1000.0}
+LENIENT = {"near_equal": 0.999, "max_length_ratio": 1000.0}
 
 
 def random_levels(seed: int, rows: int = 12, size: int = 90) -> Direction:
@@ -375,7 +375,7 @@ def test_ids_are_those_of_the_shards_numbers() -> None:
 
 
 @pytest.mark.parametrize("each", [1, 3])
-@pytest.mark.parametrize("keys", [{}, {"margin_min": 0.45}, {"margin_max": 0.6}, {"clusters": 2}])
+@pytest.mark.parametrize("keys", [{}, {"min_margin": 0.45}, {"max_margin": 0.6}, {"clusters": 2}])
 def test_pairs_and_rejections_are_those_of_the_reference(each: int, keys: dict[str, Any]) -> None:
     plan = plan_of(mining={"pairs_per_post": each} | keys, seed=7, attempts=3)
     shard = random_shard(1, 60, each)
@@ -393,7 +393,7 @@ def test_pairs_and_rejections_are_those_of_the_reference(each: int, keys: dict[s
             [[four[index].tolist() for four in numbers] for index in indices],
             cluster_seed(7, post.id),
             mining,
-            plan.config.validation,
+            plan.config.rules,
         )
         for index, slot in zip(indices, slots, strict=True):
             identity = shard.spec.record_id(FINGERPRINT, index)
@@ -411,7 +411,7 @@ def test_pairs_and_rejections_are_those_of_the_reference(each: int, keys: dict[s
     assert [(r.record_id, r.reason, r.attempt, r.final) for r in found.rejections] == rejections
     expected = {"length_ratio", "near_equal", "one_cluster", "too_few_responses"}
     expected |= {"repeated"} if each > 1 else set()
-    expected |= {"margin"} if keys.keys() & {"margin_min", "margin_max"} else set()
+    expected |= {"margin"} if keys.keys() & {"min_margin", "max_margin"} else set()
     assert seen.keys() >= expected
 
 
@@ -504,7 +504,7 @@ def test_length_ratio_is_inclusive() -> None:
     assert len(texts[0][0]) == 18
 
     for ratio, accepted in ((58 / 18, 1), (3.2, 0)):
-        plan = plan_of(validation={"length_ratio_max": ratio})
+        plan = plan_of(rules={"max_length_ratio": ratio})
         assert len(select_pairs(shard_of([(1, 0), (0, 1)], texts=texts), plan).pairs) == accepted
 
 
@@ -516,13 +516,13 @@ def test_replies_that_differ_in_case_and_punctuation_alone_are_no_pair() -> None
     rejected_always(["You could -- try", "you could try"], "equal")
 
 
-@pytest.mark.parametrize("bounds", [{"margin_min": 0.51}, {"margin_max": 0.49}])
+@pytest.mark.parametrize("bounds", [{"min_margin": 0.51}, {"max_margin": 0.49}])
 def test_margin_out_of_its_band_is_no_pair(bounds: dict[str, float]) -> None:
     # Both dimensions are half of their range apart.
     rejected_always(["some words of one reply", "that other answer here"], "margin", mining=bounds)
 
 
-@pytest.mark.parametrize("bounds", [{"margin_min": 0.5}, {"margin_max": 0.5}, {"margin_min": 0.5, "margin_max": 0.5}])
+@pytest.mark.parametrize("bounds", [{"min_margin": 0.5}, {"max_margin": 0.5}, {"min_margin": 0.5, "max_margin": 0.5}])
 def test_bounds_of_the_margin_are_inclusive(bounds: dict[str, float]) -> None:
     assert select_pairs(shard_of([(1, 0), (0, 1)]), plan_of(mining=bounds)).pairs[0].margin == 0.5
 
@@ -576,7 +576,7 @@ def test_other_threads_may_have_the_same_pair() -> None:
 
 
 def test_pair_that_was_rejected_is_not_taken() -> None:
-    plan = plan_of(mining={"pairs_per_post": 2, "margin_min": 0.9}, attempts=2)
+    plan = plan_of(mining={"pairs_per_post": 2, "min_margin": 0.9}, attempts=2)
 
     selected = select_pairs(shard_of([(1, 0), (0, 1)], each=2), plan)
 

@@ -59,7 +59,7 @@ SET = "ann/set"
 TEMPLATES = ("annotate", "annotate_json", "portrait_model", "portrait_paper", "portrait_text")
 OTHERS = {
     *("README.md", "manifest.json", "preference_space.yaml"),
-    *(f"templates/{name}.j2" for name in (*TEMPLATES, "reply_chosen", "reply_rejected")),
+    *(f"templates/{name}.j2" for name in (*TEMPLATES, "reply")),
 }
 """What is published of a build besides its shards, while there is no report."""
 
@@ -388,7 +388,7 @@ def test_files_of_an_earlier_build_go_in_the_commit_that_brings_the_new_ones(
     ("path", "is_published"),
     [
         ("data/train-00000-of-00001.parquet", True),
-        ("templates/reply_chosen.j2", True),
+        ("templates/reply.j2", True),
         ("README.md", True),
         ("figures/a.png", True),
         ("data/notes.csv", False),
@@ -608,12 +608,12 @@ def reverse_dimensions(folder: Path) -> None:
 
 
 def edit_template(folder: Path) -> None:
-    path = folder / "templates" / "reply_chosen.j2"
+    path = folder / "templates" / "reply.j2"
     path.write_text(path.read_text() + " ")
 
 
 @pytest.mark.parametrize(
-    ("change", "file"), [(reverse_dimensions, "preference_space.yaml"), (edit_template, "templates/reply_chosen.j2")]
+    ("change", "file"), [(reverse_dimensions, "preference_space.yaml"), (edit_template, "templates/reply.j2")]
 )
 def test_input_that_was_changed_is_not_published(
     hub: FakeHub, built: Path, change: Callable[[Path], None], file: str
@@ -656,13 +656,13 @@ def test_finished_build_that_lost_a_shard_is_published_by_force_only(hub: FakeHu
 
 def test_build_that_lost_too_many_pairs_is_published_by_force_only(hub: FakeHub, built: Path) -> None:
     manifest = manifest_of(built).model_dump(mode="json")
-    manifest["config"]["limits"]["max_rejected"] = 0.1
+    manifest["config"]["limits"]["max_lost_share"] = 0.1
     manifest["counts"]["pairs_lost"] = 7
     write(built, manifest)
 
     result = publish(built)
 
-    assert_one_line(result, 2, "7 of 60 pairs were lost, more than limits.max_rejected = 0.1", "--force")
+    assert_one_line(result, 2, "7 of 60 pairs were lost, more than limits.max_lost_share = 0.1", "--force")
     assert not hub.requests
     succeed(built, "--force")
 
@@ -1063,7 +1063,7 @@ def test_build_does_not_begin_where_the_repository_may_not_be_written_to(
 
 def test_look_before_the_build_changes_nothing(hub: FakeHub, tmp_path: Path) -> None:
     with StubServer() as stub:
-        result = build(tmp_path / "out", stub, publish={"repo_id": SET}, validation={"min_words": 500})
+        result = build(tmp_path / "out", stub, publish={"repo_id": SET}, rules={"min_words": 500})
 
     assert_one_line(result, 1, "60 of 60 pairs were lost")
     assert not hub.repos

@@ -9,25 +9,25 @@ import pytest
 
 from pipeline.quality.rules import Fault, clean_reply, judge_pair, judge_reply, judge_text, judge_tokens
 from preference_space.space import load_space
-from schemas.config import MiningConfig, ValidationConfig
+from schemas.config import MiningConfig, RulesConfig
 
-RULES = ValidationConfig()
+RULES = RulesConfig()
 GOOD = "I would call your sister tonight and simply tell her how you feel about it."
 GERMAN = "Ich würde heute Abend deine Schwester anrufen und ihr einfach sagen, wie du dich dabei fühlst."
 
 
 def reason(text: str, finish_reason: str = "stop", **rules: Any) -> str | None:
-    fault = judge_text(text, finish_reason, ValidationConfig(**rules))
+    fault = judge_text(text, finish_reason, RulesConfig(**rules))
     return fault.reason if fault else None
 
 
 def reply_reason(text: str, *prompts: str, **rules: Any) -> str | None:
-    fault = judge_reply(text, "stop", prompts, ValidationConfig(**rules))
+    fault = judge_reply(text, "stop", prompts, RulesConfig(**rules))
     return fault.reason if fault else None
 
 
 def pair_reason(chosen: str, rejected: str, **rules: Any) -> str | None:
-    fault = judge_pair(chosen, rejected, ValidationConfig(**rules))
+    fault = judge_pair(chosen, rejected, RulesConfig(**rules))
     return fault.reason if fault else None
 
 
@@ -171,15 +171,15 @@ def test_text_that_repeats_more_than_the_share_of_trigrams_is_a_loop() -> None:
     assert judge_text("call her now call her now call her now", "stop", RULES) == Fault(
         "repetitive", "3 of 7 trigrams are distinct"
     )
-    assert reason("call her now call her now call her", repeated_share=0.4) == "repetitive"
+    assert reason("call her now call her now call her", max_repeated_share=0.4) == "repetitive"
 
 
 def test_text_of_fewer_words_than_a_trigram_is_no_loop() -> None:
-    assert reason("yes yes", min_words=1, repeated_share=0) is None
+    assert reason("yes yes", min_words=1, max_repeated_share=0) is None
 
 
 def test_language_other_than_the_expected_is_rejected() -> None:
-    assert judge_text(GERMAN, "stop", ValidationConfig(language="en")) == Fault("language", "de")
+    assert judge_text(GERMAN, "stop", RulesConfig(language="en")) == Fault("language", "de")
     assert reason(GOOD, language="de") == "language"
     assert reason(GOOD, language="en") is None
     assert reason(GERMAN, language="de") is None
@@ -201,7 +201,7 @@ def test_eight_words_in_a_row_from_the_persona_are_a_copy() -> None:
         "copied", "how the open sea has made you calm"
     )
     assert reply_reason(seven, HINT) is None
-    assert reply_reason(eight, HINT, copied_words=7) == "copied"
+    assert reply_reason(eight, HINT, copied_ngram=7) == "copied"
 
 
 def test_eight_words_in_a_row_from_the_post_are_a_copy() -> None:
@@ -233,7 +233,7 @@ def test_length_ratio_counts_characters_in_both_directions() -> None:
     assert pair_reason(short, four_times) is None
     assert judge_pair(short, longer, RULES) == Fault("length_ratio", "101 against 25 characters")
     assert pair_reason(longer, short) == "length_ratio"
-    assert pair_reason(short, longer, length_ratio_max=5) is None
+    assert pair_reason(short, longer, max_length_ratio=5) is None
 
 
 def test_replies_of_the_same_words_are_equal() -> None:
@@ -246,7 +246,7 @@ def test_replies_of_nearly_the_same_letters_are_near_equal() -> None:
     assert judge_pair("abcdefghij", "abcdefghix", RULES) == Fault("near_equal", "similarity 0.90")
     assert pair_reason("abcdefghi", "abcdefghx") is None
     assert pair_reason("ABCDEFGHIJ", "abcdefghix") == "near_equal"
-    assert pair_reason("abcdefghij", "abcdefghix", near_equal=0.91) is None
+    assert pair_reason("abcdefghij", "abcdefghix", max_similarity=0.91) is None
 
 
 @pytest.mark.parametrize(
@@ -323,7 +323,7 @@ def test_tabs_and_line_breaks_are_no_control_characters() -> None:
 
 
 def test_a_text_is_measured_before_it_is_read() -> None:
-    assert judge_text("<|" * 11, "stop", ValidationConfig(max_characters=21)) == Fault("too_long", "22 characters")
+    assert judge_text("<|" * 11, "stop", RulesConfig(max_characters=21)) == Fault("too_long", "22 characters")
     assert reason("word " * 9_000) == "too_long"
 
 
@@ -335,8 +335,8 @@ def test_words_of_scripts_with_marks_are_counted_once() -> None:
     hindi = "आपकी बहन को आज रात फ़ोन करके बताइए"
     assert reason(hindi, min_words=8) is None
     assert reason(hindi, min_words=9) == "too_short"
-    assert reply_reason(hindi, hindi, copied_words=9) is None
-    assert reply_reason(hindi, hindi, copied_words=8) == "copied"
+    assert reply_reason(hindi, hindi, copied_ngram=9) is None
+    assert reply_reason(hindi, hindi, copied_ngram=8) == "copied"
 
 
 _SEARCHES = """

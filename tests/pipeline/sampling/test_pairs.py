@@ -79,7 +79,7 @@ def test_opened_shard_has_its_posts_and_nothing_else(tmp_path: Path) -> None:
 
 
 def test_sampled_points_have_the_configured_number_of_dimensions(tmp_path: Path) -> None:
-    plan = plan_at(tmp_path, sampling={"active_min": 3, "active_max": 4})
+    plan = plan_at(tmp_path, sampling={"min_active": 3, "max_active": 4})
 
     shard = sample_points(open_shard(plan.shards()[0], plan), plan, 0)
 
@@ -134,7 +134,7 @@ def test_shard_with_nothing_left_to_draw_passes_through(tmp_path: Path) -> None:
 def test_post_that_no_dimension_fits_is_rejected_for_good(tmp_path: Path) -> None:
     posts = [{"id": f"p{k}", "text": f"post {k}", "topics": ["travel"] if k % 2 else []} for k in range(60)]
     seeds = {"path": str(write_jsonl(tmp_path / "posts.jsonl", posts))}
-    plan = plan_at(tmp_path, seeds=seeds, sampling={"dimensions": ["interests"], "active_min": 1}, attempts=3)
+    plan = plan_at(tmp_path, seeds=seeds, sampling={"dimensions": ["interests"], "min_active": 1}, attempts=3)
 
     shard = sample_points(open_shard(plan.shards()[0], plan), plan, 0)
 
@@ -244,7 +244,7 @@ BAD: list[tuple[str, str, tuple[Outcome, Outcome]]] = [
 def test_bad_row_is_rejected_with_its_reason_and_raw_texts(
     tmp_path: Path, stage: str, reason: str, outcomes: tuple[Outcome, Outcome]
 ) -> None:
-    plan = plan_at(tmp_path, validation={"repeated_share": 1})
+    plan = plan_at(tmp_path, rules={"max_repeated_share": 1})
     asking = asked_first(plan)
 
     shard = validate_pairs(failing(asking, dict(enumerate(outcomes))), plan, LAST)

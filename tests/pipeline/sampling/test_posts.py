@@ -211,7 +211,7 @@ def test_line_that_cannot_be_read_costs_no_other_and_is_told(tmp_path: Path, lin
 
 def test_file_with_more_unreadable_rows_than_allowed_is_refused_with_the_first(tmp_path: Path) -> None:
     path = jsonl(tmp_path, *({"text": f"Post {k}."} if k % 4 else {"body": "x"} for k in range(8)))
-    told = rf"posts\.jsonl: of its rows, 2 of 8 cannot be .*max_unreadable = 0\.1 .*first: {path}: line 1: no 'title'"
+    told = rf"posts\.jsonl: .*2 of 8 .*max_unreadable_share = 0\.1 .*first: {path}: line 1: no 'title'"
 
     with pytest.raises(UsageError, match=told):
         read(path)

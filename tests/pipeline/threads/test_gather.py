@@ -184,7 +184,7 @@ REASONS = {
     },
 }
 BUSY = {"max_responses": 5, "max_post_words": 50, "max_words": 60}
-ENGLISH = {"validation": {"language": "en"}}
+ENGLISH = {"rules": {"language": "en"}}
 
 
 def busy_forum(repeated: bool = True) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -579,7 +579,7 @@ def test_response_of_many_characters_is_dropped_unread(tmp_path: Path) -> None:
     found = gather_rows(
         tmp_path,
         thread("t", response("a", text="<|" * 300 + " one two three four five six"), response("b"), response("c")),
-        build={"validation": {"max_characters": 500}},
+        build={"rules": {"max_characters": 500}},
     )
 
     assert found.ids("t") == ["b", "c"]
@@ -1117,9 +1117,9 @@ def test_file_of_which_too_many_rows_cannot_be_read_is_refused_and_nothing_gathe
         index(plan)
 
     message = str(caught.value)
-    assert message.startswith(f"{path}: of its posts, 3 of 9 cannot be read; raise limits.max_unreadable = 0.1 ")
+    assert message.startswith(f"{path}: of its posts, 3 of 9 cannot be read; raise limits.max_unreadable_share = 0.1 ")
     assert f"; the first: {path}: line 1: no 'responses'; it has url; " in message
-    again = plan_of(tmp_path / "out", mining(path), limits={"max_unreadable": 0.4})
+    again = plan_of(tmp_path / "out", mining(path), limits={"max_unreadable_share": 0.4})
     assert (slices_to_do(again), parts_to_do(again)) == ([], [])
     assert len(result_of(again).posts) == 6
 
