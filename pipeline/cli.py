@@ -17,8 +17,8 @@ import numpy as np
 import typer
 from rich.text import Text
 
-from pipeline.console.terminal import Terminal, safe, say
 from schemas.base import UsageError, UserError
+from schemas.terminal import Terminal, safe, say
 
 app = typer.Typer(
     help="Build personalised preference datasets.",

@@ -13,7 +13,6 @@ from pydantic import Field, ValidationError
 from pipeline.assembly.examples import ExampleShard, reject
 from pipeline.assembly.matching import parts_of, shares_a_sign
 from pipeline.assembly.rows import Persona
-from pipeline.generation.answers import read_object
 from pipeline.generation.exchange import Failure, Outcome, Request, make_request
 from pipeline.generation.json_formats import MOST_TAGS, portrait_format
 from pipeline.plan import BuildPlan
@@ -21,6 +20,7 @@ from pipeline.quality.rules import Fault, clean_reply, judge_text
 from pipeline.runtime.resources import resources
 from preference_space.direction import Direction
 from preference_space.space import PreferenceSpace
+from schemas.answers import read_object
 from schemas.base import Record
 from schemas.records import Text
 

@@ -9,12 +9,12 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from pipeline.console.terminal import say
 from pipeline.io.storage import AnyPath
 from pipeline.publishing.publish import Published, PublishObserver
 from pipeline.publishing.repository import Changes, Repository
 from pipeline.publishing.upload import Batch
 from pipeline.runtime import progress
+from schemas.terminal import say
 
 _LINE_SECONDS = 5.0
 

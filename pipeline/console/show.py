@@ -11,7 +11,6 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.console.terminal import print_table, safe, say
 from pipeline.io import storage
 from pipeline.io.manifests import require_manifest
 from pipeline.io.shards import open_shard
@@ -21,6 +20,7 @@ from preference_space.coverage import Coverage
 from preference_space.direction import from_released, verbalise
 from preference_space.space import Dimension, PreferenceSpace
 from schemas.base import UsageError
+from schemas.terminal import print_table, safe, say
 
 
 def find_examples(

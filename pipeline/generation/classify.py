@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import orjson
 
-from pipeline.generation.answers import parse, read_count
 from pipeline.generation.exchange import AnyRequest, ChoiceRequest, Completion, Failure
+from schemas.answers import parse, read_count
 from schemas.base import UserError
 
 _OF_A_REQUEST = frozenset({400, 403, 413, 422, 451})

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 import orjson
 
-from pipeline.generation.answers import first_logprobs, read_reply
+from schemas.answers import first_logprobs, read_reply
 from schemas.config import GenerationConfig
 
 

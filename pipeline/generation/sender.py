@@ -16,12 +16,13 @@ from pipeline.generation.classify import Busy, Transient, classify, refusal
 from pipeline.generation.dialect import Dialect
 from pipeline.generation.endpoints import Endpoint, Endpoints
 from pipeline.generation.exchange import AnyRequest, Completion, Failure
-from pipeline.generation.payload import Mask, TooLargeError, read_payload
+from pipeline.generation.payload import TooLargeError, read_payload
 from pipeline.generation.verdicts import Clocks
 from pipeline.generation.window import back_off
 from pipeline.io.outages import notice
 from schemas.base import UserError
 from schemas.config import RequestsConfig
+from schemas.mask import Mask
 
 _CONNECT_SECONDS = 10.0
 _SHORTEST_PAUSE = 0.1

@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from pipeline.generation.answers import read_object
 from pipeline.generation.exchange import (
     OPTIONS,
     AnyRequest,
@@ -30,6 +29,7 @@ from pipeline.plan import BuildPlan, ShardSpec
 from pipeline.quality.rules import Fault
 from pipeline.runtime.resources import resources
 from pipeline.threads.joined import Threads
+from schemas.answers import read_object
 from schemas.config import AnnotationConfig
 from schemas.records import Pair, Rejection
 

@@ -11,10 +11,10 @@ from aiohttp import web
 from rich.console import Console
 
 from pipeline.console.show import find_examples, show, show_coverage, show_dimension, show_space
-from pipeline.console.terminal import Terminal
 from preference_space.coverage import Coverage
 from preference_space.space import Dimension, Pole, PreferenceSpace, load_space
 from schemas.base import UsageError
+from schemas.terminal import Terminal
 from tests.pipeline.helpers import prepared, rows_of, run_build, tiny, write_jsonl
 from tests.stub import completion, good_text
 

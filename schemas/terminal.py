@@ -1,7 +1,4 @@
-"""Where everything goes that a person is shown in a terminal. Texts of a dataset are hostile there.
-
-The training package has the same file.
-"""
+"""Console output. Texts of a dataset can hold control characters, so everything is printed through `Terminal`."""
 
 from __future__ import annotations
 
@@ -16,20 +13,20 @@ from rich.table import Table
 from rich.text import Text
 
 _CONTROLS = re.compile(r"[^\S\n ]|[\x00-\x09\x0b-\x1f\x7f-\x9f]")
-_UNSEEN = re.compile(
-    # Soft hyphen, marks and overrides of direction, zero width, fillers, tags, selectors of variants beyond emoji's;
-    # and surrogates, which no terminal can be sent.
+_INVISIBLE = re.compile(
+    # Soft hyphen, marks and overrides of direction, zero width, fillers, tags, variation selectors other than emoji's;
+    # and surrogates, which cannot be encoded.
     "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\u3164\ufeff"
     "\uffa0\ufff9-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff\ud800-\udfff]"
-    # Joiners, but between letters of scripts (and emoji) that are written with them.
+    # Joiners, except between letters of scripts (and emoji) that are written with them.
     "|[\u200c\u200d](?![^\x00-\x7f\\s])|(?<![^\x00-\x7f\\s])[\u200c\u200d]"
 )
 
 
 class Terminal(Console):
-    """A console that passes every text through `safe`, whoever printed it; escapes are its own styles.
+    """A console that passes every text through `safe`; only its own styles become escape sequences.
 
-    Where its reader leaves (`| head`) nothing more is printed, and the work goes on.
+    A closed pipe (`| head`) silences it, and the command continues.
     """
 
     def __init__(self, **keys: Any) -> None:
@@ -41,23 +38,23 @@ class Terminal(Console):
         )
 
     def on_broken_pipe(self) -> None:
-        """Be quiet, and at the end of the process too, which flushes what is left."""
+        """Print nothing more, also when the process flushes its buffers at exit."""
         self.quiet = True
         os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
 
 
 def safe(text: str) -> str:
-    """Return a text without control characters, and with those that cannot be seen as their numbers: `<U+202E>`."""
-    return _UNSEEN.sub(lambda found: f"<U+{ord(found[0]):04X}>", _CONTROLS.sub(" ", text))
+    """Return a text without control characters; invisible ones are shown by number, as `<U+202E>`."""
+    return _INVISIBLE.sub(lambda found: f"<U+{ord(found[0]):04X}>", _CONTROLS.sub(" ", text))
 
 
 def say(console: Console, text: str) -> None:
-    """Print text that may hold anything, to the letter."""
+    """Print an untrusted text, without markup and without wrapping."""
     console.print(Text(safe(text)), soft_wrap=True)
 
 
 def print_table(console: Console, table: Table) -> None:
-    """Print a table of which nothing is cut: folded on a terminal, as wide as it is in a file or a pipe."""
+    """Print a table without cutting cells: folded on a terminal, at full width in a file or a pipe."""
     for column in table.columns:
         column.overflow = "fold"
     width = console.width

@@ -7,8 +7,8 @@ from typing import Any
 import orjson
 import pytest
 
-from pipeline.generation.answers import first_logprobs, parse, read_count, read_finish, read_object, read_reply
 from pipeline.quality.rules import Fault, clean_reply, judge_text
+from schemas.answers import first_logprobs, parse, read_count, read_finish, read_object, read_reply
 from schemas.config import RulesConfig
 
 RYE = "Rye bread keeps longest of them all, I think."

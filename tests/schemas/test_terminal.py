@@ -9,7 +9,7 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.console.terminal import Terminal, print_table, safe, say
+from schemas.terminal import Terminal, print_table, safe, say
 
 
 def terminal(width: int = 200, is_terminal: bool = False) -> Terminal:

@@ -1,0 +1,143 @@
+"""Readers of chat and text completions, whose shape differs between servers.
+
+No value of another type is converted to text. Functions raise `ValueError`, `TypeError` or `LookupError` for an unknown
+shape.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+_ENDED = frozenset(
+    {
+        *("stop", "stop_sequence", "stop_token", "eos", "eos_token", "end", "end_turn"),
+        *("complete", "completed"),
+    }
+)
+"""Finish reasons, in lower case, of a reply that the model ended itself. OpenAI sends `stop`, Anthropic `end_turn`,
+Hugging Face's servers `eos_token`, Cohere `COMPLETE`."""
+
+_CONTENT_SUBSTITUTES = frozenset({"reasoning", "reasoning_content", "refusal", "tool_calls"})
+"""Fields that a message may have in place of content."""
+_SKIPPED_CHUNKS = frozenset({"thinking", "redacted_thinking", "reasoning", "reasoning_content"})
+"""Types of chunks that are not part of a reply."""
+_KNOWN_CHUNKS = _SKIPPED_CHUNKS | {"text", "output_text"}
+
+_MAX_BROKEN_OBJECTS = 100
+"""Braces that begin no JSON object. The search ends after that many, as each costs a parse."""
+
+_THINKING_TAGS = "think|thinking|thought|reasoning|seed:think"
+_THINKING_END = re.compile(
+    rf"</(?:{_THINKING_TAGS})>|\[/THINK\]|◁/think▷|<\|END_THINKING\|>|<\|channel\|>final<\|message\|>", re.IGNORECASE
+)
+_THINKING_START = re.compile(
+    rf"<(?:{_THINKING_TAGS})>|\[THINK\]|◁think▷|<\|START_THINKING\|>|<\|channel\|>analysis<\|message\|>",
+    re.IGNORECASE,
+)
+
+
+def parse(payload: bytes) -> Any:
+    """Return the value of a JSON text. NaN and infinite numbers, which Python servers write, become null."""
+    try:
+        return orjson.loads(payload)
+    except orjson.JSONDecodeError:
+        return _plain(json.loads(payload, parse_constant=lambda _: None))
+
+
+def read_reply(choice: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the text of a chat choice, without the model's thinking, and its finish reason (see `read_finish`).
+
+    Thinking that does not end is kept: see `read_text`.
+    """
+    message = choice["message"]
+    content = message.get("content") if message.keys() & _CONTENT_SUBSTITUTES else message["content"]
+    text = _THINKING_END.split(_joined(content))[-1]
+    if not text and message.get("refusal"):
+        return "", "refusal"
+    return text, read_finish(choice.get("finish_reason"), text)
+
+
+def read_text(completion: Any) -> str:
+    """Return the text of a chat completion, without thinking, whether it has ended or not."""
+    return _THINKING_START.split(read_reply(completion["choices"][0])[0])[0]
+
+
+def read_finish(reason: object, text: str) -> str:
+    """Return `stop` for all of its synonyms, and for no reason beside a text. Other reasons are returned unchanged."""
+    if reason is None or reason == "":
+        return "stop" if text else "unknown"
+    if not isinstance(reason, str):
+        raise TypeError("a finish reason that is not text")
+    return "stop" if reason.lower() in _ENDED else reason
+
+
+def read_count(usage: object, kind: str) -> int:
+    """Return the tokens of a kind, or 0 for an implausible number: a wrong count must not cost a good reply."""
+    value = usage.get(f"{kind}_tokens") if isinstance(usage, dict) else None
+    return int(value) if isinstance(value, (int, float)) and 0 <= value < 2**53 else 0
+
+
+def first_logprobs(choice: Mapping[str, Any]) -> list[tuple[str, float | None]]:
+    """Return the likeliest first tokens of a choice with their log-probabilities; None marks an impossible token.
+
+    Both shapes are read: that of chat completions, and that of text completions.
+
+    Raises:
+        ValueError: Tokens are numbers (vLLM's `--return-tokens-as-token-ids`). No option would be found among them, and
+            every answer would count as "cannot tell".
+    """
+    found = choice.get("logprobs") or {}
+    if found.get("content"):
+        tokens = top_logprobs(found["content"][0])
+    else:
+        tokens = [*((found.get("top_logprobs") or [None])[0] or {}).items()]
+    if any(token.startswith("token_id:") for token, _ in tokens):
+        raise ValueError("log-probabilities of numbered tokens")
+    return tokens
+
+
+def top_logprobs(token: Mapping[str, Any]) -> list[tuple[str, float | None]]:
+    """Return the likeliest tokens in place of a token of a chat completion, with their log-probabilities."""
+    return [(top["token"], top["logprob"]) for top in token.get("top_logprobs") or []]
+
+
+def read_object(text: str) -> dict[str, Any]:
+    """Return the last whole JSON object in a text. Code fences, other words and drafts around it are skipped."""
+    decoder = json.JSONDecoder(parse_constant=lambda _: None)
+    found, errors, start = None, [ValueError("no JSON object")], text.find("{")
+    while start >= 0 and len(errors) <= _MAX_BROKEN_OBJECTS:
+        try:
+            found, end = decoder.raw_decode(text, start)
+        except RecursionError:
+            raise ValueError("a JSON object too deep to read") from None
+        except json.JSONDecodeError as error:
+            errors.append(error)
+            # An object inside a broken one is not an answer by itself.
+            end = max(start + 1, error.pos)
+        start = text.find("{", end)
+    if found is None:
+        raise errors[-1]
+    return dict(_plain(found))
+
+
+def _joined(content: object) -> str:
+    """Return the text of a message's content: a text, a list of chunks, or None for no text."""
+    content = "" if content is None else content
+    chunks: list[Any] = content if isinstance(content, list) else [{"type": "text", "text": content}]
+    texts: list[Any] = [chunk["text"] for chunk in chunks if chunk["type"] not in _SKIPPED_CHUNKS]
+    if not all(isinstance(text, str) for text in texts) or any(chunk["type"] not in _KNOWN_CHUNKS for chunk in chunks):
+        raise TypeError("content that is not text")
+    return "".join(texts)
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as the strict parser reads it: lone surrogates and integers above 64 bits raise `ValueError`."""
+    try:
+        return orjson.loads(orjson.dumps(value))
+    except TypeError as error:
+        raise ValueError(str(error)) from None
