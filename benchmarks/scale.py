@@ -98,7 +98,7 @@ _PARTS: dict[str, Sequence[Callable[..., Any]]] = {
     "templates": [Template.render],
     "requests": [requests.make_request],
     "replies": [dummy.reply],
-    "rules": [validate.clean_reply, validate.judge_reply, validate.judge_pair],
+    "rules": [validate.clean_reply, validate.check_reply, validate.check_pair],
     "read": [shards.read_shard, shards.read_groups],
     "histories": [choose_histories],
     "tables (Arrow)": [to_table, Rows.__init__, Rows.table],

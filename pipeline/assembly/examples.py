@@ -16,10 +16,10 @@ from pipeline.assembly.history import History, Pool, choose_histories
 from pipeline.assembly.leaks import has_shared_reply, made_of, read_pool_state
 from pipeline.assembly.matching import choose_mined_histories
 from pipeline.assembly.rows import EXAMPLE_SCHEMA, Persona, Rows
-from pipeline.generation.exchange import Completion, Outcome, Request
+from pipeline.generation.exchange import Completion, Failure, Outcome, Request
 from pipeline.io.shards import read_shard, staged_shard
 from pipeline.plan import BuildPlan, ShardSpec
-from pipeline.quality.rules import Fault
+from pipeline.quality.rules import Violation
 from pipeline.runtime.resources import resources
 from pipeline.runtime.results import better_stored, loss_meta, write_rejections
 from preference_space.philox import stream_key, uniforms
@@ -73,7 +73,7 @@ def assemble(spec: ShardSpec, plan: BuildPlan) -> ExampleShard:
     personas = []
     for row, histories in enumerate(_choose(spec, plan, block, order, shift)):
         if isinstance(histories, str):
-            rejections.append(reject(block.table, row, "assemble", Fault(histories, "")))
+            rejections.append(reject(block.table, row, "assemble", Violation(histories, "")))
         else:
             personas.append(Persona(row, histories))
     return ExampleShard(spec, block, personas, rejections)
@@ -111,8 +111,8 @@ def open_block(spec: ShardSpec, plan: BuildPlan) -> tuple[Block, list[Rejection]
         table = read_shard(plan.path("pool", shard), fingerprint=plan.fingerprint)
         leaked = has_shared_reply(table, state.shared)
         if shard is spec:
-            fault = Fault("reply_in_another_split", "")
-            rejections = [reject(table, int(row), "assemble", fault) for row in np.flatnonzero(leaked)]
+            violation = Violation("reply_in_another_split", "")
+            rejections = [reject(table, int(row), "assemble", violation) for row in np.flatnonzero(leaked)]
         tables.append(table.filter(pa.array(~leaked)))
     table = pa.concat_tables(tables).combine_chunks()
     replies = _codes(pa.chunked_array([*table["chosen"].chunks, *table["rejected"].chunks], pa.string()))
@@ -141,12 +141,12 @@ def store_examples(shard: ExampleShard, plan: BuildPlan) -> dict[str, Any]:
         try:
             records = [rows.record(persona, side) for side in plan.sides]
         except ValidationError as error:
-            fault = Fault("schema", "; ".join(problem["msg"] for problem in error.errors()))
-            rejections.append(reject(shard.block.table, persona.row, "assemble", fault))
+            violation = Violation("schema", "; ".join(problem["msg"] for problem in error.errors()))
+            rejections.append(reject(shard.block.table, persona.row, "assemble", violation))
             continue
         if strict and not all(record.is_consistent for record in records):
-            fault = Fault("schema", "a history item contradicts the row's direction")
-            rejections.append(reject(shard.block.table, persona.row, "assemble", fault))
+            violation = Violation("schema", "a history item contradicts the row's direction")
+            rejections.append(reject(shard.block.table, persona.row, "assemble", violation))
         else:
             personas.append(persona)
     spent = [outcome for outcome in shard.outcomes if isinstance(outcome, Completion)]
@@ -179,19 +179,19 @@ def _codes(texts: pa.ChunkedArray) -> npt.NDArray[np.int64]:
     return np.asarray(encoded.indices.to_numpy(zero_copy_only=False), dtype=np.int64)
 
 
-def reject(table: pa.Table, row: int, stage: Any, fault: Fault, texts: tuple[str, ...] = ()) -> Rejection:
+def reject(table: pa.Table, row: int, stage: Any, cause: Violation | Failure, texts: tuple[str, ...] = ()) -> Rejection:
     """The rejection of a pool row."""
     pair = {name: table[name][row].as_py() for name in ("pair_id", "post_id", "prompt", "direction", "attempt")}
     return Rejection(
         record_id=pair["pair_id"],
         stage=stage,
-        reason=fault.reason,
-        detail=fault.detail,
+        reason=cause.reason,
+        detail=cause.detail,
         attempt=pair["attempt"],
         final=True,
         post_id=pair["post_id"],
         prompt=pair["prompt"],
         direction=tuple(pair["direction"]),
         texts=texts or (table["chosen"][row].as_py(), table["rejected"][row].as_py()),
-        may_pass=fault.may_pass,
+        may_pass=cause.may_pass,
     )

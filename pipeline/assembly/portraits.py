@@ -16,7 +16,7 @@ from pipeline.assembly.rows import Persona
 from pipeline.generation.exchange import Failure, Outcome, Request, make_request
 from pipeline.generation.json_formats import MOST_TAGS, portrait_format
 from pipeline.plan import BuildPlan
-from pipeline.quality.rules import Fault, clean_reply, judge_text
+from pipeline.quality.rules import Violation, check_text, clean_reply
 from pipeline.runtime.resources import resources
 from preference_space.direction import Direction
 from preference_space.space import PreferenceSpace
@@ -112,13 +112,13 @@ def take_portraits(shard: ExampleShard, plan: BuildPlan) -> ExampleShard:
     for number, persona in enumerate(shard.personas):
         outcomes = shard.outcomes[number * each : (number + 1) * each]
         portraits = [_read(outcome, plan) for outcome in outcomes]
-        fault = next((found for found in portraits if isinstance(found, Fault)), None)
+        cause = next((found for found in portraits if not isinstance(found, _Portrait)), None)
         good = [found for found in portraits if isinstance(found, _Portrait)]
-        if fault is None and plan.config.history.consistency == "paper" and shard.spec.source == "mined":
-            fault = _judge_signs(shard, persona, good, plan)
-        if fault:
+        if cause is None and plan.config.history.consistency == "paper" and shard.spec.source == "mined":
+            cause = _check_signs(shard, persona, good, plan)
+        if cause:
             texts = tuple("" if isinstance(outcome, Failure) else clean_reply(outcome.text) for outcome in outcomes)
-            rejections.append(reject(shard.block.table, persona.row, "portrait", fault, texts))
+            rejections.append(reject(shard.block.table, persona.row, "portrait", cause, texts))
         else:
             personas.append(replace(persona, requests=(), portraits=tuple(found.text for found in good)))
     return replace(shard, personas=personas, rejections=rejections)
@@ -145,31 +145,33 @@ def _paper_request(pair: dict[str, str], direction: Direction, side: int, plan: 
     return make_request(plan.config.generation, messages, counter, **changes)
 
 
-def _read(outcome: Outcome, plan: BuildPlan) -> _Portrait | Fault:
+def _read(outcome: Outcome, plan: BuildPlan) -> _Portrait | Violation | Failure:
     if isinstance(outcome, Failure):
-        return Fault(outcome.reason, outcome.detail, outcome.may_pass)
+        return outcome
     if plan.config.portrait != "paper":
         text = clean_reply(outcome.text)
-        return judge_text(text, outcome.finish_reason, plan.config.rules) or _Portrait(text)
+        return check_text(text, outcome.finish_reason, plan.config.rules) or _Portrait(text)
     if outcome.finish_reason != "stop":
-        return Fault("unfinished", f"finish_reason {outcome.finish_reason}")
+        return Violation("unfinished", f"finish_reason {outcome.finish_reason}")
     space = resources(plan).space
     try:
         answer = PaperPortrait.read(outcome.text, space)
     except ValidationError as error:
         problem = error.errors()[0]
-        return Fault("schema", f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}")
+        return Violation("schema", f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}")
     except ValueError as error:
-        return Fault("schema", str(error))
-    fault = judge_text(answer.portrait, outcome.finish_reason, plan.config.rules)
-    return fault or _Portrait(answer.text(), answer.direction(space))
+        return Violation("schema", str(error))
+    violation = check_text(answer.portrait, outcome.finish_reason, plan.config.rules)
+    return violation or _Portrait(answer.text(), answer.direction(space))
 
 
-def _judge_signs(shard: ExampleShard, persona: Persona, found: Sequence[_Portrait], plan: BuildPlan) -> Fault | None:
+def _check_signs(
+    shard: ExampleShard, persona: Persona, found: Sequence[_Portrait], plan: BuildPlan
+) -> Violation | None:
     """The paper's criterion once more, now with what the portrait says."""
     pool = shard.block.pool
     for side, history, portrait in zip(plan.sides, persona.histories, found, strict=True):
         parts = [side * pool.directions[persona.row], *parts_of(history, pool)]
         if portrait.direction is not None and not shares_a_sign([*parts, portrait.direction]):
-            return Fault("inconsistent", "no dimension has the same sign in the pair, its history and the portrait")
+            return Violation("inconsistent", "no dimension has the same sign in the pair, its history and the portrait")
     return None

@@ -26,7 +26,7 @@ from pipeline.generation.exchange import (
 )
 from pipeline.generation.json_formats import LEVEL_OF, levels_format
 from pipeline.plan import BuildPlan, ShardSpec
-from pipeline.quality.rules import Fault
+from pipeline.quality.rules import Violation
 from pipeline.runtime.resources import resources
 from pipeline.threads.joined import Threads
 from schemas.answers import read_object
@@ -105,7 +105,7 @@ def take_levels(shard: MinedShard, plan: BuildPlan, attempt: int) -> MinedShard:
     for row, group in itertools.groupby(answers, key=lambda answer: answer[0].row):
         answered = list(group)
         found = read(answered, threads, plan)
-        if isinstance(found, Fault):
+        if isinstance(found, Violation | Failure):
             # A structured reply is worth reading; the probabilities of a choice are not.
             said = [outcome for _, outcome in answered if settings(plan).mode == "json"]
             rejections.append(_rejection(threads, row, found, attempt, said))
@@ -198,20 +198,20 @@ def _choices(threads: Threads, row: int, plan: BuildPlan, attempt: int) -> list[
 
 def _read_choices(
     answers: Sequence[tuple[Question, Outcome]], threads: Threads, plan: BuildPlan
-) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]] | Fault:
+) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]] | Violation | Failure:
     sheet = _sheet(plan)
     by_option = []
     for _, outcome in answers:
         if isinstance(outcome, Failure):
-            return Fault(outcome.reason, outcome.detail, outcome.may_pass)
+            return outcome
         by_option.append(probabilities(outcome.text))
     options = np.concatenate(by_option).astype(np.float32)
     # Of rounded numbers, so that the three add up to one.
     options /= np.maximum(options.sum(axis=1, keepdims=True), 1)
     if len(options) != len(sheet.asked):
-        return Fault("incomplete", f"{len(options)} answers to {len(sheet.asked)} questions")
+        return Violation("incomplete", f"{len(options)} answers to {len(sheet.asked)} questions")
     if not options.any():
-        return Fault("no_option", "the model gave none of the options to any question")
+        return Violation("no_option", "the model gave none of the options to any question")
     orders = np.array(_ORDERS)[_orders_of(threads, answers[0][0].row, plan)]
     by_meaning = np.empty_like(options)
     np.put_along_axis(by_meaning, orders, options, axis=1)
@@ -259,26 +259,26 @@ def _structured(threads: Threads, row: int, plan: BuildPlan, attempt: int) -> li
 
 def _read_structured(
     answers: Sequence[tuple[Question, Outcome]], threads: Threads, plan: BuildPlan
-) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]] | Fault:
+) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]] | Violation | Failure:
     outcome = answers[0][1]
     if isinstance(outcome, Failure):
-        return Fault(outcome.reason, outcome.detail, outcome.may_pass)
+        return outcome
     if outcome.finish_reason != "stop":
-        return Fault("unfinished", f"finish_reason {outcome.finish_reason}")
+        return Violation("unfinished", f"finish_reason {outcome.finish_reason}")
     try:
         verdicts = read_object(outcome.text)
     except ValueError as error:
-        return Fault("schema", str(error))
+        return Violation("schema", str(error))
     space = resources(plan).space
     levels = np.zeros(len(space), dtype=np.int8)
     for d in asked_dimensions(plan).tolist():
         slug = space.dimensions[d].slug
         if slug not in verdicts:
-            return Fault("schema", f"no answer for '{slug}'")
+            return Violation("schema", f"no answer for '{slug}'")
         verdict = verdicts[slug]
         if not isinstance(verdict, str) or verdict not in LEVEL_OF:
             found = orjson.dumps(verdict)[:40].decode(errors="replace")
-            return Fault("schema", f"{slug}: found {found}, expected one of {', '.join(LEVEL_OF)}")
+            return Violation("schema", f"{slug}: found {found}, expected one of {', '.join(LEVEL_OF)}")
         levels[d] = LEVEL_OF[verdict]
     return levels, np.stack([levels > 0, levels < 0], axis=-1).astype(np.float32)
 
@@ -299,19 +299,21 @@ def settings(plan: BuildPlan) -> AnnotationConfig:
     return plan.mining.annotation
 
 
-def _rejection(threads: Threads, row: int, fault: Fault, attempt: int, outcomes: Sequence[Outcome]) -> Rejection:
+def _rejection(
+    threads: Threads, row: int, cause: Violation | Failure, attempt: int, outcomes: Sequence[Outcome]
+) -> Rejection:
     """A response without levels; no pair is lost by it alone, so it is never final."""
     post = threads.posts[threads.thread_of(row)]
     return Rejection(
         record_id=_response_id(threads, row),
         stage="annotate",
-        reason=fault.reason,
-        detail=fault.detail,
+        reason=cause.reason,
+        detail=cause.detail,
         attempt=attempt,
         final=False,
         post_id=post.id,
         prompt=post.prompt,
         direction=(0,) * threads.levels.shape[1],
         texts=(threads.texts[row], *(outcome.text for outcome in outcomes if isinstance(outcome, Completion))),
-        may_pass=fault.may_pass,
+        may_pass=cause.may_pass,
     )

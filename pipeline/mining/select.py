@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from pipeline.io.shards import write_shard
 from pipeline.mining.annotate import MinedShard, admit_given, open_responses, settings
 from pipeline.plan import BuildPlan, ShardSpec
-from pipeline.quality.rules import Fault, judge_pair
+from pipeline.quality.rules import Violation, check_pair
 from pipeline.runtime.results import better_stored, store_pool
 from pipeline.threads.gather import read_threads
 from pipeline.threads.joined import THREAD_SCHEMA, Threads
@@ -152,9 +152,9 @@ def _mine_thread(
     labels = cluster(threads.levels[rows], mining.clusters, cluster_seed(plan.config.seed, threads.posts[thread].id))
     hopeless = None
     if len(rows) < 2:
-        hopeless = Fault("too_few_responses", f"{len(rows)} annotated responses")
+        hopeless = Violation("too_few_responses", f"{len(rows)} annotated responses")
     elif labels.max() == 0:
-        hopeless = Fault("one_cluster", f"all {len(rows)} responses have the same levels")
+        hopeless = Violation("one_cluster", f"all {len(rows)} responses have the same levels")
     pairs: list[Pair] = []
     rejections: list[Rejection] = []
     taken: set[frozenset[int]] = set()
@@ -165,7 +165,7 @@ def _mine_thread(
             continue
         for attempt, draw in enumerate(draws):
             drawn = Drawn(*(rows[position] for position in draw_pair(labels, draw)))
-            verdict = _judge(threads, thread, drawn, identity, attempt, taken, plan)
+            verdict = _check(threads, thread, drawn, identity, attempt, taken, plan)
             if isinstance(verdict, Pair):
                 pairs.append(verdict)
                 taken.add(frozenset(drawn))
@@ -175,7 +175,7 @@ def _mine_thread(
     return pairs, rejections
 
 
-def _judge(
+def _check(
     threads: Threads,
     thread: int,
     drawn: Drawn,
@@ -183,16 +183,16 @@ def _judge(
     attempt: int,
     taken: set[frozenset[int]],
     plan: BuildPlan,
-) -> Pair | Fault:
+) -> Pair | Violation:
     if frozenset(drawn) in taken:
-        return Fault("repeated", "the thread has this pair already")
+        return Violation("repeated", "the thread has this pair already")
     chosen, rejected = (threads.texts[row] for row in drawn)
     levels = tuple(threads.levels[row] for row in drawn)
     direction = np.sign(levels[0] - levels[1]).astype(np.int8)
     score = margin(threads.shares[drawn.chosen], threads.shares[drawn.rejected], direction)
-    fault = _judge_margin(score, plan.mining) or judge_pair(chosen, rejected, plan.config.rules)
-    if fault:
-        return fault
+    violation = _check_margin(score, plan.mining) or check_pair(chosen, rejected, plan.config.rules)
+    if violation:
+        return violation
     post = threads.posts[thread]
     try:
         return Pair(
@@ -213,17 +213,17 @@ def _judge(
             margin=score,
         )
     except ValidationError as error:
-        return Fault("schema", "; ".join(problem["msg"] for problem in error.errors()))
+        return Violation("schema", "; ".join(problem["msg"] for problem in error.errors()))
 
 
-def _judge_margin(score: float, config: MiningConfig) -> Fault | None:
+def _check_margin(score: float, config: MiningConfig) -> Violation | None:
     if config.min_margin <= score <= config.max_margin:
         return None
-    return Fault("margin", f"{score:.3f} is not within {config.min_margin:g} to {config.max_margin:g}")
+    return Violation("margin", f"{score:.3f} is not within {config.min_margin:g} to {config.max_margin:g}")
 
 
 def _rejection(
-    shard: MinedShard, thread: int, identity: str, drawn: Drawn | None, fault: Fault, attempt: int, final: bool
+    shard: MinedShard, thread: int, identity: str, drawn: Drawn | None, violation: Violation, attempt: int, final: bool
 ) -> Rejection:
     threads, post = shard.threads, shard.threads.posts[thread]
     direction = np.zeros(threads.levels.shape[1], dtype=np.int8)
@@ -232,8 +232,8 @@ def _rejection(
     return Rejection(
         record_id=identity,
         stage="mine",
-        reason=fault.reason,
-        detail=fault.detail,
+        reason=violation.reason,
+        detail=violation.detail,
         attempt=attempt,
         final=final,
         post_id=post.id,

@@ -13,12 +13,19 @@ from pipeline.reading.text import control_character, without_mark, words
 from schemas.config import RulesConfig
 
 
-class Fault(NamedTuple):
-    """A broken rule: its name, counted in the manifest, and what was found. `may_pass` as in `Failure`."""
+class Violation(NamedTuple):
+    """A broken rule: its name, which the manifest counts, and what was found.
+
+    It has the fields of a request's `Failure`, so that either is the cause of a `Rejection`.
+    """
 
     reason: str
     detail: str
-    may_pass: bool = False
+
+    @property
+    def may_pass(self) -> bool:
+        """Return False: the same request would break the rule again."""
+        return False
 
 
 _QUOTES = {'"': '"', "'": "'", "\u201c": "\u201d", "\u2018": "\u2019", "*": "*"}
@@ -32,7 +39,7 @@ def clean_reply(text: str) -> str:
     return text
 
 
-def language_of(text: str) -> str:
+def detect_language(text: str) -> str:
     """The ISO 639-1 code of a text's language, as far as a classifier can tell."""
     # Only builds that configure a language load the classifier and its model.
     from py3langid.langid import classify
@@ -41,71 +48,71 @@ def language_of(text: str) -> str:
     return code
 
 
-def judge_text(text: str, finish_reason: str, rules: RulesConfig) -> Fault | None:
+def check_text(text: str, finish_reason: str, rules: RulesConfig) -> Violation | None:
     """The first rule that any generated text can break by itself: a reply, or a portrait."""
     if finish_reason != "stop":
-        return Fault("unfinished", f"finish_reason {finish_reason}{'' if text.strip() else ', no text'}")
+        return Violation("unfinished", f"finish_reason {finish_reason}{'' if text.strip() else ', no text'}")
     # First of all, as other rules take their time with a long text.
     if len(text) > rules.max_characters:
-        return Fault("too_long", f"{len(text)} characters")
+        return Violation("too_long", f"{len(text)} characters")
     found = _words(text)
     if not found:
-        return Fault("empty", "")
+        return Violation("empty", "")
     control = control_character(text)
     if control:
-        return Fault("control_character", control)
+        return Violation("control_character", control)
     if len(found) < rules.min_words:
-        return Fault("too_short", f"{len(found)} words")
-    fault = judge_tokens(text, rules)
-    if fault:
-        return fault
+        return Violation("too_short", f"{len(found)} words")
+    violation = check_control_tokens(text, rules)
+    if violation:
+        return violation
     plain = text.replace("\u2019", "'")
     for reason, pattern in _forbidden(rules.refusals, rules.markup):
         match = pattern.search(plain)
         if match:
-            return Fault(reason, match[0][:80])
+            return Violation(reason, match[0][:80])
     trigrams = list(zip(found, found[1:], found[2:], strict=False))
     if trigrams and 1 - len(set(trigrams)) / len(trigrams) > rules.max_repeated_share:
-        return Fault("repetitive", f"{len(set(trigrams))} of {len(trigrams)} trigrams are distinct")
+        return Violation("repetitive", f"{len(set(trigrams))} of {len(trigrams)} trigrams are distinct")
     if rules.language is not None:
-        language = language_of(text)
+        language = detect_language(text)
         if language != rules.language:
-            return Fault("language", language)
+            return Violation("language", language)
     return None
 
 
-def judge_tokens(text: str, rules: RulesConfig) -> Fault | None:
+def check_control_tokens(text: str, rules: RulesConfig) -> Violation | None:
     """Return the fault of a text that holds a token of a chat template: a model would take it for one."""
     for pattern in _compiled(rules.control_tokens):
         match = pattern.search(text)
         if match:
-            return Fault("markup", match[0][:80])
+            return Violation("markup", match[0][:80])
     return None
 
 
-def judge_reply(text: str, finish_reason: str, prompts: Sequence[str], rules: RulesConfig) -> Fault | None:
+def check_reply(text: str, finish_reason: str, prompts: Sequence[str], rules: RulesConfig) -> Violation | None:
     """The first rule that one reply breaks; `prompts` are all texts that it must not copy from."""
-    fault = judge_text(text, finish_reason, rules)
-    if fault:
-        return fault
+    violation = check_text(text, finish_reason, rules)
+    if violation:
+        return violation
     grams = _grams(_words(text), rules.copied_ngram)
     for line in (line for prompt in prompts for line in prompt.splitlines()):
         copied = grams & _line_grams(line, rules.copied_ngram)
         if copied:
-            return Fault("copied", " ".join(min(copied)))
+            return Violation("copied", " ".join(min(copied)))
     return None
 
 
-def judge_pair(chosen: str, rejected: str, rules: RulesConfig) -> Fault | None:
+def check_pair(chosen: str, rejected: str, rules: RulesConfig) -> Violation | None:
     """The first rule that two replies, good by themselves, break together."""
     shorter, longer = sorted((len(chosen), len(rejected)))
     if longer > rules.max_length_ratio * shorter:
-        return Fault("length_ratio", f"{longer} against {shorter} characters")
+        return Violation("length_ratio", f"{longer} against {shorter} characters")
     if _words(chosen) == _words(rejected):
-        return Fault("equal", "")
+        return Violation("equal", "")
     similarity = Indel.normalized_similarity(chosen.casefold(), rejected.casefold(), score_cutoff=rules.max_similarity)
     if similarity >= rules.max_similarity:
-        return Fault("near_equal", f"similarity {similarity:.2f}")
+        return Violation("near_equal", f"similarity {similarity:.2f}")
     return None
 
 

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from pipeline.generation.exchange import Completion, Failure, Outcome, Request, make_request
 from pipeline.plan import BuildPlan, ShardSpec
-from pipeline.quality.rules import Fault, clean_reply, judge_pair, judge_reply
+from pipeline.quality.rules import Violation, check_pair, check_reply, clean_reply
 from pipeline.runtime.resources import resources, sampler
 from pipeline.runtime.results import store_pool
 from pipeline.sampling.posts import posts_of
@@ -94,7 +94,7 @@ def sample_points(shard: PairShard, plan: BuildPlan, attempt: int) -> PairShard:
         rejections=[
             *shard.rejections,
             *(
-                _rejection(draft, "sample", Fault("no_dimension", "no dimension fits the post"), True, plan)
+                _rejection(draft, "sample", Violation("no_dimension", "no dimension fits the post"), True)
                 for draft in hopeless
             ),
         ],
@@ -110,13 +110,12 @@ def validate_pairs(shard: PairShard, plan: BuildPlan, last: bool) -> PairShard:
     """Sort the answered drafts into pairs and rejections; those that failed stay drafts until the last attempt."""
     pairs, rejections, again = [*shard.pairs], [*shard.rejections], []
     for draft in shard.drafts:
-        verdict = _judge(draft, plan)
+        verdict = _check(draft, plan)
         if isinstance(verdict, Pair):
             pairs.append(verdict)
             continue
         stage = "generate" if isinstance(verdict, Failure) else "validate"
-        fault = verdict if isinstance(verdict, Fault) else Fault(verdict.reason, verdict.detail, verdict.may_pass)
-        rejections.append(_rejection(draft, stage, fault, last, plan))
+        rejections.append(_rejection(draft, stage, verdict, last))
         if not last:
             again.append(replace(draft, requests=(), outcomes=()))
     spent = [o for draft in shard.drafts for o in draft.outcomes if isinstance(o, Completion)]
@@ -146,21 +145,21 @@ def _rendered(draft: Draft, spec: ShardSpec, plan: BuildPlan) -> Draft:
     return replace(draft, requests=tuple(requests))
 
 
-def _judge(draft: Draft, plan: BuildPlan) -> Pair | Fault | Failure:
+def _check(draft: Draft, plan: BuildPlan) -> Pair | Violation | Failure:
     rules = plan.config.rules
     texts = []
     for request, outcome in zip(draft.requests, draft.outcomes, strict=True):
         if isinstance(outcome, Failure):
             return outcome
         text = clean_reply(outcome.text)
-        fault = judge_reply(text, outcome.finish_reason, request.texts, rules)
-        if fault:
-            return fault
+        violation = check_reply(text, outcome.finish_reason, request.texts, rules)
+        if violation:
+            return violation
         texts.append(text)
     chosen, rejected = texts
-    fault = judge_pair(chosen, rejected, rules)
-    if fault:
-        return fault
+    violation = check_pair(chosen, rejected, rules)
+    if violation:
+        return violation
     completions = [outcome for outcome in draft.outcomes if isinstance(outcome, Completion)]
     try:
         return Pair(
@@ -178,20 +177,20 @@ def _judge(draft: Draft, plan: BuildPlan) -> Pair | Fault | Failure:
             completion_tokens=sum(completion.completion_tokens for completion in completions),
         )
     except ValidationError as error:
-        return Fault("schema", "; ".join(problem["msg"] for problem in error.errors()))
+        return Violation("schema", "; ".join(problem["msg"] for problem in error.errors()))
 
 
-def _rejection(draft: Draft, stage: Any, fault: Fault, final: bool, plan: BuildPlan) -> Rejection:
+def _rejection(draft: Draft, stage: Any, cause: Violation | Failure, final: bool) -> Rejection:
     return Rejection(
         record_id=draft.pair_id,
         stage=stage,
-        reason=fault.reason,
-        detail=fault.detail,
+        reason=cause.reason,
+        detail=cause.detail,
         attempt=draft.attempt,
         final=final,
         post_id=draft.post.id,
         prompt=draft.post.prompt,
         direction=tuple(draft.direction.tolist()),
         texts=tuple(o.text if isinstance(o, Completion) else "" for o in draft.outcomes),
-        may_pass=fault.may_pass,
+        may_pass=cause.may_pass,
     )

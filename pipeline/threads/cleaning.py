@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from statistics import median
 
 from pipeline.plan import BuildPlan
-from pipeline.quality.rules import judge_tokens, language_of
+from pipeline.quality.rules import check_control_tokens, detect_language
 from pipeline.reading.text import count_words, normalised
 from pipeline.runtime.resources import resources
 from pipeline.threads.events import PostEvent, ResponseEvent, content_mark
@@ -44,13 +44,13 @@ def clean_thread(post: PostEvent, found: Sequence[ResponseEvent], plan: BuildPla
             counts["responses/too_short"] += 1
         elif mining.annotation.mode == "given" and response.levels is None and response.ratings is None:
             counts["responses/without_levels"] += 1
-        elif judge_tokens(text, rules):
+        elif check_control_tokens(text, rules):
             counts["responses/markup"] += 1
         elif plain in texts or (response.id in ids and not response.mark):
             counts["responses/duplicate"] += 1
         elif mining.one_per_author and response.author in authors:
             counts["responses/same_author"] += 1
-        elif rules.language is not None and language_of(text) != rules.language:
+        elif rules.language is not None and detect_language(text) != rules.language:
             counts["responses/language"] += 1
         elif len(kept) == mining.max_responses:
             counts["responses/over_limit"] += 1

@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
-from pipeline.quality.rules import Fault, clean_reply, judge_text
+from pipeline.quality.rules import Violation, check_text, clean_reply
 from schemas.answers import first_logprobs, parse, read_count, read_finish, read_object, read_reply
 from schemas.config import RulesConfig
 
@@ -108,9 +108,9 @@ def test_what_stands_before_the_end_of_thinking_is_cut_off(content: object) -> N
 def test_thinking_that_does_not_end_is_rejected(mark: str) -> None:
     text, finish = read_reply(choice(f"{mark}Which bread do they mean? {RYE}"))
 
-    fault = judge_text(text, finish, RulesConfig())
-    assert fault is not None
-    assert (fault.reason, fault.detail) == ("markup", mark)
+    violation = check_text(text, finish, RulesConfig())
+    assert violation is not None
+    assert (violation.reason, violation.detail) == ("markup", mark)
 
 
 def test_nothing_but_thinking_is_an_empty_reply() -> None:
@@ -142,8 +142,8 @@ def test_a_finish_reason_that_is_no_text_is_refused(reason: object) -> None:
 def test_reasoning_that_took_all_tokens_is_unfinished_and_not_empty() -> None:
     text, finish = read_reply(choice(None, "length", reasoning_content="Which bread?"))
 
-    fault = judge_text(text, finish, RulesConfig())
-    assert fault == Fault("unfinished", "finish_reason length, no text")
+    violation = check_text(text, finish, RulesConfig())
+    assert violation == Violation("unfinished", "finish_reason length, no text")
 
 
 # Counts

@@ -79,7 +79,7 @@ def test_every_key_that_advice_names_exists() -> None:
 
 def test_every_reason_of_a_row_has_advice() -> None:
     source = "".join(path.read_text() for path in (ROOT / "pipeline").rglob("*.py"))
-    reasons = set(re.findall(r'Fault\(\s*"(\w+)"', source)) | set(re.findall(r'return "(history_\w+)"', source))
+    reasons = set(re.findall(r'Violation\(\s*"(\w+)"', source)) | set(re.findall(r'return "(history_\w+)"', source))
     known = {key.rpartition("/")[2] for key in ADVICE}
 
     assert {"too_short", "margin", "history_too_short"} <= reasons

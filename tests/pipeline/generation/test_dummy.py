@@ -15,7 +15,7 @@ from pipeline.generation.exchange import (
     probabilities,
 )
 from pipeline.generation.json_formats import json_format
-from pipeline.quality.rules import judge_pair, judge_reply
+from pipeline.quality.rules import check_pair, check_reply
 from schemas.base import UsageError
 from schemas.config import BuildConfig, GenerationConfig, RulesConfig
 from schemas.loader import validate
@@ -42,8 +42,8 @@ def test_replies_pass_the_rules() -> None:
     rules = RulesConfig()
     for number in range(0, 400, 2):
         chosen, rejected = text_of(number), text_of(number + 1)
-        assert judge_reply(chosen, "stop", (f"A post, number {number}.",), rules) is None
-        assert judge_pair(chosen, rejected, rules) is None
+        assert check_reply(chosen, "stop", (f"A post, number {number}.",), rules) is None
+        assert check_pair(chosen, rejected, rules) is None
 
 
 def test_choices_are_sure_and_of_every_option() -> None:

@@ -4,7 +4,7 @@ It follows the paper's description (one-hot levels, K-means, two clusters, a rep
 explicit cosine, majority vote, criterion) and this project's rules on top (no contradiction, no repetition, support).
 
 Shared with the code under test are inputs only, not steps of the algorithm: the counter-based numbers of the draws, the
-seed of a thread's K-means, scikit-learn's K-means itself, the rules for two texts (`judge_pair`), and how ties between
+seed of a thread's K-means, scikit-learn's K-means itself, the rules for two texts (`check_pair`), and how ties between
 equally similar views are broken. Of the latter: views stand on a circle, in the order of their number; a view that is
 turned round has the number of the row that mirrors its own (`order` read backwards); counting begins at the target's
 `shift`; the last is served first. `SHORTLIST` is shared too: strict histories are covered from the most similar
@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 from sklearn.cluster import KMeans
 
-from pipeline.quality.rules import judge_pair
+from pipeline.quality.rules import check_pair
 from schemas.config import HistoryConfig, MiningConfig, RulesConfig
 
 Levels = tuple[int, ...]
@@ -131,14 +131,14 @@ def mine(
         found = None
         for four in attempts:
             chosen, rejected = draw(labels, four)
-            fault = judge_pair(texts[chosen], texts[rejected], rules)
+            violation = check_pair(texts[chosen], texts[rejected], rules)
             margin = margin_of(shares[chosen], shares[rejected], direction_of(levels[chosen], levels[rejected]))
             if any(slot.pair in ((chosen, rejected), (rejected, chosen)) for slot in slots):
                 refused.append("repeated")
             elif not mining.min_margin <= margin <= mining.max_margin:
                 refused.append("margin")
-            elif fault:
-                refused.append(fault.reason)
+            elif violation:
+                refused.append(violation.reason)
             else:
                 found = chosen, rejected
                 break

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.quality.rules import Fault, clean_reply, judge_pair, judge_reply, judge_text, judge_tokens
+from pipeline.quality.rules import Violation, check_control_tokens, check_pair, check_reply, check_text, clean_reply
 from preference_space.space import load_space
 from schemas.config import MiningConfig, RulesConfig
 
@@ -17,23 +17,23 @@ GERMAN = "Ich würde heute Abend deine Schwester anrufen und ihr einfach sagen, 
 
 
 def reason(text: str, finish_reason: str = "stop", **rules: Any) -> str | None:
-    fault = judge_text(text, finish_reason, RulesConfig(**rules))
-    return fault.reason if fault else None
+    violation = check_text(text, finish_reason, RulesConfig(**rules))
+    return violation.reason if violation else None
 
 
 def reply_reason(text: str, *prompts: str, **rules: Any) -> str | None:
-    fault = judge_reply(text, "stop", prompts, RulesConfig(**rules))
-    return fault.reason if fault else None
+    violation = check_reply(text, "stop", prompts, RulesConfig(**rules))
+    return violation.reason if violation else None
 
 
 def pair_reason(chosen: str, rejected: str, **rules: Any) -> str | None:
-    fault = judge_pair(chosen, rejected, RulesConfig(**rules))
-    return fault.reason if fault else None
+    violation = check_pair(chosen, rejected, RulesConfig(**rules))
+    return violation.reason if violation else None
 
 
 def test_good_text_passes() -> None:
-    assert judge_text(GOOD, "stop", RULES) is None
-    assert judge_reply(GOOD, "stop", ["My sister has not called since May."], RULES) is None
+    assert check_text(GOOD, "stop", RULES) is None
+    assert check_reply(GOOD, "stop", ["My sister has not called since May."], RULES) is None
 
 
 @pytest.mark.parametrize(
@@ -67,11 +67,11 @@ def test_text_without_a_word_is_empty(text: str) -> None:
 
 @pytest.mark.parametrize("finish_reason", ["length", "content_filter", "unknown"])
 def test_text_that_did_not_stop_by_itself_is_unfinished(finish_reason: str) -> None:
-    assert judge_text(GOOD, finish_reason, RULES) == Fault("unfinished", f"finish_reason {finish_reason}")
+    assert check_text(GOOD, finish_reason, RULES) == Violation("unfinished", f"finish_reason {finish_reason}")
 
 
 def test_one_word_less_than_min_words_is_too_short() -> None:
-    assert judge_text("Just call her, friend.", "stop", RULES) == Fault("too_short", "4 words")
+    assert check_text("Just call her, friend.", "stop", RULES) == Violation("too_short", "4 words")
     assert reason("Just call her tonight, friend.") is None
     assert reason("Just call her tonight, friend.", min_words=6) == "too_short"
 
@@ -168,7 +168,7 @@ def test_plain_signs_are_no_markup(text: str) -> None:
 def test_text_that_repeats_more_than_the_share_of_trigrams_is_a_loop() -> None:
     # Of the trigrams of "a b c a b c ...", three are distinct: 3 of 6 is the limit, 3 of 7 is beyond it.
     assert reason("call her now call her now call her") is None
-    assert judge_text("call her now call her now call her now", "stop", RULES) == Fault(
+    assert check_text("call her now call her now call her now", "stop", RULES) == Violation(
         "repetitive", "3 of 7 trigrams are distinct"
     )
     assert reason("call her now call her now call her", max_repeated_share=0.4) == "repetitive"
@@ -179,7 +179,7 @@ def test_text_of_fewer_words_than_a_trigram_is_no_loop() -> None:
 
 
 def test_language_other_than_the_expected_is_rejected() -> None:
-    assert judge_text(GERMAN, "stop", RulesConfig(language="en")) == Fault("language", "de")
+    assert check_text(GERMAN, "stop", RulesConfig(language="en")) == Violation("language", "de")
     assert reason(GOOD, language="de") == "language"
     assert reason(GOOD, language="en") is None
     assert reason(GERMAN, language="de") is None
@@ -197,7 +197,7 @@ def test_eight_words_in_a_row_from_the_persona_are_a_copy() -> None:
     seven = "Well, the open sea has made you, at last, quite happy, I think."
 
     assert reply_reason(eight, HINT) is None
-    assert judge_reply("So, how the OPEN sea -- has made you calm!", "stop", [HINT], RULES) == Fault(
+    assert check_reply("So, how the OPEN sea -- has made you calm!", "stop", [HINT], RULES) == Violation(
         "copied", "how the open sea has made you calm"
     )
     assert reply_reason(seven, HINT) is None
@@ -231,7 +231,7 @@ def test_length_ratio_counts_characters_in_both_directions() -> None:
     short, four_times, longer = "a" * 25, "b" * 100, "b" * 101
 
     assert pair_reason(short, four_times) is None
-    assert judge_pair(short, longer, RULES) == Fault("length_ratio", "101 against 25 characters")
+    assert check_pair(short, longer, RULES) == Violation("length_ratio", "101 against 25 characters")
     assert pair_reason(longer, short) == "length_ratio"
     assert pair_reason(short, longer, max_length_ratio=5) is None
 
@@ -243,7 +243,7 @@ def test_replies_of_the_same_words_are_equal() -> None:
 
 def test_replies_of_nearly_the_same_letters_are_near_equal() -> None:
     # One letter of ten replaced: 1 - 2 / 20 = 0.9, the limit; one of nine: 0.89.
-    assert judge_pair("abcdefghij", "abcdefghix", RULES) == Fault("near_equal", "similarity 0.90")
+    assert check_pair("abcdefghij", "abcdefghix", RULES) == Violation("near_equal", "similarity 0.90")
     assert pair_reason("abcdefghi", "abcdefghx") is None
     assert pair_reason("ABCDEFGHIJ", "abcdefghix") == "near_equal"
     assert pair_reason("abcdefghij", "abcdefghix", max_similarity=0.91) is None
@@ -280,7 +280,7 @@ def test_replies_of_nearly_the_same_letters_are_near_equal() -> None:
 )
 def test_tokens_of_chat_templates_are_markup_in_any_text(token: str) -> None:
     text = f"{GOOD} {token} And so on."
-    assert judge_text(text, "stop", RULES) == judge_tokens(text, RULES)
+    assert check_text(text, "stop", RULES) == check_control_tokens(text, RULES)
     assert reason(text) == "markup"
     assert reason(text, control_tokens=()) in (None, "markup")
 
@@ -296,7 +296,7 @@ def test_tokens_of_chat_templates_are_markup_in_any_text(token: str) -> None:
     ],
 )
 def test_what_people_format_is_no_token(text: str) -> None:
-    assert judge_tokens(text, RULES) is None
+    assert check_control_tokens(text, RULES) is None
 
 
 @pytest.mark.parametrize(
@@ -311,7 +311,7 @@ def test_what_people_format_is_no_token(text: str) -> None:
     ],
 )
 def test_control_characters_are_refused_by_name(character: str, name: str) -> None:
-    assert judge_text(f"{GOOD}{character}", "stop", RULES) == Fault("control_character", name)
+    assert check_text(f"{GOOD}{character}", "stop", RULES) == Violation("control_character", name)
 
 
 def test_a_byte_order_mark_before_a_reply_is_cleaned_off() -> None:
@@ -323,12 +323,12 @@ def test_tabs_and_line_breaks_are_no_control_characters() -> None:
 
 
 def test_a_text_is_measured_before_it_is_read() -> None:
-    assert judge_text("<|" * 11, "stop", RulesConfig(max_characters=21)) == Fault("too_long", "22 characters")
+    assert check_text("<|" * 11, "stop", RulesConfig(max_characters=21)) == Violation("too_long", "22 characters")
     assert reason("word " * 9_000) == "too_long"
 
 
 def test_an_unfinished_reply_without_a_word_is_unfinished() -> None:
-    assert judge_text("", "length", RULES) == Fault("unfinished", "finish_reason length, no text")
+    assert check_text("", "length", RULES) == Violation("unfinished", "finish_reason length, no text")
 
 
 def test_words_of_scripts_with_marks_are_counted_once() -> None:
