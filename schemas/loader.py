@@ -1,4 +1,4 @@
-"""Reading a build configuration: YAML and `--set` in, a `BuildConfig` or one clear line out."""
+"""Readers of configuration files: YAML and `--set` in, a checked record or an error of one line out."""
 
 from __future__ import annotations
 
@@ -28,32 +28,22 @@ def load_config(path: Path, overrides: Sequence[str] = (), address: str | None =
     key and, for an unknown key, the nearest known one.
     """
     document = read_yaml(path)
-    overridden = [_override(document, override) for override in overrides]
+    overridden = [apply_override(document, override, "generation.temperature=0.7") for override in overrides]
 
     def where(key: Key) -> tuple[str, str]:
         prefix, name = quoted(key)
         return prefix, f"{name} (by --set)" if any(key[: len(path)] == path for path in overridden) else name
 
-    config = validate(BuildConfig, _completed(document), address or str(path), where)
+    completed = fill_sections(BuildConfig, document)
+    if isinstance(completed.get("engine"), dict):
+        # An engine without a kind is vLLM.
+        completed["engine"] = {"kind": "vllm"} | completed["engine"]
+    config = validate(BuildConfig, completed, address or str(path), where)
     return _absolute(config, address.rpartition("/")[0] if address else str(path.resolve().parent))
 
 
-def _completed(document: dict[str, Any]) -> dict[str, Any]:
-    """A section without keys is its defaults, and an engine without a kind is vLLM."""
-    # A section that may be absent is absent where it says null; of any other, null is its defaults.
-    sections = {
-        name
-        for name, field in BuildConfig.model_fields.items()
-        if _models_in(field.annotation) and type(None) not in get_args(field.annotation)
-    }
-    completed = {key: {} if value is None and key in sections else value for key, value in document.items()}
-    if isinstance(completed.get("engine"), dict):
-        completed["engine"] = {"kind": "vllm"} | completed["engine"]
-    return completed
-
-
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML mapping from a file, or `UsageError`."""
+    """Return the YAML mapping in a file. Raises `UsageError` that names the file and the fault."""
     try:
         document = read_document(path)
     except FileNotFoundError:
@@ -86,27 +76,35 @@ def validate(
         raise UsageError(f"{origin}: {explain(model, json.loads(text), error, where)}") from None
 
 
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for argument in get_args(annotation) for model in _models_in(argument)]
+def fill_sections(model: type[BaseModel], document: dict[str, Any]) -> dict[str, Any]:
+    """Return `document` with an empty map for each section that is null, so that its keys take their defaults.
+
+    A section that may be absent keeps its null.
+    """
+    sections = {
+        name
+        for name, field in model.model_fields.items()
+        if _models_in(field.annotation) and type(None) not in get_args(field.annotation)
+    }
+    return {key: {} if value is None and key in sections else value for key, value in document.items()}
 
 
-def _override(document: dict[str, Any], override: str) -> Key:
-    """Set what an override says, and return its key."""
+def apply_override(document: dict[str, Any], override: str, example: str) -> Key:
+    """Set a key of `document` by an override, `key.sub=value`, and return the key.
+
+    Args:
+        document: Changed in place.
+        override: The value of a `--set` option.
+        example: A right one, for the message.
+
+    Raises:
+        UsageError: The override has no key, its value is not YAML, or a parent key holds a value.
+    """
     key, separator, text = override.partition("=")
     if not separator or not key.strip():
-        raise UsageError(f"--set {override}: expected key=value, such as --set generation.temperature=0.7")
-    path = tuple(key.strip().split("."))
-    *parents, last = path
-    node = document
-    for parent in parents:
-        inner = node[parent] = {} if node.get(parent) is None else node[parent]
-        if not isinstance(inner, dict):
-            raise UsageError(f"--set {override}: '{parent}' holds a value, not keys")
-        node = inner
+        raise UsageError(f"--set {override}: expected key=value, such as --set {example}")
     try:
-        node[last] = parse_yaml(text)
+        value = parse_yaml(text)
     except ValueError as error:
         reason = re.sub(r"^line \d+(, column \d+)?: ", "", str(error))
         shown = override if len(override) <= 80 else f"{override[:80]}..."
@@ -114,7 +112,26 @@ def _override(document: dict[str, Any], override: str) -> Key:
             f"--set {shown}: the value is not valid YAML ({reason}); to have it as a text, put quotes inside the "
             f"shell's: --set '{key.strip()}=\"...\"'"
         ) from None
+    path = tuple(key.strip().split("."))
+    set_key(document, path, value, f"--set {override}")
     return path
+
+
+def set_key(document: dict[str, Any], path: Sequence[str], value: object, origin: str) -> None:
+    """Set a nested key of `document` in place, with parents as needed. `origin` is named in a `UsageError`."""
+    *parents, last = path
+    for parent in parents:
+        inner = document[parent] = {} if document.get(parent) is None else document[parent]
+        if not isinstance(inner, dict):
+            raise UsageError(f"{origin}: '{parent}' holds a value, not keys")
+        document = inner
+    document[last] = value
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for argument in get_args(annotation) for model in _models_in(argument)]
 
 
 def _joined(folder: str, path: str) -> str:
