@@ -24,9 +24,9 @@ import numpy as np
 
 from benchmarks.machine import describe, free_port
 from pipeline.driver.prepare import prepare, with_threads
-from pipeline.generation.exchange import Completion
+from pipeline.generation.completions import Completion
 from pipeline.generation.server import server_spec
-from pipeline.generation.stage import close_generator, generator
+from pipeline.generation.service import close_generation_service, generation_service
 from pipeline.io.locks import locked
 from pipeline.mining import annotate
 from pipeline.mining.select import open_threads
@@ -94,14 +94,14 @@ def _annotate(scratch: Path, arguments: argparse.Namespace, port: int) -> dict[s
         rows = np.unique([question.row for question in asked.questions])[: arguments.responses]
         requests = [question.request for question in asked.questions if question.row <= rows[-1]]
         before, started = _metrics(port), time.monotonic()
-        source = generator(plan)
-        ticket = source.submit(asked.journal, requests)
-        while not ticket.done:
-            source.wait()
+        service = generation_service(plan)
+        batch = service.submit(asked.journal, requests)
+        while not batch.done:
+            service.wait()
         seconds = time.monotonic() - started
         after = _metrics(port)
-        close_generator(plan)
-    spent = [outcome for outcome in ticket.result() if isinstance(outcome, Completion)]
+        close_generation_service(plan)
+    spent = [outcome for outcome in batch.result() if isinstance(outcome, Completion)]
     if len(spent) != len(requests):
         sys.exit(f"{len(requests) - len(spent)} of {len(requests)} calls failed; the figures would mean nothing")
     prompt = sum(completion.prompt_tokens for completion in spent)

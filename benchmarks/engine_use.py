@@ -5,7 +5,7 @@ Both sides take turns, each time in new processes, so that neither finds the oth
 
 The pipeline's side is a whole build with a server of its own. The window goes from its first request to its last
 answer: starting the server is left out, and so is rendering the first shard; all else that the build does meanwhile
-is in it. The times come from a subclass of the build's own link to its server (`ServedEndpoint`), which is asked before
+is in it. The times come from a subclass of the build's own link to its server (`ManagedServer`), which is asked before
 each request and told after each answer: no proxy, no polling. Tokens are those of the journal, of all outcomes.
 
 The batch run gets the arguments and the environment of `server_spec`, and each request's body as the server reads it.
@@ -45,13 +45,13 @@ import psutil
 
 from benchmarks.machine import describe
 from pipeline.driver.prepare import prepare
-from pipeline.generation import stage
+from pipeline.generation import service
+from pipeline.generation.completions import Completion, Outcome, Request, make_request
 from pipeline.generation.endpoints import Endpoint
-from pipeline.generation.exchange import Completion, Outcome, Request, make_request
 from pipeline.generation.guard import Spec
 from pipeline.generation.journal import read_journal
-from pipeline.generation.server import ServedEndpoint, server_spec
-from pipeline.runtime.progress import Tally
+from pipeline.generation.server import ManagedServer, server_spec
+from pipeline.runtime.progress import Counters
 from pipeline.sampling.pairs import open_shard, render_prompts, sample_points
 from schemas.config import BuildConfig, GenerationConfig, VllmEngine
 from schemas.loader import load_config
@@ -128,11 +128,11 @@ class Watch:
         return seconds
 
 
-class WatchedEndpoint(ServedEndpoint):
+class WatchedEndpoint(ManagedServer):
     """The build's link to its server; it warms the server up, and tells when requests leave and answers come."""
 
-    def __init__(self, warm_up: Sequence[bytes], watch: Watch, spec: Spec, tally: Tally) -> None:
-        super().__init__(spec, tally)
+    def __init__(self, warm_up: Sequence[bytes], watch: Watch, spec: Spec, counters: Counters) -> None:
+        super().__init__(spec, counters)
         self._warm_up = warm_up
         self._watch = watch
         self.url = ""
@@ -228,11 +228,11 @@ def run_pipeline(scratch: Path, name: str) -> None:
     watch = Watch(len(_read(scratch / _REQUESTS)))
     links: list[WatchedEndpoint] = []
 
-    def watched(spec: Spec, tally: Tally) -> WatchedEndpoint:
-        links.append(WatchedEndpoint(_read(scratch / _WARM_UP), watch, spec, tally))
+    def watched(spec: Spec, counters: Counters) -> WatchedEndpoint:
+        links.append(WatchedEndpoint(_read(scratch / _WARM_UP), watch, spec, counters))
         return links[-1]
 
-    with patch.object(stage, "ServedEndpoint", watched):
+    with patch.object(service, "ManagedServer", watched):
         build(config, scratch / name)
     (link,) = links
     _store(

@@ -44,9 +44,8 @@ from pipeline.assembly.rows import Rows
 from pipeline.build import Observer, build
 from pipeline.driver import finish, prepare
 from pipeline.driver.resume import Work
-from pipeline.generation import dummy
-from pipeline.generation import exchange as requests
-from pipeline.generation.stage import Generator
+from pipeline.generation import completions, dummy
+from pipeline.generation.service import GenerationService
 from pipeline.io import shards, storage
 from pipeline.plan import BuildPlan
 from pipeline.quality import rules as validate
@@ -78,7 +77,7 @@ _STEPS: dict[str, Sequence[Callable[..., Any]]] = {
     "open": [pairs.open_shard],
     "sample": [pairs.sample_points],
     "render": [pairs.render_prompts],
-    "generate (dummy)": [Generator.submit],
+    "generate (dummy)": [GenerationService.submit],
     "validate": [pairs.validate_pairs],
     "store pairs": [pairs.store_pairs],
     "losses": [finish.check_losses],
@@ -96,7 +95,7 @@ _PARTS: dict[str, Sequence[Callable[..., Any]]] = {
     "seed posts": [seeds.read_posts, seeds.split_posts],
     "traits": [PreferenceSpace.traits],
     "templates": [Template.render],
-    "requests": [requests.make_request],
+    "requests": [completions.make_request],
     "replies": [dummy.reply],
     "rules": [validate.clean_reply, validate.check_reply, validate.check_pair],
     "read": [shards.read_shard, shards.read_groups],

@@ -17,7 +17,7 @@ from pipeline.driver.finish import count_rows, finished, is_whole
 from pipeline.driver.prepare import Prepared, abandon, check_output, prepare, stored_manifest, with_threads
 from pipeline.driver.resume import Work, count_open, find_work, has_all
 from pipeline.generation.server import require_vllm
-from pipeline.generation.stage import close_generator
+from pipeline.generation.service import close_generation_service
 from pipeline.io import storage
 from pipeline.io.locks import locked
 from pipeline.io.manifests import MANIFEST, write_manifest
@@ -121,7 +121,7 @@ def submit(config: BuildConfig, output: AnyPath, beam_args: Sequence[str] = (), 
                 )
             plan = with_threads(plan, index)
         plan = _opened(plan, retry_lost)
-        progress.forget(output)
+        progress.delete_counts(output)
         return HandedOver(run.submit(dag.build_all, run.adapted(plan)), is_new=True)
 
 
@@ -180,7 +180,7 @@ def _way_out(plan: BuildPlan, retry_lost: bool) -> Iterator[None]:
 
 def _build(plan: BuildPlan, prepared: Prepared, run: Runner, observer: Observer, retry_lost: bool) -> Manifest:
     output, manifest = plan.output, prepared.manifest
-    progress.forget(output)
+    progress.delete_counts(output)
     observer.prepared(plan, prepared.dropped, prepared.is_recovered)
     started, clock = datetime.datetime.now(datetime.UTC), time.monotonic()
     pace = progress.Pace(output, started.isoformat(timespec="seconds"))
@@ -199,10 +199,10 @@ def _build(plan: BuildPlan, prepared: Prepared, run: Runner, observer: Observer,
     finally:
         # A store that is gone is not waited for at each of these: the end of the process takes its threads along.
         if status == "complete" or answers(output):
-            close_generator(plan)
+            close_generation_service(plan)
             summary = _summary(plan, run, started, time.monotonic() - clock, status)
             pace.close()
-            progress.forget(output)
+            progress.delete_counts(output)
             manifest = manifest.model_copy(update={"runs": (*manifest.runs, summary)})
             # Where the disk is full this fails too, and must not hide the first error; if there is none, it is one.
             with contextlib.suppress(*([] if status == "complete" else [UserError])):
@@ -258,7 +258,7 @@ def _run(phase: Phase, name: str, folder: str, plan: BuildPlan, run: Runner, obs
     """Run a phase for the shards that are left to do."""
     work = find_work(plan, folder)
     if folder == "pool":
-        progress.tally(plan.output).add(progress.BEFORE, sum(spec.count for spec in work.done))
+        progress.counters_for(plan.output).add(progress.BEFORE, sum(spec.count for spec in work.done))
     observer.phase_begins(name, plan, work)
     try:
         if work.todo:
@@ -274,7 +274,7 @@ def _upload(run: Runner, folder: AnyPath, settings: PublishConfig, todo: Sequenc
 
 def _summary(plan: BuildPlan, run: Runner, started: datetime.datetime, seconds: float, status: RunStatus) -> Run:
     """What a run did: by Beam's metrics where its pipelines have ended, else by what the processes told last."""
-    progress.tally(plan.output).flush()
+    progress.counters_for(plan.output).flush()
     measured = run.measured
     counts = measured.counts if status == "complete" else progress.total(plan.output, fresh=True)
     names = ("requests_sent", "requests_replayed", "prompt_tokens", "completion_tokens", "server_restarts")

@@ -19,7 +19,7 @@ from pipeline.assembly.leaks import find_shared_replies
 from pipeline.driver.finish import check_losses, complete
 from pipeline.driver.losses import too_many_lost
 from pipeline.driver.resume import is_unfinished
-from pipeline.generation.stage import Generate
+from pipeline.generation.stage import GenerateFn
 from pipeline.io import storage
 from pipeline.io.storage import AnyPath
 from pipeline.mining import annotate
@@ -27,7 +27,7 @@ from pipeline.mining import select as mined
 from pipeline.plan import BuildPlan, ShardSpec
 from pipeline.publishing import upload
 from pipeline.runtime import coder, metrics
-from pipeline.runtime.progress import tally
+from pipeline.runtime.progress import counters_for
 from pipeline.sampling import pairs
 from pipeline.threads import gather
 from pipeline.threads.sources import Slice
@@ -159,7 +159,7 @@ def _spread(
 
 def _generate(plan: BuildPlan, first: bool, last: bool, kind: type) -> beam.PTransform:
     """The generation stage: the only one that needs an accelerator, where the model is served by its worker."""
-    stage = beam.ParDo(Generate(plan, first, last)).with_output_types(kind)
+    stage = beam.ParDo(GenerateFn(plan, first, last)).with_output_types(kind)
     workers = plan.config.workers
     hints: dict[str, str] = {}
     if plan.config.engine.kind == "vllm":
@@ -195,7 +195,7 @@ def _examples(function: Callable[..., examples.ExampleShard], *arguments: Any) -
 def validate(shard: pairs.PairShard, plan: BuildPlan, last: bool) -> pairs.PairShard:
     """`pairs.validate_pairs`, counted for the display."""
     judged = pairs.validate_pairs(shard, plan, last)
-    counts = tally(plan.output)
+    counts = counters_for(plan.output)
     counts.add("accepted", len(judged.pairs) - len(shard.pairs))
     counts.add("rejected", len(judged.rejections) - len(shard.rejections))
     counts.add("settled", len(shard.drafts) - len(judged.drafts))
@@ -205,7 +205,7 @@ def validate(shard: pairs.PairShard, plan: BuildPlan, last: bool) -> pairs.PairS
 def select(shard: annotate.MinedShard, plan: BuildPlan) -> annotate.MinedShard:
     """`mining.pairs.select_pairs`, counted for the display."""
     selected = mined.select_pairs(shard, plan)
-    counts = tally(plan.output)
+    counts = counters_for(plan.output)
     counts.add("accepted", len(selected.pairs))
     counts.add("rejected", len(selected.rejections))
     counts.add("settled", shard.spec.count)
@@ -227,7 +227,7 @@ def share_replies(plan: BuildPlan) -> None:
 
 def report(meta: dict[str, Any], plan: BuildPlan, phase: str) -> None:
     """Count a stored shard, for the display and for Beam's metrics; fail a run that loses too much."""
-    counts = tally(plan.output)
+    counts = counters_for(plan.output)
     counts.add("shards", 1)
     for name in ("asked", "lost", "unanswered", "examples"):
         counts.add(f"{phase}/{name}", meta[name])
@@ -245,7 +245,7 @@ def report(meta: dict[str, Any], plan: BuildPlan, phase: str) -> None:
 
 def count(done: object, plan: BuildPlan) -> None:
     """Hand on what this process has counted."""
-    counts = tally(plan.output)
+    counts = counters_for(plan.output)
     metrics.emit(counts)
     if storage.is_local(plan.output):
         counts.flush()

@@ -16,7 +16,7 @@ from pipeline.assembly.history import History, Pool, choose_histories
 from pipeline.assembly.leaks import has_shared_reply, made_of, read_pool_state
 from pipeline.assembly.matching import choose_mined_histories
 from pipeline.assembly.rows import EXAMPLE_SCHEMA, Persona, Rows
-from pipeline.generation.exchange import Completion, Failure, Outcome, Request
+from pipeline.generation.completions import Completion, Failure, Outcome, Request
 from pipeline.io.shards import read_shard, staged_shard
 from pipeline.plan import BuildPlan, ShardSpec
 from pipeline.quality.rules import Violation

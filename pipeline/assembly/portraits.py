@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError
 from pipeline.assembly.examples import ExampleShard, reject
 from pipeline.assembly.matching import parts_of, shares_a_sign
 from pipeline.assembly.rows import Persona
-from pipeline.generation.exchange import Failure, Outcome, Request, make_request
+from pipeline.generation.completions import Failure, Outcome, Request, make_request
 from pipeline.generation.json_formats import MOST_TAGS, portrait_format
 from pipeline.plan import BuildPlan
 from pipeline.quality.rules import Violation, check_text, clean_reply

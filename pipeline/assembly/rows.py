@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline.assembly.history import History, Pool
-from pipeline.generation.exchange import Request
+from pipeline.generation.completions import Request
 from pipeline.plan import BuildPlan
 from pipeline.runtime.resources import resources
 from preference_space.direction import Direction, to_released, verbalise

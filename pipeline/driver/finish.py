@@ -133,4 +133,4 @@ def complete(plan: BuildPlan) -> None:
     if manifest is None or manifest.fingerprint != plan.fingerprint:
         raise UserError(f"{plan.output} has lost its manifest; run the same command again")
     write_manifest(plan.output, finished(plan, manifest))
-    progress.forget(plan.output)
+    progress.delete_counts(plan.output)

@@ -95,7 +95,7 @@ def prepare(config: BuildConfig, output: AnyPath) -> Prepared:
     is_recovered = False
     if stored is None:
         if _BEGUN in storage.names(output):
-            inputs.forget(output)
+            inputs.delete_inputs(output)
         else:
             is_recovered = _holds_shards(output, fingerprint)
         storage.write_text(output / _BEGUN, "A build has begun here.\n")
@@ -118,7 +118,7 @@ def prepare(config: BuildConfig, output: AnyPath) -> Prepared:
     else:
         manifest = stored
     remove_temporary(output)
-    inputs.lay_out(output, space, templates)
+    inputs.write_inputs(output, space, templates)
     identities = inputs.space_hash(output)
     if config.sampled_pairs:
         _store_seeds(plan, space, dropped)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import orjson
 
-from pipeline.generation.exchange import AnyRequest, ChoiceRequest, Completion, Failure
+from pipeline.generation.completions import AnyRequest, ChoiceRequest, Completion, Failure
 from schemas.answers import parse, read_count
 from schemas.base import UserError
 

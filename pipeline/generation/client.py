@@ -18,13 +18,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.generation.classify import Busy, Transient
+from pipeline.generation.completions import AnyRequest, Completion, Failure, Outcome
 from pipeline.generation.endpoints import Endpoint, Endpoints
-from pipeline.generation.exchange import AnyRequest, Completion, Failure, Outcome
 from pipeline.generation.journal import JournalWriter
 from pipeline.generation.sender import Sender
 from pipeline.generation.verdicts import Verdicts
 from pipeline.generation.window import Window, back_off
-from pipeline.runtime.progress import Tally
+from pipeline.runtime.progress import Counters
 from schemas.base import UserError
 from schemas.config import RequestsConfig
 
@@ -42,7 +42,7 @@ _ALONE_AFTER = 2
 
 
 @dataclass(eq=False, slots=True)
-class Ticket:
+class RequestBatch:
     """The requests of a shard, and their outcomes as they arrive."""
 
     outcomes: list[Outcome | None]
@@ -60,7 +60,7 @@ class Ticket:
 
 @dataclass(eq=False, slots=True)
 class _Item:
-    ticket: Ticket
+    batch: RequestBatch
     position: int
     request: AnyRequest
     journal: JournalWriter
@@ -87,7 +87,7 @@ class Client:
         trials: Sequence[AnyRequest],
         in_flight: int,
         config: RequestsConfig,
-        tally: Tally,
+        counters: Counters,
     ) -> None:
         self.backlog = 0
         self.watermark = 4 * in_flight
@@ -95,7 +95,7 @@ class Client:
         self._sender = Sender(endpoints, headers, trials, config)
         self._window = Window(in_flight)
         self._config = config
-        self._tally = tally
+        self._counters = counters
         self._queue: deque[_Item] = deque()
         self._active: set[asyncio.Task[None]] = set()
         self._sequences = 0
@@ -110,17 +110,17 @@ class Client:
         self._thread.start()
         self._open = asyncio.run_coroutine_threadsafe(self._sender.open(), self._loop)
 
-    def submit(self, requests: Sequence[tuple[int, AnyRequest]], ticket: Ticket, journal: JournalWriter) -> None:
-        """Queue requests; `requests` pairs each with its position in the ticket."""
+    def submit(self, requests: Sequence[tuple[int, AnyRequest]], batch: RequestBatch, journal: JournalWriter) -> None:
+        """Queue requests; `requests` pairs each with its position in the batch."""
         self._raise_fault()
         with self._changed:
             self.backlog += len(requests)
         now = time.monotonic()
-        items = [_Item(ticket, position, request, journal, now) for position, request in requests]
+        items = [_Item(batch, position, request, journal, now) for position, request in requests]
         self._loop.call_soon_threadsafe(self._enqueue, items)
 
     def wait(self) -> None:
-        """Return when a ticket is done or the backlog short, or after a moment."""
+        """Return when a batch is done or the backlog short, or after a moment."""
         with self._changed:
             self._changed.wait(timeout=0.5)
         self._raise_fault()
@@ -155,8 +155,8 @@ class Client:
 
     def _pump(self) -> None:
         pause = self._endpoints.rests_until() - time.monotonic()
-        self._tally.gauge("paused", int(pause > 0))
-        self._tally.gauge("in_flight", self._sequences)
+        self._counters.gauge("paused", int(pause > 0))
+        self._counters.gauge("in_flight", self._sequences)
         if pause > 0:
             if self._wake:
                 self._wake.cancel()
@@ -168,7 +168,7 @@ class Client:
             if self._sequences and self._sequences + size > int(self._window.limit):
                 break
             self._spawn(self._run(self._queue.popleft()), size)
-        self._tally.gauge("in_flight", self._sequences)
+        self._counters.gauge("in_flight", self._sequences)
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None], size: int = 0) -> asyncio.Task[None]:
         task: asyncio.Task[None] = self._loop.create_task(coroutine)
@@ -197,10 +197,10 @@ class Client:
     async def _run(self, item: _Item) -> None:
         await asyncio.wrap_future(self._open)
         begun = time.monotonic()
-        self._tally.observe("queue_milliseconds", round(1000 * (begun - item.queued)))
-        self._tally.observe("in_flight", self._sequences)
+        self._counters.observe("queue_milliseconds", round(1000 * (begun - item.queued)))
+        self._counters.observe("in_flight", self._sequences)
         endpoint, answer = await self._ask(item)
-        self._tally.observe("request_milliseconds", round(1000 * (time.monotonic() - begun)))
+        self._counters.observe("request_milliseconds", round(1000 * (time.monotonic() - begun)))
         if isinstance(answer, Busy):
             self._postpone(item, endpoint, answer)
         elif isinstance(answer, Transient):
@@ -213,14 +213,14 @@ class Client:
     def _settle(self, item: _Item, outcome: Outcome) -> None:
         item.journal.append(item.request.key, outcome)
         if isinstance(outcome, Completion):
-            self._tally.add("prompt_tokens", outcome.prompt_tokens)
-            self._tally.add("completion_tokens", outcome.completion_tokens)
-        self._tally.add("answers", item.request.sequences)
-        item.ticket.outcomes[item.position] = outcome
+            self._counters.add("prompt_tokens", outcome.prompt_tokens)
+            self._counters.add("completion_tokens", outcome.completion_tokens)
+        self._counters.add("answers", item.request.sequences)
+        item.batch.outcomes[item.position] = outcome
         with self._changed:
-            item.ticket.missing -= 1
+            item.batch.missing -= 1
             self.backlog -= 1
-            if item.ticket.done or self.backlog == self.watermark:
+            if item.batch.done or self.backlog == self.watermark:
                 self._changed.notify_all()
 
     async def _ask(self, item: _Item) -> tuple[Endpoint, Outcome | Busy | Transient]:
@@ -238,9 +238,9 @@ class Client:
                 finally:
                     self._endpoints.release(endpoint)
             failed = time.monotonic()
-            self._tally.gauge("outage", int(self._sender.clocks.is_outage))
+            self._counters.gauge("outage", int(self._sender.clocks.is_outage))
             is_unreachable = isinstance(answer, Transient) and answer.reason == "unreachable"
-            self._tally.add("requests_sent", int(not is_unreachable))
+            self._counters.add("requests_sent", int(not is_unreachable))
             if isinstance(answer, Completion):
                 self._window.grow(item.request.sequences)
                 self._succeeded(endpoint, sent)

@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from pipeline.generation.exchange import AnyRequest, ChoiceRequest
+from pipeline.generation.completions import AnyRequest, ChoiceRequest
 
 Body = dict[str, Any]
 

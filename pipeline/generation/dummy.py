@@ -10,7 +10,7 @@ import hashlib
 import numpy as np
 import orjson
 
-from pipeline.generation.exchange import OPTIONS, AnyRequest, ChoiceRequest, Completion, Failure, Outcome
+from pipeline.generation.completions import OPTIONS, AnyRequest, ChoiceRequest, Completion, Failure, Outcome
 
 _TEXT = """
 again almost always autumn balcony basket before bicycle bottle bread brother candle carpet chance cheese city corner

@@ -76,7 +76,7 @@ class _State:
     rest_until: float = 0.0
 
 
-class FixedEndpoints:
+class RemoteEndpoints:
     """OpenAI-compatible base URLs that serve the same model. The same URL in another spelling counts once."""
 
     own = False

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import orjson
 from upath import UPath
 
-from pipeline.generation.exchange import Completion, Failure, Outcome
+from pipeline.generation.completions import Completion, Failure, Outcome
 from pipeline.io import storage
 from pipeline.io.storage import AnyPath, disk_errors
 from schemas.base import UserError

@@ -13,9 +13,9 @@ import orjson
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from pipeline.generation.classify import Busy, Transient, classify, refusal
+from pipeline.generation.completions import AnyRequest, Completion, Failure
 from pipeline.generation.dialect import Dialect
 from pipeline.generation.endpoints import Endpoint, Endpoints
-from pipeline.generation.exchange import AnyRequest, Completion, Failure
 from pipeline.generation.payload import TooLargeError, read_payload
 from pipeline.generation.verdicts import Clocks
 from pipeline.generation.window import back_off

@@ -19,7 +19,7 @@ from pipeline.generation.endpoints import Endpoint
 from pipeline.generation.guard import Spec
 from pipeline.generation.packaged import model_path
 from pipeline.io.storage import private_folder
-from pipeline.runtime.progress import Tally
+from pipeline.runtime.progress import Counters
 from schemas.base import UsageError, UserError
 from schemas.config import VllmEngine
 
@@ -82,14 +82,14 @@ def _environment(on_cpu: bool) -> dict[str, str]:
     return environment
 
 
-class ServedEndpoint:
+class ManagedServer:
     """The link to a guard: starts one where there is none, follows its state, and says so when it fails."""
 
     own = True
 
-    def __init__(self, spec: Spec, tally: Tally) -> None:
+    def __init__(self, spec: Spec, counters: Counters) -> None:
         self._spec = spec
-        self._tally = tally
+        self._counters = counters
         self._socket = _socket_path(spec)
         self._life = 0
         self._pid = 0
@@ -171,7 +171,7 @@ class ServedEndpoint:
     async def _heed(self, state: dict[str, Any], first_life: int) -> None:
         life = first_life + int(state["life"])
         if self._pid and life > self._life and state["counts"]:
-            self._tally.add("server_restarts", life - self._life)
+            self._counters.add("server_restarts", life - self._life)
         self._life = life
         self._pid = int(state.get("pid", 0)) or self._pid
         if state["state"] == "failed":

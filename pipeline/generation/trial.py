@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.generation.exchange import AnyRequest, choice_head, make_choice_request, make_request
+from pipeline.generation.completions import AnyRequest, choice_head, make_choice_request, make_request
 from pipeline.generation.json_formats import levels_format, portrait_format
 from pipeline.plan import BuildPlan
 from pipeline.runtime.resources import resources

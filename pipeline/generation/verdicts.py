@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Generic, TypeVar
 
-from pipeline.generation.exchange import Failure
+from pipeline.generation.completions import Failure
 from schemas.base import UserError
 from schemas.config import RequestsConfig
 

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from pipeline.generation.exchange import (
+from pipeline.generation.completions import (
     OPTIONS,
     AnyRequest,
     Completion,

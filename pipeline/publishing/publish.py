@@ -24,7 +24,7 @@ from pipeline.publishing.repository import (
 )
 from pipeline.publishing.upload import Batch, preupload
 from pipeline.runtime import progress
-from pipeline.runtime.progress import tally
+from pipeline.runtime.progress import counters_for
 from schemas.base import UsageError, UserError
 from schemas.config import PublishConfig
 from schemas.manifest import Manifest
@@ -93,7 +93,7 @@ def publish(
     except UserError as error:
         raise type(error)(f"{error} ({_left_behind(settings, repository)})") from None
     finally:
-        progress.forget(folder)
+        progress.delete_counts(folder)
     upload.forget(folder, settings.repo_id)
     _tag(settings, repository, commit)
     unchanged = len(contents.paths) - len(changes.shards) - len(changes.others)
@@ -147,7 +147,7 @@ def _commit(contents: Contents, settings: PublishConfig, repository: Repository,
     folder, repo_id = contents.folder, settings.repo_id
     others = [CommitOperationAdd(path, contents.others[path]) for path in changes.others]
     if others:
-        preupload(others, settings, tally(folder))
+        preupload(others, settings, counters_for(folder))
     operations: list[CommitOperationAdd | CommitOperationDelete] = [
         *(CommitOperationDelete(path, is_folder=False) for path in changes.deleted),
         *(upload.operation(folder, repo_id, entry) for entry in changes.shards),

@@ -21,7 +21,7 @@ from pipeline.io import storage
 from pipeline.io.storage import AnyPath, write_text
 from pipeline.publishing.errors import hub_errors, require_token
 from pipeline.publishing.repository import KIND, address, hub
-from pipeline.runtime.progress import Tally, tally
+from pipeline.runtime.progress import Counters, counters_for
 from schemas.base import Record, UserError
 from schemas.config import PublishConfig
 from schemas.manifest import FileEntry
@@ -65,7 +65,7 @@ def upload_all(folder: AnyPath, settings: PublishConfig, todo: Sequence[Batch]) 
 def upload(batch: Batch, folder: AnyPath, settings: PublishConfig) -> None:
     """Upload a batch of shards, and remember it. What the Hub has already, by its hash, is not sent again."""
     require_token()
-    counts = tally(folder)
+    counts = counters_for(folder)
     with contextlib.ExitStack() as stack:
         copies = [stack.enter_context(storage.local_copy(folder / entry.path)) for entry in batch]
         for entry, copy in zip(batch, copies, strict=True):
@@ -84,7 +84,7 @@ def upload(batch: Batch, folder: AnyPath, settings: PublishConfig) -> None:
     counts.flush()
 
 
-def preupload(operations: Sequence[CommitOperationAdd], settings: PublishConfig, counts: Tally) -> None:
+def preupload(operations: Sequence[CommitOperationAdd], settings: PublishConfig, counts: Counters) -> None:
     """Have the Hub say how each file is stored, and send what goes into its large-file storage."""
     with hub_errors(settings.repo_id), _counted(counts):
         hub().preupload_lfs_files(
@@ -134,7 +134,7 @@ def forget(folder: AnyPath, repo_id: str) -> None:
 
 
 @contextlib.contextmanager
-def _counted(counts: Tally) -> Iterator[None]:
+def _counted(counts: Counters) -> Iterator[None]:
     """Counts the client's retries, for the display."""
     logger, counter = logging.getLogger("huggingface_hub"), _Counter(counts)
     logger.addHandler(counter)
@@ -147,7 +147,7 @@ def _counted(counts: Tally) -> Iterator[None]:
 class _Counter(logging.Handler):
     """Of each retry the client warns twice: what went wrong at which address, and how long it waits."""
 
-    def __init__(self, counts: Tally) -> None:
+    def __init__(self, counts: Counters) -> None:
         super().__init__(logging.WARNING)
         self._counts = counts
 

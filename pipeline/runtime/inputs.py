@@ -21,7 +21,7 @@ TEMPLATES = "templates"
 SEEDS = "seeds"
 
 
-def lay_out(output: AnyPath, space: PreferenceSpace, templates: Mapping[str, Template]) -> None:
+def write_inputs(output: AnyPath, space: PreferenceSpace, templates: Mapping[str, Template]) -> None:
     """Write the files of space and templates that are not there. Raise `UsageError` for one that differs."""
     if not storage.is_file(output / SPACE):
         storage.write_text(output / SPACE, space.to_yaml())
@@ -33,7 +33,7 @@ def lay_out(output: AnyPath, space: PreferenceSpace, templates: Mapping[str, Tem
     read_templates(output, {name: template.fingerprint for name, template in templates.items()})
 
 
-def forget(output: AnyPath) -> None:
+def delete_inputs(output: AnyPath) -> None:
     """Delete what a run that was killed while it laid out its folder has left; it may be of another configuration."""
     storage.remove(output / SPACE)
     for folder in (TEMPLATES, SEEDS):

@@ -1,6 +1,6 @@
 """What is counted, as Beam metrics: a runner's own pages show them, and the driver sums a run up from them.
 
-Counters are those of `progress.Tally`, under the namespace `everyuser`; distributions are `queue_milliseconds` (how
+Counters are those of `progress.Counters`, under the namespace `everyuser`; distributions are `queue_milliseconds` (how
 long a request waited in the client's queue), `request_milliseconds` and `in_flight`.
 """
 
@@ -13,17 +13,17 @@ from typing import Any
 
 from apache_beam.metrics import Metrics, MetricsFilter
 
-from pipeline.runtime.progress import Tally
+from pipeline.runtime.progress import Counters
 
 NAMESPACE = "everyuser"
 
 
-def emit(tally: Tally) -> None:
+def emit(counters: Counters) -> None:
     """Hand on what this process counted since the last call. To be called where Beam runs a bundle.
 
     Beam knows the bundle by the thread, so the client's thread cannot count for itself.
     """
-    counts, observed = tally.drain()
+    counts, observed = counters.take_unreported()
     for name, amount in counts.items():
         Metrics.counter(NAMESPACE, name).inc(amount)
     for name, value in observed:

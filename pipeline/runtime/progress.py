@@ -1,4 +1,4 @@
-"""Live counts: every worker process keeps a tally and shares it through a small file; the driver sums them.
+"""Live counts: every worker process counts, and shares the counts through a small file; the driver sums them.
 
 What is counted here also goes to Beam's metrics (`metrics.py`), for runners that show them. The driver notes the
 sums down now and then, for `everyuser report` (`Pace`).
@@ -35,7 +35,7 @@ _REMOTE_SECONDS = 10.0
 """How often counts are written, and read: in an object store each is a request that costs money."""
 
 
-class Tally:
+class Counters:
     """Counts of this process, written to the build's folder a few times a second (elsewhere: a minute)."""
 
     def __init__(self, output: AnyPath) -> None:
@@ -49,7 +49,7 @@ class Tally:
         self._is_local = storage.is_local(output)
         storage.make_folder(self._path.parent)
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._share, name="everyuser-tally", daemon=True)
+        self._thread = threading.Thread(target=self._share, name="everyuser-counters", daemon=True)
         self._thread.start()
 
     def add(self, name: str, amount: int) -> None:
@@ -70,7 +70,7 @@ class Tally:
         with self._lock:
             self._observed.append((name, value))
 
-    def drain(self) -> tuple[Counter[str], Sequence[tuple[str, int]]]:
+    def take_unreported(self) -> tuple[Counter[str], Sequence[tuple[str, int]]]:
         """What was counted and observed since the last call, whoever made it."""
         with self._lock:
             fresh, observed = self._counts - self._reported, self._observed
@@ -110,16 +110,16 @@ class Tally:
             self.flush()
 
 
-_tallies: dict[AnyPath, Tally] = {}
+_counters: dict[AnyPath, Counters] = {}
 _lock = threading.Lock()
 
 
-def tally(output: AnyPath) -> Tally:
-    """This process's tally for a build."""
+def counters_for(output: AnyPath) -> Counters:
+    """Return this process's counters of a build."""
     with _lock:
-        if output not in _tallies:
-            _tallies[output] = Tally(output)
-        return _tallies[output]
+        if output not in _counters:
+            _counters[output] = Counters(output)
+        return _counters[output]
 
 
 _totals: dict[AnyPath, tuple[float, Counter[str]]] = {}
@@ -207,10 +207,10 @@ class Pace:
         storage.write_bytes(path, self._earlier)
 
 
-def forget(output: AnyPath) -> None:
+def delete_counts(output: AnyPath) -> None:
     """Delete the counts, of this run or of an earlier one that was killed."""
     with _lock:
-        mine = _tallies.pop(output, None)
+        mine = _counters.pop(output, None)
     if mine:
         mine.close()
     _totals.pop(output, None)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
-from pipeline.generation.exchange import Completion, Failure, Outcome, Request, make_request
+from pipeline.generation.completions import Completion, Failure, Outcome, Request, make_request
 from pipeline.plan import BuildPlan, ShardSpec
 from pipeline.quality.rules import Violation, check_pair, check_reply, clean_reply
 from pipeline.runtime.resources import resources, sampler

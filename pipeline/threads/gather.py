@@ -30,7 +30,7 @@ from pipeline.io.storage import AnyPath, atomic
 from pipeline.plan import SPLITS, BuildPlan, apportion
 from pipeline.reading.formats import too_many_unreadable
 from pipeline.reading.text import normalised
-from pipeline.runtime.progress import tally
+from pipeline.runtime.progress import counters_for
 from pipeline.runtime.resources import resources
 from pipeline.threads.cleaning import Cleaned, clean_thread
 from pipeline.threads.events import PostEvent, ResponseEvent
@@ -93,7 +93,7 @@ def partition(piece: Slice, plan: BuildPlan) -> None:
     parts = count_parts(plan)
     pending: list[tuple[int, bytes]] = []
     held = runs = 0
-    progress = tally(plan.output)
+    progress = counters_for(plan.output)
     for event in read_events(piece, plan.mining, resources(plan).space, counts, first):
         post = event.id if isinstance(event, PostEvent) else event.post
         line = orjson.dumps(("p" if isinstance(event, PostEvent) else "r", *event)) + b"\n"
@@ -142,7 +142,7 @@ def join(part: int, plan: BuildPlan) -> None:
     meta = {"fingerprint": plan.fingerprint, "counts": {name: number for name, number in counts.items() if number}}
     groups = [table.slice(start, ROWS_PER_GROUP) for start in range(0, max(1, table.num_rows), ROWS_PER_GROUP)]
     write_shard(_part_path(plan, part), THREAD_SCHEMA, groups, meta)
-    progress = tally(plan.output)
+    progress = counters_for(plan.output)
     progress.add("threads/parts", 1)
     progress.flush()
 

@@ -12,7 +12,7 @@ import orjson
 from pipeline.assembly.leaks import find_shared_replies
 from pipeline.build import build
 from pipeline.driver.prepare import check_output, prepare
-from pipeline.generation.exchange import Completion, Outcome, Request
+from pipeline.generation.completions import Completion, Outcome, Request
 from pipeline.io.locks import locked
 from pipeline.io.shards import read_shard
 from pipeline.plan import BuildPlan, ShardSpec

@@ -14,12 +14,12 @@ from datasets import load_dataset
 
 from pipeline import dag
 from pipeline.build import build
-from pipeline.generation.exchange import Completion
+from pipeline.generation.completions import Completion
 from pipeline.generation.journal import read_journal
 from pipeline.io.manifests import read_manifest
 from pipeline.io.shards import read_shard
 from pipeline.plan import SPLITS, BuildPlan
-from pipeline.runtime.progress import tally
+from pipeline.runtime.progress import counters_for
 from pipeline.sampling.pairs import open_shard, render_prompts, sample_points
 from schemas.base import UserError
 from schemas.manifest import Manifest
@@ -522,7 +522,7 @@ def test_validation_is_counted_for_the_display(tmp_path: Path) -> None:
 
     dag.validate(replace(shard, drafts=[*bad, *shard.drafts[4:]]), plan, last=False)
 
-    counts = tally(plan.output)
+    counts = counters_for(plan.output)
     assert {name: counts.get(name) for name in ("accepted", "rejected", "settled")} == {
         "accepted": 8,
         "rejected": 4,
@@ -547,4 +547,4 @@ def test_run_that_loses_as_much_as_it_may_goes_on(tmp_path: Path) -> None:
 
     dag.report(meta_of(asked=2000, lost=1000), plan, "pairs")
 
-    assert tally(plan.output).get("pairs/lost") == 1000
+    assert counters_for(plan.output).get("pairs/lost") == 1000

@@ -13,7 +13,7 @@ from pipeline.assembly.history import History
 from pipeline.assembly.leaks import made_of, read_pool_state
 from pipeline.assembly.portraits import portray, render_portraits, take_portraits
 from pipeline.assembly.rows import Persona, Rows
-from pipeline.generation.exchange import Failure, Outcome
+from pipeline.generation.completions import Failure, Outcome
 from pipeline.io.shards import read_meta, read_shard
 from pipeline.plan import BuildPlan, ShardSpec
 from pipeline.runtime.resources import resources

@@ -7,14 +7,14 @@ import pytest
 from pipeline.console.phases import Phase, TimeLeft
 from pipeline.plan import BuildPlan
 from pipeline.runtime import progress
-from pipeline.runtime.progress import forget, tally
+from pipeline.runtime.progress import counters_for, delete_counts
 from tests.pipeline.helpers import mining, prepared, tiny, write_threads
 
 
 def count(plan: BuildPlan, **counts: int) -> None:
     for name, number in counts.items():
-        tally(plan.output).add(name, number)
-    tally(plan.output).flush()
+        counters_for(plan.output).add(name, number)
+    counters_for(plan.output).flush()
 
 
 @pytest.fixture
@@ -68,8 +68,8 @@ def test_a_model_that_is_waited_for_is_told(tmp_path: Path, gauge: str, words: s
     plan = prepared(tmp_path, tiny())
     phase = Phase("pairs", plan, plan.shards())
     for value in (1, 0):
-        tally(plan.output).gauge(gauge, value)
-        tally(plan.output).flush()
+        counters_for(plan.output).gauge(gauge, value)
+        counters_for(plan.output).flush()
 
         assert (words in phase.facts()) == bool(value)
 
@@ -91,5 +91,5 @@ def test_tokens_per_second_are_told_of_text_and_not_of_choices(tmp_path: Path) -
 @pytest.fixture(autouse=True)
 def forgotten(tmp_path: Path) -> None:
     """No counts of another test's folder."""
-    for output in [*progress._tallies]:
-        forget(output)
+    for output in [*progress._counters]:
+        delete_counts(output)

@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from pipeline.generation.classify import Busy, Transient, classify, refusal
-from pipeline.generation.exchange import (
+from pipeline.generation.completions import (
     AnyRequest,
     Completion,
     Failure,

@@ -18,9 +18,8 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from pipeline.generation.client import Client, Ticket
-from pipeline.generation.endpoints import FixedEndpoints
-from pipeline.generation.exchange import (
+from pipeline.generation.client import Client, RequestBatch
+from pipeline.generation.completions import (
     AnyRequest,
     ChoiceRequest,
     Completion,
@@ -32,12 +31,13 @@ from pipeline.generation.exchange import (
     make_request,
     probabilities,
 )
+from pipeline.generation.endpoints import RemoteEndpoints
 from pipeline.generation.journal import open_journal, read_journal
-from pipeline.generation.stage import Generator, read_key
+from pipeline.generation.service import GenerationService, read_key
 from pipeline.generation.trial import trial_requests
 from pipeline.generation.window import Window
 from pipeline.plan import BuildPlan
-from pipeline.runtime.progress import tally
+from pipeline.runtime.progress import counters_for
 from schemas.base import UserError
 from schemas.config import BuildConfig, GenerationConfig, OpenAiEngine, RequestsConfig
 from tests.stub import Answer, StubServer, choices, completion, completions, good, good_text
@@ -68,7 +68,7 @@ def trials(**keys: Any) -> list[AnyRequest]:
 
 
 def connect(folder: Path, *urls: str, in_flight: int = 8, config: RequestsConfig | None = None) -> Client:
-    return Client(FixedEndpoints(urls), {}, trials(), in_flight, config or settings(), tally(folder))
+    return Client(RemoteEndpoints(urls), {}, trials(), in_flight, config or settings(), counters_for(folder))
 
 
 @contextmanager
@@ -80,10 +80,10 @@ def connected(folder: Path, *urls: str, in_flight: int = 8, config: RequestsConf
         client.close()
 
 
-def submit(client: Client, requests: Sequence[AnyRequest], folder: Path) -> Ticket:
-    ticket = Ticket([None] * len(requests), len(requests))
-    client.submit(list(enumerate(requests)), ticket, open_journal(folder / "journal.jsonl"))
-    return ticket
+def submit(client: Client, requests: Sequence[AnyRequest], folder: Path) -> RequestBatch:
+    batch = RequestBatch([None] * len(requests), len(requests))
+    client.submit(list(enumerate(requests)), batch, open_journal(folder / "journal.jsonl"))
+    return batch
 
 
 def wait_until(condition: Callable[[], bool], client: Client) -> None:
@@ -93,9 +93,9 @@ def wait_until(condition: Callable[[], bool], client: Client) -> None:
         assert time.monotonic() < deadline, "waited for too long"
 
 
-def finish(client: Client, ticket: Ticket) -> list[Outcome]:
-    wait_until(lambda: ticket.done, client)
-    return ticket.result()
+def finish(client: Client, batch: RequestBatch) -> list[Outcome]:
+    wait_until(lambda: batch.done, client)
+    return batch.result()
 
 
 def ask(
@@ -185,7 +185,7 @@ def test_tokens_and_requests_are_counted(tmp_path: Path) -> None:
     with StubServer() as stub:
         ask(tmp_path, make_requests(5), stub.url)
 
-    counts = tally(tmp_path)
+    counts = counters_for(tmp_path)
     assert (counts.get("prompt_tokens"), counts.get("completion_tokens")) == (500, 150)
     assert (counts.get("requests_sent"), counts.get("in_flight")) == (5, 0)
 
@@ -217,16 +217,16 @@ def test_a_slow_request_holds_nobody_up_not_even_across_shards(tmp_path: Path) -
         return await good(request, body)
 
     with StubServer(first_waits_for_the_last) as stub, connected(tmp_path, stub.url, in_flight=2) as client:
-        tickets = [submit(client, make_requests(20, start), tmp_path) for start in (0, 20, 40)]
-        wait_until(lambda: all(ticket.done for ticket in tickets), client)
+        batches = [submit(client, make_requests(20, start), tmp_path) for start in (0, 20, 40)]
+        wait_until(lambda: all(batch.done for batch in batches), client)
 
-    assert failures([outcome for ticket in tickets for outcome in ticket.result()]) == []
+    assert failures([outcome for batch in batches for outcome in batch.result()]) == []
 
 
 def test_backlog_counts_what_has_no_outcome_yet(tmp_path: Path) -> None:
     with StubServer() as stub, connected(tmp_path, stub.url) as client:
-        ticket = submit(client, make_requests(30), tmp_path)
-        finish(client, ticket)
+        batch = submit(client, make_requests(30), tmp_path)
+        finish(client, batch)
 
         assert client.backlog == 0
 
@@ -529,7 +529,9 @@ def test_a_wait_and_an_outage_are_seen_while_they_last(tmp_path: Path) -> None:
             connected(folder, stub.url, config=config) as client,
         ):
             submit(client, make_requests(1), folder)
-            wait_until(functools.partial(lambda counts, name: counts.get(name) == 1, tally(folder), gauge), client)
+            wait_until(
+                functools.partial(lambda counts, name: counts.get(name) == 1, counters_for(folder), gauge), client
+            )
 
 
 def test_an_endpoint_that_rests_leaves_the_work_to_the_other(tmp_path: Path) -> None:
@@ -598,14 +600,14 @@ def test_only_prompts_under_way_are_counted(tmp_path: Path) -> None:
 
     async def look(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
         await asyncio.sleep(0.01)
-        load.seen.append(tally(tmp_path).get("in_flight"))
+        load.seen.append(counters_for(tmp_path).get("in_flight"))
         return await good(request, body)
 
     with StubServer(look) as stub:
         ask(tmp_path, make_choices(3, 3, 3, 3), stub.url, in_flight=6)
 
     assert max(load.seen) == 6
-    assert tally(tmp_path).get("in_flight") == 0
+    assert counters_for(tmp_path).get("in_flight") == 0
 
 
 def test_a_busy_server_gets_one_call_at_a_time_until_it_has_kept_up(tmp_path: Path) -> None:
@@ -721,10 +723,10 @@ def test_nothing_listening_is_told_by_the_first_wait(tmp_path: Path) -> None:
 
 def test_an_outage_ends_the_run_and_blames_no_row(tmp_path: Path) -> None:
     with connected_to_one_that_has_gone(tmp_path, settings(max_retries=1, outage_seconds=1.0)) as client:
-        ticket = submit(client, make_requests(20, start=5), tmp_path)
+        batch = submit(client, make_requests(20, start=5), tmp_path)
 
         with pytest.raises(UserError, match="run the same command again"):
-            finish(client, ticket)
+            finish(client, batch)
 
     assert len(read_journal(tmp_path / "journal.jsonl")) == 5
 
@@ -747,10 +749,10 @@ def test_an_outage_that_ends_in_time_costs_no_row(tmp_path: Path) -> None:
         client = connect(tmp_path, stub.url, config=settings(outage_seconds=20.0))
         finish(client, submit(client, make_requests(5), tmp_path))
     try:
-        ticket = submit(client, make_requests(20, start=5), tmp_path)
+        batch = submit(client, make_requests(20, start=5), tmp_path)
         time.sleep(2.0)  # Each has found nobody by now, and more often than it may fail otherwise.
         with StubServer(port=port):
-            outcomes = finish(client, ticket)
+            outcomes = finish(client, batch)
     finally:
         client.close()
 
@@ -825,11 +827,11 @@ def test_after_topping_up_the_same_rows_are_asked_again(tmp_path: Path, monkeypa
     with StubServer(answer, on_trial=answer) as stub:
         first = generator_with_key(tmp_path, stub.url, monkeypatch)
         with pytest.raises(UserError):
-            finish_generating(first, first.submit("train-0", requests))
+            finish_served(first, first.submit("train-0", requests))
         first.close()
     with StubServer() as stub:
         second = generator_with_key(tmp_path, stub.url, monkeypatch)
-        outcomes = finish_generating(second, second.submit("train-0", requests))
+        outcomes = finish_served(second, second.submit("train-0", requests))
         second.close()
 
         assert len(stub.bodies) == 20
@@ -907,7 +909,7 @@ def test_a_row_lost_to_circumstances_may_pass(tmp_path: Path, status: int) -> No
 def test_trial_questions_are_no_rows(tmp_path: Path) -> None:
     keys = {"mining": {"source": {"kind": "threads", "path": ("packaged",)}, "share": 0.5}}
     with StubServer() as stub:
-        client = Client(FixedEndpoints([stub.url]), {}, trials(pairs=2, **keys), 4, settings(), tally(tmp_path))
+        client = Client(RemoteEndpoints([stub.url]), {}, trials(pairs=2, **keys), 4, settings(), counters_for(tmp_path))
         try:
             finish(client, submit(client, make_requests(3), tmp_path))
         finally:
@@ -915,7 +917,7 @@ def test_trial_questions_are_no_rows(tmp_path: Path) -> None:
 
         assert ["prompt" in body for body in stub.trials] == [False, True, True, True]
         assert len(stub.bodies) == 3
-    assert (tally(tmp_path).get("requests_sent"), tally(tmp_path).get("prompt_tokens")) == (3, 300)
+    assert (counters_for(tmp_path).get("requests_sent"), counters_for(tmp_path).get("prompt_tokens")) == (3, 300)
     assert len(read_journal(tmp_path / "journal.jsonl")) == 3
 
 
@@ -925,10 +927,10 @@ def test_a_kind_of_request_that_the_server_does_not_know_ends_the_run(tmp_path: 
 
     mined = trials(pairs=None, mining={"source": {"kind": "threads", "path": ("packaged",)}})
     with StubServer(on_trial=chat_alone) as stub:
-        client = Client(FixedEndpoints([stub.url]), {}, mined, 4, settings(), tally(tmp_path))
-        ticket = submit(client, make_choices(2), tmp_path)
+        client = Client(RemoteEndpoints([stub.url]), {}, mined, 4, settings(), counters_for(tmp_path))
+        batch = submit(client, make_choices(2), tmp_path)
         with pytest.raises(UserError, match=f"{stub.url}/completions does not know") as caught:
-            finish(client, ticket)
+            finish(client, batch)
         client.close()
 
     assert "mining.annotation.mode: json" in str(caught.value)
@@ -937,9 +939,9 @@ def test_a_kind_of_request_that_the_server_does_not_know_ends_the_run(tmp_path: 
 def test_a_refusal_of_one_endpoint_does_not_wait_for_another(tmp_path: Path) -> None:
     with StubServer(on_trial=hang) as silent, StubServer(on_trial=refuse(404)) as wrong:
         client = connect(tmp_path, silent.url, wrong.url, config=settings(timeout_seconds=600.0))
-        ticket = submit(client, make_requests(1), tmp_path)
+        batch = submit(client, make_requests(1), tmp_path)
         with pytest.raises(UserError, match=wrong.url):
-            finish(client, ticket)
+            finish(client, batch)
         close_in_time(client)
 
 
@@ -1059,10 +1061,10 @@ def test_a_redirect_does_not_show_the_key(tmp_path: Path, monkeypatch: pytest.Mo
         return web.Response(status=307, headers={"location": "/sk%2Dvery-secret/chat/completions?key=sk-very-secret"})
 
     with StubServer(on_trial=elsewhere) as stub:
-        generator = generator_with_key(tmp_path, stub.url, monkeypatch)
+        service = generator_with_key(tmp_path, stub.url, monkeypatch)
         with pytest.raises(UserError, match=r"redirects to .*/\*\*\*/") as caught:
-            finish_generating(generator, generator.submit("train-0", make_requests(1)))
-        generator.close()
+            finish_served(service, service.submit("train-0", make_requests(1)))
+        service.close()
 
     assert "very" not in str(caught.value)
 
@@ -1072,9 +1074,9 @@ def test_a_fault_of_the_run_is_raised_again_by_every_call(tmp_path: Path) -> Non
         return web.Response(status=401)
 
     with StubServer(refuse) as stub, connected(tmp_path, stub.url) as client:
-        ticket = submit(client, make_requests(1), tmp_path)
+        batch = submit(client, make_requests(1), tmp_path)
         with pytest.raises(UserError):
-            finish(client, ticket)
+            finish(client, batch)
 
         with pytest.raises(UserError):
             client.wait()
@@ -1145,13 +1147,13 @@ def test_closing_in_the_middle_keeps_each_outcome_that_has_arrived(tmp_path: Pat
     requests = make_requests(40)
     with StubServer(some_hang) as stub:
         client = connect(tmp_path, stub.url, in_flight=8, config=settings(timeout_seconds=600.0))
-        ticket = submit(client, requests, tmp_path)
+        batch = submit(client, requests, tmp_path)
         # When eight hang the window is full: the 32 good ones before the 40th have been answered.
-        wait_until(lambda: ticket.missing == 8, client)
+        wait_until(lambda: batch.missing == 8, client)
         close_in_time(client)
 
     kept = read_journal(tmp_path / "journal.jsonl")
-    assert kept == {requests[k].key: outcome for k, outcome in enumerate(ticket.outcomes) if outcome is not None}
+    assert kept == {requests[k].key: outcome for k, outcome in enumerate(batch.outcomes) if outcome is not None}
     assert len(kept) == 32
 
 
@@ -1195,9 +1197,9 @@ def test_closing_twice_is_no_error(tmp_path: Path) -> None:
 
 def test_closing_after_a_fault_is_no_error(tmp_path: Path) -> None:
     client = connect(tmp_path, f"http://127.0.0.1:{unused_port()}/v1", in_flight=4, config=settings())
-    ticket = submit(client, make_requests(1), tmp_path)
+    batch = submit(client, make_requests(1), tmp_path)
     with pytest.raises(UserError):
-        finish(client, ticket)
+        finish(client, batch)
 
     close_in_time(client)
 
@@ -1207,19 +1209,19 @@ def test_closing_after_a_fault_is_no_error(tmp_path: Path) -> None:
 
 def generator_with_key(
     folder: Path, url: str, monkeypatch: pytest.MonkeyPatch, key: str = "sk-very-secret"
-) -> Generator:
+) -> GenerationService:
     monkeypatch.setenv("KEY_OF_THIS_TEST", key)
     engine = OpenAiEngine(kind="openai", base_urls=(url,), api_key_env="KEY_OF_THIS_TEST", in_flight=4)
     config = BuildConfig(pairs=1, engine=engine, generation=GenerationConfig(model="stub"), requests=settings())
-    return Generator(BuildPlan(folder, "fingerprint", config))
+    return GenerationService(BuildPlan(folder, "fingerprint", config))
 
 
-def finish_generating(generator: Generator, ticket: Ticket) -> list[Outcome]:
+def finish_served(service: GenerationService, batch: RequestBatch) -> list[Outcome]:
     deadline = time.monotonic() + PATIENCE
-    while not ticket.done:
-        generator.wait()
+    while not batch.done:
+        service.wait()
         assert time.monotonic() < deadline, "waited for too long"
-    return ticket.result()
+    return batch.result()
 
 
 def files_with(folder: Path, secret: str) -> list[Path]:
@@ -1231,10 +1233,10 @@ def test_the_key_is_sent_and_is_in_no_file(tmp_path: Path, monkeypatch: pytest.M
         return await (failed(400 if number(body) == 3 else 500) if number(body) >= 3 else good(request, body))
 
     with StubServer(some_fail) as stub:
-        generator = generator_with_key(tmp_path, stub.url, monkeypatch)
-        finish_generating(generator, generator.submit("train-0", make_requests(5)))
-        tally(tmp_path).flush()
-        generator.close()
+        service = generator_with_key(tmp_path, stub.url, monkeypatch)
+        finish_served(service, service.submit("train-0", make_requests(5)))
+        counters_for(tmp_path).flush()
+        service.close()
 
         assert {headers["Authorization"] for headers in stub.headers} == {"Bearer sk-very-secret"}
     assert len(read_journal(tmp_path / "journal" / "train-0.jsonl")) == 5
@@ -1262,10 +1264,10 @@ def test_a_key_that_an_answer_quotes_is_in_no_outcome_and_no_file(
         return quoted(status, key)
 
     with StubServer(quote) as stub:
-        generator = generator_with_key(tmp_path, stub.url, monkeypatch)
-        (outcome,) = finish_generating(generator, generator.submit("train-0", make_requests(1)))
-        tally(tmp_path).flush()
-        generator.close()
+        service = generator_with_key(tmp_path, stub.url, monkeypatch)
+        (outcome,) = finish_served(service, service.submit("train-0", make_requests(1)))
+        counters_for(tmp_path).flush()
+        service.close()
 
     assert "Your key is ***" in (outcome.text if isinstance(outcome, Completion) else outcome.detail)
     assert not any(part in repr(outcome) for part in ("sk-", "secret", "sk%", "secr"))
@@ -1288,9 +1290,9 @@ def test_an_answer_without_an_end_is_garbled(tmp_path: Path) -> None:
 @pytest.mark.parametrize("key", ["sk-very-secret\n", " sk-very-secret", "\tsk-very-secret\r\n"])
 def test_white_space_around_a_key_is_none_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str) -> None:
     with StubServer() as stub:
-        generator = generator_with_key(tmp_path, stub.url, monkeypatch, key)
-        finish_generating(generator, generator.submit("train-0", make_requests(1)))
-        generator.close()
+        service = generator_with_key(tmp_path, stub.url, monkeypatch, key)
+        finish_served(service, service.submit("train-0", make_requests(1)))
+        service.close()
 
         assert stub.headers[0]["Authorization"] == "Bearer sk-very-secret"
 
@@ -1321,11 +1323,11 @@ def test_without_a_key_no_header_is_sent(tmp_path: Path) -> None:
 @pytest.mark.parametrize("status", [401, 402, 403, 404])
 def test_the_key_is_in_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int) -> None:
     with StubServer(on_trial=refuse(status, "not for sk-very-secret")) as stub:
-        generator = generator_with_key(tmp_path, stub.url, monkeypatch)
-        ticket = generator.submit("train-0", make_requests(5))
+        service = generator_with_key(tmp_path, stub.url, monkeypatch)
+        batch = service.submit("train-0", make_requests(5))
         with pytest.raises(UserError) as caught:
-            finish_generating(generator, ticket)
-        generator.close()
+            finish_served(service, batch)
+        service.close()
 
     assert f"HTTP {status}: not for" in str(caught.value)
     assert "sk-very-secret" not in str(caught.value)
@@ -1336,12 +1338,12 @@ def test_what_the_journal_knows_is_not_asked_again(tmp_path: Path, monkeypatch: 
     requests = make_requests(10)
     with StubServer() as stub:
         first = generator_with_key(tmp_path, stub.url, monkeypatch)
-        known = finish_generating(first, first.submit("train-0", requests[:6]))
+        known = finish_served(first, first.submit("train-0", requests[:6]))
         first.close()
         asked_before = len(stub.bodies)
 
         second = generator_with_key(tmp_path, stub.url, monkeypatch)
-        outcomes = finish_generating(second, second.submit("train-0", requests))
+        outcomes = finish_served(second, second.submit("train-0", requests))
         second.close()
 
         assert asked_before == 6
@@ -1357,9 +1359,9 @@ def test_of_failures_a_resumed_run_asks_again_what_may_pass(tmp_path: Path, monk
     journal.close()
 
     with StubServer() as stub:
-        generator = generator_with_key(tmp_path, stub.url, monkeypatch)
-        outcomes = finish_generating(generator, generator.submit("train-0", requests))
-        generator.close()
+        service = generator_with_key(tmp_path, stub.url, monkeypatch)
+        outcomes = finish_served(service, service.submit("train-0", requests))
+        service.close()
 
         assert sorted(number(body) for body in stub.bodies) == [0, 2]
     assert failures(outcomes) == [Failure("http_408", "HTTP 408: slow", may_pass=False)]

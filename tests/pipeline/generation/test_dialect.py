@@ -5,8 +5,8 @@ from typing import Any
 import orjson
 import pytest
 
+from pipeline.generation.completions import AnyRequest, choice_head, make_choice_request, make_request
 from pipeline.generation.dialect import Dialect
-from pipeline.generation.exchange import AnyRequest, choice_head, make_choice_request, make_request
 from pipeline.generation.json_formats import json_format
 from schemas.config import GenerationConfig
 

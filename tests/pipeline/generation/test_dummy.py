@@ -6,14 +6,14 @@ from typing import Any
 import pytest
 
 from pipeline.build import build
-from pipeline.generation.dummy import reply
-from pipeline.generation.exchange import (
+from pipeline.generation.completions import (
     Completion,
     Failure,
     make_choice_request,
     make_request,
     probabilities,
 )
+from pipeline.generation.dummy import reply
 from pipeline.generation.json_formats import json_format
 from pipeline.quality.rules import check_pair, check_reply
 from schemas.base import UsageError

@@ -5,14 +5,14 @@ import time
 
 import pytest
 
-from pipeline.generation.endpoints import Endpoint, FixedEndpoints
+from pipeline.generation.endpoints import Endpoint, RemoteEndpoints
 
 
-async def take(endpoints: FixedEndpoints, count: int) -> list[str]:
+async def take(endpoints: RemoteEndpoints, count: int) -> list[str]:
     return [(await endpoints.acquire()).url for _ in range(count)]
 
 
-def names(endpoints: FixedEndpoints) -> list[str]:
+def names(endpoints: RemoteEndpoints) -> list[str]:
     return [endpoint.url for endpoint in asyncio.run(endpoints.current())]
 
 
@@ -29,12 +29,12 @@ def names(endpoints: FixedEndpoints) -> list[str]:
     ],
 )
 def test_the_same_address_in_two_spellings_is_one_endpoint(urls: list[str], expected: list[str]) -> None:
-    assert names(FixedEndpoints(urls)) == expected
+    assert names(RemoteEndpoints(urls)) == expected
 
 
 def test_requests_go_to_the_least_busy() -> None:
     async def acquire_and_release() -> list[str]:
-        endpoints = FixedEndpoints(["http://a/v1", "http://b/v1"])
+        endpoints = RemoteEndpoints(["http://a/v1", "http://b/v1"])
         taken = await take(endpoints, 4)
         endpoints.release(Endpoint("http://b/v1", "http://b/v1"))
         return [*taken, *await take(endpoints, 1)]
@@ -47,7 +47,7 @@ def test_requests_go_to_the_least_busy() -> None:
 
 def test_one_that_is_out_of_order_is_avoided_until_it_works() -> None:
     async def run() -> None:
-        endpoints = FixedEndpoints(["http://a/v1", "http://b/v1"])
+        endpoints = RemoteEndpoints(["http://a/v1", "http://b/v1"])
         a, b = await endpoints.current()
 
         endpoints.mark(a, works=False)
@@ -65,7 +65,7 @@ def test_one_that_is_out_of_order_is_avoided_until_it_works() -> None:
 
 def test_one_that_rests_gets_nothing_and_the_rest_of_all_is_known() -> None:
     async def run() -> None:
-        endpoints = FixedEndpoints(["http://a/v1", "http://b/v1"])
+        endpoints = RemoteEndpoints(["http://a/v1", "http://b/v1"])
         a, b = await endpoints.current()
         now = time.monotonic()
 
@@ -100,7 +100,7 @@ def test_an_endpoint_has_the_proxy_of_the_environment_but_never_on_this_machine(
     monkeypatch.setenv("https_proxy", "proxy.example:3129")
     monkeypatch.setenv("no_proxy", "model.test")
 
-    (endpoint,) = asyncio.run(FixedEndpoints([url]).current())
+    (endpoint,) = asyncio.run(RemoteEndpoints([url]).current())
 
     assert endpoint.proxy == expected
 

@@ -14,7 +14,7 @@ import pytest
 from upath import UPath
 
 from pipeline.generation import journal
-from pipeline.generation.exchange import Completion, Failure, Outcome
+from pipeline.generation.completions import Completion, Failure, Outcome
 from pipeline.generation.journal import open_journal, read_journal
 from pipeline.io import storage
 from pipeline.io.storage import AnyPath
@@ -136,7 +136,7 @@ FILL_THE_DISK = """
 import resource, signal, sys
 from pathlib import Path
 from pipeline.generation.journal import open_journal
-from pipeline.generation.exchange import Completion
+from pipeline.generation.completions import Completion
 from schemas.base import UserError
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -330,7 +330,7 @@ def test_a_part_holds_what_is_new_and_nothing_else(folder: UPath) -> None:
 WRITE_AND_WAIT = """
 import sys, time
 from pipeline.generation import journal
-from pipeline.generation.exchange import Completion
+from pipeline.generation.completions import Completion
 from pipeline.io.storage import parse
 
 journal._PART_SECONDS = 0.05

@@ -19,7 +19,7 @@ import pytest
 
 from pipeline.build import build
 from pipeline.generation import packaged
-from pipeline.generation.exchange import Completion, Outcome
+from pipeline.generation.completions import Completion, Outcome
 from pipeline.generation.journal import read_journal
 from schemas.base import UserError
 from schemas.config import BuildConfig

@@ -15,8 +15,8 @@ import psutil
 import pytest
 
 from pipeline.generation import trial
-from pipeline.generation.client import Client, Ticket
-from pipeline.generation.exchange import (
+from pipeline.generation.client import Client, RequestBatch
+from pipeline.generation.completions import (
     AnyRequest,
     ChoiceRequest,
     Failure,
@@ -28,8 +28,8 @@ from pipeline.generation.exchange import (
 )
 from pipeline.generation.guard import Spec
 from pipeline.generation.journal import open_journal
-from pipeline.generation.server import ServedEndpoint, server_spec
-from pipeline.runtime.progress import tally
+from pipeline.generation.server import ManagedServer, server_spec
+from pipeline.runtime.progress import counters_for
 from schemas.base import UserError
 from schemas.config import GenerationConfig, RequestsConfig, VllmEngine
 
@@ -74,19 +74,19 @@ def make_choices(count: int) -> list[ChoiceRequest]:
 @contextmanager
 def connected(folder: Path, spec: Spec, in_flight: int = 4, retries: int = 3) -> Iterator[Client]:
     folder.mkdir(exist_ok=True)
-    counts = tally(folder)
+    counts = counters_for(folder)
     config = RequestsConfig(timeout_seconds=60.0, max_retries=retries, max_wait_seconds=60.0, outage_seconds=60.0)
-    client = Client(ServedEndpoint(spec, counts), {}, [TRIAL], in_flight, config, counts)
+    client = Client(ManagedServer(spec, counts), {}, [TRIAL], in_flight, config, counts)
     try:
         yield client
     finally:
         client.close()
 
 
-def submit(client: Client, requests: Sequence[AnyRequest], folder: Path) -> Ticket:
-    ticket = Ticket([None] * len(requests), len(requests))
-    client.submit(list(enumerate(requests)), ticket, open_journal(folder / "journal.jsonl"))
-    return ticket
+def submit(client: Client, requests: Sequence[AnyRequest], folder: Path) -> RequestBatch:
+    batch = RequestBatch([None] * len(requests), len(requests))
+    client.submit(list(enumerate(requests)), batch, open_journal(folder / "journal.jsonl"))
+    return batch
 
 
 def wait_until(condition: Callable[[], bool], pause: Callable[[], None] = lambda: time.sleep(0.02)) -> None:
@@ -96,9 +96,9 @@ def wait_until(condition: Callable[[], bool], pause: Callable[[], None] = lambda
         assert time.monotonic() < deadline, "waited for too long"
 
 
-def finish(client: Client, ticket: Ticket) -> list[Outcome]:
-    wait_until(lambda: ticket.done, client.wait)
-    return ticket.result()
+def finish(client: Client, batch: RequestBatch) -> list[Outcome]:
+    wait_until(lambda: batch.done, client.wait)
+    return batch.result()
 
 
 def failures(outcomes: Sequence[Outcome]) -> list[Failure]:
@@ -165,7 +165,7 @@ def test_a_server_is_started_and_answers(tmp_path: Path) -> None:
 
     assert failures(outcomes) == []
     assert len(seeds_asked(tmp_path)) == 20
-    assert tally(tmp_path).get("server_restarts") == 0
+    assert counters_for(tmp_path).get("server_restarts") == 0
 
 
 def test_a_server_that_dies_is_restarted_and_loses_no_request(tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ def test_a_server_that_dies_is_restarted_and_loses_no_request(tmp_path: Path) ->
     assert failures(outcomes) == []
     assert len(set(asked)) == 40
     assert 40 < len(asked) <= 44  # Those in flight are sent again, and no others.
-    assert tally(tmp_path).get("server_restarts") == 1
+    assert counters_for(tmp_path).get("server_restarts") == 1
 
 
 def test_a_server_that_dies_loses_no_call_of_choices(tmp_path: Path) -> None:
@@ -187,7 +187,7 @@ def test_a_server_that_dies_loses_no_call_of_choices(tmp_path: Path) -> None:
     assert failures(outcomes) == []
     assert len(set(asked)) == 24
     assert 24 < len(asked) <= 28
-    assert tally(tmp_path).get("server_restarts") == 1
+    assert counters_for(tmp_path).get("server_restarts") == 1
 
 
 def test_a_server_that_dies_again_and_again_loses_no_request(tmp_path: Path) -> None:
@@ -197,11 +197,11 @@ def test_a_server_that_dies_again_and_again_loses_no_request(tmp_path: Path) -> 
         outcomes = finish(client, submit(client, make_requests(9), tmp_path))
 
     assert failures(outcomes) == []
-    assert tally(tmp_path).get("server_restarts") == 2
+    assert counters_for(tmp_path).get("server_restarts") == 2
 
 
 def test_a_request_under_which_every_server_dies_fails_alone(tmp_path: Path) -> None:
-    spec = script_spec(tmp_path, POISONED, restarts=3)
+    spec = script_spec(tmp_path, POISONED, max_restarts=3)
 
     with connected(tmp_path, spec, in_flight=1, retries=1) as client:
         outcomes = finish(client, submit(client, make_requests(10), tmp_path))
@@ -229,14 +229,14 @@ asyncio.run(serve())
 
 def test_a_killed_server_is_restarted(tmp_path: Path) -> None:
     with connected(tmp_path, stub_spec(tmp_path, "--delay", "0.1")) as client:
-        ticket = submit(client, make_requests(40), tmp_path)
+        batch = submit(client, make_requests(40), tmp_path)
         wait_until(lambda: len(seeds_asked(tmp_path)) >= 10)
         find_server(tmp_path).kill()
-        outcomes = finish(client, ticket)
+        outcomes = finish(client, batch)
 
     assert failures(outcomes) == []
     assert len(seeds_asked(tmp_path)) <= 44
-    assert tally(tmp_path).get("server_restarts") == 1
+    assert counters_for(tmp_path).get("server_restarts") == 1
 
 
 ASKS_FOR_A_KEY = """
@@ -266,11 +266,11 @@ def test_a_key_for_servers_of_others_is_not_asked_of_us(tmp_path: Path, monkeypa
 
 def test_a_killed_guard_is_replaced_with_a_new_server(tmp_path: Path) -> None:
     with connected(tmp_path, stub_spec(tmp_path, "--delay", "0.1")) as client:
-        ticket = submit(client, make_requests(40), tmp_path)
+        batch = submit(client, make_requests(40), tmp_path)
         wait_until(lambda: len(seeds_asked(tmp_path)) >= 10)
         guard, server = find_guard(tmp_path), find_server(tmp_path)
         guard.kill()
-        outcomes = finish(client, ticket)
+        outcomes = finish(client, batch)
 
         assert failures(outcomes) == []
         assert still_there(guard, server) == []
@@ -278,7 +278,7 @@ def test_a_killed_guard_is_replaced_with_a_new_server(tmp_path: Path) -> None:
 
 
 def test_a_server_that_dies_more_often_than_it_may_be_restarted_ends_the_run(tmp_path: Path) -> None:
-    spec = stub_spec(tmp_path, "--die-after", "5", restarts=1)
+    spec = stub_spec(tmp_path, "--die-after", "5", max_restarts=1)
 
     with (
         connected(tmp_path, spec, in_flight=1) as client,
@@ -446,8 +446,8 @@ def test_two_clients_share_one_server(tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
 
     with connected(one, spec) as first, connected(two, spec) as second:
-        tickets = [submit(first, make_requests(20), one), submit(second, make_requests(20, start=20), two)]
-        outcomes = finish(first, tickets[0]) + finish(second, tickets[1])
+        batches = [submit(first, make_requests(20), one), submit(second, make_requests(20, start=20), two)]
+        outcomes = finish(first, batches[0]) + finish(second, batches[1])
         find_server(tmp_path)  # The one there is.
 
     assert failures(outcomes) == []
@@ -468,7 +468,7 @@ def test_a_server_stays_while_one_of_two_clients_is_there(tmp_path: Path) -> Non
 
         assert failures(outcomes) == []
         assert find_server(tmp_path) == server
-    assert tally(one).get("server_restarts") == 0
+    assert counters_for(one).get("server_restarts") == 0
 
 
 def test_a_client_that_comes_soon_after_another_finds_the_server_warm(tmp_path: Path) -> None:
@@ -496,8 +496,8 @@ def test_another_command_is_another_server(tmp_path: Path) -> None:
 
 
 def test_closing_does_not_wait_for_a_server_that_is_still_starting(tmp_path: Path) -> None:
-    counts = tally(tmp_path)
-    endpoint = ServedEndpoint(script_spec(tmp_path, "import time; time.sleep(600)"), counts)
+    counts = counters_for(tmp_path)
+    endpoint = ManagedServer(script_spec(tmp_path, "import time; time.sleep(600)"), counts)
     client = Client(endpoint, {}, [TRIAL], 4, RequestsConfig(), counts)
     submit(client, make_requests(5), tmp_path)
     find_server(tmp_path)
@@ -565,7 +565,7 @@ def test_arguments_of_the_user_come_last_so_that_they_win(tmp_path: Path) -> Non
 
 
 def test_limits_and_log_are_those_of_the_engine(tmp_path: Path) -> None:
-    spec = server_spec(vllm_engine(command=("serve",), start_seconds=12.0, restarts=5), "m", tmp_path / "log")
+    spec = server_spec(vllm_engine(command=("serve",), start_seconds=12.0, max_restarts=5), "m", tmp_path / "log")
 
     assert (spec.start_seconds, spec.restarts, spec.log) == (12.0, 5, str(tmp_path / "log"))
 

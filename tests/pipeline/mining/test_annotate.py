@@ -12,7 +12,7 @@ import orjson
 import pytest
 import yaml
 
-from pipeline.generation.exchange import OPTIONS, ChoiceRequest, Completion, Failure, Outcome, Request
+from pipeline.generation.completions import OPTIONS, ChoiceRequest, Completion, Failure, Outcome, Request
 from pipeline.mining.annotate import (
     MinedShard,
     ask,
@@ -280,7 +280,7 @@ def test_levels_keep_the_shape_of_the_shares() -> None:
     assert confident_levels(np.zeros((0, 3), dtype=np.float32), 0.5).shape == (0,)
 
 
-# Asking for choices
+# ShardWithRequests for choices
 
 
 def test_a_question_shows_the_dimension_both_poles_and_cannot_tell(tmp_path: Path) -> None:

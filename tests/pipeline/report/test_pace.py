@@ -60,7 +60,7 @@ def test_a_build_without_notes_has_no_pace(tmp_path: Path) -> None:
 
 
 def test_progress_is_noted_until_the_end(tmp_path: Path) -> None:
-    counts = progress.tally(tmp_path)
+    counts = progress.counters_for(tmp_path)
     counts.add(progress.BEFORE, 100)
     pace = progress.Pace(tmp_path, "now")
     counts.add("settled", 7)
@@ -71,7 +71,7 @@ def test_progress_is_noted_until_the_end(tmp_path: Path) -> None:
     counts.add("settled", 5)
     counts.flush()
     pace.close()
-    progress.forget(tmp_path)
+    progress.delete_counts(tmp_path)
 
     points = read_pace(tmp_path)
     assert 107 in [point.pairs for point in points]

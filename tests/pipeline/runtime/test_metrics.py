@@ -12,19 +12,19 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
 from pipeline.runtime import metrics, progress
 from pipeline.runtime.metrics import Measured
-from pipeline.runtime.progress import Tally, tally
+from pipeline.runtime.progress import Counters, counters_for
 
 
 @pytest.fixture
 def output(tmp_path: Path) -> Iterator[Path]:
     """A build's folder, the counts of which are forgotten in the end."""
     yield tmp_path
-    progress.forget(tmp_path)
+    progress.delete_counts(tmp_path)
 
 
 @pytest.fixture
-def counts(tmp_path: Path) -> Iterator[Tally]:
-    found = Tally(tmp_path)
+def counts(tmp_path: Path) -> Iterator[Counters]:
+    found = Counters(tmp_path)
     yield found
     found.close()
 
@@ -41,37 +41,37 @@ def run(work: Callable[[int], int], elements: int) -> Any:
 # What a process counts
 
 
-def test_what_was_counted_is_handed_out_once(counts: Tally) -> None:
+def test_what_was_counted_is_handed_out_once(counts: Counters) -> None:
     counts.add("asked", 2)
     counts.add("asked", 3)
     counts.add("settled", 1)
 
-    assert counts.drain() == (Counter(asked=5, settled=1), [])
-    assert counts.drain() == (Counter(), [])
+    assert counts.take_unreported() == (Counter(asked=5, settled=1), [])
+    assert counts.take_unreported() == (Counter(), [])
 
     counts.add("asked", 1)
 
-    assert counts.drain() == (Counter(asked=1), [])
+    assert counts.take_unreported() == (Counter(asked=1), [])
     assert (counts.get("asked"), counts.get("settled")) == (6, 1)
 
 
-def test_what_was_observed_is_handed_out_once_and_in_order(counts: Tally) -> None:
+def test_what_was_observed_is_handed_out_once_and_in_order(counts: Counters) -> None:
     for value in (3, 1, 3):
         counts.observe("queue_milliseconds", value)
     counts.observe("in_flight", 0)
 
-    assert counts.drain()[1] == [("queue_milliseconds", value) for value in (3, 1, 3)] + [("in_flight", 0)]
-    assert counts.drain()[1] == []
+    assert counts.take_unreported()[1] == [("queue_milliseconds", value) for value in (3, 1, 3)] + [("in_flight", 0)]
+    assert counts.take_unreported()[1] == []
 
 
-def test_values_that_are_no_sums_are_not_handed_out(counts: Tally) -> None:
+def test_values_that_are_no_sums_are_not_handed_out(counts: Counters) -> None:
     counts.gauge("in_flight", 7)
 
-    assert counts.drain() == (Counter(), [])
+    assert counts.take_unreported() == (Counter(), [])
     assert counts.get("in_flight") == 7
 
 
-def test_threads_that_count_and_drain_at_once_lose_nothing(counts: Tally) -> None:
+def test_threads_that_count_and_drain_at_once_lose_nothing(counts: Counters) -> None:
     over, drained = threading.Event(), Counter[str]()
     observed: list[tuple[str, int]] = []
 
@@ -82,7 +82,7 @@ def test_threads_that_count_and_drain_at_once_lose_nothing(counts: Tally) -> Non
 
     def drain() -> None:
         while not over.is_set():
-            fresh, values = counts.drain()
+            fresh, values = counts.take_unreported()
             drained.update(fresh)
             observed.extend(values)
 
@@ -93,7 +93,7 @@ def test_threads_that_count_and_drain_at_once_lose_nothing(counts: Tally) -> Non
         thread.join()
     over.set()
     drainer.join()
-    fresh, values = counts.drain()
+    fresh, values = counts.take_unreported()
 
     assert drained + fresh == Counter(asked=8000)
     assert sorted(value for _, value in [*observed, *values]) == sorted([*range(2000)] * 4)
@@ -104,7 +104,7 @@ def test_threads_that_count_and_drain_at_once_lose_nothing(counts: Tally) -> Non
 
 def test_a_pipeline_tells_each_count_and_each_value_once(output: Path) -> None:
     def work(number: int) -> int:
-        counts = tally(output)
+        counts = counters_for(output)
         counts.add("asked", 2)
         if number == 0:
             counts.add("only_once", 1)
@@ -123,10 +123,10 @@ def test_a_pipeline_tells_each_count_and_each_value_once(output: Path) -> None:
 
 def test_what_another_thread_counts_is_told_where_a_bundle_runs(output: Path) -> None:
     def work(number: int) -> int:
-        thread = threading.Thread(target=tally(output).add, args=("settled", number))
+        thread = threading.Thread(target=counters_for(output).add, args=("settled", number))
         thread.start()
         thread.join()
-        metrics.emit(tally(output))
+        metrics.emit(counters_for(output))
         return number
 
     measured = Measured()
@@ -136,10 +136,10 @@ def test_what_another_thread_counts_is_told_where_a_bundle_runs(output: Path) ->
 
 
 def test_what_was_counted_before_the_first_bundle_is_told_with_it(output: Path) -> None:
-    tally(output).add("asked", 100)
+    counters_for(output).add("asked", 100)
 
     def work(number: int) -> int:
-        metrics.emit(tally(output))
+        metrics.emit(counters_for(output))
         return number
 
     measured = Measured()
@@ -169,9 +169,9 @@ def test_a_pipeline_that_counts_nothing_adds_nothing(output: Path) -> None:
 
 def test_two_steps_of_a_pipeline_are_summed(output: Path) -> None:
     def work(number: int) -> int:
-        tally(output).add("asked", 1)
-        tally(output).observe("in_flight", number)
-        metrics.emit(tally(output))
+        counters_for(output).add("asked", 1)
+        counters_for(output).observe("in_flight", number)
+        metrics.emit(counters_for(output))
         return number
 
     pipeline = beam.Pipeline(runner=FnApiRunner())
@@ -187,9 +187,9 @@ def test_two_steps_of_a_pipeline_are_summed(output: Path) -> None:
 
 def test_pipelines_are_summed(output: Path) -> None:
     def work(number: int) -> int:
-        tally(output).add("asked", number)
-        tally(output).observe("request_milliseconds", 10 + number)
-        metrics.emit(tally(output))
+        counters_for(output).add("asked", number)
+        counters_for(output).observe("request_milliseconds", 10 + number)
+        metrics.emit(counters_for(output))
         return number
 
     measured = Measured()
@@ -208,8 +208,8 @@ def test_the_mean_of_nothing_is_nothing() -> None:
 
 def test_zero_is_a_value_like_others(output: Path) -> None:
     def work(number: int) -> int:
-        tally(output).observe("queue_milliseconds", 0)
-        metrics.emit(tally(output))
+        counters_for(output).observe("queue_milliseconds", 0)
+        metrics.emit(counters_for(output))
         return number
 
     measured = Measured()

@@ -19,15 +19,15 @@ from upath import UPath
 from pipeline.io import storage
 from pipeline.io.storage import AnyPath
 from pipeline.runtime import progress
-from pipeline.runtime.progress import FOLDER, PACE, Pace, Tally, forget, tally, total
+from pipeline.runtime.progress import FOLDER, PACE, Counters, Pace, counters_for, delete_counts, total
 from schemas.base import UserError
 from tests import ROOT
 
 COUNT = """
 import sys
-from pipeline.runtime.progress import tally
+from pipeline.runtime.progress import counters_for
 from pipeline.io.storage import parse
-counts = tally(parse(sys.argv[1]))
+counts = counters_for(parse(sys.argv[1]))
 counts.add("settled", int(sys.argv[2]))
 counts.add(sys.argv[3], 1)
 counts.gauge("in_flight", 5)
@@ -44,7 +44,7 @@ def output(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[AnyPath]:
         root = "memory:/" if request.param == "memory" else request.getfixturevalue("s3_store").url
         found = storage.parse(f"{root}/{uuid.uuid4().hex}/build")
     yield found
-    forget(found)
+    delete_counts(found)
 
 
 in_memory = pytest.mark.parametrize("output", ["memory"], indirect=True)
@@ -71,37 +71,37 @@ def until(output: AnyPath, name: str, value: int) -> None:
 
 
 @pytest.mark.parametrize("output", ["local", "s3"], indirect=True)
-def test_tallies_of_several_processes_are_summed(output: AnyPath) -> None:
+def test_counts_of_several_processes_are_summed(output: AnyPath) -> None:
     count_elsewhere(output, 3, "ann")
     count_elsewhere(output, 4, "bob")
-    mine = tally(output)
+    mine = counters_for(output)
     mine.add("settled", 100)
     mine.flush()
 
     assert total(output, fresh=True) == Counter(settled=107, ann=1, bob=1, in_flight=10)
 
 
-def test_a_process_has_one_tally_for_each_build(output: AnyPath) -> None:
-    assert tally(output) is tally(output)
-    assert tally(output) is tally(storage.parse(str(output)))
-    other = tally(output / "other")
+def test_a_process_has_one_set_of_counters_for_each_build(output: AnyPath) -> None:
+    assert counters_for(output) is counters_for(output)
+    assert counters_for(output) is counters_for(storage.parse(str(output)))
+    other = counters_for(output / "other")
 
-    assert other is not tally(output)
-    forget(output / "other")
+    assert other is not counters_for(output)
+    delete_counts(output / "other")
 
 
 def test_counts_are_shared_without_being_told_to(output: AnyPath, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "_SECONDS", 0.02)
     monkeypatch.setattr(progress, "_REMOTE_SECONDS", 0.02)
-    tally(output).add("settled", 3)
+    counters_for(output).add("settled", 3)
     until(output, "settled", 3)
-    tally(output).add("settled", 4)
+    counters_for(output).add("settled", 4)
     until(output, "settled", 7)
 
 
 @pytest.mark.usefixtures("calm")
 def test_counts_are_sums_and_gauges_the_last_value(output: AnyPath) -> None:
-    counts = tally(output)
+    counts = counters_for(output)
     for value in (1, 2, 3):
         counts.add("settled", value)
         counts.gauge("in_flight", 10 * value)
@@ -117,11 +117,11 @@ def test_counts_are_sums_and_gauges_the_last_value(output: AnyPath) -> None:
 @pytest.mark.usefixtures("calm")
 def test_files_of_other_hosts_do_not_collide(output: AnyPath, monkeypatch: pytest.MonkeyPatch) -> None:
     # In containers all processes may have one number, and even one host; here they are this process.
-    tallies = []
+    found = []
     for host in ("one", "another", "another"):
         monkeypatch.setattr(socket, "gethostname", lambda host=host: host)
-        tallies.append(Tally(output))
-    for counts in tallies:
+        found.append(Counters(output))
+    for counts in found:
         counts.add("settled", 1)
         counts.flush()
         counts.close()
@@ -133,14 +133,14 @@ def test_files_of_other_hosts_do_not_collide(output: AnyPath, monkeypatch: pytes
 @pytest.mark.usefixtures("calm")
 def test_counts_that_have_not_changed_are_not_written_again(output: AnyPath, monkeypatch: pytest.MonkeyPatch) -> None:
     written = []
-    write = Tally._write
+    write = Counters._write
 
-    def noted(counts: Tally, content: bytes) -> None:
+    def noted(counts: Counters, content: bytes) -> None:
         written.append(orjson.loads(content))
         write(counts, content)
 
-    monkeypatch.setattr(Tally, "_write", noted)
-    counts = tally(output)
+    monkeypatch.setattr(Counters, "_write", noted)
+    counts = counters_for(output)
     counts.flush()
     counts.add("settled", 1)
     for _ in range(3):
@@ -153,15 +153,15 @@ def test_counts_that_have_not_changed_are_not_written_again(output: AnyPath, mon
 
 @pytest.mark.usefixtures("calm")
 def test_a_write_that_fails_is_made_up_for(output: AnyPath, monkeypatch: pytest.MonkeyPatch) -> None:
-    counts = tally(output)
+    counts = counters_for(output)
     counts.add("settled", 1)
     for error in (UserError("cannot write"), OSError(28, "No space left on device")):
         with monkeypatch.context() as patch:
 
-            def failing(counts: Tally, content: bytes, error: Exception = error) -> None:
+            def failing(counts: Counters, content: bytes, error: Exception = error) -> None:
                 raise error
 
-            patch.setattr(Tally, "_write", failing)
+            patch.setattr(Counters, "_write", failing)
             counts.flush()
 
         assert total(output, fresh=True) == Counter()
@@ -172,9 +172,9 @@ def test_a_write_that_fails_is_made_up_for(output: AnyPath, monkeypatch: pytest.
 
 
 @pytest.mark.usefixtures("calm")
-def test_what_is_no_tally_is_left_out(output: AnyPath) -> None:
-    tally(output).add("settled", 1)
-    tally(output).flush()
+def test_what_is_no_count_is_left_out(output: AnyPath) -> None:
+    counters_for(output).add("settled", 1)
+    counters_for(output).flush()
     storage.write_bytes(output / FOLDER / "half.json", b'{"settled": 1')
     storage.write_bytes(output / FOLDER / "host-7-aa.tmp", b'{"settled": 1}')
 
@@ -197,7 +197,7 @@ def test_elsewhere_counts_are_read_at_most_every_few_seconds(output: UPath, monk
         return names(folder)
 
     monkeypatch.setattr(storage, "names", noted)
-    counts = tally(output)
+    counts = counters_for(output)
     for number in range(1, 4):
         counts.add("settled", 1)
         counts.flush()
@@ -221,8 +221,8 @@ def test_elsewhere_counts_are_read_at_most_every_few_seconds(output: UPath, monk
 @pytest.mark.parametrize("output", ["local"], indirect=True)
 def test_on_this_machine_counts_are_read_anew_each_time(output: Path) -> None:
     for number in range(1, 4):
-        tally(output).add("settled", 1)
-        tally(output).flush()
+        counters_for(output).add("settled", 1)
+        counters_for(output).flush()
 
         assert total(output) == Counter(settled=number)
 
@@ -238,8 +238,8 @@ def test_where_counts_cannot_be_read_the_last_ones_stay(output: UPath, monkeypat
 
         assert total(output, fresh=True) == Counter()
 
-    tally(output).add("settled", 1)
-    tally(output).flush()
+    counters_for(output).add("settled", 1)
+    counters_for(output).flush()
     total(output, fresh=True)
     monkeypatch.setattr(storage, "names", failing)
 
@@ -249,27 +249,27 @@ def test_where_counts_cannot_be_read_the_last_ones_stay(output: UPath, monkeypat
 
 @pytest.mark.usefixtures("calm")
 def test_forgotten_counts_are_deleted_those_of_killed_processes_too(output: AnyPath) -> None:
-    tally(output).add("settled", 1)
-    tally(output).flush()
+    counters_for(output).add("settled", 1)
+    counters_for(output).flush()
     storage.write_bytes(output / FOLDER / "killed-7-aa.json", b'{"settled": 5}')
     assert total(output, fresh=True)["settled"] == 6
 
-    forget(output)
+    delete_counts(output)
 
     assert storage.names(output / FOLDER) == []
     assert total(output) == Counter()
-    tally(output).add("settled", 2)
-    tally(output).flush()
+    counters_for(output).add("settled", 2)
+    counters_for(output).flush()
     assert total(output, fresh=True) == Counter(settled=2)
 
 
 def test_nothing_is_written_after_counts_were_forgotten(output: AnyPath, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "_SECONDS", 0.02)
     monkeypatch.setattr(progress, "_REMOTE_SECONDS", 0.02)
-    counts = tally(output)
+    counts = counters_for(output)
     counts.add("settled", 1)
     until(output, "settled", 1)
-    forget(output)
+    delete_counts(output)
     counts.add("settled", 1)
     time.sleep(0.1)
 
@@ -280,12 +280,12 @@ def test_nothing_is_written_after_counts_were_forgotten(output: AnyPath, monkeyp
 def test_the_pace_of_runs_is_one_file(output: AnyPath) -> None:
     for run, settled in (("first", 3), ("second", 4)):
         pace = Pace(output, run)
-        tally(output).add("settled", settled)
-        tally(output).add("completion_tokens", 10)
-        tally(output).flush()
+        counters_for(output).add("settled", settled)
+        counters_for(output).add("completion_tokens", 10)
+        counters_for(output).flush()
         total(output, fresh=True)
         pace.close()
-        forget(output)
+        delete_counts(output)
 
     notes = [orjson.loads(line) for line in storage.read_bytes(output / PACE).splitlines()]
     assert [(note["run"], note["pairs"], note["completion_tokens"]) for note in notes] == [
@@ -304,8 +304,8 @@ def test_a_run_that_has_done_nothing_notes_nothing(output: AnyPath) -> None:
 @in_memory
 def test_a_note_that_fails_is_made_up_for_by_the_next(output: UPath, monkeypatch: pytest.MonkeyPatch) -> None:
     pace = Pace(output, "run")
-    tally(output).add("settled", 1)
-    tally(output).flush()
+    counters_for(output).add("settled", 1)
+    counters_for(output).flush()
     total(output, fresh=True)
 
     def failing(path: AnyPath, content: bytes) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.generation.exchange import Failure, Outcome, Request
+from pipeline.generation.completions import Failure, Outcome, Request
 from pipeline.io.shards import read_meta, read_shard
 from pipeline.plan import BuildPlan
 from pipeline.runtime.resources import resources

@@ -86,19 +86,19 @@ class Gathered:
 
 
 @pytest.fixture(autouse=True)
-def _no_tallies(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _no_counters(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Every build has a thread that shares its counts: end them with the test."""
     outputs: set[Path] = set()
-    original = progress.tally
+    original = progress.counters_for
 
-    def tally(output: Path) -> progress.Tally:
+    def counters_for(output: Path) -> progress.Counters:
         outputs.add(output)
         return original(output)
 
-    monkeypatch.setattr(gather, "tally", tally)
+    monkeypatch.setattr(gather, "counters_for", counters_for)
     yield
     for output in outputs:
-        progress.forget(output)
+        progress.delete_counts(output)
 
 
 def plan_of(output: Path, section: Row, **keys: Any) -> BuildPlan:

@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
-from pipeline.generation.exchange import (
+from pipeline.generation.completions import (
     AnyRequest,
     ChoiceRequest,
     Request,

@@ -1,0 +1,154 @@
+"""The generation service: one for each process, it answers the requests of shards from journals and the model."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipeline.generation import dummy
+from pipeline.generation.client import Client, RequestBatch
+from pipeline.generation.completions import AnyRequest, Failure, Outcome
+from pipeline.generation.endpoints import Endpoints, RemoteEndpoints
+from pipeline.generation.journal import JournalWriter, open_journal, read_journal
+from pipeline.generation.server import ManagedServer, server_spec
+from pipeline.generation.trial import trial_requests
+from pipeline.io import storage
+from pipeline.io.storage import disk_errors, private_folder
+from pipeline.plan import BuildPlan
+from pipeline.runtime.progress import counters_for
+from schemas.base import UserError
+from schemas.config import DummyEngine, OpenAiEngine, ReplayEngine, VllmEngine
+
+
+class GenerationService:
+    """Answers requests of shards: from the shard's journal first, then from the model. One for each process."""
+
+    def __init__(self, plan: BuildPlan) -> None:
+        self._folder = plan.output / "journal"
+        self._known: dict[str, dict[str, Outcome]] = {}
+        self._writers: dict[str, JournalWriter] = {}
+        self._counters = counters_for(plan.output)
+        self._plan = plan
+        self._client: Client | None = None
+        # A runner may have several threads at work in a process.
+        self._connecting = threading.Lock()
+        self._is_dummy = isinstance(plan.config.engine, DummyEngine)
+        self._replays = isinstance(plan.config.engine, ReplayEngine)
+        if isinstance(plan.config.engine, ReplayEngine):
+            self._folder = storage.parse(plan.config.engine.journal)
+
+    @property
+    def wants_more(self) -> bool:
+        """Whether the window will run dry soon."""
+        return self._client is None or self._client.backlog <= self._client.watermark
+
+    def submit(self, journal: str, requests: Sequence[AnyRequest]) -> RequestBatch:
+        """Begin to answer `requests`; what the journal knows is answered at once."""
+        if self._is_dummy:
+            return RequestBatch([dummy.reply(request) for request in requests], 0)
+        path = self._folder / f"{journal}.jsonl"
+        if journal not in self._known:
+            self._known[journal] = read_journal(path)
+        known = self._known[journal]
+        outcomes = [known.get(request.key) for request in requests]
+        if not self._replays:
+            outcomes = [None if isinstance(o, Failure) and o.may_pass else o for o in outcomes]
+        missing = [(k, request) for k, request in enumerate(requests) if outcomes[k] is None]
+        batch = RequestBatch(outcomes, len(missing))
+        self._counters.add("requests_replayed", len(requests) - len(missing))
+        self._counters.add("questions", sum(request.sequences for _, request in missing))
+        if missing and self._replays:
+            raise UserError(
+                f"engine replay: {path} lacks {len(missing)} of {len(requests)} completions; "
+                "the journal belongs to another configuration, or to a build that was not finished"
+            )
+        if missing:
+            # Only now: a build of which the journals know everything needs no model.
+            with self._connecting:
+                self._client = self._client or _connect(self._plan)
+            if journal not in self._writers:
+                self._writers[journal] = open_journal(path, self._plan.config.requests.journal)
+            self._client.submit(missing, batch, self._writers[journal])
+        return batch
+
+    def wait(self) -> None:
+        """Return when something has changed, or after a moment; raises what concerns the whole run."""
+        if self._client:
+            self._client.wait()
+
+    def finish(self, journal: str) -> None:
+        """The shard will ask nothing more."""
+        self._known.pop(journal, None)
+        writer = self._writers.pop(journal, None)
+        if writer:
+            writer.close()
+
+    def close(self) -> None:
+        """Stop the client; its server, if it has one, is then ended by the guard."""
+        if self._client:
+            self._client.close()
+        storage.each(self._folder, self._give_up, [*self._writers])
+
+    def _give_up(self, journal: str) -> None:
+        # What went wrong first must be told, not this.
+        with contextlib.suppress(UserError):
+            self.finish(journal)
+
+
+def _connect(plan: BuildPlan) -> Client:
+    engine, model, counts = plan.config.engine, plan.config.generation.model, counters_for(plan.output)
+    headers: dict[str, str] = {}
+    endpoints: Endpoints
+    if isinstance(engine, OpenAiEngine):
+        key = read_key(engine.api_key_env)
+        if key:
+            headers["Authorization"] = f"Bearer {key}"
+        endpoints = RemoteEndpoints(engine.base_urls)
+    elif isinstance(engine, VllmEngine):
+        endpoints = ManagedServer(server_spec(engine, model, _server_log(plan)), counts)
+    else:
+        raise TypeError(f"engine {engine.kind} has no endpoint")
+    return Client(endpoints, headers, trial_requests(plan), engine.in_flight, plan.config.requests, counts)
+
+
+def read_key(variable: str) -> str:
+    """Return the key that an environment variable holds, or an empty string. Raises `UserError`, without the key."""
+    key = os.environ.get(variable, "").strip()
+    if not all("!" <= char <= "~" for char in key):
+        raise UserError(
+            f"the environment variable {variable} (engine.api_key_env) is no key: it holds a space, a line break or "
+            "another character that no key has; set it to the key alone"
+        )
+    return key
+
+
+def _server_log(plan: BuildPlan) -> Path:
+    """On this machine, where a server writes; the build's own folder need not be here."""
+    output = plan.output
+    folder = output / "logs" if storage.is_local(output) else private_folder() / plan.fingerprint[:16]
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder / "model-server.log"
+
+
+_services: dict[BuildPlan, GenerationService] = {}
+_lock = threading.Lock()
+
+
+def generation_service(plan: BuildPlan) -> GenerationService:
+    """Return this process's generation service for a build."""
+    with _lock:
+        if plan not in _services:
+            _services[plan] = GenerationService(plan)
+        return _services[plan]
+
+
+def close_generation_service(plan: BuildPlan) -> None:
+    """Close this process's generation service for a build, if it has one."""
+    with _lock:
+        found = _services.pop(plan, None)
+    if found:
+        found.close()
