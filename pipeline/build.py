@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -34,11 +35,13 @@ from schemas.base import UsageError, UserError
 from schemas.config import BuildConfig, PublishConfig, ReplayEngine, VllmEngine
 from schemas.manifest import Manifest, Run, RunStatus
 
+logger = logging.getLogger(__name__)
+
 Phase = Callable[[beam.Pipeline, BuildPlan, Sequence[ShardSpec]], None]
 
 
 class Observer:
-    """Is told how a build goes. The command line draws it; the default says nothing."""
+    """Is told how a build goes. The command line draws it; the default shows nothing."""
 
     def prepared(self, plan: BuildPlan, dropped: Mapping[str, int], is_recovered: bool) -> None:
         """Everything is checked; work begins. `dropped` counts posts, `is_recovered` says that a manifest was lost."""
@@ -50,7 +53,8 @@ class Observer:
         """The threads are there; `counts` is their funnel."""
 
     def told(self, line: str) -> None:
-        """Something that a person should know while it lasts, such as a bucket that does not answer."""
+        """Show a person something while it lasts, such as a bucket that does not answer. By default it is logged."""
+        logger.warning(line)
 
     def phase_begins(self, name: str, plan: BuildPlan, work: Work) -> None:
         """A phase has shards to build; others were built by earlier runs."""

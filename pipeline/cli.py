@@ -17,6 +17,7 @@ import numpy as np
 import typer
 from rich.text import Text
 
+from pipeline.runtime import logs
 from schemas.base import UsageError, UserError
 from schemas.terminal import Terminal, safe, say
 
@@ -33,7 +34,8 @@ app.add_typer(space_app, name="space")
 out = Terminal()
 err = Terminal(stderr=True)
 
-Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and the runner's log.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks, each retry, and the runner's log.")]
+Verbose = Annotated[bool, typer.Option("--verbose", help="Show each shard stored and each file uploaded.")]
 
 
 @app.command(context_settings={"allow_extra_args": True})
@@ -56,6 +58,7 @@ def build(
         bool,
         typer.Option("--retry-lost", help="Ask again for rows that timeouts and server errors cost a finished build."),
     ] = False,
+    verbose: Verbose = False,
     debug: Debug = False,
 ) -> None:
     """Build a dataset, or go on where an earlier run of the same command stopped.
@@ -67,7 +70,7 @@ def build(
     logging.getLogger().setLevel(logging.INFO if debug else logging.CRITICAL + 1)
     if not debug:
         threading.excepthook = lambda _: None
-    with _reported(debug):
+    with _reported(debug, verbose):
         # At once, as what comes next takes seconds.
         out.print(Text(f"checking {config} and what it names"), soft_wrap=not out.is_terminal)
         from pipeline.build import build as run_build
@@ -163,10 +166,11 @@ def report(
     ] = None,
     currency: Annotated[str, typer.Option("--currency", help="Currency of the prices.")] = "USD",
     workers: Annotated[int | None, typer.Option("--workers", min=1, help="Processes; by default one a CPU.")] = None,
+    verbose: Verbose = False,
     debug: Debug = False,
 ) -> None:
     """Measure a build: report.html to look at, report.json, and its main figures in the card."""
-    with _reported(debug):
+    with _reported(debug, verbose):
         from pipeline.card.render import write_card
         from pipeline.console.report_display import StageDisplay
         from pipeline.io.locks import locked
@@ -212,13 +216,14 @@ def publish(
     force: Annotated[
         bool, typer.Option("--force", help="Publish what there is of a build that is unfinished or lost too much.")
     ] = False,
+    verbose: Verbose = False,
     debug: Debug = False,
 ) -> None:
     """Publish a build on the Hugging Face Hub, in one commit; or go on where an earlier run stopped.
 
     The token comes from HF_TOKEN, or from `hf auth login`.
     """
-    with _reported(debug):
+    with _reported(debug, verbose):
         from pipeline.console.publish_display import PublishDisplay
         from pipeline.io import storage
         from pipeline.io.locks import locked
@@ -304,11 +309,18 @@ def space_sample(
         show_coverage(coverage, out)
 
 
+def _log(line: str) -> None:
+    # On a terminal the console that draws the bar prints it, above the bar.
+    say(out if out.is_terminal and err.is_terminal else err, line)
+
+
 @contextlib.contextmanager
-def _reported(debug: bool) -> Iterator[None]:
-    """Errors as one line with the way out; a traceback only with `--debug`."""
+def _reported(debug: bool, verbose: bool = False) -> Iterator[None]:
+    """Show log records, and an error as one line with the way out; a traceback only with `--debug`."""
+    level = logging.DEBUG if debug else logging.INFO if verbose else logging.WARNING
     try:
-        yield
+        with logs.shown(level, _log):
+            yield
     except KeyboardInterrupt:
         err.print("[bold]stopped[/]: run the same command again to go on; finished work is kept")
         raise typer.Exit(130) from None

@@ -20,6 +20,7 @@ from pipeline.generation.completions import Completion, Failure, Outcome, Reques
 from pipeline.io.shards import read_shard, staged_shard
 from pipeline.plan import BuildPlan, ShardSpec
 from pipeline.quality.rules import Violation
+from pipeline.runtime import timing
 from pipeline.runtime.resources import resources
 from pipeline.runtime.results import better_stored, loss_meta, write_rejections
 from preference_space.philox import stream_key, uniforms
@@ -166,6 +167,7 @@ def store_examples(shard: ExampleShard, plan: BuildPlan) -> dict[str, Any]:
     with staged_shard(plan.path("data", shard.spec), EXAMPLE_SCHEMA, groups, meta) as facts:
         # The hash of the rows goes beside them, so that nobody has to read them all again for the manifest.
         write_rejections(plan.path("rejected/examples", shard.spec), rejections, meta | {"data": facts})
+    timing.stored(plan.path("data", shard.spec), f"{meta['examples']} examples of {shard.spec.count} pairs")
     return meta
 
 

@@ -14,6 +14,7 @@ from pipeline.assembly.leaks import PoolState, read_pool_state
 from pipeline.driver.finish import check_losses, read_footers
 from pipeline.io.shards import read_meta
 from pipeline.plan import BuildPlan, ShardSpec
+from pipeline.runtime import timing
 from schemas.base import UserError
 
 
@@ -42,7 +43,10 @@ def find_work(plan: BuildPlan, folder: str) -> Work:
 def is_unfinished(spec: ShardSpec, plan: BuildPlan, folder: str) -> bool:
     """Whether a shard is still to do, asked by the worker that has it."""
     meta = read_meta(plan.path(folder, spec))
-    return meta is None or not _is_done(meta, plan, _state(plan, folder))
+    is_open = meta is None or not _is_done(meta, plan, _state(plan, folder))
+    if is_open:
+        timing.begin(plan.path(folder, spec))
+    return is_open
 
 
 def count_open(plan: BuildPlan) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import logging
 import math
 import threading
 import time
@@ -34,6 +35,8 @@ try:
     _new_event_loop = uvloop.new_event_loop
 except ImportError:  # Windows
     _new_event_loop = asyncio.new_event_loop
+
+logger = logging.getLogger(__name__)
 
 _BETWEEN_CHECKS = 1.0
 """Seconds between the trial questions to a server that is out of order."""
@@ -246,6 +249,8 @@ class Client:
                 self._succeeded(endpoint, sent)
             if not isinstance(answer, Transient):
                 return endpoint, answer
+            # Only the kind of failure is logged: its detail may quote the prompt.
+            logger.debug("%s: %s; retry %d of a request", endpoint.place(), answer.reason, tries + 1)
             # Also long enough to learn that the server has died.
             await asyncio.sleep(back_off(tries))
             tries += 1
@@ -276,6 +281,7 @@ class Client:
             self._verdicts.hold(endpoint.name, item, Failure("busy", detail, may_pass=True))
             return
         now = time.monotonic()
+        logger.debug("%s is busy: the next request in %.1f s", endpoint.place(), pause)
         self._sender.rest(endpoint, busy, pause)
         # Another endpoint may be free earlier.
         pause = min(pause, max(back_off(item.waits), self._endpoints.rests_until() - now))

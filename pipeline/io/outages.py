@@ -7,6 +7,7 @@ that does not exist and a wrong key are answers, and nothing waits for another o
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +17,8 @@ from typing import TypeVar
 from upath import UPath
 
 R = TypeVar("R")
+
+logger = logging.getLogger(__name__)
 
 _PROBE_SECONDS = 5
 _LONGEST_PAUSE = 3.0
@@ -54,8 +57,8 @@ class _Waiting:
         with self.lock:
             is_new = _root(path) not in self.away
             self.away.add(_root(path))
-        if is_new and self.say:
-            self.say(f"{_root(path)} does not answer ({error_text(error)[:120]}); waiting for up to {self.seconds:g} s")
+        if is_new:
+            notice(f"{_root(path)} does not answer ({error_text(error)[:120]}); waiting for up to {self.seconds:g} s")
 
     def ends(self, path: UPath) -> None:
         if not self.away:
@@ -63,8 +66,8 @@ class _Waiting:
         with self.lock:
             was_away = _root(path) in self.away
             self.away.discard(_root(path))
-        if was_away and self.say:
-            self.say(f"{_root(path)} answers again")
+        if was_away:
+            notice(f"{_root(path)} answers again")
 
 
 _waiting = _Waiting()
@@ -76,9 +79,8 @@ def wait_for_stores(seconds: float) -> None:
 
 
 def notice(line: str) -> None:
-    """Tell the user a line while a build runs; nothing in a process without one, such as another machine's worker."""
-    if _waiting.say:
-        _waiting.say(line)
+    """Show the user a line while a build runs; log it in a process without one, such as another machine's worker."""
+    (_waiting.say or logger.warning)(line)
 
 
 @contextmanager

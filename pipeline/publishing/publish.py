@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -28,6 +29,8 @@ from pipeline.runtime.progress import counters_for
 from schemas.base import UsageError, UserError
 from schemas.config import PublishConfig
 from schemas.manifest import Manifest
+
+logger = logging.getLogger(__name__)
 
 UploadAll = Callable[[AnyPath, PublishConfig, Sequence[Batch]], None]
 
@@ -164,6 +167,7 @@ def _commit(contents: Contents, settings: PublishConfig, repository: Repository,
                 parent_commit=repository.head,
                 num_threads=upload.THREADS,
             )
+        logger.info("commit %s in %s: %d files", made.oid[:12], repo_id, len(operations))
         return made.oid
     except Exception as error:  # The client lets errors of its HTTP library and of its upload library through.
         status = status_of(error)

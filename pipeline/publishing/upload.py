@@ -26,6 +26,8 @@ from schemas.base import Record, UserError
 from schemas.config import PublishConfig
 from schemas.manifest import FileEntry
 
+logger = logging.getLogger(__name__)
+
 Batch = tuple[FileEntry, ...]
 
 THREADS = 8
@@ -81,6 +83,7 @@ def upload(batch: Batch, folder: AnyPath, settings: PublishConfig) -> None:
         write_text(_record(folder, settings.repo_id, entry), done.model_dump_json() + "\n")
         counts.add("publish/files", 1)
         counts.add("publish/bytes", entry.bytes)
+        logger.info("uploaded %s to %s: %d bytes", entry.path, settings.repo_id, entry.bytes)
     counts.flush()
 
 
@@ -154,6 +157,7 @@ class _Counter(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         if "://" not in record.getMessage():
             self._counts.add("publish/retries", 1)
+            logger.warning("upload: the Hub did not answer. %s", record.getMessage())
 
 
 def _records(folder: AnyPath, repo_id: str) -> AnyPath:

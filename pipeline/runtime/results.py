@@ -10,6 +10,7 @@ from typing import Any
 from pipeline.io.shards import read_meta, write_shard
 from pipeline.io.storage import AnyPath
 from pipeline.plan import BuildPlan, ShardSpec
+from pipeline.runtime import timing
 from schemas.arrow import arrow_schema, to_table
 from schemas.records import Pair, Rejection
 
@@ -46,6 +47,7 @@ def store_pool(
         return stored
     write_rejections(plan.path("rejected/pairs", spec), rejections, meta)
     write_shard(plan.path("pool", spec), PAIR_SCHEMA, [to_table(ordered, PAIR_SCHEMA)], meta)
+    timing.stored(plan.path("pool", spec), f"{len(pairs)} of {spec.count} pairs")
     return meta
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import os
 import re
 import shlex
@@ -20,6 +21,7 @@ from pathlib import Path
 from apache_beam.runners.worker import sdk_worker_main
 from apache_beam.transforms.environments import SubprocessSDKEnvironment
 
+from pipeline.runtime import logs
 from schemas.base import UserError
 
 
@@ -81,10 +83,12 @@ def watched() -> Iterator[None]:
 
 def main() -> None:
     """Be a worker."""
-    if sys.argv[1:]:
-        with contextlib.suppress(OSError):
-            sys.stdout = sys.stderr = Log(Path(sys.argv[1]))
-    sdk_worker_main.main(sys.argv)
+    with contextlib.ExitStack() as stack:
+        if sys.argv[1:]:
+            with contextlib.suppress(OSError):
+                log = sys.stdout = sys.stderr = Log(Path(sys.argv[1]))
+                stack.enter_context(logs.shown(logging.INFO, lambda line: log.write(f"{line}\n")))
+        sdk_worker_main.main(sys.argv)
 
 
 if __name__ == "__main__":
