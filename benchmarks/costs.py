@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from pipeline.io import storage
-from pipeline.io.manifests import read_manifest
+from pipeline.io.manifests import find_manifest
 from schemas.base import UserError
 from schemas.manifest import Manifest
 
@@ -224,7 +224,7 @@ def main(given: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(given)
     words = sys.argv[1:] if given is None else given
     try:
-        manifest = read_manifest(storage.parse(arguments.build))
+        manifest = find_manifest(storage.parse(arguments.build))
         if manifest is None:
             raise UserError(f"{arguments.build} holds no build")
         if manifest.config.get("mining") or manifest.config.get("portrait") != "template":

@@ -22,7 +22,7 @@ from benchmarks.machine import describe, measure
 from pipeline.assembly.examples import open_block
 from pipeline.assembly.matching import choose_mined_histories
 from pipeline.driver.prepare import with_threads
-from pipeline.io.manifests import read_manifest
+from pipeline.io.manifests import find_manifest
 from pipeline.plan import BuildPlan
 from pipeline.threads.gather import read_index
 from schemas.config import BuildConfig
@@ -90,7 +90,7 @@ def planted_threads(posts: int, responses: int) -> Iterator[dict[str, Any]]:
 
 def match(output: Path) -> str:
     """Examples a second of matching alone, on the build's first shards."""
-    manifest = read_manifest(output)
+    manifest = find_manifest(output)
     if manifest is None:
         raise FileNotFoundError(output)
     config = BuildConfig.model_validate_json(json.dumps(manifest.config))

@@ -85,7 +85,7 @@ _STEPS: dict[str, Sequence[Callable[..., Any]]] = {
     "assemble": [examples.assemble],
     "portraits": [portraits.portray],
     "store examples": [examples.store_examples],
-    "finish": [finish.finished],
+    "finish": [finish.complete_manifest],
 }
 """The steps of the DAG, and of the driver, in their order."""
 _REST, _GARBAGE = "Beam and rest", "collecting garbage"

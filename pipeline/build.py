@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import apache_beam as beam
 
 from pipeline import dag
-from pipeline.driver.finish import count_rows, finished, is_whole
-from pipeline.driver.prepare import Prepared, abandon, check_output, prepare, stored_manifest, with_threads
-from pipeline.driver.resume import Work, count_open, find_work, has_all
+from pipeline.driver.finish import complete_manifest, count_rows, is_complete
+from pipeline.driver.prepare import Prepared, check_output, find_intact_manifest, prepare, reset_folder, with_threads
+from pipeline.driver.resume import Work, can_finish, count_open, find_work
 from pipeline.generation.server import require_vllm
 from pipeline.generation.service import close_generation_service
 from pipeline.io import storage
@@ -85,7 +85,7 @@ def build(
         plan, manifest = prepared.plan, prepared.manifest
         if retry_lost:
             manifest = _reopened(plan, manifest, observer)
-        if not is_whole(output, manifest):
+        if not is_complete(output, manifest):
             if config.publish is not None:
                 check_access(config.publish)
             manifest = _build(run.adapted(plan), prepared._replace(manifest=manifest), run, observer, retry_lost)
@@ -114,7 +114,7 @@ def submit(config: BuildConfig, output: AnyPath, beam_args: Sequence[str] = (), 
         plan, manifest, *_ = prepare(config, output)
         if retry_lost:
             manifest = _reopened(plan, manifest, Observer())
-        if is_whole(output, manifest):
+        if is_complete(output, manifest):
             return HandedOver(None, is_new=False)
         if config.mining is not None:
             index = gather.read_index(plan)
@@ -134,7 +134,7 @@ def _held(output: AnyPath, config: BuildConfig, run: Runner) -> Iterator[None]:
     """Hold a folder that is ours, or that nobody has used yet. A model server that cannot start here is refused."""
     check_output(output)
     if run.is_local and isinstance(config.engine, VllmEngine) and config.asks_a_model:
-        found = stored_manifest(output)
+        found = find_intact_manifest(output)
         if found is None or found.status != "complete":
             require_vllm(config.engine)
     with locked(output):
@@ -148,7 +148,7 @@ def _reopened(plan: BuildPlan, manifest: Manifest, observer: Observer) -> Manife
     """
     if isinstance(plan.config.engine, ReplayEngine):
         raise UsageError("--retry-lost: engine replay has no model to ask again; configure the engine of the build")
-    if not is_whole(plan.output, manifest):
+    if not is_complete(plan.output, manifest):
         return manifest
     index = gather.read_index(plan) if plan.config.mining else None
     if count_open(with_threads(plan, index) if index else plan) == 0:
@@ -165,13 +165,13 @@ def _opened(plan: BuildPlan, retry_lost: bool) -> BuildPlan:
     So a build whose retry failed is finished by the same command without `--retry-lost`.
     """
     can_ask = not isinstance(plan.config.engine, ReplayEngine)
-    return dataclasses.replace(plan, asks_again=can_ask and (retry_lost or not has_all(plan)))
+    return dataclasses.replace(plan, asks_again=can_ask and (retry_lost or not can_finish(plan)))
 
 
 @contextlib.contextmanager
 def _way_out(plan: BuildPlan, retry_lost: bool) -> Iterator[None]:
     """A retry that fails says how to have the finished build back."""
-    was_finished = retry_lost and has_all(plan)
+    was_finished = retry_lost and can_finish(plan)
     try:
         yield
     except UserError as error:
@@ -195,7 +195,7 @@ def _build(plan: BuildPlan, prepared: Prepared, run: Runner, observer: Observer,
             _run(dag.build_pairs, "pairs", "pool", plan, run, observer)
             dag.share_replies(plan)
             _run(dag.build_examples, "examples", "data", plan, run, observer)
-            manifest = finished(plan, manifest)
+            manifest = complete_manifest(plan, manifest)
         status = "complete"
     except KeyboardInterrupt:
         status = "interrupted"
@@ -231,7 +231,7 @@ def _with_threads(plan: BuildPlan, run: Runner, observer: Observer) -> BuildPlan
         except UsageError:
             # What one file lacks is no reason to read the others again.
             if not gather.is_partly_read(plan):
-                abandon(plan)
+                reset_folder(plan)
             raise
         observer.gathered(index.counts)
         if index.first:

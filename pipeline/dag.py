@@ -16,9 +16,9 @@ import numpy as np
 
 from pipeline.assembly import examples, portraits
 from pipeline.assembly.leaks import find_shared_replies
-from pipeline.driver.finish import check_losses, complete
-from pipeline.driver.losses import too_many_lost
-from pipeline.driver.resume import is_unfinished
+from pipeline.driver.finish import check_losses, finish_build
+from pipeline.driver.losses import losses_message
+from pipeline.driver.resume import needs_building
 from pipeline.generation.stage import GenerateFn
 from pipeline.io import storage
 from pipeline.io.storage import AnyPath
@@ -64,7 +64,7 @@ def build_all(root: beam.Pipeline, plan: BuildPlan) -> None:
     shards = plan.shards()
     stored = pairs_of(start, plan, shards)
     between = _after(start, "Between", stored, share_replies, plan)
-    _after(start, "Finish", examples_of(between, plan, shards), complete, plan)
+    _after(start, "Finish", examples_of(between, plan, shards), finish_build, plan)
 
 
 def build_pairs(root: beam.Pipeline, plan: BuildPlan, shards: Sequence[ShardSpec]) -> None:
@@ -153,7 +153,7 @@ def _spread(
         start
         | f"Plan {label}" >> beam.FlatMap(cut, plan, numbers.tobytes())
         | f"Spread {label}" >> beam.Reshuffle()
-        | f"Unfinished {label}" >> beam.Filter(is_unfinished, plan, folder)
+        | f"Unfinished {label}" >> beam.Filter(needs_building, plan, folder)
     )
 
 
@@ -240,7 +240,7 @@ def report(meta: dict[str, Any], plan: BuildPlan, phase: str) -> None:
         unanswered = counts.get(f"{phase}/unanswered")
         rejected = {reason: counts.get(f"rejected/{reason}") for reason in meta["rejected"]}
         found = Counts(pairs_asked=asked, pairs_lost=lost, pairs_unanswered=unanswered, rejected=rejected)
-        raise UserError(too_many_lost(plan.output, found, limit))
+        raise UserError(losses_message(plan.output, found, limit))
 
 
 def count(done: object, plan: BuildPlan) -> None:

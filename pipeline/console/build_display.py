@@ -16,7 +16,7 @@ from rich.text import Text
 
 from pipeline.build import Observer
 from pipeline.console.phases import Gathering, Phase, Steps
-from pipeline.driver.losses import advise, explain
+from pipeline.driver.losses import remedy_for, summarise_rejections
 from pipeline.driver.resume import Work
 from pipeline.io.storage import AnyPath, is_local
 from pipeline.plan import BuildPlan
@@ -147,7 +147,7 @@ class Display(Observer):
             f"from {counts.pairs_accepted} pairs; {counts.pairs_accepted} of {attempts} attempts accepted"
         )
         if shortfall:
-            why = f"{explain(folder, counts.rejected)}; {advise(counts.rejected)}"
+            why = f"{summarise_rejections(folder, counts.rejected)}; {remedy_for(counts.rejected)}"
             self._say(f"[yellow]short[/] of {asked} asked for by {shortfall}: {escape(why)}")
         for reason, number in sorted(counts.rejected.items(), key=lambda entry: -entry[1]):
             self._say(f"  rejected {number:>6}  {reason}")

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.io import storage
-from pipeline.io.manifests import require_manifest
+from pipeline.io.manifests import load_manifest
 from pipeline.io.shards import open_shard
 from pipeline.io.storage import AnyPath
 from pipeline.runtime.inputs import read_space
@@ -27,7 +27,7 @@ def find_examples(
     folder: AnyPath, example_id: str | None, count: int
 ) -> Iterator[tuple[PreferenceSpace, dict[str, Any]]]:
     """Rows of a build with its space: the one with that id, or the first `count`; `UsageError` if none is there."""
-    manifest = require_manifest(folder)
+    manifest = load_manifest(folder)
     files = [folder / "data" / name for name in storage.names(folder / "data") if name.endswith(".parquet")]
     if not files:
         raise UsageError(f"{folder} holds no finished shard (no data/*.parquet there)")

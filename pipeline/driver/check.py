@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from pipeline.assembly.leaks import read_pool_state
 from pipeline.generation.journal import read_journal
 from pipeline.io import storage
-from pipeline.io.manifests import CARD, MANIFEST, require_manifest
+from pipeline.io.manifests import CARD, MANIFEST, load_manifest
 from pipeline.io.shards import open_shard
 from pipeline.io.storage import AnyPath
 from pipeline.plan import BuildPlan
@@ -25,7 +25,7 @@ from schemas.config import BuildConfig
 from schemas.manifest import FileEntry, Manifest
 
 
-class Checked(NamedTuple):
+class CheckResult(NamedTuple):
     """What a check found."""
 
     checks: int
@@ -34,22 +34,22 @@ class Checked(NamedTuple):
     is_finished: bool
 
 
-def check_build(folder: AnyPath) -> Checked:
+def check_build(folder: AnyPath) -> CheckResult:
     """Check a build, finished or not, whole: every byte of its shards, every line of its journals.
 
     Raises `UsageError` where the folder holds no build of this version, or its manifest is damaged.
     """
-    manifest = open_manifest(folder)
+    manifest = load_current_manifest(folder)
     plan = plan_of(folder, manifest)
     checks = [*_checks(plan, manifest)]
     # A file that is missing may be so to several checks.
-    problems = dict.fromkeys(problem for problem in storage.each(folder, _problem_of, checks) if problem)
-    return Checked(len(checks), tuple(problems), manifest.status == "complete")
+    problems = dict.fromkeys(problem for problem in storage.each(folder, _problem_in, checks) if problem)
+    return CheckResult(len(checks), tuple(problems), manifest.status == "complete")
 
 
-def open_manifest(folder: AnyPath) -> Manifest:
+def load_current_manifest(folder: AnyPath) -> Manifest:
     """Read the manifest of a build of this version. Raises `UsageError`."""
-    manifest = require_manifest(folder)
+    manifest = load_manifest(folder)
     if manifest.schema_version != SCHEMA_VERSION:
         raise UsageError(
             f"{folder} was built by another version of everyuser (schema {manifest.schema_version}, here "
@@ -82,10 +82,10 @@ def check_entry(folder: AnyPath, entry: FileEntry, fingerprint: str) -> None:
         raise UsageError(f"{path} is missing; run `everyuser build` again") from None
     is_local = storage.is_local(path)
     if storage.content_id(path) != entry.sha256 if is_local else storage.size(path) != entry.bytes:
-        raise changed(path)
+        raise hash_mismatch(path)
 
 
-def changed(path: AnyPath) -> UsageError:
+def hash_mismatch(path: AnyPath) -> UsageError:
     """Return the error for a shard whose bytes are not those that were built."""
     return UsageError(
         f"{path} was changed after it was built (its hash is not that of {MANIFEST}); delete it and run "
@@ -97,7 +97,7 @@ def _checks(plan: BuildPlan, manifest: Manifest) -> Iterator[Callable[[], object
     folder, parts = plan.output, manifest.parts
     is_finished = manifest.status == "complete"
     # A finished build is not built again for what its rows do not need.
-    beside = _beside if is_finished else _call
+    beside = _check_derived if is_finished else _check_required
     yield partial(inputs.read_space, folder, parts["space"])
     yield partial(inputs.read_templates, folder, parts["templates"])
     if plan.config.sampled_pairs:
@@ -128,11 +128,11 @@ def _checks(plan: BuildPlan, manifest: Manifest) -> Iterator[Callable[[], object
             yield partial(read_journal, folder / "journal" / name)
 
 
-def _call(path: AnyPath, check: Callable[[], object]) -> None:
+def _check_required(path: AnyPath, check: Callable[[], object]) -> None:
     check()
 
 
-def _beside(path: AnyPath, check: Callable[[], object]) -> None:
+def _check_derived(path: AnyPath, check: Callable[[], object]) -> None:
     try:
         check()
     except (UserError, FileNotFoundError):
@@ -154,7 +154,7 @@ def _read_whole(path: AnyPath, fingerprint: str) -> None:
             file.read_row_group(group)
 
 
-def _problem_of(check: Callable[[], object]) -> str | None:
+def _problem_in(check: Callable[[], object]) -> str | None:
     try:
         check()
     except UserError as error:

@@ -13,7 +13,7 @@ _LONGEST_VALUE = 60
 """Characters of a value that a message repeats."""
 
 
-def differences_of(config: BuildConfig, before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+def describe_differences(config: BuildConfig, before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     """Return a sentence for each part of the fingerprint of `config` that differs from what it was."""
     return _differences(before, after, _changes(config))
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from pipeline.card.render import write_card
-from pipeline.driver.losses import advise, explain, too_many_lost
+from pipeline.driver.losses import losses_message, remedy_for, summarise_rejections
 from pipeline.io import storage
-from pipeline.io.manifests import read_manifest, write_manifest
+from pipeline.io.manifests import find_manifest, write_manifest
 from pipeline.io.shards import read_metas
 from pipeline.io.storage import AnyPath
 from pipeline.plan import BuildPlan, ShardSpec
@@ -59,10 +59,10 @@ def check_losses(plan: BuildPlan, folders: Sequence[str] = ("pool", "data")) -> 
     counts = count_rows(plan, folders)
     limit = plan.config.limits.max_lost_share
     if counts.pairs_lost > limit * counts.pairs_asked:
-        raise UserError(too_many_lost(plan.output, counts, limit))
+        raise UserError(losses_message(plan.output, counts, limit))
     if counts.pairs_accepted == 0 or (counts.examples == 0 and counts.pairs_lost == counts.pairs_asked):
-        why = explain(plan.output, counts.rejected)
-        raise UserError(f"no example is left of {counts.pairs_asked} pairs: {why}; {advise(counts.rejected)}")
+        why = summarise_rejections(plan.output, counts.rejected)
+        raise UserError(f"no example is left of {counts.pairs_asked} pairs: {why}; {remedy_for(counts.rejected)}")
 
 
 def file_entries(plan: BuildPlan) -> tuple[FileEntry, ...]:
@@ -85,7 +85,7 @@ def file_entries(plan: BuildPlan) -> tuple[FileEntry, ...]:
     return tuple(entries)
 
 
-def is_whole(output: AnyPath, manifest: Manifest) -> bool:
+def is_complete(output: AnyPath, manifest: Manifest) -> bool:
     """Return whether a build is finished, and all of its shards still there.
 
     This is a quick check, of sizes and footers; `everyuser check` reads every byte. Raises `UserError` for a shard that
@@ -112,7 +112,7 @@ def is_whole(output: AnyPath, manifest: Manifest) -> bool:
     return True
 
 
-def finished(plan: BuildPlan, manifest: Manifest) -> Manifest:
+def complete_manifest(plan: BuildPlan, manifest: Manifest) -> Manifest:
     """The manifest of a build whose shards are all there; writes its card."""
     check_losses(plan)
     update = {
@@ -122,15 +122,15 @@ def finished(plan: BuildPlan, manifest: Manifest) -> Manifest:
         "counts": count_rows(plan),
         "files": file_entries(plan),
     }
-    complete = manifest.model_copy(update=update)
-    write_card(plan.output, complete)
-    return complete
+    finished = manifest.model_copy(update=update)
+    write_card(plan.output, finished)
+    return finished
 
 
-def complete(plan: BuildPlan) -> None:
+def finish_build(plan: BuildPlan) -> None:
     """Finish a build of which no driver waits for the end."""
-    manifest = read_manifest(plan.output)
+    manifest = find_manifest(plan.output)
     if manifest is None or manifest.fingerprint != plan.fingerprint:
         raise UserError(f"{plan.output} has lost its manifest; run the same command again")
-    write_manifest(plan.output, finished(plan, manifest))
+    write_manifest(plan.output, complete_manifest(plan, manifest))
     progress.delete_counts(plan.output)

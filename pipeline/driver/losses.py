@@ -18,7 +18,7 @@ _HISTORY = "use more pairs, larger shard_pairs or history.blocks, fewer history.
 _MODEL = "use another generation.model or other templates"
 _SERVER = "see to the server and its log"
 _JSON = "use a model that writes JSON, or set mining.annotation.structured_outputs"
-ADVICE = {
+REMEDIES = {
     "sample/no_dimension": "give posts topics, or let more dimensions be active (sampling)",
     "annotate/unfinished": "raise mining.annotation.max_tokens",
     "annotate/schema": f"{_JSON}; mining.annotation.mode: choice needs none",
@@ -58,7 +58,7 @@ ADVICE = {
 """What helps against a reason: by stage and reason, else by the reason, else by how it begins."""
 
 
-def explain(output: AnyPath, rejected: Mapping[str, int]) -> str:
+def summarise_rejections(output: AnyPath, rejected: Mapping[str, int]) -> str:
     """The commonest of the reasons ("stage/reason") with their counts, and an example of the first."""
     if not rejected:
         return "no reason is known"
@@ -69,18 +69,18 @@ def explain(output: AnyPath, rejected: Mapping[str, int]) -> str:
     return f"{named}{more}{f' (for example {example})' if example else ''}"
 
 
-def advise(rejected: Mapping[str, int]) -> str:
+def remedy_for(rejected: Mapping[str, int]) -> str:
     """What helps against the commonest reason."""
     if not rejected:
         return ""
     key = min(rejected, key=lambda reason: (-rejected[reason], reason))
     reason = key.rpartition("/")[2]
-    return ADVICE.get(key) or ADVICE.get(reason) or ADVICE.get(reason[:6]) or _SERVER
+    return REMEDIES.get(key) or REMEDIES.get(reason) or REMEDIES.get(reason[:6]) or _SERVER
 
 
-def too_many_lost(output: AnyPath, counts: Counts, limit: float) -> str:
+def losses_message(output: AnyPath, counts: Counts, limit: float) -> str:
     """The message for a run that loses more pairs than it may, and so for one that is left with none."""
-    why = explain(output, counts.rejected)
+    why = summarise_rejections(output, counts.rejected)
     lost = f"{counts.pairs_lost} of {counts.pairs_asked} pairs were lost"
     if counts.pairs_lost - counts.pairs_unanswered <= limit * counts.pairs_asked and counts.pairs_unanswered:
         return (
@@ -88,8 +88,8 @@ def too_many_lost(output: AnyPath, counts: Counts, limit: float) -> str:
             "command again, which asks for them again"
         )
     return (
-        f"{lost}, more than limits.max_lost_share = {limit:g}: {why}; {advise(counts.rejected)}; or raise the limit "
-        "(rejected/ holds each with its reason)"
+        f"{lost}, more than limits.max_lost_share = {limit:g}: {why}; {remedy_for(counts.rejected)}; or raise the "
+        "limit (rejected/ holds each with its reason)"
     )
 
 

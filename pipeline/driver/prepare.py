@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipeline.driver.differences import differences_of
-from pipeline.driver.foresight import refuse_engine, refuse_points
+from pipeline.driver.differences import describe_differences
+from pipeline.driver.feasibility import check_engine, check_points
 from pipeline.io import storage
 from pipeline.io.locks import LOCK
-from pipeline.io.manifests import MANIFEST, DamagedManifestError, read_manifest, write_manifest
+from pipeline.io.manifests import MANIFEST, DamagedManifestError, find_manifest, write_manifest
 from pipeline.io.shards import read_meta
 from pipeline.io.storage import AnyPath, remove_temporary
 from pipeline.plan import BuildPlan, ShardSpec, cut_shards
@@ -52,7 +52,7 @@ def check_output(output: AnyPath) -> None:
     """
     storage.check_folder(output)
     there = storage.names(output)
-    if _BEGUN in there or stored_manifest(output) is not None:
+    if _BEGUN in there or find_intact_manifest(output) is not None:
         return
     shards = _shards(output)
     if shards:
@@ -82,16 +82,16 @@ def prepare(config: BuildConfig, output: AnyPath) -> Prepared:
             changed since. Names what differs.
         UserError: A shard of the folder is damaged.
     """
-    refuse_engine(config)
+    check_engine(config)
     space = _load_space(config.space)
     templates = _load_templates(config.templates)
-    _try_templates(space, templates)
-    config, parts = _parts(config, space, templates)
+    _render_on_trial(space, templates)
+    config, parts = _fingerprint_parts(config, space, templates)
     fingerprint = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
     plan = BuildPlan(output, fingerprint, config, hashes={"space": parts["space"], **parts["templates"]})
     dropped: Counter[str] = Counter()
 
-    stored = stored_manifest(output)
+    stored = find_intact_manifest(output)
     is_recovered = False
     if stored is None:
         if _BEGUN in storage.names(output):
@@ -109,7 +109,7 @@ def prepare(config: BuildConfig, output: AnyPath) -> Prepared:
             versions=_versions(),
         )
     elif stored.fingerprint != fingerprint:
-        differences = differences_of(config, stored.parts, parts)
+        differences = describe_differences(config, stored.parts, parts)
         more = f"; and {len(differences) - 3} more" if len(differences) > 3 else ""
         raise UsageError(
             f"{output} holds another build: {'; '.join(differences[:3]) or 'fingerprint'}{more}; "
@@ -130,7 +130,7 @@ def prepare(config: BuildConfig, output: AnyPath) -> Prepared:
     return Prepared(plan, manifest, dropped, is_recovered)
 
 
-def _parts(
+def _fingerprint_parts(
     config: BuildConfig, space: PreferenceSpace, templates: Mapping[str, Template]
 ) -> tuple[BuildConfig, dict[str, Any]]:
     """Return what the fingerprint is made of, and the configuration with the very commits of the Hub in it."""
@@ -165,19 +165,19 @@ def _parts(
 def _load_space(source: str) -> PreferenceSpace:
     if "://" not in source:
         return load_space(source)
-    with _told("space", source), storage.local_copy(storage.parse(source)) as copy:
+    with _missing_as_usage_error("space", source), storage.local_copy(storage.parse(source)) as copy:
         return load_space(copy)
 
 
 def _load_templates(source: str | None) -> dict[str, Template]:
     if source is None or "://" not in source:
         return load_templates(Path(source) if source else None)
-    with _told("templates", source), storage.local_folder(storage.parse(source)) as folder:
+    with _missing_as_usage_error("templates", source), storage.local_folder(storage.parse(source)) as folder:
         return load_templates(folder)
 
 
 @contextlib.contextmanager
-def _told(key: str, source: str) -> Iterator[None]:
+def _missing_as_usage_error(key: str, source: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
@@ -194,7 +194,7 @@ def _store_seeds(plan: BuildPlan, space: PreferenceSpace, dropped: Counter[str])
     by_split = split_posts(posts, config.splits.model_dump(), config.seed)
     for split, posts in by_split.items():
         _check_histories(config, split, len(posts), cut_shards(config, {}))
-    refuse_points(config, Sampler(space, config.sampling, config.seed), by_split)
+    check_points(config, Sampler(space, config.sampling, config.seed), by_split)
     store_posts(plan.output / inputs.SEEDS, {split: by_split[split] for split in missing}, plan.fingerprint)
 
 
@@ -208,7 +208,7 @@ def with_threads(plan: BuildPlan, index: Index) -> BuildPlan:
     return complete
 
 
-def abandon(plan: BuildPlan) -> None:
+def reset_folder(plan: BuildPlan) -> None:
     """Leave the folder to another configuration: nothing was built of this one."""
     storage.write_text(plan.output / _BEGUN, "A build has begun here.\n")
     storage.remove(plan.output / MANIFEST)
@@ -241,7 +241,7 @@ def _check_histories(config: BuildConfig, split: str, posts: int, shards: Sequen
     )
 
 
-def _try_templates(space: PreferenceSpace, templates: dict[str, Template]) -> None:
+def _render_on_trial(space: PreferenceSpace, templates: dict[str, Template]) -> None:
     """Render every template with few and with many traits: an undefined attribute is told before the first row."""
     posts = (
         SeedPost(id="trial", title="A trial title", text="A trial text.", topics=("trial",)),
@@ -276,10 +276,10 @@ def _try_templates(space: PreferenceSpace, templates: dict[str, Template]) -> No
                     raise UsageError(f"template {template.origin}: its block '{block}' renders to nothing ({name})")
 
 
-def stored_manifest(output: AnyPath) -> Manifest | None:
+def find_intact_manifest(output: AnyPath) -> Manifest | None:
     """The folder's manifest; None where it is missing or damaged, and has to be made of the shards."""
     try:
-        return read_manifest(output)
+        return find_manifest(output)
     except DamagedManifestError:
         return None
 

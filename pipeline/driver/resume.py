@@ -29,7 +29,7 @@ class Work(NamedTuple):
 def find_work(plan: BuildPlan, folder: str) -> Work:
     """What is left of a phase, whose shards are in `pool` or `data`."""
     work, shards = Work([], [], 0), plan.shards()
-    state = _state(plan, folder)
+    state = _pool_state(plan, folder)
     for spec, meta in zip(shards, read_footers(plan, folder, shards), strict=True):
         if meta is not None and meta["fingerprint"] != plan.fingerprint:
             raise UserError(f"{plan.path(folder, spec)} belongs to another build; delete it and run again")
@@ -40,10 +40,10 @@ def find_work(plan: BuildPlan, folder: str) -> Work:
     return work
 
 
-def is_unfinished(spec: ShardSpec, plan: BuildPlan, folder: str) -> bool:
+def needs_building(spec: ShardSpec, plan: BuildPlan, folder: str) -> bool:
     """Whether a shard is still to do, asked by the worker that has it."""
     meta = read_meta(plan.path(folder, spec))
-    is_open = meta is None or not _is_done(meta, plan, _state(plan, folder))
+    is_open = meta is None or not _is_done(meta, plan, _pool_state(plan, folder))
     if is_open:
         timing.begin(plan.path(folder, spec))
     return is_open
@@ -55,7 +55,7 @@ def count_open(plan: BuildPlan) -> int:
     return sum(meta["open"] for meta in metas if meta is not None)
 
 
-def has_all(plan: BuildPlan) -> bool:
+def can_finish(plan: BuildPlan) -> bool:
     """Whether nothing is missing but the end: all shards are there, belong together, and lost no more than they may."""
     plan, shards = dataclasses.replace(plan, asks_again=False), plan.shards()
     for folder, beside in (("pool", "rejected/pairs"), ("data", "rejected/examples")):
@@ -63,12 +63,12 @@ def has_all(plan: BuildPlan) -> bool:
         if not all(metas):
             return False
         try:
-            state = _state(plan, folder)
+            state = _pool_state(plan, folder)
         except FileNotFoundError:
             return False
         for meta, other in zip(metas, read_footers(plan, beside, shards), strict=True):
             # A kill between the two leaves rejections of a shard that is still the old one.
-            if _said(meta) != _said(other) or not _is_done(meta, plan, state):
+            if _common_meta(meta) != _common_meta(other) or not _is_done(meta, plan, state):
                 return False
     try:
         check_losses(plan)
@@ -77,12 +77,12 @@ def has_all(plan: BuildPlan) -> bool:
     return True
 
 
-def _said(meta: Mapping[str, Any] | None) -> dict[str, Any]:
+def _common_meta(meta: Mapping[str, Any] | None) -> dict[str, Any]:
     """What a shard's two files say alike."""
     return {key: value for key, value in (meta or {}).items() if key not in ("data", "file")}
 
 
-def _state(plan: BuildPlan, folder: str) -> PoolState | None:
+def _pool_state(plan: BuildPlan, folder: str) -> PoolState | None:
     return read_pool_state(plan) if folder == "data" else None
 
 

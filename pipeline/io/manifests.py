@@ -17,7 +17,7 @@ class DamagedManifestError(UsageError):
     """A file that is no manifest, or was changed after it was written."""
 
 
-def read_manifest(output: AnyPath) -> Manifest | None:
+def find_manifest(output: AnyPath) -> Manifest | None:
     """Read the folder's manifest; None where there is none yet.
 
     Raises:
@@ -35,9 +35,9 @@ def read_manifest(output: AnyPath) -> Manifest | None:
     return manifest
 
 
-def require_manifest(folder: AnyPath) -> Manifest:
+def load_manifest(folder: AnyPath) -> Manifest:
     """Read the manifest of a folder that must hold a build. Raise `UsageError` where there is none."""
-    manifest = read_manifest(folder)
+    manifest = find_manifest(folder)
     if manifest is None:
         raise UsageError(f"{folder} holds no build ({MANIFEST} is not there); name a build's output folder")
     return manifest

@@ -11,8 +11,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from pipeline.card.render import card
-from pipeline.driver.check import check_entry, open_manifest, plan_of
-from pipeline.driver.finish import count_rows, is_whole
+from pipeline.driver.check import check_entry, load_current_manifest, plan_of
+from pipeline.driver.finish import count_rows, is_complete
 from pipeline.io import storage
 from pipeline.io.manifests import CARD, MANIFEST, manifest_text
 from pipeline.io.shards import read_meta
@@ -60,9 +60,9 @@ def read_contents(folder: AnyPath, repo_id: str, force: bool) -> Contents:
     `force`, where shards are missing or more pairs were lost than the build allows. With it, what there is becomes a
     dataset that can be loaded: card and manifest speak of these shards alone, and the manifest stays "incomplete".
     """
-    built = open_manifest(folder)
+    built = load_current_manifest(folder)
     try:
-        manifest = built if is_whole(folder, built) else _what_there_is(folder, built)
+        manifest = built if is_complete(folder, built) else _what_there_is(folder, built)
     except UserError as error:
         raise UsageError(str(error)) from None
     strangers = set(_shards(folder)) - {entry.path for entry in manifest.files}
@@ -79,7 +79,7 @@ def read_contents(folder: AnyPath, repo_id: str, force: bool) -> Contents:
     read_space(folder, manifest.parts["space"])
     read_templates(folder, manifest.parts["templates"])
     storage.each(folder, lambda entry: check_entry(folder, entry, manifest.fingerprint), manifest.files)
-    return Contents(folder, manifest, _others(folder, manifest, repo_id, is_whole=manifest is built))
+    return Contents(folder, manifest, _others(folder, manifest, repo_id, is_complete=manifest is built))
 
 
 def _shards(folder: AnyPath) -> list[str]:
@@ -139,7 +139,7 @@ def _meta(path: AnyPath) -> dict[str, Any]:
         raise UsageError(str(error)) from None
 
 
-def _others(folder: AnyPath, manifest: Manifest, repo_id: str, is_whole: bool) -> dict[str, bytes]:
+def _others(folder: AnyPath, manifest: Manifest, repo_id: str, is_complete: bool) -> dict[str, bytes]:
     """Every file but the shards. Local paths, which a card or report may name too, are cut to their last part."""
     found = {
         path: storage.read_bytes(folder / path)
@@ -149,13 +149,13 @@ def _others(folder: AnyPath, manifest: Manifest, repo_id: str, is_whole: bool) -
     }
     public = privacy.public_manifest(manifest)
     report = _report(folder, found)
-    if is_whole and report is not None and report.files_digest != manifest.files_digest:
+    if is_complete and report is not None and report.files_digest != manifest.files_digest:
         raise UsageError(f"{folder / _REPORT} is about other shards than these; run `everyuser report` again")
     names = privacy.local_paths(manifest, report)
-    if not is_whole:
+    if not is_complete:
         # A report would be about the whole build.
         found = {path: content for path, content in found.items() if not path.startswith(("report.", "figures/"))}
-    if not is_whole or CARD not in found:
+    if not is_complete or CARD not in found:
         found[CARD] = card(public, repo_id).encode()
     # The card in the folder says how to load it from there.
     found[CARD] = found[CARD].replace(b'"PATH_OF_THIS_FOLDER"', json.dumps(repo_id).encode())

@@ -16,7 +16,7 @@ from huggingface_hub import CommitOperationAdd
 from huggingface_hub.lfs import UploadInfo
 from pydantic import ValidationError
 
-from pipeline.driver.check import changed
+from pipeline.driver.check import hash_mismatch
 from pipeline.io import storage
 from pipeline.io.storage import AnyPath, write_text
 from pipeline.publishing.errors import hub_errors, require_token
@@ -73,7 +73,7 @@ def upload(batch: Batch, folder: AnyPath, settings: PublishConfig) -> None:
         for entry, copy in zip(batch, copies, strict=True):
             # One that is here was checked before; of one that was fetched, the bytes are here only now.
             if not storage.is_local(folder) and storage.content_id(copy) != entry.sha256:
-                raise changed(folder / entry.path)
+                raise hash_mismatch(folder / entry.path)
         operations = [CommitOperationAdd(entry.path, copy) for entry, copy in zip(batch, copies, strict=True)]
         for entry, operation in zip(batch, operations, strict=True):
             operation.upload_info.sha256 = bytes.fromhex(entry.sha256)

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.io import storage
-from pipeline.io.manifests import require_manifest
+from pipeline.io.manifests import load_manifest
 from pipeline.io.shards import read_shard
 from pipeline.io.storage import AnyPath
 from pipeline.plan import SPLITS
@@ -61,7 +61,7 @@ class Build:
 
 def open_build(folder: AnyPath) -> Build:
     """The build in `folder`; `UsageError` where there is none, or it is unfinished, or a shard is missing."""
-    manifest = require_manifest(folder)
+    manifest = load_manifest(folder)
     if manifest.status != "complete":
         raise UsageError(f"{folder} holds an unfinished build; run its build command again, then report")
     if not any(entry.rows for entry in manifest.files):

@@ -16,7 +16,7 @@ from pipeline import dag
 from pipeline.build import build
 from pipeline.generation.completions import Completion
 from pipeline.generation.journal import read_journal
-from pipeline.io.manifests import read_manifest
+from pipeline.io.manifests import find_manifest
 from pipeline.io.shards import read_shard
 from pipeline.plan import SPLITS, BuildPlan
 from pipeline.runtime.progress import counters_for
@@ -306,7 +306,7 @@ def test_counts_of_the_manifest_add_up(bad_build: Built) -> None:
 
 
 def test_manifest_lists_every_file_with_its_rows_and_hash(bad_build: Built) -> None:
-    assert bad_build.manifest == read_manifest(bad_build.folder)
+    assert bad_build.manifest == find_manifest(bad_build.folder)
     assert [entry.path for entry in bad_build.manifest.files] == [
         "data/train-00000-of-00003.parquet",
         "data/train-00001-of-00003.parquet",

@@ -9,7 +9,7 @@ import pytest
 from aiohttp import web
 
 from pipeline.build import Observer, build
-from pipeline.io.manifests import read_manifest
+from pipeline.io.manifests import find_manifest
 from schemas.base import UsageError, UserError
 from schemas.manifest import Manifest
 from tests.pipeline.helpers import mining, number_of, rows_of, run_build, tiny, write_threads
@@ -134,7 +134,7 @@ def test_build_that_failed_by_such_losses_asks_again_by_the_same_command(tmp_pat
 
     with pytest.raises(UserError, match=r"for no fault of theirs: \w+/http_500 .*out of memory.*same command"):
         run_build(tmp_path / "out", failing(every), **keys)
-    failed = read_manifest(tmp_path / "out")
+    failed = find_manifest(tmp_path / "out")
     after, _ = run_build(tmp_path / "out", UNDISTURBED, **keys)
 
     assert failed is not None
@@ -149,7 +149,7 @@ def test_retry_that_fails_leaves_a_build_that_the_same_command_without_it_finish
 
     with pytest.raises(UserError, match=r"does not answer.*without --retry-lost"):
         build(tiny(), tmp_path / "out", retry_lost=True)
-    unfinished = read_manifest(tmp_path / "out")
+    unfinished = find_manifest(tmp_path / "out")
     after = build(tiny(), tmp_path / "out")
 
     assert unfinished is not None

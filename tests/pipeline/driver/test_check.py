@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from pipeline.build import build
 from pipeline.cli import app
 from pipeline.driver.check import check_build
-from pipeline.io.manifests import require_manifest, write_manifest
+from pipeline.io.manifests import load_manifest, write_manifest
 from schemas.base import UserError
 from schemas.config import BuildConfig, VllmEngine
 from tests.pipeline.helpers import mining, tiny, write_posts, write_threads
@@ -97,7 +97,7 @@ def unfinished(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     """As a kill in phase one leaves it: the second shard is done, but for phase two; the first has only its journal."""
     folder = tmp_path_factory.mktemp("unfinished") / "out"
     shutil.copytree(finished, folder)
-    manifest = require_manifest(folder)
+    manifest = load_manifest(folder)
     write_manifest(folder, manifest.model_copy(update={"status": "incomplete", "files": (), "runs": ()}))
     for path in ("data", "rejected/examples"):
         shutil.rmtree(folder / path)

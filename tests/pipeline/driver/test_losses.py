@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.driver.losses import ADVICE, advise, explain, too_many_lost
+from pipeline.driver.losses import REMEDIES, losses_message, remedy_for, summarise_rejections
 from schemas.manifest import Counts
 from tests import ROOT
 from tests.pipeline.helpers import run_build
@@ -16,7 +16,7 @@ def test_explanation_names_the_commonest_reasons_with_counts_and_one_example(tmp
     manifest, _ = run_build(tmp_path / "out", failing(3), limits={"max_lost_share": 1})
     rejected = manifest.counts.rejected
 
-    said = explain(tmp_path / "out", rejected)
+    said = summarise_rejections(tmp_path / "out", rejected)
 
     assert said.startswith(f"generate/http_500 {rejected['generate/http_500']}, validate/too_short ")
     assert re.search(r"\(for example [0-9a-f]{8}-\w+-\d{7}: HTTP 500: out of memory\)", said)
@@ -25,7 +25,8 @@ def test_explanation_names_the_commonest_reasons_with_counts_and_one_example(tmp
 def test_explanation_names_three_reasons_and_counts_the_rest(tmp_path: Path) -> None:
     rejected = {"mine/margin": 1, "validate/copied": 9, "validate/equal": 2, "validate/empty": 7, "mine/repeated": 1}
 
-    assert explain(tmp_path, rejected) == "validate/copied 9, validate/empty 7, validate/equal 2 and 2 more"
+    summary = summarise_rejections(tmp_path, rejected)
+    assert summary == "validate/copied 9, validate/empty 7, validate/equal 2 and 2 more"
 
 
 @pytest.mark.parametrize(
@@ -43,18 +44,18 @@ def test_explanation_names_three_reasons_and_counts_the_rest(tmp_path: Path) -> 
     ],
 )
 def test_advice_fits_the_commonest_reason(rejected: dict[str, int], advice: str) -> None:
-    assert advice in advise(rejected)
+    assert advice in remedy_for(rejected)
 
 
 def test_advice_does_not_speak_of_what_is_not_lacking() -> None:
-    assert "min_support" not in advise({"assemble/history_too_short": 251})
-    assert "model" not in advise({"assemble/history_too_short": 251})
+    assert "min_support" not in remedy_for({"assemble/history_too_short": 251})
+    assert "model" not in remedy_for({"assemble/history_too_short": 251})
 
 
 def test_losses_to_circumstances_are_blamed_on_the_server(tmp_path: Path) -> None:
     counts = Counts(pairs_asked=60, pairs_lost=40, pairs_unanswered=30, rejected={"generate/timeout": 30})
 
-    said = too_many_lost(tmp_path, counts, 0.5)
+    said = losses_message(tmp_path, counts, 0.5)
 
     assert said.startswith("40 of 60 pairs were lost, 30 of them for no fault of theirs: generate/timeout 30; ")
     assert "run the same command again" in said
@@ -65,12 +66,12 @@ def test_losses_to_circumstances_are_blamed_on_the_server(tmp_path: Path) -> Non
 def test_losses_of_the_rows_own_are_not_blamed_on_the_server_though_some_are_not(tmp_path: Path) -> None:
     counts = Counts(pairs_asked=60, pairs_lost=40, pairs_unanswered=5, rejected={"validate/copied": 35})
 
-    assert "more than limits.max_lost_share = 0.5: validate/copied 35; " in too_many_lost(tmp_path, counts, 0.5)
+    assert "more than limits.max_lost_share = 0.5: validate/copied 35; " in losses_message(tmp_path, counts, 0.5)
 
 
 def test_every_key_that_advice_names_exists() -> None:
     reference = (ROOT / "docs" / "config.md").read_text()
-    keys = {key for text in ADVICE.values() for key in re.findall(r"\b[a-z_]+(?:\.[a-z_]+)+\b", text)}
+    keys = {key for text in REMEDIES.values() for key in re.findall(r"\b[a-z_]+(?:\.[a-z_]+)+\b", text)}
     keys -= {"model-server.log", "server.log"}
 
     assert keys
@@ -80,7 +81,7 @@ def test_every_key_that_advice_names_exists() -> None:
 def test_every_reason_of_a_row_has_advice() -> None:
     source = "".join(path.read_text() for path in (ROOT / "pipeline").rglob("*.py"))
     reasons = set(re.findall(r'Violation\(\s*"(\w+)"', source)) | set(re.findall(r'return "(history_\w+)"', source))
-    known = {key.rpartition("/")[2] for key in ADVICE}
+    known = {key.rpartition("/")[2] for key in REMEDIES}
 
     assert {"too_short", "margin", "history_too_short"} <= reasons
     assert reasons - known == set()

@@ -17,7 +17,7 @@ import pytest
 from pipeline.driver.prepare import check_output, prepare, with_threads
 from pipeline.io import storage
 from pipeline.io.locks import locked
-from pipeline.io.manifests import read_manifest, write_manifest
+from pipeline.io.manifests import find_manifest, write_manifest
 from pipeline.io.shards import read_shard
 from pipeline.runtime.resources import resources
 from pipeline.threads.gather import Index
@@ -136,7 +136,7 @@ def test_new_folder_gets_a_manifest_of_an_incomplete_build(tmp_path: Path) -> No
     config = tiny(name="first")
     plan = prepared(tmp_path, config)
 
-    manifest = read_manifest(tmp_path)
+    manifest = find_manifest(tmp_path)
 
     assert manifest is not None
     assert (manifest.status, manifest.name, manifest.fingerprint) == ("incomplete", "first", plan.fingerprint)
@@ -320,7 +320,7 @@ def test_build_that_only_mines_reads_no_posts(tmp_path: Path) -> None:
 
     prepared(tmp_path / "build", tiny(**keys))
 
-    manifest = read_manifest(tmp_path / "build")
+    manifest = find_manifest(tmp_path / "build")
     assert manifest is not None
     assert "seeds" not in manifest.parts
     assert len(manifest.parts["mining"]["content"]) == 1
@@ -330,7 +330,7 @@ def test_build_that_only_mines_reads_no_posts(tmp_path: Path) -> None:
 def test_build_of_both_sources_reads_posts_for_the_sampled_pairs_alone(tmp_path: Path) -> None:
     plan = prepared(tmp_path / "build", tiny(**mined(tmp_path, share=0.5) | {"pairs": 60}))
 
-    manifest = read_manifest(tmp_path / "build")
+    manifest = find_manifest(tmp_path / "build")
     assert manifest is not None
     assert {"seeds", "mining"} <= manifest.parts.keys()
     assert sum(spec.count for spec in plan.shards()) == 30
@@ -520,12 +520,12 @@ def test_manifest_of_something_else_is_left_alone(tmp_path: Path) -> None:
 
 def test_manifest_is_read_as_it_was_written(tmp_path: Path) -> None:
     prepared(tmp_path, tiny())
-    manifest = read_manifest(tmp_path)
+    manifest = find_manifest(tmp_path)
     assert manifest is not None
 
     write_manifest(tmp_path, manifest.model_copy(update={"status": "complete"}))
 
-    assert read_manifest(tmp_path) == manifest.model_copy(update={"status": "complete"}).sealed()
+    assert find_manifest(tmp_path) == manifest.model_copy(update={"status": "complete"}).sealed()
 
 
 def test_second_build_on_a_folder_is_refused_until_the_first_is_killed(tmp_path: Path) -> None:

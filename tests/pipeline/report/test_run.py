@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from pipeline.cli import app
-from pipeline.io.manifests import require_manifest, write_manifest
+from pipeline.io.manifests import load_manifest, write_manifest
 from schemas.report import Report
 from tests.pipeline.helpers import run_build
 
@@ -68,6 +68,6 @@ def test_wrong_use_is_one_line(build: Path, tmp_path: Path, arguments: list[str]
 def test_an_unfinished_build_is_not_measured(build: Path, tmp_path: Path) -> None:
     folder = tmp_path / "out"
     shutil.copytree(build, folder)
-    write_manifest(folder, require_manifest(folder).model_copy(update={"status": "incomplete"}))
+    write_manifest(folder, load_manifest(folder).model_copy(update={"status": "incomplete"}))
     code, said = report(str(folder))
     assert code == 2 and "unfinished build" in said

@@ -8,7 +8,7 @@ import numpy as np
 
 from pipeline.assembly.examples import block_of
 from pipeline.assembly.history import Pool, choose_histories
-from pipeline.driver.losses import ADVICE
+from pipeline.driver.losses import REMEDIES
 from pipeline.plan import ShardSpec, cut_shards
 from preference_space.philox import stream_key, uniforms
 from preference_space.sampling import Sampler
@@ -22,7 +22,7 @@ _LARGEST_BLOCK = 20_000
 """Pairs that a shard's histories may come from: more take seconds to draw, and lack of pairs is no trouble there."""
 
 
-def refuse_engine(config: BuildConfig) -> None:
+def check_engine(config: BuildConfig) -> None:
     """Raise `UsageError` where the dummy engine would have to write JSON, which it cannot."""
     if not isinstance(config.engine, DummyEngine):
         return
@@ -32,7 +32,7 @@ def refuse_engine(config: BuildConfig) -> None:
         raise UsageError("portrait: engine dummy writes no JSON; use template or model, or an engine with a model")
 
 
-def refuse_points(config: BuildConfig, sampler: Sampler, posts: Mapping[str, Sequence[SeedPost]]) -> None:
+def check_points(config: BuildConfig, sampler: Sampler, posts: Mapping[str, Sequence[SeedPost]]) -> None:
     """Raise `UsageError` where a split's first points leave nothing active, or none of them can have a history.
 
     The points are those that the build will draw, each at its first attempt.
@@ -43,12 +43,10 @@ def refuse_points(config: BuildConfig, sampler: Sampler, posts: Mapping[str, Seq
         block = block_of(first, shards, config)
         if sum(spec.count for spec in block) > _LARGEST_BLOCK:
             block = [first]
-        _refuse_points_of(config, sampler, posts[split], block)
+        _check_split(config, sampler, posts[split], block)
 
 
-def _refuse_points_of(
-    config: BuildConfig, sampler: Sampler, posts: Sequence[SeedPost], block: Sequence[ShardSpec]
-) -> None:
+def _check_split(config: BuildConfig, sampler: Sampler, posts: Sequence[SeedPost], block: Sequence[ShardSpec]) -> None:
     split, own = block[0].split, block[0].count
     numbers = np.concatenate([np.arange(spec.start, spec.start + spec.count) for spec in block])
     if len(numbers) > _LARGEST_BLOCK:
@@ -58,7 +56,7 @@ def _refuse_points_of(
     if not active.any():
         raise UsageError(
             f"sampling: none of the first {len(numbers)} points of '{split}' has an active dimension; see "
-            f"sampling.forbidden, and {ADVICE['sample/no_dimension']}"
+            f"sampling.forbidden, and {REMEDIES['sample/no_dimension']}"
         )
     if own > len(numbers) or not active[:own].any():
         return
@@ -79,5 +77,5 @@ def _refuse_points_of(
         commonest = max(reasons, key=reasons.count)
         raise UsageError(
             f"history: none of the first {len(found)} pairs of '{split}' can have one ({commonest}): "
-            f"{ADVICE[commonest]}"
+            f"{REMEDIES[commonest]}"
         )
