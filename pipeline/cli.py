@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 130 stopped.
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
 import logging
 import threading
 import traceback
@@ -18,6 +19,7 @@ import typer
 from rich.text import Text
 
 from pipeline.runtime import logs
+from schemas import SCHEMA_VERSION
 from schemas.base import UsageError, UserError
 from schemas.terminal import Terminal, safe, say
 
@@ -36,6 +38,21 @@ err = Terminal(stderr=True)
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks, each retry, and the runner's log.")]
 Verbose = Annotated[bool, typer.Option("--verbose", help="Show each shard stored and each file uploaded.")]
+
+
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        say(out, f"everyuser {importlib.metadata.version('everyuser')} (schema {SCHEMA_VERSION})")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Options of the command as a whole."""
 
 
 @app.command(context_settings={"allow_extra_args": True})

@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 130 stopped.
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
 import logging
 import os
 import sys
@@ -51,6 +52,21 @@ Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Use at most t
 MethodOption = Annotated[
     str | None, typer.Option("--method", help="`ica` or `pba`; by default what the model was trained by.")
 ]
+
+
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        _say(f"everyuser-train {importlib.metadata.version('everyuser-train')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Options of the command as a whole."""
 
 
 @app.command()
