@@ -22,7 +22,7 @@ from pipeline.generation.service import close_generation_service
 from pipeline.io import storage
 from pipeline.io.locks import locked
 from pipeline.io.manifests import MANIFEST, write_manifest
-from pipeline.io.outages import answers, patience
+from pipeline.io.outages import is_reachable, waiting_for_stores
 from pipeline.io.storage import AnyPath
 from pipeline.plan import BuildPlan, ShardSpec
 from pipeline.publishing.publish import PublishObserver, publish
@@ -80,7 +80,7 @@ def build(
     """
     run = Runner(config, output, beam_args)
     observer = observer or Observer()
-    with patience(config.requests.outage_seconds, observer.told), _held(output, config, run):
+    with waiting_for_stores(config.requests.outage_seconds, observer.told), _held(output, config, run):
         prepared = prepare(config, output)
         plan, manifest = prepared.plan, prepared.manifest
         if retry_lost:
@@ -110,7 +110,7 @@ def submit(config: BuildConfig, output: AnyPath, beam_args: Sequence[str] = (), 
     run = Runner(config, output, beam_args)
     if config.publish is not None:
         raise UsageError("publish: a job that nobody waits for cannot publish; run `everyuser publish` when it is done")
-    with patience(config.requests.outage_seconds, Observer().told), _held(output, config, run):
+    with waiting_for_stores(config.requests.outage_seconds, Observer().told), _held(output, config, run):
         plan, manifest, *_ = prepare(config, output)
         if retry_lost:
             manifest = _reopened(plan, manifest, Observer())
@@ -165,7 +165,7 @@ def _opened(plan: BuildPlan, retry_lost: bool) -> BuildPlan:
     So a build whose retry failed is finished by the same command without `--retry-lost`.
     """
     can_ask = not isinstance(plan.config.engine, ReplayEngine)
-    return dataclasses.replace(plan, asks_again=can_ask and (retry_lost or not can_finish(plan)))
+    return dataclasses.replace(plan, reopens_shards=can_ask and (retry_lost or not can_finish(plan)))
 
 
 @contextlib.contextmanager
@@ -202,7 +202,7 @@ def _build(plan: BuildPlan, prepared: Prepared, run: Runner, observer: Observer,
         raise
     finally:
         # A store that is gone is not waited for at each of these: the end of the process takes its threads along.
-        if status == "complete" or answers(output):
+        if status == "complete" or is_reachable(output):
             close_generation_service(plan)
             summary = _summary(plan, run, started, time.monotonic() - clock, status)
             pace.close()

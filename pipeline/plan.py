@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.io.outages import wait_for_stores
+from pipeline.io.outages import set_outage_limit
 from pipeline.io.storage import AnyPath
 from schemas.config import BuildConfig, MiningConfig
 from schemas.records import Source
@@ -51,13 +51,13 @@ class BuildPlan:
     """Threads of each split, once they are gathered: what is mined depends on what the source holds."""
     hashes: Mapping[str, str] = field(default_factory=dict, compare=False)
     """Hashes of what workers load from the output folder: of each template by its name, and of the `space`."""
-    asks_again: bool = field(default=False, compare=False)
+    reopens_shards: bool = field(default=False, compare=False)
     """Whether stored shards are opened again for the rows that circumstances cost them."""
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Be unpickled: a worker waits for its bucket as long as the driver does."""
         self.__dict__.update(state)
-        wait_for_stores(self.config.requests.outage_seconds)
+        set_outage_limit(self.config.requests.outage_seconds)
 
     def shards(self) -> list[ShardSpec]:
         """Every shard of the build, the same list in both phases."""

@@ -36,7 +36,7 @@ def find_shared_replies(plan: BuildPlan) -> int:
     seen: dict[str, npt.NDArray[np.uint64]] = {}
     for split in SPLITS:
         paths = [plan.path("pool", spec) for spec in plan.shards() if spec.split == split]
-        hashes = storage.each(plan.output, lambda path: _hashes(read_shard(path, ["chosen", "rejected"])), paths)
+        hashes = storage.map_files(plan.output, lambda path: _hashes(read_shard(path, ["chosen", "rejected"])), paths)
         seen[split] = np.unique(np.concatenate([np.empty(0, dtype=np.uint64), *hashes]))
     everywhere, counts = np.unique(np.concatenate([*seen.values()]), return_counts=True)
     shared = everywhere[counts > 1]

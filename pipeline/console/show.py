@@ -28,7 +28,7 @@ def find_examples(
 ) -> Iterator[tuple[PreferenceSpace, dict[str, Any]]]:
     """Rows of a build with its space: the one with that id, or the first `count`; `UsageError` if none is there."""
     manifest = load_manifest(folder)
-    files = [folder / "data" / name for name in storage.names(folder / "data") if name.endswith(".parquet")]
+    files = [folder / "data" / name for name in storage.list_names(folder / "data") if name.endswith(".parquet")]
     if not files:
         raise UsageError(f"{folder} holds no finished shard (no data/*.parquet there)")
     space = read_space(folder, manifest.parts["space"])

@@ -43,7 +43,7 @@ def check_build(folder: AnyPath) -> CheckResult:
     plan = plan_of(folder, manifest)
     checks = [*_checks(plan, manifest)]
     # A file that is missing may be so to several checks.
-    problems = dict.fromkeys(problem for problem in storage.each(folder, _problem_in, checks) if problem)
+    problems = dict.fromkeys(problem for problem in storage.map_files(folder, _problem_in, checks) if problem)
     return CheckResult(len(checks), tuple(problems), manifest.status == "complete")
 
 
@@ -116,14 +116,14 @@ def _checks(plan: BuildPlan, manifest: Manifest) -> Iterator[Callable[[], object
                 yield partial(beside, path, partial(_require, path))
     hashed = {entry.path for entry in manifest.files}
     for place in ("seeds", "threads", "annotated", "pool", "data", "rejected/pairs", "rejected/examples"):
-        for name in storage.names(folder / place):
+        for name in storage.list_names(folder / place):
             path = folder / place / name
             # Of these the hash was compared.
             is_read = storage.is_local(folder) and f"{place}/{name}" in hashed
             if name.endswith(".parquet") and not is_read:
                 read = partial(_read_whole, path, plan.fingerprint)
                 yield read if place in ("seeds", "data") else partial(beside, path, read)
-    for name in storage.names(folder / "journal"):
+    for name in storage.list_names(folder / "journal"):
         if name.endswith(".jsonl"):
             yield partial(read_journal, folder / "journal" / name)
 

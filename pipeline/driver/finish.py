@@ -108,7 +108,7 @@ def is_complete(output: AnyPath, manifest: Manifest) -> bool:
                 f"{path} has {size} bytes, and had {entry.bytes}; delete it and run `everyuser build` again"
             )
 
-    storage.each(output, check, zip(manifest.files, metas, strict=True))
+    storage.map_files(output, check, zip(manifest.files, metas, strict=True))
     return True
 
 

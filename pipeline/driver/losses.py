@@ -97,7 +97,7 @@ def _example(output: AnyPath, key: str) -> str:
     """The id and the detail of one rejection of this kind; nothing where none says more than its reason."""
     stage, _, reason = key.partition("/")
     folder = output / ("rejected/examples" if key.startswith(_LATER) else "rejected/pairs")
-    files = [name for name in storage.names(folder) if name.endswith(".parquet") and not name.startswith(".")]
+    files = [name for name in storage.list_names(folder) if name.endswith(".parquet") and not name.startswith(".")]
     for name, meta in zip(files, read_metas(folder, files), strict=True):
         if meta and meta["rejected"].get(key):
             columns = ["stage", "reason", "record_id", "detail"]

@@ -51,7 +51,7 @@ def check_output(output: AnyPath) -> None:
     To be called before the folder is locked, so that a folder that is refused stays as it is.
     """
     storage.check_folder(output)
-    there = storage.names(output)
+    there = storage.list_names(output)
     if _BEGUN in there or find_intact_manifest(output) is not None:
         return
     shards = _shards(output)
@@ -94,7 +94,7 @@ def prepare(config: BuildConfig, output: AnyPath) -> Prepared:
     stored = find_intact_manifest(output)
     is_recovered = False
     if stored is None:
-        if _BEGUN in storage.names(output):
+        if _BEGUN in storage.list_names(output):
             inputs.delete_inputs(output)
         else:
             is_recovered = _holds_shards(output, fingerprint)
@@ -289,7 +289,7 @@ def _shards(output: AnyPath) -> list[AnyPath]:
     return [
         output / folder / name
         for folder in ("seeds", "threads", "pool", "data")
-        for name in storage.names(output / folder)
+        for name in storage.list_names(output / folder)
         if name.endswith(".parquet")
     ]
 
@@ -297,7 +297,7 @@ def _shards(output: AnyPath) -> list[AnyPath]:
 def _holds_shards(output: AnyPath, fingerprint: str) -> bool:
     """Return whether a folder without a manifest holds shards of this build. Raise `UsageError` if of another."""
     shards = _shards(output)
-    metas = storage.each(output, read_meta, shards)
+    metas = storage.map_files(output, read_meta, shards)
     others = [path for path, meta in zip(shards, metas, strict=True) if (meta or {}).get("fingerprint") != fingerprint]
     if others:
         raise UsageError(

@@ -35,7 +35,7 @@ def find_work(plan: BuildPlan, folder: str) -> Work:
             raise UserError(f"{plan.path(folder, spec)} belongs to another build; delete it and run again")
         is_done = _is_done(meta, plan, state)
         (work.done if is_done else work.todo).append(spec)
-        if meta is not None and plan.asks_again:
+        if meta is not None and plan.reopens_shards:
             work = work._replace(open=work.open + meta["open"])
     return work
 
@@ -57,7 +57,7 @@ def count_open(plan: BuildPlan) -> int:
 
 def can_finish(plan: BuildPlan) -> bool:
     """Whether nothing is missing but the end: all shards are there, belong together, and lost no more than they may."""
-    plan, shards = dataclasses.replace(plan, asks_again=False), plan.shards()
+    plan, shards = dataclasses.replace(plan, reopens_shards=False), plan.shards()
     for folder, beside in (("pool", "rejected/pairs"), ("data", "rejected/examples")):
         metas = read_footers(plan, folder, shards)
         if not all(metas):
@@ -87,6 +87,6 @@ def _pool_state(plan: BuildPlan, folder: str) -> PoolState | None:
 
 
 def _is_done(meta: Mapping[str, Any] | None, plan: BuildPlan, state: PoolState | None) -> bool:
-    if meta is None or meta["fingerprint"] != plan.fingerprint or (plan.asks_again and meta["open"]):
+    if meta is None or meta["fingerprint"] != plan.fingerprint or (plan.reopens_shards and meta["open"]):
         return False
     return state is None or all(state.contents.get(name) == content for name, content in meta["made_of"].items())

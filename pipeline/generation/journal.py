@@ -22,7 +22,7 @@ from upath import UPath
 
 from pipeline.generation.completions import Completion, Failure, Outcome
 from pipeline.io import storage
-from pipeline.io.storage import AnyPath, disk_errors
+from pipeline.io.storage import AnyPath, write_errors
 from schemas.base import UserError
 
 _PART_SECONDS = 30.0
@@ -53,7 +53,7 @@ def _read(path: AnyPath) -> bytes:
     if not storage.is_local(path):
         # A line that a kill cut off, in a journal that was copied here, must not run into the next one.
         content = content[: content.rfind(b"\n") + 1]
-        for part in storage.names(_parts(path)):
+        for part in storage.list_names(_parts(path)):
             # Another worker that had the same shard may just have finished it.
             with contextlib.suppress(FileNotFoundError):
                 content += storage.read_bytes(_parts(path) / part)
@@ -113,7 +113,7 @@ class _Appended:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        with disk_errors(path):
+        with write_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
             self._size = _drop_torn_line(self._file)
@@ -124,7 +124,7 @@ class _Appended:
     def append(self, key: str, outcome: Outcome) -> None:
         # Where the disk does not take it, no part of it is left.
         line = _line(key, outcome)
-        with self._lock, disk_errors(self._path):
+        with self._lock, write_errors(self._path):
             if self._is_closed:
                 return
             try:
@@ -152,7 +152,7 @@ class _Collected:
         self._lines: list[bytes] = []
         self._written = 0
         # Parts are read by their numbers: what is newer must come later.
-        self._number = max((int(name[:6]) for name in storage.names(_parts(path))), default=0)
+        self._number = max((int(name[:6]) for name in storage.list_names(_parts(path))), default=0)
         self._is_closed = False
         self._run = uuid.uuid4().hex[:8]
         self._fault: UserError | None = None

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.io import storage
-from pipeline.io.storage import disk_errors
+from pipeline.io.storage import write_errors
 from schemas.base import UserError
 
 logger = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ def _fetched(model: str) -> Path:
     with _locked(cache / f"{folder.name}.lock"):
         if not folder.is_dir():
             logger.info("copying the model %s to %s", model, folder)
-            with tempfile.TemporaryDirectory(dir=cache) as scratch, disk_errors(folder):
+            with tempfile.TemporaryDirectory(dir=cache) as scratch, write_errors(folder):
                 try:
                     storage.download(source, Path(scratch) / "model")
                 except FileNotFoundError:
@@ -132,7 +132,7 @@ model.save_pretrained(folder)
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    with disk_errors(path):
+    with write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("w")
     with file:

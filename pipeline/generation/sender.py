@@ -19,7 +19,7 @@ from pipeline.generation.endpoints import Endpoint, Endpoints
 from pipeline.generation.payload import TooLargeError, read_payload
 from pipeline.generation.verdicts import Clocks
 from pipeline.generation.window import back_off
-from pipeline.io.outages import notice
+from pipeline.io.outages import notify
 from schemas.base import UserError
 from schemas.config import RequestsConfig
 from schemas.mask import Mask
@@ -141,7 +141,7 @@ class Sender:
                 elif isinstance(answer, Failure) or tries == self._config.max_retries:
                     # A server that answers plainer questions lacks what this one asks for.
                     if self._dialects[endpoint.name].yields(request):
-                        notice(f"{endpoint.place(request.path)}: asking in other words ({answer.detail})")
+                        notify(f"{endpoint.place(request.path)}: asking in other words ({answer.detail})")
                         tries = 0
                         continue
                     raise refusal(answer, request, endpoint.place(request.path), await self._models(endpoint))

@@ -16,7 +16,7 @@ from pipeline.generation.journal import JournalWriter, open_journal, read_journa
 from pipeline.generation.server import ManagedServer, server_spec
 from pipeline.generation.trial import trial_requests
 from pipeline.io import storage
-from pipeline.io.storage import disk_errors, private_folder
+from pipeline.io.storage import private_folder, write_errors
 from pipeline.plan import BuildPlan
 from pipeline.runtime.progress import counters_for
 from schemas.base import UserError
@@ -90,7 +90,7 @@ class GenerationService:
         """Stop the client; its server, if it has one, is then ended by the guard."""
         if self._client:
             self._client.close()
-        storage.each(self._folder, self._give_up, [*self._writers])
+        storage.map_files(self._folder, self._give_up, [*self._writers])
 
     def _give_up(self, journal: str) -> None:
         # What went wrong first must be told, not this.
@@ -129,7 +129,7 @@ def _server_log(plan: BuildPlan) -> Path:
     """On this machine, where a server writes; the build's own folder need not be here."""
     output = plan.output
     folder = output / "logs" if storage.is_local(output) else private_folder() / plan.fingerprint[:16]
-    with disk_errors(folder):
+    with write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     return folder / "model-server.log"
 

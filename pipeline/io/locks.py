@@ -28,7 +28,7 @@ from typing import Self
 from upath import UPath
 
 from pipeline.io import storage
-from pipeline.io.outages import answers, error_text, without_waiting
+from pipeline.io.outages import error_text, is_reachable, without_retries
 from pipeline.io.processes import Process
 from pipeline.io.storage import AnyPath
 from schemas.base import UsageError, UserError
@@ -66,7 +66,7 @@ def locked(folder: AnyPath) -> Iterator[None]:
 @contextlib.contextmanager
 def _file_lock(folder: Path) -> Iterator[None]:
     storage.make_folder(folder)
-    with storage.disk_errors(folder):
+    with storage.write_errors(folder):
         file = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         try:
@@ -79,7 +79,7 @@ def _file_lock(folder: Path) -> Iterator[None]:
                 f"{folder}: its file system has no locks ({error_text(error)}), so two runs could meet there; "
                 "choose an --output on another disk, or in a bucket"
             ) from None
-        with storage.disk_errors(folder):
+        with storage.write_errors(folder):
             os.ftruncate(file, 0)
             os.pwrite(file, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
         yield
@@ -146,16 +146,16 @@ class _Lease:
         self._over.set()
         _ours.discard(self._me.run)
         # Where the store is gone a beat hangs for half a minute, and there is nothing to wait for.
-        if self._taken_by is None and answers(self._folder):
+        if self._taken_by is None and is_reachable(self._folder):
             self._thread.join()
-            with contextlib.suppress(UserError), without_waiting():
+            with contextlib.suppress(UserError), without_retries():
                 self._write(replace(self._me, released=True))
 
     def _path(self, number: int) -> UPath:
         return self._folder / LOCK / f"{number:08d}.json"
 
     def _numbers(self) -> list[int]:
-        return [int(name[:8]) for name in storage.names(self._folder / LOCK) if re.fullmatch(r"\d{8}\.json", name)]
+        return [int(name[:8]) for name in storage.list_names(self._folder / LOCK) if re.fullmatch(r"\d{8}\.json", name)]
 
     def _read(self, number: int) -> _Holder | None:
         try:
@@ -203,12 +203,12 @@ class _Lease:
         logger.info("%s: watching the lease of process %d on %s", self._folder, holder.process, holder.host)
         watched, slowest = 0.0, _BEAT_SECONDS
         while watched < _WATCHED_SECONDS:
-            asked = time.monotonic()
+            sent = time.monotonic()
             time.sleep(min(1.0, _WATCHED_SECONDS / 10))
             seen = self._read(number)
             if seen != holder:
                 return seen is None or not seen.released
-            seconds = time.monotonic() - asked
+            seconds = time.monotonic() - sent
             # While a store is away no lease moves, and its holder needs a while to notice that it is back. It was away
             # if it took longer than ever to answer; one that always takes so long is slow, and its answers count.
             watched = 0.0 if seconds > slowest else watched + min(seconds, _BEAT_SECONDS)
@@ -218,7 +218,7 @@ class _Lease:
     def _beat(self) -> None:
         while not self._over.wait(_BEAT_SECONDS):
             # A store that cannot be reached for a moment is no reason to stop.
-            with contextlib.suppress(UserError), without_waiting():
+            with contextlib.suppress(UserError), without_retries():
                 newest = max(self._numbers(), default=self._number)
                 if newest > self._number:
                     self._taken_by = self._read(newest) or _Holder("another host", 0, "", None, "")

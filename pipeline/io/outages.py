@@ -1,8 +1,8 @@
-"""An object store that is away for a moment is waited for, as a model is.
+"""Outages of object stores: requests are repeated until the store answers again.
 
-Every request to a store goes through `asked`. Clients of stores try again by themselves for 20 to 50 seconds; what they
-give up then is asked again here as soon as the store answers, for as long as `patience` allows. A refusal, a bucket
-that does not exist and a wrong key are answers, and nothing waits for another one.
+Every request to a store goes through `retry_outages`. A store's client retries by itself for 20 to 50 seconds; after
+that, `retry_outages` repeats the request for as long as `waiting_for_stores` allows. A refusal, a missing bucket and a
+wrong key are answers: they are raised at once.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import TypeVar
 
 from upath import UPath
 
-R = TypeVar("R")
-
 logger = logging.getLogger(__name__)
+
+R = TypeVar("R")
 
 _PROBE_SECONDS = 5
 _LONGEST_PAUSE = 3.0
@@ -36,132 +36,135 @@ _OUTAGES = frozenset(
         *("ServiceRequestError", "ServiceResponseError"),
     }
 )
-"""Names of errors, or of what they are derived from: their packages need not be installed."""
+"""Class names of errors or of their bases. Names, because the packages need not be installed."""
 _CERTIFICATES = ("SSL", "Certificate")
-_PASSING = frozenset({408, 429, 500, 502, 503, 504})
+_TRANSIENT_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
 
 
-class _Waiting:
-    """What this process knows of stores that are away."""
+class _State:
+    """Outages that this process knows of, and how it treats them."""
 
-    seconds = 0.0
-    say: Callable[[str], None] | None = None
+    limit_seconds = 0.0
+    notify: Callable[[str], None] | None = None
 
     def __init__(self) -> None:
-        self.over = threading.Event()
+        self.cancelled = threading.Event()
         self.lock = threading.Lock()
-        self.away: set[str] = set()
+        self.down: set[str] = set()
         self.thread = threading.local()
 
-    def begins(self, path: UPath, error: Exception) -> None:
+    def record_outage(self, path: UPath, error: Exception) -> None:
         with self.lock:
-            is_new = _root(path) not in self.away
-            self.away.add(_root(path))
+            is_new = _root(path) not in self.down
+            self.down.add(_root(path))
         if is_new:
-            notice(f"{_root(path)} does not answer ({error_text(error)[:120]}); waiting for up to {self.seconds:g} s")
+            cause = error_text(error)[:120]
+            notify(f"{_root(path)} does not answer ({cause}); waiting for up to {self.limit_seconds:g} s")
 
-    def ends(self, path: UPath) -> None:
-        if not self.away:
+    def record_answer(self, path: UPath) -> None:
+        if not self.down:
             return
         with self.lock:
-            was_away = _root(path) in self.away
-            self.away.discard(_root(path))
-        if was_away:
-            notice(f"{_root(path)} answers again")
+            was_down = _root(path) in self.down
+            self.down.discard(_root(path))
+        if was_down:
+            notify(f"{_root(path)} answers again")
 
 
-_waiting = _Waiting()
+_state = _State()
 
 
-def wait_for_stores(seconds: float) -> None:
-    """Set how long this process waits for a store that is away."""
-    _waiting.seconds = seconds
+def set_outage_limit(seconds: float) -> None:
+    """Set how long this process repeats a request to a store that is down."""
+    _state.limit_seconds = seconds
 
 
-def notice(line: str) -> None:
-    """Show the user a line while a build runs; log it in a process without one, such as another machine's worker."""
-    (_waiting.say or logger.warning)(line)
+def notify(line: str) -> None:
+    """Show the user a line while a build runs. Log it in a process without a user, such as a remote worker."""
+    (_state.notify or logger.warning)(line)
 
 
 @contextmanager
-def patience(seconds: float, say: Callable[[str], None]) -> Iterator[None]:
-    """Wait for stores within the block; `say` is given a line when one goes away and when it is back.
+def waiting_for_stores(seconds: float, notify: Callable[[str], None]) -> Iterator[None]:
+    """Repeat requests to stores that are down within the block; all threads stop waiting at its end.
 
-    At the end of the block all threads that still wait give up.
+    Args:
+        seconds: Longest outage.
+        notify: Is called with a line when a store goes down, and when it answers again.
     """
-    _waiting.over.clear()
-    _waiting.say = say
-    wait_for_stores(seconds)
+    _state.cancelled.clear()
+    _state.notify = notify
+    set_outage_limit(seconds)
     try:
         yield
     finally:
-        wait_for_stores(0.0)
-        _waiting.say = None
-        _waiting.over.set()
-        _waiting.away.clear()
+        set_outage_limit(0.0)
+        _state.notify = None
+        _state.cancelled.set()
+        _state.down.clear()
 
 
 @contextmanager
-def without_waiting() -> Iterator[None]:
-    """Ask once in this block and thread. For what is asked again soon, such as live counts and leases."""
-    before = getattr(_waiting.thread, "asks_once", False)
-    _waiting.thread.asks_once = True
+def without_retries() -> Iterator[None]:
+    """Send each request of this thread once within the block: for heartbeats and live counts, which follow soon."""
+    before = getattr(_state.thread, "tries_once", False)
+    _state.thread.tries_once = True
     try:
         yield
     finally:
-        _waiting.thread.asks_once = before
+        _state.thread.tries_once = before
 
 
-def asked(path: UPath, request: Callable[[], R]) -> R:
-    """Return what `request` does. Where its store is away, ask again until it is back; raises the store's error."""
+def retry_outages(path: UPath, request: Callable[[], R]) -> R:
+    """Return the result of `request`, repeated while its store is down. Raises the store's error."""
     until, pause = None, 0.25
     while True:
         try:
             result = request()
         except Exception as error:
             if not is_outage(error):
-                _waiting.ends(path)
+                _state.record_answer(path)
                 raise
-            _waiting.begins(path, error)
-            # The wait begins now: a long upload may have failed in its last second.
-            until = until or time.monotonic() + _waiting.seconds
-            if getattr(_waiting.thread, "asks_once", False) or not _until_it_answers(path, until, pause):
+            _state.record_outage(path, error)
+            # Counted from here, as a long upload may have failed in its last second.
+            until = until or time.monotonic() + _state.limit_seconds
+            if getattr(_state.thread, "tries_once", False) or not _wait_until_reachable(path, until, pause):
                 raise
             pause = min(_LONGEST_PAUSE, 2 * pause)
         else:
-            _waiting.ends(path)
+            _state.record_answer(path)
             return result
 
 
-def _until_it_answers(path: UPath, until: float, pause: float) -> bool:
-    """Wait for the store; False where it stays away."""
+def _wait_until_reachable(path: UPath, until: float, pause: float) -> bool:
+    """Return False where the store stays down, or the wait is cancelled."""
     while time.monotonic() < until:
-        if _waiting.over.wait(min(pause, max(0.0, until - time.monotonic()))):
+        if _state.cancelled.wait(min(pause, max(0.0, until - time.monotonic()))):
             return False
-        if answers(path):
+        if is_reachable(path):
             return True
     return False
 
 
-def is_away(path: object) -> bool:
-    """Return whether the last request to a store, of any thread of this process, got no answer."""
-    return isinstance(path, UPath) and _root(path) in _waiting.away
+def is_down(path: object) -> bool:
+    """Return whether the last request to a store got no answer. Counts requests of all threads of this process."""
+    return isinstance(path, UPath) and _root(path) in _state.down
 
 
-def answers(path: object) -> bool:
-    """Return whether a store answers within some seconds. A folder of this machine always does."""
+def is_reachable(path: object) -> bool:
+    """Return whether a store answers within 5 s, not the 30 s of its client. A local folder always does."""
     if not isinstance(path, UPath):
         return True
     try:
         path.fs.info(path.path, timeout=_PROBE_SECONDS)
     except Exception as error:
-        # Nothing is there, or it may not be seen, or this file system knows no time limits.
+        # Any other error is an answer, or comes from a file system without time limits.
         return not is_outage(error)
     return True
 
 
 def is_outage(error: BaseException) -> bool:
-    """Return whether an error says that a store could not be reached, or is unable to answer for now."""
+    """Return whether an error means that a store cannot be reached, or cannot answer for now."""
     current: BaseException | None = error
     while current is not None:
         if isinstance(current, _ANSWERS):
@@ -169,14 +172,14 @@ def is_outage(error: BaseException) -> bool:
         names = [kind.__name__ for kind in type(current).__mro__]
         if any(word in name for name in names for word in _CERTIFICATES):
             return False
-        if _status(current) in _PASSING or not _OUTAGES.isdisjoint(names):
+        if _status(current) in _TRANSIENT_STATUSES or not _OUTAGES.isdisjoint(names):
             return True
         current = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
     return False
 
 
 def _status(error: BaseException) -> int | None:
-    """The HTTP status of an answer that a client made an error of."""
+    """Return the HTTP status that a client's error carries."""
     response = getattr(error, "response", None)
     if isinstance(response, dict):
         return _number(response.get("ResponseMetadata", {}).get("HTTPStatusCode"))
@@ -191,11 +194,11 @@ def _number(value: object) -> int | None:
 
 
 def _root(path: UPath) -> str:
-    """The bucket."""
+    """Return the bucket's address."""
     return f"{path.protocol}://{path.path.strip('/').split('/')[0]}"
 
 
 def error_text(error: Exception) -> str:
-    """An error in a line, by whichever file system it was raised."""
+    """Return an error of any file system as one line."""
     text = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
     return " ".join(text.split())[:300]

@@ -177,5 +177,5 @@ def _meta_of(metadata: pq.FileMetaData, path: AnyPath) -> dict[str, Any]:
 
 def read_metas(folder: AnyPath, files: Sequence[str]) -> list[dict[str, Any] | None]:
     """`read_meta` of many files of a folder. In an object store only what a listing shows is asked for, all at once."""
-    there = frozenset(storage.names(folder))
-    return storage.each(folder, lambda file: read_meta(folder / file) if file in there else None, files)
+    there = frozenset(storage.list_names(folder))
+    return storage.map_files(folder, lambda file: read_meta(folder / file) if file in there else None, files)

@@ -24,7 +24,7 @@ import pyarrow as pa
 from typing_extensions import TypeIs
 from upath import UPath
 
-from pipeline.io.outages import asked, error_text
+from pipeline.io.outages import error_text, retry_outages
 from pipeline.io.processes import Process
 from schemas.base import UsageError, UserError
 
@@ -85,14 +85,14 @@ def atomic(path: AnyPath) -> Iterator[Path]:
     if not is_local(path):
         with tempfile.TemporaryDirectory(prefix="everyuser-") as scratch:
             temporary = Path(scratch) / path.name
-            with disk_errors(temporary):
+            with write_errors(temporary):
                 yield temporary
-            with disk_errors(path):
-                asked(path, lambda: _put(temporary, path))
+            with write_errors(path):
+                retry_outages(path, lambda: _put(temporary, path))
         return
     temporary = path.with_name(_temporary_name(path.name))
     try:
-        with disk_errors(path):
+        with write_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
             with temporary.open("rb+") as file:
@@ -137,8 +137,8 @@ def _is_abandoned(path: AnyPath) -> bool:
 def write_bytes(path: AnyPath, content: bytes) -> None:
     """Write a small file whole or not at all."""
     if not is_local(path) and path.protocol in _OBJECT_STORES:
-        with disk_errors(path):
-            asked(path, lambda: path.fs.pipe_file(path.path, content))
+        with write_errors(path):
+            retry_outages(path, lambda: path.fs.pipe_file(path.path, content))
         return
     with atomic(path) as temporary:
         temporary.write_bytes(content)
@@ -161,8 +161,8 @@ def create(path: UPath, content: bytes) -> None:
                 raise FileExistsError(str(path)) from None
             path.fs.pipe_file(path.path, content)
 
-    with disk_errors(path, FileExistsError):
-        asked(path, request)
+    with write_errors(path, FileExistsError):
+        retry_outages(path, request)
 
 
 def check_folder(folder: AnyPath) -> None:
@@ -190,16 +190,16 @@ def check_folder(folder: AnyPath) -> None:
             "a bucket (s3://, gs://, az://)"
         )
     # A listing that is refused comes with the store's words, and a question about one object without.
-    elif not names(folder) and is_file(folder):
+    elif not list_names(folder) and is_file(folder):
         raise UsageError(f"--output {folder}: a file is there; name a folder, which need not be there")
 
 
 def read_bytes(path: AnyPath) -> bytes:
     """A whole file; raises `FileNotFoundError`."""
-    with reading(path):
+    with read_errors(path):
         if is_local(path):
             return path.read_bytes()
-        content: bytes = asked(path, lambda: path.fs.cat_file(path.path))
+        content: bytes = retry_outages(path, lambda: path.fs.cat_file(path.path))
         return content
 
 
@@ -210,7 +210,7 @@ def open_binary(path: AnyPath, from_start_to_end: bool = False) -> Iterator[Any]
     In an object store each read is a request for just its bytes, unless all is read in order: then blocks are.
     """
     if is_local(path):
-        with reading(path):
+        with read_errors(path):
             opened_here = path.open("rb")
         with opened_here:
             yield opened_here
@@ -218,8 +218,8 @@ def open_binary(path: AnyPath, from_start_to_end: bool = False) -> Iterator[Any]
     options: dict[str, Any] = {"cache_type": "none"}
     if from_start_to_end:
         options = {"cache_type": "readahead", "block_size": _BLOCK_BYTES}
-    with reading(path):
-        opened = asked(path, lambda: path.fs.open(path.path, "rb", **options))
+    with read_errors(path):
+        opened = retry_outages(path, lambda: path.fs.open(path.path, "rb", **options))
     with _Reader(path, opened) as file:
         yield io.BufferedReader(file, _BLOCK_BYTES) if from_start_to_end else file
 
@@ -237,8 +237,8 @@ class _Reader(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        with reading(self._path):
-            return int(asked(self._path, lambda: self._file.readinto(buffer)))
+        with read_errors(self._path):
+            return int(retry_outages(self._path, lambda: self._file.readinto(buffer)))
 
     def seek(self, offset: int, whence: int = 0) -> int:
         return int(self._file.seek(offset, whence))
@@ -271,8 +271,8 @@ def local_copy(path: AnyPath) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(prefix="everyuser-") as scratch:
         copy = Path(scratch) / path.name
-        with reading(path):
-            asked(path, lambda: path.fs.get_file(path.path, str(copy)))
+        with read_errors(path):
+            retry_outages(path, lambda: path.fs.get_file(path.path, str(copy)))
         yield copy
 
 
@@ -289,8 +289,8 @@ def local_folder(folder: AnyPath) -> Iterator[Path]:
 
 def download(folder: UPath, target: Path) -> None:
     """Copy everything below a folder to this machine; raises `FileNotFoundError` for one that holds nothing."""
-    with reading(folder):
-        found = asked(folder, lambda: folder.fs.find(folder.path))
+    with read_errors(folder):
+        found = retry_outages(folder, lambda: folder.fs.find(folder.path))
         files = [file for file in found if not file.endswith("/")]
         if not files:
             raise FileNotFoundError(str(folder))
@@ -300,38 +300,38 @@ def download(folder: UPath, target: Path) -> None:
             copy.parent.mkdir(parents=True, exist_ok=True)
         with ThreadPoolExecutor(_LARGE_FILES) as pool:
             get = folder.fs.get_file
-            list(pool.map(lambda file, copy: asked(folder, lambda: get(file, str(copy))), files, copies))
+            list(pool.map(lambda file, copy: retry_outages(folder, lambda: get(file, str(copy))), files, copies))
 
 
 def is_file(path: AnyPath) -> bool:
     """Whether there is such a file."""
     if is_local(path):
-        with reading(path):
+        with read_errors(path):
             return path.is_file()
     # What fsspec calls `isfile` takes any error, such as a refused key, for a file that is not there.
     try:
-        with reading(path):
-            return bool(asked(path, lambda: path.fs.info(path.path))["type"] == "file")
+        with read_errors(path):
+            return bool(retry_outages(path, lambda: path.fs.info(path.path))["type"] == "file")
     except FileNotFoundError:
         return False
 
 
 def size(path: AnyPath) -> int:
     """Bytes of a file; raises `FileNotFoundError`."""
-    with reading(path):
+    with read_errors(path):
         if is_local(path):
             return path.stat().st_size
-        return int(asked(path, lambda: path.fs.info(path.path))["size"])
+        return int(retry_outages(path, lambda: path.fs.info(path.path))["size"])
 
 
 def content_id(path: AnyPath) -> str:
     """Identifies what is in a file: a hash, or what an object store says of it (which saves reading it)."""
-    with reading(path):
+    with read_errors(path):
         if is_local(path):
             with path.open("rb") as file:
                 return hashlib.file_digest(file, "sha256").hexdigest()
-        info = asked(path, lambda: path.fs.info(path.path))
-        checksum = info.get("md5Hash") or info.get("crc32c") or asked(path, lambda: path.fs.checksum(path.path))
+        info = retry_outages(path, lambda: path.fs.info(path.path))
+        checksum = info.get("md5Hash") or info.get("crc32c") or retry_outages(path, lambda: path.fs.checksum(path.path))
         return f"{path.protocol}:{checksum}"
 
 
@@ -341,13 +341,13 @@ def is_same(recorded: str, found: str) -> bool:
     return len(kinds) > 1 or recorded == found
 
 
-def names(folder: AnyPath, files_only: bool = False) -> list[str]:
+def list_names(folder: AnyPath, files_only: bool = False) -> list[str]:
     """What stands directly in a folder, sorted; nothing where there is no such folder."""
     try:
-        with reading(folder):
+        with read_errors(folder):
             if is_local(folder):
                 return sorted(path.name for path in folder.iterdir() if not files_only or path.is_file())
-            entries = asked(folder, lambda: folder.fs.ls(folder.path, detail=True))
+            entries = retry_outages(folder, lambda: folder.fs.ls(folder.path, detail=True))
     except (FileNotFoundError, NotADirectoryError):
         return []
     wanted = {str(entry["name"]).strip("/") for entry in entries if not files_only or entry["type"] == "file"}
@@ -355,7 +355,7 @@ def names(folder: AnyPath, files_only: bool = False) -> list[str]:
     return sorted(entry.rpartition("/")[2] for entry in wanted - {folder.path.strip("/")})
 
 
-def each(folder: AnyPath, function: Callable[[T], R], items: Iterable[T]) -> list[R]:
+def map_files(folder: AnyPath, function: Callable[[T], R], items: Iterable[T]) -> list[R]:
     """`function` of every item, in order: of what is in an object store many at once, as each waits for requests."""
     if is_local(folder):
         return [function(item) for item in items]
@@ -368,17 +368,17 @@ def remove(path: AnyPath) -> None:
     if is_local(path):
         path.unlink(missing_ok=True)
         return
-    with disk_errors(path), contextlib.suppress(FileNotFoundError):
-        asked(path, lambda: path.fs.rm_file(path.path))
+    with write_errors(path), contextlib.suppress(FileNotFoundError):
+        retry_outages(path, lambda: path.fs.rm_file(path.path))
 
 
 def remove_tree(folder: AnyPath) -> None:
     """Delete a folder with all that it holds, if it is there."""
-    with disk_errors(folder), contextlib.suppress(FileNotFoundError):
+    with write_errors(folder), contextlib.suppress(FileNotFoundError):
         if is_local(folder):
             shutil.rmtree(folder)
         else:
-            asked(folder, lambda: folder.fs.rm(folder.path, recursive=True))
+            retry_outages(folder, lambda: folder.fs.rm(folder.path, recursive=True))
 
 
 def remove_temporary(folder: AnyPath) -> None:
@@ -394,7 +394,7 @@ def remove_temporary(folder: AnyPath) -> None:
 def make_folder(folder: AnyPath) -> None:
     """Make a folder, where there are such things."""
     if is_local(folder) or folder.protocol not in _OBJECT_STORES:
-        with disk_errors(folder):
+        with write_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
 
 
@@ -408,7 +408,7 @@ def private_folder() -> Path:
 
 
 @contextmanager
-def disk_errors(path: AnyPath, passed: type[Exception] = UserError) -> Iterator[None]:
+def write_errors(path: AnyPath, passed: type[Exception] = UserError) -> Iterator[None]:
     """Turns a failed write into one line with the way out. `passed` is let through, as are `UserError`s."""
     try:
         yield
@@ -425,7 +425,7 @@ def disk_errors(path: AnyPath, passed: type[Exception] = UserError) -> Iterator[
 
 
 @contextmanager
-def reading(path: AnyPath) -> Iterator[None]:
+def read_errors(path: AnyPath) -> Iterator[None]:
     """Turns what a file system says of a failed read into one line; that nothing is there passes."""
     try:
         yield

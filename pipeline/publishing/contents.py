@@ -78,7 +78,7 @@ def read_contents(folder: AnyPath, repo_id: str, force: bool) -> Contents:
     # Both are published, and the first one says what is in the rows.
     read_space(folder, manifest.parts["space"])
     read_templates(folder, manifest.parts["templates"])
-    storage.each(folder, lambda entry: check_entry(folder, entry, manifest.fingerprint), manifest.files)
+    storage.map_files(folder, lambda entry: check_entry(folder, entry, manifest.fingerprint), manifest.files)
     return Contents(folder, manifest, _others(folder, manifest, repo_id, is_complete=manifest is built))
 
 
@@ -90,7 +90,7 @@ def _matching(folder: AnyPath, pattern: str) -> list[str]:
     """The files below a folder that a pattern of at most two parts names, relative to it."""
     parent, _, name = pattern.rpartition("/")
     prefix = f"{parent}/" if parent else ""
-    found = storage.names(folder / parent, files_only=True)
+    found = storage.list_names(folder / parent, files_only=True)
     return [f"{prefix}{entry}" for entry in found if fnmatchcase(entry, name) and not entry.startswith(".")]
 
 

@@ -50,7 +50,7 @@ def batches(entries: Sequence[FileEntry]) -> list[Batch]:
 
 def not_uploaded(folder: AnyPath, repo_id: str, entries: Sequence[FileEntry]) -> list[FileEntry]:
     """Shards that no earlier run has uploaded to this repository."""
-    records = frozenset(storage.names(_records(folder, repo_id)))
+    records = frozenset(storage.list_names(_records(folder, repo_id)))
     return [
         entry
         for entry in entries

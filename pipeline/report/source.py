@@ -66,7 +66,7 @@ def open_build(folder: AnyPath) -> Build:
         raise UsageError(f"{folder} holds an unfinished build; run its build command again, then report")
     if not any(entry.rows for entry in manifest.files):
         raise UsageError(f"{folder} holds a build without examples; its rejected/ says why")
-    there = {f"data/{name}" for name in storage.names(folder / "data", files_only=True)}
+    there = {f"data/{name}" for name in storage.list_names(folder / "data", files_only=True)}
     for entry in manifest.files:
         if entry.path not in there:
             raise UsageError(f"{folder / entry.path} is missing; run the build command again, which makes it anew")

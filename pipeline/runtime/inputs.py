@@ -25,7 +25,7 @@ def write_inputs(output: AnyPath, space: PreferenceSpace, templates: Mapping[str
     """Write the files of space and templates that are not there. Raise `UsageError` for one that differs."""
     if not storage.is_file(output / SPACE):
         storage.write_text(output / SPACE, space.to_yaml())
-    there = set(storage.names(output / TEMPLATES))
+    there = set(storage.list_names(output / TEMPLATES))
     for name, template in templates.items():
         if f"{name}.j2" not in there:
             storage.write_text(output / TEMPLATES / f"{name}.j2", template.source)
@@ -55,7 +55,7 @@ def read_space(output: AnyPath, fingerprint: str) -> PreferenceSpace:
 def read_templates(output: AnyPath, fingerprints: Mapping[str, str]) -> dict[str, Template]:
     """Load a build's templates. Raise `UsageError` where one is missing, or not the one of its fingerprint."""
     folder = output / TEMPLATES
-    there = set(storage.names(folder, files_only=True))
+    there = set(storage.list_names(folder, files_only=True))
     for file in (f"{name}.j2" for name in fingerprints):
         if file not in there:
             raise _missing(folder / file)

@@ -19,7 +19,7 @@ from pathlib import Path
 import orjson
 
 from pipeline.io import storage
-from pipeline.io.outages import is_away, without_waiting
+from pipeline.io.outages import is_down, without_retries
 from pipeline.io.storage import AnyPath
 from schemas.base import UserError
 
@@ -88,7 +88,7 @@ class Counters:
             counts = dict(self._counts) | self._gauges
         if counts == self._written:
             return
-        with contextlib.suppress(OSError, UserError), without_waiting():
+        with contextlib.suppress(OSError, UserError), without_retries():
             self._write(orjson.dumps(counts))
             self._written = counts
 
@@ -133,8 +133,8 @@ def total(output: AnyPath, fresh: bool = False) -> Counter[str]:
     if known is None or fresh or time.monotonic() - known[0] > _REMOTE_SECONDS / 2:
         counts = known[1] if known else Counter()
         # Each try to reach a store that is gone takes half a minute. Others notice when it is back.
-        if not is_away(output):
-            with contextlib.suppress(UserError), without_waiting():
+        if not is_down(output):
+            with contextlib.suppress(UserError), without_retries():
                 counts = _sum(output)
         known = _totals[output] = (time.monotonic(), counts)
     return known[1]
@@ -142,7 +142,7 @@ def total(output: AnyPath, fresh: bool = False) -> Counter[str]:
 
 def _sum(output: AnyPath) -> Counter[str]:
     counts: Counter[str] = Counter()
-    for name in storage.names(output / FOLDER):
+    for name in storage.list_names(output / FOLDER):
         if name.endswith(".json"):
             with contextlib.suppress(FileNotFoundError, UserError, orjson.JSONDecodeError):
                 counts.update(orjson.loads(storage.read_bytes(output / FOLDER / name)))
@@ -176,7 +176,7 @@ class Pace:
             first = 1.0 if storage.is_local(self._output) else 30.0
             is_over = self._over.wait(min(30.0, max(first, (time.monotonic() - self._started) / 100)))
             # A full disk must not hide the error that it causes elsewhere.
-            with contextlib.suppress(OSError, UserError), without_waiting():
+            with contextlib.suppress(OSError, UserError), without_retries():
                 self._note()
 
     def _note(self) -> None:

@@ -76,7 +76,7 @@ def better_stored(plan: BuildPlan, folder: str, spec: ShardSpec, meta: Mapping[s
 
     Without a journal, or with a server that is still bad, asking again could lose what an earlier run was answered.
     """
-    stored = read_meta(plan.path(folder, spec)) if plan.asks_again else None
+    stored = read_meta(plan.path(folder, spec)) if plan.reopens_shards else None
     if stored is None or any(stored.get(key) != meta.get(key) for key in ("fingerprint", "made_of")):
         return None
     return stored if stored["open"] <= meta["open"] else None

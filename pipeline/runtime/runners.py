@@ -23,7 +23,7 @@ from apache_beam.options.pipeline_options import (
 from apache_beam.runners import create_runner
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
-from pipeline.io.storage import AnyPath, disk_errors, is_local, private_folder
+from pipeline.io.storage import AnyPath, is_local, private_folder, write_errors
 from pipeline.plan import BuildPlan
 from pipeline.runtime import worker
 from pipeline.runtime.metrics import Measured
@@ -116,7 +116,7 @@ class Runner:
 
     def _start(self, fill: Callable[..., None], *arguments: Any) -> Any:
         if self.log:
-            with disk_errors(self.log):
+            with write_errors(self.log):
                 self.log.parent.mkdir(parents=True, exist_ok=True)
         pipeline = beam.Pipeline(runner=self._runner, options=self.options)
         fill(pipeline, *arguments)

@@ -153,7 +153,7 @@ def index(plan: BuildPlan) -> Index:
     paths = [_part_path(plan, part) for part in range(count_parts(plan))]
     for meta in read_metas(plan.output / "threads", [path.name for path in paths]):
         counts.update((meta or {})["counts"])
-    digests = [_seed_digests(plan), *storage.each(plan.output, _digests, paths)]
+    digests = [_seed_digests(plan), *storage.map_files(plan.output, _digests, paths)]
     sizes = [len(found) for found in digests[1:]]
     everything = np.concatenate(digests)
     first_seen = np.zeros(len(everything), dtype=bool)
@@ -223,7 +223,7 @@ def check_files(plan: BuildPlan) -> None:
     if document is None:
         raise UserError(f"{_index_path(plan)} is missing; run the same build command again, which gathers the threads")
     folder = plan.output / "threads"
-    there = set(storage.names(folder))
+    there = set(storage.list_names(folder))
 
     def check(entry: tuple[str, str]) -> None:
         name, identity = entry
@@ -231,7 +231,7 @@ def check_files(plan: BuildPlan) -> None:
             state = "was changed" if name in there else "is missing"
             raise UserError(f"{folder / name} {state} since it was gathered; delete {folder} and run again")
 
-    storage.each(folder, check, document["files"].items())
+    storage.map_files(folder, check, document["files"].items())
 
 
 def read_index(plan: BuildPlan) -> Index | None:

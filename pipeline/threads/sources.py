@@ -120,7 +120,7 @@ def read_events(
 def _matches(pattern: str) -> list[AnyPath]:
     folder, _, name = pattern.rpartition("/")
     parent = storage.parse(folder or ".") if folder or not pattern.startswith("/") else Path("/")
-    return [parent / found for found in storage.names(parent) if fnmatchcase(found, name)]
+    return [parent / found for found in storage.list_names(parent) if fnmatchcase(found, name)]
 
 
 def _files(source: DumpSource | ThreadsSource) -> list[tuple[Any, AnyPath]]:

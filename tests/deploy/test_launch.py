@@ -192,7 +192,7 @@ def test_nobody_waits_for_the_job(bucket: AnyPath, monkeypatch: pytest.MonkeyPat
 
     launch.launch([*arguments(**OURS, **BEAMS), *without_template, "--dry_run=True"])
 
-    names = storage.names(bucket / "out" / "my")
+    names = storage.list_names(bucket / "out" / "my")
     assert "manifest.json" in names
     assert "data" not in names
 

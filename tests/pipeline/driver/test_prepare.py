@@ -487,7 +487,7 @@ def test_output_at_an_object_or_among_others_is_refused(place: str, request: pyt
     with pytest.raises(UsageError, match=r"is not empty \(templates\) and holds no build"):
         check_output(folder)
 
-    assert storage.names(folder) == ["templates"]
+    assert storage.list_names(folder) == ["templates"]
 
 
 def test_folder_where_the_manifest_should_be_is_one_line(tmp_path: Path) -> None:

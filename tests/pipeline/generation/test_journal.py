@@ -252,7 +252,7 @@ def collecting(path: AnyPath) -> journal._Collected:
 
 
 def parts(folder: UPath) -> list[str]:
-    return storage.names(folder / "pairs.parts")
+    return storage.list_names(folder / "pairs.parts")
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -268,7 +268,7 @@ def test_in_a_store_outcomes_come_back_as_they_were(folder: UPath) -> None:
     write(folder / "pairs.jsonl", outcomes)
 
     assert read_journal(folder / "pairs.jsonl") == outcomes
-    assert storage.names(folder) == ["pairs.jsonl"]
+    assert storage.list_names(folder) == ["pairs.jsonl"]
 
 
 def test_in_a_store_a_missing_file_is_an_empty_journal(folder: UPath) -> None:
@@ -306,7 +306,7 @@ def test_what_has_arrived_is_soon_a_part(folder: UPath) -> None:
     writer.close()
     another.close()
 
-    assert storage.names(folder) == ["other.jsonl", "pairs.jsonl"]
+    assert storage.list_names(folder) == ["other.jsonl", "pairs.jsonl"]
 
 
 def test_a_part_holds_what_is_new_and_nothing_else(folder: UPath) -> None:
@@ -378,7 +378,7 @@ def test_what_a_killed_writer_has_stored_is_read_and_kept(folder: UPath) -> None
 
     writer.close()
 
-    assert storage.names(folder) == ["pairs.jsonl"]
+    assert storage.list_names(folder) == ["pairs.jsonl"]
     found = read_journal(path)
     assert found.keys() == {"a0", "a1", "b2", "c3", "d4"}
     assert found["b2"] == Completion("text of b2", "stop", 1, 1)
@@ -402,7 +402,7 @@ def test_a_kill_between_the_journal_and_the_removal_of_its_parts_does_no_harm(
     write(path, {"b2": BAD})
 
     assert read_journal(path) == {"a1": GOOD, "b2": BAD}
-    assert storage.names(folder) == ["pairs.jsonl"]
+    assert storage.list_names(folder) == ["pairs.jsonl"]
 
 
 def test_the_parts_of_other_shards_are_left_alone(folder: UPath) -> None:
@@ -413,7 +413,7 @@ def test_the_parts_of_other_shards_are_left_alone(folder: UPath) -> None:
 
     writers["pairs"].close()
 
-    assert storage.names(folder) == ["pair.parts", "pairs.jsonl", "pairs2.parts"]
+    assert storage.list_names(folder) == ["pair.parts", "pairs.jsonl", "pairs2.parts"]
     assert read_journal(folder / "pairs2.jsonl") == {"pairs2": GOOD}
 
 
@@ -457,7 +457,7 @@ def test_in_a_store_a_journal_that_is_not_kept_leaves_nothing(folder: UPath) -> 
     writer.close()
     writer.append("b2", GOOD)
 
-    assert storage.names(folder) == []
+    assert storage.list_names(folder) == []
 
 
 @pytest.mark.usefixtures("quick")
@@ -470,7 +470,7 @@ def test_in_a_store_what_arrives_after_the_end_is_dropped(folder: UPath) -> None
     time.sleep(0.2)
 
     assert read_journal(path) == {"a1": GOOD}
-    assert storage.names(folder) == ["pairs.jsonl"]
+    assert storage.list_names(folder) == ["pairs.jsonl"]
 
 
 def test_a_part_that_was_due_when_the_shard_was_finished_is_not_written(folder: UPath) -> None:
@@ -482,7 +482,7 @@ def test_a_part_that_was_due_when_the_shard_was_finished_is_not_written(folder: 
 
     writer.flush()
 
-    assert storage.names(folder) == ["pairs.jsonl"]
+    assert storage.list_names(folder) == ["pairs.jsonl"]
 
 
 @in_a_bucket
@@ -518,7 +518,7 @@ def test_a_fault_of_the_thread_that_writes_parts_is_told_and_loses_nothing(
     writer.close()
 
     assert read_journal(path) == {"a1": GOOD}
-    assert storage.names(folder) == ["pairs.jsonl"]
+    assert storage.list_names(folder) == ["pairs.jsonl"]
 
 
 @in_a_bucket

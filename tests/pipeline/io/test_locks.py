@@ -70,7 +70,7 @@ def leases(folder: UPath) -> dict[int, dict[str, Any]]:
     """What stands in the folder, by number."""
     return {
         int(name.removesuffix(".json")): json.loads(storage.read_bytes(folder / LOCK / name).decode())
-        for name in storage.names(folder / LOCK)
+        for name in storage.list_names(folder / LOCK)
     }
 
 

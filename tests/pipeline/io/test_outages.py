@@ -14,7 +14,7 @@ import pytest
 from upath import UPath
 
 from pipeline.io import outages, storage
-from pipeline.io.outages import asked, is_away, is_outage, patience, without_waiting
+from pipeline.io.outages import is_down, is_outage, retry_outages, waiting_for_stores, without_retries
 from pipeline.io.shards import read_meta
 from pipeline.plan import BuildPlan
 from schemas.base import UserError
@@ -62,7 +62,7 @@ def away(line: Line, said: list[str]) -> Iterator[None]:
         assert waits.wait(60)
         line.mend()
 
-    with patience(600, say):
+    with waiting_for_stores(600, say):
         line.cut()
         mending = threading.Thread(target=mend)
         mending.start()
@@ -105,13 +105,13 @@ def test_a_file_that_is_being_read_waits(folder: UPath, line: Line) -> None:
 def test_a_store_that_stays_away_is_told_as_ever(folder: UPath, line: Line) -> None:
     said: list[str] = []
     line.cut()
-    with patience(0.5, said.append):
+    with waiting_for_stores(0.5, said.append):
         with pytest.raises(UserError, match=f"^cannot read {folder}/file: Could not connect .*; mend that and run"):
             storage.read_bytes(folder / "file")
-        assert is_away(folder) and not outages.answers(folder)
+        assert is_down(folder) and not outages.is_reachable(folder)
         line.mend()
         assert storage.read_bytes(folder / "file") == b"x"
-        assert not is_away(folder)
+        assert not is_down(folder)
 
     assert [text.partition(" does")[0] for text in said] == [f"s3://{BUCKET}", f"s3://{BUCKET} answers again"]
 
@@ -120,7 +120,7 @@ def test_nobody_waits_without_being_told_to(folder: UPath, line: Line) -> None:
     line.cut()
     with pytest.raises(UserError, match="Could not connect"):
         storage.read_bytes(folder / "file")
-    with patience(600, print), without_waiting(), pytest.raises(UserError, match="Could not connect"):
+    with waiting_for_stores(600, print), without_retries(), pytest.raises(UserError, match="Could not connect"):
         storage.read_bytes(folder / "file")
 
 
@@ -135,7 +135,7 @@ def test_whoever_still_waits_at_the_end_gives_up(folder: UPath, line: Line) -> N
 
     line.cut()
     reading = threading.Thread(target=read, daemon=True)
-    with pytest.raises(KeyboardInterrupt), patience(100_000, lambda _: waits.set()):
+    with pytest.raises(KeyboardInterrupt), waiting_for_stores(100_000, lambda _: waits.set()):
         reading.start()
         assert waits.wait(60)
         raise KeyboardInterrupt
@@ -148,7 +148,7 @@ def test_whoever_still_waits_at_the_end_gives_up(folder: UPath, line: Line) -> N
 def test_a_refusal_is_an_answer(place: str, use: Use, request: pytest.FixtureRequest) -> None:
     private = storage.parse(f"{request.getfixturevalue(f'{place}_store').private_url}/file")
     said: list[str] = []
-    with patience(100_000, said.append), pytest.raises(UserError, match=r"(?i)denied|Forbidden"):
+    with waiting_for_stores(100_000, said.append), pytest.raises(UserError, match=r"(?i)denied|Forbidden"):
         use(private)
 
     assert said == []
@@ -158,8 +158,8 @@ def test_a_refusal_is_an_answer(place: str, use: Use, request: pytest.FixtureReq
 def test_no_such_bucket_is_an_answer(place: str, request: pytest.FixtureRequest) -> None:
     request.getfixturevalue(f"{place}_store")
     said: list[str] = []
-    with patience(100_000, said.append):
-        assert storage.names(storage.parse(f"{place}://no-such-bucket/folder")) == []
+    with waiting_for_stores(100_000, said.append):
+        assert storage.list_names(storage.parse(f"{place}://no-such-bucket/folder")) == []
         with pytest.raises(UserError, match="no such bucket"):
             storage.write_text(storage.parse(f"{place}://no-such-bucket/file"), "x")
 
@@ -219,7 +219,7 @@ def test_a_worker_waits_as_long_as_its_driver(tmp_path: Path, monkeypatch: pytes
     )
     plan = pickle.dumps(BuildPlan(tmp_path, "0" * 64, config))
     waited: list[float] = []
-    monkeypatch.setattr("pipeline.plan.wait_for_stores", waited.append)
+    monkeypatch.setattr("pipeline.plan.set_outage_limit", waited.append)
 
     assert pickle.loads(plan).config.requests.outage_seconds == 123.0  # noqa: S301 - our own
     assert waited == [123.0]
@@ -232,5 +232,5 @@ def test_a_store_that_answers_and_fails_is_bounded_too() -> None:
     def fail() -> None:
         raise TimeoutError
 
-    with patience(1, print), pytest.raises(TimeoutError):
-        asked(path, fail)
+    with waiting_for_stores(1, print), pytest.raises(TimeoutError):
+        retry_outages(path, fail)

@@ -17,7 +17,7 @@ import pytest
 from datasets import Features, load_dataset
 
 from pipeline.io.shards import read_groups, read_meta, read_shard, write_shard
-from pipeline.io.storage import atomic, disk_errors, remove_temporary, write_text
+from pipeline.io.storage import atomic, remove_temporary, write_errors, write_text
 from schemas.arrow import arrow_schema, hf_metadata
 from schemas.base import UserError
 from schemas.records import Example, PairItem
@@ -385,5 +385,5 @@ def test_folder_that_cannot_be_made_is_a_user_error(tmp_path: Path) -> None:
 def test_disk_error_names_the_path_and_the_way_out(tmp_path: Path) -> None:
     expected = r"^cannot write x/y: No space left on device; mend that"
 
-    with pytest.raises(UserError, match=expected), disk_errors(Path("x/y")):
+    with pytest.raises(UserError, match=expected), write_errors(Path("x/y")):
         raise OSError(28, "No space left on device")

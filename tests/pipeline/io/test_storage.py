@@ -168,7 +168,7 @@ def test_what_is_written_is_read(folder: AnyPath) -> None:
     storage.write_bytes(path, b"\x00\xff" * 1000)
 
     assert storage.read_bytes(path) == b"\x00\xff" * 1000
-    assert storage.names(folder / "new") == ["note.txt"]
+    assert storage.list_names(folder / "new") == ["note.txt"]
 
 
 @pytest.mark.parametrize("size", [0, 11, 60_000_000], ids=["empty", "small", "in several parts"])
@@ -179,7 +179,7 @@ def test_a_file_appears_whole_at_the_end_of_the_block(folder: AnyPath, scratch: 
         assert not storage.is_file(path)
 
     assert storage.read_bytes(path) == content
-    assert storage.names(folder / "data") == ["shard.bin"]
+    assert storage.list_names(folder / "data") == ["shard.bin"]
     assert not [*scratch.iterdir()]
 
 
@@ -188,7 +188,7 @@ def test_an_error_midway_leaves_neither_the_file_nor_a_temporary_one(folder: Any
         temporary.write_bytes(b"half")
         raise KeyError("stop")
 
-    assert storage.names(folder) == []
+    assert storage.list_names(folder) == []
     assert not [*scratch.iterdir()]
 
 
@@ -199,7 +199,7 @@ def test_an_error_midway_keeps_what_was_there(folder: AnyPath) -> None:
         raise KeyError("stop")
 
     assert storage.read_bytes(folder / "shard.bin").decode() == "old"
-    assert storage.names(folder) == ["shard.bin"]
+    assert storage.list_names(folder) == ["shard.bin"]
 
 
 @in_a_store
@@ -236,22 +236,22 @@ def test_a_folder_is_made_where_there_are_such_things(folder: AnyPath, place: st
     storage.make_folder(folder / "a" / "b")
     storage.make_folder(folder / "a" / "b")
 
-    assert storage.names(folder) == (["a"] if place == "local" else [])
+    assert storage.list_names(folder) == (["a"] if place == "local" else [])
 
 
 def test_files_are_told_from_folders(folder: AnyPath) -> None:
     storage.write_text(folder / "a" / "deep", "text")
     storage.write_text(folder / "b", "text")
 
-    assert storage.names(folder) == ["a", "b"]
-    assert storage.names(folder, files_only=True) == ["b"]
+    assert storage.list_names(folder) == ["a", "b"]
+    assert storage.list_names(folder, files_only=True) == ["b"]
 
 
 def test_each_gives_results_in_order_and_passes_errors_on(folder: AnyPath) -> None:
-    assert storage.each(folder, lambda number: number * number, range(100)) == [k * k for k in range(100)]
+    assert storage.map_files(folder, lambda number: number * number, range(100)) == [k * k for k in range(100)]
 
     with pytest.raises(ZeroDivisionError):
-        storage.each(folder, lambda number: 1 // number, [1, 0])
+        storage.map_files(folder, lambda number: 1 // number, [1, 0])
 
 
 # Reading
@@ -513,16 +513,17 @@ def test_names_are_those_directly_in_a_folder(folder: AnyPath) -> None:
         storage.write_text(folder / name, "text")
     storage.write_text(folder.parent / "folder2", "text")
 
-    assert storage.names(folder) == ["a", "a.txt", "b", "d e"]
-    assert storage.names(folder / "a") == ["1", "2", "c"]
-    assert storage.names(folder / "d e") == ["\N{SNOWMAN}"]
+    assert storage.list_names(folder) == ["a", "a.txt", "b", "d e"]
+    assert storage.list_names(folder / "a") == ["1", "2", "c"]
+    assert storage.list_names(folder / "d e") == ["\N{SNOWMAN}"]
 
 
 def test_a_folder_that_is_not_there_has_no_names(folder: AnyPath) -> None:
-    assert storage.names(folder) == []
+    assert storage.list_names(folder) == []
     storage.write_text(folder / "file", "text")
 
-    assert storage.names(folder / "missing") == storage.names(folder / "fil") == storage.names(folder / "file") == []
+    for name in ("missing", "fil", "file"):
+        assert storage.list_names(folder / name) == []
 
 
 @in_a_bucket
@@ -530,16 +531,16 @@ def test_objects_that_stand_for_folders_are_no_names(folder: AnyPath) -> None:
     for key in ("", "inner/", "inner/file", "empty/"):
         put_object(folder, key)
 
-    assert storage.names(folder) == ["empty", "inner"]
-    assert storage.names(folder / "inner") == ["file"]
-    assert storage.names(folder / "empty") == []
+    assert storage.list_names(folder) == ["empty", "inner"]
+    assert storage.list_names(folder / "inner") == ["file"]
+    assert storage.list_names(folder / "empty") == []
 
 
 @in_a_bucket
 def test_names_of_a_bucket_are_those_at_its_top(store: ObjectStore, folder: AnyPath) -> None:
     storage.write_text(folder / "file", "text")
 
-    assert folder.parent.name in storage.names(storage.parse(store.url))
+    assert folder.parent.name in storage.list_names(storage.parse(store.url))
 
 
 @in_a_store
@@ -547,7 +548,7 @@ def test_what_another_client_writes_is_seen_at_once(folder: AnyPath) -> None:
     assert not storage.is_local(folder)
     another = fsspec.filesystem(folder.protocol, skip_instance_cache=True)
     for number in range(3):
-        assert storage.names(folder) == [str(name) for name in range(number)]
+        assert storage.list_names(folder) == [str(name) for name in range(number)]
         assert not storage.is_file(folder / str(number))
         another.pipe_file(f"{folder.path}/{number}", b"text")
         assert storage.is_file(folder / str(number))
@@ -563,7 +564,7 @@ def test_more_names_than_one_page_holds(folder: AnyPath, place: str) -> None:
     else:
         folder.fs.pipe({f"{folder.path}/{number:05}": b"x" for number in range(count)})
 
-    assert storage.names(folder) == [f"{number:05}" for number in range(count)]
+    assert storage.list_names(folder) == [f"{number:05}" for number in range(count)]
 
 
 # Deleting
@@ -577,7 +578,7 @@ def test_a_file_is_removed_if_it_is_there(folder: AnyPath) -> None:
     storage.remove(folder / "a")
     storage.remove(folder / "missing" / "deep")
 
-    assert storage.names(folder) == ["b"]
+    assert storage.list_names(folder) == ["b"]
 
 
 def test_a_folder_is_removed_with_all_that_it_holds_and_nothing_beside_it(folder: AnyPath) -> None:
@@ -588,9 +589,9 @@ def test_a_folder_is_removed_with_all_that_it_holds_and_nothing_beside_it(folder
     storage.remove_tree(folder / "a")
     storage.remove_tree(folder / "missing" / "deep")
 
-    assert storage.names(folder) == ["a.txt", "a2"]
-    assert storage.names(folder / "a") == storage.names(folder / "a" / "b") == []
-    assert storage.names(folder / "a2") == ["3"]
+    assert storage.list_names(folder) == ["a.txt", "a2"]
+    assert storage.list_names(folder / "a") == storage.list_names(folder / "a" / "b") == []
+    assert storage.list_names(folder / "a2") == ["3"]
 
 
 @in_a_bucket
@@ -610,7 +611,7 @@ def test_nothing_in_a_store_is_taken_for_temporary(folder: AnyPath) -> None:
 
     storage.remove_temporary(folder)
 
-    assert storage.names(folder) == [".tmp-file-1"]
+    assert storage.list_names(folder) == [".tmp-file-1"]
 
 
 # Errors
@@ -657,7 +658,7 @@ READS: list[Use] = [
     copy_folder,
     storage.size,
     storage.content_id,
-    storage.names,
+    storage.list_names,
     storage.is_file,
 ]
 
@@ -722,7 +723,7 @@ def test_a_wrong_key_is_told(folder: AnyPath) -> None:
 
         assert "does not exist in our records" in told(lambda path: storage.write_text(path, "x"), path)
         assert "Forbidden" in told(storage.read_bytes, path)
-        assert "does not exist in our records" in told(storage.names, path)
+        assert "does not exist in our records" in told(storage.list_names, path)
 
 
 @pytest.mark.parametrize("place", ["s3"], indirect=True)
@@ -748,7 +749,7 @@ def fail(path: AnyPath, manager: Manager, error: Exception) -> None:
 def test_an_error_of_any_kind_is_told_where_it_concerns_a_store() -> None:
     path = storage.parse("memory://bucket/x")
 
-    for manager, verb in ((storage.disk_errors, "write"), (storage.reading, "read")):
+    for manager, verb in ((storage.write_errors, "write"), (storage.read_errors, "read")):
         with pytest.raises(UserError, match=f"^cannot {verb} memory://bucket/x: two lines of it; ") as caught:
             fail(path, manager, RuntimeError("two lines\n   of it"))
         assert isinstance(caught.value.__cause__, RuntimeError)
@@ -758,7 +759,7 @@ def test_an_error_of_any_kind_is_told_where_it_concerns_a_store() -> None:
             fail(path, manager, UsageError("ours"))
 
 
-@pytest.mark.parametrize("manager", [storage.disk_errors, storage.reading])
+@pytest.mark.parametrize("manager", [storage.write_errors, storage.read_errors])
 def test_an_error_of_ours_on_this_machine_is_left_as_it_is(
     manager: Manager,
 ) -> None:
@@ -807,7 +808,7 @@ def test_elsewhere_a_file_is_renamed_when_it_is_whole(renaming: AnyPath, tmp_pat
         assert files_below(tmp_path) == {"data/note.txt": text.encode()}
         assert storage.read_bytes(renaming / "data" / "note.txt").decode() == text
 
-    assert storage.names(renaming) == ["data"]
+    assert storage.list_names(renaming) == ["data"]
 
 
 def test_elsewhere_a_failed_write_keeps_what_was_there_and_its_rest_is_removed(
@@ -839,6 +840,6 @@ def test_elsewhere_folders_are_made(renaming: AnyPath, tmp_path: Path) -> None:
     storage.make_folder(renaming / "a" / "b")
 
     assert (tmp_path / "a" / "b").is_dir()
-    assert storage.names(renaming) == ["a"]
+    assert storage.list_names(renaming) == ["a"]
     storage.remove_tree(renaming / "a")
     assert not (tmp_path / "a").exists()

@@ -127,7 +127,7 @@ def test_files_of_other_hosts_do_not_collide(output: AnyPath, monkeypatch: pytes
         counts.close()
 
     assert total(output, fresh=True) == Counter(settled=3)
-    assert len(storage.names(output / FOLDER)) == 3
+    assert len(storage.list_names(output / FOLDER)) == 3
 
 
 @pytest.mark.usefixtures("calm")
@@ -190,13 +190,13 @@ def test_a_build_that_nobody_works_on_has_no_counts(output: AnyPath) -> None:
 @pytest.mark.parametrize("output", ["memory", "s3"], indirect=True)
 def test_elsewhere_counts_are_read_at_most_every_few_seconds(output: UPath, monkeypatch: pytest.MonkeyPatch) -> None:
     reads = []
-    names = storage.names
+    names = storage.list_names
 
     def noted(folder: AnyPath) -> list[str]:
         reads.append(folder)
         return names(folder)
 
-    monkeypatch.setattr(storage, "names", noted)
+    monkeypatch.setattr(storage, "list_names", noted)
     counts = counters_for(output)
     for number in range(1, 4):
         counts.add("settled", 1)
@@ -234,14 +234,14 @@ def test_where_counts_cannot_be_read_the_last_ones_stay(output: UPath, monkeypat
         raise UserError("cannot read")
 
     with monkeypatch.context() as patch:
-        patch.setattr(storage, "names", failing)
+        patch.setattr(storage, "list_names", failing)
 
         assert total(output, fresh=True) == Counter()
 
     counters_for(output).add("settled", 1)
     counters_for(output).flush()
     total(output, fresh=True)
-    monkeypatch.setattr(storage, "names", failing)
+    monkeypatch.setattr(storage, "list_names", failing)
 
     assert total(output, fresh=True) == Counter(settled=1)
     monkeypatch.undo()
@@ -256,7 +256,7 @@ def test_forgotten_counts_are_deleted_those_of_killed_processes_too(output: AnyP
 
     delete_counts(output)
 
-    assert storage.names(output / FOLDER) == []
+    assert storage.list_names(output / FOLDER) == []
     assert total(output) == Counter()
     counters_for(output).add("settled", 2)
     counters_for(output).flush()
@@ -273,7 +273,7 @@ def test_nothing_is_written_after_counts_were_forgotten(output: AnyPath, monkeyp
     counts.add("settled", 1)
     time.sleep(0.1)
 
-    assert storage.names(output / FOLDER) == []
+    assert storage.list_names(output / FOLDER) == []
 
 
 @pytest.mark.usefixtures("calm")
