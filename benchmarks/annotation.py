@@ -29,7 +29,7 @@ from pipeline.generation.server import server_spec
 from pipeline.generation.service import close_generation_service, generation_service
 from pipeline.io.locks import locked
 from pipeline.mining import annotate
-from pipeline.mining.select import open_threads
+from pipeline.mining.pairing import load_threads
 from pipeline.threads import gather
 from schemas.config import BuildConfig, VllmEngine
 from schemas.loader import validate
@@ -90,9 +90,9 @@ def _annotate(scratch: Path, arguments: argparse.Namespace, port: int) -> dict[s
             gather.join(part, plan)
         plan = with_threads(plan, gather.index(plan))
         (shard,) = plan.shards()
-        asked = annotate.ask(open_threads(shard, plan), plan, 0)
-        rows = np.unique([question.row for question in asked.questions])[: arguments.responses]
-        requests = [question.request for question in asked.questions if question.row <= rows[-1]]
+        asked = annotate.render_questions(load_threads(shard, plan), plan, 0)
+        rows = np.unique([entry.row for entry in asked.pending])[: arguments.responses]
+        requests = [entry.request for entry in asked.pending if entry.row <= rows[-1]]
         before, started = _metrics(port), time.monotonic()
         service = generation_service(plan)
         batch = service.submit(asked.journal, requests)

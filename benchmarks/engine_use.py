@@ -52,7 +52,7 @@ from pipeline.generation.guard import Spec
 from pipeline.generation.journal import read_journal
 from pipeline.generation.server import ManagedServer, server_spec
 from pipeline.runtime.progress import Counters
-from pipeline.sampling.pairs import open_shard, render_prompts, sample_points
+from pipeline.sampling.pairs import load_drafts, render_prompts, sample_directions
 from schemas.config import BuildConfig, GenerationConfig, VllmEngine
 from schemas.loader import load_config
 
@@ -197,7 +197,7 @@ def compare(scratch: Path, arguments: argparse.Namespace) -> None:
     print(f"{size}, {_window(config)} in flight, {config.generation.model}", flush=True)
     speeds: dict[str, list[float]] = {"pipeline": [], "offline": []}
     other_cores = 0.0
-    for number in range(1, arguments.rounds + 1):
+    for number in range(1, arguments.max_attempts + 1):
         print(f"round {number}")
         prompt_tokens = set()
         for side, found in speeds.items():
@@ -339,7 +339,7 @@ def _render(config: BuildConfig, folder: Path) -> list[Request]:
     """The requests that a build will send."""
     folder.mkdir()
     plan = prepare(config, folder).plan
-    shards = [sample_points(open_shard(spec, plan), plan, 0) for spec in plan.shards()]
+    shards = [sample_directions(load_drafts(spec, plan), plan, 0) for spec in plan.shards()]
     return [request for shard in shards for request in render_prompts(shard, plan).requests()]
 
 

@@ -74,8 +74,8 @@ _LINES = 20
 
 _STEPS: dict[str, Sequence[Callable[..., Any]]] = {
     "prepare": [prepare.prepare],
-    "open": [pairs.open_shard],
-    "sample": [pairs.sample_points],
+    "open": [pairs.load_drafts],
+    "sample": [pairs.sample_directions],
     "render": [pairs.render_prompts],
     "generate (dummy)": [GenerationService.submit],
     "validate": [pairs.validate_pairs],

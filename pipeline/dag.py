@@ -22,8 +22,7 @@ from pipeline.driver.resume import needs_building
 from pipeline.generation.stage import GenerateFn
 from pipeline.io import storage
 from pipeline.io.storage import AnyPath
-from pipeline.mining import annotate
-from pipeline.mining import select as mined
+from pipeline.mining import annotate, pairing
 from pipeline.plan import BuildPlan, ShardSpec
 from pipeline.publishing import upload
 from pipeline.runtime import coder, metrics
@@ -94,12 +93,12 @@ def sample_pairs(specs: beam.PCollection, plan: BuildPlan) -> beam.PCollection:
     A row that fails goes round again with a fresh counter, `attempts` times at most. The rounds are laid out one after
     another, as a DAG has no loops; all of them feed the one window of requests.
     """
-    drafts = specs | "Open" >> _pairs(pairs.open_shard, plan)
+    drafts = specs | "Open" >> _pairs(pairs.load_drafts, plan)
     for attempt in range(plan.config.attempts):
         last = attempt + 1 == plan.config.attempts
         drafts = (
             drafts
-            | f"Sample {attempt}" >> _pairs(pairs.sample_points, plan, attempt)
+            | f"Sample {attempt}" >> _pairs(pairs.sample_directions, plan, attempt)
             | f"Render {attempt}" >> _pairs(pairs.render_prompts, plan)
             | f"Generate {attempt}" >> _generate(plan, attempt == 0, last, pairs.PairShard)
             | f"Validate {attempt}" >> _pairs(validate, plan, last)
@@ -109,16 +108,16 @@ def sample_pairs(specs: beam.PCollection, plan: BuildPlan) -> beam.PCollection:
 
 def mine_pairs(specs: beam.PCollection, plan: BuildPlan) -> beam.PCollection:
     """Annotate every response of the shard's threads, cluster them, draw pairs; then store the pool shard."""
-    threads = specs | "Open threads" >> _mined(mined.open_threads, plan)
-    for attempt in range(annotate.rounds(plan)):
-        last = attempt + 1 == annotate.rounds(plan)
+    threads = specs | "Open threads" >> _mined(pairing.load_threads, plan)
+    for attempt in range(annotate.max_attempts(plan)):
+        last = attempt + 1 == annotate.max_attempts(plan)
         threads = (
             threads
-            | f"Ask {attempt}" >> _mined(annotate.ask, plan, attempt)
+            | f"Ask {attempt}" >> _mined(annotate.render_questions, plan, attempt)
             | f"Annotate {attempt}" >> _generate(plan, attempt == 0, last, annotate.MinedShard)
-            | f"Levels {attempt}" >> _mined(annotate.take_levels, plan, attempt)
+            | f"Levels {attempt}" >> _mined(annotate.read_levels, plan, attempt)
         )
-    return threads | "Select" >> _mined(select, plan) | "Store mined" >> beam.Map(mined.store_mined, plan)
+    return threads | "Select" >> _mined(select, plan) | "Store mined" >> beam.Map(pairing.store_mined, plan)
 
 
 def examples_of(start: beam.PCollection, plan: BuildPlan, shards: Sequence[ShardSpec]) -> beam.PCollection:
@@ -203,8 +202,8 @@ def validate(shard: pairs.PairShard, plan: BuildPlan, last: bool) -> pairs.PairS
 
 
 def select(shard: annotate.MinedShard, plan: BuildPlan) -> annotate.MinedShard:
-    """`mining.pairs.select_pairs`, counted for the display."""
-    selected = mined.select_pairs(shard, plan)
+    """`pairing.select_pairs`, counted for the display."""
+    selected = pairing.select_pairs(shard, plan)
     counts = counters_for(plan.output)
     counts.add("accepted", len(selected.pairs))
     counts.add("rejected", len(selected.rejections))

@@ -1,9 +1,9 @@
-"""Phase one, as pure functions of a shard: sample, render, validate, store. `pipeline.dag` strings them together."""
+"""Sampled pairs, as pure functions of a shard: load posts, sample directions, render prompts, validate, store."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from schemas.records import Pair, Rejection, SeedPost
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A pair in the making. `requests` and `outcomes` are (chosen, rejected), once there are any."""
+    """A pair before validation. `requests` and `outcomes` are (chosen, rejected), or empty."""
 
     index: int
     pair_id: str
@@ -34,29 +34,29 @@ class Draft:
 
 @dataclass(frozen=True, slots=True)
 class PairShard:
-    """The element of phase one. `drafts` are unfinished, `pairs` good, `rejections` the attempts that failed.
+    """The element of phase one for sampled pairs.
 
-    The tokens are those of all attempts.
+    `drafts` are open, `pairs` accepted, `rejections` failed attempts. The token counts cover all attempts.
     """
 
     spec: ShardSpec
     drafts: Sequence[Draft]
     pairs: Sequence[Pair] = ()
-    rejections: Sequence[Rejection] = field(default_factory=tuple)
+    rejections: Sequence[Rejection] = ()
     prompt_tokens: int = 0
     completion_tokens: int = 0
 
     @property
     def journal(self) -> str:
-        """Name of the journal that holds this shard's completions."""
+        """Return the name of the journal with this shard's completions."""
         return f"pairs-{self.spec.name}"
 
     def requests(self) -> list[Request]:
-        """Every request of every draft, in order."""
+        """Return the requests of all drafts, in order."""
         return [request for draft in self.drafts for request in draft.requests]
 
     def with_outcomes(self, outcomes: Sequence[Outcome]) -> PairShard:
-        """The same shard, its drafts answered; `outcomes` in the order of `requests()`."""
+        """Return the shard with the outcomes of `requests()`, in their order."""
         answered, position = [], 0
         for draft in self.drafts:
             end = position + len(draft.requests)
@@ -65,8 +65,8 @@ class PairShard:
         return replace(self, drafts=answered)
 
 
-def open_shard(spec: ShardSpec, plan: BuildPlan) -> PairShard:
-    """A shard with its posts, nothing drawn yet."""
+def load_drafts(spec: ShardSpec, plan: BuildPlan) -> PairShard:
+    """Return a shard with a draft for each post, all neutral."""
     neutral = np.zeros(len(resources(plan).space), dtype=np.int8)
     posts = posts_of(plan.output / "seeds", spec)
     drafts = [
@@ -76,8 +76,8 @@ def open_shard(spec: ShardSpec, plan: BuildPlan) -> PairShard:
     return PairShard(spec, drafts)
 
 
-def sample_points(shard: PairShard, plan: BuildPlan, attempt: int) -> PairShard:
-    """Draw a point of the space for every draft. A post that no dimension fits is rejected."""
+def sample_directions(shard: PairShard, plan: BuildPlan, attempt: int) -> PairShard:
+    """Draw a direction for every draft. Reject drafts whose post admits no dimension."""
     if not shard.drafts:
         return shard
     records = np.array([draft.index for draft in shard.drafts])
@@ -87,28 +87,23 @@ def sample_points(shard: PairShard, plan: BuildPlan, attempt: int) -> PairShard:
         replace(draft, attempt=attempt, direction=direction)
         for draft, direction in zip(shard.drafts, directions, strict=True)
     ]
-    hopeless = [draft for draft in drafts if not draft.direction.any()]
+    neutral = [draft for draft in drafts if not draft.direction.any()]
+    cause = Violation("no_dimension", "no dimension fits the post")
     return replace(
         shard,
         drafts=[draft for draft in drafts if draft.direction.any()],
-        rejections=[
-            *shard.rejections,
-            *(
-                _rejection(draft, "sample", Violation("no_dimension", "no dimension fits the post"), True)
-                for draft in hopeless
-            ),
-        ],
+        rejections=[*shard.rejections, *(_rejection(draft, "sample", cause, True) for draft in neutral)],
     )
 
 
 def render_prompts(shard: PairShard, plan: BuildPlan) -> PairShard:
-    """Render the two requests of every draft: the reply that the person would like, and the opposite person's."""
+    """Render the two requests of every draft: by the direction for the chosen reply, by its mirror for the rejected."""
     return replace(shard, drafts=[_rendered(draft, shard.spec, plan) for draft in shard.drafts])
 
 
 def validate_pairs(shard: PairShard, plan: BuildPlan, last: bool) -> PairShard:
-    """Sort the answered drafts into pairs and rejections; those that failed stay drafts until the last attempt."""
-    pairs, rejections, again = [*shard.pairs], [*shard.rejections], []
+    """Turn answered drafts into pairs or rejections. A rejected one stays a draft until the `last` attempt."""
+    pairs, rejections, retries = [*shard.pairs], [*shard.rejections], []
     for draft in shard.drafts:
         verdict = _check(draft, plan)
         if isinstance(verdict, Pair):
@@ -117,20 +112,20 @@ def validate_pairs(shard: PairShard, plan: BuildPlan, last: bool) -> PairShard:
         stage = "generate" if isinstance(verdict, Failure) else "validate"
         rejections.append(_rejection(draft, stage, verdict, last))
         if not last:
-            again.append(replace(draft, requests=(), outcomes=()))
-    spent = [o for draft in shard.drafts for o in draft.outcomes if isinstance(o, Completion)]
+            retries.append(replace(draft, requests=(), outcomes=()))
+    completions = [o for draft in shard.drafts for o in draft.outcomes if isinstance(o, Completion)]
     return replace(
         shard,
-        drafts=again,
+        drafts=retries,
         pairs=pairs,
         rejections=rejections,
-        prompt_tokens=shard.prompt_tokens + sum(completion.prompt_tokens for completion in spent),
-        completion_tokens=shard.completion_tokens + sum(completion.completion_tokens for completion in spent),
+        prompt_tokens=shard.prompt_tokens + sum(completion.prompt_tokens for completion in completions),
+        completion_tokens=shard.completion_tokens + sum(completion.completion_tokens for completion in completions),
     )
 
 
 def store_pairs(shard: PairShard, plan: BuildPlan) -> dict[str, Any]:
-    """Write the shard's rejections, then its pairs."""
+    """Write the shard's rejections, then its pairs; return its footer."""
     return store_pool(shard.spec, plan, shard.pairs, shard.rejections, shard.prompt_tokens, shard.completion_tokens)
 
 

@@ -32,9 +32,9 @@ from pipeline.reading.formats import too_many_unreadable
 from pipeline.reading.text import normalised
 from pipeline.runtime.progress import counters_for
 from pipeline.runtime.resources import resources
+from pipeline.threads.batch import ROWS_PER_GROUP, THREAD_SCHEMA, ThreadBatch
 from pipeline.threads.cleaning import Cleaned, clean_thread
 from pipeline.threads.events import PostEvent, ResponseEvent
-from pipeline.threads.joined import ROWS_PER_GROUP, THREAD_SCHEMA, Threads, from_table
 from pipeline.threads.scrub import scrub
 from pipeline.threads.sources import Slice, cut_slices, input_bytes, read_events
 from schemas.base import UsageError, UserError
@@ -138,7 +138,7 @@ def join(part: int, plan: BuildPlan) -> None:
             kept.append(cleaned)
     counts["threads"] += len(kept)
     counts["responses"] += sum(len(found) for _, found in kept)
-    table = _block(kept, len(resources(plan).space)).table()
+    table = _block(kept, len(resources(plan).space)).to_table()
     meta = {"fingerprint": plan.fingerprint, "counts": {name: number for name, number in counts.items() if number}}
     groups = [table.slice(start, ROWS_PER_GROUP) for start in range(0, max(1, table.num_rows), ROWS_PER_GROUP)]
     write_shard(_part_path(plan, part), THREAD_SCHEMA, groups, meta)
@@ -242,7 +242,7 @@ def read_index(plan: BuildPlan) -> Index | None:
     return Index(tuple(document["parts"]), *(document[name] for name in ("splits", "counts", "first")))
 
 
-def read_threads(plan: BuildPlan, start: int, count: int) -> Threads:
+def read_threads(plan: BuildPlan, start: int, count: int) -> ThreadBatch:
     """Threads `start` to `start + count` of those used, in their order over all splits."""
     found = read_index(plan)
     if found is None:
@@ -254,7 +254,7 @@ def read_threads(plan: BuildPlan, start: int, count: int) -> Threads:
         read_groups(_part_path(plan, part), wanted[part_of == part] - (ends[part] - found.parts[part]))
         for part in np.unique(part_of).tolist()
     ]
-    return from_table(pa.concat_tables(tables).combine_chunks(), len(resources(plan).space))
+    return ThreadBatch.from_table(pa.concat_tables(tables).combine_chunks(), len(resources(plan).space))
 
 
 @lru_cache(maxsize=2)
@@ -315,7 +315,7 @@ _Key = tuple[str, str]
 """A post's id and mark."""
 
 
-def _block(kept: Sequence[Cleaned], dimensions: int) -> Threads:
+def _block(kept: Sequence[Cleaned], dimensions: int) -> ThreadBatch:
     responses = [response for _, found in kept for response in found]
     known = np.array([response.levels is not None for response in responses], dtype=bool)
     levels = np.zeros((len(responses), dimensions), dtype=np.int8)
@@ -326,7 +326,7 @@ def _block(kept: Sequence[Cleaned], dimensions: int) -> Threads:
     for row, response in enumerate(responses):
         if response.positive is not None:
             shares[row, :, 0], shares[row, :, 1] = response.positive, response.negative
-    return Threads(
+    return ThreadBatch(
         [post for post, _ in kept],
         np.cumsum([0, *(len(found) for _, found in kept)]),
         [response.id for response in responses],

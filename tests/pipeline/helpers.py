@@ -16,7 +16,14 @@ from pipeline.generation.completions import Completion, Outcome, Request
 from pipeline.io.locks import locked
 from pipeline.io.shards import read_shard
 from pipeline.plan import BuildPlan, ShardSpec
-from pipeline.sampling.pairs import PairShard, open_shard, render_prompts, sample_points, store_pairs, validate_pairs
+from pipeline.sampling.pairs import (
+    PairShard,
+    load_drafts,
+    render_prompts,
+    sample_directions,
+    store_pairs,
+    validate_pairs,
+)
 from schemas.config import BuildConfig
 from schemas.loader import validate
 from schemas.manifest import Manifest
@@ -120,7 +127,7 @@ Reply = Callable[[Request], Outcome]
 
 def asked(spec: ShardSpec, plan: BuildPlan, attempt: int = 0) -> PairShard:
     """A shard with its prompts, before any answer."""
-    return render_prompts(sample_points(open_shard(spec, plan), plan, attempt), plan)
+    return render_prompts(sample_directions(load_drafts(spec, plan), plan, attempt), plan)
 
 
 def answered(shard: PairShard, answer: Reply = good_reply) -> PairShard:

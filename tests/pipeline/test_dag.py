@@ -20,7 +20,7 @@ from pipeline.io.manifests import find_manifest
 from pipeline.io.shards import read_shard
 from pipeline.plan import SPLITS, BuildPlan
 from pipeline.runtime.progress import counters_for
-from pipeline.sampling.pairs import open_shard, render_prompts, sample_points
+from pipeline.sampling.pairs import load_drafts, render_prompts, sample_directions
 from schemas.base import UserError
 from schemas.manifest import Manifest
 from schemas.records import Example
@@ -100,10 +100,10 @@ def expected_rejections(plan: BuildPlan) -> list[tuple[str, int, str, bool]]:
     """(record, attempt, stage/reason, final) of every attempt that `sometimes_bad` spoils, from the prompts alone."""
     result = []
     for spec in plan.shards():
-        shard = open_shard(spec, plan)
+        shard = load_drafts(spec, plan)
         for attempt in range(plan.config.attempts):
             final, again = attempt + 1 == plan.config.attempts, []
-            for draft in render_prompts(sample_points(shard, plan, attempt), plan).drafts:
+            for draft in render_prompts(sample_directions(shard, plan, attempt), plan).drafts:
                 kinds = [FAULTS.get(body_of(request)["seed"] % 40) for request in draft.requests]
                 fault = next((kind for kind in kinds if kind), None)
                 if fault:

@@ -15,16 +15,16 @@ import yaml
 from pipeline.generation.completions import OPTIONS, ChoiceRequest, Completion, Failure, Outcome, Request
 from pipeline.mining.annotate import (
     MinedShard,
-    ask,
-    asked_dimensions,
+    annotated_dimensions,
     confident_levels,
+    max_attempts,
     option_orders,
-    rounds,
-    take_levels,
+    read_levels,
+    render_questions,
 )
 from pipeline.plan import BuildPlan, ShardSpec
 from pipeline.runtime.resources import resources
-from pipeline.threads.joined import Threads
+from pipeline.threads.batch import ThreadBatch
 from preference_space.direction import Direction
 from schemas.base import UsageError
 from schemas.records import SeedPost
@@ -64,14 +64,14 @@ def make_plan(folder: Path, space: str | None = None, **keys: Any) -> BuildPlan:
     return prepared(folder / "build", config)
 
 
-def make_threads(*sizes: int, given: Mapping[int, Sequence[int]] | None = None, dimensions: int = 5) -> Threads:
+def make_threads(*sizes: int, given: Mapping[int, Sequence[int]] | None = None, dimensions: int = 5) -> ThreadBatch:
     """Posts `p0`, `p1`, ... with so many responses each; `given` has levels by row."""
     first = np.cumsum([0, *sizes])
     count = int(first[-1])
     levels, known = np.zeros((count, dimensions), dtype=np.int8), np.zeros(count, dtype=bool)
     for row, values in (given or {}).items():
         levels[row], known[row] = values, True
-    return Threads(
+    return ThreadBatch(
         [SeedPost(id=f"p{k}", title=f"Title {k}", text=f"Text number {k}.") for k in range(len(sizes))],
         first,
         [f"r{row}" for row in range(count)],
@@ -82,16 +82,16 @@ def make_threads(*sizes: int, given: Mapping[int, Sequence[int]] | None = None, 
     )
 
 
-def with_text(threads: Threads, text: str) -> Threads:
+def with_text(threads: ThreadBatch, text: str) -> ThreadBatch:
     """The same, with another text in row 0."""
-    return Threads(
+    return ThreadBatch(
         threads.posts,
-        threads.first,
+        threads.offsets,
         threads.ids,
         [text, *threads.texts[1:]],
         threads.levels,
-        threads.shares,
-        threads.known,
+        threads.probabilities,
+        threads.annotated,
     )
 
 
@@ -138,7 +138,7 @@ Truth = Mapping[str, Direction]
 """The levels of each response, by its text."""
 
 
-def truth_of(threads: Threads, seed: int = 0) -> dict[str, Direction]:
+def truth_of(threads: ThreadBatch, seed: int = 0) -> dict[str, Direction]:
     draws = np.random.default_rng(seed).integers(-1, 2, size=(len(threads.texts), 5)).astype(np.int8)
     return dict(zip(threads.texts, draws, strict=True))
 
@@ -159,7 +159,7 @@ def answered(shard: MinedShard, truth: Truth, sure: float = 1.0) -> MinedShard:
 
 
 def annotated(shard: MinedShard, plan: BuildPlan, outcomes: Sequence[Outcome], attempt: int = 0) -> MinedShard:
-    return take_levels(shard.with_outcomes(outcomes), plan, attempt)
+    return read_levels(shard.with_outcomes(outcomes), plan, attempt)
 
 
 # The order of the options
@@ -196,7 +196,7 @@ def test_no_dimension_prefers_an_order() -> None:
 
 
 def test_each_meaning_stands_behind_each_letter_equally_often(tmp_path: Path) -> None:
-    shard = ask(opened(*[6] * 100), make_plan(tmp_path), 0)
+    shard = render_questions(opened(*[6] * 100), make_plan(tmp_path), 0)
 
     counts = Counter(
         pair
@@ -210,7 +210,7 @@ def test_each_meaning_stands_behind_each_letter_equally_often(tmp_path: Path) ->
 
 
 def test_fixed_options_are_positive_negative_cannot_tell(tmp_path: Path) -> None:
-    shard = ask(opened(2, 3), make_plan(tmp_path, annotation={"option_order": "fixed"}), 0)
+    shard = render_questions(opened(2, 3), make_plan(tmp_path, annotation={"option_order": "fixed"}), 0)
 
     orders = {tuple(options_of(question).items()) for r in choice_requests(shard) for question in r.questions}
 
@@ -219,7 +219,7 @@ def test_fixed_options_are_positive_negative_cannot_tell(tmp_path: Path) -> None
 
 def test_the_drawn_number_says_how_the_options_stand(tmp_path: Path) -> None:
     plan = make_plan(tmp_path)
-    shard = ask(opened(*[1] * 20), plan, 0)
+    shard = render_questions(opened(*[1] * 20), plan, 0)
 
     seen: dict[int, set[tuple[int, ...]]] = {}
     for row, request in enumerate(choice_requests(shard)):
@@ -284,7 +284,7 @@ def test_levels_keep_the_shape_of_the_shares() -> None:
 
 
 def test_a_question_shows_the_dimension_both_poles_and_cannot_tell(tmp_path: Path) -> None:
-    (request,) = choice_requests(ask(opened(1), make_plan(tmp_path), 0))
+    (request,) = choice_requests(render_questions(opened(1), make_plan(tmp_path), 0))
 
     assert [slug_of(question) for question in request.questions] == [*SLUGS]
     for question in request.questions:
@@ -294,7 +294,7 @@ def test_a_question_shows_the_dimension_both_poles_and_cannot_tell(tmp_path: Pat
 
 
 def test_the_prefix_shows_post_and_response_and_no_question_about_it(tmp_path: Path) -> None:
-    (request,) = choice_requests(ask(opened(1), make_plan(tmp_path), 0))
+    (request,) = choice_requests(render_questions(opened(1), make_plan(tmp_path), 0))
 
     assert request.prefix.endswith("\n\nPost: Title 0\nText number 0.\nComment: This is comment 0.")
     assert not any(f"writer {slug}" in request.prefix for slug in SLUGS)
@@ -302,11 +302,11 @@ def test_the_prefix_shows_post_and_response_and_no_question_about_it(tmp_path: P
 
 @pytest.mark.parametrize("each", [1, 2, 3, 5, 30])
 def test_requests_about_a_response_follow_each_other_and_share_a_prefix(tmp_path: Path, each: int) -> None:
-    shard = ask(opened(2, 3, 1), make_plan(tmp_path, annotation={"prompts_per_call": each}), 0)
+    shard = render_questions(opened(2, 3, 1), make_plan(tmp_path, annotation={"prompts_per_call": each}), 0)
     requests = choice_requests(shard)
 
     calls = -(-5 // each)
-    assert [question.row for question in shard.questions] == [row for row in range(6) for _ in range(calls)]
+    assert [asked.row for asked in shard.pending] == [row for row in range(6) for _ in range(calls)]
     for row in range(6):
         mine = requests[row * calls : (row + 1) * calls]
         assert len({request.prefix for request in mine}) == 1
@@ -317,7 +317,7 @@ def test_requests_about_a_response_follow_each_other_and_share_a_prefix(tmp_path
 
 
 def test_all_prompts_of_a_body_begin_with_the_prefix(tmp_path: Path) -> None:
-    shard = ask(opened(2), make_plan(tmp_path), 0)
+    shard = render_questions(opened(2), make_plan(tmp_path), 0)
 
     for body, request in zip(bodies(shard), choice_requests(shard), strict=True):
         assert body["prompt"] == [request.prefix + question for question in request.questions]
@@ -330,9 +330,9 @@ def test_all_prompts_of_a_body_begin_with_the_prefix(tmp_path: Path) -> None:
 )
 def test_only_the_chosen_dimensions_are_asked(tmp_path: Path, dimensions: list[str] | None, asked: list[int]) -> None:
     plan = make_plan(tmp_path, annotation={"dimensions": dimensions})
-    shard = ask(opened(2), plan, 0)
+    shard = render_questions(opened(2), plan, 0)
 
-    assert asked_dimensions(plan).tolist() == asked
+    assert annotated_dimensions(plan).tolist() == asked
     for request in choice_requests(shard):
         assert [slug_of(question) for question in request.questions] == [SLUGS[d] for d in asked]
 
@@ -348,8 +348,10 @@ def test_a_choice_of_no_dimension_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_dimension_keeps_its_order_of_options_whatever_else_is_asked(tmp_path: Path) -> None:
-    whole = choice_requests(ask(opened(3), make_plan(tmp_path / "a"), 0))
-    part = choice_requests(ask(opened(3), make_plan(tmp_path / "b", annotation={"dimensions": ["rich", "neat"]}), 0))
+    whole = choice_requests(render_questions(opened(3), make_plan(tmp_path / "a"), 0))
+    part = choice_requests(
+        render_questions(opened(3), make_plan(tmp_path / "b", annotation={"dimensions": ["rich", "neat"]}), 0)
+    )
 
     assert [(r.questions[2], r.questions[4]) for r in whole] == [r.questions for r in part]
 
@@ -359,26 +361,26 @@ def test_responses_with_given_levels_are_never_asked_about(tmp_path: Path, mode:
     plan = make_plan(tmp_path, annotation={"mode": mode})
     given = {0: (1, 0, -1, 0, 1), 3: (0, 0, 0, 0, 0)}
 
-    shard = ask(opened(2, 3, given=given), plan, 0)
+    shard = render_questions(opened(2, 3, given=given), plan, 0)
 
-    assert sorted({question.row for question in shard.questions}) == [1, 2, 4]
+    assert sorted({asked.row for asked in shard.pending}) == [1, 2, 4]
 
 
 def test_given_levels_and_their_shares_stay_as_they_are(tmp_path: Path) -> None:
     plan = make_plan(tmp_path)
-    shard = ask(opened(3, given={1: (1, 0, -1, 0, 1)}), plan, 0)
+    shard = render_questions(opened(3, given={1: (1, 0, -1, 0, 1)}), plan, 0)
 
-    threads = take_levels(answered(shard, truth_of(shard.threads)), plan, 0).threads
+    threads = read_levels(answered(shard, truth_of(shard.threads)), plan, 0).threads
 
     assert threads.levels[1].tolist() == [1, 0, -1, 0, 1]
-    assert threads.shares[1].tolist() == [[1, 0], [0, 0], [0, 1], [0, 0], [1, 0]]
-    assert threads.known.all()
+    assert threads.probabilities[1].tolist() == [[1, 0], [0, 0], [0, 1], [0, 0], [1, 0]]
+    assert threads.annotated.all()
 
 
 @pytest.mark.parametrize("mode", ["given", "choice", "json"])
 def test_where_all_levels_are_given_nothing_is_asked(tmp_path: Path, mode: str) -> None:
     plan = make_plan(tmp_path, annotation={"mode": mode})
-    shard = ask(opened(2, given={0: (1, 0, 0, 0, 0), 1: (-1, 0, 0, 0, 0)}), plan, 0)
+    shard = render_questions(opened(2, given={0: (1, 0, 0, 0, 0), 1: (-1, 0, 0, 0, 0)}), plan, 0)
 
     taken = annotated(shard, plan, [])
 
@@ -390,13 +392,13 @@ def test_where_all_levels_are_given_nothing_is_asked(tmp_path: Path, mode: str) 
 def test_mode_given_asks_nothing_even_where_levels_are_missing(tmp_path: Path) -> None:
     plan = make_plan(tmp_path, annotation={"mode": "given"})
 
-    assert ask(opened(2, 2), plan, 0).requests() == []
-    assert rounds(plan) == 1
+    assert render_questions(opened(2, 2), plan, 0).requests() == []
+    assert max_attempts(plan) == 1
 
 
 def test_the_same_response_is_asked_by_the_same_keys_in_any_build(tmp_path: Path) -> None:
-    one, two = (ask(opened(2, 3), make_plan(tmp_path / name), 0) for name in "ab")
-    alone = ask(opened(2), make_plan(tmp_path / "c"), 0)
+    one, two = (render_questions(opened(2, 3), make_plan(tmp_path / name), 0) for name in "ab")
+    alone = render_questions(opened(2), make_plan(tmp_path / "c"), 0)
 
     assert keys(one) == keys(two)
     assert keys(alone) == keys(one)[:2]
@@ -415,8 +417,8 @@ def test_the_same_response_is_asked_by_the_same_keys_in_any_build(tmp_path: Path
     ids=lambda changes: next(iter(changes)),
 )
 def test_other_questions_have_other_keys(tmp_path: Path, changes: dict[str, Any]) -> None:
-    before = ask(opened(2, 3), make_plan(tmp_path / "before"), 0)
-    after = ask(opened(2, 3), make_plan(tmp_path / "after", **changes), 0)
+    before = render_questions(opened(2, 3), make_plan(tmp_path / "before"), 0)
+    after = render_questions(opened(2, 3), make_plan(tmp_path / "after", **changes), 0)
 
     assert set(keys(before)).isdisjoint(keys(after))
 
@@ -425,20 +427,22 @@ def test_another_text_of_the_response_has_another_key(tmp_path: Path) -> None:
     plan = make_plan(tmp_path)
     shard = opened(2)
 
-    before, after = (ask(MinedShard(SPEC, with_text(shard.threads, text)), plan, 0) for text in ("Rye.", "Rye!"))
+    before, after = (
+        render_questions(MinedShard(SPEC, with_text(shard.threads, text)), plan, 0) for text in ("Rye.", "Rye!")
+    )
 
     assert keys(before)[0] != keys(after)[0]
     assert keys(before)[1:] == keys(after)[1:]
 
 
 def test_a_build_without_constraint_does_not_ask_for_structured_outputs(tmp_path: Path) -> None:
-    assert "structured_outputs" in bodies(ask(opened(1), make_plan(tmp_path / "a"), 0))[0]
+    assert "structured_outputs" in bodies(render_questions(opened(1), make_plan(tmp_path / "a"), 0))[0]
     free = make_plan(tmp_path / "b", annotation={"structured_outputs": False})
-    assert "structured_outputs" not in bodies(ask(opened(1), free, 0))[0]
+    assert "structured_outputs" not in bodies(render_questions(opened(1), free, 0))[0]
 
 
 def test_choices_are_asked_for_in_one_round(tmp_path: Path) -> None:
-    assert rounds(make_plan(tmp_path, attempts=4)) == 1
+    assert max_attempts(make_plan(tmp_path, attempts=4)) == 1
 
 
 def test_the_journal_is_that_of_the_shard() -> None:
@@ -453,20 +457,20 @@ def test_the_journal_is_that_of_the_shard() -> None:
 def test_an_oracle_is_read_without_loss(tmp_path: Path, seed: int, order: str) -> None:
     annotation = {"option_order": order, "prompts_per_call": random.Random(seed).randint(1, 6)}
     plan = make_plan(tmp_path, seed=seed, annotation=annotation)
-    shard = ask(opened(4, 1, 7), plan, 0)
+    shard = render_questions(opened(4, 1, 7), plan, 0)
     truth = truth_of(shard.threads, seed)
 
-    taken = take_levels(answered(shard, truth, sure=0.7), plan, 0)
+    taken = read_levels(answered(shard, truth, sure=0.7), plan, 0)
 
     assert (taken.threads.levels == np.stack([truth[text] for text in shard.threads.texts])).all()
-    assert taken.threads.known.all()
+    assert taken.threads.annotated.all()
     assert taken.rejections == []
-    assert (taken.questions, taken.outcomes) == ((), ())
+    assert (taken.pending, taken.outcomes) == ((), ())
 
 
 def test_shares_are_those_of_both_poles_whatever_the_order(tmp_path: Path) -> None:
     plan = make_plan(tmp_path, annotation={"prompts_per_call": 2})
-    shard = ask(opened(6), plan, 0)
+    shard = render_questions(opened(6), plan, 0)
     by_level = {1: 0.6, -1: 0.1, 0: 0.3}
     outcomes = [
         read(request, lambda q: {letter: by_level[level] for letter, level in options_of(q).items()})
@@ -476,35 +480,35 @@ def test_shares_are_those_of_both_poles_whatever_the_order(tmp_path: Path) -> No
     threads = annotated(shard, plan, outcomes).threads
 
     assert (threads.levels == 1).all()
-    assert threads.shares.dtype == np.float32
-    np.testing.assert_allclose(threads.shares, np.broadcast_to([0.6, 0.1], (6, 5, 2)), atol=1 / 255)
+    assert threads.probabilities.dtype == np.float32
+    np.testing.assert_allclose(threads.probabilities, np.broadcast_to([0.6, 0.1], (6, 5, 2)), atol=1 / 255)
 
 
 def test_dimensions_that_were_not_asked_are_neutral(tmp_path: Path) -> None:
     plan = make_plan(tmp_path, annotation={"dimensions": ["young", "kind"]})
-    shard = ask(opened(4), plan, 0)
+    shard = render_questions(opened(4), plan, 0)
     truth = {text: np.array([1, -1, 1, 1, -1], dtype=np.int8) for text in shard.threads.texts}
 
-    threads = take_levels(answered(shard, truth), plan, 0).threads
+    threads = read_levels(answered(shard, truth), plan, 0).threads
 
     assert threads.levels.tolist() == [[0, -1, 0, 1, 0]] * 4
-    assert threads.shares[0].tolist() == [[0, 0], [0, 1], [0, 0], [1, 0], [0, 0]]
+    assert threads.probabilities[0].tolist() == [[0, 0], [0, 1], [0, 0], [1, 0], [0, 0]]
 
 
 def test_unsure_answers_are_neutral_but_keep_their_shares(tmp_path: Path) -> None:
     plan = make_plan(tmp_path, annotation={"min_confidence": 0.8})
-    shard = ask(opened(3), plan, 0)
+    shard = render_questions(opened(3), plan, 0)
     truth = {text: np.array([1, -1, 1, -1, 1], dtype=np.int8) for text in shard.threads.texts}
 
-    threads = take_levels(answered(shard, truth, sure=0.7), plan, 0).threads
+    threads = read_levels(answered(shard, truth, sure=0.7), plan, 0).threads
 
     assert not threads.levels.any()
-    assert (threads.shares.max(axis=-1) > 0.69).all()
+    assert (threads.probabilities.max(axis=-1) > 0.69).all()
 
 
 def test_an_engine_without_logprobs_is_taken_at_its_word(tmp_path: Path) -> None:
     plan = make_plan(tmp_path)
-    shard = ask(opened(3), plan, 0)
+    shard = render_questions(opened(3), plan, 0)
     truth = truth_of(shard.threads)
     outcomes = []
     for request in choice_requests(shard):
@@ -523,9 +527,9 @@ def test_an_engine_without_logprobs_is_taken_at_its_word(tmp_path: Path) -> None
 
 def test_tokens_of_all_calls_are_counted(tmp_path: Path) -> None:
     plan = make_plan(tmp_path, annotation={"prompts_per_call": 2})
-    shard = ask(opened(2), plan, 0)
+    shard = render_questions(opened(2), plan, 0)
 
-    taken = take_levels(answered(shard, truth_of(shard.threads)), plan, 0)
+    taken = read_levels(answered(shard, truth_of(shard.threads)), plan, 0)
 
     assert (taken.prompt_tokens, taken.completion_tokens) == (60, 6)
 
@@ -533,18 +537,18 @@ def test_tokens_of_all_calls_are_counted(tmp_path: Path) -> None:
 @pytest.mark.parametrize("failed", range(3))
 def test_a_failed_call_rejects_its_response_and_no_other(tmp_path: Path, failed: int) -> None:
     plan = make_plan(tmp_path, annotation={"prompts_per_call": 2})
-    shard = ask(opened(2, 2), plan, 0)
+    shard = render_questions(opened(2, 2), plan, 0)
     truth = truth_of(shard.threads)
     outcomes = [*answered(shard, truth).outcomes]
     outcomes[3 * 2 + failed] = Failure("http_400", "HTTP 400: too long", may_pass=False)
 
     taken = annotated(shard, plan, outcomes)
 
-    assert taken.threads.known.tolist() == [True, True, False, True]
+    assert taken.threads.annotated.tolist() == [True, True, False, True]
     for row in (0, 1, 3):
         assert taken.threads.levels[row].tolist() == truth[shard.threads.texts[row]].tolist()
     assert not taken.threads.levels[2].any()
-    assert not taken.threads.shares[2].any()
+    assert not taken.threads.probabilities[2].any()
     (rejection,) = taken.rejections
     assert (rejection.stage, rejection.reason, rejection.detail) == ("annotate", "http_400", "HTTP 400: too long")
     assert (rejection.record_id, rejection.post_id, rejection.attempt) == ("p1/r2", "p1", 0)
@@ -556,17 +560,17 @@ def test_a_failed_call_rejects_its_response_and_no_other(tmp_path: Path, failed:
 
 def test_where_every_call_fails_every_response_is_rejected_once(tmp_path: Path) -> None:
     plan = make_plan(tmp_path, annotation={"prompts_per_call": 1})
-    shard = ask(opened(2, 2), plan, 0)
+    shard = render_questions(opened(2, 2), plan, 0)
 
-    taken = annotated(shard, plan, [Failure("timeout", "no reply", may_pass=True)] * len(shard.questions))
+    taken = annotated(shard, plan, [Failure("timeout", "no reply", may_pass=True)] * len(shard.pending))
 
     assert [rejection.record_id for rejection in taken.rejections] == ["p0/r0", "p0/r1", "p1/r2", "p1/r3"]
-    assert not taken.threads.known.any()
+    assert not taken.threads.annotated.any()
 
 
 def test_a_model_that_gives_no_option_to_any_question_is_a_rejection(tmp_path: Path) -> None:
     plan = make_plan(tmp_path, annotation={"prompts_per_call": 2})
-    shard = ask(opened(2), plan, 0)
+    shard = render_questions(opened(2), plan, 0)
     truth = truth_of(shard.threads)
     outcomes = [*answered(shard, truth).outcomes]
     outcomes[:3] = [read(request, lambda question: {"The": 1.0}) for request in choice_requests(shard)[:3]]
@@ -574,12 +578,12 @@ def test_a_model_that_gives_no_option_to_any_question_is_a_rejection(tmp_path: P
     taken = annotated(shard, plan, outcomes)
 
     assert [(r.record_id, r.stage, r.reason) for r in taken.rejections] == [("p0/r0", "annotate", "no_option")]
-    assert taken.threads.known.tolist() == [False, True]
+    assert taken.threads.annotated.tolist() == [False, True]
 
 
 def test_a_question_without_an_option_is_neutral(tmp_path: Path) -> None:
     plan = make_plan(tmp_path, annotation={"min_confidence": 0.0})
-    shard = ask(opened(1), plan, 0)
+    shard = render_questions(opened(1), plan, 0)
 
     def mostly_silent(question: str) -> Mapping[str, float]:
         certain = {letter: float(level == -1) for letter, level in options_of(question).items()}
@@ -587,40 +591,40 @@ def test_a_question_without_an_option_is_neutral(tmp_path: Path) -> None:
 
     threads = annotated(shard, plan, [read(request, mostly_silent) for request in choice_requests(shard)]).threads
 
-    assert threads.known.all()
+    assert threads.annotated.all()
     assert threads.levels.tolist() == [[0, 0, -1, 0, 0]]
-    assert threads.shares.sum() == 1
+    assert threads.probabilities.sum() == 1
 
 
 def test_rejections_and_tokens_of_earlier_rounds_are_kept(tmp_path: Path) -> None:
     plan = make_plan(tmp_path)
-    first = ask(opened(2), plan, 0)
+    first = render_questions(opened(2), plan, 0)
     good, _ = answered(first, truth_of(first.threads)).outcomes
     failed = annotated(first, plan, [good, Failure("timeout", "no reply", may_pass=True)])
 
-    again = ask(failed, plan, 1)
-    done = take_levels(answered(again, truth_of(first.threads)), plan, 1)
+    again = render_questions(failed, plan, 1)
+    done = read_levels(answered(again, truth_of(first.threads)), plan, 1)
 
-    assert [question.row for question in again.questions] == [1]
-    assert done.threads.known.all()
+    assert [asked.row for asked in again.pending] == [1]
+    assert done.threads.annotated.all()
     assert len(done.rejections) == 1
     assert done.prompt_tokens == 20
 
 
 def test_input_shards_are_left_as_they_are(tmp_path: Path) -> None:
     plan = make_plan(tmp_path)
-    shard = ask(opened(3), plan, 0)
+    shard = render_questions(opened(3), plan, 0)
 
-    take_levels(answered(shard, truth_of(shard.threads)), plan, 0)
+    read_levels(answered(shard, truth_of(shard.threads)), plan, 0)
 
-    assert not shard.threads.known.any()
+    assert not shard.threads.annotated.any()
     assert not shard.threads.levels.any()
-    assert not shard.threads.shares.any()
+    assert not shard.threads.probabilities.any()
 
 
 def test_the_stub_tells_responses_apart_and_often_cannot_tell(tmp_path: Path) -> None:
     plan = make_plan(tmp_path, space="alignx")
-    shard = ask(MinedShard(SPEC, make_threads(10, 10, dimensions=90)), plan, 0)
+    shard = render_questions(MinedShard(SPEC, make_threads(10, 10, dimensions=90)), plan, 0)
     outcomes: list[Outcome] = [
         Completion(*request.read({"choices": choices(orjson.loads(request.body))}), 1, 1)
         for request in choice_requests(shard)
@@ -629,7 +633,7 @@ def test_the_stub_tells_responses_apart_and_often_cannot_tell(tmp_path: Path) ->
     threads = annotated(shard, plan, outcomes).threads
 
     assert {len(request.questions) for request in choice_requests(shard)} == {30}
-    assert len(shard.questions) == 60
+    assert len(shard.pending) == 60
     assert 0.4 < (threads.levels == 0).mean() < 0.8
     for other in range(1, 20):
         assert 0.2 < (threads.levels[0] != threads.levels[other]).mean() < 0.9
@@ -665,7 +669,7 @@ def chat_requests(shard: MinedShard) -> list[Request]:
 
 
 def test_a_structured_request_has_the_schema_of_all_dimensions(tmp_path: Path) -> None:
-    (body,) = bodies(ask(opened(1), json_plan(tmp_path), 0))
+    (body,) = bodies(render_questions(opened(1), json_plan(tmp_path), 0))
 
     words = {"enum": ["positive", "negative", "unclear"]}
     assert body["response_format"] == {
@@ -685,7 +689,7 @@ def test_a_structured_request_has_the_schema_of_all_dimensions(tmp_path: Path) -
 
 
 def test_a_structured_request_shows_post_response_and_every_dimension(tmp_path: Path) -> None:
-    (body,) = bodies(ask(opened(1), json_plan(tmp_path), 0))
+    (body,) = bodies(render_questions(opened(1), json_plan(tmp_path), 0))
     user = body["messages"][-1]["content"]
 
     assert user.endswith("Post: Title 0\nText number 0.\n\nComment: This is comment 0.")
@@ -696,21 +700,21 @@ def test_a_structured_request_shows_post_response_and_every_dimension(tmp_path: 
 def test_a_structured_request_is_not_bound_by_the_limits_of_replies(tmp_path: Path) -> None:
     generation = {"model": "stub", "max_tokens": 20, "stop": ["}"], "extra": {"top_k": 20}}
     plan = json_plan(tmp_path, generation=generation, annotation={"max_tokens": 300})
-    (body,) = bodies(ask(opened(1), plan, 0))
+    (body,) = bodies(render_questions(opened(1), plan, 0))
 
     assert (body["max_tokens"], body["top_k"]) == (300, 20)
     assert "stop" not in body
 
 
 def test_a_structured_request_without_constraint_has_no_schema(tmp_path: Path) -> None:
-    (body,) = bodies(ask(opened(1), json_plan(tmp_path, annotation={"structured_outputs": False}), 0))
+    (body,) = bodies(render_questions(opened(1), json_plan(tmp_path, annotation={"structured_outputs": False}), 0))
 
     assert "response_format" not in body
 
 
 def test_a_structured_request_asks_for_the_chosen_dimensions_only(tmp_path: Path) -> None:
     plan = json_plan(tmp_path, annotation={"dimensions": ["kind", "calm"]})
-    shard = ask(opened(1), plan, 0)
+    shard = render_questions(opened(1), plan, 0)
     (body,) = bodies(shard)
 
     taken = annotated(shard, plan, [reply('{"kind": "negative", "calm": "positive"}')])
@@ -722,13 +726,13 @@ def test_a_structured_request_asks_for_the_chosen_dimensions_only(tmp_path: Path
 
 def test_a_good_structured_reply_gives_levels_as_certain(tmp_path: Path) -> None:
     plan = json_plan(tmp_path)
-    shard = ask(opened(2), plan, 0)
+    shard = render_questions(opened(2), plan, 0)
 
     taken = annotated(shard, plan, [reply(verdicts()), reply(f"\n {verdicts(calm='unclear')}\n")])
 
     assert taken.threads.levels.tolist() == [LEVELS, [0, *LEVELS[1:]]]
-    assert taken.threads.shares[0].tolist() == [[1, 0], [0, 0], [0, 1], [0, 0], [1, 0]]
-    assert taken.threads.known.all()
+    assert taken.threads.probabilities[0].tolist() == [[1, 0], [0, 0], [0, 1], [0, 0], [1, 0]]
+    assert taken.threads.annotated.all()
     assert (taken.prompt_tokens, taken.completion_tokens) == (200, 60)
 
 
@@ -745,7 +749,7 @@ def test_a_good_structured_reply_gives_levels_as_certain(tmp_path: Path) -> None
 def test_what_nobody_asked_for_is_passed_over(tmp_path: Path, text: str) -> None:
     plan = json_plan(tmp_path)
 
-    taken = annotated(ask(opened(1), plan, 0), plan, [reply(text)])
+    taken = annotated(render_questions(opened(1), plan, 0), plan, [reply(text)])
 
     assert taken.threads.levels.tolist() == [LEVELS]
 
@@ -772,11 +776,11 @@ def test_a_bad_structured_reply_rejects_its_response_and_no_other(
     tmp_path: Path, outcome: Outcome, reason: str, detail: str
 ) -> None:
     plan = json_plan(tmp_path)
-    shard = ask(opened(1, 2), plan, 2)
+    shard = render_questions(opened(1, 2), plan, 2)
 
     taken = annotated(shard, plan, [reply(verdicts()), outcome, reply(verdicts())], attempt=2)
 
-    assert taken.threads.known.tolist() == [True, False, True]
+    assert taken.threads.annotated.tolist() == [True, False, True]
     assert taken.threads.levels.tolist() == [LEVELS, [0] * 5, LEVELS]
     (rejection,) = taken.rejections
     assert (rejection.record_id, rejection.stage, rejection.reason) == ("p1/r1", "annotate", reason)
@@ -787,40 +791,40 @@ def test_a_bad_structured_reply_rejects_its_response_and_no_other(
 def test_a_wrong_word_is_told_with_its_dimension(tmp_path: Path) -> None:
     plan = json_plan(tmp_path)
 
-    taken = annotated(ask(opened(1), plan, 0), plan, [reply(verdicts(kind="maybe"))])
+    taken = annotated(render_questions(opened(1), plan, 0), plan, [reply(verdicts(kind="maybe"))])
 
     assert "kind" in taken.rejections[0].detail
 
 
 def test_what_failed_is_asked_again_with_another_seed(tmp_path: Path) -> None:
     plan = json_plan(tmp_path)
-    first = ask(opened(1, 2), plan, 0)
-    second = ask(annotated(first, plan, [reply(verdicts()), reply("no"), reply(verdicts())]), plan, 1)
-    third = ask(annotated(second, plan, [reply("never")], 1), plan, 2)
+    first = render_questions(opened(1, 2), plan, 0)
+    second = render_questions(annotated(first, plan, [reply(verdicts()), reply("no"), reply(verdicts())]), plan, 1)
+    third = render_questions(annotated(second, plan, [reply("never")], 1), plan, 2)
     done = annotated(third, plan, [reply(verdicts())], 2)
 
-    assert [[question.row for question in shard.questions] for shard in (first, second, third)] == [[0, 1, 2], [1], [1]]
+    assert [[asked.row for asked in shard.pending] for shard in (first, second, third)] == [[0, 1, 2], [1], [1]]
     asked = [bodies(first)[1], *bodies(second), *bodies(third)]
     assert len({body["seed"] for body in asked}) == len({*keys(first), *keys(second), *keys(third)}) - 2 == 3
     assert len({json.dumps(body["messages"]) for body in asked}) == 1
-    assert done.threads.known.all()
+    assert done.threads.annotated.all()
     assert [rejection.attempt for rejection in done.rejections] == [0, 1]
-    assert rounds(plan) == 3
+    assert max_attempts(plan) == 3
 
 
 def test_responses_have_seeds_of_their_own(tmp_path: Path) -> None:
-    shard = ask(opened(3, 3), json_plan(tmp_path), 0)
+    shard = render_questions(opened(3, 3), json_plan(tmp_path), 0)
 
     assert len({body["seed"] for body in bodies(shard)}) == len(set(keys(shard))) == 6
 
 
 def test_structured_replies_of_the_stub_are_good(tmp_path: Path) -> None:
     plan = json_plan(tmp_path)
-    shard = ask(opened(10, 10), plan, 0)
+    shard = render_questions(opened(10, 10), plan, 0)
 
     taken = annotated(shard, plan, [reply(good_text(body)) for body in bodies(shard)])
 
-    assert taken.threads.known.all()
+    assert taken.threads.annotated.all()
     assert {-1, 0, 1} == set(taken.threads.levels.ravel().tolist())
 
 
@@ -843,7 +847,7 @@ def test_a_template_of_ones_own_is_used(tmp_path: Path) -> None:
     own = write_template(tmp_path / "own", "annotate", context="{{ post.title }}|{{ response }}", question=QUESTION)
     plan = make_plan(tmp_path, templates=own, annotation={"option_order": "fixed"})
 
-    request = choice_requests(ask(opened(2), plan, 0))[1]
+    request = choice_requests(render_questions(opened(2), plan, 0))[1]
 
     assert request.prefix == "Title 0|This is comment 1."
     assert request.questions[0] == "\ncalm? A=Very calm B=Hardly calm C=dunno ->"
@@ -854,7 +858,7 @@ def test_another_template_has_other_keys(tmp_path: Path, other: tuple[str, str])
     shards = []
     for name, (context, question) in (("a", ("{{ response }}", QUESTION)), ("b", other)):
         own = write_template(tmp_path / f"own-{name}", "annotate", context=context, question=question)
-        shards.append(ask(opened(2), make_plan(tmp_path / name, templates=own), 0))
+        shards.append(render_questions(opened(2), make_plan(tmp_path / name, templates=own), 0))
 
     assert set(keys(shards[0])).isdisjoint(keys(shards[1]))
 
@@ -863,7 +867,7 @@ def test_a_structured_template_of_ones_own_is_used(tmp_path: Path) -> None:
     own = write_template(
         tmp_path / "own", "annotate_json", system="Judge.", user="{{ dimensions[0].slug }}: {{ response }}"
     )
-    (body,) = bodies(ask(opened(1), json_plan(tmp_path, templates=own), 0))
+    (body,) = bodies(render_questions(opened(1), json_plan(tmp_path, templates=own), 0))
 
     assert [message["content"] for message in body["messages"]] == ["Judge.", "calm: This is comment 0."]
 
@@ -898,7 +902,7 @@ def test_a_template_that_fails_is_told_before_the_first_row(
 
 def test_every_asked_dimension_of_the_packaged_space_has_a_question_of_its_own(tmp_path: Path) -> None:
     plan = make_plan(tmp_path, space="alignx")
-    shard = ask(MinedShard(SPEC, make_threads(1, dimensions=90)), plan, 0)
+    shard = render_questions(MinedShard(SPEC, make_threads(1, dimensions=90)), plan, 0)
     questions = [question for request in choice_requests(shard) for question in request.questions]
 
     assert len(set(questions)) == 90
@@ -925,8 +929,8 @@ HOSTILE = [
 @pytest.mark.parametrize("text", HOSTILE)
 def test_a_hostile_response_is_data(tmp_path: Path, text: str) -> None:
     plan = make_plan(tmp_path)
-    usual = ask(opened(2), plan, 0)
-    hostile = ask(MinedShard(SPEC, with_text(usual.threads, text)), plan, 0)
+    usual = render_questions(opened(2), plan, 0)
+    hostile = render_questions(MinedShard(SPEC, with_text(usual.threads, text)), plan, 0)
 
     assert choice_requests(hostile)[0].prefix.endswith(f"\nComment: {text}")
     assert choice_requests(hostile)[0].questions == choice_requests(usual)[0].questions
@@ -937,7 +941,7 @@ def test_a_hostile_response_is_data(tmp_path: Path, text: str) -> None:
 @pytest.mark.parametrize("text", HOSTILE)
 def test_a_hostile_response_is_data_in_a_structured_request(tmp_path: Path, text: str) -> None:
     plan = json_plan(tmp_path)
-    shard = ask(MinedShard(SPEC, with_text(make_threads(1), text)), plan, 0)
+    shard = render_questions(MinedShard(SPEC, with_text(make_threads(1), text)), plan, 0)
     (body,) = bodies(shard)
 
     assert body["messages"][-1]["content"].endswith(f"\n\nComment: {text}")
@@ -949,8 +953,10 @@ def test_a_hostile_response_is_data_in_a_structured_request(tmp_path: Path, text
 )
 def test_a_hostile_post_is_data(tmp_path: Path, post: SeedPost) -> None:
     threads = make_threads(1)
-    hostile = Threads([post], threads.first, threads.ids, threads.texts, threads.levels, threads.shares, threads.known)
+    hostile = ThreadBatch(
+        [post], threads.offsets, threads.ids, threads.texts, threads.levels, threads.probabilities, threads.annotated
+    )
 
-    (request,) = choice_requests(ask(MinedShard(SPEC, hostile), make_plan(tmp_path), 0))
+    (request,) = choice_requests(render_questions(MinedShard(SPEC, hostile), make_plan(tmp_path), 0))
 
     assert request.prefix.endswith(f"\n\nPost: {post.title}\n{post.text}\nComment: This is comment 0.")

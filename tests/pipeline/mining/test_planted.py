@@ -15,7 +15,7 @@ import pytest
 
 from pipeline.build import build
 from pipeline.io.shards import read_shard
-from pipeline.mining.select import cluster_seed
+from pipeline.mining.pairing import cluster_seed
 from pipeline.plan import SPLITS, BuildPlan
 from preference_space.direction import Direction, from_released
 from preference_space.philox import stream_key, uniforms

@@ -12,7 +12,14 @@ from pipeline.generation.completions import Failure, Outcome, Request
 from pipeline.io.shards import read_meta, read_shard
 from pipeline.plan import BuildPlan
 from pipeline.runtime.resources import resources
-from pipeline.sampling.pairs import PairShard, open_shard, render_prompts, sample_points, store_pairs, validate_pairs
+from pipeline.sampling.pairs import (
+    PairShard,
+    load_drafts,
+    render_prompts,
+    sample_directions,
+    store_pairs,
+    validate_pairs,
+)
 from pipeline.sampling.posts import posts_of
 from tests.pipeline.helpers import (
     Reply,
@@ -69,7 +76,7 @@ def test_opened_shard_has_its_posts_and_nothing_else(tmp_path: Path) -> None:
     plan = plan_at(tmp_path)
     spec = plan.shards()[1]
 
-    shard = open_shard(spec, plan)
+    shard = load_drafts(spec, plan)
 
     assert [draft.index for draft in shard.drafts] == list(range(12, 24))
     assert [draft.post for draft in shard.drafts] == posts_of(plan.output / "seeds", spec)
@@ -81,7 +88,7 @@ def test_opened_shard_has_its_posts_and_nothing_else(tmp_path: Path) -> None:
 def test_sampled_points_have_the_configured_number_of_dimensions(tmp_path: Path) -> None:
     plan = plan_at(tmp_path, sampling={"min_active": 3, "max_active": 4})
 
-    shard = sample_points(open_shard(plan.shards()[0], plan), plan, 0)
+    shard = sample_directions(load_drafts(plan.shards()[0], plan), plan, 0)
 
     assert {int(np.abs(draft.direction).sum()) for draft in shard.drafts} == {3, 4}
 
@@ -90,7 +97,7 @@ def test_interests_are_active_only_where_the_post_is_about_them(tmp_path: Path) 
     plan = plan_at(tmp_path, sampling={"topical_weight": 1000})
     dimensions = resources(plan).space.dimensions
 
-    shard = sample_points(open_shard(plan.shards()[0], plan), plan, 0)
+    shard = sample_directions(load_drafts(plan.shards()[0], plan), plan, 0)
 
     seen = [
         (dimensions[d].slug, draft.post.topics)
@@ -104,10 +111,10 @@ def test_interests_are_active_only_where_the_post_is_about_them(tmp_path: Path) 
 
 def test_point_of_a_row_does_not_depend_on_the_rest_of_its_shard(tmp_path: Path) -> None:
     plan = plan_at(tmp_path)
-    opened = open_shard(plan.shards()[0], plan)
-    whole = sample_points(opened, plan, 1)
+    opened = load_drafts(plan.shards()[0], plan)
+    whole = sample_directions(opened, plan, 1)
 
-    alone = sample_points(replace(opened, drafts=opened.drafts[3:5]), plan, 1)
+    alone = sample_directions(replace(opened, drafts=opened.drafts[3:5]), plan, 1)
 
     assert directions(alone) == directions(whole)[3:5]
 
@@ -116,7 +123,7 @@ def test_every_attempt_and_every_split_draws_other_points(tmp_path: Path) -> Non
     plan = plan_at(tmp_path)
     train, validation = plan.shards()[0], plan.shards()[3]
     drawn = [
-        directions(sample_points(open_shard(spec, plan), plan, attempt))[0]
+        directions(sample_directions(load_drafts(spec, plan), plan, attempt))[0]
         for spec, attempt in ((train, 0), (train, 1), (validation, 0))
     ]
 
@@ -127,7 +134,7 @@ def test_shard_with_nothing_left_to_draw_passes_through(tmp_path: Path) -> None:
     plan = plan_at(tmp_path)
     done = PairShard(plan.shards()[0], [])
 
-    assert sample_points(done, plan, 1) is done
+    assert sample_directions(done, plan, 1) is done
     assert render_prompts(done, plan).requests() == []
 
 
@@ -136,7 +143,7 @@ def test_post_that_no_dimension_fits_is_rejected_for_good(tmp_path: Path) -> Non
     seeds = {"path": str(write_jsonl(tmp_path / "posts.jsonl", posts))}
     plan = plan_at(tmp_path, seeds=seeds, sampling={"dimensions": ["interests"], "min_active": 1}, attempts=3)
 
-    shard = sample_points(open_shard(plan.shards()[0], plan), plan, 0)
+    shard = sample_directions(load_drafts(plan.shards()[0], plan), plan, 0)
 
     assert shard.drafts
     assert all(draft.post.topics == ("travel",) for draft in shard.drafts)
@@ -272,7 +279,7 @@ def test_rejected_row_stays_a_draft_until_the_last_attempt(tmp_path: Path) -> No
     bad: Reply = lambda request: reply("no")  # noqa: E731
 
     first = validate_pairs(answered(asked_first(plan), bad), plan, NOT_LAST)
-    second = render_prompts(sample_points(first, plan, 1), plan)
+    second = render_prompts(sample_directions(first, plan, 1), plan)
     last = validate_pairs(answered(second, bad), plan, LAST)
 
     assert len(first.drafts) == 12
@@ -286,7 +293,7 @@ def test_row_that_succeeds_later_keeps_its_failed_attempt_and_says_which_one_it_
     plan = plan_at(tmp_path, attempts=2)
     first = validate_pairs(failing(asked_first(plan), {5: reply("no")}), plan, NOT_LAST)
 
-    shard = validate_pairs(answered(render_prompts(sample_points(first, plan, 1), plan)), plan, LAST)
+    shard = validate_pairs(answered(render_prompts(sample_directions(first, plan, 1), plan)), plan, LAST)
     meta = store_pairs(shard, plan)
 
     assert [draft.index for draft in first.drafts] == [2]
@@ -358,7 +365,7 @@ def test_pair_is_unanswered_where_any_of_its_attempts_was(tmp_path: Path) -> Non
     plan = plan_at(tmp_path, attempts=2)
     bad: dict[int, Outcome] = {0: Failure("timeout", "", may_pass=True), 4: Failure("timeout", "", may_pass=True)}
     first = validate_pairs(failing(asked_first(plan), bad), plan, NOT_LAST)
-    second = render_prompts(sample_points(first, plan, 1), plan)
+    second = render_prompts(sample_directions(first, plan, 1), plan)
 
     meta = store_pairs(validate_pairs(failing(second, {0: reply("no")}), plan, LAST), plan)
 

@@ -19,6 +19,7 @@ from pipeline.plan import SPLITS, BuildPlan
 from pipeline.runtime import progress
 from pipeline.runtime.resources import resources
 from pipeline.threads import gather, sources
+from pipeline.threads.batch import ThreadBatch
 from pipeline.threads.gather import (
     Index,
     count_parts,
@@ -31,7 +32,6 @@ from pipeline.threads.gather import (
     read_threads,
     slices_to_do,
 )
-from pipeline.threads.joined import Threads
 from schemas.base import UsageError, UserError
 from tests import ROOT
 from tests.pipeline.helpers import folder_of, mining, prepared, rows_of, tiny, write_jsonl
@@ -59,7 +59,7 @@ class Gathered:
 
     plan: BuildPlan
     index: Index
-    threads: Threads
+    threads: ThreadBatch
 
     @property
     def posts(self) -> list[str]:
@@ -68,7 +68,7 @@ class Gathered:
     def responses(self, post: str) -> list[Response]:
         block = self.threads
         return [
-            Response(block.ids[r], block.texts[r], block.levels[r].tolist() if block.known[r] else None)
+            Response(block.ids[r], block.texts[r], block.levels[r].tolist() if block.annotated[r] else None)
             for r in block.rows(self.posts.index(post))
         ]
 
@@ -282,7 +282,7 @@ def test_funnel_adds_up_with_other_keys(tmp_path: Path, section: Row, build: Row
     found = gathered(tmp_path / "out", {**busy_dump(tmp_path), **section}, **build)
 
     check_funnel(found)
-    sizes = np.diff(found.threads.first)
+    sizes = np.diff(found.threads.offsets)
     mined = found.plan.config.mining
     assert mined is not None
     assert sizes.min() >= mined.min_responses
@@ -692,8 +692,8 @@ def test_levels_and_probabilities_come_through(tmp_path: Path) -> None:
 
     assert [entry.levels for entry in found.responses("t")] == [[0, 1] + [0] * (DIMENSIONS - 2), None, levels]
     block = found.threads
-    assert block.shares[0].tolist() == [[0, 0], [1, 0]] + [[0, 0]] * (DIMENSIONS - 2)
-    assert block.shares[2].tolist() == [[0.5, 0.25]] * DIMENSIONS
+    assert block.probabilities[0].tolist() == [[0, 0], [1, 0]] + [[0, 0]] * (DIMENSIONS - 2)
+    assert block.probabilities[2].tolist() == [[0.5, 0.25]] * DIMENSIONS
 
 
 def test_annotated_threads_can_be_gathered_again(tmp_path: Path) -> None:
@@ -705,7 +705,7 @@ def test_annotated_threads_can_be_gathered_again(tmp_path: Path) -> None:
     again = gathered(tmp_path / "again", mining(*parts))
 
     assert again.content() == first.content()
-    np.testing.assert_array_equal(again.threads.shares, first.threads.shares)
+    np.testing.assert_array_equal(again.threads.probabilities, first.threads.probabilities)
 
 
 def test_given_levels_are_needed_where_no_model_is_asked(tmp_path: Path) -> None:

@@ -17,9 +17,9 @@ import pytest
 from sklearn.cluster import KMeans
 
 from pipeline.mining.annotate import MinedShard
-from pipeline.mining.select import cluster, cluster_seed, draw_pair, margin, select_pairs
+from pipeline.mining.pairing import cluster, cluster_seed, draw_pair, margin, select_pairs
 from pipeline.plan import BuildPlan, ShardSpec
-from pipeline.threads.joined import Threads
+from pipeline.threads.batch import ThreadBatch
 from preference_space.direction import Direction
 from preference_space.levels import one_hot
 from preference_space.philox import stream_key, uniforms
@@ -74,7 +74,7 @@ def shard_of(
     numbers = np.random.default_rng(first)
     made = [[text_of(numbers) for _ in thread] for thread in levels] if texts is None else texts
     flat = np.array([row for thread in levels for row in thread], dtype=np.int8)
-    threads = Threads(
+    threads = ThreadBatch(
         [
             SeedPost(id=f"p{k}", title=f"Question {k}", text="What now?", topics=("food",))
             for k in range(first, first + len(levels))
@@ -210,7 +210,7 @@ def test_clusters_are_the_same_in_other_threads_and_processes() -> None:
         in_threads = [*pool.map(lambda seed: cluster(random_levels(seed), 3, seed).tolist(), range(30))]
     code = (
         "import json, sys; sys.path[:0] = sys.argv[1:];"
-        "from pipeline.mining.select import cluster; from tests.pipeline.mining.test_select import random_levels;"
+        "from pipeline.mining.pairing import cluster; from tests.pipeline.mining.test_pairing import random_levels;"
         "print(json.dumps([cluster(random_levels(seed), 3, seed).tolist() for seed in range(30)]))"
     )
     command = [sys.executable, "-W", "ignore", "-c", code, str(ROOT)]
@@ -353,7 +353,11 @@ def test_each_pair_carries_the_levels_of_its_replies_and_facts_of_its_post() -> 
         assert list(pair.rejected_levels) == shard.threads.levels[rejected].tolist()
         assert pair.direction == direction_of(pair.chosen_levels, pair.rejected_levels)
         assert pair.margin == pytest.approx(
-            margin_of(shard.threads.shares[chosen].tolist(), shard.threads.shares[rejected].tolist(), pair.direction),
+            margin_of(
+                shard.threads.probabilities[chosen].tolist(),
+                shard.threads.probabilities[rejected].tolist(),
+                pair.direction,
+            ),
             abs=1e-6,
         )
 
@@ -389,7 +393,7 @@ def test_pairs_and_rejections_are_those_of_the_reference(each: int, keys: dict[s
         slots: list[Slot] = mine(
             [threads.texts[row] for row in rows],
             [tuple(threads.levels[row].tolist()) for row in rows],
-            [threads.shares[row].tolist() for row in rows],
+            [threads.probabilities[row].tolist() for row in rows],
             [[four[index].tolist() for four in numbers] for index in indices],
             cluster_seed(7, post.id),
             mining,

@@ -1,4 +1,4 @@
-"""Mined pairs, as pure functions of a shard: open threads, cluster their responses, draw pairs, judge, store."""
+"""Mined pairs, as pure functions of a shard: load threads, cluster their responses, draw and check pairs, store."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import numpy.typing as npt
 from pydantic import ValidationError
 
 from pipeline.io.shards import write_shard
-from pipeline.mining.annotate import MinedShard, admit_given, open_responses, settings
+from pipeline.mining.annotate import MinedShard, filter_given_levels, unanswered_responses
 from pipeline.plan import BuildPlan, ShardSpec
 from pipeline.quality.rules import Violation, check_pair
 from pipeline.runtime.results import better_stored, store_pool
+from pipeline.threads.batch import THREAD_SCHEMA, ThreadBatch
 from pipeline.threads.gather import read_threads
-from pipeline.threads.joined import THREAD_SCHEMA, Threads
 from preference_space.direction import Direction
 from preference_space.levels import one_hot
 from preference_space.philox import stream_key, uniforms
@@ -25,23 +25,23 @@ from schemas.config import MiningConfig
 from schemas.records import Pair, Rejection
 
 
-class Drawn(NamedTuple):
-    """Two responses of a thread, by their rows in the shard."""
+class DrawnPair(NamedTuple):
+    """The responses of a pair, by their rows in the shard."""
 
     chosen: int
     rejected: int
 
 
-def open_threads(spec: ShardSpec, plan: BuildPlan) -> MinedShard:
-    """A shard with its threads, nothing asked yet."""
-    each = plan.mining.pairs_per_post
-    first = plan.first_thread(spec.split) + spec.start // each
-    return MinedShard(spec, admit_given(read_threads(plan, first, spec.count // each), plan))
+def load_threads(spec: ShardSpec, plan: BuildPlan) -> MinedShard:
+    """Return a shard with its threads, before annotation."""
+    per_thread = plan.mining.pairs_per_post
+    first = plan.first_thread(spec.split) + spec.start // per_thread
+    return MinedShard(spec, filter_given_levels(read_threads(plan, first, spec.count // per_thread), plan))
 
 
 def select_pairs(shard: MinedShard, plan: BuildPlan) -> MinedShard:
-    """Cluster the responses of every thread and draw its pairs, each again for as often as it breaks a rule."""
-    each, attempts = plan.mining.pairs_per_post, plan.config.attempts
+    """Cluster the responses of every thread and draw its pairs. A pair that breaks a rule is drawn again."""
+    per_thread, attempts = plan.mining.pairs_per_post, plan.config.attempts
     indices = np.arange(shard.spec.start, shard.spec.start + shard.spec.count)
     draws = [
         uniforms(plan.config.seed, stream_key("mine", shard.spec.split, attempt), indices, 4)
@@ -49,13 +49,13 @@ def select_pairs(shard: MinedShard, plan: BuildPlan) -> MinedShard:
     ]
     pairs: list[Pair] = []
     rejections = [*shard.rejections]
-    unanswered = open_responses(shard)
+    unanswered = unanswered_responses(shard)
     with _one_thread():
         for thread in range(len(shard.threads.posts)):
-            slots = range(thread * each, (thread + 1) * each)
+            slots = range(thread * per_thread, (thread + 1) * per_thread)
             found, refused = _mine_thread(shard, thread, [(k, [d[k] for d in draws]) for k in slots], plan)
             pairs += found
-            # With all of its responses the thread might have given the pair.
+            # An unanswered response might have given the pair: another run then tries again.
             may_pass = not unanswered.isdisjoint(shard.threads.rows(thread))
             rejections += [refusal.model_copy(update={"may_pass": may_pass}) for refusal in refused]
     return MinedShard(
@@ -69,17 +69,17 @@ def select_pairs(shard: MinedShard, plan: BuildPlan) -> MinedShard:
 
 
 def store_mined(shard: MinedShard, plan: BuildPlan) -> dict[str, Any]:
-    """Write the annotated threads, then the pool shard."""
-    unanswered = len(open_responses(shard))
+    """Write the annotated threads, then the pool shard; return its footer."""
+    unanswered = len(unanswered_responses(shard))
     stored = better_stored(plan, "pool", shard.spec, {"fingerprint": plan.fingerprint, "open": unanswered})
     if stored is not None:
         return stored
     meta = {
         "fingerprint": plan.fingerprint,
-        "annotated": int(shard.threads.known.sum()),
+        "annotated": int(shard.threads.annotated.sum()),
         "unanswered": unanswered,
     }
-    write_shard(plan.path("annotated", shard.spec), THREAD_SCHEMA, [shard.threads.table()], meta)
+    write_shard(plan.path("annotated", shard.spec), THREAD_SCHEMA, [shard.threads.to_table()], meta)
     return store_pool(
         shard.spec,
         plan,
@@ -91,26 +91,33 @@ def store_mined(shard: MinedShard, plan: BuildPlan) -> dict[str, Any]:
     )
 
 
-def cluster(levels: Direction, most: int, seed: int) -> npt.NDArray[np.int64]:
-    """K-means over one-hot levels, shape (N, D) to (N,): cluster numbers from 0, in the order of first appearance.
+def cluster(levels: Direction, max_clusters: int, seed: int) -> npt.NDArray[np.int64]:
+    """Cluster responses by K-means over their one-hot levels.
 
-    K is `most`, or the number of distinct rows where there are fewer; then each of them is a cluster.
+    Args:
+        levels: Levels of N responses, shape (N, D).
+        max_clusters: K. Where fewer rows are distinct, each distinct row is a cluster.
+        seed: Seed of K-means.
+
+    Returns:
+        Cluster numbers from 0 in the order of first appearance, shape (N,).
     """
     numbers: dict[bytes, int] = {}
     labels = np.array([numbers.setdefault(row.tobytes(), len(numbers)) for row in levels], dtype=np.int64)
-    if len(numbers) <= most:
+    if len(numbers) <= max_clusters:
         return labels
-    # Of 70 MiB, and only builds that mine need it.
+    # Imported here, as it takes 70 MiB and only builds that mine need it.
     from sklearn.cluster import KMeans
 
-    found = KMeans(n_clusters=most, n_init=1, random_state=seed).fit_predict(one_hot(levels).astype(np.float64))
+    means = KMeans(n_clusters=max_clusters, n_init=1, random_state=seed)
+    found = means.fit_predict(one_hot(levels).astype(np.float64))
     order: dict[int, int] = {}
     return np.array([order.setdefault(label, len(order)) for label in found.tolist()], dtype=np.int64)
 
 
 @contextlib.contextmanager
 def _one_thread() -> Iterator[None]:
-    """K-means on one thread: its sums then come out the same, and worker processes do not fight for cores."""
+    """Run K-means on one thread, so that its sums are reproducible and worker processes do not compete for cores."""
     from sklearn import config_context
     from threadpoolctl import threadpool_limits
 
@@ -118,29 +125,45 @@ def _one_thread() -> Iterator[None]:
         yield
 
 
-def draw_pair(labels: npt.NDArray[np.int64], draw: npt.NDArray[np.float64]) -> tuple[int, int]:
-    """Two clusters, then one member of each, uniformly: positions of chosen and rejected. `draw` has four numbers."""
+def draw_pair(labels: npt.NDArray[np.int64], uniform: npt.NDArray[np.float64]) -> tuple[int, int]:
+    """Draw two clusters, then one member of each.
+
+    Args:
+        labels: Cluster numbers of N responses, shape (N,); at least two clusters.
+        uniform: Uniform numbers in [0, 1), shape (4,).
+
+    Returns:
+        Positions of the chosen and the rejected response.
+    """
     clusters = int(labels.max()) + 1
-    first, second = int(draw[0] * clusters), int(draw[1] * (clusters - 1))
+    first, second = int(uniform[0] * clusters), int(uniform[1] * (clusters - 1))
     second += second >= first
     members = [np.flatnonzero(labels == number) for number in (first, second)]
-    chosen, rejected = (int(found[int(u * len(found))]) for found, u in zip(members, draw[2:], strict=True))
+    chosen, rejected = (int(found[int(u * len(found))]) for found, u in zip(members, uniform[2:], strict=True))
     return chosen, rejected
 
 
 def margin(chosen: npt.NDArray[np.float32], rejected: npt.NDArray[np.float32], direction: Direction) -> float:
-    """How far apart two replies are where the direction says so, less how far elsewhere: in [-1, 1].
+    """Return the mean distance of two replies in the active dimensions, less that in the others.
 
-    Of the probabilities (D, 2) of both poles, a dimension's expected level is their difference, in [-1, 1].
+    The distance in a dimension is half the difference of expected levels, in [0, 1].
+
+    Args:
+        chosen: Probabilities of both poles, shape (D, 2).
+        rejected: The same of the other reply.
+        direction: Levels, shape (D,); at least one is not 0.
+
+    Returns:
+        The margin, in [-1, 1].
     """
-    apart = np.abs((chosen[:, 0] - chosen[:, 1]) - (rejected[:, 0] - rejected[:, 1])) / 2
+    distance = np.abs((chosen[:, 0] - chosen[:, 1]) - (rejected[:, 0] - rejected[:, 1])) / 2
     active = direction != 0
-    elsewhere = apart[~active].mean(dtype=np.float64) if (~active).any() else 0.0
-    return float(apart[active].mean(dtype=np.float64) - elsewhere)
+    elsewhere = distance[~active].mean(dtype=np.float64) if (~active).any() else 0.0
+    return float(distance[active].mean(dtype=np.float64) - elsewhere)
 
 
 def cluster_seed(seed: int, post: str) -> int:
-    """The seed of a thread's K-means."""
+    """Return the seed of K-means for a thread."""
     return int.from_bytes(hashlib.blake2b(f"cluster\x1f{seed}\x1f{post}".encode(), digest_size=4).digest(), "big") >> 1
 
 
@@ -148,23 +171,23 @@ def _mine_thread(
     shard: MinedShard, thread: int, slots: Sequence[tuple[int, Sequence[npt.NDArray[np.float64]]]], plan: BuildPlan
 ) -> tuple[list[Pair], list[Rejection]]:
     threads, mining = shard.threads, plan.mining
-    rows = [row for row in threads.rows(thread) if threads.known[row]]
+    rows = [row for row in threads.rows(thread) if threads.annotated[row]]
     labels = cluster(threads.levels[rows], mining.clusters, cluster_seed(plan.config.seed, threads.posts[thread].id))
-    hopeless = None
+    unusable = None
     if len(rows) < 2:
-        hopeless = Violation("too_few_responses", f"{len(rows)} annotated responses")
+        unusable = Violation("too_few_responses", f"{len(rows)} annotated responses")
     elif labels.max() == 0:
-        hopeless = Violation("one_cluster", f"all {len(rows)} responses have the same levels")
+        unusable = Violation("one_cluster", f"all {len(rows)} responses have the same levels")
     pairs: list[Pair] = []
     rejections: list[Rejection] = []
     taken: set[frozenset[int]] = set()
     for slot, draws in slots:
         identity = shard.spec.record_id(plan.fingerprint, shard.spec.start + slot)
-        if hopeless:
-            rejections.append(_rejection(shard, thread, identity, None, hopeless, 0, True))
+        if unusable:
+            rejections.append(_rejection(shard, thread, identity, None, unusable, 0, True))
             continue
         for attempt, draw in enumerate(draws):
-            drawn = Drawn(*(rows[position] for position in draw_pair(labels, draw)))
+            drawn = DrawnPair(*(rows[position] for position in draw_pair(labels, draw)))
             verdict = _check(threads, thread, drawn, identity, attempt, taken, plan)
             if isinstance(verdict, Pair):
                 pairs.append(verdict)
@@ -176,9 +199,9 @@ def _mine_thread(
 
 
 def _check(
-    threads: Threads,
+    threads: ThreadBatch,
     thread: int,
-    drawn: Drawn,
+    drawn: DrawnPair,
     identity: str,
     attempt: int,
     taken: set[frozenset[int]],
@@ -189,7 +212,7 @@ def _check(
     chosen, rejected = (threads.texts[row] for row in drawn)
     levels = tuple(threads.levels[row] for row in drawn)
     direction = np.sign(levels[0] - levels[1]).astype(np.int8)
-    score = margin(threads.shares[drawn.chosen], threads.shares[drawn.rejected], direction)
+    score = margin(threads.probabilities[drawn.chosen], threads.probabilities[drawn.rejected], direction)
     violation = _check_margin(score, plan.mining) or check_pair(chosen, rejected, plan.config.rules)
     if violation:
         return violation
@@ -204,7 +227,7 @@ def _check(
             direction=tuple(direction.tolist()),
             topics=post.topics,
             source="mined",
-            model="given" if settings(plan).mode == "given" else plan.config.generation.model,
+            model="given" if plan.mining.annotation.mode == "given" else plan.config.generation.model,
             attempt=attempt,
             prompt_tokens=0,
             completion_tokens=0,
@@ -223,7 +246,13 @@ def _check_margin(score: float, config: MiningConfig) -> Violation | None:
 
 
 def _rejection(
-    shard: MinedShard, thread: int, identity: str, drawn: Drawn | None, violation: Violation, attempt: int, final: bool
+    shard: MinedShard,
+    thread: int,
+    identity: str,
+    drawn: DrawnPair | None,
+    violation: Violation,
+    attempt: int,
+    final: bool,
 ) -> Rejection:
     threads, post = shard.threads, shard.threads.posts[thread]
     direction = np.zeros(threads.levels.shape[1], dtype=np.int8)
