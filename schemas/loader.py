@@ -34,12 +34,19 @@ def load_config(path: Path, overrides: Sequence[str] = (), address: str | None =
         prefix, name = quoted(key)
         return prefix, f"{name} (by --set)" if any(key[: len(path)] == path for path in overridden) else name
 
+    config = build_config(document, address or str(path), where)
+    return _absolute(config, address.rpartition("/")[0] if address else str(path.resolve().parent))
+
+
+def build_config(
+    document: dict[str, Any], origin: str, where: Callable[[Key], tuple[str, str]] = quoted
+) -> BuildConfig:
+    """Return the configuration that a document holds. Its relative paths stay as they are; `validate` says the rest."""
     completed = fill_sections(BuildConfig, document)
     if isinstance(completed.get("engine"), dict):
         # An engine without a kind is vLLM.
         completed["engine"] = {"kind": "vllm"} | completed["engine"]
-    config = validate(BuildConfig, completed, address or str(path), where)
-    return _absolute(config, address.rpartition("/")[0] if address else str(path.resolve().parent))
+    return validate(BuildConfig, completed, origin, where)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

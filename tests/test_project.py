@@ -52,7 +52,7 @@ def test_workflows_run_targets_that_exist() -> None:
 
 
 @pytest.mark.parametrize(
-    "package", ["pipeline", "preference_space", "prompts", "schemas", "training/everyuser_train"], ids=str
+    "package", ["everyuser", "pipeline", "preference_space", "prompts", "schemas", "training/everyuser_train"], ids=str
 )
 def test_every_package_is_typed(package: str) -> None:
     data = tomllib.loads(read(str(Path(package).parent / "pyproject.toml")))["tool"]["setuptools"]["package-data"]
