@@ -31,6 +31,7 @@ from pipeline.io.locks import locked
 from pipeline.mining import annotate
 from pipeline.mining.pairing import load_threads
 from pipeline.threads import gather
+from pipeline.threads.index import build_index
 from schemas.config import BuildConfig, VllmEngine
 from schemas.loader import validate
 
@@ -84,11 +85,11 @@ def _annotate(scratch: Path, arguments: argparse.Namespace, port: int) -> dict[s
     config = validate(BuildConfig, _config(scratch, arguments, port), "benchmark")
     with locked(scratch / "out"):
         plan = prepare(config, scratch / "out").plan
-        for piece in gather.slices_to_do(plan):
-            gather.partition(piece, plan)
-        for part in gather.parts_to_do(plan):
+        for input_slice in gather.pending_slices(plan):
+            gather.partition(input_slice, plan)
+        for part in gather.pending_parts(plan):
             gather.join(part, plan)
-        plan = with_threads(plan, gather.index(plan))
+        plan = with_threads(plan, build_index(plan))
         (shard,) = plan.shards()
         asked = annotate.render_questions(load_threads(shard, plan), plan, 0)
         rows = np.unique([entry.row for entry in asked.pending])[: arguments.responses]

@@ -24,7 +24,7 @@ from pipeline.assembly.matching import choose_mined_histories
 from pipeline.driver.prepare import with_threads
 from pipeline.io.manifests import find_manifest
 from pipeline.plan import BuildPlan
-from pipeline.threads.gather import read_index
+from pipeline.threads.index import read_index
 from schemas.config import BuildConfig
 
 _DIMENSIONS = 90

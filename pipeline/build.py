@@ -31,6 +31,7 @@ from pipeline.publishing.upload import Batch
 from pipeline.runtime import progress
 from pipeline.runtime.runners import Runner
 from pipeline.threads import gather
+from pipeline.threads.index import Index, build_index, check_threads, read_index
 from schemas.base import UsageError, UserError
 from schemas.config import BuildConfig, PublishConfig, ReplayEngine, VllmEngine
 from schemas.manifest import Manifest, Run, RunStatus
@@ -117,7 +118,7 @@ def submit(config: BuildConfig, output: AnyPath, beam_args: Sequence[str] = (), 
         if is_complete(output, manifest):
             return HandedOver(None, is_new=False)
         if config.mining is not None:
-            index = gather.read_index(plan)
+            index = read_index(plan)
             if index is None:
                 raise UsageError(
                     "mining: threads are gathered by a driver that stays; run `everyuser build` with the same --output "
@@ -150,7 +151,7 @@ def _reopened(plan: BuildPlan, manifest: Manifest, observer: Observer) -> Manife
         raise UsageError("--retry-lost: engine replay has no model to ask again; configure the engine of the build")
     if not is_complete(plan.output, manifest):
         return manifest
-    index = gather.read_index(plan) if plan.config.mining else None
+    index = read_index(plan) if plan.config.mining else None
     if count_open(with_threads(plan, index) if index else plan) == 0:
         observer.told("nothing to ask again: circumstances cost this build no row")
         return manifest
@@ -223,30 +224,30 @@ def _with_threads(plan: BuildPlan, run: Runner, observer: Observer) -> BuildPlan
     """Gather the threads of a build that mines, unless an earlier run has."""
     if plan.config.mining is None:
         return plan
-    index = gather.read_index(plan)
+    index = read_index(plan)
     if index is None:
         try:
             index = _gather(plan, run, observer)
             with_threads(plan, index)
         except UsageError:
             # What one file lacks is no reason to read the others again.
-            if not gather.is_partly_read(plan):
+            if not gather.is_partly_partitioned(plan):
                 reset_folder(plan)
             raise
         observer.gathered(index.counts)
-        if index.first:
-            observer.told(f"left out, the first row that cannot be read: {index.first}")
+        if index.first_unreadable:
+            observer.told(f"left out, the first row that cannot be read: {index.first_unreadable}")
     else:
-        gather.check_files(plan)
-    gather.forget_events(plan)
+        check_threads(plan)
+    gather.delete_spills(plan)
     return with_threads(plan, index)
 
 
-def _gather(plan: BuildPlan, run: Runner, observer: Observer) -> gather.Index:
+def _gather(plan: BuildPlan, run: Runner, observer: Observer) -> Index:
     """Read and join the threads, as far as no earlier run has."""
     for name, phase, steps in (
-        ("read", dag.partition_threads, gather.slices_to_do),
-        ("join", dag.join_threads, gather.parts_to_do),
+        ("read", dag.partition_threads, gather.pending_slices),
+        ("join", dag.join_threads, gather.pending_parts),
     ):
         todo: Sequence[Any] = steps(plan)
         observer.gathering_begins(name, plan, len(todo))
@@ -255,7 +256,7 @@ def _gather(plan: BuildPlan, run: Runner, observer: Observer) -> gather.Index:
                 run.run(phase, plan, todo)
         finally:
             observer.phase_ends()
-    return gather.index(plan)
+    return build_index(plan)
 
 
 def _run(phase: Phase, name: str, folder: str, plan: BuildPlan, run: Runner, observer: Observer) -> None:

@@ -69,8 +69,8 @@ class Gathering(Steps):
         """One line: slices or parts, posts and responses."""
         if self.name == "join":
             return f"{self.completed()}/{self.total} parts"
-        events = self.counts().get("threads/events", 0)
-        return f"{self.completed()}/{self.total} slices, {events} posts and responses"
+        items = self.counts().get("threads/items", 0)
+        return f"{self.completed()}/{self.total} slices, {items} posts and responses"
 
 
 class Phase(Steps):

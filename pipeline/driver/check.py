@@ -18,7 +18,7 @@ from pipeline.io.shards import open_shard
 from pipeline.io.storage import AnyPath
 from pipeline.plan import BuildPlan
 from pipeline.runtime import inputs
-from pipeline.threads import gather
+from pipeline.threads.index import check_threads, read_index
 from schemas import SCHEMA_VERSION
 from schemas.base import UsageError, UserError
 from schemas.config import BuildConfig
@@ -65,7 +65,7 @@ def plan_of(folder: AnyPath, manifest: Manifest) -> BuildPlan:
     except ValidationError:
         raise UsageError(f"{folder / MANIFEST} is damaged, or of another version of everyuser") from None
     plan = BuildPlan(folder, manifest.fingerprint, config)
-    index = gather.read_index(plan) if config.mining else None
+    index = read_index(plan) if config.mining else None
     return dataclasses.replace(plan, threads=index.splits) if index else plan
 
 
@@ -103,7 +103,7 @@ def _checks(plan: BuildPlan, manifest: Manifest) -> Iterator[Callable[[], object
     if plan.config.sampled_pairs:
         yield partial(inputs.check_seeds, folder, plan.fingerprint, manifest.inputs)
     if plan.config.mining and (is_finished or plan.threads):
-        yield partial(beside, folder / "threads", partial(gather.check_files, plan))
+        yield partial(beside, folder / "threads", partial(check_threads, plan))
     for entry in manifest.files:
         yield partial(check_entry, folder, entry, plan.fingerprint)
     if is_finished:

@@ -14,7 +14,7 @@ from pipeline.io.shards import read_metas
 from pipeline.io.storage import AnyPath
 from pipeline.plan import BuildPlan, ShardSpec
 from pipeline.runtime import progress
-from pipeline.threads.gather import read_index
+from pipeline.threads.index import read_index
 from schemas.base import UserError
 from schemas.manifest import Counts, FileEntry, Manifest
 

@@ -25,8 +25,8 @@ from pipeline.io.storage import AnyPath, remove_temporary
 from pipeline.plan import BuildPlan, ShardSpec, cut_shards
 from pipeline.runtime import inputs
 from pipeline.sampling.posts import read_posts, source_content, split_posts, store_posts
-from pipeline.threads.gather import Index
-from pipeline.threads.sources import source_contents
+from pipeline.threads.index import Index
+from pipeline.threads.sources import identify_sources
 from preference_space.sampling import Sampler
 from preference_space.space import PreferenceSpace, load_space
 from prompts.renderer import BLOCKS, HIDDEN, INPUTS, Template, load_templates
@@ -153,7 +153,7 @@ def _fingerprint_parts(
             config = config.model_copy(update={"seeds": seeds})
     if config.mining is not None:
         space.select(config.mining.annotation.dimensions, "mining.annotation.dimensions")
-        contents = source_contents(config.mining)
+        contents = identify_sources(config.mining)
         parts["mining"]["content"] = contents
         source = config.mining.source
         if isinstance(source, ThreadsSource) and source.is_hub:

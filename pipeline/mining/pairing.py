@@ -17,7 +17,7 @@ from pipeline.plan import BuildPlan, ShardSpec
 from pipeline.quality.rules import Violation, check_pair
 from pipeline.runtime.results import better_stored, store_pool
 from pipeline.threads.batch import THREAD_SCHEMA, ThreadBatch
-from pipeline.threads.gather import read_threads
+from pipeline.threads.index import read_threads
 from preference_space.direction import Direction
 from preference_space.levels import one_hot
 from preference_space.philox import stream_key, uniforms

@@ -1,7 +1,7 @@
-"""Published rating datasets: what a row says about which post, and which responses, with which ratings.
+"""Readers of published rating datasets: the post of a row, its responses, and their ratings.
 
-A response's level is the sign of its rating against the median of those that it was compared with, which
-`pipeline.threads.gather` takes when all of them are together.
+A response's level is the sign of its rating minus the median of the ratings that it was compared with.
+`pipeline.threads.cleaning` computes it, when all of them are together.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from pipeline.reading.values import UnreadableError, as_list, as_post, as_text, named
 
 _ULTRAFEEDBACK_SLUGS = ("instruction_following", "honesty", "truthfulness", "helpfulness")
-# By the slug of the dimension. `verbosity` has no counterpart.
+# Column by slug. No dimension corresponds to `verbosity`.
 _HELPSTEER2_COLUMNS = {
     "truthfulness": "correctness",
     "helpfulness": "helpfulness",
@@ -29,79 +29,79 @@ SLUGS: dict[str, tuple[str, ...]] = {
     "helpsteer2": tuple(_HELPSTEER2_COLUMNS),
     "pku_saferlhf": tuple(_PKU_SAFERLHF_COLUMNS),
 }
-"""The dimensions that each dataset rates."""
+"""Slugs of the dimensions that each dataset rates."""
 
 
-class Rated(NamedTuple):
-    """A row: its post, and its responses as names ('' for none), texts, which may be anything, and ratings by slug.
+class RatedPost(NamedTuple):
+    """A post and its responses: names ('' for none), texts of unchecked type, and ratings by slug.
 
-    `shared` is equal for rows that hold further responses of the same post, rated on the same scale; '' for no such.
+    Rows of the same `group` rate responses of one post on one scale; '' where each row is a group.
     """
 
     post: str
     responses: list[tuple[str, Any, dict[str, float]]]
-    shared: str = ""
+    group: str = ""
 
 
-def ultrafeedback(row: Mapping[str, Any]) -> Rated:
-    """A row of openbmb/UltraFeedback; a response's name is its model."""
-    _check(row, ("instruction", "completions"))
+def ultrafeedback(row: Mapping[str, Any]) -> RatedPost:
+    """Read a row of openbmb/UltraFeedback. A response is named after its model."""
+    _require(row, ("instruction", "completions"))
     responses = []
     taken: set[str] = set()
     for completion in as_list(row["completions"], "completions"):
         if not isinstance(completion, Mapping):
             raise UnreadableError("a completion is no object")
-        _check(completion, ("model", "response", "annotations"), "completions.")
-        name = _untaken(as_text(completion["model"], "completions.model"), taken)
+        _require(completion, ("model", "response", "annotations"), "completions.")
+        name = _unique(as_text(completion["model"], "completions.model"), taken)
         taken.add(name)
         annotations = completion["annotations"]
-        ratings = {slug: _of(_of(annotations, slug), "Rating") for slug in _ULTRAFEEDBACK_SLUGS}
-        responses.append((name, completion["response"], _numbers(ratings)))
-    return Rated(as_text(row["instruction"], "instruction"), responses)
+        ratings = {slug: _get(_get(annotations, slug), "Rating") for slug in _ULTRAFEEDBACK_SLUGS}
+        responses.append((name, completion["response"], _finite(ratings)))
+    return RatedPost(as_text(row["instruction"], "instruction"), responses)
 
 
-def helpsteer2(row: Mapping[str, Any]) -> Rated:
-    """A row of nvidia/HelpSteer2: one response of a prompt. Of one with several turns, the user's are the post."""
-    _check(row, ("prompt", "response", *_HELPSTEER2_COLUMNS.values()))
-    ratings = _numbers({slug: row[column] for slug, column in _HELPSTEER2_COLUMNS.items()})
-    # All of the prompt: users may say the same after different answers.
+def helpsteer2(row: Mapping[str, Any]) -> RatedPost:
+    """Read a row of nvidia/HelpSteer2: a prompt and one response. The post is what the user says in all turns."""
+    _require(row, ("prompt", "response", *_HELPSTEER2_COLUMNS.values()))
+    ratings = _finite({slug: row[column] for slug, column in _HELPSTEER2_COLUMNS.items()})
+    # The group is the whole prompt: users may say the same after different answers.
     prompt = as_text(row["prompt"], "prompt")
     first, *turns = _TURN.split(prompt)
     chat = [("user", first), *zip(map(str.lower, turns[::2]), turns[1::2], strict=True)]
     post = as_post([{"role": role, "content": text} for role, text in chat], "prompt")
-    return Rated(post, [("", row["response"], ratings)], shared=prompt)
+    return RatedPost(post, [("", row["response"], ratings)], group=prompt)
 
 
-def pku_saferlhf(row: Mapping[str, Any]) -> Rated:
-    """A row of PKU-Alignment/PKU-SafeRLHF: two responses, compared with each other alone."""
+def pku_saferlhf(row: Mapping[str, Any]) -> RatedPost:
+    """Read a row of PKU-Alignment/PKU-SafeRLHF: two responses, compared with each other only."""
     texts = ("response_0", "response_1")
-    _check(row, ("prompt", *texts, *_PKU_SAFERLHF_COLUMNS.values()))
-    chosen = _numbers({slug: row[column] for slug, column in _PKU_SAFERLHF_COLUMNS.items()})
+    _require(row, ("prompt", *texts, *_PKU_SAFERLHF_COLUMNS.values()))
+    chosen = _finite({slug: row[column] for slug, column in _PKU_SAFERLHF_COLUMNS.items()})
     ratings = [{slug: float(which == k) for slug, which in chosen.items()} for k in range(len(texts))]
     responses = [(name, row[name], rating) for name, rating in zip(texts, ratings, strict=True)]
-    return Rated(as_text(row["prompt"], "prompt"), responses)
+    return RatedPost(as_text(row["prompt"], "prompt"), responses)
 
 
-ADAPTERS: dict[str, Callable[[Mapping[str, Any]], Rated]] = {
+ADAPTERS: dict[str, Callable[[Mapping[str, Any]], RatedPost]] = {
     "ultrafeedback": ultrafeedback,
     "helpsteer2": helpsteer2,
     "pku_saferlhf": pku_saferlhf,
 }
-"""Each raises `UnreadableError` for a row of another shape."""
+"""Reader of each dataset. Raises `UnreadableError` for a row of another shape."""
 
 
-def _check(row: Mapping[str, Any], needed: Iterable[str], within: str = "") -> None:
+def _require(row: Mapping[str, Any], needed: Iterable[str], within: str = "") -> None:
     for column in needed:
         if column not in row:
             raise UnreadableError(f"no column '{within}{column}'; it has {named([f'{within}{name}' for name in row])}")
 
 
-def _of(value: Any, key: str) -> Any:
+def _get(value: Any, key: str) -> Any:
     return value.get(key) if isinstance(value, Mapping) else None
 
 
-def _numbers(ratings: Mapping[str, Any]) -> dict[str, float]:
-    """The ratings that are numbers, and not such as "N/A"."""
+def _finite(ratings: Mapping[str, Any]) -> dict[str, float]:
+    """Return the ratings that are finite numbers; datasets also have "N/A"."""
     found = {}
     for slug, value in ratings.items():
         try:
@@ -113,7 +113,7 @@ def _numbers(ratings: Mapping[str, Any]) -> dict[str, float]:
     return found
 
 
-def _untaken(name: str, taken: set[str]) -> str:
+def _unique(name: str, taken: set[str]) -> str:
     candidate, copies = name, 1
     while candidate in taken:
         copies += 1

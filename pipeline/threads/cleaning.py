@@ -1,4 +1,4 @@
-"""A thread as it is used: responses that break no rule, one of each author, without personal data, with levels."""
+"""Cleans threads: drops responses that break a rule, removes personal data, and turns ratings into levels."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from pipeline.plan import BuildPlan
 from pipeline.quality.rules import check_control_tokens, detect_language
 from pipeline.reading.text import count_words, normalised
 from pipeline.runtime.resources import resources
-from pipeline.threads.events import PostEvent, ResponseEvent, content_mark
+from pipeline.threads.parsing import Post, Response, hash_content
 from pipeline.threads.scrub import scrub
 from preference_space.space import PreferenceSpace
 from schemas.records import SeedPost
 
-Cleaned = tuple[SeedPost, list[ResponseEvent]]
+CleanThread = tuple[SeedPost, list[Response]]
 
 
-def clean_thread(post: PostEvent, found: Sequence[ResponseEvent], plan: BuildPlan, counts: Counter[str]) -> Cleaned:
-    """Return a post with the responses that are used, in the order of their ids; count those that are not."""
+def clean_thread(post: Post, found: Sequence[Response], plan: BuildPlan, counts: Counter[str]) -> CleanThread:
+    """Return a post with its usable responses, in the order of their ids; add the others to `counts`."""
     mining, rules = plan.mining, plan.config.rules
     ordered = sorted(
         found,
@@ -32,7 +32,7 @@ def clean_thread(post: PostEvent, found: Sequence[ResponseEvent], plan: BuildPla
     )
     authors, texts, ids = set[str](), set[str](), set[str]()
     names = {author for author in (post.author, *(response.author for response in found)) if author}
-    kept: list[ResponseEvent] = []
+    kept: list[Response] = []
     for response in ordered:
         if len(response.text) > rules.max_characters:
             counts["responses/too_long"] += 1
@@ -40,13 +40,13 @@ def clean_thread(post: PostEvent, found: Sequence[ResponseEvent], plan: BuildPla
         text = scrub(response.text, names).strip() if mining.scrub else response.text.strip()
         plain = normalised(text)
         if count_words(text) < mining.min_words:
-            # Of a link that had many words, one is left.
+            # Counted again, as scrubbing turns a link of many words into one.
             counts["responses/too_short"] += 1
         elif mining.annotation.mode == "given" and response.levels is None and response.ratings is None:
             counts["responses/without_levels"] += 1
         elif check_control_tokens(text, rules):
             counts["responses/markup"] += 1
-        elif plain in texts or (response.id in ids and not response.mark):
+        elif plain in texts or (response.id in ids and not response.content_hash):
             counts["responses/duplicate"] += 1
         elif mining.one_per_author and response.author in authors:
             counts["responses/same_author"] += 1
@@ -55,8 +55,8 @@ def clean_thread(post: PostEvent, found: Sequence[ResponseEvent], plan: BuildPla
         elif len(kept) == mining.max_responses:
             counts["responses/over_limit"] += 1
         else:
-            # Ids of responses may begin anew in each row, too.
-            identity = f"{response.id}~{content_mark(plain)}" if response.id in ids else response.id
+            # Ids of responses may also start over in each row.
+            identity = f"{response.id}~{hash_content(plain)}" if response.id in ids else response.id
             kept.append(response._replace(id=identity, text=text))
             ids.add(identity)
             texts.add(plain)
@@ -70,8 +70,8 @@ def clean_thread(post: PostEvent, found: Sequence[ResponseEvent], plan: BuildPla
     )
 
 
-def _with_levels(found: Sequence[ResponseEvent], space: PreferenceSpace) -> Iterator[ResponseEvent]:
-    """Responses with ratings get levels: the sign of each against the median of those that the thread uses."""
+def _with_levels(found: Sequence[Response], space: PreferenceSpace) -> Iterator[Response]:
+    """Yield the responses, with levels for ratings: the sign of each rating minus the median of the thread's."""
     slugs = {slug for response in found for slug in response.ratings or ()}
     medians = {slug: median(r.ratings[slug] for r in found if r.ratings and slug in r.ratings) for slug in slugs}
     for response in found:

@@ -1,4 +1,4 @@
-"""Personal data in forum text: e-mail addresses, links, phone numbers and user names give way to placeholders."""
+"""Replaces personal data in forum texts (e-mail addresses, links, phone numbers, user names) by placeholders."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 
 import regex
 
-# One pattern, so that what begins first wins: `joe@www.example.org` is an address, `https://joe@example.org` a link.
-# Each part is linear: runs are possessive, and an address can only begin where a run of its characters does.
-# With `regex`, as a name goes on after a mark on one of its letters.
+# One pattern, so that the leftmost match wins: `joe@www.example.org` is an address, `https://joe@example.org` a link.
+# Each part takes linear time: runs are possessive, and an address starts only where a run of its characters does.
+# `regex`, as `re` would end a name at a combining mark.
 _PERSONAL = regex.compile(
     r"""
     (?P<link>
@@ -29,17 +29,17 @@ _PERSONAL = regex.compile(
 _HINTS = ("@", "://", "www.", "u/", "user/", "](/")
 _AFTER_LINK = ".,;:!?'*_~`"
 
-# What the phone library can take for a number: at least seven digits, up to four other characters between two of them.
+# What the phone library may take for a number: seven digits or more, at most four other characters between two.
 _DIGITS = re.compile(r"\d(?:[\Wx]{0,4}\d){6}", re.IGNORECASE)
 
-# A user name that is no word, be it capitalised or shouted: digits, `_`, `-` or a capital letter further in.
-_TELLING = re.compile(r".*[\d_-]|(?=.*[a-z]).+[A-Z]")
-_SHORTEST_NAME = 5
+# A user name that cannot be a plain word: it has a digit, `_`, `-` or an inner capital letter.
+_DISTINCTIVE = re.compile(r".*[\d_-]|(?=.*[a-z]).+[A-Z]")
+_MIN_NAME_LENGTH = 5
 
 
 def scrub(text: str, names: Collection[str] = ()) -> str:
-    """`text` with placeholders for personal data; `names` are user names, replaced where they can be no plain word."""
-    # What a placeholder has replaced may have hidden something: what comes out has nothing left to find.
+    """Replace personal data by placeholders, and those user names in `names` that cannot be plain words."""
+    # A replacement may expose another match. Repeated until nothing is left, so that scrubbing is idempotent.
     while (cleaned := _scrub_once(text, names)) != text:
         text = cleaned
     return text
@@ -49,7 +49,9 @@ def _scrub_once(text: str, names: Collection[str]) -> str:
     lower = text.lower()
     if any(hint in lower for hint in _HINTS):
         text = _PERSONAL.sub(_placeholder, text)
-    found = [name for name in names if name.lower() in lower and len(name) >= _SHORTEST_NAME and _TELLING.match(name)]
+    found = [
+        name for name in names if name.lower() in lower and len(name) >= _MIN_NAME_LENGTH and _DISTINCTIVE.match(name)
+    ]
     if found:
         longest_first = "|".join(map(re.escape, sorted(found, key=len, reverse=True)))
         text = regex.sub(rf"(?<!\w)(?:{longest_first})(?!\w)", "[user]", text, flags=regex.IGNORECASE)
@@ -65,7 +67,7 @@ def _placeholder(match: Any) -> str:
 
 def _without_phones(text: str) -> str:
     parts, end = [], 0
-    # Only texts with a run of digits need its tables.
+    # Imported here, as few texts need its large tables.
     from phonenumbers import Leniency, PhoneNumberMatcher
 
     for number in PhoneNumberMatcher(text, "US", leniency=Leniency.VALID):

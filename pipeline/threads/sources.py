@@ -1,7 +1,6 @@
 """Reads threads: dumps of submissions and comments, joined threads, and published datasets of rated responses.
 
-Rows become *events*, posts and responses in any order (`events.py`), which `gather.py` joins.
-Input is cut into slices that workers read independently.
+The input is cut into slices that workers read independently. Rows become items (`parsing.py`), which `gather.py` joins.
 """
 
 from __future__ import annotations
@@ -19,21 +18,21 @@ from pipeline.io.storage import AnyPath
 from pipeline.reading.formats import KNOWN, format_of, is_compressed, is_hopeless, is_splittable, place, read_rows
 from pipeline.reading.hub import dataset_commit, dataset_rows
 from pipeline.reading.values import Rows
-from pipeline.threads.events import Event, Filters, comments, rated, submissions, threads
+from pipeline.threads.parsing import Filters, Item, parse_comments, parse_rated, parse_submissions, parse_threads
 from preference_space.space import PreferenceSpace
 from schemas.base import UsageError
 from schemas.config import DumpSource, MiningConfig, ThreadsSource
 
 PACKAGED = "packaged"
-"""Forty short threads of this project, to try things on."""
+"""Name of the forty short threads that the package contains."""
 SLICE_BYTES = 64 << 20
-_RATIO = 8
-"""Bytes that a compressed byte of a dump stands for, about."""
+_COMPRESSION_RATIO = 8
+"""Estimated bytes of text for a byte of a compressed dump."""
 
 
 @dataclass(frozen=True)
 class Slice:
-    """A part of the input: the lines that begin in bytes `start` to `stop` of a file, or all of it (`stop` None)."""
+    """A range of an input file: the lines that start in bytes `start` to `stop`, or all of them if `stop` is None."""
 
     number: int
     key: Literal["submissions", "comments", "path"]
@@ -42,16 +41,16 @@ class Slice:
     stop: int | None = None
 
 
-def source_contents(config: MiningConfig) -> list[str]:
-    """Identifies the threads that `config` names: a Hub dataset's commit, or a hash of each file's content."""
+def identify_sources(config: MiningConfig) -> list[str]:
+    """Return what identifies the content of a source: a Hub dataset's commit, or a hash of each file."""
     source = config.source
     if isinstance(source, ThreadsSource) and source.is_hub:
         return [dataset_commit(source.path[0], source.revision, "mining.source.path")]
     return [f"{key}:{storage.content_id(path)}" for key, path in _files(source)]
 
 
-def cut_slices(config: MiningConfig) -> list[Slice]:
-    """The slices of the input, in order."""
+def list_slices(config: MiningConfig) -> list[Slice]:
+    """Return the slices of the input, in order."""
     source = config.source
     if isinstance(source, ThreadsSource) and source.is_hub:
         return [Slice(0, "path", source.path[0])]
@@ -67,54 +66,60 @@ def cut_slices(config: MiningConfig) -> list[Slice]:
 
 
 def input_bytes(config: MiningConfig) -> int | None:
-    """About how many bytes of JSON the input is; None where that is not known."""
+    """Return the estimated size of the input as JSON, in bytes; None for a Hub dataset."""
     source = config.source
     if isinstance(source, ThreadsSource) and source.is_hub:
         return None
-    return sum(storage.size(path) * (_RATIO if is_compressed(path) else 1) for _, path in _files(source))
+    return sum(storage.size(path) * (_COMPRESSION_RATIO if is_compressed(path) else 1) for _, path in _files(source))
 
 
-def read_events(
-    piece: Slice, config: MiningConfig, space: PreferenceSpace, counts: Counter[str], first: list[str]
-) -> Iterator[Event]:
+def read_items(
+    input_slice: Slice, config: MiningConfig, space: PreferenceSpace, counts: Counter[str], unreadable: list[str]
+) -> Iterator[Item]:
     """Yield the usable posts and responses of a slice.
 
-    What is dropped is counted; `first` gets the place of the first row that cannot be read, and why. Raises
-    `UsageError` for a file that cannot be read to its end, or in which no row can be.
+    Args:
+        input_slice: A slice of the configured source.
+        config: Source and filters.
+        space: Space whose dimensions given levels and ratings refer to.
+        counts: Gets the number of items read and dropped, by reason.
+        unreadable: Gets the place and reason of the slice's first unreadable row, if there is one.
+
+    Raises:
+        UsageError: The file cannot be read to its end, or none of its first rows is readable.
     """
     source, filters = config.source, Filters(config, counts)
     path: AnyPath | str
     rows: Rows
     if isinstance(source, ThreadsSource) and source.is_hub:
-        path = piece.path
+        path = input_slice.path
         rows = enumerate(dataset_rows(path, source.config, source.split, source.revision, "mining.source.path"), 1)
     else:
-        path = storage.parse(piece.path)
-        rows = read_rows(path, piece.start, piece.stop)
+        path = storage.parse(input_slice.path)
+        rows = read_rows(path, input_slice.start, input_slice.stop)
 
-    def told() -> str:
-        number, why = min(filters.first.values())
-        return f"{place(path, number, piece.start)}: {why}"
+    def first_unreadable() -> str:
+        number, reason = min(filters.first_unreadable.values())
+        return f"{place(path, number, input_slice.start)}: {reason}"
 
-    def watched() -> Rows:
+    def checked_rows() -> Rows:
         for row in rows:
             yield row
-            for kind in filters.first:
+            for kind in filters.first_unreadable:
                 if is_hopeless(counts[f"{kind}/unreadable"], counts[f"{kind}/read"]):
-                    raise UsageError(
-                        f"none of the first {counts[f'{kind}/read']} {kind} can be read; the first: {told()}"
-                    )
+                    read = counts[f"{kind}/read"]
+                    raise UsageError(f"none of the first {read} {kind} can be read; the first: {first_unreadable()}")
 
-    if piece.key == "submissions":
-        yield from submissions(watched(), filters)
+    if input_slice.key == "submissions":
+        yield from parse_submissions(checked_rows(), filters)
     elif isinstance(source, DumpSource):
-        yield from comments(watched(), filters, source)
+        yield from parse_comments(checked_rows(), filters, source)
     elif source.kind == "threads":
-        yield from threads(watched(), filters, space, source.columns)
+        yield from parse_threads(checked_rows(), filters, space, source.columns)
     else:
-        yield from rated(watched(), filters, space, source.kind)
-    if filters.first:
-        first.append(told())
+        yield from parse_rated(checked_rows(), filters, space, source.kind)
+    if filters.first_unreadable:
+        unreadable.append(first_unreadable())
 
 
 def _matches(pattern: str) -> list[AnyPath]:
@@ -124,7 +129,7 @@ def _matches(pattern: str) -> list[AnyPath]:
 
 
 def _files(source: DumpSource | ThreadsSource) -> list[tuple[Any, AnyPath]]:
-    """Every file with the key that names it. Raises `UsageError` for one that is missing or of another kind."""
+    """Return every file with the key that names it. Raise `UsageError` for one that is missing or of unknown format."""
     files: list[tuple[Any, AnyPath]] = []
     for key in source.paths:
         for pattern in getattr(source, key):
@@ -132,7 +137,7 @@ def _files(source: DumpSource | ThreadsSource) -> list[tuple[Any, AnyPath]]:
                 files.append((key, Path(str(importlib.resources.files("pipeline.threads") / "sample_threads.jsonl"))))
                 continue
             path = storage.parse(pattern)
-            # Brackets may be part of a name.
+            # A file name may contain these characters.
             found = _matches(pattern) if set(pattern) & set("*?[") and not storage.is_file(path) else [path]
             if not found:
                 raise UsageError(f"mining.source.{key}: no file fits {pattern}")

@@ -20,7 +20,7 @@ from pipeline.io.locks import locked
 from pipeline.io.manifests import find_manifest, write_manifest
 from pipeline.io.shards import read_shard
 from pipeline.runtime.resources import resources
-from pipeline.threads.gather import Index
+from pipeline.threads.index import Index
 from preference_space.space import load_space
 from prompts.renderer import load_templates
 from schemas.base import UsageError, UserError

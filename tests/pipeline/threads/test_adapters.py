@@ -72,7 +72,7 @@ def test_ultrafeedback_ratings_are_numbers_by_slug_and_names_the_models() -> Non
         ("alpaca-7b", "Use pegs.", {"helpfulness": 5.0, "truthfulness": 2.0}),
         ("llama-2", "No idea.", {"helpfulness": 1.0, "honesty": 4.0, "truthfulness": 3.0}),
     ]
-    assert not found.shared
+    assert not found.group
 
 
 def test_ultrafeedback_names_of_a_repeated_model_differ() -> None:
@@ -107,7 +107,7 @@ def test_helpsteer2_row_is_one_response_of_a_prompt() -> None:
 
     assert found.post == "Stove?"
     assert found.responses == [("", "Gas.", {"truthfulness": 3.0, "helpfulness": 4.0, "complexity": 2.0})]
-    assert found.shared == "Stove?"
+    assert found.group == "Stove?"
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_pku_saferlhf_ratings_come_from_the_two_choices(better: Any, safer: Any,
 
     assert [name for name, *_ in found.responses] == ["response_0", "response_1"]
     assert [rating for *_, rating in found.responses] == ratings
-    assert not found.shared
+    assert not found.group
 
 
 def test_pku_saferlhf_needs_no_optional_columns() -> None:

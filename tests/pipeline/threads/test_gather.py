@@ -20,18 +20,8 @@ from pipeline.runtime import progress
 from pipeline.runtime.resources import resources
 from pipeline.threads import gather, sources
 from pipeline.threads.batch import ThreadBatch
-from pipeline.threads.gather import (
-    Index,
-    count_parts,
-    forget_events,
-    index,
-    join,
-    partition,
-    parts_to_do,
-    read_index,
-    read_threads,
-    slices_to_do,
-)
+from pipeline.threads.gather import count_parts, delete_spills, join, partition, pending_parts, pending_slices
+from pipeline.threads.index import Index, build_index, read_index, read_threads
 from schemas.base import UsageError, UserError
 from tests import ROOT
 from tests.pipeline.helpers import folder_of, mining, prepared, rows_of, tiny, write_jsonl
@@ -107,15 +97,15 @@ def plan_of(output: Path, section: Row, **keys: Any) -> BuildPlan:
 
 def shuffle_and_join(plan: BuildPlan) -> None:
     """All that is left to do before `index`."""
-    for piece in slices_to_do(plan):
-        partition(piece, plan)
-    for part in parts_to_do(plan):
+    for input_slice in pending_slices(plan):
+        partition(input_slice, plan)
+    for part in pending_parts(plan):
         join(part, plan)
 
 
 def result_of(plan: BuildPlan) -> Gathered:
-    found = index(plan)
-    forget_events(plan)
+    found = build_index(plan)
+    delete_spills(plan)
     return Gathered(plan, found, read_threads(plan, 0, sum(found.splits.values())))
 
 
@@ -303,7 +293,7 @@ def cut_small(
 ) -> None:
     monkeypatch.setattr(gather, "_PART_BYTES", part_bytes)
     monkeypatch.setattr(sources, "SLICE_BYTES", slice_bytes)
-    monkeypatch.setattr(gather, "_FLUSHED_AT", flushed_at)
+    monkeypatch.setattr(gather, "_SPILL_BYTES", flushed_at)
 
 
 @pytest.mark.parametrize(
@@ -336,22 +326,22 @@ def test_threads_are_the_same_however_input_and_parts_are_cut(
 def test_small_parts_slices_and_runs_are_really_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cut_small(monkeypatch)
     plan = plan_of(tmp_path / "out", busy_dump(tmp_path))
-    pieces = slices_to_do(plan)
+    slices = pending_slices(plan)
 
-    for piece in pieces:
-        partition(piece, plan)
+    for input_slice in slices:
+        partition(input_slice, plan)
 
-    assert len(pieces) > 30
+    assert len(slices) > 30
     assert len(list((plan.output / "threads" / "shuffle").glob("00005-*"))) > 2
     assert count_parts(plan) > 50
     shuffle_and_join(plan)
     # Some parts are empty.
-    assert min(index(plan).parts) == 0
+    assert min(build_index(plan).parts) == 0
 
 
 def test_parts_are_at_most_so_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gather, "_PART_BYTES", 1)
-    monkeypatch.setattr(gather, "_MOST_PARTS", 10)
+    monkeypatch.setattr(gather, "_MAX_PARTS", 10)
 
     found = gather_rows(tmp_path, *(pair(f"t{k}") for k in range(30)))
 
@@ -924,7 +914,7 @@ def test_fewer_threads_than_pairs_need_is_refused(tmp_path: Path) -> None:
     shuffle_and_join(plan)
 
     with pytest.raises(UsageError, match=r"^mining: 5 threads give 10 pairs at most, but 11 are asked for; [^\n]*$"):
-        index(plan)
+        build_index(plan)
     assert read_index(plan) is None
 
 
@@ -934,7 +924,7 @@ def test_no_thread_left_is_refused_with_the_reasons(tmp_path: Path) -> None:
     shuffle_and_join(plan)
 
     with pytest.raises(UsageError) as caught:
-        index(plan)
+        build_index(plan)
 
     message = str(caught.value)
     assert message.startswith("mining.source: no thread is left of 3 posts (")
@@ -947,7 +937,7 @@ def test_empty_source_is_refused(tmp_path: Path) -> None:
     shuffle_and_join(plan)
 
     with pytest.raises(UsageError, match=r"no thread is left of 0 posts \(nothing was read\)"):
-        index(plan)
+        build_index(plan)
 
 
 def test_reasons_for_no_thread_are_reasons(tmp_path: Path) -> None:
@@ -981,16 +971,16 @@ def test_slices_that_are_done_are_not_done_again(tmp_path: Path, monkeypatch: py
     whole = gathered(tmp_path / "whole", section)
     cut_small(monkeypatch)
     plan = plan_of(tmp_path / "out", section)
-    pieces = slices_to_do(plan)
-    done = pieces[1::3]
-    for piece in done:
-        partition(piece, plan)
+    slices = pending_slices(plan)
+    done = slices[1::3]
+    for input_slice in done:
+        partition(input_slice, plan)
 
     again = plan_of(tmp_path / "out", section)
 
-    assert slices_to_do(again) == [piece for piece in pieces if piece not in done]
+    assert pending_slices(again) == [input_slice for input_slice in slices if input_slice not in done]
     shuffle_and_join(again)
-    assert slices_to_do(again) == []
+    assert pending_slices(again) == []
     found = result_of(again)
     assert found.content() == whole.content()
     assert found.index.counts == whole.index.counts
@@ -1001,16 +991,16 @@ def test_parts_that_are_done_are_not_done_again(tmp_path: Path, monkeypatch: pyt
     whole = gathered(tmp_path / "whole", section)
     cut_small(monkeypatch)
     plan = plan_of(tmp_path / "out", section)
-    for piece in slices_to_do(plan):
-        partition(piece, plan)
+    for input_slice in pending_slices(plan):
+        partition(input_slice, plan)
     for part in range(0, count_parts(plan), 4):
         join(part, plan)
 
     again = plan_of(tmp_path / "out", section)
 
-    assert parts_to_do(again) == [part for part in range(count_parts(plan)) if part % 4]
+    assert pending_parts(again) == [part for part in range(count_parts(plan)) if part % 4]
     shuffle_and_join(again)
-    assert parts_to_do(again) == []
+    assert pending_parts(again) == []
     assert result_of(again).content() == whole.content()
 
 
@@ -1021,9 +1011,9 @@ def test_what_a_killed_run_left_of_a_slice_does_no_harm(tmp_path: Path, monkeypa
     shuffle = plan.output / "threads" / "shuffle"
     # Smaller runs than those of the run that goes on, so that the last of them are left over.
     with monkeypatch.context() as patch:
-        patch.setattr(gather, "_FLUSHED_AT", 500)
-        for piece in slices_to_do(plan):
-            partition(piece, plan)
+        patch.setattr(gather, "_SPILL_BYTES", 500)
+        for input_slice in pending_slices(plan):
+            partition(input_slice, plan)
     for path in shuffle.glob("*.json"):
         path.unlink()
     assert len(list(shuffle.glob("00001-*"))) > 5
@@ -1039,14 +1029,14 @@ def test_slices_and_parts_done_twice_give_the_same_files(tmp_path: Path, monkeyp
     # A runner may do an element again.
     cut_small(monkeypatch)
     plan = plan_of(tmp_path / "out", busy_dump(tmp_path))
-    pieces, parts = slices_to_do(plan), parts_to_do(plan)
+    slices, parts = pending_slices(plan), pending_parts(plan)
 
     def files() -> dict[Path, bytes]:
         return {path: path.read_bytes() for path in sorted((folder_of(plan) / "threads").rglob("*")) if path.is_file()}
 
     def run() -> dict[Path, bytes]:
-        for piece in pieces:
-            partition(piece, plan)
+        for input_slice in slices:
+            partition(input_slice, plan)
         for part in parts:
             join(part, plan)
         return files()
@@ -1054,7 +1044,7 @@ def test_slices_and_parts_done_twice_give_the_same_files(tmp_path: Path, monkeyp
     assert run() == run()
 
 
-def test_index_stays_and_the_shuffled_events_go(tmp_path: Path) -> None:
+def test_index_stays_and_the_spills_go(tmp_path: Path) -> None:
     found = gather_rows(tmp_path, *(pair(f"t{k}") for k in range(5)))
 
     assert read_index(found.plan) == found.index
@@ -1075,16 +1065,16 @@ def test_index_made_again_is_the_same(tmp_path: Path, monkeypatch: pytest.Monkey
     plan = plan_of(tmp_path / "out", busy_dump(tmp_path))
     shuffle_and_join(plan)
 
-    assert index(plan) == index(plan)
+    assert build_index(plan) == build_index(plan)
 
 
 def test_threads_of_another_build_are_gathered_anew(tmp_path: Path) -> None:
     plan = plan_of(tmp_path / "out", mining(write_jsonl(tmp_path / "x.jsonl", [pair(f"t{k}") for k in range(5)])))
     shuffle_and_join(plan)
-    index(plan)
+    build_index(plan)
     other = dataclasses.replace(plan, fingerprint="f" * 64)
 
-    assert (len(slices_to_do(other)), len(parts_to_do(other)), read_index(other)) == (1, 1, None)
+    assert (len(pending_slices(other)), len(pending_parts(other)), read_index(other)) == (1, 1, None)
 
 
 def test_threads_are_asked_for_before_they_are_gathered(tmp_path: Path) -> None:
@@ -1104,7 +1094,9 @@ def test_wrong_row_in_any_slice_costs_no_other(tmp_path: Path, monkeypatch: pyte
 
     assert sorted(found.posts) == [f"t{k}" for k in range(10) if k != 7]
     assert found.counts("posts") == {"unreadable": 1}
-    assert found.index.first.startswith(f"{tmp_path / 'threads.jsonl'}: line 8: no 'responses'; it has id, post")
+    assert found.index.first_unreadable.startswith(
+        f"{tmp_path / 'threads.jsonl'}: line 8: no 'responses'; it has id, post"
+    )
     check_funnel(found)
 
 
@@ -1114,13 +1106,13 @@ def test_file_of_which_too_many_rows_cannot_be_read_is_refused_and_nothing_gathe
     shuffle_and_join(plan)
 
     with pytest.raises(UserError) as caught:
-        index(plan)
+        build_index(plan)
 
     message = str(caught.value)
     assert message.startswith(f"{path}: of its posts, 3 of 9 cannot be read; raise limits.max_unreadable_share = 0.1 ")
     assert f"; the first: {path}: line 1: no 'responses'; it has url; " in message
     again = plan_of(tmp_path / "out", mining(path), limits={"max_unreadable_share": 0.4})
-    assert (slices_to_do(again), parts_to_do(again)) == ([], [])
+    assert (pending_slices(again), pending_parts(again)) == ([], [])
     assert len(result_of(again).posts) == 6
 
 
@@ -1131,7 +1123,7 @@ def test_share_of_unreadable_rows_is_taken_file_by_file(tmp_path: Path) -> None:
     shuffle_and_join(plan)
 
     with pytest.raises(UserError, match=rf"^{bad}: of its posts, none of 3 can be read"):
-        index(plan)
+        build_index(plan)
 
 
 # Published datasets

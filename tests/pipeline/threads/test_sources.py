@@ -15,8 +15,8 @@ import pytest
 import zstandard
 
 from pipeline.threads import sources
-from pipeline.threads.events import Event, PostEvent, ResponseEvent
-from pipeline.threads.sources import Slice, cut_slices, input_bytes, read_events, source_contents
+from pipeline.threads.parsing import Item, Post, Response
+from pipeline.threads.sources import Slice, identify_sources, input_bytes, list_slices, read_items
 from preference_space.space import PreferenceSpace, load_space
 from schemas.base import UsageError
 from schemas.config import MiningConfig
@@ -51,9 +51,9 @@ def read(
     counts: Counter[str] | None = None,
     space: PreferenceSpace = SPACE,
     first: list[str] | None = None,
-) -> list[Event]:
+) -> list[Item]:
     found, told = Counter[str]() if counts is None else counts, [] if first is None else first
-    return [event for piece in cut_slices(config) for event in read_events(piece, config, space, found, told)]
+    return [item for input_slice in list_slices(config) for item in read_items(input_slice, config, space, found, told)]
 
 
 def unread(config: MiningConfig) -> list[str]:
@@ -97,11 +97,11 @@ def dump_of(folder: Path, *comments: Mapping[str, Any], **keys: Any) -> MiningCo
     return dump(write_jsonl(folder / "RS.jsonl", [submission("p")]), write_jsonl(folder / "RC.jsonl", comments), **keys)
 
 
-def ids(events: Iterable[Event], kind: type[PostEvent] | type[ResponseEvent] = ResponseEvent) -> list[str]:
-    return [event.id for event in events if isinstance(event, kind)]
+def ids(items: Iterable[Item], kind: type[Post] | type[Response] = Response) -> list[str]:
+    return [item.id for item in items if isinstance(item, kind)]
 
 
-def replies_in(content: bytes, path: Path, **keys: Any) -> list[Event]:
+def replies_in(content: bytes, path: Path, **keys: Any) -> list[Item]:
     """What a file of comments is read as."""
     path.write_bytes(content)
     return read(dump(write_jsonl(path.parent / "RS.jsonl", [submission("p")]), path, **keys))[1:]
@@ -111,10 +111,10 @@ def thread(*responses: Any, **fields: Any) -> dict[str, Any]:
     return {"id": "t", "post": "What now?", "responses": list(responses)} | fields
 
 
-def response_of(folder: Path, response: Any, **keys: Any) -> ResponseEvent:
-    event = read(threads(write_jsonl(folder / "threads.jsonl", [thread(response)]), **keys))[1]
-    assert isinstance(event, ResponseEvent)
-    return event
+def response_of(folder: Path, response: Any, **keys: Any) -> Response:
+    item = read(threads(write_jsonl(folder / "threads.jsonl", [thread(response)]), **keys))[1]
+    assert isinstance(item, Response)
+    return item
 
 
 def write_parquet(path: Path, rows: Sequence[Mapping[str, Any]], **keys: Any) -> Path:
@@ -139,9 +139,9 @@ def test_submissions_and_comments_become_posts_and_responses(tmp_path: Path) -> 
 
     post, response = read(config)
 
-    assert isinstance(post, PostEvent)
+    assert isinstance(post, Post)
     assert post[:4] == ("p", "Größe?", "How tall\nare you?", ["askforum"])
-    assert response == ResponseEvent("p", "c", "jo", "Zwölf Äpfel sind groß, nicht?", None, None, None)
+    assert response == Response("p", "c", "jo", "Zwölf Äpfel sind groß, nicht?", None, None, None)
 
 
 @pytest.mark.parametrize(
@@ -151,10 +151,10 @@ def test_submissions_and_comments_become_posts_and_responses(tmp_path: Path) -> 
 def test_topic_of_a_submission_is_its_subreddit(tmp_path: Path, subreddit: Any, topics: list[str]) -> None:
     posts = write_jsonl(tmp_path / "RS.jsonl", [submission("p", subreddit=subreddit)])
 
-    event = read(dump(posts, write_jsonl(tmp_path / "RC.jsonl", [])))[0]
+    item = read(dump(posts, write_jsonl(tmp_path / "RC.jsonl", [])))[0]
 
-    assert isinstance(event, PostEvent)
-    assert event.topics == topics
+    assert isinstance(item, Post)
+    assert item.topics == topics
 
 
 def test_missing_optional_columns_are_empty(tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ def test_missing_optional_columns_are_empty(tmp_path: Path) -> None:
         write_jsonl(tmp_path / "RC.jsonl", [{"id": "c", "link_id": "t3_p", "body": TEXT}]),
     )
 
-    assert read(config) == [PostEvent("p", "T", "", []), ResponseEvent("p", "c", "", TEXT, None, None, None)]
+    assert read(config) == [Post("p", "T", "", []), Response("p", "c", "", TEXT, None, None, None)]
 
 
 @pytest.mark.parametrize("ending", [b"\n", b"\r\n"])
@@ -188,8 +188,8 @@ def test_empty_files_hold_nothing(tmp_path: Path) -> None:
 
 def test_frames_that_end_within_lines_are_read_as_one_text(tmp_path: Path) -> None:
     content = lines(comment(f"c{k}") for k in range(40))
-    pieces = [content[start : start + 501] for start in range(0, len(content), 501)]
-    frames = b"".join(zstandard.ZstdCompressor().compress(piece) for piece in pieces)
+    slices = [content[start : start + 501] for start in range(0, len(content), 501)]
+    frames = b"".join(zstandard.ZstdCompressor().compress(input_slice) for input_slice in slices)
 
     assert ids(replies_in(frames, tmp_path / "RC.zst")) == [f"c{k}" for k in range(40)]
 
@@ -219,9 +219,9 @@ def test_lines_longer_than_a_block_of_the_reader(tmp_path: Path) -> None:
 def test_line_and_paragraph_separators_within_a_text_do_not_end_the_row(tmp_path: Path) -> None:
     body = "One two\u2028three\u2029four five\r\nsix seven eight"
 
-    events = replies_in(lines([comment("a", body=body), comment("b")]), tmp_path / "RC.jsonl")
+    items = replies_in(lines([comment("a", body=body), comment("b")]), tmp_path / "RC.jsonl")
 
-    assert [event.text for event in events if isinstance(event, ResponseEvent)] == [body, TEXT]
+    assert [item.text for item in items if isinstance(item, Response)] == [body, TEXT]
 
 
 def test_pattern_names_files_in_the_order_of_their_names(tmp_path: Path) -> None:
@@ -234,7 +234,7 @@ def test_pattern_names_files_in_the_order_of_their_names(tmp_path: Path) -> None
     config = dump(posts, tmp_path / "RC_*.zst")
 
     assert ids(read(config)) == ["2024-01", "2024-02", "2024-10"]
-    assert [piece.number for piece in cut_slices(config)] == [0, 1, 2, 3]
+    assert [input_slice.number for input_slice in list_slices(config)] == [0, 1, 2, 3]
 
 
 def test_several_files_and_patterns_are_read_in_the_order_given(tmp_path: Path) -> None:
@@ -355,7 +355,7 @@ def test_post_that_is_dropped_is_counted_under_one_name(tmp_path: Path, fields: 
     posts = [submission("p", title="Two words"), submission("q", **fields)]
     config = dump(write_jsonl(tmp_path / "RS.jsonl", posts), write_jsonl(tmp_path / "RC.jsonl", []), max_post_words=5)
 
-    assert ids(read(config), PostEvent) == ["p"]
+    assert ids(read(config), Post) == ["p"]
     assert counted(config) == {"posts/read": 2, f"posts/{reason}": 1}
 
 
@@ -423,7 +423,7 @@ def test_thread_that_cannot_be_read_costs_no_other_and_is_told(
     path = write_jsonl(tmp_path / "x.jsonl", [thread(TEXT, id="a"), row, thread(TEXT, id="c")])
     config = threads(path)
 
-    assert {"a", "c"} <= set(ids(read(config), PostEvent))
+    assert {"a", "c"} <= set(ids(read(config), Post))
     assert counted(config)[f"{kind}/unreadable"] == 1
     (told,) = unread(config)
     assert told.startswith(f"{path}: line 2: {reason}")
@@ -455,7 +455,7 @@ def test_large_file_of_which_no_row_can_be_read_is_not_read_to_its_end(tmp_path:
 def test_large_ids_are_not_taken_for_the_same(tmp_path: Path) -> None:
     rows = [thread(TEXT, id=1237940039285380274899124224 + k) for k in range(2)]
 
-    found = ids(read(threads(write_jsonl(tmp_path / "x.jsonl", rows))), PostEvent)
+    found = ids(read(threads(write_jsonl(tmp_path / "x.jsonl", rows))), Post)
 
     assert found == ["1237940039285380274899124224", "1237940039285380274899124225"]
 
@@ -487,7 +487,7 @@ def test_file_whose_name_looks_like_a_pattern_is_taken_by_its_name(tmp_path: Pat
     for other in ("x1.jsonl", "whatX.jsonl", "a_b.jsonl"):
         write_jsonl(tmp_path / other, [thread(TEXT, id="other")])
 
-    assert ids(read(threads(tmp_path / name)), PostEvent) == ["mine"]
+    assert ids(read(threads(tmp_path / name)), Post) == ["mine"]
 
 
 def test_pattern_that_no_file_fits_is_refused(tmp_path: Path) -> None:
@@ -541,24 +541,27 @@ def odd_lines() -> list[bytes]:
 def check_slices(config: MiningConfig, path: Path, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every slice has the rows that begin in it, so that all together have each of the file once, in order."""
     monkeypatch.setattr(sources, "SLICE_BYTES", 1 << 60)
-    whole = [event for event in read(config) if isinstance(event, ResponseEvent)]
+    whole = [item for item in read(config) if isinstance(item, Response)]
     assert len(whole) == 30
     content = path.read_bytes()
-    begins = {event.id: content.index(f'{{"id": "{event.id}"'.encode()) for event in whole}
+    begins = {item.id: content.index(f'{{"id": "{item.id}"'.encode()) for item in whole}
     # The mark belongs to the first line, which begins before it.
     begins["c0"] = 0
 
     monkeypatch.setattr(sources, "SLICE_BYTES", size)
-    found: list[Event] = []
-    pieces = [piece for piece in cut_slices(config) if piece.key == "comments"]
-    for piece in pieces:
-        events = list(read_events(piece, config, SPACE, Counter(), []))
-        assert piece.stop is not None
-        assert ids(events) == [name for name, begin in begins.items() if piece.start <= begin < piece.stop]
-        found += events
+    found: list[Item] = []
+    slices = [input_slice for input_slice in list_slices(config) if input_slice.key == "comments"]
+    for input_slice in slices:
+        items = list(read_items(input_slice, config, SPACE, Counter(), []))
+        assert input_slice.stop is not None
+        assert ids(items) == [name for name, begin in begins.items() if input_slice.start <= begin < input_slice.stop]
+        found += items
     assert found == whole
-    assert pieces[0].start == 0
-    assert [piece.stop for piece in pieces] == [*(piece.start for piece in pieces[1:]), len(content)]
+    assert slices[0].start == 0
+    assert [input_slice.stop for input_slice in slices] == [
+        *(input_slice.start for input_slice in slices[1:]),
+        len(content),
+    ]
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 50, 99, 100, 101, 128, 150, 177, 256, 333, 511, 1000, 4000, 1 << 20])
@@ -585,9 +588,11 @@ def test_lines_of_equal_length_cut_exactly_at_their_newlines(tmp_path: Path, mon
     config = dump_of(tmp_path, *rows)
     monkeypatch.setattr(sources, "SLICE_BYTES", len(lines(rows[:1])))
 
-    pieces = [piece for piece in cut_slices(config) if piece.key == "comments"]
+    slices = [input_slice for input_slice in list_slices(config) if input_slice.key == "comments"]
 
-    assert [ids(read_events(piece, config, SPACE, Counter(), [])) for piece in pieces] == [[f"c{k}"] for k in range(10)]
+    assert [ids(read_items(input_slice, config, SPACE, Counter(), [])) for input_slice in slices] == [
+        [f"c{k}"] for k in range(10)
+    ]
 
 
 def test_files_of_lines_are_cut_and_others_are_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -596,21 +601,21 @@ def test_files_of_lines_are_cut_and_others_are_not(tmp_path: Path, monkeypatch: 
     packed = write(tmp_path / "y.zst", zstandard.ZstdCompressor().compress(path.read_bytes()))
     size = path.stat().st_size
 
-    assert len(cut_slices(threads(path))) == -(-size // 64)
-    assert ids(read(threads(path)), PostEvent) == [f"t{k}" for k in range(5)]
-    assert len(cut_slices(threads(path, kind="helpsteer2"))) == -(-size // 64)
-    assert cut_slices(threads(packed)) == [Slice(0, "path", str(packed))]
+    assert len(list_slices(threads(path))) == -(-size // 64)
+    assert ids(read(threads(path)), Post) == [f"t{k}" for k in range(5)]
+    assert len(list_slices(threads(path, kind="helpsteer2"))) == -(-size // 64)
+    assert list_slices(threads(packed)) == [Slice(0, "path", str(packed))]
 
 
 def test_numbers_of_slices_go_on_from_file_to_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "SLICE_BYTES", 100)
     config = dump_of(tmp_path, *(comment(f"c{k}") for k in range(4)))
 
-    pieces = cut_slices(config)
+    slices = list_slices(config)
 
-    assert [piece.number for piece in pieces] == list(range(len(pieces)))
-    assert {piece.key for piece in pieces} == {"submissions", "comments"}
-    assert len(pieces) > 4
+    assert [input_slice.number for input_slice in slices] == list(range(len(slices)))
+    assert {input_slice.key for input_slice in slices} == {"submissions", "comments"}
+    assert len(slices) > 4
 
 
 # Threads as rows
@@ -624,7 +629,7 @@ def test_post_or_title_and_text_are_the_post(tmp_path: Path) -> None:
         {"id": 7, "title": "T", "post": "Post.", "responses": [], "topics": ["Music", "Sci Fi"]},
     ]
 
-    assert [event[:4] for event in read(threads(write_jsonl(tmp_path / "x.jsonl", rows)))] == [
+    assert [item[:4] for item in read(threads(write_jsonl(tmp_path / "x.jsonl", rows)))] == [
         ("a", "", "What now?", []),
         ("b", "T", "Text.", []),
         ("c", "T", "", []),
@@ -645,16 +650,16 @@ def test_post_or_title_and_text_are_the_post(tmp_path: Path) -> None:
     ],
 )
 def test_topics_of_a_thread_are_read_as_those_of_seeds(tmp_path: Path, given: Any, topics: list[str]) -> None:
-    event = read(threads(write_jsonl(tmp_path / "x.jsonl", [thread(topics=given)])))[0]
+    item = read(threads(write_jsonl(tmp_path / "x.jsonl", [thread(topics=given)])))[0]
 
-    assert isinstance(event, PostEvent)
-    assert event.topics == topics
+    assert isinstance(item, Post)
+    assert item.topics == topics
 
 
 def test_responses_are_texts_or_objects(tmp_path: Path) -> None:
     row = thread(TEXT, {"text": f"{TEXT} Two", "id": "x", "author": "jo"}, {"text": f"{TEXT} Three", "id": None})
 
-    assert [event[:4] for event in read(threads(write_jsonl(tmp_path / "x.jsonl", [row])))[1:]] == [
+    assert [item[:4] for item in read(threads(write_jsonl(tmp_path / "x.jsonl", [row])))[1:]] == [
         ("t", "00000", "", TEXT),
         ("t", "x", "jo", f"{TEXT} Two"),
         ("t", "00002", "", f"{TEXT} Three"),
@@ -668,7 +673,7 @@ def test_responses_as_lists_of_their_fields_are_responses(tmp_path: Path) -> Non
         columns={"responses": "answers", "response_id": "a_id"},
     )
 
-    found = [(event.id, event.text) for event in read(config) if isinstance(event, ResponseEvent)]
+    found = [(item.id, item.text) for item in read(config) if isinstance(item, Response)]
     assert found == [("x", TEXT), ("y", f"{TEXT} Two")]
 
 
@@ -686,8 +691,8 @@ def test_columns_of_threads_are_mapped(tmp_path: Path) -> None:
 
     post, response = read(threads(write_jsonl(tmp_path / "x.jsonl", [row]), columns=columns | inner))
 
-    assert isinstance(post, PostEvent)
-    assert isinstance(response, ResponseEvent)
+    assert isinstance(post, Post)
+    assert isinstance(response, Response)
     assert post[:5] == ("5", "T", "B", ["music"], "op")
     assert (response.post, response.author, response.text) == ("5", "jo", TEXT)
 
@@ -714,9 +719,9 @@ def test_threads_of_a_table_hold_their_responses_in_a_cell(tmp_path: Path, delim
 
     post, *responses = read(threads(path))
 
-    assert isinstance(post, PostEvent)
+    assert isinstance(post, Post)
     assert (post.text, post.topics) == ("What now?", ["a"])
-    assert [event.text for event in responses] == [TEXT, f"{TEXT} Two"]
+    assert [item.text for item in responses] == [TEXT, f"{TEXT} Two"]
 
 
 @pytest.mark.parametrize("name", ["x.json", "x.ndjson", "x.jsonl.gz", "x.json.zst"])
@@ -725,7 +730,7 @@ def test_threads_of_other_formats_are_read(tmp_path: Path, name: str) -> None:
     plain = json.dumps(rows).encode() if ".json." in name or name.endswith(".json") else lines(rows)
     pack = {".gz": gzip.compress, ".zst": zstandard.ZstdCompressor().compress}.get(Path(name).suffix, bytes)
 
-    assert ids(read(threads(write(tmp_path / name, pack(plain)))), PostEvent) == ["t0", "t1", "t2"]
+    assert ids(read(threads(write(tmp_path / name, pack(plain)))), Post) == ["t0", "t1", "t2"]
 
 
 def test_missing_values_of_pandas_are_missing(tmp_path: Path) -> None:
@@ -734,8 +739,8 @@ def test_missing_values_of_pandas_are_missing(tmp_path: Path) -> None:
 
     post, response = read(threads(path))
 
-    assert isinstance(post, PostEvent)
-    assert isinstance(response, ResponseEvent)
+    assert isinstance(post, Post)
+    assert isinstance(response, Response)
     assert (post.title, post.topics, response.author) == ("", [], "")
 
 
@@ -743,10 +748,10 @@ def test_zero_is_an_id(tmp_path: Path) -> None:
     responses = [{"text": f"{TEXT} {k}", "id": k} for k in range(2)]
     rows = [thread(*responses, id=k) for k in range(2)]
 
-    events = read(threads(write_jsonl(tmp_path / "x.jsonl", rows)))
+    items = read(threads(write_jsonl(tmp_path / "x.jsonl", rows)))
 
-    assert ids(events, PostEvent) == ["0", "1"]
-    assert ids(events) == ["0", "1", "0", "1"]
+    assert ids(items, Post) == ["0", "1"]
+    assert ids(items) == ["0", "1", "0", "1"]
 
 
 def test_missing_ids_of_threads_depend_on_the_post_alone(tmp_path: Path) -> None:
@@ -754,9 +759,9 @@ def test_missing_ids_of_threads_depend_on_the_post_alone(tmp_path: Path) -> None
     here = read(threads(write_jsonl(tmp_path / "here.jsonl", rows)))
     there = read(threads(write_jsonl(tmp_path / "there.jsonl", [row | {"id": ""} for row in rows[::-1]])))
 
-    assert len(set(ids(here, PostEvent))) == 2
+    assert len(set(ids(here, Post))) == 2
     assert sorted(here) == sorted(there)
-    assert [event.post for event in here if isinstance(event, ResponseEvent)] == ids(here, PostEvent)
+    assert [item.post for item in here if isinstance(item, Response)] == ids(here, Post)
 
 
 def test_filters_apply_to_threads_and_count(tmp_path: Path) -> None:
@@ -767,7 +772,7 @@ def test_filters_apply_to_threads_and_count(tmp_path: Path) -> None:
     ]
     config = threads(write_jsonl(tmp_path / "x.jsonl", rows))
 
-    assert ids(read(config), PostEvent) == ["a"]
+    assert ids(read(config), Post) == ["a"]
     assert ids(read(config)) == ["00000"]
     assert counted(config) == {
         "posts/read": 3,
@@ -794,25 +799,25 @@ def test_filters_apply_to_threads_and_count(tmp_path: Path) -> None:
     ],
 )
 def test_levels_are_a_list_or_a_map_of_slugs(tmp_path: Path, levels: Any, expected: list[int] | None) -> None:
-    event = response_of(tmp_path, {"text": TEXT, "levels": levels})
+    item = response_of(tmp_path, {"text": TEXT, "levels": levels})
 
-    assert (event.levels, event.positive, event.negative) == (expected, None, None)
-    assert all(type(level) is int for level in event.levels or ())
+    assert (item.levels, item.positive, item.negative) == (expected, None, None)
+    assert all(type(level) is int for level in item.levels or ())
 
 
 def test_probabilities_come_along_with_levels(tmp_path: Path) -> None:
     given = {"text": TEXT, "levels": [1, 0, -1], "positive": [0.75, 0.25, 0], "negative": [0, 0.25, 1]}
 
-    event = response_of(tmp_path, given)
+    item = response_of(tmp_path, given)
 
-    assert (event.positive, event.negative) == ([0.75, 0.25, 0.0], [0.0, 0.25, 1.0])
+    assert (item.positive, item.negative) == ([0.75, 0.25, 0.0], [0.0, 0.25, 1.0])
 
 
 @pytest.mark.parametrize("empty", [{}, {"positive": None, "negative": None}, {"positive": [], "negative": []}])
 def test_probabilities_may_be_left_out(tmp_path: Path, empty: Mapping[str, Any]) -> None:
-    event = response_of(tmp_path, {"text": TEXT, "levels": [1, 0, -1], **empty})
+    item = response_of(tmp_path, {"text": TEXT, "levels": [1, 0, -1], **empty})
 
-    assert (event.levels, event.positive, event.negative) == ([1, 0, -1], None, None)
+    assert (item.levels, item.positive, item.negative) == ([1, 0, -1], None, None)
 
 
 def rich_threads() -> list[dict[str, Any]]:
@@ -839,18 +844,18 @@ def rich_threads() -> list[dict[str, Any]]:
     ]
 
 
-def test_lines_zst_and_parquet_give_the_same_events(tmp_path: Path) -> None:
+def test_lines_zst_and_parquet_give_the_same_items(tmp_path: Path) -> None:
     rows = rich_threads()
     plain = write_jsonl(tmp_path / "x.jsonl", rows)
     packed = write(tmp_path / "x.zst", zstandard.ZstdCompressor().compress(plain.read_bytes()))
     table = write_parquet(tmp_path / "x.parquet", rows, row_group_size=70)
 
-    events = read(threads(plain))
+    items = read(threads(plain))
 
-    assert len(ids(events, PostEvent)) == 600
-    assert len(ids(events)) == 900
-    assert read(threads(packed)) == events
-    assert read(threads(table)) == events
+    assert len(ids(items, Post)) == 600
+    assert len(ids(items)) == 900
+    assert read(threads(packed)) == items
+    assert read(threads(table)) == items
 
 
 def test_maps_of_levels_mean_the_same_in_parquet_which_fills_up_the_keys(tmp_path: Path) -> None:
@@ -858,15 +863,15 @@ def test_maps_of_levels_mean_the_same_in_parquet_which_fills_up_the_keys(tmp_pat
         thread({"text": TEXT, "levels": {"gender": 1}}, {"text": TEXT, "levels": {"age_group": -1}}, id="a"),
         thread({"text": TEXT, "levels": {"neuroticism": 1}}, {"text": TEXT, "levels": None}, id="b"),
     ]
-    events = read(threads(write_jsonl(tmp_path / "x.jsonl", rows)))
+    items = read(threads(write_jsonl(tmp_path / "x.jsonl", rows)))
 
-    assert [event.levels for event in events if isinstance(event, ResponseEvent)] == [
+    assert [item.levels for item in items if isinstance(item, Response)] == [
         [0, 1, 0],
         [-1, 0, 0],
         [0, 0, 1],
         None,
     ]
-    assert read(threads(write_parquet(tmp_path / "x.parquet", rows))) == events
+    assert read(threads(write_parquet(tmp_path / "x.parquet", rows))) == items
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "zst", "parquet"])
@@ -884,11 +889,11 @@ def test_published_dataset_is_read_through_its_adapter(
     else:
         path.write_bytes(lines(rows) if suffix == "jsonl" else zstandard.ZstdCompressor().compress(lines(rows)))
 
-    events = read(threads(path, kind="helpsteer2"), space=load_space("alignx"))
+    items = read(threads(path, kind="helpsteer2"), space=load_space("alignx"))
 
-    assert len(ids(events, PostEvent)) == 600
-    assert len(set(ids(events, PostEvent))) == 300
-    found = [event.ratings for event in events if isinstance(event, ResponseEvent)]
+    assert len(ids(items, Post)) == 600
+    assert len(set(ids(items, Post))) == 300
+    found = [item.ratings for item in items if isinstance(item, Response)]
     assert [ratings and ratings["helpfulness"] for ratings in found] == [0, 1] * 300
 
 
@@ -914,9 +919,9 @@ def test_hub_dataset_is_one_slice_of_unknown_size(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("datasets.load_dataset", load_dataset)
     config = threads("hf://owner/name", config="english", split="dev", revision="abc")
 
-    assert cut_slices(config) == [Slice(0, "path", "hf://owner/name")]
+    assert list_slices(config) == [Slice(0, "path", "hf://owner/name")]
     assert input_bytes(config) is None
-    assert ids(read(config), PostEvent) == ["t", "u"]
+    assert ids(read(config), Post) == ["t", "u"]
     assert calls == [(("owner/name", "english"), {"split": "dev", "revision": "abc", "streaming": True})]
 
 
@@ -952,7 +957,7 @@ def test_hub_dataset_is_identified_by_its_commit(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", dataset_info)
 
-    assert source_contents(threads("hf://owner/name", revision="dev")) == ["c0ffee"]
+    assert identify_sources(threads("hf://owner/name", revision="dev")) == ["c0ffee"]
     assert asked == [("owner/name", "dev")]
 
 
@@ -963,18 +968,18 @@ def test_source_is_identified_by_contents_not_by_paths(tmp_path: Path) -> None:
     folders = [tmp_path / name for name in ("here", "there")]
     for folder in folders:
         folder.mkdir()
-    here, there = (source_contents(dump_of(folder, comment("a"))) for folder in folders)
+    here, there = (identify_sources(dump_of(folder, comment("a"))) for folder in folders)
 
     assert here == there
-    assert source_contents(dump_of(folders[1], comment("b"))) != here
-    assert source_contents(dump_of(folders[1], comment("a"))) == here
+    assert identify_sources(dump_of(folders[1], comment("b"))) != here
+    assert identify_sources(dump_of(folders[1], comment("a"))) == here
 
 
 def test_same_file_as_submissions_and_as_comments_is_told_apart(tmp_path: Path) -> None:
     x, y, z = (str(write_jsonl(tmp_path / f"{name}.jsonl", [{"id": name}])) for name in "xyz")
 
-    here = source_contents(mining({"kind": "dump", "submissions": [x, y], "comments": [z]}))
-    there = source_contents(mining({"kind": "dump", "submissions": [x], "comments": [y, z]}))
+    here = identify_sources(mining({"kind": "dump", "submissions": [x, y], "comments": [z]}))
+    there = identify_sources(mining({"kind": "dump", "submissions": [x], "comments": [y, z]}))
 
     assert here != there
 

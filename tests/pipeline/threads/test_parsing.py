@@ -9,7 +9,16 @@ from typing import Any
 import pytest
 
 from pipeline.reading.values import Row, UnreadableError
-from pipeline.threads.events import Event, Filters, PostEvent, ResponseEvent, comments, rated, submissions, threads
+from pipeline.threads.parsing import (
+    Filters,
+    Item,
+    Post,
+    Response,
+    parse_comments,
+    parse_rated,
+    parse_submissions,
+    parse_threads,
+)
 from preference_space.space import PreferenceSpace, load_space
 from schemas.base import UsageError
 from schemas.config import DumpSource, MiningConfig
@@ -23,19 +32,19 @@ TEXT = "A reply of exactly six words."
 
 @dataclass
 class Read:
-    """What became of rows: events, counts, and the first row of each kind that could not be read."""
+    """Items of some rows, counts, and the first row of each kind that could not be read."""
 
-    events: list[Event]
+    items: list[Item]
     counts: dict[str, int]
-    first: dict[str, tuple[int, str]]
+    first_unreadable: dict[str, tuple[int, str]]
 
     @property
-    def posts(self) -> list[PostEvent]:
-        return [event for event in self.events if isinstance(event, PostEvent)]
+    def posts(self) -> list[Post]:
+        return [item for item in self.items if isinstance(item, Post)]
 
     @property
-    def responses(self) -> list[ResponseEvent]:
-        return [event for event in self.events if isinstance(event, ResponseEvent)]
+    def responses(self) -> list[Response]:
+        return [item for item in self.items if isinstance(item, Response)]
 
 
 def read(
@@ -47,16 +56,16 @@ def read(
     filters = Filters(config, counts)
     numbered = list(enumerate(rows, 1))
     assert isinstance(config.source, DumpSource)
-    found: Iterable[Event]
+    found: Iterable[Item]
     if kind == "submissions":
-        found = submissions(numbered, filters)
+        found = parse_submissions(numbered, filters)
     elif kind == "comments":
-        found = comments(numbered, filters, config.source)
+        found = parse_comments(numbered, filters, config.source)
     elif kind == "threads":
-        found = threads(numbered, filters, space, columns or {})
+        found = parse_threads(numbered, filters, space, columns or {})
     else:
-        found = rated(numbered, filters, load_space("alignx"), kind)
-    return Read(list(found), dict(counts), filters.first)
+        found = parse_rated(numbered, filters, load_space("alignx"), kind)
+    return Read(list(found), dict(counts), filters.first_unreadable)
 
 
 def submission(**fields: Any) -> dict[str, Any]:
@@ -144,7 +153,7 @@ def test_comment_without_a_needed_column_is_counted_and_the_next_follows(field: 
 
     assert [r.id for r in found.responses] == ["a", "b"]
     assert found.counts == {"responses/read": 3, "responses/unreadable": 1}
-    number, why = found.first["responses"]
+    number, why = found.first_unreadable["responses"]
     assert number == 2
     assert f"'{field}'" in why
 
@@ -157,7 +166,7 @@ def test_submission_that_cannot_be_read_is_counted_and_the_next_follows(wrong: R
 
     assert [post.id for post in found.posts] == ["p"]
     assert found.counts == {"posts/read": 3, "posts/unreadable": 2}
-    assert found.first["posts"][0] == 1
+    assert found.first_unreadable["posts"][0] == 1
 
 
 def test_value_of_another_kind_is_never_made_a_text() -> None:
@@ -206,8 +215,8 @@ def test_wrong_thread_is_counted_and_the_next_follows(row: Mapping[str, Any], me
 
     assert [post.id for post in found.posts] == ["a", "b"]
     assert found.counts == {"posts/read": 3, "posts/unreadable": 1, "responses/read": 2}
-    assert found.first["posts"][0] == 2
-    assert message in found.first["posts"][1]
+    assert found.first_unreadable["posts"][0] == 2
+    assert message in found.first_unreadable["posts"][1]
 
 
 @pytest.mark.parametrize(
@@ -246,7 +255,7 @@ def test_wrong_response_is_counted_and_costs_no_other(fields: Mapping[str, Any],
 
     assert [r.text for r in found.responses] == [TEXT, f"{TEXT} More."]
     assert found.counts == {"posts/read": 1, "responses/read": 3, "responses/unreadable": 1}
-    number, why = found.first["responses"]
+    number, why = found.first_unreadable["responses"]
     assert number == 1
     assert why.startswith("response 2: ")
     assert message in why
@@ -257,7 +266,7 @@ def test_response_of_another_shape_is_counted(entry: Any) -> None:
     found = read("threads", thread(TEXT, entry))
 
     assert len(found.responses) == 1
-    number, why = found.first["responses"]
+    number, why = found.first_unreadable["responses"]
     assert number == 1
     assert re.match("response 2: (neither a text nor an object with a 'text'|no 'text'; it has body)", why)
 
@@ -281,10 +290,10 @@ def test_entities_of_threads_are_undone_where_the_text_is_escaped() -> None:
 def test_posts_of_one_id_with_different_contents_have_different_marks() -> None:
     found = read("threads", thread(TEXT), thread(TEXT), thread(TEXT, post="Another one?"))
 
-    marks = [post.mark for post in found.posts]
+    marks = [post.content_hash for post in found.posts]
     assert [post.id for post in found.posts] == ["t"] * 3
     assert marks[0] == marks[1] != marks[2]
-    assert [response.mark for response in found.responses] == marks
+    assert [response.content_hash for response in found.responses] == marks
 
 
 # Published datasets
@@ -357,4 +366,4 @@ def test_space_must_have_what_a_dataset_rates() -> None:
     filters = Filters(validate(MiningConfig, {"source": {"kind": "helpsteer2", "path": ["x"]}}, "test"), Counter())
 
     with pytest.raises(UsageError, match=r"helpsteer2: the space 'three' has no dimension 'truthfulness'"):
-        list(rated([], filters, SPACE, "helpsteer2"))
+        list(parse_rated([], filters, SPACE, "helpsteer2"))

@@ -1,7 +1,7 @@
-"""Turns rows into posts and responses: texts as people wrote them, ids that tell rows apart, what is dropped counted.
+"""Parses rows into posts and responses, and counts what it drops.
 
-An *event* is a post or a response to one, in any order. Posts and responses of dumps meet by the site's ids. Ids of
-other threads may begin anew in each file, so there a response goes with the post of its id *and* content.
+An *item* is a post or a response to one; items come in any order. Posts and responses of a dump meet by the site's ids.
+Ids of other sources may start over in each file, so there a response meets the post of its id *and* content.
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ from schemas.config import DumpSource, MiningConfig, ThreadField
 
 Rows = Iterable[tuple[int, Row]]
 _ROUNDING = 1e-3
-"""By how much given probabilities may exceed one."""
+"""How far the sum of given probabilities may exceed 1."""
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 _MOST_DIGITS = 19
-"""Digits of the longest number that may be an id in base 36."""
+"""Longest decimal number that is read as an id in base 36."""
 
 
-class PostEvent(NamedTuple):
-    """A post. `mark` is '' where the id alone says which, and else stands for the content that it had in its row."""
+class Post(NamedTuple):
+    """A post. `content_hash` is '' where the id alone identifies it, else a hash of the content of its row."""
 
     id: str
     title: str
     text: str
     topics: list[str]
     author: str = ""
-    mark: str = ""
+    content_hash: str = ""
 
 
-class ResponseEvent(NamedTuple):
-    """A response to the post of id `post` and the same `mark`.
+class Response(NamedTuple):
+    """A response to the post with id `post` and the same `content_hash`.
 
-    Levels and their probabilities, or ratings by slug, are None where it brings none.
+    `levels`, the probabilities `positive` and `negative` of their poles, and `ratings` by slug are None if not given.
     """
 
     post: str
@@ -55,37 +55,37 @@ class ResponseEvent(NamedTuple):
     positive: list[float] | None = None
     negative: list[float] | None = None
     ratings: dict[str, float] | None = None
-    mark: str = ""
+    content_hash: str = ""
 
 
-Event = PostEvent | ResponseEvent
+Item = Post | Response
 
 
 class Filters:
-    """What makes a row or a text unusable, counted under the names that the manifest shows.
+    """Rules that drop rows and texts, counted under the names that the manifest shows.
 
-    `first` holds, for `posts` and for `responses`, the number of the first row that could not be read, and why.
+    `first_unreadable` holds, for `posts` and for `responses`, the number of the first unreadable row, and the reason.
     """
 
     def __init__(self, config: MiningConfig, counts: Counter[str]) -> None:
-        self.first: dict[str, tuple[int, str]] = {}
+        self.first_unreadable: dict[str, tuple[int, str]] = {}
         self._config = config
         self._counts = counts
-        # Each by itself: joined, their flags and groups would get in each other's way.
+        # Compiled one by one: joined, their flags and groups would interfere.
         self._bots = [re.compile(pattern, re.IGNORECASE) for pattern in config.bots]
 
     def count(self, name: str) -> None:
-        """Count one more."""
+        """Add one to a count."""
         self._counts[name] += 1
 
-    def unreadable(self, kind: str, number: int, error: UnreadableError) -> None:
-        """Count a row that cannot be used, or a response in it."""
+    def count_unreadable(self, kind: str, number: int, error: UnreadableError) -> None:
+        """Count an unreadable row, or an unreadable response in it."""
         self.count(f"{kind}/read")
         self.count(f"{kind}/unreadable")
-        self.first.setdefault(kind, (number, str(error)))
+        self.first_unreadable.setdefault(kind, (number, str(error)))
 
-    def post(self, title: str, text: str, author: str = "", is_moderator: bool = False) -> bool:
-        """Count a post, and return whether it is used."""
+    def accepts_post(self, title: str, text: str, author: str = "", is_moderator: bool = False) -> bool:
+        """Count a post, and return whether it passes all rules."""
         self.count("posts/read")
         if is_placeholder(text) or is_placeholder(title):
             return self._drop("posts/deleted")
@@ -99,8 +99,8 @@ class Filters:
             return self._drop("posts/too_long")
         return True
 
-    def response(self, author: str, text: str, is_moderator: bool = False) -> bool:
-        """Count a response, and return whether it is used."""
+    def accepts_response(self, author: str, text: str, is_moderator: bool = False) -> bool:
+        """Count a response, and return whether it passes all rules."""
         self.count("responses/read")
         if is_placeholder(text):
             return self._drop("responses/deleted")
@@ -127,7 +127,7 @@ class Filters:
         return bool(author) and any(bot.search(author) for bot in self._bots)
 
 
-def submissions(rows: Rows, filters: Filters) -> Iterator[Event]:
+def parse_submissions(rows: Rows, filters: Filters) -> Iterator[Item]:
     """Yield the usable posts of a dump."""
     for number, row in rows:
         try:
@@ -136,13 +136,13 @@ def submissions(rows: Rows, filters: Filters) -> Iterator[Event]:
             title, text = (as_written(as_text(found.get(name), name), escaped=True) for name in ("title", "selftext"))
             author, subreddit = as_id(found.get("author"), "author"), as_text(found.get("subreddit"), "subreddit")
         except UnreadableError as error:
-            filters.unreadable("posts", number, error)
+            filters.count_unreadable("posts", number, error)
             continue
-        if filters.post(title, text, author, bool(found.get("distinguished"))):
-            yield PostEvent(identity, title, text, [slug(subreddit)] if subreddit else [], author)
+        if filters.accepts_post(title, text, author, bool(found.get("distinguished"))):
+            yield Post(identity, title, text, [slug(subreddit)] if subreddit else [], author)
 
 
-def comments(rows: Rows, filters: Filters, source: DumpSource) -> Iterator[Event]:
+def parse_comments(rows: Rows, filters: Filters, source: DumpSource) -> Iterator[Item]:
     """Yield the usable responses of a dump."""
     for number, row in rows:
         try:
@@ -152,76 +152,94 @@ def comments(rows: Rows, filters: Filters, source: DumpSource) -> Iterator[Event
             parent = as_id(found.get("parent_id"), "parent_id")
             author, text = as_id(found.get("author"), "author"), as_text(found.get("body"), "body")
         except UnreadableError as error:
-            filters.unreadable("responses", number, error)
+            filters.count_unreadable("responses", number, error)
             continue
         if source.replies == "top_level" and not _is_top_level(parent, link):
             filters.count("responses/read")
             filters.count("responses/nested")
             continue
         text = as_written(text, escaped=True)
-        if filters.response(author, text, bool(found.get("distinguished") or found.get("stickied"))):
-            yield ResponseEvent(link, identity, author, text)
+        if filters.accepts_response(author, text, bool(found.get("distinguished") or found.get("stickied"))):
+            yield Response(link, identity, author, text)
 
 
-def threads(rows: Rows, filters: Filters, space: PreferenceSpace, given: Mapping[ThreadField, str]) -> Iterator[Event]:
-    """Yield the usable posts and responses of joined threads; `given` maps fields to columns of other names."""
-    key, inner = "mining.source.columns.", "response_"
-    columns = Columns(given, key)
-    of_response = {field.removeprefix(inner): name for field, name in given.items() if field.startswith(inner)}
-    inner_columns = Columns(of_response, key + inner)
+def parse_threads(
+    rows: Rows, filters: Filters, space: PreferenceSpace, columns: Mapping[ThreadField, str]
+) -> Iterator[Item]:
+    """Yield the usable posts and responses of joined threads.
+
+    Args:
+        rows: Rows with their numbers.
+        filters: Drops and counts.
+        space: Space whose dimensions given levels refer to.
+        columns: Name of each field's column, where it differs from the field's.
+    """
+    key, prefix = "mining.source.columns.", "response_"
+    of_thread = Columns(columns, key)
+    renamed = {field.removeprefix(prefix): name for field, name in columns.items() if field.startswith(prefix)}
+    of_response = Columns(renamed, key + prefix)
     for number, row in rows:
         try:
-            post, entries = _thread(_readable(row), columns)
+            post, entries = _parse_thread(_readable(row), of_thread)
         except UnreadableError as error:
-            filters.unreadable("posts", number, error)
+            filters.count_unreadable("posts", number, error)
             continue
-        if not filters.post(post.title, post.text, post.author):
+        if not filters.accepts_post(post.title, post.text, post.author):
             continue
         yield post
         for place, entry in enumerate(entries):
             try:
-                response = _response(post, place, entry, space, inner_columns)
+                response = _parse_response(post, place, entry, space, of_response)
             except UnreadableError as error:
-                filters.unreadable("responses", number, UnreadableError(f"response {place + 1}: {error}"))
+                filters.count_unreadable("responses", number, UnreadableError(f"response {place + 1}: {error}"))
                 continue
-            if filters.response(response.author, response.text):
+            if filters.accepts_response(response.author, response.text):
                 yield response
 
 
-def rated(rows: Rows, filters: Filters, space: PreferenceSpace, kind: str) -> Iterator[Event]:
-    """Yield the posts and responses of a published dataset, with ratings that become levels when they are joined.
+def parse_rated(rows: Rows, filters: Filters, space: PreferenceSpace, kind: str) -> Iterator[Item]:
+    """Yield the usable posts and rated responses of the published dataset `kind`.
 
-    Raises `UsageError` for a space that lacks a dimension of the dataset.
+    The join turns ratings into levels, as it takes all ratings of a thread.
+
+    Args:
+        rows: Rows with their numbers.
+        filters: Drops and counts.
+        space: Space that has the dimensions of the dataset.
+        kind: A key of `ADAPTERS`.
+
+    Raises:
+        UsageError: The space lacks a dimension of the dataset.
     """
-    lacking = [name for name in SLUGS[kind] if name not in space.index]
-    if lacking:
-        raise UsageError(f"mining.source.kind: {kind}: the space '{space.name}' has no dimension '{lacking[0]}'")
+    missing = [slug for slug in SLUGS[kind] if slug not in space.index]
+    if missing:
+        raise UsageError(f"mining.source.kind: {kind}: the space '{space.name}' has no dimension '{missing[0]}'")
     for number, row in rows:
         try:
             found = ADAPTERS[kind](_readable(row))
             text = as_written(found.post, escaped=False)
         except UnreadableError as error:
-            filters.unreadable("posts", number, error)
+            filters.count_unreadable("posts", number, error)
             continue
-        if not filters.post("", text):
+        if not filters.accepts_post("", text):
             continue
-        # Ratings of one row say nothing about those of another, but where rows of one prompt were rated alike.
-        content = [found.shared] if found.shared else [text, *(repr(response) for response in found.responses)]
-        identity = content_mark(*content)
-        yield PostEvent(identity, "", text, [], "", identity)
+        # Ratings of two rows are comparable only where the dataset rates them on one scale.
+        content = [found.group] if found.group else [text, *(repr(response) for response in found.responses)]
+        identity = hash_content(*content)
+        yield Post(identity, "", text, [], "", identity)
         for name, value, ratings in found.responses:
             try:
                 said = as_written(as_text(value, "response"), escaped=False)
             except UnreadableError as error:
-                filters.unreadable("responses", number, error)
+                filters.count_unreadable("responses", number, error)
                 continue
-            if filters.response("", said):
-                named_by = name or f"response_{content_mark(said)}"
-                yield ResponseEvent(identity, named_by, "", said, ratings=ratings, mark=identity)
+            if filters.accepts_response("", said):
+                named_by = name or f"response_{hash_content(said)}"
+                yield Response(identity, named_by, "", said, ratings=ratings, content_hash=identity)
 
 
-def _thread(row: Mapping[str, Any], columns: Columns) -> tuple[PostEvent, list[Any]]:
-    """The post of a row, and its responses as they are."""
+def _parse_thread(row: Mapping[str, Any], columns: Columns) -> tuple[Post, list[Any]]:
+    """Return the post of a row, and its responses unparsed."""
     if not columns.has(row, "responses"):
         raise UnreadableError(f"no 'responses'; it has {named(row)}; mining.source.columns maps them")
     if not any(columns.has(row, field) for field in ("post", "title", "text")):
@@ -230,36 +248,36 @@ def _thread(row: Mapping[str, Any], columns: Columns) -> tuple[PostEvent, list[A
     title, text = as_written(as_text(columns.value(row, "title"), "title")), as_written(body)
     entries = as_list(columns.value(row, "responses"), "responses")
     topics = as_topics(columns.value(row, "topics"), "topics")
-    mark = content_mark(title, text)
-    # Rows of one post are one thread, unless levels say how its responses compare with each other.
+    content_hash = hash_content(title, text)
+    # Rows with the same post are one thread, unless they have levels, which compare the responses of one row.
     is_rated = any(isinstance(entry, Mapping) and entry.get("levels") for entry in entries)
-    made_up = content_mark(title, text, *map(repr, entries)) if is_rated else mark
-    identity = as_id(columns.value(row, "id"), "id") or made_up
-    return PostEvent(identity, title, text, topics, as_id(columns.value(row, "author"), "author"), mark), entries
+    fallback_id = hash_content(title, text, *map(repr, entries)) if is_rated else content_hash
+    identity = as_id(columns.value(row, "id"), "id") or fallback_id
+    return Post(identity, title, text, topics, as_id(columns.value(row, "author"), "author"), content_hash), entries
 
 
-def _response(post: PostEvent, place: int, entry: Any, space: PreferenceSpace, columns: Columns) -> ResponseEvent:
-    made_up = f"{place:05d}"
+def _parse_response(post: Post, place: int, entry: Any, space: PreferenceSpace, columns: Columns) -> Response:
+    fallback_id = f"{place:05d}"
     if isinstance(entry, str):
-        return ResponseEvent(post.id, made_up, "", as_written(as_text(entry, "text")), mark=post.mark)
+        return Response(post.id, fallback_id, "", as_written(as_text(entry, "text")), content_hash=post.content_hash)
     if not isinstance(entry, Mapping):
         raise UnreadableError("neither a text nor an object with a 'text'")
     if not columns.has(entry, "text"):
         raise UnreadableError(f"no 'text'; it has {named(entry)}; mining.source.columns.response_text maps it")
-    return ResponseEvent(
+    return Response(
         post.id,
-        as_id(columns.value(entry, "id"), "id") or made_up,
+        as_id(columns.value(entry, "id"), "id") or fallback_id,
         as_id(columns.value(entry, "author"), "author"),
         as_written(as_text(columns.value(entry, "text"), "text")),
-        *_given(entry, space),
-        mark=post.mark,
+        *_parse_levels(entry, space),
+        content_hash=post.content_hash,
     )
 
 
-def _given(
+def _parse_levels(
     response: Mapping[str, Any], space: PreferenceSpace
 ) -> tuple[list[int] | None, list[float] | None, list[float] | None]:
-    """The levels that a response brings, by position or by slug, and their probabilities."""
+    """Return the given levels, by position or by slug, and the probabilities of both poles; None where not given."""
     levels = response.get("levels")
     if is_missing(levels) or levels in ([], ()):
         return None, None, None
@@ -269,21 +287,21 @@ def _given(
             raise UnreadableError(f"the space '{space.name}' has no dimension '{unknown[0]}'")
         listed = [0] * len(space)
         for name, level in levels.items():
-            # Parquet fills up the keys that other rows have.
+            # Parquet gives each row the keys of all rows, with nulls.
             listed[space.index[name]] = 0 if is_missing(level) else level
         levels = listed
     if not isinstance(levels, (list, tuple)) or len(levels) != len(space) or any(v not in (-1, 0, 1) for v in levels):
         raise UnreadableError(f"'levels' must be {len(space)} numbers of -1, 0 and 1")
-    shares = [response.get(name) for name in ("positive", "negative")]
-    if all(is_missing(share) or share in ([], ()) for share in shares):
+    given = [response.get(name) for name in ("positive", "negative")]
+    if all(is_missing(values) or values in ([], ()) for values in given):
         return [int(level) for level in levels], None, None
     try:
-        both = np.array(shares, dtype=np.float64)
+        poles = np.array(given, dtype=np.float64)
     except (TypeError, ValueError):
-        both = np.empty(0)
-    if both.shape != (2, len(space)) or not ((both >= 0).all() and (both.sum(axis=0) <= 1 + _ROUNDING).all()):
+        poles = np.empty(0)
+    if poles.shape != (2, len(space)) or not ((poles >= 0).all() and (poles.sum(axis=0) <= 1 + _ROUNDING).all()):
         raise UnreadableError(f"'positive' and 'negative' must be {len(space)} probabilities")
-    return [int(level) for level in levels], both[0].tolist(), both[1].tolist()
+    return [int(level) for level in levels], poles[0].tolist(), poles[1].tolist()
 
 
 def _readable(row: Row) -> Mapping[str, Any]:
@@ -300,9 +318,9 @@ def _required(row: Mapping[str, Any], field: str) -> str:
 
 
 def _is_top_level(parent: str, link: str) -> bool:
-    """Whether a comment answers the post: a comment on a comment has that one's `t1_` name as its parent.
+    """Return whether a comment answers the post. The parent of a nested comment is a comment, `t1_...`.
 
-    Some dumps write a parent as a number, which is its id in base 36 without the kind.
+    Some dumps write the parent as a decimal number, without its kind; ids are in base 36.
     """
     if not parent or parent.removeprefix("t3_") == link:
         return True
@@ -317,6 +335,6 @@ def _in_base_36(number: int) -> str:
     return digits
 
 
-def content_mark(*texts: str) -> str:
-    """Return what stands for the content of a row: 16 characters."""
+def hash_content(*texts: str) -> str:
+    """Return a hash of the content of a row, 16 hexadecimal digits."""
     return hashlib.blake2b("\x1f".join(texts).encode(), digest_size=8).hexdigest()
