@@ -53,7 +53,7 @@ class Observer:
     def gathered(self, counts: Mapping[str, int]) -> None:
         """The threads are there; `counts` is their funnel."""
 
-    def told(self, line: str) -> None:
+    def notice(self, line: str) -> None:
         """Show a person something while it lasts, such as a bucket that does not answer. By default it is logged."""
         logger.warning(line)
 
@@ -81,7 +81,7 @@ def build(
     """
     run = Runner(config, output, beam_args)
     observer = observer or Observer()
-    with waiting_for_stores(config.requests.outage_seconds, observer.told), _held(output, config, run):
+    with waiting_for_stores(config.requests.outage_seconds, observer.notice), _held(output, config, run):
         prepared = prepare(config, output)
         plan, manifest = prepared.plan, prepared.manifest
         if retry_lost:
@@ -111,7 +111,7 @@ def submit(config: BuildConfig, output: AnyPath, beam_args: Sequence[str] = (), 
     run = Runner(config, output, beam_args)
     if config.publish is not None:
         raise UsageError("publish: a job that nobody waits for cannot publish; run `everyuser publish` when it is done")
-    with waiting_for_stores(config.requests.outage_seconds, Observer().told), _held(output, config, run):
+    with waiting_for_stores(config.requests.outage_seconds, Observer().notice), _held(output, config, run):
         plan, manifest, *_ = prepare(config, output)
         if retry_lost:
             manifest = _reopened(plan, manifest, Observer())
@@ -153,7 +153,7 @@ def _reopened(plan: BuildPlan, manifest: Manifest, observer: Observer) -> Manife
         return manifest
     index = read_index(plan) if plan.config.mining else None
     if count_open(with_threads(plan, index) if index else plan) == 0:
-        observer.told("nothing to ask again: circumstances cost this build no row")
+        observer.notice("nothing to ask again: circumstances cost this build no row")
         return manifest
     manifest = manifest.model_copy(update={"status": "incomplete", "files": ()})
     write_manifest(plan.output, manifest)
@@ -236,7 +236,7 @@ def _with_threads(plan: BuildPlan, run: Runner, observer: Observer) -> BuildPlan
             raise
         observer.gathered(index.counts)
         if index.first_unreadable:
-            observer.told(f"left out, the first row that cannot be read: {index.first_unreadable}")
+            observer.notice(f"left out, the first row that cannot be read: {index.first_unreadable}")
     else:
         check_threads(plan)
     gather.delete_spills(plan)

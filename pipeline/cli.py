@@ -62,37 +62,43 @@ def build(
     output: Annotated[
         str | None,
         typer.Option(
-            "--output", "-o", metavar="DIR", help="Output folder, or s3://, gs:// and the like; by default out/NAME."
+            "--output",
+            "-o",
+            metavar="DIR",
+            help="Output folder, or an address such as s3://BUCKET/my; by default out/NAME.",
         ),
     ] = None,
     overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key; may be repeated.")
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override a key, such as pairs=500; may be repeated."),
     ] = None,
     detach: Annotated[
-        bool, typer.Option("--detach", help="Hand the build over to the runner as one job, and do not wait for it.")
+        bool, typer.Option("--detach", help="Submit the build to the runner as one job, and do not wait for it.")
     ] = False,
     retry_lost: Annotated[
         bool,
-        typer.Option("--retry-lost", help="Ask again for rows that timeouts and server errors cost a finished build."),
+        typer.Option(
+            "--retry-lost", help="Ask again for rows that a finished build lost to timeouts and server errors."
+        ),
     ] = False,
     verbose: Verbose = False,
     debug: Debug = False,
 ) -> None:
-    """Build a dataset, or go on where an earlier run of the same command stopped.
+    """Build a dataset, or resume where an earlier run of the same command stopped.
 
-    What follows `--` goes to Beam: `-- --direct_running_mode=multi_processing --direct_num_workers=4`.
+    Arguments after `--` go to Beam: `-- --direct_running_mode=multi_processing --direct_num_workers=4`.
     """
-    # Before Beam is imported, which warns of extras that are not installed; and its threads, when they are stopped,
-    # print tracebacks that tell nothing.
+    # Set before Beam is imported, as the import warns of extras that are not installed. Threads of Beam that are
+    # stopped print tracebacks without meaning.
     logging.getLogger().setLevel(logging.INFO if debug else logging.CRITICAL + 1)
     if not debug:
         threading.excepthook = lambda _: None
     with _reported(debug, verbose):
-        # At once, as what comes next takes seconds.
+        # Printed first, as the imports take seconds.
         out.print(Text(f"checking {config} and what it names"), soft_wrap=not out.is_terminal)
         from pipeline.build import build as run_build
         from pipeline.build import submit
-        from pipeline.console.build_display import Display
+        from pipeline.console.build_display import BuildDisplay
         from pipeline.console.publish_display import PublishDisplay
         from pipeline.driver.configuration import read_config
         from pipeline.io import storage
@@ -103,21 +109,17 @@ def build(
         folder = storage.parse(output or f"out/{settings.name}")
         if not storage.is_local(folder) and folder.protocol == "memory":
             raise UsageError(
-                f"--output {folder}: what is in memory:// is gone when the command ends; name a folder of this "
-                "machine, or of a bucket (s3://, gs://, az://)"
+                f"--output {folder}: memory:// is emptied when the command ends; name a folder of this machine, "
+                "such as out/my, or of a bucket, such as s3://BUCKET/my"
             )
         if detach:
-            handed = submit(settings, folder.absolute(), context.args, retry_lost)
-            job = f" as job {handed.job}" if handed.job else ""
-            told = (
-                f"handed over{job}; its manifest.json tells when it is complete"
-                if handed.is_new
-                else "finished already"
-            )
-            out.print(Text(f"{folder}: {told}"), soft_wrap=True)
+            submitted = submit(settings, folder.absolute(), context.args, retry_lost)
+            job = f" as job {submitted.job}" if submitted.job else ""
+            state = f"submitted{job}; manifest.json says when it is complete"
+            say(out, f"{folder}: {state if submitted.is_new else 'finished already'}")
             return
         publishing = PublishDisplay(out)
-        with Display(out) as display:
+        with BuildDisplay(out) as display:
             manifest = run_build(settings, folder.absolute(), context.args, display, publishing, retry_lost)
         display.summary(manifest, folder, config)
         publishing.summary()
@@ -132,7 +134,7 @@ def inspect(
     count: Annotated[int, typer.Option("--count", "-n", min=1, help="How many examples to show.")] = 1,
     debug: Debug = False,
 ) -> None:
-    """Show examples readably: the post, both replies, the direction in words, the history."""
+    """Show examples for reading: the post, both replies, the direction in words, the history."""
     with _reported(debug):
         from pipeline.console.show import find_examples, show
         from pipeline.io.storage import parse
@@ -145,18 +147,18 @@ def inspect(
 def check(
     folder: Annotated[str, typer.Argument(metavar="DIR", help="A build's folder.")], debug: Debug = False
 ) -> None:
-    """Check every file of a build against what the build says of it: names, hashes, checksums, fingerprints."""
+    """Check every file of a build against the build's own record: names, hashes, checksums, fingerprints."""
     with _reported(debug):
         from pipeline.driver.check import check_build
         from pipeline.io.storage import parse
 
         found = check_build(parse(folder))
         for problem in found.problems:
-            err.print(Text(problem), soft_wrap=True)
+            say(err, problem)
         if found.problems:
             raise UserError(f"{folder}: {len(found.problems)} of {found.checks} checks failed")
         state = "finished" if found.is_finished else "not finished"
-        out.print(Text(f"{folder}: {found.checks} checks, all as built; the build is {state}"), soft_wrap=True)
+        say(out, f"{folder}: {found.checks} checks, all as built; the build is {state}")
 
 
 @app.command()
@@ -167,7 +169,7 @@ def report(
         typer.Option(
             "--benchmark",
             metavar="FILE",
-            help="Look for texts of this file in the dataset: JSON, JSONL, Parquet or text; may be repeated.",
+            help="Look for this file's texts in the dataset: JSON, JSONL, Parquet or text; may be repeated.",
         ),
     ] = None,
     words: Annotated[
@@ -186,10 +188,10 @@ def report(
     verbose: Verbose = False,
     debug: Debug = False,
 ) -> None:
-    """Measure a build: report.html to look at, report.json, and its main figures in the card."""
+    """Measure a build: write report.html, report.json, and the main figures into the card."""
     with _reported(debug, verbose):
         from pipeline.card.render import write_card
-        from pipeline.console.report_display import StageDisplay
+        from pipeline.console.display import Display
         from pipeline.io.locks import locked
         from pipeline.io.manifests import CARD
         from pipeline.io.storage import parse
@@ -210,14 +212,14 @@ def report(
             workers=workers,
         )
         build_folder = parse(folder)
-        # A folder that is not ours gets no lock.
+        # Opened before the lock is taken, so that a folder without a build is left alone.
         manifest = open_build(build_folder).manifest
         with locked(build_folder):
-            with StageDisplay(out) as display:
-                found, pictures = write_report(build_folder, settings, display.stage)
+            with Display(out) as display:
+                found, pictures = write_report(build_folder, settings, display.measure)
             write_card(build_folder, manifest, found, pictures)
         for path in ("report.html", "report.json", CARD):
-            out.print(Text(f"in    {build_folder / path}"), soft_wrap=True)
+            say(out, f"in    {build_folder / path}")
 
 
 @app.command()
@@ -231,12 +233,12 @@ def publish(
     tag: Annotated[str | None, typer.Option("--tag", metavar="TAG", help="A tag for the commit.")] = None,
     message: Annotated[str | None, typer.Option("--message", metavar="TEXT", help="The commit's message.")] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Publish what there is of a build that is unfinished or lost too much.")
+        bool, typer.Option("--force", help="Publish a build although it is unfinished or lost too many pairs.")
     ] = False,
     verbose: Verbose = False,
     debug: Debug = False,
 ) -> None:
-    """Publish a build on the Hugging Face Hub, in one commit; or go on where an earlier run stopped.
+    """Publish a build on the Hugging Face Hub in one commit, or resume where an earlier run stopped.
 
     The token comes from HF_TOKEN, or from `hf auth login`.
     """
@@ -254,8 +256,7 @@ def publish(
         build_folder = storage.parse(folder).absolute()
         if not storage.is_file(build_folder / MANIFEST):
             raise UsageError(f"{folder} holds no build ({MANIFEST} is not there)")
-        display = PublishDisplay(out)
-        with locked(build_folder):
+        with locked(build_folder), PublishDisplay(out) as display:
             run_publish(build_folder, settings, force, observer=display)
         display.summary()
 
@@ -333,13 +334,13 @@ def _log(line: str) -> None:
 
 @contextlib.contextmanager
 def _reported(debug: bool, verbose: bool = False) -> Iterator[None]:
-    """Show log records, and an error as one line with the way out; a traceback only with `--debug`."""
+    """Print log records, and an error as one line before the exit; a traceback only with `--debug`."""
     level = logging.DEBUG if debug else logging.INFO if verbose else logging.WARNING
     try:
         with logs.shown(level, _log):
             yield
     except KeyboardInterrupt:
-        err.print("[bold]stopped[/]: run the same command again to go on; finished work is kept")
+        err.print("[bold]stopped[/]: finished work is kept; run the same command again to resume")
         raise typer.Exit(130) from None
     except Exception as error:
         if debug:
@@ -353,7 +354,7 @@ def _reported(debug: bool, verbose: bool = False) -> Iterator[None]:
 
 
 def main() -> None:
-    """Entry point of `everyuser`."""
+    """Run the command line: the entry point of `everyuser`."""
     app()
 
 

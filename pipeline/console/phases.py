@@ -1,4 +1,4 @@
-"""The figures of something under way, from the tallies of all processes since it began."""
+"""Phases that the display follows: threads gathered, pairs built, shards uploaded, a report measured."""
 
 from __future__ import annotations
 
@@ -6,82 +6,95 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
+from pipeline.io.storage import AnyPath
 from pipeline.plan import BuildPlan, ShardSpec
 from pipeline.runtime import progress
+from schemas.manifest import FileEntry
 
 _UNSETTLED = 0.95
-"""The bar comes no further by answers alone: rows that fail a rule are asked about again."""
+"""The most that answers alone move the bar: rows that fail a rule are asked about again."""
 
 
-class TimeLeft:
-    """Seconds until the end, judged by the pace so far. Between two steps it counts down, and never up."""
+class Phase(ABC):
+    """Work of `total` steps."""
 
-    def __init__(self) -> None:
-        self._began: tuple[float, int] | None = None
-        self._done = 0
-        self._end: float | None = None
-
-    def update(self, done: int, total: int, now: float) -> float | None:
-        """The estimate at `now`, a monotonic time; None where there is nothing to judge by, or nothing left."""
-        if done == 0 or self._began is None:
-            # What comes before the first step, such as the start of a model, says nothing about the pace.
-            self._began = (now, done)
-        began, before = self._began
-        if done > self._done and done > before:
-            self._end = now + (now - began) / (done - before) * (total - done)
-        self._done = max(self._done, done)
-        left = 0.0 if self._end is None else self._end - now
-        return left if left > 0 and done < total else None
-
-
-class Steps(ABC):
-    """Something that is done step by step. `total` is the number of its steps."""
-
-    def __init__(self, name: str, plan: BuildPlan, total: int) -> None:
+    def __init__(self, name: str, total: int) -> None:
         self.name = name
         self.total = total
-        self._output = plan.output
-        self._before = progress.total(plan.output)
+
+    @abstractmethod
+    def counts(self) -> dict[str, int]:
+        """Return what was counted since the phase began."""
+
+    @abstractmethod
+    def completed(self) -> int:
+        """Return how many steps are done."""
+
+    @abstractmethod
+    def facts(self) -> str:
+        """Return what a person wants to know besides, as one line."""
+
+
+class Measuring(Phase):
+    """A stage of a report, whose steps are reported by the code that does them."""
+
+    done = 0
+
+    def counts(self) -> dict[str, int]:
+        """Return the steps that are done."""
+        return {"done": self.done}
+
+    def completed(self) -> int:
+        """Return the steps that are done."""
+        return self.done
+
+    def facts(self) -> str:
+        """Return steps done and steps in all."""
+        return f"{self.done} of {self.total}"
+
+
+class _Tallied(Phase):
+    """A phase whose steps all processes count in the tallies of a build's folder."""
+
+    def __init__(self, name: str, total: int, output: AnyPath) -> None:
+        super().__init__(name, total)
+        self._output = output
+        self._before = progress.total(output)
         self._started = time.monotonic()
 
     def counts(self) -> dict[str, int]:
-        """What was counted since it began."""
+        """Return what was counted since the phase began."""
         now = progress.total(self._output)
         return {name: now[name] - self._before[name] for name in now}
 
-    @abstractmethod
-    def completed(self) -> int:
-        """How many steps are done."""
 
-    @abstractmethod
-    def facts(self) -> str:
-        """What else there is to say."""
-
-
-class Gathering(Steps):
+class Gathering(_Tallied):
     """Threads being read or joined: slices of the input, or parts of its posts."""
 
+    def __init__(self, name: str, plan: BuildPlan, steps: int) -> None:
+        super().__init__(name, steps, plan.output)
+
     def completed(self) -> int:
-        """Those that are done."""
+        """Return how many slices or parts are done."""
         return self.counts().get("threads/slices" if self.name == "read" else "threads/parts", 0)
 
     def facts(self) -> str:
-        """One line: slices or parts, posts and responses."""
+        """Return slices or parts, posts and responses."""
         if self.name == "join":
             return f"{self.completed()}/{self.total} parts"
         items = self.counts().get("threads/items", 0)
         return f"{self.completed()}/{self.total} slices, {items} posts and responses"
 
 
-class Phase(Steps):
-    """The pairs of a phase."""
+class Building(_Tallied):
+    """Pairs of one of the two phases being built."""
 
     def __init__(self, name: str, plan: BuildPlan, todo: Sequence[ShardSpec]) -> None:
-        super().__init__(name, plan, sum(spec.count for spec in todo))
+        super().__init__(name, sum(spec.count for spec in todo), plan.output)
         mode = plan.config.mining.annotation.mode if plan.config.mining else "given"
         sampled = any(spec.source == "sampled" for spec in todo)
         self._shards = len(todo)
-        # An answer to a choice is one token: its number is told already.
+        # The answer to a choice is one token, so their number says nothing new.
         self._writes = plan.config.portrait != "template" if name == "examples" else sampled or mode == "json"
         self._starts_a_server = plan.config.engine.kind == "vllm" and (
             self._writes or (name == "pairs" and mode == "choice")
@@ -90,7 +103,7 @@ class Phase(Steps):
         self._reached = 0
 
     def completed(self) -> int:
-        """Pairs that are settled; or, of those begun, as many as the share of their requests that was answered."""
+        """Return the pairs that are settled; or, of those begun, the share whose requests were answered."""
         counts = self.counts()
         settled = counts.get("settled" if self.name == "pairs" else "examples/asked", 0)
         questions = counts.get("questions", 0)
@@ -99,7 +112,7 @@ class Phase(Steps):
         return self._reached
 
     def facts(self) -> str:
-        """One line: shards, examples, acceptance, answers, tokens, time left."""
+        """Return shards, pairs or examples, acceptance, answers, tokens, time left."""
         counts, now = self.counts(), time.monotonic()
         parts = [f"{counts.get('shards', 0)}/{self._shards} shards"]
         if self.name == "pairs":
@@ -130,6 +143,47 @@ class Phase(Steps):
         elif self._starts_a_server and not counts.get("requests_sent"):
             parts.append("starting the model")
         return ", ".join(parts)
+
+
+class Uploading(_Tallied):
+    """Shards on their way to the Hub. A step is a byte."""
+
+    def __init__(self, folder: AnyPath, todo: Sequence[Sequence[FileEntry]]) -> None:
+        super().__init__("upload", sum(entry.bytes for batch in todo for entry in batch), folder)
+        self._files = sum(len(batch) for batch in todo)
+
+    def completed(self) -> int:
+        """Return the bytes that were sent."""
+        return self.counts().get("publish/bytes", 0)
+
+    def facts(self) -> str:
+        """Return shards, megabytes, retries."""
+        counts = self.counts()
+        retries = counts.get("publish/retries", 0)
+        waits = f", tried again: {retries}" if retries else ""
+        sent, size = counts.get("publish/bytes", 0) / 1e6, self.total / 1e6
+        return f"{counts.get('publish/files', 0)}/{self._files} shards, {sent:.1f} of {size:.1f} MB{waits}"
+
+
+class TimeLeft:
+    """An estimate of the seconds that are left, by the pace so far. Between two steps it falls and never rises."""
+
+    def __init__(self) -> None:
+        self._began: tuple[float, int] | None = None
+        self._done = 0
+        self._end: float | None = None
+
+    def update(self, done: int, total: int, now: float) -> float | None:
+        """Return the estimate at `now`, a monotonic time; None without a pace to judge by, and at the end."""
+        if done == 0 or self._began is None:
+            # What comes before the first step, such as the start of a model, says nothing about the pace.
+            self._began = (now, done)
+        began, before = self._began
+        if done > self._done and done > before:
+            self._end = now + (now - began) / (done - before) * (total - done)
+        self._done = max(self._done, done)
+        left = 0.0 if self._end is None else self._end - now
+        return left if left > 0 and done < total else None
 
 
 def _duration(seconds: float) -> str:

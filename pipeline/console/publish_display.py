@@ -1,119 +1,64 @@
-"""What publishing looks like: a bar on a terminal, plain lines elsewhere; and its last words."""
+"""What publishing prints: the upload as it goes, and a summary."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.text import Text
-
+from pipeline.console.display import Display
+from pipeline.console.phases import Uploading
 from pipeline.io.storage import AnyPath
 from pipeline.publishing.publish import Published, PublishObserver
 from pipeline.publishing.repository import Changes, Repository
 from pipeline.publishing.upload import Batch
-from pipeline.runtime import progress
 from schemas.terminal import say
 
-_LINE_SECONDS = 5.0
 
+class PublishDisplay(Display, PublishObserver):
+    """Shows the upload until it is over."""
 
-class PublishDisplay(PublishObserver):
-    """Follows the tallies of all processes that upload."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._over = threading.Event()
-        self._watcher: threading.Thread | None = None
-        self._result: Published | None = None
+    _result: Published | None = None
 
     def checking(self, folder: AnyPath) -> None:
-        """Say what is read."""
-        self._say(f"checking {folder} against its manifest")
+        """Print what is read."""
+        self.notice(f"checking {folder} against its manifest")
 
     def uploading_begins(
         self, folder: AnyPath, repository: Repository, changes: Changes, todo: Sequence[Batch]
     ) -> None:
-        """Say what is to be done, and begin to follow it."""
+        """Print what an earlier run has uploaded, and begin to follow the rest."""
         if repository.is_new:
-            self._say("upload: the repository is new")
+            self.notice("upload: the repository is new")
         ahead = len(changes.shards) - sum(len(batch) for batch in todo)
         if ahead:
-            self._say(f"upload: {ahead} of {len(changes.shards)} shards are there from an earlier run")
+            self.notice(f"upload: {ahead} of {len(changes.shards)} shards are there from an earlier run")
         if todo:
-            self._over.clear()
-            self._watcher = threading.Thread(target=self._watch, args=(_Upload(folder, todo),), daemon=True)
-            self._watcher.start()
+            self.follow(Uploading(folder, todo))
 
     def uploading_ends(self) -> None:
         """Stop following."""
-        self._over.set()
-        if self._watcher:
-            self._watcher.join()
-            self._watcher = None
+        self.stop()
 
     def published(self, result: Published) -> None:
-        """Keep it for the last words."""
+        """Keep the result for the summary."""
         self._result = result
 
     def summary(self) -> None:
-        """What was published, where, and how to load it; nothing where nothing was."""
+        """Print what was published, where, and how to load it; nothing if nothing was published."""
         result = self._result
         if result is None:
             return
         changes = result.changes
         if changes:
             done = f"{len(changes.shards) + len(changes.others)} files new or changed, {len(changes.deleted)} deleted"
-            head, text = "published", f"{done}, {result.unchanged} as they were; commit {result.commit[:12]}"
+            head, text = "published", f"{done}, {result.unchanged} unchanged; commit {result.commit[:12]}"
         else:
             head, text = "unchanged", f"{result.repo_id} holds this build already; no commit was made"
-        self._console.print(Text.assemble((head, "bold green"), f" {text}"), soft_wrap=True)
-        if result.tag:
-            self._say(f"tag   {result.tag}")
-        self._say(f"see   {result.url}")
+        self.notice(f" {text}", head, "bold green")
         branch = "" if result.revision == "main" else f', revision="{result.revision}"'
-        self._say(f'load  datasets.load_dataset("{result.repo_id}"{branch})')
-
-    def _say(self, text: str) -> None:
-        say(self._console, text)
-
-    def _watch(self, upload: _Upload) -> None:
-        if not self._console.is_terminal:
-            while not self._over.wait(_LINE_SECONDS):
-                self._say(f"upload: {upload.facts()}")
-            self._say(f"upload: {upload.facts()}")
-            return
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.fields[facts]}"),
-            TimeElapsedColumn(),
-        )
-        with Progress(*columns, console=self._console) as bar:
-            task = bar.add_task("upload", total=upload.bytes, facts="")
-            while True:
-                over = self._over.wait(0.25)
-                bar.update(task, completed=upload.done("bytes"), facts=upload.facts())
-                if over:
-                    return
-
-
-class _Upload:
-    """The figures of an upload under way."""
-
-    def __init__(self, folder: AnyPath, todo: Sequence[Batch]) -> None:
-        self._folder = folder
-        self._files = sum(len(batch) for batch in todo)
-        self.bytes = sum(entry.bytes for batch in todo for entry in batch)
-
-    def done(self, name: str) -> int:
-        """Files, bytes or retries so far."""
-        return progress.total(self._folder)[f"publish/{name}"]
-
-    def facts(self) -> str:
-        """One line: shards, megabytes, retries."""
-        retries = self.done("retries")
-        waits = f", tried again: {retries}" if retries else ""
-        sent, size = self.done("bytes") / 1e6, self.bytes / 1e6
-        return f"{self.done('files')}/{self._files} shards, {sent:.1f} of {size:.1f} MB{waits}"
+        # Lines to copy are never wrapped.
+        for line in (
+            *([f"tag   {result.tag}"] if result.tag else []),
+            f"see   {result.url}",
+            f'load  datasets.load_dataset("{result.repo_id}"{branch})',
+        ):
+            say(self._console, line)

@@ -149,13 +149,13 @@ def test_retry_of_what_circumstances_cost_is_offered_and_done(tmp_path: Path) ->
     lost = len(rows_of(output / "rejected" / "pairs"))
     assert lost
     command = f"everyuser build {tmp_path / 'config.yaml'} -o {output} --retry-lost"
-    assert f"open  circumstances cost {lost} pairs; to ask again: {command}" in first.out.splitlines()
+    assert f"open  {lost} pairs lost to timeouts and server errors; to ask again: {command}" in first.out.splitlines()
 
     with StubServer() as stub:
         again = Result(*command.replace("config.yaml", config_file(tmp_path, stub).rpartition("/")[2]).split()[1:])
         third = Result(*command.split()[1:])
 
-    assert f"pairs: asking again for {lost} rows that circumstances cost" in again.out.splitlines()
+    assert f"pairs: asking again for {lost} rows lost to timeouts and server errors" in again.out.splitlines()
     assert "built 120 examples" in again.out
     assert "--retry-lost" not in again.out
     assert "nothing to ask again: circumstances cost this build no row" in third.out.splitlines()
@@ -397,7 +397,7 @@ def test_mined_build_without_mirror_is_short_of_nothing_that_was_not_asked_for(t
 def test_output_that_would_be_gone_is_refused(tmp_path: Path) -> None:
     result = Result("build", config_file(tmp_path), "--output", "memory://x")
 
-    assert_one_line(result, 2, "--output memory://x: what is in memory:// is gone when the command ends; name a folder")
+    assert_one_line(result, 2, "--output memory://x: memory:// is emptied when the command ends; name a folder")
 
 
 def test_folder_of_another_build_exits_with_2_and_names_the_key(built: tuple[Path, Result]) -> None:
@@ -471,7 +471,7 @@ def test_interrupted_run_exits_with_130(tmp_path: Path, monkeypatch: pytest.Monk
     result = Result("build", config_file(tmp_path), "--output", str(tmp_path / "out"))
 
     assert result.code == 130
-    assert result.err == "stopped: run the same command again to go on; finished work is kept\n"
+    assert result.err == "stopped: finished work is kept; run the same command again to resume\n"
 
 
 def test_inspect_shows_the_first_example(built: tuple[Path, Result]) -> None:

@@ -603,7 +603,7 @@ def test_ctrl_c_is_one_line_and_costs_at_most_what_was_in_flight(disturbed: Dist
     stop = disturbed.stops["interrupted"]
 
     assert stop.code == 130
-    assert stop.err == "stopped: run the same command again to go on; finished work is kept\n"
+    assert stop.err == "stopped: finished work is kept; run the same command again to resume\n"
     assert len(stop.lost(disturbed.keys)) <= IN_FLIGHT
     assert not stop.parts
 

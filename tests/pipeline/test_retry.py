@@ -98,7 +98,7 @@ class Heard(Observer):
     def __init__(self) -> None:
         self.lines: list[str] = []
 
-    def told(self, line: str) -> None:
+    def notice(self, line: str) -> None:
         self.lines.append(line)
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.console.phases import Phase, TimeLeft
+from pipeline.console.phases import Building, TimeLeft
 from pipeline.plan import BuildPlan
 from pipeline.runtime import progress
 from pipeline.runtime.progress import counters_for, delete_counts
@@ -35,7 +35,7 @@ def test_time_left_counts_down_between_two_steps_and_never_up() -> None:
 
 
 def test_bar_moves_with_answers_before_a_shard_is_settled(plan: BuildPlan) -> None:
-    phase = Phase("pairs", plan, plan.shards())
+    phase = Building("pairs", plan, plan.shards())
 
     seen = []
     for counts in (
@@ -53,7 +53,7 @@ def test_bar_moves_with_answers_before_a_shard_is_settled(plan: BuildPlan) -> No
 
 
 def test_bar_is_not_full_before_all_pairs_are_settled(plan: BuildPlan) -> None:
-    phase = Phase("pairs", plan, plan.shards())
+    phase = Building("pairs", plan, plan.shards())
     count(plan, begun=60, questions=120, answers=120)
     assert phase.completed() == 57
 
@@ -64,9 +64,9 @@ def test_bar_is_not_full_before_all_pairs_are_settled(plan: BuildPlan) -> None:
 @pytest.mark.parametrize(
     ("gauge", "words"), [("paused", "paused: the endpoint asks to wait"), ("outage", "no endpoint answers")]
 )
-def test_a_model_that_is_waited_for_is_told(tmp_path: Path, gauge: str, words: str) -> None:
+def test_a_model_that_is_waited_for_is_named(tmp_path: Path, gauge: str, words: str) -> None:
     plan = prepared(tmp_path, tiny())
-    phase = Phase("pairs", plan, plan.shards())
+    phase = Building("pairs", plan, plan.shards())
     for value in (1, 0):
         counters_for(plan.output).gauge(gauge, value)
         counters_for(plan.output).flush()
@@ -74,12 +74,12 @@ def test_a_model_that_is_waited_for_is_told(tmp_path: Path, gauge: str, words: s
         assert (words in phase.facts()) == bool(value)
 
 
-def test_tokens_per_second_are_told_of_text_and_not_of_choices(tmp_path: Path) -> None:
+def test_tokens_per_second_are_shown_for_text_and_not_for_choices(tmp_path: Path) -> None:
     section = mining(write_threads(tmp_path / "threads.jsonl", 20))
     lines = []
     for name, keys in (("text", {}), ("choices", {"pairs": None, "mining": section})):
         plan = prepared(tmp_path / name, tiny(**keys))
-        phase = Phase("pairs", plan, plan.shards())
+        phase = Building("pairs", plan, plan.shards())
         count(plan, questions=50, answers=20, completion_tokens=20)
         lines.append(phase.facts())
 

@@ -24,7 +24,7 @@ class Told(Observer):
     def __init__(self) -> None:
         self.lines: list[str] = []
 
-    def told(self, line: str) -> None:
+    def notice(self, line: str) -> None:
         self.lines.append(line)
 
 

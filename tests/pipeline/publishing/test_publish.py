@@ -218,7 +218,7 @@ def test_first_publish_makes_a_private_repository_and_one_commit(hub: FakeHub, b
         f"checking {built} against its manifest",
         "upload: the repository is new",
         "upload: 5/5 shards, 0.2 of 0.2 MB",
-        f"published 15 files new or changed, 0 deleted, 0 as they were; commit {repo.branches['main'][:12]}",
+        f"published 15 files new or changed, 0 deleted, 0 unchanged; commit {repo.branches['main'][:12]}",
         f"see   {hub.url}/datasets/{SET}",
         f'load  datasets.load_dataset("{SET}")',
     ]
@@ -381,7 +381,7 @@ def test_files_of_an_earlier_build_go_in_the_commit_that_brings_the_new_ones(
     assert hub.received == hashes(other)
     # Shards of both have the same names where they are as many; templates and space are the same files.
     gone = len(shards(finished).keys() - shards(other).keys()) + 1
-    assert f"published {len(shards(other)) + 2} files new or changed, {gone} deleted, 8 as they were" in said
+    assert f"published {len(shards(other)) + 2} files new or changed, {gone} deleted, 8 unchanged" in said
 
 
 @pytest.mark.parametrize(
@@ -566,7 +566,7 @@ def test_shard_of_another_build_is_not_published(hub: FakeHub, built: Path, othe
     [
         (None, "holds no build (manifest.json is not there)"),
         ("{}", "manifest.json is damaged, edited, or of another version"),
-        ("schema", "was built by another version of everyuser (schema 0, here 2); use that version"),
+        ("schema", "was built by another version of everyuser (schema 0, here 3); use that version"),
     ],
 )
 def test_folder_without_a_readable_manifest_is_not_published(
@@ -932,7 +932,7 @@ def test_killed_upload_leaves_nothing_visible_and_is_taken_up_without_a_byte_twi
 
 def test_stopped_upload_says_so_in_one_line_and_is_taken_up(hub: FakeHub, built: Path) -> None:
     _, err = stop_midway(hub, built, signal.SIGINT, threading.Event(), 130)
-    assert err == "stopped: run the same command again to go on; finished work is kept\n"
+    assert err == "stopped: finished work is kept; run the same command again to resume\n"
     assert not commits(hub)
 
     finish(start(hub, built))

@@ -99,7 +99,7 @@ def test_what_befalls_worker_processes_is_said_in_one_line_each(folder: Path, co
     build = Build(config, output)
     until_asked(stub, 60, build)
     os.killpg(build.process.pid, signal.SIGINT)
-    assert build.end(130) == "stopped: run the same command again to go on; finished work is kept\n"
+    assert build.end(130) == "stopped: finished work is kept; run the same command again to resume\n"
     assert log.stat().st_mode & 0o777 == 0o600
 
     # The log is as full as everything else, and hides nothing.
