@@ -23,7 +23,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from benchmarks.machine import describe, measure
-from pipeline.assembly.rows import EXAMPLE_SCHEMA
+from pipeline.assembly.examples import EXAMPLE_SCHEMA
 from pipeline.io.manifests import write_manifest
 from pipeline.io.shards import write_shard
 from pipeline.io.storage import write_text

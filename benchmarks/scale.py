@@ -40,7 +40,8 @@ from benchmarks.machine import describe
 from benchmarks.report import draw_texts
 from pipeline.assembly import examples, leaks, portraits
 from pipeline.assembly.history import choose_histories
-from pipeline.assembly.rows import Rows
+from pipeline.assembly.mirror import mirror
+from pipeline.assembly.validate import validate_examples
 from pipeline.build import Observer, build
 from pipeline.driver import finish, prepare
 from pipeline.driver.resume import Work
@@ -55,7 +56,6 @@ from preference_space.space import PreferenceSpace, load_space
 from prompts.renderer import Template
 from schemas.arrow import to_table
 from schemas.loader import load_config
-from schemas.records import Example
 
 _PAIRS = 655_811
 _PROFILED_PAIRS = 20_000
@@ -83,7 +83,9 @@ _STEPS: dict[str, Sequence[Callable[..., Any]]] = {
     "losses": [finish.check_losses],
     "shared replies": [leaks.find_shared_replies],
     "assemble": [examples.assemble],
-    "portraits": [portraits.portray],
+    "portraits": [portraits.write_portraits],
+    "mirror": [mirror],
+    "validate examples": [validate_examples],
     "store examples": [examples.store_examples],
     "finish": [finish.complete_manifest],
 }
@@ -91,7 +93,7 @@ _STEPS: dict[str, Sequence[Callable[..., Any]]] = {
 _REST, _GARBAGE = "Beam and rest", "collecting garbage"
 
 _PARTS: dict[str, Sequence[Callable[..., Any]]] = {
-    "records (Pydantic)": [BaseModel.__init__, BaseModel.model_dump, Rows.record, Example.is_consistent],
+    "records (Pydantic)": [BaseModel.__init__, BaseModel.model_validate, BaseModel.model_dump],
     "seed posts": [seeds.read_posts, seeds.split_posts],
     "traits": [PreferenceSpace.traits],
     "templates": [Template.render],
@@ -100,7 +102,7 @@ _PARTS: dict[str, Sequence[Callable[..., Any]]] = {
     "rules": [validate.clean_reply, validate.check_reply, validate.check_pair],
     "read": [shards.read_shard, shards.read_groups],
     "histories": [choose_histories],
-    "tables (Arrow)": [to_table, Rows.__init__, Rows.table],
+    "tables (Arrow)": [to_table],
     "Parquet, zstd": [shards._write],
     "hash, sync": [shards.staged_shard, storage.atomic],
 }

@@ -15,6 +15,7 @@ import apache_beam as beam
 
 from pipeline import dag
 from pipeline.driver.finish import complete_manifest, count_rows, is_complete
+from pipeline.driver.plumbing import close_pool
 from pipeline.driver.prepare import Prepared, check_output, find_intact_manifest, prepare, reset_folder, with_threads
 from pipeline.driver.resume import Work, can_finish, count_open, find_work
 from pipeline.generation.server import require_vllm
@@ -194,7 +195,7 @@ def _build(plan: BuildPlan, prepared: Prepared, run: Runner, observer: Observer,
         plan = _opened(_with_threads(plan, run, observer), retry_lost)
         with _way_out(plan, retry_lost):
             _run(dag.build_pairs, "pairs", "pool", plan, run, observer)
-            dag.share_replies(plan)
+            close_pool(plan)
             _run(dag.build_examples, "examples", "data", plan, run, observer)
             manifest = complete_manifest(plan, manifest)
         status = "complete"

@@ -1,250 +1,192 @@
-"""The DAG: the picture of docs/design.md as Beam. Two phases; a shard is one element of them.
+"""The DAG: the picture of docs/design.md in Beam. A shard is one element; each stage calls a function of a shard.
 
-No GroupByKey stands between generation and disk: the only shuffle is that of the shard specifications (`_spread`), a
-few bytes each, so that a distributed runner can hand them out. A stage calls a pure function that a test can call too.
-A driver that stays runs each phase as a pipeline; a job that is left alone has all of them in one (`build_all`). A
-build that mines has two short pipelines before these, which gather the threads.
+Nothing is grouped between generation and disk. The only shuffle is that of the shards' numbers, so that a distributed
+runner can hand them out. A driver that waits runs each phase as a pipeline; a detached build is one job (`build_all`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import apache_beam as beam
-import numpy as np
 
 from pipeline.assembly import examples, portraits
-from pipeline.assembly.leaks import find_shared_replies
-from pipeline.driver.finish import check_losses, finish_build
-from pipeline.driver.losses import losses_message
-from pipeline.driver.resume import needs_building
-from pipeline.generation.stage import GenerateFn
-from pipeline.io import storage
+from pipeline.assembly.mirror import mirror
+from pipeline.assembly.validate import validate_examples
+from pipeline.driver.finish import finish_build
+from pipeline.driver.plumbing import Shards, after, close_pool, emit, report, select, validate
+from pipeline.generation.stage import generate
 from pipeline.io.storage import AnyPath
 from pipeline.mining import annotate, pairing
 from pipeline.plan import BuildPlan, ShardSpec
 from pipeline.publishing import upload
-from pipeline.runtime import coder, metrics
-from pipeline.runtime.progress import counters_for
+from pipeline.runtime import coder
+from pipeline.runtime.stages import stage
 from pipeline.sampling import pairs
 from pipeline.threads import gather
 from pipeline.threads.sources import Slice
-from schemas.base import UserError
 from schemas.config import PublishConfig
-from schemas.manifest import Counts
+from schemas.records import Source
 
 coder.register(pairs.PairShard, annotate.MinedShard, examples.ExampleShard)
 
-_JUDGED_FROM = 1000
-"""Pairs that a process must have finished before its share of lost ones can fail the run."""
+
+@dataclass(eq=False)
+class SamplePairs(beam.PTransform):
+    """Phase one of sampled pairs: shard specifications to pool shards."""
+
+    plan: BuildPlan
+
+    def expand(self, specs: beam.PCollection) -> beam.PCollection:
+        """Lay out the attempts one after another, as a DAG has no loops; all feed one window of requests."""
+        drafts = specs | "Open" >> stage(pairs.load_drafts, self.plan)
+        for number in range(self.plan.config.attempts):
+            drafts |= f"Attempt {number}" >> Attempt(self.plan, number)
+        return drafts | "Store" >> stage(pairs.store_pairs, self.plan)
 
 
-def partition_threads(root: beam.Pipeline, plan: BuildPlan, slices: Sequence[Slice]) -> None:
-    """Before phase one: read each slice of the forum's posts and responses, and write its events part by part."""
-    read = root | "Slices" >> beam.Create(slices) | "Partition" >> beam.Map(gather.partition, plan)
-    read | "Count" >> beam.Map(count, plan)
+@dataclass(eq=False)
+class Attempt(beam.PTransform):
+    """Draw, write and judge every pair of a shard that is still open. A rejected pair is drawn again in the next."""
+
+    plan: BuildPlan
+    number: int
+
+    def expand(self, drafts: beam.PCollection) -> beam.PCollection:
+        """Sample a point, render both prompts, generate both replies, validate the pair."""
+        plan, last = self.plan, self.number + 1 == self.plan.config.attempts
+        return (
+            drafts
+            | "Sample" >> stage(pairs.sample_directions, plan, self.number)
+            | "Render" >> stage(pairs.render_prompts, plan)
+            | "Generate" >> generate(plan, pairs.PairShard, first=self.number == 0, last=last)
+            | "Validate" >> stage(validate, plan, last)
+        )
 
 
-def join_threads(root: beam.Pipeline, plan: BuildPlan, parts: Sequence[int]) -> None:
-    """Then join each part's posts with their responses, and clean them."""
-    joined = root | "Parts" >> beam.Create(parts) | "Join" >> beam.Map(gather.join, plan)
-    joined | "Count" >> beam.Map(count, plan)
+@dataclass(eq=False)
+class MinePairs(beam.PTransform):
+    """Phase one of mined pairs: shard specifications to pool shards."""
+
+    plan: BuildPlan
+
+    def expand(self, specs: beam.PCollection) -> beam.PCollection:
+        """Annotate every response of a shard's threads, then cluster them and draw pairs."""
+        plan, rounds = self.plan, annotate.max_attempts(self.plan)
+        threads = specs | "Open" >> stage(pairing.load_threads, plan)
+        for number in range(rounds):
+            threads |= f"Round {number}" >> Annotate(plan, number, number + 1 == rounds)
+        return threads | "Select" >> stage(select, plan) | "Store" >> stage(pairing.store_mined, plan)
 
 
-def upload_shards(root: beam.Pipeline, folder: AnyPath, settings: PublishConfig, todo: Sequence[upload.Batch]) -> None:
-    """After the build, where it is published: each batch of finished shards to the Hub, where nobody sees them yet."""
-    root | "Shards" >> beam.Create(todo) | "Upload" >> beam.Map(upload.upload, folder, settings)
+@dataclass(eq=False)
+class Annotate(beam.PTransform):
+    """Ask about every response without levels, and read the levels from the answers."""
+
+    plan: BuildPlan
+    number: int
+    last: bool
+
+    def expand(self, threads: beam.PCollection) -> beam.PCollection:
+        """Render the questions, generate the answers, read the levels."""
+        return (
+            threads
+            | "Ask" >> stage(annotate.render_questions, self.plan, self.number)
+            | "Generate" >> generate(self.plan, annotate.MinedShard, first=self.number == 0, last=self.last)
+            | "Levels" >> stage(annotate.read_levels, self.plan, self.number)
+        )
 
 
-def build_all(root: beam.Pipeline, plan: BuildPlan) -> None:
-    """All phases as one job, for a driver that does not wait: what it would do between and after them is in here."""
-    start = root | "Start" >> beam.Create([None], reshuffle=False)
-    shards = plan.shards()
-    stored = pairs_of(start, plan, shards)
-    between = _after(start, "Between", stored, share_replies, plan)
-    _after(start, "Finish", examples_of(between, plan, shards), finish_build, plan)
+@dataclass(eq=False)
+class BuildExamples(beam.PTransform):
+    """Phase two: shard specifications to shards of finished examples."""
+
+    plan: BuildPlan
+
+    def expand(self, specs: beam.PCollection) -> beam.PCollection:
+        """Choose histories, portray both persons, emit a row for each, validate the rows."""
+        return (
+            specs
+            | "Assemble" >> stage(examples.assemble, self.plan)
+            | "Portray" >> Portray(self.plan)
+            | "Mirror" >> stage(mirror, self.plan)
+            | "Validate" >> stage(validate_examples, self.plan)
+            | "Store" >> stage(examples.store_examples, self.plan)
+        )
 
 
-def build_pairs(root: beam.Pipeline, plan: BuildPlan, shards: Sequence[ShardSpec]) -> None:
-    """Phase one by itself."""
-    pairs_of(root | "Start" >> beam.Create([None], reshuffle=False), plan, shards)
+@dataclass(eq=False)
+class Portray(beam.PTransform):
+    """Write the portraits: by template, or by the model."""
+
+    plan: BuildPlan
+
+    def expand(self, personas: beam.PCollection) -> beam.PCollection:
+        """Write at once, or render, generate and read."""
+        if self.plan.config.portrait == "template":
+            return personas | "Write" >> stage(portraits.write_portraits, self.plan)
+        return (
+            personas
+            | "Render" >> stage(portraits.render_portraits, self.plan)
+            | "Generate" >> generate(self.plan, examples.ExampleShard, first=True, last=True)
+            | "Read" >> stage(portraits.read_portraits, self.plan)
+        )
 
 
-def build_examples(root: beam.Pipeline, plan: BuildPlan, shards: Sequence[ShardSpec]) -> None:
-    """Phase two by itself."""
-    examples_of(root | "Start" >> beam.Create([None], reshuffle=False), plan, shards)
+_SOURCES: dict[Source, Callable[[BuildPlan], beam.PTransform]] = {"sampled": SamplePairs, "mined": MinePairs}
 
 
 def pairs_of(start: beam.PCollection, plan: BuildPlan, shards: Sequence[ShardSpec]) -> beam.PCollection:
-    """Phase one: pairs of both sources, each shard to its file in the pool."""
-    reports = []
-    for source, build in (("sampled", sample_pairs), ("mined", mine_pairs)):
-        if any(spec.source == source for spec in shards):
-            wanted = [spec for spec in shards if spec.source == source]
-            stored = build(_spread(start, source, plan, wanted, "pool"), plan)
-            reports.append(stored | f"Report {source}" >> beam.Map(report, plan, "pairs"))
-    return reports | "Pairs" >> beam.Flatten()
-
-
-def sample_pairs(specs: beam.PCollection, plan: BuildPlan) -> beam.PCollection:
-    """Sample a point, render the prompts, generate both replies, validate; then store the pool shard.
-
-    A row that fails goes round again with a fresh counter, `attempts` times at most. The rounds are laid out one after
-    another, as a DAG has no loops; all of them feed the one window of requests.
-    """
-    drafts = specs | "Open" >> _pairs(pairs.load_drafts, plan)
-    for attempt in range(plan.config.attempts):
-        last = attempt + 1 == plan.config.attempts
-        drafts = (
-            drafts
-            | f"Sample {attempt}" >> _pairs(pairs.sample_directions, plan, attempt)
-            | f"Render {attempt}" >> _pairs(pairs.render_prompts, plan)
-            | f"Generate {attempt}" >> _generate(plan, attempt == 0, last, pairs.PairShard)
-            | f"Validate {attempt}" >> _pairs(validate, plan, last)
-        )
-    return drafts | "Store" >> beam.Map(pairs.store_pairs, plan)
-
-
-def mine_pairs(specs: beam.PCollection, plan: BuildPlan) -> beam.PCollection:
-    """Annotate every response of the shard's threads, cluster them, draw pairs; then store the pool shard."""
-    threads = specs | "Open threads" >> _mined(pairing.load_threads, plan)
-    for attempt in range(annotate.max_attempts(plan)):
-        last = attempt + 1 == annotate.max_attempts(plan)
-        threads = (
-            threads
-            | f"Ask {attempt}" >> _mined(annotate.render_questions, plan, attempt)
-            | f"Annotate {attempt}" >> _generate(plan, attempt == 0, last, annotate.MinedShard)
-            | f"Levels {attempt}" >> _mined(annotate.read_levels, plan, attempt)
-        )
-    return threads | "Select" >> _mined(select, plan) | "Store mined" >> beam.Map(pairing.store_mined, plan)
+    """Phase one: the pairs of each source, each shard to its file in the pool."""
+    stored = []
+    for source, transform in _SOURCES.items():
+        mine = [spec for spec in shards if spec.source == source]
+        if mine:
+            specs = start | f"Shards of {source} pairs" >> Shards(plan, mine, "pool")
+            stored.append(specs | transform(plan))
+    return stored | "Pool" >> beam.Flatten() | "Report pairs" >> stage(report, plan, "pairs")
 
 
 def examples_of(start: beam.PCollection, plan: BuildPlan, shards: Sequence[ShardSpec]) -> beam.PCollection:
-    """Phase two: draw each pair's history from blocks of the pool, write the portraits, validate; then store."""
-    specs = _spread(start, "examples", plan, shards, "data")
-    personas = specs | "Assemble" >> _examples(examples.assemble, plan)
-    if plan.config.portrait == "template":
-        personas |= "Portraits" >> _examples(portraits.portray, plan)
-    else:
-        personas = (
-            personas
-            | "Render" >> _examples(portraits.render_portraits, plan)
-            | "Generate" >> _generate(plan, True, True, examples.ExampleShard)
-            | "Portraits" >> _examples(portraits.take_portraits, plan)
-        )
-    stored = personas | "Store examples" >> beam.Map(examples.store_examples, plan)
-    return stored | "Report examples" >> beam.Map(report, plan, "examples")
+    """Phase two: the examples of each pool shard to a data shard of the same name."""
+    specs = start | "Shards of examples" >> Shards(plan, shards, "data")
+    return specs | BuildExamples(plan) | "Report examples" >> stage(report, plan, "examples")
 
 
-def _spread(
-    start: beam.PCollection, label: str, plan: BuildPlan, shards: Sequence[ShardSpec], folder: str
-) -> beam.PCollection:
-    """The shards, each by itself and in an order of chance, so that splits and sources mix and no worker idles.
-
-    The job's description holds their numbers only: ten thousand shards take 40 KB of it. What an earlier try of a
-    bundle has finished is not done again.
-    """
-    places = {spec: place for place, spec in enumerate(plan.shards())}
-    numbers = np.array([places[spec] for spec in shards], dtype="<u4")
-    np.random.default_rng(plan.config.seed).shuffle(numbers)
-    return (
-        start
-        | f"Plan {label}" >> beam.FlatMap(cut, plan, numbers.tobytes())
-        | f"Spread {label}" >> beam.Reshuffle()
-        | f"Unfinished {label}" >> beam.Filter(needs_building, plan, folder)
-    )
+def partition_threads(root: beam.Pipeline, plan: BuildPlan, slices: Sequence[Slice]) -> None:
+    """Read each slice of the forum's posts and responses, and write its events part by part. Runs before phase one."""
+    read = root | "Slices" >> beam.Create(slices) | "Partition" >> stage(gather.partition, plan)
+    read | "Count" >> stage(emit, plan)
 
 
-def _generate(plan: BuildPlan, first: bool, last: bool, kind: type) -> beam.PTransform:
-    """The generation stage: the only one that needs an accelerator, where the model is served by its worker."""
-    stage = beam.ParDo(GenerateFn(plan, first, last)).with_output_types(kind)
-    workers = plan.config.workers
-    hints: dict[str, str] = {}
-    if plan.config.engine.kind == "vllm":
-        hints |= {"accelerator": workers.accelerator} if workers.accelerator else {}
-        hints |= {"min_ram": workers.memory} if workers.memory else {}
-    return stage.with_resource_hints(**hints) if hints else stage
+def join_threads(root: beam.Pipeline, plan: BuildPlan, parts: Sequence[int]) -> None:
+    """Join each part's posts with their responses, and clean them. Runs after `partition_threads`."""
+    joined = root | "Parts" >> beam.Create(parts) | "Join" >> stage(gather.join, plan)
+    joined | "Count" >> stage(emit, plan)
 
 
-def _after(
-    start: beam.PCollection, name: str, waited: beam.PCollection, function: Callable[[BuildPlan], None], plan: BuildPlan
-) -> beam.PCollection:
-    """Call `function` once, when everything in `waited` is done; an element when that is done too."""
-    everything = waited | f"Until {name}" >> beam.combiners.Count.Globally()
-    return start | name >> beam.Map(_call, beam.pvalue.AsSingleton(everything), function, plan)
+def build_pairs(root: beam.Pipeline, plan: BuildPlan, shards: Sequence[ShardSpec]) -> None:
+    """Run phase one by itself."""
+    pairs_of(_start(root), plan, shards)
 
 
-def _call(start: None, waited: int, function: Callable[[BuildPlan], None], plan: BuildPlan) -> None:
-    function(plan)
+def build_examples(root: beam.Pipeline, plan: BuildPlan, shards: Sequence[ShardSpec]) -> None:
+    """Run phase two by itself."""
+    examples_of(_start(root), plan, shards)
 
 
-def _pairs(function: Callable[..., pairs.PairShard], *arguments: Any) -> beam.PTransform:
-    return beam.Map(function, *arguments).with_output_types(pairs.PairShard)
+def build_all(root: beam.Pipeline, plan: BuildPlan) -> None:
+    """Run both phases as one job, with what a driver does between and after them."""
+    start, shards = _start(root), plan.shards()
+    closed = after(start, "Close the pool", pairs_of(start, plan, shards), close_pool, plan)
+    after(start, "Finish", examples_of(closed, plan, shards), finish_build, plan)
 
 
-def _mined(function: Callable[..., annotate.MinedShard], *arguments: Any) -> beam.PTransform:
-    return beam.Map(function, *arguments).with_output_types(annotate.MinedShard)
+def upload_shards(root: beam.Pipeline, folder: AnyPath, settings: PublishConfig, todo: Sequence[upload.Batch]) -> None:
+    """Upload each batch of finished shards to the Hub, ahead of the commit that shows them."""
+    root | "Batches" >> beam.Create(todo) | "Upload" >> stage(upload.upload, folder, settings)
 
 
-def _examples(function: Callable[..., examples.ExampleShard], *arguments: Any) -> beam.PTransform:
-    return beam.Map(function, *arguments).with_output_types(examples.ExampleShard)
-
-
-def validate(shard: pairs.PairShard, plan: BuildPlan, last: bool) -> pairs.PairShard:
-    """`pairs.validate_pairs`, counted for the display."""
-    judged = pairs.validate_pairs(shard, plan, last)
-    counts = counters_for(plan.output)
-    counts.add("accepted", len(judged.pairs) - len(shard.pairs))
-    counts.add("rejected", len(judged.rejections) - len(shard.rejections))
-    counts.add("settled", len(shard.drafts) - len(judged.drafts))
-    return judged
-
-
-def select(shard: annotate.MinedShard, plan: BuildPlan) -> annotate.MinedShard:
-    """`pairing.select_pairs`, counted for the display."""
-    selected = pairing.select_pairs(shard, plan)
-    counts = counters_for(plan.output)
-    counts.add("accepted", len(selected.pairs))
-    counts.add("rejected", len(selected.rejections))
-    counts.add("settled", shard.spec.count)
-    return selected
-
-
-def cut(start: None, plan: BuildPlan, numbers: bytes) -> list[ShardSpec]:
-    """The shards of these numbers, in their order; four bytes a number."""
-    shards = plan.shards()
-    return [shards[number] for number in np.frombuffer(numbers, dtype="<u4")]
-
-
-def share_replies(plan: BuildPlan) -> None:
-    """What stands between the phases: see that not too much was lost, and find the replies that splits share."""
-    # Examples that an earlier run has left may be of a pool that was another.
-    check_losses(plan, ["pool"])
-    find_shared_replies(plan)
-
-
-def report(meta: dict[str, Any], plan: BuildPlan, phase: str) -> None:
-    """Count a stored shard, for the display and for Beam's metrics; fail a run that loses too much."""
-    counts = counters_for(plan.output)
-    counts.add("shards", 1)
-    for name in ("asked", "lost", "unanswered", "examples"):
-        counts.add(f"{phase}/{name}", meta[name])
-    for reason, number in meta["rejected"].items():
-        counts.add(f"rejected/{reason}", number)
-    count(None, plan)
-    asked, lost = counts.get(f"{phase}/asked"), counts.get(f"{phase}/lost")
-    limit = plan.config.limits.max_lost_share
-    if asked >= _JUDGED_FROM and lost > limit * asked:
-        unanswered = counts.get(f"{phase}/unanswered")
-        rejected = {reason: counts.get(f"rejected/{reason}") for reason in meta["rejected"]}
-        found = Counts(pairs_asked=asked, pairs_lost=lost, pairs_unanswered=unanswered, rejected=rejected)
-        raise UserError(losses_message(plan.output, found, limit))
-
-
-def count(done: object, plan: BuildPlan) -> None:
-    """Hand on what this process has counted."""
-    counts = counters_for(plan.output)
-    metrics.emit(counts)
-    if storage.is_local(plan.output):
-        counts.flush()
+def _start(root: beam.Pipeline) -> beam.PCollection:
+    return root | "Start" >> beam.Create([None], reshuffle=False)

@@ -1,4 +1,7 @@
-"""Phase two, as pure functions of a shard: open the pool, assemble personas, validate, store."""
+"""Phase two begins and ends here: assemble personas from the pool, and store the finished shard.
+
+Between the two, `portraits.py` portrays, `mirror.py` mirrors and `validate.py` validates.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import ValidationError
 
 from pipeline.assembly.history import History, Pool, choose_histories
 from pipeline.assembly.leaks import has_shared_reply, made_of, read_pool_state
 from pipeline.assembly.matching import choose_mined_histories
-from pipeline.assembly.rows import EXAMPLE_SCHEMA, Persona, Rows
 from pipeline.generation.completions import Completion, Failure, Outcome, Request
 from pipeline.io.shards import read_shard, staged_shard
 from pipeline.plan import BuildPlan, ShardSpec
@@ -24,8 +25,11 @@ from pipeline.runtime import timing
 from pipeline.runtime.resources import resources
 from pipeline.runtime.results import better_stored, loss_meta, write_rejections
 from preference_space.philox import stream_key, uniforms
+from schemas.arrow import arrow_schema
 from schemas.config import BuildConfig
-from schemas.records import Rejection
+from schemas.records import Example, Rejection
+
+EXAMPLE_SCHEMA = arrow_schema(Example)
 
 
 @dataclass(frozen=True)
@@ -42,14 +46,29 @@ class Block:
 
 
 @dataclass(frozen=True, slots=True)
+class Persona:
+    """An accepted pair, for one person or for two opposite ones: all but `row` follow the plan's `sides`."""
+
+    row: int
+    histories: tuple[History, ...]
+    requests: tuple[Request, ...] = ()
+    portraits: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class ExampleShard:
-    """The element of phase two. `outcomes` are the model's answers, where it writes the portraits."""
+    """The element of phase two.
+
+    `outcomes` are the model's answers where it writes the portraits. `examples` are the finished rows: those of each
+    persona in turn, one for each of the plan's `sides`.
+    """
 
     spec: ShardSpec
     block: Block
     personas: Sequence[Persona]
-    rejections: Sequence[Rejection] = field(default_factory=tuple)
+    rejections: Sequence[Rejection] = ()
     outcomes: Sequence[Outcome] = ()
+    examples: pa.Table = field(default_factory=EXAMPLE_SCHEMA.empty_table)
 
     @property
     def journal(self) -> str:
@@ -134,28 +153,13 @@ def open_block(spec: ShardSpec, plan: BuildPlan) -> tuple[Block, list[Rejection]
 
 
 def store_examples(shard: ExampleShard, plan: BuildPlan) -> dict[str, Any]:
-    """Validate every example, then write the rejections and the shard: the latter's presence says that it is done."""
-    rows = Rows(shard.block.table, shard.block.own, shard.block.pool, plan)
-    strict = shard.spec.source == "sampled" or plan.config.history.consistency == "strict"
-    personas, rejections = [], [*shard.rejections]
-    for persona in shard.personas:
-        try:
-            records = [rows.record(persona, side) for side in plan.sides]
-        except ValidationError as error:
-            violation = Violation("schema", "; ".join(problem["msg"] for problem in error.errors()))
-            rejections.append(reject(shard.block.table, persona.row, "assemble", violation))
-            continue
-        if strict and not all(record.is_consistent for record in records):
-            violation = Violation("schema", "a history item contradicts the row's direction")
-            rejections.append(reject(shard.block.table, persona.row, "assemble", violation))
-        else:
-            personas.append(persona)
+    """Write the rejections, then the examples, whose file marks the shard as done. Return the footer's `meta`."""
     spent = [outcome for outcome in shard.outcomes if isinstance(outcome, Completion)]
     meta = {
         "asked": shard.spec.count,
         "accepted": 0,
-        "examples": len(plan.sides) * len(personas),
-        **loss_meta(plan, rejections),
+        "examples": shard.examples.num_rows,
+        **loss_meta(plan, shard.rejections),
         "prompt_tokens": sum(completion.prompt_tokens for completion in spent),
         "completion_tokens": sum(completion.completion_tokens for completion in spent),
         "made_of": dict(shard.block.made_of),
@@ -163,16 +167,17 @@ def store_examples(shard: ExampleShard, plan: BuildPlan) -> dict[str, Any]:
     stored = better_stored(plan, "data", shard.spec, meta)
     if stored is not None:
         return stored
-    groups = (rows.table(personas[start : start + _PAIRS_A_GROUP]) for start in range(0, len(personas), _PAIRS_A_GROUP))
+    size = _PAIRS_A_GROUP * len(plan.sides)
+    groups = (shard.examples.slice(start, size) for start in range(0, shard.examples.num_rows, size))
     with staged_shard(plan.path("data", shard.spec), EXAMPLE_SCHEMA, groups, meta) as facts:
-        # The hash of the rows goes beside them, so that nobody has to read them all again for the manifest.
-        write_rejections(plan.path("rejected/examples", shard.spec), rejections, meta | {"data": facts})
+        # The hash of the rows is stored with the rejections, so that the manifest needs no second reading of the rows.
+        write_rejections(plan.path("rejected/examples", shard.spec), shard.rejections, meta | {"data": facts})
     timing.stored(plan.path("data", shard.spec), f"{meta['examples']} examples of {shard.spec.count} pairs")
     return meta
 
 
 _PAIRS_A_GROUP = 256
-"""Pairs in a row group: some 7 MB of examples, built and written one after another."""
+"""Pairs in a row group: some 7 MB of examples."""
 
 
 def _codes(texts: pa.ChunkedArray) -> npt.NDArray[np.int64]:

@@ -12,6 +12,9 @@ import numpy.typing as npt
 from preference_space.direction import Direction
 from schemas.config import HistoryConfig
 
+Views = npt.NDArray[np.int64]
+"""Row numbers of a pool (below N) and of its mirror image (from N on)."""
+
 
 @dataclass(frozen=True)
 class Pool:
@@ -34,7 +37,7 @@ class Pool:
     def __len__(self) -> int:
         return len(self.directions)
 
-    def turned(self, views: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    def turned(self, views: Views) -> Views:
         """The other side of each view."""
         return (views + len(self)) % (2 * len(self))
 
@@ -43,8 +46,8 @@ class Pool:
 class History:
     """Views of the pool for P_UGC and P_PAIR, in order of choice; `support` is the share of target dimensions."""
 
-    ugc: npt.NDArray[np.int64]
-    pair: npt.NDArray[np.int64]
+    ugc: Views
+    pair: Views
     support: float
 
     def turned(self, pool: Pool) -> History:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.assembly.history import History, Pool, Taken, cover
+from pipeline.assembly.history import History, Pool, Taken, Views, cover
 from preference_space.levels import majority, one_hot
 from schemas.config import HistoryConfig
 
@@ -22,7 +22,6 @@ _SHORTLIST = 64
 """Most similar candidates that are looked at first; all of them only where these do not suffice."""
 
 Numbers = npt.NDArray[np.float32]
-Views = npt.NDArray[np.int64]
 Scores = npt.NDArray[np.int64]
 
 

@@ -10,9 +10,8 @@ import numpy as np
 import orjson
 from pydantic import Field, ValidationError
 
-from pipeline.assembly.examples import ExampleShard, reject
+from pipeline.assembly.examples import ExampleShard, Persona, reject
 from pipeline.assembly.matching import parts_of, shares_a_sign
-from pipeline.assembly.rows import Persona
 from pipeline.generation.completions import Failure, Outcome, Request, make_request
 from pipeline.generation.json_formats import MOST_TAGS, portrait_format
 from pipeline.plan import BuildPlan
@@ -74,7 +73,7 @@ class _Portrait:
     direction: Direction | None = None
 
 
-def portray(shard: ExampleShard, plan: BuildPlan) -> ExampleShard:
+def write_portraits(shard: ExampleShard, plan: BuildPlan) -> ExampleShard:
     """Write every persona's portraits by template, from the direction alone."""
     parts = resources(plan)
     render = parts.templates["portrait_text"].render
@@ -105,7 +104,7 @@ def render_portraits(shard: ExampleShard, plan: BuildPlan) -> ExampleShard:
     return replace(shard, personas=[replace(persona, requests=requests(persona.row)) for persona in shard.personas])
 
 
-def take_portraits(shard: ExampleShard, plan: BuildPlan) -> ExampleShard:
+def read_portraits(shard: ExampleShard, plan: BuildPlan) -> ExampleShard:
     """Sort the model's portraits: a pair of which one portrait is bad is rejected with both its examples."""
     personas, rejections = [], [*shard.rejections]
     each = len(plan.sides)

@@ -87,3 +87,17 @@ class GenerateFn(beam.DoFn):
                 service.finish(shard.journal)
             metrics.emit(counters_for(self._plan.output))
             yield shard.with_outcomes(batch.result())
+
+
+def generate(plan: BuildPlan, kind: type, first: bool, last: bool) -> beam.PTransform:
+    """Return the generation stage for shards of type `kind`.
+
+    It alone needs an accelerator, where the model is served by its worker: it carries the resource hints.
+    """
+    stage = beam.ParDo(GenerateFn(plan, first, last)).with_output_types(kind)
+    workers = plan.config.workers
+    hints: dict[str, str] = {}
+    if plan.config.engine.kind == "vllm":
+        hints |= {"accelerator": workers.accelerator} if workers.accelerator else {}
+        hints |= {"min_ram": workers.memory} if workers.memory else {}
+    return stage.with_resource_hints(**hints) if hints else stage

@@ -12,8 +12,8 @@ import pytest
 from aiohttp import web
 from datasets import load_dataset
 
-from pipeline import dag
 from pipeline.build import build
+from pipeline.driver import plumbing
 from pipeline.generation.completions import Completion
 from pipeline.generation.journal import read_journal
 from pipeline.io.manifests import find_manifest
@@ -520,7 +520,7 @@ def test_validation_is_counted_for_the_display(tmp_path: Path) -> None:
     shard = answered(asked(plan.shards()[0], plan))
     bad = [replace(draft, outcomes=(reply("no"), reply("no"))) for draft in shard.drafts[:4]]
 
-    dag.validate(replace(shard, drafts=[*bad, *shard.drafts[4:]]), plan, last=False)
+    plumbing.validate(replace(shard, drafts=[*bad, *shard.drafts[4:]]), plan, last=False)
 
     counts = counters_for(plan.output)
     assert {name: counts.get(name) for name in ("accepted", "rejected", "settled")} == {
@@ -536,15 +536,15 @@ def meta_of(asked: int, lost: int) -> dict[str, Any]:
 
 def test_run_that_loses_too_much_early_fails_before_its_end(tmp_path: Path) -> None:
     plan = prepared(tmp_path / "out", tiny())
-    dag.report(meta_of(asked=999, lost=999), plan, "pairs")
+    plumbing.report(meta_of(asked=999, lost=999), plan, "pairs")
 
     with pytest.raises(UserError, match=r"1000 of 1001 pairs were "):
-        dag.report(meta_of(asked=2, lost=1), plan, "pairs")
+        plumbing.report(meta_of(asked=2, lost=1), plan, "pairs")
 
 
 def test_run_that_loses_as_much_as_it_may_goes_on(tmp_path: Path) -> None:
     plan = prepared(tmp_path / "out", tiny())
 
-    dag.report(meta_of(asked=2000, lost=1000), plan, "pairs")
+    plumbing.report(meta_of(asked=2000, lost=1000), plan, "pairs")
 
     assert counters_for(plan.output).get("pairs/lost") == 1000

@@ -8,17 +8,19 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.assembly.examples import ExampleShard, assemble, open_block, store_examples
+from pipeline.assembly.examples import ExampleShard, Persona, assemble, open_block, store_examples
 from pipeline.assembly.history import History
 from pipeline.assembly.leaks import made_of, read_pool_state
-from pipeline.assembly.portraits import portray, render_portraits, take_portraits
-from pipeline.assembly.rows import Persona, Rows
+from pipeline.assembly.mirror import mirror
+from pipeline.assembly.portraits import read_portraits, render_portraits, write_portraits
+from pipeline.assembly.validate import rows_of, validate_examples
 from pipeline.generation.completions import Failure, Outcome
 from pipeline.io.shards import read_meta, read_shard
 from pipeline.plan import BuildPlan, ShardSpec
 from pipeline.runtime.resources import resources
 from preference_space.direction import from_released, verbalise
 from schemas.config import HistoryConfig
+from schemas.records import Example
 from tests.pipeline.helpers import body_of, fill_pool, good_reply, prepared, reply, specs_of, tiny
 from tests.stub import good_text
 
@@ -34,14 +36,19 @@ def plan_with_pool(folder: Path, **keys: Any) -> BuildPlan:
 
 
 def portrayed(plan: BuildPlan, spec: ShardSpec | None = None) -> ExampleShard:
-    return portray(assemble(spec or plan.shards()[0], plan), plan)
+    return write_portraits(assemble(spec or plan.shards()[0], plan), plan)
 
 
 def stored(plan: BuildPlan, spec: ShardSpec | None = None) -> list[dict[str, Any]]:
     """The examples of a shard, by template."""
     shard = portrayed(plan, spec)
-    store_examples(shard, plan)
+    finish(shard, plan)
     return list(read_shard(plan.path("data", shard.spec)).to_pylist())
+
+
+def finish(shard: ExampleShard, plan: BuildPlan) -> dict[str, Any]:
+    """What follows a portrayed shard in the DAG."""
+    return store_examples(validate_examples(mirror(shard, plan), plan), plan)
 
 
 def rejections_of(plan: BuildPlan, spec: ShardSpec) -> list[dict[str, Any]]:
@@ -70,23 +77,24 @@ def asked_portraits(plan: BuildPlan) -> ExampleShard:
 def taken(shard: ExampleShard, plan: BuildPlan, bad: dict[int, Outcome] | None = None) -> ExampleShard:
     """The shard's portraits written by the model, well, but for the requests at the positions in `bad`."""
     outcomes = [(bad or {}).get(k, good_reply(request)) for k, request in enumerate(shard.requests())]
-    return take_portraits(shard.with_outcomes(outcomes), plan)
+    return read_portraits(shard.with_outcomes(outcomes), plan)
 
 
 SHAPES = [{"ugc": 1, "pair": 1}, {"ugc": 4, "pair": 4}, {"ugc": 0, "pair": 3}, {"ugc": 3, "pair": 1}]
 
 
 @pytest.mark.parametrize("history", [*SHAPES, {"ugc": 0, "pair": 0}])
-def test_table_holds_the_validated_records_to_the_letter(tmp_path: Path, history: dict[str, int]) -> None:
+def test_rows_are_validated_as_they_are_stored(tmp_path: Path, history: dict[str, int]) -> None:
     plan = plan_with_pool(tmp_path, history=history | {"min_support": 0})
-    shard = portrayed(plan)
-    rows = Rows(shard.block.table, shard.block.own, shard.block.pool, plan)
+    shard = mirror(portrayed(plan), plan)
 
     examples = stored(plan)
 
-    records = [rows.record(persona, side) for persona in shard.personas for side in plan.sides]
     assert len(examples) == 24
-    assert examples == [listed(record.model_dump(by_alias=True)) for record in records]
+    assert [listed(row) for row in rows_of(shard.examples)] == examples
+    assert examples == [
+        listed(Example.model_validate(row).model_dump(by_alias=True)) for row in rows_of(shard.examples)
+    ]
 
 
 @pytest.mark.parametrize("history", SHAPES)
@@ -198,7 +206,7 @@ def test_model_portraits_reach_their_examples(tmp_path: Path) -> None:
     plan = plan_with_pool(tmp_path, portrait="model")
     asking = asked_portraits(plan)
 
-    store_examples(taken(asking, plan, {3: reply(f' "{LONG}" ')}), plan)
+    finish(taken(asking, plan, {3: reply(f' "{LONG}" ')}), plan)
 
     examples = read_shard(plan.path("data", asking.spec)).to_pylist()
     expected = [getattr(good_reply(request), "text", "") for request in asking.requests()]
@@ -222,7 +230,7 @@ def test_one_bad_portrait_rejects_both_examples_of_its_pair(
     plan = plan_with_pool(tmp_path, portrait="model")
     asking = asked_portraits(plan)
 
-    meta = store_examples(taken(asking, plan, {10 + side: outcome}), plan)
+    meta = finish(taken(asking, plan, {10 + side: outcome}), plan)
 
     bad = asking.block.table["pair_id"][asking.personas[5].row].as_py()
     examples = read_shard(plan.path("data", asking.spec)).to_pylist()
@@ -308,7 +316,7 @@ def test_example_that_breaks_a_rule_of_its_record_is_rejected_with_its_twin(tmp_
     own_post = History(np.array([first.row]), np.array([second.row]), 0.5)
     broken = Persona(first.row, (own_post, own_post.turned(shard.block.pool)), portraits=first.portraits)
 
-    meta = store_examples(ExampleShard(shard.spec, shard.block, [broken, second, *rest]), plan)
+    meta = finish(ExampleShard(shard.spec, shard.block, [broken, second, *rest]), plan)
 
     (rejection,) = rejections_of(plan, shard.spec)
     assert (rejection["stage"], rejection["reason"]) == ("assemble", "schema")
@@ -325,7 +333,7 @@ def test_example_whose_history_contradicts_it_is_rejected_with_its_twin(tmp_path
     contradicting = History(clashing[:1], clashing[1:2], 0.5)
     broken = replace(first, histories=(contradicting, contradicting.turned(pool)))
 
-    meta = store_examples(replace(shard, personas=[broken, *rest]), plan)
+    meta = finish(replace(shard, personas=[broken, *rest]), plan)
 
     (rejection,) = rejections_of(plan, shard.spec)
     assert (rejection["stage"], rejection["reason"]) == ("assemble", "schema")
@@ -349,7 +357,7 @@ def test_without_mirror_one_portrait_is_asked_for(tmp_path: Path) -> None:
     plan = plan_with_pool(tmp_path, portrait="model", mirror=False)
     asking = asked_portraits(plan)
 
-    meta = store_examples(taken(asking, plan, {3: reply("no")}), plan)
+    meta = finish(taken(asking, plan, {3: reply("no")}), plan)
 
     assert len(asking.requests()) == 12
     assert (meta["examples"], meta["lost"]) == (11, 1)

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 
-from pipeline.assembly.rows import EXAMPLE_SCHEMA
+from pipeline.assembly.examples import EXAMPLE_SCHEMA
 from pipeline.io.manifests import write_manifest
 from pipeline.io.shards import write_shard
 from pipeline.io.storage import write_text

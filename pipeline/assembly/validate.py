@@ -1,0 +1,89 @@
+"""Validate: every finished row is read back from its table and passes the `Example` record."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import ValidationError
+
+from pipeline.assembly.examples import ExampleShard, reject
+from pipeline.plan import BuildPlan
+from pipeline.quality.rules import Violation
+from schemas.records import Example
+
+_BATCH_ROWS = 256
+"""Rows that are Python objects at a time: some 10 MB."""
+
+
+def validate_examples(shard: ExampleShard, plan: BuildPlan) -> ExampleShard:
+    """Reject every pair of which one row breaks a rule; both of its rows are then left out."""
+    strict = shard.spec.source == "sampled" or plan.config.history.consistency == "strict"
+    each = len(plan.sides)
+    faults = [_fault_of(row, strict) for row in rows_of(shard.examples)]
+    by_persona = [next(filter(None, faults[k : k + each]), None) for k in range(0, len(faults), each)]
+    rejections = [
+        reject(shard.block.table, persona.row, "assemble", fault)
+        for persona, fault in zip(shard.personas, by_persona, strict=True)
+        if fault
+    ]
+    if not rejections:
+        return shard
+    good = np.array([fault is None for fault in by_persona])
+    return replace(
+        shard,
+        personas=[persona for persona, is_good in zip(shard.personas, good, strict=True) if is_good],
+        examples=shard.examples.filter(pa.array(np.repeat(good, each))),
+        rejections=[*shard.rejections, *rejections],
+    )
+
+
+def _fault_of(row: dict[str, Any], strict: bool) -> Violation | None:
+    try:
+        example = Example.model_validate(row)
+    except ValidationError as error:
+        return Violation("schema", "; ".join(problem["msg"] for problem in error.errors()))
+    if strict and not example.is_consistent:
+        return Violation("schema", "a history item contradicts the row's direction")
+    return None
+
+
+def rows_of(table: pa.Table) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a table as `Example` reads them."""
+    for start in range(0, table.num_rows, _BATCH_ROWS):
+        batch = table.slice(start, _BATCH_ROWS).combine_chunks()
+        columns = [_values(batch[name].chunk(0)) for name in batch.column_names]
+        for values in zip(*columns, strict=True):
+            yield dict(zip(batch.column_names, values, strict=True))
+
+
+def _values(array: pa.Array) -> list[Any]:
+    """Return an array as Python values; equal directions share one tuple.
+
+    A row holds nine directions of ninety numbers. Arrow's `to_pylist` creates each of them, in twice the time.
+    """
+    if pa.types.is_list(array.type):
+        items = pc.list_flatten(array)
+        lengths = pc.list_value_length(array).to_numpy(zero_copy_only=False)
+        spans = itertools.pairwise([0, *np.cumsum(lengths).tolist()])
+        if pa.types.is_floating(items.type):
+            numbers = items.to_numpy()
+            return [_direction(numbers[start:end].tobytes()) for start, end in spans]
+        values = _values(items)
+        return [tuple(values[start:end]) for start, end in spans]
+    if pa.types.is_struct(array.type):
+        names = [field.name for field in array.type]
+        return [dict(zip(names, values, strict=True)) for values in zip(*map(_values, array.flatten()), strict=True)]
+    plain: list[Any] = array.to_pylist()
+    return plain
+
+
+@lru_cache(maxsize=4096)
+def _direction(numbers: bytes) -> tuple[float, ...]:
+    return tuple(np.frombuffer(numbers).tolist())

@@ -1,0 +1,123 @@
+"""Beam plumbing of a build's pipelines: shards handed out, counts passed on, and calls that wait for a phase."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+
+from pipeline.assembly.leaks import find_shared_replies
+from pipeline.driver.finish import check_losses
+from pipeline.driver.losses import losses_message
+from pipeline.driver.resume import needs_building
+from pipeline.io import storage
+from pipeline.mining.annotate import MinedShard
+from pipeline.mining.pairing import select_pairs
+from pipeline.plan import BuildPlan, ShardSpec
+from pipeline.runtime import metrics
+from pipeline.runtime.progress import counters_for
+from pipeline.sampling.pairs import PairShard, validate_pairs
+from schemas.base import UserError
+from schemas.manifest import Counts
+
+_JUDGED_FROM = 1000
+"""Pairs that a process must have finished before its share of lost ones can fail the run."""
+
+
+@dataclass(eq=False)
+class Shards(beam.PTransform):
+    """Emit shards in a shuffled order, so that splits and sources mix and no worker idles.
+
+    The job's description holds four bytes a shard: 40 KB for ten thousand. Shards that an earlier try of a bundle has
+    finished are left out. `folder` is `pool` or `data`.
+    """
+
+    plan: BuildPlan
+    shards: Sequence[ShardSpec]
+    folder: str
+
+    def expand(self, start: beam.PCollection) -> beam.PCollection:
+        """Expand one element into shard specifications."""
+        places = {spec: place for place, spec in enumerate(self.plan.shards())}
+        numbers = np.array([places[spec] for spec in self.shards], dtype="<u4")
+        np.random.default_rng(self.plan.config.seed).shuffle(numbers)
+        return (
+            start
+            | "Plan" >> beam.FlatMap(specs_of, self.plan, numbers.tobytes())
+            | "Spread" >> beam.Reshuffle()
+            | "Unfinished" >> beam.Filter(needs_building, self.plan, self.folder)
+        )
+
+
+def specs_of(start: None, plan: BuildPlan, numbers: bytes) -> list[ShardSpec]:
+    """Return the shards of these numbers (four bytes each), in their order."""
+    shards = plan.shards()
+    return [shards[number] for number in np.frombuffer(numbers, dtype="<u4")]
+
+
+def after(
+    start: beam.PCollection, name: str, waited: beam.PCollection, function: Callable[[BuildPlan], None], plan: BuildPlan
+) -> beam.PCollection:
+    """Call `function(plan)` once, when everything in `waited` is done. Returns one element, emitted after the call."""
+    everything = waited | f"Until {name}" >> beam.combiners.Count.Globally()
+    return start | name >> beam.Map(_call, beam.pvalue.AsSingleton(everything), function, plan)
+
+
+def _call(start: None, waited: int, function: Callable[[BuildPlan], None], plan: BuildPlan) -> None:
+    function(plan)
+
+
+def validate(shard: PairShard, plan: BuildPlan, last: bool) -> PairShard:
+    """Call `validate_pairs`, and count its verdicts for the display."""
+    judged = validate_pairs(shard, plan, last)
+    counts = counters_for(plan.output)
+    counts.add("accepted", len(judged.pairs) - len(shard.pairs))
+    counts.add("rejected", len(judged.rejections) - len(shard.rejections))
+    counts.add("settled", len(shard.drafts) - len(judged.drafts))
+    return judged
+
+
+def select(shard: MinedShard, plan: BuildPlan) -> MinedShard:
+    """Call `select_pairs`, and count its verdicts for the display."""
+    selected = select_pairs(shard, plan)
+    counts = counters_for(plan.output)
+    counts.add("accepted", len(selected.pairs))
+    counts.add("rejected", len(selected.rejections))
+    counts.add("settled", shard.spec.count)
+    return selected
+
+
+def report(meta: dict[str, Any], plan: BuildPlan, phase: str) -> None:
+    """Count a stored shard. Raise `UserError` where this process has lost too many pairs."""
+    counts = counters_for(plan.output)
+    counts.add("shards", 1)
+    for name in ("asked", "lost", "unanswered", "examples"):
+        counts.add(f"{phase}/{name}", meta[name])
+    for reason, number in meta["rejected"].items():
+        counts.add(f"rejected/{reason}", number)
+    emit(None, plan)
+    asked, lost = counts.get(f"{phase}/asked"), counts.get(f"{phase}/lost")
+    limit = plan.config.limits.max_lost_share
+    if asked >= _JUDGED_FROM and lost > limit * asked:
+        unanswered = counts.get(f"{phase}/unanswered")
+        rejected = {reason: counts.get(f"rejected/{reason}") for reason in meta["rejected"]}
+        found = Counts(pairs_asked=asked, pairs_lost=lost, pairs_unanswered=unanswered, rejected=rejected)
+        raise UserError(losses_message(plan.output, found, limit))
+
+
+def emit(done: object, plan: BuildPlan) -> None:
+    """Pass on what this process has counted: to Beam's metrics, and to the display of a driver on this machine."""
+    counts = counters_for(plan.output)
+    metrics.emit(counts)
+    if storage.is_local(plan.output):
+        counts.flush()
+
+
+def close_pool(plan: BuildPlan) -> None:
+    """Check the losses of phase one, and find the replies that splits share. Runs once, between the phases."""
+    # Examples that an earlier run has left may be of another pool.
+    check_losses(plan, ["pool"])
+    find_shared_replies(plan)
