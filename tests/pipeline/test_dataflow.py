@@ -30,7 +30,7 @@ WORKERS = {
     "accelerator": "type:nvidia-l4;count:1;install-nvidia-driver",
     "memory": "24GB",
     "threads": 12,
-    "most": 20,
+    "max_workers": 20,
     "disk_gb": 200,
     "experiments": ["some_experiment"],
 }

@@ -314,7 +314,7 @@ def test_a_server_that_dies_is_restarted_and_the_bytes_are_the_same(source: str,
     with StubServer() as stub:
         finish(write_config(tmp_path / "here", openai(stub, in_flight=16), source, pairs=60), tmp_path / "here" / "out")
     server = [sys.executable, "-m", "tests.stub", "--log", str(tmp_path / "log"), "--die-after", "90"]
-    engine = json.dumps({"kind": "vllm", "command": server, "in_flight": 64, "restarts": 9})
+    engine = json.dumps({"kind": "vllm", "command": server, "in_flight": 64, "max_restarts": 9})
 
     finish(write_config(tmp_path / "there", engine, source, pairs=60), tmp_path / "there" / "out")
 
