@@ -26,16 +26,16 @@ def validate_examples(shard: ExampleShard, plan: BuildPlan) -> ExampleShard:
     """Reject every pair of which one row breaks a rule; both of its rows are then left out."""
     strict = shard.spec.source == "sampled" or plan.config.history.consistency == "strict"
     each = len(plan.sides)
-    faults = [_fault_of(row, strict) for row in rows_of(shard.examples)]
-    by_persona = [next(filter(None, faults[k : k + each]), None) for k in range(0, len(faults), each)]
+    violations = [_violation_of(row, strict) for row in rows_of(shard.examples)]
+    by_persona = [next(filter(None, violations[k : k + each]), None) for k in range(0, len(violations), each)]
     rejections = [
-        reject(shard.block.table, persona.row, "assemble", fault)
-        for persona, fault in zip(shard.personas, by_persona, strict=True)
-        if fault
+        reject(shard.block.table, persona.row, "assemble", violation)
+        for persona, violation in zip(shard.personas, by_persona, strict=True)
+        if violation
     ]
     if not rejections:
         return shard
-    good = np.array([fault is None for fault in by_persona])
+    good = np.array([violation is None for violation in by_persona])
     return replace(
         shard,
         personas=[persona for persona, is_good in zip(shard.personas, good, strict=True) if is_good],
@@ -44,7 +44,7 @@ def validate_examples(shard: ExampleShard, plan: BuildPlan) -> ExampleShard:
     )
 
 
-def _fault_of(row: dict[str, Any], strict: bool) -> Violation | None:
+def _violation_of(row: dict[str, Any], strict: bool) -> Violation | None:
     try:
         example = Example.model_validate(row)
     except ValidationError as error:
