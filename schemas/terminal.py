@@ -18,9 +18,10 @@ _INVISIBLE = re.compile(
     # and surrogates, which cannot be encoded.
     "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\u3164\ufeff"
     "\uffa0\ufff9-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff\ud800-\udfff]"
-    # Joiners, except between letters of scripts (and emoji) that are written with them.
-    "|[\u200c\u200d](?![^\x00-\x7f\\s])|(?<![^\x00-\x7f\\s])[\u200c\u200d]"
 )
+# Joiners, except between letters of scripts (and emoji) that are written with them.
+# A match begins where a run of them does: linear in time.
+_JOINERS = re.compile("(?<![\u200c\u200d])[\u200c\u200d]++(?![^\x00-\x7f\\s])|(?<![^\x00-\x7f\\s])[\u200c\u200d]++")
 
 
 class Terminal(Console):
@@ -45,7 +46,12 @@ class Terminal(Console):
 
 def safe(text: str) -> str:
     """Return a text without control characters; invisible ones are shown by number, as `<U+202E>`."""
-    return _INVISIBLE.sub(lambda found: f"<U+{ord(found[0]):04X}>", _CONTROLS.sub(" ", text))
+    # Joiners come last: what stands beside them may just have become a number.
+    return _JOINERS.sub(_numbers, _INVISIBLE.sub(_numbers, _CONTROLS.sub(" ", text)))
+
+
+def _numbers(found: re.Match[str]) -> str:
+    return "".join(f"<U+{ord(character):04X}>" for character in found[0])
 
 
 def say(console: Console, text: str) -> None:
