@@ -3,7 +3,7 @@
 A template file begins with a comment that holds YAML (`purpose`, `inputs`, `version`) and defines blocks: `system` and
 `user` for a chat prompt, `text` for a plain text. Templates are data: `prompts.sandbox` says what they may do, they get
 plain data only, and an undefined variable is an error. What they print of their inputs holds no control tokens
-(`prompts.neutral`).
+(`prompts.control_tokens`).
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from typing import Any
 import jinja2
 from jinja2 import meta
 
-from prompts.neutral import neutral
-from prompts.sandbox import PromptEnvironment, is_plain, output
+from prompts.control_tokens import defuse_tokens
+from prompts.sandbox import PromptEnvironment, is_plain, join_output
 from schemas.base import UsageError
 from schemas.documents import parse_yaml
 
@@ -46,20 +46,20 @@ BLOCKS: dict[str, tuple[str, ...]] = dict.fromkeys(INPUTS, ("system", "user")) |
 }
 """The blocks of each."""
 
-HIDDEN: dict[str, frozenset[str]] = {
+HIDDEN_INPUTS: dict[str, frozenset[str]] = {
     "context": frozenset({"dimension", "options"}),
     "question": frozenset({"post", "response"}),
 }
 """Inputs that a block of `annotate` does not get: all questions about a response share one context."""
 
-_KEPT = frozenset({"portrait_text"})
+_NOT_SENT = frozenset({"portrait_text"})
 """Templates of texts that no model is sent."""
 
 _HEADER = re.compile(r"\A\{#(.*?)#\}", re.DOTALL)
 _MAX_BYTES = 1 << 18
 """The largest file of a template."""
 
-_FAILURES = (
+_RENDER_ERRORS = (
     *(jinja2.TemplateError, ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError),
     *(TypeError, ValueError),
 )
@@ -85,19 +85,19 @@ class Template:
 
     def render(self, **inputs: object) -> dict[str, str]:
         """Each block's text, stripped. Raises `UsageError` that names the template and what it lacks."""
-        return self._rendered(BLOCKS[self.name], inputs)
+        return self._render(BLOCKS[self.name], inputs)
 
     def render_block(self, block: str, **inputs: object) -> str:
         """One block's text, as `render` does it."""
-        return self._rendered((block,), inputs)[block]
+        return self._render((block,), inputs)[block]
 
-    def _rendered(self, blocks: Sequence[str], inputs: dict[str, object]) -> dict[str, str]:
+    def _render(self, blocks: Sequence[str], inputs: dict[str, object]) -> dict[str, str]:
         if not is_plain(inputs):
             raise TypeError(f"template {self.origin}: given something else than texts, numbers, lists and maps")
         context = self.compiled.new_context(inputs)
         try:
-            return {block: output(self.compiled.blocks[block](context), context).strip() for block in blocks}
-        except _FAILURES as error:
+            return {block: join_output(self.compiled.blocks[block](context), context).strip() for block in blocks}
+        except _RENDER_ERRORS as error:
             raise UsageError(f"template {self.origin}: {error}") from None
 
 
@@ -122,9 +122,10 @@ def load_templates(folder: Path | None = None) -> dict[str, Template]:
             except (UnicodeDecodeError, OSError) as error:
                 raise UsageError(f"template {path}: not readable as UTF-8 text: {error}") from None
     # A template's own text may hold control tokens: one for `/v1/completions` lays out the turns of its chat so.
-    sent, kept = PromptEnvironment(neutral), PromptEnvironment()
+    sent, kept = PromptEnvironment(defuse_tokens), PromptEnvironment()
     return {
-        name: _load(kept if name in _KEPT else sent, name, origin, source) for name, (origin, source) in sources.items()
+        name: _load(kept if name in _NOT_SENT else sent, name, origin, source)
+        for name, (origin, source) in sources.items()
     }
 
 
@@ -140,7 +141,7 @@ def _load(environment: PromptEnvironment, name: str, origin: str, source: str) -
         raise UsageError(
             f"template {origin}: too deeply nested, or a number too long: {str(error) or type(error).__name__}"
         ) from None
-    header = _header(origin, source)
+    header = _read_header(origin, source)
     unknown = sorted(needed - INPUTS[name])
     if unknown:
         raise UsageError(
@@ -157,7 +158,7 @@ def _load(environment: PromptEnvironment, name: str, origin: str, source: str) -
     return Template(name, str(header["purpose"]), declared, int(header["version"]), origin, source, compiled)
 
 
-def _header(origin: str, source: str) -> Mapping[str, Any]:
+def _read_header(origin: str, source: str) -> Mapping[str, Any]:
     found = _HEADER.match(source)
     header: object = None
     if found:

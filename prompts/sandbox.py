@@ -32,11 +32,11 @@ _SCALARS = frozenset({str, int, float, bool, type(None)})
 _SIZED = (str, list, tuple, dict)
 _PLAIN = _SCALARS | {list, tuple, dict}
 _TEXT = frozenset({str})
-_PASSED = {"eval_context": "eval_ctx", "environment": "environment"}
+_PASSED_BY = {"eval_context": "eval_ctx", "environment": "environment"}
 """Where a context holds what some of Jinja's filters are given."""
-_LOOP = frozenset({"index", "index0", "revindex", "revindex0", "first", "last", "length"})
+_LOOP_ATTRIBUTES = frozenset({"index", "index0", "revindex", "revindex0", "first", "last", "length"})
 
-_OF_ITEMS = frozenset(
+_ITEM_FILTERS = frozenset(
     {
         *("abs", "count", "d", "default", "dictsort", "first", "float", "groupby", "int", "items", "keys", "last"),
         *("length", "list", "map", "max", "min", "reject", "rejectattr", "reverse", "select", "selectattr", "sort"),
@@ -44,25 +44,29 @@ _OF_ITEMS = frozenset(
     }
 )
 """Filters that look at a value's items, but not into them."""
-_GROWING = frozenset({"indent", "join", "replace"})
+_GROWING_FILTERS = frozenset({"indent", "join", "replace"})
 """Filters whose text may be as long as the value times the longest argument."""
-_FILTERS = _OF_ITEMS | _GROWING | {"capitalize", "lower", "string", "title", "trim", "truncate", "upper", "wordcount"}
+_FILTERS = (
+    _ITEM_FILTERS
+    | _GROWING_FILTERS
+    | {"capitalize", "lower", "string", "title", "trim", "truncate", "upper", "wordcount"}
+)
 _METHODS = (
     *("split", "splitlines", "startswith", "endswith", "strip", "lstrip", "rstrip", "removeprefix", "removesuffix"),
     *("capitalize", "lower", "replace", "title", "upper", "items", "keys", "values"),
 )
 """Names that may be written as methods: filters all the same, some of them beyond Jinja's own."""
-_COUNTED, _PRINTED = " counted", " printed"
+_LOOP_FILTER, _OUTPUT_FILTER = " counted", " printed"
 """Filters that no template can name: what loops go over, and what is printed, is paid for there."""
 
-_LANGUAGE = (
+_ALLOWED_NODES = (
     *(nodes.Template, nodes.Block, nodes.Output, nodes.TemplateData, nodes.If, nodes.For, nodes.Assign),
     *(nodes.Name, nodes.Const, nodes.List, nodes.Tuple, nodes.Dict, nodes.Pair, nodes.Getattr, nodes.Getitem),
     *(nodes.Slice, nodes.Filter, nodes.Test, nodes.Keyword, nodes.CondExpr, nodes.Compare, nodes.Operand),
     *(nodes.And, nodes.Or, nodes.Not, nodes.Neg, nodes.Pos, nodes.Concat),
     *(nodes.Add, nodes.Sub, nodes.Mul, nodes.Div, nodes.FloorDiv, nodes.Mod),
 )
-_WORDS: dict[type[nodes.Node], str] = {
+_NODE_NAMES: dict[type[nodes.Node], str] = {
     nodes.Call: f"a call (of methods there are {', '.join(_METHODS)})",
     nodes.Pow: "**",
     nodes.NSRef: "a namespace",
@@ -85,19 +89,19 @@ class PromptEnvironment(ImmutableSandboxedEnvironment):
         self.globals.clear()
         own = {name: getattr(dict if hasattr(dict, name) else str, name) for name in _METHODS}
         known = own | {name: FILTERS[name] for name in _FILTERS & FILTERS.keys()}
-        self.filters = {name: _paid(name, function) for name, function in (known | {"tojson": _json}).items()}
-        self.filters |= {_COUNTED: _counted, _PRINTED: _printed}
+        self.filters = {name: _metered(name, function) for name, function in (known | {"tojson": _json}).items()}
+        self.filters |= {_LOOP_FILTER: _metered_loop, _OUTPUT_FILTER: _metered_output}
 
     def restrict(self, tree: nodes.Template) -> nodes.Template:
         """The tree with its work counted. Raises `TemplateSyntaxError` for what is no part of the language."""
-        checked: nodes.Template = _Language(self).visit(tree)
+        checked: nodes.Template = _Restrictor(self).visit(tree)
         return checked
 
     def getattr(self, obj: Any, attribute: str) -> Any:
         """A map's value or a loop's counter; nothing else has attributes."""
         if type(obj) is dict and attribute in obj:
             return obj[attribute]
-        if isinstance(obj, LoopContext) and attribute in _LOOP:
+        if isinstance(obj, LoopContext) and attribute in _LOOP_ATTRIBUTES:
             return getattr(obj, attribute)
         if isinstance(obj, Undefined):
             str(obj)  # Raises, and names what was looked for at first.
@@ -141,7 +145,7 @@ class _Context(Context):
             )
 
 
-def output(pieces: Iterable[str], context: Any) -> str:
+def join_output(pieces: Iterable[str], context: Any) -> str:
     """What a block prints. Raises `SecurityError` where that is more than a prompt."""
     printed, size = [], 0
     for piece in pieces:
@@ -164,7 +168,7 @@ def _are_plain(values: Collection[Any]) -> bool:
     return _SCALARS.issuperset(map(type, values)) or all(map(is_plain, values))
 
 
-class _Language(NodeTransformer):
+class _Restrictor(NodeTransformer):
     """Refuses what the language has not; methods become filters, and loops and `~` are counted."""
 
     def __init__(self, environment: PromptEnvironment) -> None:
@@ -181,14 +185,16 @@ class _Language(NodeTransformer):
         match node:
             case nodes.For():
                 cost = nodes.Const(sum(1 for _ in node.find_all(nodes.Node)), lineno=line)
-                node.iter = nodes.Filter(node.iter, _COUNTED, [cost], [], None, None, lineno=line)
+                node.iter = nodes.Filter(node.iter, _LOOP_FILTER, [cost], [], None, None, lineno=line)
             case nodes.Concat():
                 return nodes.Filter(nodes.List(node.nodes, lineno=line), "join", [], [], None, None, lineno=line)
             case nodes.Output():
                 # An attribute is of the inputs, which are no larger than they are; anything else may have grown.
                 own = (nodes.TemplateData, nodes.Const, nodes.Getattr)
                 node.nodes = [
-                    part if isinstance(part, own) else nodes.Filter(part, _PRINTED, [], [], None, None, lineno=line)
+                    part
+                    if isinstance(part, own)
+                    else nodes.Filter(part, _OUTPUT_FILTER, [], [], None, None, lineno=line)
                     for part in node.nodes
                 ]
         return node
@@ -196,7 +202,7 @@ class _Language(NodeTransformer):
     def _check(self, node: nodes.Node) -> None:
         match node:
             case nodes.Filter() if node.name not in self._environment.filters:
-                known = sorted(name for name in self._environment.filters if name not in (_COUNTED, _PRINTED))
+                known = sorted(name for name in self._environment.filters if name not in (_LOOP_FILTER, _OUTPUT_FILTER))
                 fault = f"no filter named '{node.name}'; there are {', '.join(known)}"
             case nodes.For() if node.recursive:
                 fault = "a recursive loop is no part of the template language"
@@ -207,14 +213,16 @@ class _Language(NodeTransformer):
                 fault = "a list or map may hold constants only"
             case nodes.Name() if node.name in ("self", "super"):
                 fault = f"'{node.name}' is no part of the template language"
-            case _ if not isinstance(node, _LANGUAGE):
-                fault = f"{_WORDS.get(type(node), type(node).__name__.lower())} is no part of the template language"
+            case _ if not isinstance(node, _ALLOWED_NODES):
+                fault = (
+                    f"{_NODE_NAMES.get(type(node), type(node).__name__.lower())} is no part of the template language"
+                )
             case _:
                 return
         raise jinja2.TemplateSyntaxError(fault, node.lineno)
 
 
-def _paid(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+def _metered(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     """A filter that is paid for before it works. Its arguments are texts and numbers, its result is plain."""
     passed = getattr(getattr(function, "jinja_pass_arg", None), "name", None)
 
@@ -223,15 +231,15 @@ def _paid(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         given = (*args, *kwargs.values())
         if not _SCALARS.issuperset(map(type, given)):
             raise TypeError(f"filter '{name}' takes texts and numbers, no list, map or undefined value")
-        if name in _OF_ITEMS:
+        if name in _ITEM_FILTERS:
             context.spend(len(value) if isinstance(value, _SIZED) else 1)
         else:
             longest = max((len(a) if type(a) is str else abs(a or 1) for a in given), default=1)
-            context.spend(_size(value) * (max(1, longest) if name in _GROWING else 1))
+            context.spend(_size(value) * (max(1, longest) if name in _GROWING_FILTERS else 1))
         if passed == "context":
             result = function(context, value, *args, **kwargs)
         elif passed:
-            result = function(getattr(context, _PASSED[passed]), value, *args, **kwargs)
+            result = function(getattr(context, _PASSED_BY[passed]), value, *args, **kwargs)
         else:
             result = function(value, *args, **kwargs)
         if name == "groupby":
@@ -242,7 +250,7 @@ def _paid(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @jinja2.pass_context
-def _counted(context: Any, value: Any, cost: int) -> Any:
+def _metered_loop(context: Any, value: Any, cost: int) -> Any:
     """What a loop goes over; all of its iterations are paid for here."""
     if isinstance(value, _SIZED):
         context.spend(cost * len(value))
@@ -252,7 +260,7 @@ def _counted(context: Any, value: Any, cost: int) -> Any:
 
 
 @jinja2.pass_context
-def _printed(context: Any, value: Any) -> Any:
+def _metered_output(context: Any, value: Any) -> Any:
     """What is about to become text."""
     if type(value) is not str:
         context.spend(_size(value))

@@ -35,7 +35,7 @@ def load_config(path: Path, overrides: Sequence[str] = (), address: str | None =
         return prefix, f"{name} (by --set)" if any(key[: len(path)] == path for path in overridden) else name
 
     config = build_config(document, address or str(path), where)
-    return _absolute(config, address.rpartition("/")[0] if address else str(path.resolve().parent))
+    return _with_absolute_paths(config, address.rpartition("/")[0] if address else str(path.resolve().parent))
 
 
 def build_config(
@@ -141,7 +141,7 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
     return [model for argument in get_args(annotation) for model in _models_in(argument)]
 
 
-def _joined(folder: str, path: str) -> str:
+def _resolve_against(folder: str, path: str) -> str:
     """A relative path, seen from a folder or from a place in a bucket."""
     if "://" not in folder:
         return str(Path(folder) / path)
@@ -149,11 +149,11 @@ def _joined(folder: str, path: str) -> str:
     return f"{protocol}://{posixpath.normpath(posixpath.join(place, path))}"
 
 
-def _absolute(config: BuildConfig, folder: str) -> BuildConfig:
+def _with_absolute_paths(config: BuildConfig, folder: str) -> BuildConfig:
     def resolve(path: str) -> str:
         if "://" in path or path == "packaged" or path.startswith("/"):
             return path
-        return str(Path(path).expanduser()) if path.startswith("~") else _joined(folder, path)
+        return str(Path(path).expanduser()) if path.startswith("~") else _resolve_against(folder, path)
 
     changes: dict[str, Any] = {}
     if config.space != "alignx":

@@ -18,9 +18,9 @@ from pydantic import BaseModel, ValidationError
 Key = tuple[str | int, ...]
 """The keys, and indices of lists, that lead to a place in a document."""
 
-_LONGEST_VALUE = 60
+_MAX_VALUE_LENGTH = 60
 """Characters of a given text that a message repeats."""
-_MOST = 3
+_MAX_PROBLEMS = 3
 """Problems that one line reports."""
 
 
@@ -54,15 +54,16 @@ def explain(
     """
     found: dict[Key, str] = {}
     for problem in error.errors(include_url=False):
-        path = _path(document, problem)
-        found.setdefault(path, _sentence(model, document, path, problem, where))
+        path = _document_path(document, problem)
+        found.setdefault(path, _describe_problem(model, document, path, problem, where))
     # Each alternative of a union has its problem; the innermost one helps.
     sentences = [
         sentence
         for path, sentence in found.items()
         if not path or not any(other[: len(path)] == path for other in found if other != path)
     ]
-    return "; ".join(sentences[:_MOST]) + (f"; and {len(sentences) - _MOST} more" if len(sentences) > _MOST else "")
+    more = f"; and {len(sentences) - _MAX_PROBLEMS} more" if len(sentences) > _MAX_PROBLEMS else ""
+    return "; ".join(sentences[:_MAX_PROBLEMS]) + more
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -84,39 +85,39 @@ def given(value: Any) -> str:
         return f"of type {type(value).__name__}"
     text = re.sub(r"(?s)(//[^?]*\?).+", r"\1***", re.sub(r"(?<=//)[^/\s]*@", "***@", value))
     return "the text " + json.dumps(
-        text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}...", ensure_ascii=False
+        text if len(text) <= _MAX_VALUE_LENGTH else f"{text[:_MAX_VALUE_LENGTH]}...", ensure_ascii=False
     )
 
 
-class _Spot(NamedTuple):
+class _Location(NamedTuple):
     """A place in a model: its annotation, and the constraints on it."""
 
     annotation: Any
     constraints: tuple[Any, ...] = ()
 
-    def bare(self) -> _Spot:
+    def unwrapped(self) -> _Location:
         """Return the annotation without `Annotated`, whose metadata join the constraints."""
         annotation, constraints = self
         while get_origin(annotation) is Annotated:
             annotation, *metadata = get_args(annotation)
             constraints += (*metadata, *(inner for outer in metadata for inner in getattr(outer, "metadata", ())))
-        return _Spot(annotation, constraints)
+        return _Location(annotation, constraints)
 
-    def alternatives(self) -> list[_Spot]:
+    def union_members(self) -> list[_Location]:
         """Return the parts of a union; anything else is its own only part."""
-        annotation, constraints = self.bare()
+        annotation, constraints = self.unwrapped()
         if get_origin(annotation) in (tuple, list, dict, Literal) or not get_args(annotation):
-            return [_Spot(annotation, constraints)]
-        return [one for part in get_args(annotation) for one in _Spot(part, constraints).alternatives()]
+            return [_Location(annotation, constraints)]
+        return [one for part in get_args(annotation) for one in _Location(part, constraints).union_members()]
 
     def models(self, document: Any = None) -> list[type[BaseModel]]:
         """Return the models that may stand here; where the document has a kind, those of that kind."""
-        models = [one.annotation for one in self.alternatives() if isinstance(one.annotation, type)]
+        models = [one.annotation for one in self.union_members() if isinstance(one.annotation, type)]
         models = [model for model in models if issubclass(model, BaseModel)]
         kind = document.get("kind") if isinstance(document, dict) else None
-        return [model for model in models if kind in _kinds(model)] or models
+        return [model for model in models if kind in _kind_values(model)] or models
 
-    def inside(self, part: str | int, document: Any) -> list[_Spot]:
+    def children(self, part: str | int, document: Any) -> list[_Location]:
         """Return the places that a key or a list's index leads to."""
         fields = [
             field
@@ -124,21 +125,22 @@ class _Spot(NamedTuple):
             for name, field in model.model_fields.items()
             if part in (name, field.alias)
         ]
-        found = [_Spot(field.annotation, tuple(field.metadata)) for field in fields]
-        for annotation, _ in self.alternatives():
+        found = [_Location(field.annotation, tuple(field.metadata)) for field in fields]
+        for annotation, _ in self.union_members():
             if get_origin(annotation) in (tuple, list) and isinstance(part, int):
-                found.append(_Spot(get_args(annotation)[0]))
+                found.append(_Location(get_args(annotation)[0]))
             if get_origin(annotation) is dict:
-                found.append(_Spot(get_args(annotation)[1]))
+                found.append(_Location(get_args(annotation)[1]))
         return found
 
-    def choices(self) -> list[str]:
+    def literals(self) -> list[str]:
         """Return the texts that fit, where they are a closed list."""
-        return [str(c) for one in self.alternatives() if get_origin(one[0]) is Literal for c in get_args(one[0])]
+        annotations = [one.annotation for one in self.union_members()]
+        return [str(c) for a in annotations if get_origin(a) is Literal for c in get_args(a)]
 
     def expected(self) -> str:
         """Return what fits here, in words."""
-        return _one_of([one._expected() for one in self.alternatives()])
+        return _join_with_or([one._expected() for one in self.union_members()])
 
     def _expected(self) -> str:
         annotation, constraints = self
@@ -148,9 +150,9 @@ class _Spot(NamedTuple):
         arguments = get_args(annotation)
         filled = any(getattr(constraint, "min_length", None) for constraint in constraints)
         if get_origin(annotation) is Literal:
-            return _one_of([f"'{argument}'" for argument in arguments])
+            return _join_with_or([f"'{argument}'" for argument in arguments])
         if get_origin(annotation) in (tuple, list):
-            words = _Spot(arguments[0]).expected()
+            words = _Location(arguments[0]).expected()
             plurals = {"a text": "texts", "a whole number": "whole numbers", "a number": "numbers"}
             if filled:
                 return f"a list with at least one entry, each {words}"
@@ -173,7 +175,7 @@ class _Spot(NamedTuple):
 
 def expected(annotation: Any, constraints: Iterable[Any] = ()) -> str:
     """Return what fits an annotation, in words."""
-    return _Spot(annotation, tuple(constraints)).expected()
+    return _Location(annotation, tuple(constraints)).expected()
 
 
 def _bounds(constraints: Iterable[Any]) -> str:
@@ -190,66 +192,74 @@ def _bounds(constraints: Iterable[Any]) -> str:
     return f"{' of' if found[0].startswith('at ') else ''} {' and '.join(found)}" if found else ""
 
 
-def _one_of(words: Sequence[str]) -> str:
+def _join_with_or(words: Sequence[str]) -> str:
     *others, last = dict.fromkeys(words)
     comma = "," if any("," in word or " that " in word for word in others) else ""
     return f"{', '.join(others)}{comma} or {last}" if others else last
 
 
-def _kinds(model: type[BaseModel]) -> tuple[str, ...]:
+def _kind_values(model: type[BaseModel]) -> tuple[str, ...]:
     return get_args(model.model_fields["kind"].annotation) if "kind" in model.model_fields else ()
 
 
-def _path(document: Any, problem: Any) -> Key:
+def _document_path(document: Any, problem: Any) -> Key:
     """Return the keys that lead to a problem, without pydantic's names for the alternatives of a union."""
     path: list[str | int] = []
     for part in problem["loc"]:
-        if _has(document, part):
+        if _contains(document, part):
             document = document[part]
             path.append(part)
     return (*path, problem["loc"][-1]) if problem["type"] == "missing" else tuple(path)
 
 
-def _has(document: Any, part: Any) -> bool:
+def _contains(document: Any, part: Any) -> bool:
     if isinstance(document, list):
         return isinstance(part, int) and part < len(document)
     return isinstance(document, dict) and part in document
 
 
-def _sentence(
+def _describe_problem(
     model: type[BaseModel], document: Any, path: Key, problem: Any, where: Callable[[Key], tuple[str, str]]
 ) -> str:
     prefix, key = where(path)
     if problem["type"] in ("value_error", "assertion_error"):
         return f"{prefix}{key + ': ' if path else ''}{problem['ctx']['error']}"
-    spots, parents, value, parent = [_Spot(model)], [_Spot(model)], document, document
+    locations, parents, value, parent = [_Location(model)], [_Location(model)], document, document
     for part in path:
-        parents, parent = spots, value
-        spots = [inner for spot in spots for inner in spot.inside(part, value)]
-        value = value[part] if _has(value, part) else None
+        parents, parent = locations, value
+        locations = [inner for location in locations for inner in location.children(part, value)]
+        value = value[part] if _contains(value, part) else None
     if problem["type"] == "extra_forbidden":
-        if path[-1] in [kind for spot in parents for one in spot.models() for kind in _kinds(one)]:
+        if path[-1] in [kind for location in parents for one in location.models() for kind in _kind_values(one)]:
             return f"{prefix}unknown key {key}; did you mean 'kind: {path[-1]}'?"
-        names = {name for spot in parents for one in spot.models(parent) for name in one.model_fields}
+        names = {name for location in parents for one in location.models(parent) for name in one.model_fields}
         return f"{prefix}unknown key {key}; {nearest(str(path[-1]), names)}"
     if problem["loc"][-1:] == ("[key]",):
         keys = [
-            name for spot in parents for one, _ in spot.alternatives() for name in _Spot(get_args(one)[0]).choices()
+            name
+            for location in parents
+            for one, _ in location.union_members()
+            for name in _Location(get_args(one)[0]).literals()
         ]
         return f"{prefix}unknown key {key}; {nearest(str(path[-1]), keys)}"
-    fits = _one_of([spot.expected() for spot in spots])
-    choices = [choice for spot in spots for choice in spot.choices()]
+    fits = _join_with_or([location.expected() for location in locations])
+    literals = [choice for location in locations for choice in location.literals()]
     if problem["type"] in ("union_tag_not_found", "union_tag_invalid"):
         prefix, key = where((*path, "kind"))
-        choices = [kind for spot in spots for one in spot.models() for kind in _kinds(one)]
-        fits = _one_of([f"'{choice}'" for choice in choices])
+        literals = [kind for location in locations for one in location.models() for kind in _kind_values(one)]
+        fits = _join_with_or([f"'{choice}'" for choice in literals])
         value = value.get("kind")
     if problem["type"] in ("missing", "union_tag_not_found"):
         return f"{prefix}{key} is required: {fits}"
     if not path:
         return f"{prefix}expected keys and values, found {given(value)}"
-    if any(isinstance(constraint, Hidden) for spot in spots for one in spot.alternatives() for constraint in one[1]):
+    if any(
+        isinstance(constraint, Hidden)
+        for location in locations
+        for one in location.union_members()
+        for constraint in one[1]
+    ):
         return f"{prefix}{key} is not {fits} (its value is not shown, as it may be a secret)"
-    near = difflib.get_close_matches(value, choices, n=1, cutoff=0.5) if isinstance(value, str) else []
+    near = difflib.get_close_matches(value, literals, n=1, cutoff=0.5) if isinstance(value, str) else []
     hint = f"; did you mean '{near[0]}'?" if near else ""
     return f"{prefix}{key} is {given(value)}; expected {fits}{hint}"

@@ -29,7 +29,7 @@ from pipeline.threads.index import Index
 from pipeline.threads.sources import identify_sources
 from preference_space.sampling import Sampler
 from preference_space.space import PreferenceSpace, load_space
-from prompts.renderer import BLOCKS, HIDDEN, INPUTS, Template, load_templates
+from prompts.renderer import BLOCKS, HIDDEN_INPUTS, INPUTS, Template, load_templates
 from schemas import SCHEMA_VERSION
 from schemas.base import UsageError
 from schemas.config import BuildConfig, ThreadsSource
@@ -269,7 +269,7 @@ def _render_on_trial(space: PreferenceSpace, templates: dict[str, Template]) -> 
         }
         for name, template in templates.items():
             for block in BLOCKS[name]:
-                given = {key: inputs[key] for key in INPUTS[name] - HIDDEN.get(block, frozenset())}
+                given = {key: inputs[key] for key in INPUTS[name] - HIDDEN_INPUTS.get(block, frozenset())}
                 if name == "portrait_paper":
                     given["post"] = post.prompt
                 if not template.render_block(block, **given) and block != "system":

@@ -48,7 +48,7 @@ class Contents:
         return {entry.path for entry in self.shards} | self.others.keys()
 
 
-def is_ours(path: str) -> bool:
+def is_published_path(path: str) -> bool:
     """Whether publishing writes, and so may delete, the file of this path in the repository."""
     return any(fnmatchcase(path, pattern) and path.count("/") == pattern.count("/") for pattern in PUBLISHED)
 
@@ -62,7 +62,7 @@ def read_contents(folder: AnyPath, repo_id: str, force: bool) -> Contents:
     """
     built = load_current_manifest(folder)
     try:
-        manifest = built if is_complete(folder, built) else _what_there_is(folder, built)
+        manifest = built if is_complete(folder, built) else _partial_manifest(folder, built)
     except UserError as error:
         raise UsageError(str(error)) from None
     strangers = set(_shards(folder)) - {entry.path for entry in manifest.files}
@@ -71,15 +71,15 @@ def read_contents(folder: AnyPath, repo_id: str, force: bool) -> Contents:
             f"{folder / min(strangers)} is no shard of this build ({MANIFEST} does not name it); remove it"
         )
     if not force:
-        _refuse_losses(folder, manifest)
-        _refuse_gaps(folder, built, manifest)
+        _check_losses(folder, manifest)
+        _check_complete(folder, built, manifest)
     if not manifest.files:
         raise UsageError(f"{folder} has no finished shard (no {_SHARDS} there): there is nothing to publish")
     # Both are published, and the first one says what is in the rows.
     read_space(folder, manifest.parts["space"])
     read_templates(folder, manifest.parts["templates"])
     storage.map_files(folder, lambda entry: check_entry(folder, entry, manifest.fingerprint), manifest.files)
-    return Contents(folder, manifest, _others(folder, manifest, repo_id, is_complete=manifest is built))
+    return Contents(folder, manifest, _read_other_files(folder, manifest, repo_id, is_complete=manifest is built))
 
 
 def _shards(folder: AnyPath) -> list[str]:
@@ -94,7 +94,7 @@ def _matching(folder: AnyPath, pattern: str) -> list[str]:
     return [f"{prefix}{entry}" for entry in found if fnmatchcase(entry, name) and not entry.startswith(".")]
 
 
-def _what_there_is(folder: AnyPath, manifest: Manifest) -> Manifest:
+def _partial_manifest(folder: AnyPath, manifest: Manifest) -> Manifest:
     """The manifest of an unfinished build, as if its finished shards were all."""
     plan = plan_of(folder, manifest)
     known = {entry.path: entry for entry in manifest.files}
@@ -107,13 +107,13 @@ def _what_there_is(folder: AnyPath, manifest: Manifest) -> Manifest:
 
 
 def _entry(folder: AnyPath, path: str) -> FileEntry:
-    meta = _meta(folder / path)
+    meta = _read_footer(folder / path)
     with storage.local_copy(folder / path) as copy:
         size, digest = copy.stat().st_size, storage.content_id(copy)
     return FileEntry(path=path, rows=meta.get("examples", 0), bytes=size, sha256=digest)
 
 
-def _refuse_losses(folder: AnyPath, manifest: Manifest) -> None:
+def _check_losses(folder: AnyPath, manifest: Manifest) -> None:
     counts, limit = manifest.counts, manifest.config["limits"]["max_lost_share"]
     if counts.pairs_lost > limit * counts.pairs_asked:
         raise UsageError(
@@ -122,7 +122,7 @@ def _refuse_losses(folder: AnyPath, manifest: Manifest) -> None:
         )
 
 
-def _refuse_gaps(folder: AnyPath, built: Manifest, found: Manifest) -> None:
+def _check_complete(folder: AnyPath, built: Manifest, found: Manifest) -> None:
     if found is built:
         return
     planned = len(built.files) or len(plan_of(folder, built).shards())
@@ -132,14 +132,14 @@ def _refuse_gaps(folder: AnyPath, built: Manifest, found: Manifest) -> None:
     )
 
 
-def _meta(path: AnyPath) -> dict[str, Any]:
+def _read_footer(path: AnyPath) -> dict[str, Any]:
     try:
         return read_meta(path) or {}
     except UserError as error:
         raise UsageError(str(error)) from None
 
 
-def _others(folder: AnyPath, manifest: Manifest, repo_id: str, is_complete: bool) -> dict[str, bytes]:
+def _read_other_files(folder: AnyPath, manifest: Manifest, repo_id: str, is_complete: bool) -> dict[str, bytes]:
     """Every file but the shards. Local paths, which a card or report may name too, are cut to their last part."""
     found = {
         path: storage.read_bytes(folder / path)
@@ -148,7 +148,7 @@ def _others(folder: AnyPath, manifest: Manifest, repo_id: str, is_complete: bool
         for path in _matching(folder, pattern)
     }
     public = privacy.public_manifest(manifest)
-    report = _report(folder, found)
+    report = _read_report(folder, found)
     if is_complete and report is not None and report.files_digest != manifest.files_digest:
         raise UsageError(f"{folder / _REPORT} is about other shards than these; run `everyuser report` again")
     names = privacy.local_paths(manifest, report)
@@ -164,7 +164,7 @@ def _others(folder: AnyPath, manifest: Manifest, repo_id: str, is_complete: bool
     return found | {MANIFEST: manifest_text(public).encode()}
 
 
-def _report(folder: AnyPath, found: Mapping[str, bytes]) -> Report | None:
+def _read_report(folder: AnyPath, found: Mapping[str, bytes]) -> Report | None:
     try:
         return Report.model_validate_json(found[_REPORT]) if _REPORT in found else None
     except ValidationError:

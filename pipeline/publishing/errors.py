@@ -18,8 +18,8 @@ from schemas.base import UsageError, UserError
 _HttpError = HfHubHTTPError.__bases__[0]
 """The base of all errors of the HTTP library that the client uses, whichever that is."""
 
-_AGAIN = "run the same command again, what is uploaded stays"
-_NEW_TOKEN = "make one that may write, on the Hub's page of access tokens, and set HF_TOKEN or run `hf auth login`"  # noqa: S105 - words
+_RETRY = "run the same command again, what is uploaded stays"
+_MAKE_TOKEN = "make one that may write, on the Hub's page of access tokens, and set HF_TOKEN or run `hf auth login`"  # noqa: S105 - words
 
 
 def require_token() -> None:
@@ -30,7 +30,7 @@ def require_token() -> None:
     try:
         token = get_token()
     except Exception as error:  # What a service that exchanges tokens may raise is not documented.
-        raise UsageError(f"no token for the Hub: {_shortened(str(error))}") from None
+        raise UsageError(f"no token for the Hub: {_redacted(str(error))}") from None
     if not token:
         raise UsageError("no token for the Hub: set HF_TOKEN, or run `hf auth login`")
     if not re.fullmatch(r"[!-~]+", token):
@@ -41,16 +41,16 @@ def require_token() -> None:
 def hub_errors(repo_id: str) -> Iterator[None]:
     """Turns whatever the Hub's client raises into a `UserError`; its chain, which may hold headers, ends here."""
     try:
-        with quiet():
+        with silence_client():
             yield
     except UserError:
         raise
     except Exception as error:  # The client lets errors of its HTTP library and of its upload library through.
-        raise explain(error, repo_id) from None
+        raise to_user_error(error, repo_id) from None
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
+def silence_client() -> Iterator[None]:
     """The client's bars and warnings are not shown: the display has its own, and they name signed addresses."""
     loggers = [logging.getLogger(name) for name in ("huggingface_hub", _HttpError.__module__.partition(".")[0])]
     before = [(logger.handlers, logger.propagate) for logger in loggers]
@@ -66,52 +66,52 @@ def quiet() -> Iterator[None]:
             logger.handlers, logger.propagate = handlers, propagates
 
 
-def explain(error: Exception, repo_id: str) -> UserError:
+def to_user_error(error: Exception, repo_id: str) -> UserError:
     """The error as a line for the user."""
-    chain = [*_chain(error)]
-    answer = _answer(error)
+    chain = [*_cause_chain(error)]
+    answer = _http_error_in(error)
     if answer is not None:
-        return UserError(_explain_answer(answer, repo_id))
+        return UserError(_describe_response(answer, repo_id))
     if any(isinstance(cause, OfflineModeIsEnabled) for cause in chain):
         return UserError("the Hub's client is told to stay offline; unset HF_HUB_OFFLINE")
     cause = chain[-1]
-    said = f"{type(cause).__name__}: {_shortened(str(cause))}"
+    said = f"{type(cause).__name__}: {_redacted(str(cause))}"
     if any(isinstance(cause, (_HttpError, ConnectionError, TimeoutError)) for cause in chain):
-        return UserError(f"no connection to the Hub, or it broke ({said}); {_AGAIN}")
+        return UserError(f"no connection to the Hub, or it broke ({said}); {_RETRY}")
     if isinstance(cause, OSError) and cause.filename is not None:
         return UserError(f"cannot read {cause.filename}: {cause.strerror}")
-    return UserError(f"{repo_id}: the Hub's client failed ({said}); {_AGAIN}")
+    return UserError(f"{repo_id}: the Hub's client failed ({said}); {_RETRY}")
 
 
-def status_of(error: Exception) -> int | None:
+def http_status(error: Exception) -> int | None:
     """The HTTP status that an error is about; None where there was no answer."""
-    answer = _answer(error)
+    answer = _http_error_in(error)
     return None if answer is None else answer.response.status_code
 
 
-def _explain_answer(error: HfHubHTTPError, repo_id: str) -> str:
+def _describe_response(error: HfHubHTTPError, repo_id: str) -> str:
     status = error.response.status_code
-    said = _shortened(error.server_message or "").rstrip(".")
+    said = _redacted(error.server_message or "").rstrip(".")
     quoted = f"; the Hub says: {said}" if said else ""
     if status in (401, 403) and error.response.request.method == "PUT":
         # Storage is not asked with the token, but by an address that the Hub has signed, for a while.
-        return f"the Hub's storage refuses the upload (HTTP {status}){quoted}; {_AGAIN}"
+        return f"the Hub's storage refuses the upload (HTTP {status}){quoted}; {_RETRY}"
     if status == 401:
-        return f"the Hub does not accept the token; {_NEW_TOKEN}"
+        return f"the Hub does not accept the token; {_MAKE_TOKEN}"
     if status == 403:
         return f"{repo_id}: the Hub forbids it{quoted}; mend that, or use another token or repository"
     if status == 404:
         return f"{repo_id}: not there, or this token does not see it{quoted}; look at the name"
     if status in (409, 412):
-        return f"{repo_id} was changed by someone else since this began (HTTP {status}); look at it, then {_AGAIN}"
+        return f"{repo_id} was changed by someone else since this began (HTTP {status}); look at it, then {_RETRY}"
     if status == 429:
-        return f"the Hub's rate limit is reached{quoted}; wait {_wait(error)}, then {_AGAIN}"
+        return f"the Hub's rate limit is reached{quoted}; wait {_describe_wait(error)}, then {_RETRY}"
     if status >= 500:
-        return f"the Hub fails (HTTP {status}){quoted}; wait, then {_AGAIN}"
-    return f"{repo_id}: the Hub refuses this (HTTP {status}){quoted}; {_AGAIN}"
+        return f"the Hub fails (HTTP {status}){quoted}; wait, then {_RETRY}"
+    return f"{repo_id}: the Hub refuses this (HTTP {status}){quoted}; {_RETRY}"
 
 
-def _wait(error: HfHubHTTPError) -> str:
+def _describe_wait(error: HfHubHTTPError) -> str:
     """How long the Hub asks to wait, in words."""
     headers = error.response.headers
     limit = parse_ratelimit_headers(headers)
@@ -121,18 +121,18 @@ def _wait(error: HfHubHTTPError) -> str:
     return f"{after} seconds" if after.isdigit() else "an hour"
 
 
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
+def _cause_chain(error: BaseException | None) -> Iterator[BaseException]:
     """An error and what caused it, the outermost first."""
     while error is not None:
         yield error
         error = error.__cause__
 
 
-def _answer(error: BaseException) -> HfHubHTTPError | None:
-    return next((cause for cause in _chain(error) if isinstance(cause, HfHubHTTPError)), None)
+def _http_error_in(error: BaseException) -> HfHubHTTPError | None:
+    return next((cause for cause in _cause_chain(error) if isinstance(cause, HfHubHTTPError)), None)
 
 
-def _shortened(text: str) -> str:
+def _redacted(text: str) -> str:
     """A text of others as part of a line, without secrets: those of signed addresses, and a token sent back."""
     text = re.sub(r"\?[^\s)]+=[^\s)]+", "?...", text)
     with contextlib.suppress(Exception):

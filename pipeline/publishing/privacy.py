@@ -30,8 +30,8 @@ def public_manifest(manifest: Manifest) -> Manifest:
     config = {key: value for key, value in manifest.config.items() if key not in _PRIVATE}
     return manifest.model_copy(
         update={
-            "config": _renamed(config, names),
-            "parts": _renamed(manifest.parts, names),
+            "config": _replace_paths(config, names),
+            "parts": _replace_paths(manifest.parts, names),
             # The posts that were stored for the build stay where they are.
             "inputs": {path: identity for path, identity in manifest.inputs.items() if path == SPACE},
         }
@@ -40,7 +40,7 @@ def public_manifest(manifest: Manifest) -> Manifest:
 
 def local_paths(manifest: Manifest, report: Report | None = None) -> dict[str, str]:
     """Every local path that configuration or report name, with what is left of it."""
-    paths = [path for key in _PATHS for path in _texts(_at(manifest.config, key))]
+    paths = [path for key in _PATHS for path in _strings_in(_get_nested(manifest.config, key))]
     if report is not None:
         paths += [entry.file for entry in report.contamination]
     return {path: PurePath(path).name for path in paths if _is_local(path)}
@@ -59,23 +59,23 @@ def _is_local(text: str) -> bool:
     return "\n" not in text and bool(re.match(r"[/~][^/]*/|[A-Za-z]:\\|(?!hf:)[a-z0-9+]+://", text))
 
 
-def _at(node: Any, key: str) -> Any:
+def _get_nested(node: Any, key: str) -> Any:
     for part in key.split("."):
         node = node.get(part) if isinstance(node, dict) else None
     return node
 
 
-def _texts(value: Any) -> Iterator[str]:
+def _strings_in(value: Any) -> Iterator[str]:
     if isinstance(value, str):
         yield value
     elif isinstance(value, (list, dict)):
         for inner in value.values() if isinstance(value, dict) else value:
-            yield from _texts(inner)
+            yield from _strings_in(inner)
 
 
-def _renamed(value: Any, names: Mapping[str, str]) -> Any:
+def _replace_paths(value: Any, names: Mapping[str, str]) -> Any:
     if isinstance(value, dict):
-        return {key: _renamed(inner, names) for key, inner in value.items()}
+        return {key: _replace_paths(inner, names) for key, inner in value.items()}
     if isinstance(value, list):
-        return [_renamed(inner, names) for inner in value]
+        return [_replace_paths(inner, names) for inner in value]
     return names.get(value, value) if isinstance(value, str) else value

@@ -11,16 +11,16 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 from pipeline.io.storage import AnyPath
 from pipeline.publishing import upload
 from pipeline.publishing.contents import Contents, read_contents
-from pipeline.publishing.errors import explain, hub_errors, quiet, require_token, status_of
+from pipeline.publishing.errors import http_status, hub_errors, require_token, silence_client, to_user_error
 from pipeline.publishing.repository import (
-    KIND,
+    REPO_TYPE,
     Changes,
     Repository,
-    address,
+    branch_head,
     compare,
+    dataset_url,
     files_at,
-    head_of,
-    hub,
+    hub_api,
     open_repository,
 )
 from pipeline.publishing.upload import Batch, preupload
@@ -86,32 +86,32 @@ def publish(
     repository = open_repository(settings)
     if repository.is_new:
         # One of this name was deleted since, with what was uploaded to it.
-        upload.forget(folder, settings.repo_id)
+        upload.delete_records(folder, settings.repo_id)
     changes = compare(contents, repository.files)
     _check_tag(settings, repository, changes)
     try:
-        commit = _make_visible(contents, settings, repository, changes, upload_all, observer)
-    except _UnclearError:
+        commit = _upload_and_commit(contents, settings, repository, changes, upload_all, observer)
+    except _UnknownOutcomeError:
         raise
     except UserError as error:
-        raise type(error)(f"{error} ({_left_behind(settings, repository)})") from None
+        raise type(error)(f"{error} ({_describe_leftovers(settings, repository)})") from None
     finally:
         progress.delete_counts(folder)
-    upload.forget(folder, settings.repo_id)
-    _tag(settings, repository, commit)
+    upload.delete_records(folder, settings.repo_id)
+    _create_tag(settings, repository, commit)
     unchanged = len(contents.paths) - len(changes.shards) - len(changes.others)
     result = Published(
-        settings.repo_id, address(settings.repo_id), settings.revision, commit, settings.tag, changes, unchanged
+        settings.repo_id, dataset_url(settings.repo_id), settings.revision, commit, settings.tag, changes, unchanged
     )
     observer.published(result)
     return result
 
 
-class _UnclearError(UserError):
+class _UnknownOutcomeError(UserError):
     """Whether the commit was made could not be seen."""
 
 
-def _left_behind(settings: PublishConfig, repository: Repository) -> str:
+def _describe_leftovers(settings: PublishConfig, repository: Repository) -> str:
     """What a failure leaves. A new repository stays: what was uploaded belongs to it, and spares the next run that."""
     is_empty = f"; {settings.repo_id} was made and is still empty" if repository.is_new else ""
     return f"nothing was published{is_empty}"
@@ -126,7 +126,7 @@ def _check_tag(settings: PublishConfig, repository: Repository, changes: Changes
         )
 
 
-def _make_visible(
+def _upload_and_commit(
     contents: Contents,
     settings: PublishConfig,
     repository: Repository,
@@ -135,7 +135,7 @@ def _make_visible(
     observer: PublishObserver,
 ) -> str:
     """Upload what the Hub lacks, then commit; the commit that holds the build."""
-    todo = upload.batches(upload.not_uploaded(contents.folder, settings.repo_id, changes.shards))
+    todo = upload.batches(upload.find_missing(contents.folder, settings.repo_id, changes.shards))
     observer.uploading_begins(contents.folder, repository, changes, todo)
     try:
         if todo:
@@ -153,16 +153,16 @@ def _commit(contents: Contents, settings: PublishConfig, repository: Repository,
         preupload(others, settings, counters_for(folder))
     operations: list[CommitOperationAdd | CommitOperationDelete] = [
         *(CommitOperationDelete(path, is_folder=False) for path in changes.deleted),
-        *(upload.operation(folder, repo_id, entry) for entry in changes.shards),
+        *(upload.commit_operation(folder, repo_id, entry) for entry in changes.shards),
         *others,
     ]
     try:
-        with quiet():
-            made = hub().create_commit(
+        with silence_client():
+            made = hub_api().create_commit(
                 repo_id,
                 operations,
-                commit_message=settings.message or _message(contents.manifest),
-                repo_type=KIND,
+                commit_message=settings.message or _default_message(contents.manifest),
+                repo_type=REPO_TYPE,
                 revision=settings.revision,
                 parent_commit=repository.head,
                 num_threads=upload.THREADS,
@@ -170,38 +170,40 @@ def _commit(contents: Contents, settings: PublishConfig, repository: Repository,
         logger.info("commit %s in %s: %d files", made.oid[:12], repo_id, len(operations))
         return made.oid
     except Exception as error:  # The client lets errors of its HTTP library and of its upload library through.
-        status = status_of(error)
+        status = http_status(error)
         if status is None or status >= 500:
-            return _landed(contents, settings, repository, explain(error, repo_id))
+            return _find_commit(contents, settings, repository, to_user_error(error, repo_id))
         if status in (400, 404, 422):
             # Perhaps the Hub does not have what was uploaded long ago: the next run asks it again.
-            upload.forget(folder, repo_id)
-        raise explain(error, repo_id) from None
+            upload.delete_records(folder, repo_id)
+        raise to_user_error(error, repo_id) from None
 
 
-def _landed(contents: Contents, settings: PublishConfig, repository: Repository, failure: UserError) -> str:
+def _find_commit(contents: Contents, settings: PublishConfig, repository: Repository, failure: UserError) -> str:
     """The commit, if it was made although its answer was lost or an error: the Hub has been seen to do that."""
     try:
         with hub_errors(settings.repo_id):
-            head = head_of(settings)
+            head = branch_head(settings)
             is_made = head is not None and not compare(contents, files_at(settings.repo_id, head))
     except UserError:
-        raise _UnclearError(f"{failure} (whether it was published cannot be seen; the next run will tell)") from None
+        raise _UnknownOutcomeError(
+            f"{failure} (whether it was published cannot be seen; the next run will tell)"
+        ) from None
     if head is None or not is_made:
         raise failure
     return head
 
 
-def _message(manifest: Manifest) -> str:
+def _default_message(manifest: Manifest) -> str:
     rows = sum(entry.rows for entry in manifest.files)
     return f"Publish {manifest.name}: {rows} examples, fingerprint {manifest.fingerprint[:16]}"
 
 
-def _tag(settings: PublishConfig, repository: Repository, commit: str) -> None:
+def _create_tag(settings: PublishConfig, repository: Repository, commit: str) -> None:
     if settings.tag is None or settings.tag in repository.tags:
         return
     try:
         with hub_errors(settings.repo_id):
-            hub().create_tag(settings.repo_id, tag=settings.tag, revision=commit, repo_type=KIND)
+            hub_api().create_tag(settings.repo_id, tag=settings.tag, revision=commit, repo_type=REPO_TYPE)
     except UserError as error:
         raise UserError(f"{error} (published at {commit[:12]}, but without the tag '{settings.tag}')") from None

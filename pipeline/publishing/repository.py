@@ -12,7 +12,7 @@ from huggingface_hub.hf_api import RepoFile
 
 from pipeline.io import storage
 from pipeline.io.storage import AnyPath
-from pipeline.publishing.contents import Contents, is_ours
+from pipeline.publishing.contents import Contents, is_published_path
 from pipeline.publishing.errors import hub_errors, require_token
 from schemas.base import UsageError, UserError
 from schemas.config import PublishConfig
@@ -21,7 +21,7 @@ from schemas.manifest import FileEntry
 _TIMEOUT = (30.0, 300.0, 120.0, None)
 """Seconds to connect, to wait for an answer (a large commit takes a minute), to send a piece. The client has none."""
 
-KIND = "dataset"
+REPO_TYPE = "dataset"
 
 
 @dataclass(frozen=True)
@@ -46,29 +46,29 @@ class Changes:
         return bool(self.shards or self.others or self.deleted)
 
 
-def hub() -> HfApi:
+def hub_api() -> HfApi:
     """The Hub's client, with the token of the environment or of its login, and with timeouts."""
     get_session().timeout = _TIMEOUT
     return HfApi(token=True)
 
 
-def address(repo_id: str) -> str:
+def dataset_url(repo_id: str) -> str:
     """Where people look at the dataset."""
-    return f"{hub().endpoint}/datasets/{repo_id}"
+    return f"{hub_api().endpoint}/datasets/{repo_id}"
 
 
 def check_access(settings: PublishConfig) -> None:
     """Whether publishing could work, without changing anything: for a build that would publish hours later."""
     require_token()
     with hub_errors(settings.repo_id):
-        info = _find(settings.repo_id)
+        info = _find_repository(settings.repo_id)
         if info is None:
             _check_owner(settings.repo_id)
             return
         _check_visibility(info, settings)
         # What asks for the way a file would be uploaded must be allowed to write.
         card = CommitOperationAdd("README.md", b"-")
-        hub().preupload_lfs_files(settings.repo_id, [card], repo_type=KIND)
+        hub_api().preupload_lfs_files(settings.repo_id, [card], repo_type=REPO_TYPE)
 
 
 def open_repository(settings: PublishConfig) -> Repository:
@@ -80,13 +80,13 @@ def open_repository(settings: PublishConfig) -> Repository:
     require_token()
     repo_id = settings.repo_id
     with hub_errors(repo_id):
-        info = _find(repo_id)
+        info = _find_repository(repo_id)
         is_new = info is None
         if info is None:
-            _create(settings)
-            info = hub().dataset_info(repo_id)
+            _create_repository(settings)
+            info = hub_api().dataset_info(repo_id)
         _check_visibility(info, settings)
-        refs = hub().list_repo_refs(repo_id, repo_type=KIND)
+        refs = hub_api().list_repo_refs(repo_id, repo_type=REPO_TYPE)
         branches = {ref.name: ref.target_commit for ref in refs.branches}
         tags = {ref.name: ref.target_commit for ref in refs.tags}
         if settings.revision in tags:
@@ -94,7 +94,7 @@ def open_repository(settings: PublishConfig) -> Repository:
         head = branches.get(settings.revision)
         if head is None:
             head = branches["main"]
-            hub().create_branch(repo_id, branch=settings.revision, revision=head, repo_type=KIND)
+            hub_api().create_branch(repo_id, branch=settings.revision, revision=head, repo_type=REPO_TYPE)
         files = files_at(repo_id, head)
     _check_content(repo_id, files)
     return Repository(head, files, tags, is_new)
@@ -102,13 +102,13 @@ def open_repository(settings: PublishConfig) -> Repository:
 
 def files_at(repo_id: str, commit: str) -> dict[str, RepoFile]:
     """Every file of a commit, by its path."""
-    tree = hub().list_repo_tree(repo_id, recursive=True, revision=commit, repo_type=KIND)
+    tree = hub_api().list_repo_tree(repo_id, recursive=True, revision=commit, repo_type=REPO_TYPE)
     return {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
 
 
-def head_of(settings: PublishConfig) -> str | None:
+def branch_head(settings: PublishConfig) -> str | None:
     """The branch's present commit."""
-    refs = hub().list_repo_refs(settings.repo_id, repo_type=KIND)
+    refs = hub_api().list_repo_refs(settings.repo_id, repo_type=REPO_TYPE)
     return next((ref.target_commit for ref in refs.branches if ref.name == settings.revision), None)
 
 
@@ -118,18 +118,18 @@ def compare(contents: Contents, files: Mapping[str, RepoFile]) -> Changes:
         shards=tuple(
             entry
             for entry in contents.shards
-            if not _is_there(files.get(entry.path), entry.sha256, contents.folder / entry.path)
+            if not _is_same(files.get(entry.path), entry.sha256, contents.folder / entry.path)
         ),
         others=tuple(
             path
             for path, content in contents.others.items()
-            if not _is_there(files.get(path), hashlib.sha256(content).hexdigest(), content)
+            if not _is_same(files.get(path), hashlib.sha256(content).hexdigest(), content)
         ),
-        deleted=tuple(sorted(path for path in files if is_ours(path) and path not in contents.paths)),
+        deleted=tuple(sorted(path for path in files if is_published_path(path) and path not in contents.paths)),
     )
 
 
-def _is_there(file: RepoFile | None, sha256: str, content: AnyPath | bytes) -> bool:
+def _is_same(file: RepoFile | None, sha256: str, content: AnyPath | bytes) -> bool:
     """Large files are known by the hash of their content, others by that of their git blob."""
     if file is None:
         return False
@@ -139,18 +139,18 @@ def _is_there(file: RepoFile | None, sha256: str, content: AnyPath | bytes) -> b
     return file.blob_id == hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()  # noqa: S324 - git's own
 
 
-def _find(repo_id: str) -> DatasetInfo | None:
+def _find_repository(repo_id: str) -> DatasetInfo | None:
     try:
-        return hub().dataset_info(repo_id)
+        return hub_api().dataset_info(repo_id)
     except HfHubHTTPError as error:
         if error.response.status_code == 404:
             return None
         raise
 
 
-def _create(settings: PublishConfig) -> None:
+def _create_repository(settings: PublishConfig) -> None:
     try:
-        hub().create_repo(settings.repo_id, private=settings.private, repo_type=KIND, exist_ok=True)
+        hub_api().create_repo(settings.repo_id, private=settings.private, repo_type=REPO_TYPE, exist_ok=True)
     except HfHubHTTPError as error:
         if error.response.status_code in (403, 404):
             _check_owner(settings.repo_id)
@@ -160,7 +160,7 @@ def _create(settings: PublishConfig) -> None:
 def _check_owner(repo_id: str) -> None:
     """Say why a repository cannot be made, as far as the account's own page tells."""
     owner = repo_id.split("/")[0]
-    account = hub().whoami()
+    account = hub_api().whoami()
     name = account["name"]
     roles = {entry["name"].casefold(): entry.get("roleInOrg") for entry in account.get("orgs", ())}
     token = (account.get("auth") or {}).get("accessToken") or {}
@@ -170,15 +170,15 @@ def _check_owner(repo_id: str) -> None:
         return
     if owner.casefold() not in roles:
         whose = f"you are '{name}'" + (f", of {', '.join(sorted(roles))}" if roles else ", of no organisation")
-        if not _exists(owner):
+        if not _owner_exists(owner):
             raise UserError(f"{repo_id}: there is no user or organisation '{owner}' on the Hub; {whose}")
         raise UserError(f"{repo_id}: you may not write there, {whose}; ask to be let in, or name another owner")
     if roles[owner.casefold()] == "read":
         raise UserError(f"{repo_id}: '{name}' may only read in '{owner}'; ask its owners for the right to write")
 
 
-def _exists(owner: str) -> bool:
-    for look_up in (hub().get_organization_overview, hub().get_user_overview):
+def _owner_exists(owner: str) -> bool:
+    for look_up in (hub_api().get_organization_overview, hub_api().get_user_overview):
         try:
             look_up(owner)
         except HfHubHTTPError as error:
@@ -200,7 +200,7 @@ def _check_visibility(info: DatasetInfo, settings: PublishConfig) -> None:
 
 def _check_content(repo_id: str, files: Mapping[str, RepoFile]) -> None:
     """Nothing that someone keeps there may be deleted by a mistyped name."""
-    theirs = sorted(path for path in files if is_ours(path) and path != "README.md")
+    theirs = sorted(path for path in files if is_published_path(path) and path != "README.md")
     if theirs and not {"manifest.json", "preference_space.yaml"} <= files.keys():
         raise UsageError(
             f"{repo_id} holds data that everyuser did not publish ({theirs[0]}), which this would replace; name "

@@ -10,17 +10,16 @@ import contextlib
 import hashlib
 import logging
 from collections.abc import Iterator, Sequence
-from typing import Literal
 
 from huggingface_hub import CommitOperationAdd
-from huggingface_hub.lfs import UploadInfo
 from pydantic import ValidationError
 
 from pipeline.driver.check import hash_mismatch
 from pipeline.io import storage
 from pipeline.io.storage import AnyPath, write_text
 from pipeline.publishing.errors import hub_errors, require_token
-from pipeline.publishing.repository import KIND, address, hub
+from pipeline.publishing.operations import UploadMode, is_ignored, upload_mode, uploaded_operation
+from pipeline.publishing.repository import REPO_TYPE, dataset_url, hub_api
 from pipeline.runtime.progress import Counters, counters_for
 from schemas.base import Record, UserError
 from schemas.config import PublishConfig
@@ -40,7 +39,7 @@ class Uploaded(Record):
     path: str
     sha256: str
     bytes: int
-    mode: Literal["lfs", "regular"]
+    mode: UploadMode
 
 
 def batches(entries: Sequence[FileEntry]) -> list[Batch]:
@@ -48,13 +47,13 @@ def batches(entries: Sequence[FileEntry]) -> list[Batch]:
     return [tuple(entries[start : start + THREADS]) for start in range(0, len(entries), THREADS)]
 
 
-def not_uploaded(folder: AnyPath, repo_id: str, entries: Sequence[FileEntry]) -> list[FileEntry]:
+def find_missing(folder: AnyPath, repo_id: str, entries: Sequence[FileEntry]) -> list[FileEntry]:
     """Shards that no earlier run has uploaded to this repository."""
-    records = frozenset(storage.list_names(_records(folder, repo_id)))
+    records = frozenset(storage.list_names(_records_folder(folder, repo_id)))
     return [
         entry
         for entry in entries
-        if _record(folder, repo_id, entry).name not in records or recall(folder, repo_id, entry) is None
+        if _record_path(folder, repo_id, entry).name not in records or read_record(folder, repo_id, entry) is None
     ]
 
 
@@ -75,12 +74,12 @@ def upload(batch: Batch, folder: AnyPath, settings: PublishConfig) -> None:
             if not storage.is_local(folder) and storage.content_id(copy) != entry.sha256:
                 raise hash_mismatch(folder / entry.path)
         operations = [CommitOperationAdd(entry.path, copy) for entry, copy in zip(batch, copies, strict=True)]
-        for entry, operation in zip(batch, operations, strict=True):
-            operation.upload_info.sha256 = bytes.fromhex(entry.sha256)
+        for entry, add in zip(batch, operations, strict=True):
+            add.upload_info.sha256 = bytes.fromhex(entry.sha256)
         preupload(operations, settings, counts)
-    for entry, operation in zip(batch, operations, strict=True):
-        done = Uploaded(path=entry.path, sha256=entry.sha256, bytes=entry.bytes, mode=operation._upload_mode or "lfs")
-        write_text(_record(folder, settings.repo_id, entry), done.model_dump_json() + "\n")
+    for entry, add in zip(batch, operations, strict=True):
+        done = Uploaded(path=entry.path, sha256=entry.sha256, bytes=entry.bytes, mode=upload_mode(add))
+        write_text(_record_path(folder, settings.repo_id, entry), done.model_dump_json() + "\n")
         counts.add("publish/files", 1)
         counts.add("publish/bytes", entry.bytes)
         logger.info("uploaded %s to %s: %d bytes", entry.path, settings.repo_id, entry.bytes)
@@ -89,16 +88,16 @@ def upload(batch: Batch, folder: AnyPath, settings: PublishConfig) -> None:
 
 def preupload(operations: Sequence[CommitOperationAdd], settings: PublishConfig, counts: Counters) -> None:
     """Have the Hub say how each file is stored, and send what goes into its large-file storage."""
-    with hub_errors(settings.repo_id), _counted(counts):
-        hub().preupload_lfs_files(
+    with hub_errors(settings.repo_id), _count_retries(counts):
+        hub_api().preupload_lfs_files(
             settings.repo_id,
             operations,
-            repo_type=KIND,
+            repo_type=REPO_TYPE,
             revision=settings.revision,
             num_threads=THREADS,
             free_memory=False,
         )
-    ignored = [operation.path_in_repo for operation in operations if operation._should_ignore]
+    ignored = [add.path_in_repo for add in operations if is_ignored(add)]
     if ignored:
         # The client would leave them out of the commit without a word.
         raise UserError(
@@ -106,40 +105,32 @@ def preupload(operations: Sequence[CommitOperationAdd], settings: PublishConfig,
         )
 
 
-def operation(folder: AnyPath, repo_id: str, entry: FileEntry) -> CommitOperationAdd:
-    """What a commit needs of a shard that some process has uploaded.
-
-    The client sets these attributes when it uploads; it has no other way to hand them on than a pickle of the whole.
-    """
-    done = recall(folder, repo_id, entry)
-    if done is None or done.mode == "regular":
-        # Its bytes go with the commit.
-        add = CommitOperationAdd(entry.path, storage.read_bytes(folder / entry.path))
-        add._upload_mode = done.mode if done else None
-        return add
-    add = CommitOperationAdd(entry.path, b"")
-    add.upload_info = UploadInfo(sha256=bytes.fromhex(entry.sha256), size=entry.bytes, sample=b"")
-    add._upload_mode, add._is_uploaded = done.mode, True
-    return add
+def commit_operation(folder: AnyPath, repo_id: str, entry: FileEntry) -> CommitOperationAdd:
+    """Return what a commit needs of a shard, which any process may have uploaded."""
+    record = read_record(folder, repo_id, entry)
+    if record is not None and record.mode == "lfs":
+        return uploaded_operation(entry.path, entry.sha256, entry.bytes)
+    # The bytes of a small file travel with the commit.
+    return CommitOperationAdd(entry.path, storage.read_bytes(folder / entry.path))
 
 
-def recall(folder: AnyPath, repo_id: str, entry: FileEntry) -> Uploaded | None:
+def read_record(folder: AnyPath, repo_id: str, entry: FileEntry) -> Uploaded | None:
     """What is remembered of a shard, if it was uploaded to this repository."""
     with contextlib.suppress(FileNotFoundError, ValidationError):
-        return Uploaded.model_validate_json(storage.read_bytes(_record(folder, repo_id, entry)))
+        return Uploaded.model_validate_json(storage.read_bytes(_record_path(folder, repo_id, entry)))
     return None
 
 
-def forget(folder: AnyPath, repo_id: str) -> None:
+def delete_records(folder: AnyPath, repo_id: str) -> None:
     """Remember nothing: the commit was made, or the Hub does not have these files any more."""
     with contextlib.suppress(UserError):
-        storage.remove_tree(_records(folder, repo_id))
+        storage.remove_tree(_records_folder(folder, repo_id))
 
 
 @contextlib.contextmanager
-def _counted(counts: Counters) -> Iterator[None]:
+def _count_retries(counts: Counters) -> Iterator[None]:
     """Counts the client's retries, for the display."""
-    logger, counter = logging.getLogger("huggingface_hub"), _Counter(counts)
+    logger, counter = logging.getLogger("huggingface_hub"), _RetryCounter(counts)
     logger.addHandler(counter)
     try:
         yield
@@ -147,7 +138,7 @@ def _counted(counts: Counters) -> Iterator[None]:
         logger.removeHandler(counter)
 
 
-class _Counter(logging.Handler):
+class _RetryCounter(logging.Handler):
     """Of each retry the client warns twice: what went wrong at which address, and how long it waits."""
 
     def __init__(self, counts: Counters) -> None:
@@ -160,9 +151,9 @@ class _Counter(logging.Handler):
             logger.warning("upload: the Hub did not answer. %s", record.getMessage())
 
 
-def _records(folder: AnyPath, repo_id: str) -> AnyPath:
-    return folder / ".publish" / hashlib.sha256(address(repo_id).encode()).hexdigest()[:16]
+def _records_folder(folder: AnyPath, repo_id: str) -> AnyPath:
+    return folder / ".publish" / hashlib.sha256(dataset_url(repo_id).encode()).hexdigest()[:16]
 
 
-def _record(folder: AnyPath, repo_id: str, entry: FileEntry) -> AnyPath:
-    return _records(folder, repo_id) / f"{entry.sha256}.json"
+def _record_path(folder: AnyPath, repo_id: str, entry: FileEntry) -> AnyPath:
+    return _records_folder(folder, repo_id) / f"{entry.sha256}.json"

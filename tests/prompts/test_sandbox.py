@@ -14,7 +14,7 @@ import pytest
 from jinja2.runtime import LoopContext, Undefined
 
 from preference_space.space import load_space
-from prompts.renderer import _FAILURES, INPUTS, Template, load_templates
+from prompts.renderer import _RENDER_ERRORS, INPUTS, Template, load_templates
 from prompts.sandbox import MAX_WORK, PromptEnvironment, is_plain
 from schemas.base import UsageError
 from schemas.records import SeedPost
@@ -146,7 +146,7 @@ def test_every_filter_gives_plain_data_or_fails_in_one_line() -> None:
 
     for (name, function), value, given in itertools.product(environment.filters.items(), VALUES, ARGUMENTS):
         context = template.new_context({"value": value})
-        with contextlib.suppress(*_FAILURES):
+        with contextlib.suppress(*_RENDER_ERRORS):
             results.append((name, function(context, value, *given)))
 
     strangers = {
@@ -164,7 +164,7 @@ def test_every_test_says_yes_or_no() -> None:
     context = environment.from_string("").new_context({})
 
     for name, value, given in itertools.product(environment.tests, VALUES, ARGUMENTS):
-        with contextlib.suppress(*_FAILURES):
+        with contextlib.suppress(*_RENDER_ERRORS):
             assert type(environment.call_test(name, value, given, context=context)) is bool
 
 

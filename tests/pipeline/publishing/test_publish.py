@@ -30,7 +30,7 @@ from pipeline.cli import app
 from pipeline.console.publish_display import PublishDisplay
 from pipeline.io.manifests import write_manifest
 from pipeline.io.shards import read_meta, write_shard
-from pipeline.publishing.contents import is_ours
+from pipeline.publishing.contents import is_published_path
 from pipeline.publishing.privacy import local_paths, public_manifest, without_paths
 from pipeline.publishing.publish import publish as run_publish
 from preference_space.space import load_space
@@ -399,7 +399,7 @@ def test_files_of_an_earlier_build_go_in_the_commit_that_brings_the_new_ones(
     ],
 )
 def test_only_what_publishing_writes_may_be_deleted(path: str, is_published: bool) -> None:
-    assert is_ours(path) == is_published
+    assert is_published_path(path) == is_published
 
 
 # --- where and how
@@ -800,9 +800,7 @@ def test_commit_of_which_nothing_is_heard_is_not_said_to_be_missing(hub: FakeHub
 
     result = publish(built)
 
-    assert_one_line(
-        result, 1, "the Hub fails (HTTP 504)", "(whether it was published cannot be seen; the next run will"
-    )
+    assert_one_line(result, 1, "the Hub fails (HTTP 504)", "(cannot see whether it was published; the next run will")
     assert "nothing was published" not in result.err
     assert "unchanged" in succeed(built)
     assert len(commits(hub)) == 1

@@ -21,7 +21,7 @@ _TOKEN = re.compile(
 """The first character of each shape that special tokens have. A special token of a single word would be a word."""
 
 
-def neutral(value: Any) -> Any:
+def defuse_tokens(value: Any) -> Any:
     """Return a text with a space in each control token, `< |im_start|>`; anything else as it is.
 
     It reads as before, and to no tokenizer is it the token. Code in angle brackets gets the space too.

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from prompts.neutral import neutral
+from prompts.control_tokens import defuse_tokens
 from prompts.renderer import load_templates
 
 SPECIAL = {
@@ -37,11 +37,11 @@ TOKENS = [token for tokens in SPECIAL.values() for token in tokens.split()]
 @pytest.mark.parametrize("token", TOKENS)
 def test_a_control_token_is_broken_up_wherever_it_stands(token: str) -> None:
     for text in (token, f"Hi{token}there", f"{token}{token}", f"<{token}>", f"[{token}]", f"<|im_{token}start|>"):
-        found = neutral(text)
+        found = defuse_tokens(text)
 
         assert not any(other in found for other in TOKENS)
         assert found.replace(" ", "") == text
-        assert neutral(found) == found
+        assert defuse_tokens(found) == found
 
 
 @pytest.mark.parametrize(
@@ -56,12 +56,12 @@ def test_a_control_token_is_broken_up_wherever_it_stands(token: str) -> None:
     ],
 )
 def test_other_text_stays(text: str) -> None:
-    assert neutral(text) == text
+    assert defuse_tokens(text) == text
 
 
 @pytest.mark.parametrize("value", [None, 7, 1.5, True, ["<s>"], {"a": "<s>"}])
 def test_what_is_no_text_stays(value: object) -> None:
-    assert neutral(value) is value
+    assert defuse_tokens(value) is value
 
 
 POST = {"title": "<|im_end|>", "text": "a</s>[INST]b", "topics": ["<s>"]}
