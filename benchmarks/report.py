@@ -29,7 +29,7 @@ from pipeline.io.shards import write_shard
 from pipeline.io.storage import write_text
 from pipeline.plan import SPLITS, apportion
 from pipeline.report.measure import measure as measure_build
-from pipeline.report.page import write
+from pipeline.report.page import write_page
 from pipeline.report.settings import ReportSettings
 from pipeline.runtime.results import PAIR_SCHEMA, REJECTION_SCHEMA
 from preference_space.direction import Direction, to_released, verbalise
@@ -87,7 +87,7 @@ def main() -> None:
     parser.add_argument("--only", type=Path, help="report on a folder and say nothing: what is measured")
     arguments = parser.parse_args()
     if arguments.only:
-        write(measure_build(arguments.only, ReportSettings(), lambda what, done, of: None), arguments.only)
+        write_page(measure_build(arguments.only, ReportSettings(), lambda what, done, of: None), arguments.only)
         return
     print(describe())
     with tempfile.TemporaryDirectory() as scratch:

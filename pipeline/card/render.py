@@ -34,10 +34,12 @@ def write_card(
     folder: AnyPath, manifest: Manifest, report: Report | None = None, pictures: Sequence[Figure] = ()
 ) -> None:
     """Write the card of a finished build into its folder."""
-    write_text(folder / CARD, card(manifest, None, report, pictures))
+    write_text(folder / CARD, render_card(manifest, None, report, pictures))
 
 
-def card(manifest: Manifest, repo_id: str | None, report: Report | None = None, pictures: Sequence[Figure] = ()) -> str:
+def render_card(
+    manifest: Manifest, repo_id: str | None, report: Report | None = None, pictures: Sequence[Figure] = ()
+) -> str:
     """The card as Markdown. `repo_id` is where the dataset can be loaded from; None: from a folder."""
     header = yaml.safe_dump(_header(manifest), sort_keys=False, allow_unicode=True, width=1000)
     body = _template().render(
@@ -46,15 +48,15 @@ def card(manifest: Manifest, repo_id: str | None, report: Report | None = None, 
         licence=manifest.config.get("card", {}).get("license"),
         location=repo_id or "PATH_OF_THIS_FOLDER",
         counts=manifest.counts,
-        rows=_rows(manifest),
+        rows=_rows_by_split(manifest),
         config=manifest.config,
-        made=_made(manifest),
-        rules=_rules(manifest.config["rules"]),
-        columns=_columns(),
+        made=_describe_making(manifest),
+        rules=_rule_names(manifest.config["rules"]),
+        columns=_column_rows(),
         fingerprint=manifest.fingerprint[:16],
         schema_version=manifest.schema_version,
         templates=manifest.parts.get("templates", {}),
-        quality=[] if report is None else _quality(report),
+        quality=[] if report is None else _quality_rows(report),
         pictures=pictures,
         shown=None if report is None or not report.shown else report.shown[0],
     )
@@ -67,8 +69,8 @@ def _header(manifest: Manifest) -> dict[str, Any]:
     `datasets` keeps what it has loaded under a hash of this: without the sizes, another build in a folder of the same
     name would be answered with the first one's rows. A split without rows would make all unreadable.
     """
-    rows = _rows(manifest)
-    size = {split: sum(file.bytes for file in manifest.files if _split(file.path) == split) for split in rows}
+    rows = _rows_by_split(manifest)
+    size = {split: sum(file.bytes for file in manifest.files if _split_of(file.path) == split) for split in rows}
     settings = manifest.config.get("card", {})
     language = manifest.config.get("rules", {}).get("language")
     languages = settings.get("languages") or ([language] if language else [])
@@ -76,7 +78,7 @@ def _header(manifest: Manifest) -> dict[str, Any]:
     header |= {"license": settings["license"]} if settings.get("license") else {}
     header |= {"language": list(languages)} if languages else {}
     header |= {
-        "size_categories": [_size(sum(rows.values()))],
+        "size_categories": [_size_category(sum(rows.values()))],
         "task_categories": ["text-generation"],
         "tags": [*_TAGS, *(tag for tag in settings.get("tags", ()) if tag not in _TAGS)],
         "configs": [
@@ -98,17 +100,17 @@ def _header(manifest: Manifest) -> dict[str, Any]:
     return header
 
 
-def _rows(manifest: Manifest) -> dict[str, int]:
+def _rows_by_split(manifest: Manifest) -> dict[str, int]:
     """Rows of each split that has any."""
-    rows = {split: sum(file.rows for file in manifest.files if _split(file.path) == split) for split in SPLITS}
+    rows = {split: sum(file.rows for file in manifest.files if _split_of(file.path) == split) for split in SPLITS}
     return {split: count for split, count in rows.items() if count}
 
 
-def _split(path: str) -> str:
+def _split_of(path: str) -> str:
     return Path(path).name.partition("-")[0]
 
 
-def _size(rows: int) -> str:
+def _size_category(rows: int) -> str:
     return next((name for limit, name in _SIZES if rows < limit), _LARGEST)
 
 
@@ -119,7 +121,7 @@ _DATASETS = {
 }
 
 
-def _made(manifest: Manifest) -> dict[str, Any]:
+def _describe_making(manifest: Manifest) -> dict[str, Any]:
     """How the pairs came to be: each fact that a sentence of the card depends on."""
     config = manifest.config
     mining = config["mining"] or {}
@@ -149,12 +151,12 @@ def _made(manifest: Manifest) -> dict[str, Any]:
         "own_posts": is_sampled and config["seeds"]["path"] != "packaged",
         "origins": origins,
         "phase_two": "histories, portrait" if has_histories else "portrait",
-        "model": _without_folders(config["generation"]["model"]) if writes or is_annotated else None,
-        "space": _without_folders(config["space"]),
+        "model": _last_part(config["generation"]["model"]) if writes or is_annotated else None,
+        "space": _last_part(config["space"]),
     }
 
 
-def _rules(rules: dict[str, Any]) -> list[str]:
+def _rule_names(rules: dict[str, Any]) -> list[str]:
     """What the rules reject of replies that a model wrote."""
     return [
         *("empty", "cut off", "too short", "too long", "repetitive"),
@@ -165,24 +167,24 @@ def _rules(rules: dict[str, Any]) -> list[str]:
     ]
 
 
-def _without_folders(name: str) -> str:
+def _last_part(name: str) -> str:
     """A name as it is; of a path the last part, as the folders are nobody's business."""
     return Path(name).name if Path(name).is_absolute() else name
 
 
-def _columns() -> list[tuple[str, str, str]]:
+def _column_rows() -> list[tuple[str, str, str]]:
     """Name, type and meaning of each column."""
     types = {field.name: field.type for field in arrow_schema(Example)}
     names = [(field.alias or name, field.description or "") for name, field in Example.model_fields.items()]
-    return [(name, _type(str(types[name])), meaning) for name, meaning in names]
+    return [(name, _readable_type(str(types[name])), meaning) for name, meaning in names]
 
 
-def _type(arrow: str) -> str:
+def _readable_type(arrow: str) -> str:
     """An Arrow type, readable."""
     return arrow.replace(" not null", "").replace("element: ", "").replace("double", "float64")
 
 
-def _quality(report: Report) -> list[tuple[str, str, str]]:
+def _quality_rows(report: Report) -> list[tuple[str, str, str]]:
     """The report's main figures: what, how much, and what it should be."""
     lengths, twice, history, copies = report.lengths, report.duplicates, report.history, report.copies
     examples = max(report.examples, 1)
@@ -211,7 +213,7 @@ def _quality(report: Report) -> list[tuple[str, str, str]]:
         ("Distinct directions", f"{report.diversity.distinct_directions} in {report.examples} rows", "many"),
         (
             "Rows with each active dimension",
-            f"{_fewest(report) / examples:.3f} to {_most(report) / examples:.3f}",
+            f"{_fewest_active(report) / examples:.3f} to {_most_active(report) / examples:.3f}",
             "even, unless configured otherwise",
         ),
     ]
@@ -223,32 +225,32 @@ def _quality(report: Report) -> list[tuple[str, str, str]]:
     return rows
 
 
-def _active(report: Report) -> list[int]:
+def _active_counts(report: Report) -> list[int]:
     active = [dimension.positive + dimension.negative for dimension in report.dimensions]
     return [count for count in active if count]
 
 
-def _fewest(report: Report) -> int:
-    return min(_active(report), default=0)
+def _fewest_active(report: Report) -> int:
+    return min(_active_counts(report), default=0)
 
 
-def _most(report: Report) -> int:
-    return max(_active(report), default=0)
+def _most_active(report: Report) -> int:
+    return max(_active_counts(report), default=0)
 
 
-def _inline(value: object) -> str:
+def _escape_inline(value: object) -> str:
     """A value as text within a line or a table's cell: no markup, no line ends."""
     text = re.sub(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]+", " ", str(value))
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return re.sub(r"([\\`*_{}\[\]#|!~$])", r"\\\1", text)
 
 
-def _code(value: object) -> str:
+def _escape_code(value: object) -> str:
     """A value as inline code; code has no escapes, so backquotes are left out."""
     return "`" + re.sub(r"[\x00-\x1f\x7f-\x9f`|]+", " ", str(value)) + "`"
 
 
-def _fenced(text: str) -> str:
+def _fence(text: str) -> str:
     """A text as a block that holds nothing but text, whatever fences it brings itself."""
     clean = re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", "\ufffd", text)
     longest = max((len(run) for run in re.findall(r"`+", clean)), default=0)
@@ -265,5 +267,5 @@ def _template() -> jinja2.Template:
         lstrip_blocks=True,
         autoescape=False,  # Markdown; the filters below escape.
     )
-    environment.filters |= {"inline": _inline, "code": _code, "fenced": _fenced, "json": json.dumps}
+    environment.filters |= {"inline": _escape_inline, "code": _escape_code, "fenced": _fence, "json": json.dumps}
     return environment.get_template("card.md.j2")

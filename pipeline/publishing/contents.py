@@ -1,4 +1,4 @@
-"""What of a build is published: its files, checked against the manifest, fit for people who were not there."""
+"""The files of a build that are published: checked against the manifest, without private data."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from pipeline.card.render import card
+from pipeline.card.render import render_card
 from pipeline.driver.check import check_entry, load_current_manifest, plan_of
 from pipeline.driver.finish import count_rows, is_complete
 from pipeline.io import storage
@@ -26,12 +26,12 @@ from schemas.report import Report
 _SHARDS = "data/*.parquet"
 _REPORT = "report.json"
 PUBLISHED = (_SHARDS, CARD, MANIFEST, SPACE, f"{TEMPLATES}/*", "report.html", _REPORT, "figures/*")
-"""All that is uploaded. What else the repository has of this belongs to an earlier build, and is deleted there."""
+"""Patterns of the uploaded files. Other files in the repository that match are of an earlier build and are deleted."""
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What the repository is to hold: the shards, which stay on disk, and every other file with its bytes, by path."""
+    """The wanted content of the repository: shards, which stay on disk, and the bytes of all other files by path."""
 
     folder: AnyPath
     manifest: Manifest
@@ -39,26 +39,32 @@ class Contents:
 
     @property
     def shards(self) -> tuple[FileEntry, ...]:
-        """The files with the rows."""
+        """The entries of the shards."""
         return self.manifest.files
 
     @property
     def paths(self) -> set[str]:
-        """Every path in the repository."""
+        """Every path that the repository will hold."""
         return {entry.path for entry in self.shards} | self.others.keys()
 
 
 def is_published_path(path: str) -> bool:
-    """Whether publishing writes, and so may delete, the file of this path in the repository."""
+    """Return whether publishing writes this path of the repository, and so may delete it there."""
     return any(fnmatchcase(path, pattern) and path.count("/") == pattern.count("/") for pattern in PUBLISHED)
 
 
 def read_contents(folder: AnyPath, repo_id: str, force: bool) -> Contents:
-    """The build in `folder` as it is published at `repo_id`.
+    """Return the content to publish for the build in `folder`.
 
-    Raises `UsageError` where a file is not what the manifest says (hash, rows, schema, fingerprint); and, without
-    `force`, where shards are missing or more pairs were lost than the build allows. With it, what there is becomes a
-    dataset that can be loaded: card and manifest speak of these shards alone, and the manifest stays "incomplete".
+    Args:
+        folder: The build's output folder.
+        repo_id: The dataset repository; the card names it.
+        force: Publish an unfinished build, or one with too many lost pairs. Card and manifest then describe the
+            finished shards only, and the manifest stays "incomplete".
+
+    Raises:
+        UsageError: A file differs from the manifest in hash, rows, schema or fingerprint. Without `force` also where
+            shards are missing, or more pairs were lost than `limits.max_lost_share` allows.
     """
     built = load_current_manifest(folder)
     try:
@@ -68,14 +74,14 @@ def read_contents(folder: AnyPath, repo_id: str, force: bool) -> Contents:
     strangers = set(_shards(folder)) - {entry.path for entry in manifest.files}
     if strangers:
         raise UsageError(
-            f"{folder / min(strangers)} is no shard of this build ({MANIFEST} does not name it); remove it"
+            f"{folder / min(strangers)} does not belong to this build ({MANIFEST} does not list it); remove it"
         )
     if not force:
         _check_losses(folder, manifest)
         _check_complete(folder, built, manifest)
     if not manifest.files:
-        raise UsageError(f"{folder} has no finished shard (no {_SHARDS} there): there is nothing to publish")
-    # Both are published, and the first one says what is in the rows.
+        raise UsageError(f"{folder} has no finished shard (no {_SHARDS}), so there is nothing to publish")
+    # Both files are published, and the space defines the directions in the rows.
     read_space(folder, manifest.parts["space"])
     read_templates(folder, manifest.parts["templates"])
     storage.map_files(folder, lambda entry: check_entry(folder, entry, manifest.fingerprint), manifest.files)
@@ -87,7 +93,7 @@ def _shards(folder: AnyPath) -> list[str]:
 
 
 def _matching(folder: AnyPath, pattern: str) -> list[str]:
-    """The files below a folder that a pattern of at most two parts names, relative to it."""
+    """Return the files that match a pattern of at most two parts, relative to the folder."""
     parent, _, name = pattern.rpartition("/")
     prefix = f"{parent}/" if parent else ""
     found = storage.list_names(folder / parent, files_only=True)
@@ -95,7 +101,7 @@ def _matching(folder: AnyPath, pattern: str) -> list[str]:
 
 
 def _partial_manifest(folder: AnyPath, manifest: Manifest) -> Manifest:
-    """The manifest of an unfinished build, as if its finished shards were all."""
+    """Return the manifest of an unfinished build, reduced to its finished shards."""
     plan = plan_of(folder, manifest)
     known = {entry.path: entry for entry in manifest.files}
     update = {
@@ -118,7 +124,7 @@ def _check_losses(folder: AnyPath, manifest: Manifest) -> None:
     if counts.pairs_lost > limit * counts.pairs_asked:
         raise UsageError(
             f"{folder}: {counts.pairs_lost} of {counts.pairs_asked} pairs were lost, more than limits.max_lost_share = "
-            f"{limit:g}; rejected/ holds each with its reason; --force publishes what there is"
+            f"{limit:g}; rejected/ holds each with its reason; --force publishes the rest"
         )
 
 
@@ -127,8 +133,8 @@ def _check_complete(folder: AnyPath, built: Manifest, found: Manifest) -> None:
         return
     planned = len(built.files) or len(plan_of(folder, built).shards())
     raise UsageError(
-        f"{folder} is not finished: {len(found.files)} of {planned or 'an unknown number of'} shards are there; run "
-        "`everyuser build` again, or publish what there is with --force"
+        f"{folder} is not finished: {len(found.files)} of {planned or 'an unknown number of'} shards exist; run "
+        "`everyuser build` again, or publish these with --force"
     )
 
 
@@ -140,7 +146,7 @@ def _read_footer(path: AnyPath) -> dict[str, Any]:
 
 
 def _read_other_files(folder: AnyPath, manifest: Manifest, repo_id: str, is_complete: bool) -> dict[str, bytes]:
-    """Every file but the shards. Local paths, which a card or report may name too, are cut to their last part."""
+    """Return every file except the shards. Local paths in them, also in card and report, are cut to their last part."""
     found = {
         path: storage.read_bytes(folder / path)
         for pattern in PUBLISHED
@@ -150,14 +156,14 @@ def _read_other_files(folder: AnyPath, manifest: Manifest, repo_id: str, is_comp
     public = privacy.public_manifest(manifest)
     report = _read_report(folder, found)
     if is_complete and report is not None and report.files_digest != manifest.files_digest:
-        raise UsageError(f"{folder / _REPORT} is about other shards than these; run `everyuser report` again")
+        raise UsageError(f"{folder / _REPORT} describes other shards; run `everyuser report` again")
     names = privacy.local_paths(manifest, report)
     if not is_complete:
-        # A report would be about the whole build.
+        # A report describes the whole build only.
         found = {path: content for path, content in found.items() if not path.startswith(("report.", "figures/"))}
     if not is_complete or CARD not in found:
-        found[CARD] = card(public, repo_id).encode()
-    # The card in the folder says how to load it from there.
+        found[CARD] = render_card(public, repo_id).encode()
+    # The card in the folder shows how to load the dataset from that folder.
     found[CARD] = found[CARD].replace(b'"PATH_OF_THIS_FOLDER"', json.dumps(repo_id).encode())
     for path in found.keys() & {CARD, "report.html", _REPORT}:
         found[path] = privacy.without_paths(found[path].decode(), names).encode()
@@ -168,6 +174,4 @@ def _read_report(folder: AnyPath, found: Mapping[str, bytes]) -> Report | None:
     try:
         return Report.model_validate_json(found[_REPORT]) if _REPORT in found else None
     except ValidationError:
-        raise UsageError(
-            f"{folder / _REPORT} is damaged, or of another version; run `everyuser report` again"
-        ) from None
+        raise UsageError(f"{folder / _REPORT} is damaged or of another version; run `everyuser report` again") from None

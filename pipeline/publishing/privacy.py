@@ -1,8 +1,8 @@
-"""What a published manifest leaves out: whatever is about the machine or the account of who built, not about the rows.
+"""Removal of private data from a published manifest: facts about the builder's machine or account.
 
-`engine` is dropped whole (addresses, arguments and commands of a server, names of environment variables) and so is
-`publish`. A local path becomes its last part: the name of a file may say where posts came from, its folders tell who
-keeps them. The contents are known by the fingerprint anyway.
+The sections `engine` (addresses, commands, names of environment variables) and `publish` are dropped. A local path
+becomes its last part: a file's name may say where posts came from, but its folders show who keeps them. The
+fingerprint identifies the contents anyway.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ _PATHS = (
 
 
 def public_manifest(manifest: Manifest) -> Manifest:
-    """The manifest as strangers may read it: of the same schema, and about the same files."""
+    """Return the manifest without private data: of the same schema, about the same files."""
     names = local_paths(manifest)
     config = {key: value for key, value in manifest.config.items() if key not in _PRIVATE}
     return manifest.model_copy(
         update={
             "config": _replace_paths(config, names),
             "parts": _replace_paths(manifest.parts, names),
-            # The posts that were stored for the build stay where they are.
+            # Stored posts are not published, so their hashes would be of no use.
             "inputs": {path: identity for path, identity in manifest.inputs.items() if path == SPACE},
         }
     )
 
 
 def local_paths(manifest: Manifest, report: Report | None = None) -> dict[str, str]:
-    """Every local path that configuration or report name, with what is left of it."""
+    """Return the published name of every local path in the configuration and the report."""
     paths = [path for key in _PATHS for path in _strings_in(_get_nested(manifest.config, key))]
     if report is not None:
         paths += [entry.file for entry in report.contamination]
@@ -47,7 +47,7 @@ def local_paths(manifest: Manifest, report: Report | None = None) -> dict[str, s
 
 
 def without_paths(text: str, names: Mapping[str, str]) -> str:
-    """A text with local paths cut, the longest first; as they are, and as JSON or HTML spell them."""
+    """Return a text with local paths replaced by their names, also as JSON and HTML escape them."""
     for path in sorted(names, key=len, reverse=True):
         for spelt in {path, json.dumps(path)[1:-1], path.replace("&", "&amp;")}:
             text = text.replace(spelt, names[path])
@@ -55,7 +55,7 @@ def without_paths(text: str, names: Mapping[str, str]) -> str:
 
 
 def _is_local(text: str) -> bool:
-    """A path with folders, or a place named by a scheme that is not the Hub's; `owner/model` is neither."""
+    """Return whether a text is a path with folders or an address outside the Hub; `owner/model` is neither."""
     return "\n" not in text and bool(re.match(r"[/~][^/]*/|[A-Za-z]:\\|(?!hf:)[a-z0-9+]+://", text))
 
 

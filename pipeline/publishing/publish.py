@@ -1,4 +1,4 @@
-"""Publishing from beginning to end: check the build, look at the repository, upload ahead, commit once, tag."""
+"""Publishing from start to end: check the build, read the repository, upload shards, commit once, tag."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ UploadAll = Callable[[AnyPath, PublishConfig, Sequence[Batch]], None]
 
 @dataclass(frozen=True)
 class Published:
-    """What came of it. `commit` holds the build; where the repository held it already, nothing was uploaded."""
+    """Result of publishing. `commit` holds the build; nothing is uploaded where the repository held it already."""
 
     repo_id: str
     url: str
@@ -49,21 +49,21 @@ class Published:
 
 
 class PublishObserver:
-    """Is told how publishing goes. The command line draws it; the default says nothing."""
+    """Receiver of progress. The command line shows it; this default ignores it."""
 
     def checking(self, folder: AnyPath) -> None:
-        """The build's files are checked."""
+        """Receive the start of the check of the build's files."""
 
     def uploading_begins(
         self, folder: AnyPath, repository: Repository, changes: Changes, todo: Sequence[Batch]
     ) -> None:
-        """`todo` are the shards to upload; what else of `changes` there is goes with the commit or is there already."""
+        """Receive the shards to upload; the other changes go with the commit, or were uploaded earlier."""
 
     def uploading_ends(self) -> None:
-        """The upload is over, one way or another."""
+        """Receive the end of the upload, whether it succeeded or failed."""
 
     def published(self, result: Published) -> None:
-        """All is visible."""
+        """Receive the result, once everything is visible."""
 
 
 def publish(
@@ -73,11 +73,20 @@ def publish(
     upload_all: UploadAll = upload.upload_all,
     observer: PublishObserver | None = None,
 ) -> Published:
-    """Publish the build in `folder`; a repository that holds it already is left alone. Needs the folder's lock.
+    """Publish the build in `folder` with one commit, or change nothing where the repository holds it already.
 
-    Everything appears with one commit, or nothing does; running again goes on where an earlier run stopped. Raises
-    `UsageError` for what is wrong with build, token or arguments, and `UserError` for what the Hub refuses or fails to
-    do. `KeyboardInterrupt` passes through.
+    Another run continues where an earlier one stopped. The caller must hold the folder's lock.
+
+    Args:
+        folder: The build's output folder.
+        settings: Repository, branch, tag and visibility.
+        force: Publish an unfinished build, or one with too many lost pairs.
+        upload_all: Uploads batches of shards, here or in Beam's workers.
+        observer: Receives progress.
+
+    Raises:
+        UsageError: The build, the token or a setting is wrong.
+        UserError: The Hub refuses or fails.
     """
     observer = observer or PublishObserver()
     observer.checking(folder)
@@ -85,7 +94,7 @@ def publish(
     contents = read_contents(folder, settings.repo_id, force)
     repository = open_repository(settings)
     if repository.is_new:
-        # One of this name was deleted since, with what was uploaded to it.
+        # An earlier repository of this name was deleted, and its uploads with it.
         upload.delete_records(folder, settings.repo_id)
     changes = compare(contents, repository.files)
     _check_tag(settings, repository, changes)
@@ -108,12 +117,12 @@ def publish(
 
 
 class _UnknownOutcomeError(UserError):
-    """Whether the commit was made could not be seen."""
+    """A commit whose outcome could not be read."""
 
 
 def _describe_leftovers(settings: PublishConfig, repository: Repository) -> str:
-    """What a failure leaves. A new repository stays: what was uploaded belongs to it, and spares the next run that."""
-    is_empty = f"; {settings.repo_id} was made and is still empty" if repository.is_new else ""
+    """Return the state after a failure. A new repository is kept, since the next run can use its uploads."""
+    is_empty = f"; {settings.repo_id} was created and is still empty" if repository.is_new else ""
     return f"nothing was published{is_empty}"
 
 
@@ -121,8 +130,8 @@ def _check_tag(settings: PublishConfig, repository: Repository, changes: Changes
     tagged = repository.tags.get(settings.tag) if settings.tag else None
     if tagged is not None and (changes or tagged != repository.head):
         raise UsageError(
-            f"{settings.repo_id} has a tag '{settings.tag}' already, of another commit; choose another, or delete it "
-            "on the Hub"
+            f"{settings.repo_id} already has a tag '{settings.tag}' on another commit; choose another tag, or delete "
+            "this one on the Hub"
         )
 
 
@@ -134,7 +143,7 @@ def _upload_and_commit(
     upload_all: UploadAll,
     observer: PublishObserver,
 ) -> str:
-    """Upload what the Hub lacks, then commit; the commit that holds the build."""
+    """Upload the missing shards, commit, and return the commit that holds the build."""
     todo = upload.batches(upload.find_missing(contents.folder, settings.repo_id, changes.shards))
     observer.uploading_begins(contents.folder, repository, changes, todo)
     try:
@@ -146,7 +155,7 @@ def _upload_and_commit(
 
 
 def _commit(contents: Contents, settings: PublishConfig, repository: Repository, changes: Changes) -> str:
-    """The one commit. Its parent is the head that was looked at: nobody else's change is overwritten unseen."""
+    """Make and return the commit. Its parent is the head that was compared, so no other change is overwritten."""
     folder, repo_id = contents.folder, settings.repo_id
     others = [CommitOperationAdd(path, contents.others[path]) for path in changes.others]
     if others:
@@ -169,25 +178,25 @@ def _commit(contents: Contents, settings: PublishConfig, repository: Repository,
             )
         logger.info("commit %s in %s: %d files", made.oid[:12], repo_id, len(operations))
         return made.oid
-    except Exception as error:  # The client lets errors of its HTTP library and of its upload library through.
+    except Exception as error:  # Errors of the client's HTTP and upload libraries pass through it.
         status = http_status(error)
         if status is None or status >= 500:
             return _find_commit(contents, settings, repository, to_user_error(error, repo_id))
         if status in (400, 404, 422):
-            # Perhaps the Hub does not have what was uploaded long ago: the next run asks it again.
+            # The Hub may have dropped old uploads, so the next run must ask again.
             upload.delete_records(folder, repo_id)
         raise to_user_error(error, repo_id) from None
 
 
 def _find_commit(contents: Contents, settings: PublishConfig, repository: Repository, failure: UserError) -> str:
-    """The commit, if it was made although its answer was lost or an error: the Hub has been seen to do that."""
+    """Return the commit if it exists despite a lost or failed response, which the Hub is known to give."""
     try:
         with hub_errors(settings.repo_id):
             head = branch_head(settings)
             is_made = head is not None and not compare(contents, files_at(settings.repo_id, head))
     except UserError:
         raise _UnknownOutcomeError(
-            f"{failure} (whether it was published cannot be seen; the next run will tell)"
+            f"{failure} (cannot see whether the commit was made; run the same command again to find out)"
         ) from None
     if head is None or not is_made:
         raise failure
@@ -206,4 +215,4 @@ def _create_tag(settings: PublishConfig, repository: Repository, commit: str) ->
         with hub_errors(settings.repo_id):
             hub_api().create_tag(settings.repo_id, tag=settings.tag, revision=commit, repo_type=REPO_TYPE)
     except UserError as error:
-        raise UserError(f"{error} (published at {commit[:12]}, but without the tag '{settings.tag}')") from None
+        raise UserError(f"{error} (published at {commit[:12]}, but without tag '{settings.tag}')") from None

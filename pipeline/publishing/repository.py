@@ -1,4 +1,4 @@
-"""The Hub's side: who may write where, what the repository holds, and what a commit would change."""
+"""The repository on the Hub: who may write, what it holds, and what a commit would change."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from schemas.config import PublishConfig
 from schemas.manifest import FileEntry
 
 _TIMEOUT = (30.0, 300.0, 120.0, None)
-"""Seconds to connect, to wait for an answer (a large commit takes a minute), to send a piece. The client has none."""
+"""Seconds to connect, to read (a large commit takes a minute), to write, and for the pool. The client sets none."""
 
 REPO_TYPE = "dataset"
 
 
 @dataclass(frozen=True)
 class Repository:
-    """The repository as it was when publishing began: `head` is the commit that the new one follows."""
+    """The repository at the start of publishing; `head` is the parent of the new commit."""
 
     head: str
     files: Mapping[str, RepoFile]
@@ -36,7 +36,7 @@ class Repository:
 
 @dataclass(frozen=True)
 class Changes:
-    """What a commit has to do: paths are relative to the repository."""
+    """Differences between build and repository; paths are relative to the repository."""
 
     shards: tuple[FileEntry, ...]
     others: tuple[str, ...]
@@ -47,18 +47,18 @@ class Changes:
 
 
 def hub_api() -> HfApi:
-    """The Hub's client, with the token of the environment or of its login, and with timeouts."""
+    """Return the Hub's client, with timeouts and the token of the environment or of its login."""
     get_session().timeout = _TIMEOUT
     return HfApi(token=True)
 
 
 def dataset_url(repo_id: str) -> str:
-    """Where people look at the dataset."""
+    """Return the address of the dataset's page."""
     return f"{hub_api().endpoint}/datasets/{repo_id}"
 
 
 def check_access(settings: PublishConfig) -> None:
-    """Whether publishing could work, without changing anything: for a build that would publish hours later."""
+    """Raise where publishing could not work, without a change on the Hub, hours before a build would publish."""
     require_token()
     with hub_errors(settings.repo_id):
         info = _find_repository(settings.repo_id)
@@ -66,16 +66,17 @@ def check_access(settings: PublishConfig) -> None:
             _check_owner(settings.repo_id)
             return
         _check_visibility(info, settings)
-        # What asks for the way a file would be uploaded must be allowed to write.
+        # This request needs write access, and changes nothing.
         card = CommitOperationAdd("README.md", b"-")
         hub_api().preupload_lfs_files(settings.repo_id, [card], repo_type=REPO_TYPE)
 
 
 def open_repository(settings: PublishConfig) -> Repository:
-    """Find the repository and its branch, or make what is not there, and see what it holds.
+    """Return the repository and the content of its branch; create either where it does not exist.
 
-    Raises `UsageError` where it is private though a public one was asked for or the other way round, or where it holds
-    data that everyuser has not published, and `UserError` for what the Hub refuses.
+    Raises:
+        UsageError: The repository's visibility is not the configured one, or it holds data of others.
+        UserError: The Hub refuses or fails.
     """
     require_token()
     repo_id = settings.repo_id
@@ -101,19 +102,19 @@ def open_repository(settings: PublishConfig) -> Repository:
 
 
 def files_at(repo_id: str, commit: str) -> dict[str, RepoFile]:
-    """Every file of a commit, by its path."""
+    """Return every file of a commit, by path."""
     tree = hub_api().list_repo_tree(repo_id, recursive=True, revision=commit, repo_type=REPO_TYPE)
     return {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
 
 
 def branch_head(settings: PublishConfig) -> str | None:
-    """The branch's present commit."""
+    """Return the branch's current commit."""
     refs = hub_api().list_repo_refs(settings.repo_id, repo_type=REPO_TYPE)
     return next((ref.target_commit for ref in refs.branches if ref.name == settings.revision), None)
 
 
 def compare(contents: Contents, files: Mapping[str, RepoFile]) -> Changes:
-    """What makes the repository's files those of the build; files that are not of our kind stay as they are."""
+    """Return the changes that make the repository equal to the build; files that publishing does not write are kept."""
     return Changes(
         shards=tuple(
             entry
@@ -130,7 +131,7 @@ def compare(contents: Contents, files: Mapping[str, RepoFile]) -> Changes:
 
 
 def _is_same(file: RepoFile | None, sha256: str, content: AnyPath | bytes) -> bool:
-    """Large files are known by the hash of their content, others by that of their git blob."""
+    """Return whether the repository holds this content. The Hub knows large files by SHA-256, others by git blob."""
     if file is None:
         return False
     if file.lfs is not None:
@@ -158,23 +159,23 @@ def _create_repository(settings: PublishConfig) -> None:
 
 
 def _check_owner(repo_id: str) -> None:
-    """Say why a repository cannot be made, as far as the account's own page tells."""
+    """Raise the reason why a repository cannot be created, where the account's own data show it."""
     owner = repo_id.split("/")[0]
     account = hub_api().whoami()
     name = account["name"]
     roles = {entry["name"].casefold(): entry.get("roleInOrg") for entry in account.get("orgs", ())}
     token = (account.get("auth") or {}).get("accessToken") or {}
     if token.get("role") == "read":
-        raise UserError(f"{repo_id}: the token may only read; make one that may write, or name it in HF_TOKEN")
+        raise UserError(f"{repo_id}: the token has read access only; create one with write access and set HF_TOKEN")
     if owner.casefold() == name.casefold():
         return
     if owner.casefold() not in roles:
-        whose = f"you are '{name}'" + (f", of {', '.join(sorted(roles))}" if roles else ", of no organisation")
+        whose = f"you are '{name}'" + (f", in {', '.join(sorted(roles))}" if roles else ", in no organisation")
         if not _owner_exists(owner):
             raise UserError(f"{repo_id}: there is no user or organisation '{owner}' on the Hub; {whose}")
-        raise UserError(f"{repo_id}: you may not write there, {whose}; ask to be let in, or name another owner")
+        raise UserError(f"{repo_id}: you may not write there, {whose}; ask to join, or name another owner")
     if roles[owner.casefold()] == "read":
-        raise UserError(f"{repo_id}: '{name}' may only read in '{owner}'; ask its owners for the right to write")
+        raise UserError(f"{repo_id}: '{name}' has read access only in '{owner}'; ask its owners for write access")
 
 
 def _owner_exists(owner: str) -> bool:
@@ -193,16 +194,16 @@ def _check_visibility(info: DatasetInfo, settings: PublishConfig) -> None:
     if bool(info.private) != settings.private:
         found, asked = ("private", "public") if info.private else ("public", "private")
         raise UsageError(
-            f"{settings.repo_id} is there already and is {found}, but a {asked} one was asked for; change that on the "
+            f"{settings.repo_id} exists and is {found}, but a {asked} one was configured; change that on the "
             f"Hub, or publish it as {found} (--{found}, or publish.private in the configuration)"
         )
 
 
 def _check_content(repo_id: str, files: Mapping[str, RepoFile]) -> None:
-    """Nothing that someone keeps there may be deleted by a mistyped name."""
+    """Raise where the commit would replace data of others, since a mistyped name must delete nothing."""
     theirs = sorted(path for path in files if is_published_path(path) and path != "README.md")
     if theirs and not {"manifest.json", "preference_space.yaml"} <= files.keys():
         raise UsageError(
-            f"{repo_id} holds data that everyuser did not publish ({theirs[0]}), which this would replace; name "
-            "another repository, or delete them there first"
+            f"{repo_id} holds data that everyuser did not publish ({theirs[0]}) and would replace; name another "
+            "repository, or delete these files first"
         )

@@ -1,7 +1,7 @@
-"""Uploading shards ahead: what was uploaded is invisible until a commit names it, and is remembered beside the build.
+"""Upload of shards before the commit. An uploaded file is invisible until a commit names it.
 
-The same code runs in the command's own process and in Beam's workers: an element is a batch of shards, and what the
-commit must know of each is left in the build's folder.
+The same code runs in the command's process and in Beam's workers, where an element is a batch of shards. A record of
+each upload is kept in the build's folder, for the commit and for later runs.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ logger = logging.getLogger(__name__)
 Batch = tuple[FileEntry, ...]
 
 THREADS = 8
-"""Files on their way at once. A batch has as many: two requests to the Hub for each, of 1,000 in five minutes."""
+"""Files in a batch, uploaded at once. A batch costs two requests; the Hub allows 1,000 in five minutes."""
 
 
 class Uploaded(Record):
-    """A file whose content the Hub has, though no commit names it yet. `mode` is the Hub's choice for it."""
+    """Record of a file that the Hub has, though no commit names it yet. `mode` is the Hub's choice of storage."""
 
     path: str
     sha256: str
@@ -43,12 +43,12 @@ class Uploaded(Record):
 
 
 def batches(entries: Sequence[FileEntry]) -> list[Batch]:
-    """The unit of uploading."""
+    """Return the shards in batches, the units of upload."""
     return [tuple(entries[start : start + THREADS]) for start in range(0, len(entries), THREADS)]
 
 
 def find_missing(folder: AnyPath, repo_id: str, entries: Sequence[FileEntry]) -> list[FileEntry]:
-    """Shards that no earlier run has uploaded to this repository."""
+    """Return the shards that no earlier run has uploaded to this repository."""
     records = frozenset(storage.list_names(_records_folder(folder, repo_id)))
     return [
         entry
@@ -58,19 +58,19 @@ def find_missing(folder: AnyPath, repo_id: str, entries: Sequence[FileEntry]) ->
 
 
 def upload_all(folder: AnyPath, settings: PublishConfig, todo: Sequence[Batch]) -> None:
-    """Upload batch after batch, in this process."""
+    """Upload all batches one by one in this process."""
     for batch in todo:
         upload(batch, folder, settings)
 
 
 def upload(batch: Batch, folder: AnyPath, settings: PublishConfig) -> None:
-    """Upload a batch of shards, and remember it. What the Hub has already, by its hash, is not sent again."""
+    """Upload a batch of shards and record it. The Hub receives no content again whose hash it knows."""
     require_token()
     counts = counters_for(folder)
     with contextlib.ExitStack() as stack:
         copies = [stack.enter_context(storage.local_copy(folder / entry.path)) for entry in batch]
         for entry, copy in zip(batch, copies, strict=True):
-            # One that is here was checked before; of one that was fetched, the bytes are here only now.
+            # Local files were hashed before; the bytes of a fetched file are available only now.
             if not storage.is_local(folder) and storage.content_id(copy) != entry.sha256:
                 raise hash_mismatch(folder / entry.path)
         operations = [CommitOperationAdd(entry.path, copy) for entry, copy in zip(batch, copies, strict=True)]
@@ -87,7 +87,7 @@ def upload(batch: Batch, folder: AnyPath, settings: PublishConfig) -> None:
 
 
 def preupload(operations: Sequence[CommitOperationAdd], settings: PublishConfig, counts: Counters) -> None:
-    """Have the Hub say how each file is stored, and send what goes into its large-file storage."""
+    """Ask the Hub for the storage of each file, and send those that go to its large-file storage."""
     with hub_errors(settings.repo_id), _count_retries(counts):
         hub_api().preupload_lfs_files(
             settings.repo_id,
@@ -99,9 +99,9 @@ def preupload(operations: Sequence[CommitOperationAdd], settings: PublishConfig,
         )
     ignored = [add.path_in_repo for add in operations if is_ignored(add)]
     if ignored:
-        # The client would leave them out of the commit without a word.
+        # The client would silently leave these files out of the commit.
         raise UserError(
-            f"{settings.repo_id}: its .gitignore excludes {ignored[0]}; change it there, and run this again"
+            f"{settings.repo_id}: its .gitignore excludes {ignored[0]}; change that file and run the same command again"
         )
 
 
@@ -115,21 +115,21 @@ def commit_operation(folder: AnyPath, repo_id: str, entry: FileEntry) -> CommitO
 
 
 def read_record(folder: AnyPath, repo_id: str, entry: FileEntry) -> Uploaded | None:
-    """What is remembered of a shard, if it was uploaded to this repository."""
+    """Return the record of a shard; None where it was not uploaded to this repository."""
     with contextlib.suppress(FileNotFoundError, ValidationError):
         return Uploaded.model_validate_json(storage.read_bytes(_record_path(folder, repo_id, entry)))
     return None
 
 
 def delete_records(folder: AnyPath, repo_id: str) -> None:
-    """Remember nothing: the commit was made, or the Hub does not have these files any more."""
+    """Delete the records of a repository, whose uploads were committed or dropped."""
     with contextlib.suppress(UserError):
         storage.remove_tree(_records_folder(folder, repo_id))
 
 
 @contextlib.contextmanager
 def _count_retries(counts: Counters) -> Iterator[None]:
-    """Counts the client's retries, for the display."""
+    """Count the client's retries for the display."""
     logger, counter = logging.getLogger("huggingface_hub"), _RetryCounter(counts)
     logger.addHandler(counter)
     try:
@@ -139,7 +139,7 @@ def _count_retries(counts: Counters) -> Iterator[None]:
 
 
 class _RetryCounter(logging.Handler):
-    """Of each retry the client warns twice: what went wrong at which address, and how long it waits."""
+    """Handler that counts retries. The client logs two warnings for each, of which only one has an address."""
 
     def __init__(self, counts: Counters) -> None:
         super().__init__(logging.WARNING)
@@ -148,7 +148,7 @@ class _RetryCounter(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         if "://" not in record.getMessage():
             self._counts.add("publish/retries", 1)
-            logger.warning("upload: the Hub did not answer. %s", record.getMessage())
+            logger.debug("upload: the Hub did not answer; %s", record.getMessage())
 
 
 def _records_folder(folder: AnyPath, repo_id: str) -> AnyPath:

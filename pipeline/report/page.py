@@ -33,7 +33,7 @@ _SCRIPTS = (
 _ESCAPES = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
 
 
-def render(report: Report) -> str:
+def render_page(report: Report) -> str:
     """The page, complete."""
     style = _read("page.css")
     script = '"use strict";\n(() => {\n' + "\n".join(map(_read, _SCRIPTS)) + "})();\n"
@@ -47,10 +47,10 @@ def render(report: Report) -> str:
     return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], _read("page.html"))
 
 
-def write(report: Report, folder: AnyPath) -> None:
+def write_page(report: Report, folder: AnyPath) -> None:
     """Write `report.json` and `report.html` into `folder`."""
     write_text(folder / "report.json", report.model_dump_json(indent=1) + "\n")
-    write_text(folder / "report.html", render(report))
+    write_text(folder / "report.html", render_page(report))
 
 
 def _policy(style: str, script: str) -> str:

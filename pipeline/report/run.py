@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pipeline.io.storage import AnyPath
 from pipeline.report.figures import write_figures
 from pipeline.report.measure import measure
-from pipeline.report.page import write
+from pipeline.report.page import write_page
 from pipeline.report.settings import ReportSettings
 from schemas.report import Figure, Report
 
@@ -20,5 +20,5 @@ def write_report(
     Returns the report and its pictures, for the card. Raises `UsageError` where there is no finished build.
     """
     report = measure(folder, settings, progress)
-    write(report, folder)
+    write_page(report, folder)
     return report, write_figures(report, folder)

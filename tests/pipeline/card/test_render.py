@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline.card.render import card
+from pipeline.card.render import render_card
 from schemas import SCHEMA_VERSION
 from schemas.arrow import arrow_schema, card_features
 from schemas.config import BuildConfig
@@ -57,7 +57,7 @@ def test_header_is_one_that_the_hub_takes() -> None:
     from huggingface_hub import DatasetCard
 
     given = {"license": "cc-by-4.0", "languages": ["de", "en"], "title": "Mine: a set", "tags": ["forum", "dpo"]}
-    text = card(manifest(card=given), None)
+    text = render_card(manifest(card=given), None)
 
     data: Any = DatasetCard(text).data
     assert (data.license, data.language, data.pretty_name) == ("cc-by-4.0", ["de", "en"], "Mine: a set")
@@ -83,19 +83,19 @@ def test_header_is_one_that_the_hub_takes() -> None:
     ("rows", "category"), [(999, "n<1K"), (1000, "1K<n<10K"), (1_311_622, "1M<n<10M"), (10**8, "10M<n<100M")]
 )
 def test_size_category(rows: int, category: str) -> None:
-    assert header(card(manifest((rows, 0, 0)), None))["size_categories"] == [category]
+    assert header(render_card(manifest((rows, 0, 0)), None))["size_categories"] == [category]
 
 
 def test_what_nobody_stated_is_not_claimed() -> None:
-    text = card(manifest(), None)
+    text = render_card(manifest(), None)
     assert "license" not in header(text) and "language" not in header(text)
     assert "No licence was stated" in text
-    assert header(card(manifest(rules={"language": "fr"}), None))["language"] == ["fr"]
+    assert header(render_card(manifest(rules={"language": "fr"}), None))["language"] == ["fr"]
     assert "## Quality" not in text and "## An example" not in text
 
 
 def test_every_column_is_explained() -> None:
-    table = card(manifest(), None).split("## Columns")[1].split("##")[0]
+    table = render_card(manifest(), None).split("## Columns")[1].split("##")[0]
     assert len(re.findall(r"^\| `[^`]+` \| `[^`]+` \| [^|]{10,} \|$", table, re.MULTILINE)) == len(Example.model_fields)
 
 
@@ -116,7 +116,7 @@ def test_every_column_is_explained() -> None:
     ],
 )
 def test_how_it_was_made(config: dict[str, Any], there: list[str], absent: list[str]) -> None:
-    text = card(manifest(**config), None)
+    text = render_card(manifest(**config), None)
     assert all(part in text for part in there)
     assert not any(part in text for part in absent)
 
@@ -199,26 +199,26 @@ def test_every_sentence_is_so(source: str, option: str) -> None:
     if option == "unscrubbed" and "mining" in given:
         given["mining"] = given["mining"] | {"scrub": False}
     built = manifest(**given)
-    text = " ".join(card(built, None).split())
+    text = " ".join(render_card(built, None).split())
 
     for sentence, is_so in claims(validate(BuildConfig, {"name": "my-set", "pairs": 500} | given, "test")).items():
         assert (sentence in text) == is_so, (sentence, text)
 
 
 def test_splits_are_spoken_of_where_there_are_some() -> None:
-    assert "**Splits** are by post" in card(manifest(), None)
-    assert "**Splits** are by post" not in card(manifest((900, 0, 0)), None)
+    assert "**Splits** are by post" in render_card(manifest(), None)
+    assert "**Splits** are by post" not in render_card(manifest((900, 0, 0)), None)
 
 
 def test_funnel_and_place() -> None:
-    text = card(manifest(), "me/my-set")
+    text = render_card(manifest(), "me/my-set")
     assert "1000 examples from 500 pairs, of 600 asked for" in text and "| validate/empty | 7 |" in text
     assert 'load_dataset("me/my-set")' in text
 
 
 def test_a_report_adds_figures_pictures_and_an_example() -> None:
     report = fake.report()
-    text = card(manifest(), None, report, [Figure("figures/balance.png", "How [even] the dimensions are")])
+    text = render_card(manifest(), None, report, [Figure("figures/balance.png", "How [even] the dimensions are")])
     assert "![How \\[even\\] the dimensions are](figures/balance.png)" in text
     quality = text.split("## Quality")[1].split("##")[0]
     assert f"| Histories that contradict the target | {report.history.contradicting} | 0 |" in quality
@@ -231,7 +231,9 @@ def test_texts_stay_texts() -> None:
     report = fake.report()
     shown = report.shown[0].model_copy(update={"prompt": evil, "chosen": evil, "rejected": evil, "profile": evil})
     description = "<img src=x onerror=alert(1)> [link](javascript:alert(1)) | `code`"
-    text = card(manifest(card={"description": description}), None, report.model_copy(update={"shown": (shown,)}), ())
+    text = render_card(
+        manifest(card={"description": description}), None, report.model_copy(update={"shown": (shown,)}), ()
+    )
     outside = re.sub(r"^(`{3,})text\n.*?^\1$", "", text, flags=re.MULTILINE | re.DOTALL)
     assert "<script" not in outside and "<img" not in outside
     assert "\n# Heading" not in outside

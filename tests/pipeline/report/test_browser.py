@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.report.page import write
+from pipeline.report.page import write_page
 from schemas.report import Report, ShownExample, ShownRejection
 from tests.browser import EXECUTABLE, Browser
 from tests.pipeline.report import fake
@@ -66,7 +66,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("reports")
     made = {"whole": fake.report(), "hostile": fake.hostile(), "empty": fake.empty()}
     for name, report in made.items():
-        write(report, folder / name)
+        write_page(report, folder / name)
     return {name: folder / name / "report.html" for name in made}
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.report.page import render, write
+from pipeline.report.page import render_page, write_page
 from schemas.report import Report
 from tests.pipeline.report import fake
 
@@ -51,9 +51,9 @@ def hashed(text: str) -> str:
 
 @pytest.mark.parametrize("report", [fake.report, fake.hostile, fake.empty])
 def test_the_page_has_the_same_elements_whatever_the_texts_are(report: fake.Made) -> None:
-    elements = Elements(render(report()))
+    elements = Elements(render_page(report()))
     tags = [tag for tag, _ in elements.found]
-    assert tags == [tag for tag, _ in Elements(render(fake.report())).found]
+    assert tags == [tag for tag, _ in Elements(render_page(fake.report())).found]
     assert tags.count("script") == 2
     assert "img" not in tags
     # The style, the data and the script: only the data differ, and they are the report.
@@ -63,7 +63,7 @@ def test_the_page_has_the_same_elements_whatever_the_texts_are(report: fake.Made
 
 
 def test_the_policy_allows_this_style_and_this_script_alone() -> None:
-    elements = Elements(render(fake.hostile()))
+    elements = Elements(render_page(fake.hostile()))
     style, _, script = elements.raw
     [policy] = [attributes["content"] for _, attributes in elements.found if "http-equiv" in attributes]
     assert policy is not None
@@ -99,7 +99,7 @@ def test_every_field_of_the_contract_is_shown() -> None:
 
 
 def test_both_files_are_written(tmp_path: Path) -> None:
-    write(fake.report(), tmp_path)
+    write_page(fake.report(), tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "report.json"]
-    assert (tmp_path / "report.html").read_text("utf-8") == render(fake.report())
+    assert (tmp_path / "report.html").read_text("utf-8") == render_page(fake.report())
     assert Report.model_validate_json((tmp_path / "report.json").read_text("utf-8")) == fake.report()

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import logging
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from huggingface_hub import constants
+
+from tests.hub_stub import (
+    WRITER,
+    FakeHub,
+)
+from tests.pipeline.helpers import run_build
+
+
+@pytest.fixture(scope="module", autouse=True)
+def restored() -> Iterator[None]:
+    """`everyuser build` silences a whole process, which here is that of the tests."""
+    level, hook = logging.getLogger().level, threading.excepthook
+    yield
+    logging.getLogger().setLevel(level)
+    threading.excepthook = hook
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished build of five shards, which no test changes."""
+    folder = tmp_path_factory.mktemp("finished") / "out"
+    run_build(folder, name="my-set")
+    return folder
+
+
+@pytest.fixture
+def built(finished: Path, tmp_path: Path) -> Path:
+    """The finished build in a folder of the test's own."""
+    return Path(shutil.copytree(finished, tmp_path / "out"))
+
+
+@pytest.fixture(scope="session")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Another build, of fewer shards."""
+    folder = tmp_path_factory.mktemp("other") / "out"
+    run_build(folder, name="my-set", pairs=20, seed=7)
+    return folder
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeHub]:
+    """A Hub, and this process's clients made to use it: they read the environment when they are imported."""
+    with FakeHub() as hub:
+        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+        monkeypatch.setenv("HF_TOKEN", WRITER)
+        yield hub
+        assert not hub.tokens_at_storage
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client does not wait between its attempts."""
+    monkeypatch.setattr("huggingface_hub.utils._http.time", SimpleNamespace(sleep=lambda seconds: None))

@@ -1,0 +1,136 @@
+"""Runs of `everyuser publish` and `everyuser build` against the tests' Hub, and what they leave."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import yaml
+from typer.testing import CliRunner
+
+from pipeline.cli import app
+from pipeline.io.manifests import write_manifest
+from schemas.manifest import Manifest
+from tests import ROOT
+from tests.hub_stub import (
+    WRITER,
+    FakeHub,
+)
+from tests.pipeline.helpers import TINY
+from tests.stub import StubServer
+
+SET = "ann/set"
+TEMPLATES = ("annotate", "annotate_json", "portrait_model", "portrait_paper", "portrait_text")
+OTHERS = {
+    *("README.md", "manifest.json", "preference_space.yaml"),
+    *(f"templates/{name}.j2" for name in (*TEMPLATES, "reply")),
+}
+"""What is published of a build besides its shards, while there is no report."""
+
+
+class Result:
+    """What a command printed, and its exit code."""
+
+    def __init__(self, *arguments: str) -> None:
+        outcome = CliRunner(env={"COLUMNS": "300"}).invoke(app, list(arguments))
+        self.code, self.out, self.err = outcome.exit_code, outcome.stdout, outcome.stderr
+
+
+def publish(folder: Path, *arguments: str, repo_id: str = SET) -> Result:
+    return Result("publish", str(folder), repo_id, *arguments)
+
+
+def succeed(folder: Path, *arguments: str, repo_id: str = SET) -> str:
+    """Publish, which must work; what was printed."""
+    result = publish(folder, *arguments, repo_id=repo_id)
+    assert (result.code, result.err) == (0, "")
+    return result.out
+
+
+def assert_one_line(result: Result, code: int, *parts: str) -> None:
+    """One line on standard error, with these parts, and nothing that looks like a traceback."""
+    assert result.code == code, result.out + result.err
+    assert result.err.count("\n") == 1, result.err
+    assert result.err.startswith("error: ")
+    assert all(part in result.err for part in parts), result.err
+
+
+EMPTY = "(nothing was published; ann/set was created and is still empty)"
+
+
+def environment(hub: FakeHub, home: Path, token: str = WRITER) -> dict[str, str]:
+    """That of a process of its own which uses a Hub."""
+    own = {"HF_ENDPOINT": hub.url, "HF_TOKEN": token, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1"}
+    return os.environ | own | {"COLUMNS": "300"}
+
+
+def start(hub: FakeHub, folder: Path, *arguments: str, token: str = WRITER) -> subprocess.Popen[str]:
+    """`everyuser publish` as a process of its own."""
+    command = [sys.executable, "-m", "pipeline.cli", "publish", str(folder), SET, *arguments]
+    pipe = subprocess.PIPE
+    env = environment(hub, folder.parent / "home", token)
+    # Where the tests run in a shell's background, that has its children ignore Ctrl-C.
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    return subprocess.Popen(command, cwd=ROOT, env=env, stdout=pipe, stderr=pipe, text=True, preexec_fn=heed)
+
+
+def finish(process: subprocess.Popen[str], code: int = 0) -> tuple[str, str]:
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == code, out + err
+    return out, err
+
+
+def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def manifest_of(folder: Path) -> Manifest:
+    return Manifest.model_validate_json((folder / "manifest.json").read_bytes())
+
+
+def shards(folder: Path) -> dict[str, bytes]:
+    """The data of a build, by path in the repository."""
+    return {f"data/{path.name}": path.read_bytes() for path in (folder / "data").glob("*.parquet")}
+
+
+def hashes(folder: Path) -> dict[str, int]:
+    """SHA-256 and size of each shard."""
+    return {entry.sha256: entry.bytes for entry in manifest_of(folder).files}
+
+
+def commits(hub: FakeHub, repo_id: str = SET) -> list[str]:
+    """The messages of all commits after the Hub's own first one."""
+    return [commit.message for commit in hub.repos[repo_id].commits.values()][1:]
+
+
+def write(folder: Path, manifest: dict[str, Any]) -> None:
+    """Replace a build's manifest by another that is as good."""
+    write_manifest(folder, Manifest.model_validate_json(json.dumps(manifest)))
+
+
+def unfinished(folder: Path) -> Path:
+    """A build as it is when it was stopped in its last phase: the second of the train shards is missing."""
+    left = {"status": "incomplete", "files": [], "counts": {}}
+    write(folder, manifest_of(folder).model_dump(mode="json") | left)
+    (folder / "README.md").unlink()
+    (folder / "data" / "train-00001-of-00003.parquet").unlink()
+    return folder
+
+
+def build(folder: Path, stub: StubServer, *arguments: str, **keys: Any) -> Result:
+    """`everyuser build` of the small configuration that `finished` has, and what the test adds."""
+    config = folder.parent / "build.yaml"
+    engine = {"engine": {"kind": "openai", "base_urls": [stub.url]}}
+    config.write_text(yaml.safe_dump(TINY | engine | {"name": "my-set"} | keys))
+    return Result("build", str(config), "--output", str(folder), *arguments)
