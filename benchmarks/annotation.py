@@ -97,7 +97,7 @@ def _annotate(scratch: Path, arguments: argparse.Namespace, port: int) -> dict[s
         before, started = _metrics(port), time.monotonic()
         service = generation_service(plan)
         batch = service.submit(asked.journal, requests)
-        while not batch.done:
+        while not batch.is_done:
             service.wait()
         seconds = time.monotonic() - started
         after = _metrics(port)

@@ -48,7 +48,7 @@ from pipeline.driver.prepare import prepare
 from pipeline.generation import service
 from pipeline.generation.completions import Completion, Outcome, Request, make_request
 from pipeline.generation.endpoints import Endpoint
-from pipeline.generation.guard import Spec
+from pipeline.generation.guard import ServerSpec
 from pipeline.generation.journal import read_journal
 from pipeline.generation.server import ManagedServer, server_spec
 from pipeline.runtime.progress import Counters
@@ -131,7 +131,7 @@ class Watch:
 class WatchedEndpoint(ManagedServer):
     """The build's link to its server; it warms the server up, and tells when requests leave and answers come."""
 
-    def __init__(self, warm_up: Sequence[bytes], watch: Watch, spec: Spec, counters: Counters) -> None:
+    def __init__(self, warm_up: Sequence[bytes], watch: Watch, spec: ServerSpec, counters: Counters) -> None:
         super().__init__(spec, counters)
         self._warm_up = warm_up
         self._watch = watch
@@ -228,7 +228,7 @@ def run_pipeline(scratch: Path, name: str) -> None:
     watch = Watch(len(_read(scratch / _REQUESTS)))
     links: list[WatchedEndpoint] = []
 
-    def watched(spec: Spec, counters: Counters) -> WatchedEndpoint:
+    def watched(spec: ServerSpec, counters: Counters) -> WatchedEndpoint:
         links.append(WatchedEndpoint(_read(scratch / _WARM_UP), watch, spec, counters))
         return links[-1]
 
@@ -356,7 +356,7 @@ def _warm_up(config: BuildConfig) -> list[bytes]:
     ]
 
 
-def _spec(config: BuildConfig, scratch: Path) -> Spec:
+def _spec(config: BuildConfig, scratch: Path) -> ServerSpec:
     if not isinstance(config.engine, VllmEngine):
         sys.exit("this is about engine.kind vllm")
     return server_spec(config.engine, config.generation.model, scratch / "server.log")

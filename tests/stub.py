@@ -137,7 +137,7 @@ def log_line(body: Mapping[str, Any]) -> str:
 
 
 def is_trial(body: Mapping[str, Any]) -> bool:
-    """Whether a request is a trial question (of `pipeline.generation.trial`), which belongs to no row."""
+    """Whether a request is a trial request (of `pipeline.generation.trial`), which belongs to no row."""
     asked = body["prompt"][0] if "prompt" in body else body["messages"][-1]["content"]
     return str(asked).startswith("Say hello.")
 

@@ -1,4 +1,4 @@
-"""The failure taxonomy: what an HTTP answer means for the request, its row and the run."""
+"""The failure taxonomy: the meaning of an HTTP response for the request, its row and the run."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from schemas.answers import parse, read_count
 from schemas.base import UserError
 
 _OF_A_REQUEST = frozenset({400, 403, 413, 422, 451})
-"""Refusals that are about what a request says: a prompt too long, content that a moderator stops."""
+"""Statuses about the content of a request: a prompt too long, content that a moderator stops."""
 _LONGEST_WAIT = 10 * 366 * 86400.0
-"""Seconds: what a server asks beyond that is no date that a calendar has."""
+"""Seconds. A longer `Retry-After` could exceed the last date that Python has."""
 
 
 @dataclass(frozen=True, slots=True)
 class Busy:
-    """429 or 503: wait (`seconds` as the server asks, if it does), then ask again."""
+    """429 or 503: send again later, after `seconds` where the server names them."""
 
     seconds: float | None
     detail: str
@@ -30,63 +30,79 @@ class Busy:
 
 @dataclass(frozen=True, slots=True)
 class Transient:
-    """A fault that another attempt may not meet: bounded retries, or an outage where nothing else succeeds."""
+    """A problem that a retry may not meet. It is an outage where no other request succeeds."""
 
     reason: str
     detail: str
 
 
-def classify(
-    request: AnyRequest, status: int, headers: Mapping[str, str], payload: bytes, place: str
-) -> Completion | Failure | Busy | Transient:
-    """Sort the answer to a request. A `Failure` is provisional: the cause may be the request, or the run.
+Result = Completion | Failure | Busy | Transient
 
-    Raises `UserError` for 401, 402 and redirects, with which no request can succeed.
+
+def classify(request: AnyRequest, status: int, headers: Mapping[str, str], payload: bytes, address: str) -> Result:
+    """Classify the response to a request. A `Failure` is provisional: the cause may be the request, or the run.
+
+    Args:
+        request: The request.
+        status: HTTP status of the response.
+        headers: Its headers.
+        payload: Its body.
+        address: The endpoint's address, for messages.
+
+    Raises:
+        UserError: No request can succeed: 401, 402 or a redirect.
     """
     if 200 <= status < 300:
         return _completion(request, status, payload)
     detail = f"HTTP {status}: {_message(payload)}"
     if status in (429, 503):
         return Busy(_retry_after(headers.get("Retry-After")), detail)
-    # Any other status, such as the 404 of one bad server behind a load balancer, says nothing about the request.
+    # Any other status says nothing about the request: one bad server behind a load balancer may answer 404.
     failure = Failure(f"http_{status}", detail, may_pass=status not in _OF_A_REQUEST)
     if status in (401, 402):
-        raise refusal(failure, request, place)
+        raise refusal_error(failure, request, address)
     if 300 <= status < 400 and "Location" in headers:
-        target = urllib.parse.urljoin(place.partition(" ")[0], headers["Location"])
+        target = urllib.parse.urljoin(address.partition(" ")[0], headers["Location"])
         base = target.partition("?")[0].removesuffix("/").removesuffix(request.path)
-        raise UserError(f"{place} redirects to {target} (HTTP {status}); set engine.base_urls to {base}")
+        raise UserError(f"{address} redirects to {target} (HTTP {status}); set engine.base_urls to {base}")
     if status in (408, 409, 425) or status >= 500:
         return Transient(failure.reason, detail)
     return failure
 
 
-def refusal(answer: Failure | Transient, request: AnyRequest, place: str, served: str = "") -> UserError:
-    """Return the error for an answer that no request of the run would be spared. `served`: models that it lists."""
-    models = f" (the models that it lists: {served})" if served else ""
-    match answer.reason:
+def refusal_error(refusal: Failure | Transient, request: AnyRequest, address: str, models: str = "") -> UserError:
+    """Return the error of a run whose requests an endpoint refuses.
+
+    Args:
+        refusal: The response.
+        request: The refused request.
+        address: The endpoint's address.
+        models: Models that the endpoint lists, for the advice.
+    """
+    listed = f" (the models that it lists: {models})" if models else ""
+    match refusal.reason:
         case "http_401" | "http_403":
-            told, advice = "refuses the key", "set the environment variable that engine.api_key_env names"
+            problem, advice = "refuses the key", "set the environment variable that engine.api_key_env names"
         case "http_402":
-            told, advice = (
+            problem, advice = (
                 "asks for payment",
                 "top up the account and run the same command again, finished work is kept",
             )
         case "http_404":
-            told, advice = "does not know the model or the path", f"check generation.model{models} and the base URL"
+            problem, advice = "does not know the model or the path", f"check generation.model{listed} and the base URL"
             if request.path == "/completions":
                 advice += "; an endpoint for chat alone needs mining.annotation.mode: json"
         case _ if isinstance(request, ChoiceRequest) and request.sequences > 1:
-            told, advice = "refuses several prompts in one call", "set mining.annotation.prompts_per_call: 1"
+            problem, advice = "refuses several prompts in one call", "set mining.annotation.prompts_per_call: 1"
         case _ if isinstance(request, ChoiceRequest) and "logprobs" in request.head:
-            told, advice = "gives no log-probabilities", "set mining.annotation.mode: json, which needs none"
+            problem, advice = "gives no log-probabilities", "set mining.annotation.mode: json, which needs none"
         case _:
-            told = "refuses even a trial question"
+            problem = "refuses even a trial request"
             advice = (
-                f"if the cause is a setting, check generation.model{models} and generation.extra; if it is a limit or "
+                f"if the cause is a setting, check generation.model{listed} and generation.extra; if it is a limit or "
                 "a spent budget, run the same command again when it is gone, finished work is kept"
             )
-    return UserError(f"{place} {told} ({answer.detail}); {advice}")
+    return UserError(f"{address} {problem} ({refusal.detail}); {advice}")
 
 
 def _completion(request: AnyRequest, status: int, payload: bytes) -> Completion | Transient:
@@ -94,7 +110,7 @@ def _completion(request: AnyRequest, status: int, payload: bytes) -> Completion 
         body = parse(payload)
         for choice in body["choices"]:
             if (error := choice.get("error")) or str(choice.get("finish_reason")).lower() == "error":
-                # A provider broke off amid the reply.
+                # A provider broke off in the middle of the reply.
                 detail = _message(orjson.dumps({"error": error or "finish_reason error"}))
                 return Transient("error", f"HTTP {status} with an error: {detail}")
         text, finish_reason = request.read(body)
@@ -107,7 +123,7 @@ def _completion(request: AnyRequest, status: int, payload: bytes) -> Completion 
 
 
 def _message(payload: bytes) -> str:
-    """The server's own words, in one line."""
+    """Return the error message in a response, in one line."""
     text: object = payload[:400].decode(errors="replace")
     try:
         body = orjson.loads(payload)
@@ -119,7 +135,7 @@ def _message(payload: bytes) -> str:
 
 
 def _retry_after(value: str | None) -> float | None:
-    """Seconds, from either form of the header (RFC 9110, section 10.2.3)."""
+    """Return the seconds of either form of the header (RFC 9110, section 10.2.3)."""
     if value is None:
         return None
     try:

@@ -1,4 +1,4 @@
-"""Endpoints: where requests go. Those that somebody else runs are base URLs, the least busy first."""
+"""Endpoints: where requests are sent. Remote ones are base URLs; requests go to the least busy one first."""
 
 from __future__ import annotations
 
@@ -10,131 +10,131 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-_AVOIDED_SECONDS = 5.0
+_AVOID_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A base URL, to which a request's path is added, and the proxy on the way there.
+    """A base URL, to which a request's path is appended, and the proxy on the way there.
 
-    `name` stays the same when a server is restarted elsewhere; `life` then grows.
+    `name` stays the same when a server is restarted at another port; `restarts` then grows.
     """
 
     name: str
     url: str
-    life: int = 0
+    restarts: int = 0
     proxy: str | None = None
 
-    def place(self, path: str = "") -> str:
-        """The address in a message. A proxy is named (without its password), as it may be the cause."""
+    def address(self, path: str = "") -> str:
+        """Return the address for a message, with the proxy (but not its password): it may be the cause."""
         if self.proxy is None:
             return self.url + path
         return f"{self.url}{path} (through the proxy {urllib.parse.urlsplit(self.proxy).netloc.rpartition('@')[2]})"
 
 
 class Endpoints(Protocol):
-    """Gives out endpoints, and waits while there is none. `own`: the build itself runs the server."""
+    """The endpoints of a build. `is_managed`: the build itself starts and restarts the server."""
 
-    own: bool
+    is_managed: bool
 
     async def open(self) -> None:
-        """Begin; raises `UserError`."""
+        """Start; raises `UserError`."""
 
     async def current(self) -> Sequence[Endpoint]:
-        """All endpoints; waits while a server starts. Raises `UserError` when there will be none."""
+        """Return all endpoints; waits while a server starts. Raises `UserError` when there will be none."""
 
     async def acquire(self) -> Endpoint:
-        """The endpoint to use now; waits while a server starts. Raises `UserError` when there will be none."""
+        """Return the endpoint to use now; waits while a server starts. Raises `UserError` when there will be none."""
 
     def release(self, endpoint: Endpoint) -> None:
-        """Tell that the request has ended."""
+        """Report the end of a request."""
 
-    def mark(self, endpoint: Endpoint, works: bool) -> None:
-        """Tell whether the endpoint answers as a working server does."""
+    def mark(self, endpoint: Endpoint, is_up: bool) -> None:
+        """Record whether the endpoint answers as a working server does."""
 
-    def reachable(self) -> bool:
-        """Whether there is an endpoint that worked when it was last tried."""
+    def any_up(self) -> bool:
+        """Return whether another endpoint may be up."""
 
-    def rest(self, endpoint: Endpoint, until: float) -> None:
-        """Send nothing there before that time (of `time.monotonic`)."""
+    def pause(self, endpoint: Endpoint, until: float) -> None:
+        """Send nothing there before `until` (of `time.monotonic`)."""
 
-    def rests_until(self) -> float:
-        """When the first endpoint takes requests; in the past where one takes them now."""
+    def available_at(self) -> float:
+        """Return the time at which the first endpoint takes requests; in the past where one does now."""
 
-    def life(self) -> int:
-        """How often a server has been restarted so far."""
+    def restarts(self) -> int:
+        """Return how often the server was restarted, counting a restart that is under way."""
 
     async def close(self) -> None:
-        """Give everything back."""
+        """Release all resources."""
 
 
 @dataclass(slots=True)
 class _State:
-    busy: int = 0
+    in_flight: int = 0
     is_down: bool = False
     avoid_until: float = 0.0
-    rest_until: float = 0.0
+    paused_until: float = 0.0
 
 
 class RemoteEndpoints:
     """OpenAI-compatible base URLs that serve the same model. The same URL in another spelling counts once."""
 
-    own = False
+    is_managed = False
 
     def __init__(self, base_urls: Sequence[str]) -> None:
-        urls = dict.fromkeys(_normalised(url) for url in base_urls)
+        urls = dict.fromkeys(_canonical(url) for url in base_urls)
         self._states = {Endpoint(url, url, proxy=_proxy(url)): _State() for url in urls}
 
     async def open(self) -> None:
-        """Nothing to start."""
+        """Do nothing: these servers run already."""
 
     async def current(self) -> list[Endpoint]:
-        """All of them."""
+        """Return all endpoints."""
         return [*self._states]
 
     async def acquire(self) -> Endpoint:
-        """The endpoint with the fewest requests in flight, of those that worked lately and need no rest."""
+        """Return the endpoint with the fewest requests in flight, of those that are up and not paused."""
         now = time.monotonic()
-        awake = {e: state for e, state in self._states.items() if state.rest_until <= now} or self._states
-        usable = {e: state for e, state in awake.items() if not state.is_down or state.avoid_until <= now} or awake
-        endpoint = min(usable, key=lambda e: usable[e].busy)
-        self._states[endpoint].busy += 1
+        ready = {e: state for e, state in self._states.items() if state.paused_until <= now} or self._states
+        usable = {e: state for e, state in ready.items() if not state.is_down or state.avoid_until <= now} or ready
+        endpoint = min(usable, key=lambda e: usable[e].in_flight)
+        self._states[endpoint].in_flight += 1
         return endpoint
 
     def release(self, endpoint: Endpoint) -> None:
-        """One request less in flight there."""
-        self._states[endpoint].busy -= 1
+        """Count one request less in flight."""
+        self._states[endpoint].in_flight -= 1
 
-    def mark(self, endpoint: Endpoint, works: bool) -> None:
-        """One that fails at once is never busy, so it is avoided for a while."""
+    def mark(self, endpoint: Endpoint, is_up: bool) -> None:
+        """Avoid an endpoint that is down for a while: it fails at once, so it would always be the least busy."""
         state = self._states[endpoint]
-        state.is_down = not works
-        if not works:
-            state.avoid_until = time.monotonic() + _AVOIDED_SECONDS
+        state.is_down = not is_up
+        if not is_up:
+            state.avoid_until = time.monotonic() + _AVOID_SECONDS
 
-    def reachable(self) -> bool:
-        """Whether any endpoint is not known to be down."""
+    def any_up(self) -> bool:
+        """Return whether any endpoint is not known to be down."""
         return not all(state.is_down for state in self._states.values())
 
-    def rest(self, endpoint: Endpoint, until: float) -> None:
-        """Send nothing there before that time."""
+    def pause(self, endpoint: Endpoint, until: float) -> None:
+        """Send nothing there before `until`."""
         state = self._states[endpoint]
-        state.rest_until = max(state.rest_until, until)
+        state.paused_until = max(state.paused_until, until)
 
-    def rests_until(self) -> float:
-        """When the first of them takes requests."""
-        return min(state.rest_until for state in self._states.values())
+    def available_at(self) -> float:
+        """Return the earliest end of a pause."""
+        return min(state.paused_until for state in self._states.values())
 
-    def life(self) -> int:
-        """Nobody restarts these."""
+    def restarts(self) -> int:
+        """Return 0: a restart of a remote server is not visible."""
         return 0
 
     async def close(self) -> None:
-        """Nothing to give back."""
+        """Do nothing."""
 
 
-def _normalised(url: str) -> str:
-    """The URL as others would spell it too: no slash at the end, host in small letters, no default port."""
+def _canonical(url: str) -> str:
+    """Return the URL without a slash at the end and without a default port, its host in lower case."""
     parts = urllib.parse.urlsplit(url)
     host = parts.hostname or ""
     host = f"[{host}]" if ":" in host else host
@@ -143,7 +143,7 @@ def _normalised(url: str) -> str:
 
 
 def _proxy(url: str) -> str | None:
-    """The proxy that the environment names for a URL. This machine itself is never asked through one."""
+    """Return the proxy that the environment names for a URL; none for this machine itself."""
     parts = urllib.parse.urlsplit(url)
     host = parts.hostname or ""
     if _is_loopback(host) or urllib.request.proxy_bypass(host):

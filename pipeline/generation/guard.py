@@ -1,12 +1,13 @@
-"""The guard: a small process that starts a model server, restarts it, and ends it when its last client is gone.
+"""The guard: a small process that starts a model server, restarts it, and stops it when its last client is gone.
 
-It ends it however that client went. One guard for each server of a machine; all worker processes share it.
+A machine has one guard for each server, which all worker processes share. The guard stops the server even where its
+clients were killed.
 
     python -m pipeline.generation.guard SOCKET SPEC
 
-It holds a lock beside SOCKET, listens there, and tells every client its state as JSON lines:
-`{"state": "starting" | "ready" | "failed", "life": 0, "url": "...", "pid": 1, "error": "...",
-"counts": true}`.
+It holds a lock beside SOCKET, listens there, and sends its state to every client as JSON lines:
+`{"state": "starting" | "ready" | "failed", "restarts": 0, "url": "...", "pid": 1, "error": "...",
+"counts_restarts": true}`.
 It imports the standard library only, so that it starts at once and stays small.
 """
 
@@ -31,50 +32,50 @@ from pathlib import Path
 
 LOCK_SUFFIX = ".lock"
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-"""Loopback is asked directly, whatever proxy the environment names."""
+"""Loopback is reached directly, whatever proxy the environment names."""
 _LINGER_SECONDS = 5.0
-"""How long the server outlives its last client: the next phase of a build finds it warm."""
-_FORGIVEN_SECONDS = 600.0
-"""A server that has lived so long is allowed all its restarts again."""
+"""Seconds for which the server outlives its last client, so that the next phase of a build finds it warm."""
+_STABLE_SECONDS = 600.0
+"""Uptime after which a server is allowed all its restarts again."""
 _HEALTH_SECONDS = 5.0
 _HEALTH_FAILURES = 6
 _PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
-class Spec:
-    """What to run: `{port}` in `command` is replaced by a free port of the loopback interface."""
+class ServerSpec:
+    """A server to run: `{port}` in `command` is replaced by a free port of the loopback interface."""
 
     command: tuple[str, ...]
     environment: dict[str, str]
     log: str
     start_seconds: float
-    restarts: int
+    max_restarts: int
 
 
 class Guard:
     """Supervises one server."""
 
-    def __init__(self, spec: Spec) -> None:
+    def __init__(self, spec: ServerSpec) -> None:
         self._spec = spec
         self._clients: dict[asyncio.StreamWriter, None] = {}
-        self._state: dict[str, object] = {"state": "starting", "life": 0}
+        self._state: dict[str, object] = {"state": "starting", "restarts": 0}
         self._server: asyncio.subprocess.Process | None = None
-        self._left = asyncio.Event()
-        self._met = asyncio.Event()
+        self._client_left = asyncio.Event()
+        self._first_client = asyncio.Event()
 
     async def run(self, listener: socket.socket) -> None:
-        """Serve until the server has failed for good, or no client has been there for a while."""
-        await asyncio.start_unix_server(self._greet, sock=listener)
-        self._left.set()
+        """Run until the server has failed for good, or no client has been connected for a while."""
+        await asyncio.start_unix_server(self._serve_client, sock=listener)
+        self._client_left.set()
         supervision = asyncio.create_task(self._supervise())
-        abandoned = asyncio.create_task(self._until_abandoned())
+        abandoned = asyncio.create_task(self._wait_until_abandoned())
         try:
             await asyncio.wait({supervision, abandoned}, return_when=asyncio.FIRST_COMPLETED)
-            # Whoever asked for this server must hear that it failed; the next one gets a new try.
+            # The client that started this server must learn of the failure; a later client gets a new try.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._met.wait(), _LINGER_SECONDS)
-            # From here on nobody finds this guard: who comes now starts another, and does not get the old failure.
+                await asyncio.wait_for(self._first_client.wait(), _LINGER_SECONDS)
+            # Without the socket no new client finds this guard: it starts another, and does not see the old failure.
             Path(listener.getsockname()).unlink(missing_ok=True)  # noqa: ASYNC240 - a local file, once
             for writer in [*self._clients]:
                 with contextlib.suppress(OSError):
@@ -82,58 +83,58 @@ class Guard:
         finally:
             supervision.cancel()
             abandoned.cancel()
-            self._end_server()
+            self._stop_server()
 
-    async def _until_abandoned(self) -> None:
-        """Return when there has been no client for a while."""
+    async def _wait_until_abandoned(self) -> None:
+        """Return when no client has been connected for a while."""
         while True:
-            await self._left.wait()
-            self._left.clear()
+            await self._client_left.wait()
+            self._client_left.clear()
             if not self._clients:
                 await asyncio.sleep(_LINGER_SECONDS)
                 if not self._clients:
                     return
 
-    async def _greet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _serve_client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._clients[writer] = None
         self._send(writer)
-        self._met.set()
-        # Returns when the client closes, or dies; is cancelled when the guard ends before that.
+        self._first_client.set()
+        # Returns when the client closes or dies; is cancelled when the guard ends first.
         with contextlib.suppress(OSError, asyncio.CancelledError):
             await reader.read()
         self._clients.pop(writer, None)
-        self._left.set()
+        self._client_left.set()
         writer.close()
 
-    def _tell(self, state: str, **details: object) -> None:
+    def _broadcast(self, state: str, **details: object) -> None:
         self._state = self._state | {"state": state} | details
         for writer in self._clients:
             self._send(writer)
 
     def _send(self, writer: asyncio.StreamWriter) -> None:
-        # Of all that watch this server one counts its restarts.
+        # One client only: each restart is counted once.
         counts = writer is next(iter(self._clients), None)
         with contextlib.suppress(OSError):
-            writer.write(json.dumps(self._state | {"counts": counts}).encode() + b"\n")
+            writer.write(json.dumps(self._state | {"counts_restarts": counts}).encode() + b"\n")
 
     async def _supervise(self) -> None:
-        """Run the server, life after life, until it cannot be started or has died too often."""
-        deaths = life = 0
+        """Run the server, and restart it until it cannot be started or has died too often."""
+        deaths = restarts = 0
         try:
-            while deaths <= self._spec.restarts:
-                born = time.monotonic()
-                if not await self._live(life) and life == 0:
-                    # It has never worked: a wrong model or argument, which another try will not mend.
+            while deaths <= self._spec.max_restarts:
+                started = time.monotonic()
+                if not await self._run_server(restarts) and restarts == 0:
+                    # It has never worked: the model or an argument is wrong, and a restart would fail too.
                     break
-                deaths = 1 if time.monotonic() - born > _FORGIVEN_SECONDS else deaths + 1
-                life += 1
-            verb = "died too often" if life else "did not start"
-            self._tell("failed", error=f"the model server {verb}: {_last_words(Path(self._spec.log))}")
+                deaths = 1 if time.monotonic() - started > _STABLE_SECONDS else deaths + 1
+                restarts += 1
+            verb = "died too often" if restarts else "did not start"
+            self._broadcast("failed", error=f"the model server {verb}: {_last_error(Path(self._spec.log))}")
         except OSError as error:
-            self._tell("failed", error=f"the model server cannot be started: {error}")
+            self._broadcast("failed", error=f"the model server cannot be started: {error}")
 
-    async def _live(self, life: int) -> bool:
-        """One life of the server, to its end; whether it was ever ready."""
+    async def _run_server(self, restarts: int) -> bool:
+        """Run the server to its end; return whether it was ever ready."""
         port = _free_port()
         with Path(self._spec.log).open("ab") as log:  # noqa: ASYNC230 - a local file, opened once a start
             self._server = await asyncio.create_subprocess_exec(
@@ -145,15 +146,15 @@ class Guard:
                 start_new_session=True,
                 preexec_fn=_die_with_parent,
             )
-        self._tell("starting", life=life, pid=self._server.pid)
-        ready = await self._until_ready(self._server, port)
+        self._broadcast("starting", restarts=restarts, pid=self._server.pid)
+        ready = await self._wait_until_ready(self._server, port)
         if ready:
-            self._tell("ready", url=f"http://127.0.0.1:{port}")
-            await self._until_dead(self._server, port)
-        self._end_server()
+            self._broadcast("ready", url=f"http://127.0.0.1:{port}")
+            await self._wait_until_dead(self._server, port)
+        self._stop_server()
         return ready
 
-    async def _until_ready(self, server: asyncio.subprocess.Process, port: int) -> bool:
+    async def _wait_until_ready(self, server: asyncio.subprocess.Process, port: int) -> bool:
         deadline = time.monotonic() + self._spec.start_seconds
         while time.monotonic() < deadline and server.returncode is None:
             if await asyncio.to_thread(_healthy, port):
@@ -161,8 +162,8 @@ class Guard:
             await asyncio.sleep(0.25)
         return False
 
-    async def _until_dead(self, server: asyncio.subprocess.Process, port: int) -> None:
-        """Return when the process has ended, or no longer answers."""
+    async def _wait_until_dead(self, server: asyncio.subprocess.Process, port: int) -> None:
+        """Return when the process has ended or no longer answers."""
         failures = 0
         while failures < _HEALTH_FAILURES:
             try:
@@ -171,8 +172,8 @@ class Guard:
             except TimeoutError:
                 failures = 0 if await asyncio.to_thread(_healthy, port) else failures + 1
 
-    def _end_server(self) -> None:
-        """End the whole process group: a server's engine child can outlive it."""
+    def _stop_server(self) -> None:
+        """Kill the whole process group: a server's engine process can outlive it."""
         if self._server is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._server.pid, signal.SIGKILL)
@@ -180,12 +181,12 @@ class Guard:
 
 
 def _environment() -> dict[str, str]:
-    """This process's, without the key that vLLM would ask of its clients: they send none, and loopback needs none."""
+    """Return this process's environment without vLLM's key: clients on loopback send none."""
     return {name: value for name, value in os.environ.items() if name != "VLLM_API_KEY"}
 
 
 def _die_with_parent() -> None:
-    """On Linux the server goes when the guard is killed, too."""
+    """Have Linux kill the server when its guard is killed."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
@@ -205,8 +206,8 @@ def _healthy(port: int) -> bool:
         return False
 
 
-def _last_words(log: Path) -> str:
-    """The last line of the log that names an error, for people."""
+def _last_error(log: Path) -> str:
+    """Return the last line of the log that names an error."""
     try:
         lines = log.read_text(errors="replace").splitlines()[-400:]
     except OSError:
@@ -218,8 +219,8 @@ def _last_words(log: Path) -> str:
 
 
 def main() -> None:
-    """Take the lock, or leave it to the guard that has it."""
-    path, spec = Path(sys.argv[1]), Spec(**json.loads(sys.argv[2]))
+    """Run a guard, unless another one holds the lock."""
+    path, spec = Path(sys.argv[1]), ServerSpec(**json.loads(sys.argv[2]))
     lock = os.open(f"{path}{LOCK_SUFFIX}", os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""The sender: one request to one endpoint, trial questions, and what their answers say about the endpoints."""
+"""The sender: sends one request to one endpoint, sends trial requests, and records which endpoints are up."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import aiohttp
 import orjson
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from pipeline.generation.classify import Busy, Transient, classify, refusal
+from pipeline.generation.classify import Busy, Result, Transient, classify, refusal_error
 from pipeline.generation.completions import AnyRequest, Completion, Failure
 from pipeline.generation.dialect import Dialect
 from pipeline.generation.endpoints import Endpoint, Endpoints
 from pipeline.generation.payload import TooLargeError, read_payload
-from pipeline.generation.verdicts import Clocks
-from pipeline.generation.window import back_off
+from pipeline.generation.verdicts import Availability
+from pipeline.generation.window import backoff_seconds
 from pipeline.io.outages import notify
 from schemas.base import UserError
 from schemas.config import RequestsConfig
@@ -26,29 +26,29 @@ from schemas.mask import Mask
 
 _CONNECT_SECONDS = 10.0
 _SHORTEST_PAUSE = 0.1
-"""Seconds: the shortest, even where a server says 'at once' and is busy again."""
+"""Seconds to wait for a busy server, even where it sends `Retry-After: 0`."""
 
 
 class Sender:
-    """Sends requests, each once. `trials` are the trial questions, the plainest first.
+    """Sends requests, each once. `trials` are the trial requests, the plainest first.
 
-    Where the answers say that the run cannot succeed, for now or at all, any method raises `UserError`.
+    Any method raises `UserError` where the responses show that the run cannot succeed, for now or at all.
     """
 
     def __init__(
         self, endpoints: Endpoints, headers: dict[str, str], trials: Sequence[AnyRequest], config: RequestsConfig
     ) -> None:
-        self.clocks = Clocks(config)
+        self.availability = Availability(config)
         self._endpoints = endpoints
         self._headers = headers | {"Content-Type": "application/json"}
         self._trials = trials
         self._dialects: dict[str, Dialect] = defaultdict(Dialect)
         self._config = config
-        # A server may quote the key; answers go into the journal, the rejections and the dataset.
+        # A server may quote the key, and its responses go into the journal, the rejections and the dataset.
         self._mask = Mask(headers.get("Authorization", "").removeprefix("Bearer "))
 
     async def open(self) -> None:
-        """Return when some endpoint has answered all trial questions."""
+        """Return when some endpoint has completed all trial requests."""
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0),
             timeout=aiohttp.ClientTimeout(total=self._config.timeout_seconds, sock_connect=_CONNECT_SECONDS),
@@ -56,31 +56,31 @@ class Sender:
             cookie_jar=aiohttp.DummyCookieJar(),
         )
         await self._endpoints.open()
-        tries = 0
+        retries = 0
         while True:
             endpoints = await self._endpoints.current()
-            tries_here = [asyncio.ensure_future(self._try(endpoint)) for endpoint in endpoints]
+            trials = [asyncio.ensure_future(self._run_trials(endpoint)) for endpoint in endpoints]
             try:
-                answers = [answer for answer in await asyncio.gather(*tries_here) if answer]
+                problems = [problem for problem in await asyncio.gather(*trials) if problem]
             finally:
-                # Where one is refused, the others are no longer waited for.
-                for task in tries_here:
+                # Where one endpoint refuses, the others are not waited for.
+                for task in trials:
                     task.cancel()
-            if len(answers) < len(endpoints):
+            if len(problems) < len(endpoints):
                 return
-            if not self._endpoints.own and all(answer.reason == "unreachable" for answer in answers):
-                raise UserError(f"engine.base_urls: {endpoints[0].url} does not answer ({answers[0].detail})")
-            await asyncio.sleep(back_off(tries))
-            tries += 1
+            if not self._endpoints.is_managed and all(problem.reason == "unreachable" for problem in problems):
+                raise UserError(f"engine.base_urls: {endpoints[0].url} does not answer ({problems[0].detail})")
+            await asyncio.sleep(backoff_seconds(retries))
+            retries += 1
 
     async def close(self) -> None:
-        """Give everything back."""
+        """Close the connections and release the endpoints."""
         await self._endpoints.close()
         await self._session.close()
 
-    async def post(self, endpoint: Endpoint, request: AnyRequest) -> Completion | Failure | Busy | Transient:
-        """Send a request, and sort what comes back."""
-        answer: Completion | Failure | Busy | Transient
+    async def post(self, endpoint: Endpoint, request: AnyRequest) -> Result:
+        """Send a request and classify the response."""
+        result: Result
         try:
             async with self._session.post(
                 endpoint.url + request.path,
@@ -90,68 +90,70 @@ class Sender:
             ) as response:
                 payload = await read_payload(response, self._mask)
         except (aiohttp.InvalidURL, UnicodeError) as error:
-            raise UserError(f"engine.base_urls: {endpoint.place()} is no address ({error})") from None
+            raise UserError(f"engine.base_urls: {endpoint.address()} is no address ({error})") from None
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            answer = Transient("unreachable", self._mask.text(f"{endpoint.place()}: {type(error).__name__}: {error}"))
+            result = Transient("unreachable", self._mask.text(f"{endpoint.address()}: {type(error).__name__}: {error}"))
         except TimeoutError:
-            answer = Transient("timeout", f"no reply within {self._config.timeout_seconds:g} s")
+            result = Transient("timeout", f"no reply within {self._config.timeout_seconds:g} s")
         except (aiohttp.ClientError, OSError) as error:
-            answer = Transient("connection", self._mask.text(f"{endpoint.place()}: {type(error).__name__}: {error}"))
+            result = Transient("connection", self._mask.text(f"{endpoint.address()}: {type(error).__name__}: {error}"))
         except TooLargeError as error:
-            answer = Transient("garbled", str(error))
+            result = Transient("garbled", str(error))
         else:
             headers = response.headers
             if response.status != 200:
                 headers = CIMultiDictProxy(CIMultiDict((name, self._mask.text(text)) for name, text in headers.items()))
-            answer = classify(request, response.status, headers, payload, endpoint.place(request.path))
-        works = not isinstance(answer, Transient)
-        self._endpoints.mark(endpoint, works)
-        if works or self._endpoints.reachable():
-            self.clocks.works()
+            result = classify(request, response.status, headers, payload, endpoint.address(request.path))
+        is_up = not isinstance(result, Transient)
+        self._endpoints.mark(endpoint, is_up)
+        if is_up or self._endpoints.any_up():
+            self.availability.record_up()
         else:
-            self.clocks.fails(time.monotonic())
-        return answer
+            self.availability.record_down(time.monotonic())
+        return result
 
-    def pause(self, busy: Busy, waits: int) -> float:
-        """Return the seconds to wait for a busy endpoint that has been waited for so many times."""
-        return back_off(waits) if busy.seconds is None else max(_SHORTEST_PAUSE, busy.seconds)
+    def pause_seconds(self, busy: Busy, waits: int) -> float:
+        """Return how long to wait for a busy endpoint, after so many earlier waits."""
+        return backoff_seconds(waits) if busy.seconds is None else max(_SHORTEST_PAUSE, busy.seconds)
 
-    def rest(self, endpoint: Endpoint, busy: Busy, pause: float) -> None:
-        """Have nothing sent to a busy endpoint for so many seconds."""
+    def pause(self, endpoint: Endpoint, busy: Busy, seconds: float) -> None:
+        """Send nothing to a busy endpoint for so many seconds."""
         now = time.monotonic()
-        self._endpoints.rest(endpoint, now + pause)
-        self.clocks.bound_wait(now, self._endpoints.rests_until(), f"{endpoint.place()} is busy ({busy.detail})")
+        self._endpoints.pause(endpoint, now + seconds)
+        detail = f"{endpoint.address()} is busy ({busy.detail})"
+        self.availability.check_wait(now, self._endpoints.available_at(), detail)
 
-    async def answers_trials(self, endpoint: Endpoint) -> bool:
-        """Ask the trial questions; return False where the server is out of order."""
-        return await self._try(endpoint) is None
+    async def passes_trials(self, endpoint: Endpoint) -> bool:
+        """Send the trial requests; return False where the endpoint is down."""
+        return await self._run_trials(endpoint) is None
 
-    async def _try(self, endpoint: Endpoint) -> Transient | None:
-        """Return what a server out of order answers to the trial questions, or None where it answers them all."""
+    async def _run_trials(self, endpoint: Endpoint) -> Transient | None:
+        """Send the trial requests; return None where all are completed, or the problem of an endpoint that is down."""
         for number, request in enumerate(self._trials):
-            tries = 0
-            while not isinstance(answer := await self.post(endpoint, request), Completion):
-                if isinstance(answer, Busy):
-                    pause = self.pause(answer, tries)
-                    self.rest(endpoint, answer, pause)
-                    await asyncio.sleep(pause)
-                elif isinstance(answer, Transient) and (number == 0 or answer.reason == "unreachable"):
-                    self.clocks.bound_outage(time.monotonic(), f"{endpoint.place()}: {answer.detail}")
-                    return answer
-                elif isinstance(answer, Failure) or tries == self._config.max_retries:
-                    # A server that answers plainer questions lacks what this one asks for.
-                    if self._dialects[endpoint.name].yields(request):
-                        notify(f"{endpoint.place(request.path)}: asking in other words ({answer.detail})")
-                        tries = 0
+            retries = 0
+            while not isinstance(result := await self.post(endpoint, request), Completion):
+                if isinstance(result, Busy):
+                    seconds = self.pause_seconds(result, retries)
+                    self.pause(endpoint, result, seconds)
+                    await asyncio.sleep(seconds)
+                elif isinstance(result, Transient) and (number == 0 or result.reason == "unreachable"):
+                    self.availability.check_outage(time.monotonic(), f"{endpoint.address()}: {result.detail}")
+                    return result
+                elif isinstance(result, Failure) or retries == self._config.max_retries:
+                    # The server completes plainer requests, so it does not support a field of this one.
+                    if self._dialects[endpoint.name].fall_back(request):
+                        notify(f"{endpoint.address(request.path)}: requests take another form ({result.detail})")
+                        retries = 0
                         continue
-                    raise refusal(answer, request, endpoint.place(request.path), await self._models(endpoint))
+                    models = await self._list_models(endpoint)
+                    raise refusal_error(result, request, endpoint.address(request.path), models)
                 else:
-                    await asyncio.sleep(back_off(tries))
-                tries += 1
+                    await asyncio.sleep(backoff_seconds(retries))
+                retries += 1
         return None
 
-    async def _models(self, endpoint: Endpoint) -> str:
-        """Return the first models that an endpoint lists, for people: such a list proves nothing."""
+    async def _list_models(self, endpoint: Endpoint) -> str:
+        """Return the first models that an endpoint lists, for a message: such a list proves nothing."""
         with contextlib.suppress(aiohttp.ClientError, OSError, ValueError, LookupError, TypeError, AttributeError):
             async with self._session.get(
                 f"{endpoint.url}/models", proxy=endpoint.proxy, allow_redirects=False

@@ -1,4 +1,4 @@
-"""The model server that the build runs itself: its command line, and the link to the guard that supervises it."""
+"""The model server that the build runs itself: its command, and the connection to the guard that supervises it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.generation.endpoints import Endpoint
-from pipeline.generation.guard import Spec
+from pipeline.generation.guard import ServerSpec
 from pipeline.generation.packaged import model_path
 from pipeline.io.storage import private_folder
 from pipeline.runtime.progress import Counters
@@ -36,10 +36,11 @@ def require_vllm(engine: VllmEngine) -> None:
         )
 
 
-def server_spec(engine: VllmEngine, model: str, log: Path) -> Spec:
-    """The command that serves `model` under that very name, on loopback.
+def server_spec(engine: VllmEngine, model: str, log: Path) -> ServerSpec:
+    """Return the command that serves `model` under that name, on loopback.
 
-    Raises `UserError` where vLLM or the model is missing.
+    Raises:
+        UserError: vLLM or the model is missing.
     """
     require_vllm(engine)
     on_cpu = engine.device == "cpu" or (engine.device == "auto" and not _has_gpu())
@@ -50,17 +51,17 @@ def server_spec(engine: VllmEngine, model: str, log: Path) -> Spec:
         *(_CPU_ARGS if on_cpu else ()),
         *engine.args,
     ]
-    return Spec(
+    return ServerSpec(
         command=tuple(command),
         environment=_environment(on_cpu),
         log=str(log),
         start_seconds=engine.start_seconds,
-        restarts=engine.max_restarts,
+        max_restarts=engine.max_restarts,
     )
 
 
 # Chunked prefill and a per-request seed together kill vLLM 0.32 on a CPU ("CPU Generator does not use offset").
-# Compilation takes longer to start than it saves in a build of some thousand rows. The default cache block of 128
+# Compilation takes longer at the start than it saves in a build of a few thousand rows. The default cache block of 128
 # tokens would waste most of the prefix that a pair's two prompts share.
 _CPU_ARGS = (
     *("--enforce-eager", "--no-enable-chunked-prefill", "--dtype", "bfloat16", "--block-size", "32"),
@@ -69,7 +70,7 @@ _CPU_ARGS = (
 
 
 def _has_gpu() -> bool:
-    """Whether `nvidia-smi` answers: that it is there says nothing about the driver."""
+    """Return whether `nvidia-smi` succeeds; its mere presence says nothing about the driver."""
     try:
         return subprocess.run(["nvidia-smi"], capture_output=True, timeout=30, check=False).returncode == 0
     except (OSError, subprocess.TimeoutExpired):
@@ -86,106 +87,106 @@ def _environment(on_cpu: bool) -> dict[str, str]:
 
 
 class ManagedServer:
-    """The link to a guard: starts one where there is none, follows its state, and says so when it fails."""
+    """A server under a guard: starts the guard where there is none, and follows the state that it reports."""
 
-    own = True
+    is_managed = True
 
-    def __init__(self, spec: Spec, counters: Counters) -> None:
+    def __init__(self, spec: ServerSpec, counters: Counters) -> None:
         self._spec = spec
         self._counters = counters
         self._socket = _socket_path(spec)
-        self._life = 0
+        self._restarts = 0
         self._pid = 0
         self._url = ""
-        self._rest_until = 0.0
+        self._paused_until = 0.0
         self._error: str | None = None
         self._changed = asyncio.Condition()
-        self._follower: asyncio.Task[None] | None = None
+        self._watcher: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
-        """Connect, and wait until the server answers."""
-        self._follower = asyncio.create_task(self._follow())
-        self._follower.add_done_callback(lambda task: task.cancelled() or task.exception())
+        """Connect to the guard and wait until the server answers."""
+        self._watcher = asyncio.create_task(self._watch_guard())
+        self._watcher.add_done_callback(lambda task: task.cancelled() or task.exception())
         await self.acquire()
 
     async def acquire(self) -> Endpoint:
-        """The server, once it is ready."""
+        """Return the server's endpoint once it is ready."""
         async with self._changed:
             await self._changed.wait_for(lambda: self._url or self._error)
         if self._error is not None:
             raise UserError(f"engine vllm: {self._error}")
-        return Endpoint("vllm", f"{self._url}/v1", self._life)
+        return Endpoint("vllm", f"{self._url}/v1", self._restarts)
 
     async def current(self) -> list[Endpoint]:
-        """The one that there is."""
+        """Return the only endpoint."""
         return [await self.acquire()]
 
     def release(self, endpoint: Endpoint) -> None:
-        """One server takes all: nothing to count."""
+        """Do nothing: one server takes all requests."""
 
-    def mark(self, endpoint: Endpoint, works: bool) -> None:
-        """There is no other server to prefer."""
+    def mark(self, endpoint: Endpoint, is_up: bool) -> None:
+        """Do nothing: there is no other server to prefer."""
 
-    def reachable(self) -> bool:
-        """There is no other server to try."""
+    def any_up(self) -> bool:
+        """Return False: there is no other server to try."""
         return False
 
-    def rest(self, endpoint: Endpoint, until: float) -> None:
-        """Send nothing before that time."""
-        self._rest_until = max(self._rest_until, until)
+    def pause(self, endpoint: Endpoint, until: float) -> None:
+        """Send nothing before `until`."""
+        self._paused_until = max(self._paused_until, until)
 
-    def rests_until(self) -> float:
-        """When it takes requests."""
-        return self._rest_until
+    def available_at(self) -> float:
+        """Return the end of the pause."""
+        return self._paused_until
 
-    def life(self) -> int:
-        """Which server this is: 0 for the first, and one more for each restart."""
-        return self._life if self._url else self._life + 1
+    def restarts(self) -> int:
+        """Return how often the server was restarted, counting a restart that is under way."""
+        return self._restarts if self._url else self._restarts + 1
 
     async def close(self) -> None:
-        """Leave. The guard ends the server when its last client has left."""
-        if self._follower is not None:
-            self._follower.cancel()
-            await asyncio.gather(self._follower, return_exceptions=True)
+        """Disconnect. The guard stops the server when its last client has left."""
+        if self._watcher is not None:
+            self._watcher.cancel()
+            await asyncio.gather(self._watcher, return_exceptions=True)
 
-    async def _follow(self) -> None:
-        first_life = 0
-        for _ in range(1 + self._spec.restarts):
+    async def _watch_guard(self) -> None:
+        earlier_restarts = 0
+        for _ in range(1 + self._spec.max_restarts):
             try:
                 reader, writer = await self._connect()
             except OSError as error:
-                await self._set("", f"cannot start the server's guard: {error}")
+                await self._publish("", f"cannot start the server's guard: {error}")
                 return
-            # A guard that is killed may leave a reset, or half a line.
+            # A guard that is killed may leave a connection reset, or half a line.
             with contextlib.suppress(OSError, ValueError):
                 while line := await reader.readline():
-                    await self._heed(json.loads(line), first_life)
+                    await self._apply_state(json.loads(line), earlier_restarts)
             writer.close()
             if self._error is not None:
                 return
-            # The guard was killed. Its server goes with it, but not that server's children.
+            # The guard was killed. Its server ends with it, but not that server's children.
             if self._pid:
                 with contextlib.suppress(OSError):
                     os.killpg(self._pid, signal.SIGKILL)
-            logger.warning("the guard of the model server was killed; starting both again")
-            first_life = self._life + 1
-            await self._set("")
-        await self._set("", "the server's guard died too often")
+            logger.warning("the guard of the model server was killed; restarting both")
+            earlier_restarts = self._restarts + 1
+            await self._publish("")
+        await self._publish("", "the server's guard died too often")
 
-    async def _heed(self, state: dict[str, Any], first_life: int) -> None:
-        life = first_life + int(state["life"])
-        if self._pid and life > self._life:
-            logger.warning("the model server ended; restart %d (its log: %s)", life, self._spec.log)
-            if state["counts"]:
-                self._counters.add("server_restarts", life - self._life)
-        self._life = life
+    async def _apply_state(self, state: dict[str, Any], earlier_restarts: int) -> None:
+        restarts = earlier_restarts + int(state["restarts"])
+        if self._pid and restarts > self._restarts:
+            logger.warning("the model server ended; restart %d (its log: %s)", restarts, self._spec.log)
+            if state["counts_restarts"]:
+                self._counters.add("server_restarts", restarts - self._restarts)
+        self._restarts = restarts
         self._pid = int(state.get("pid", 0)) or self._pid
         if state["state"] == "failed":
-            await self._set("", state["error"])
+            await self._publish("", state["error"])
         else:
-            await self._set(state["url"] if state["state"] == "ready" else "")
+            await self._publish(state["url"] if state["state"] == "ready" else "")
 
-    async def _set(self, url: str, error: str | None = None) -> None:
+    async def _publish(self, url: str, error: str | None = None) -> None:
         if url and url != self._url:
             logger.info("the model server is ready at %s", url)
         async with self._changed:
@@ -202,7 +203,7 @@ class ManagedServer:
         return await asyncio.open_unix_connection(self._socket)
 
     def _start_guard(self) -> None:
-        # A session of its own: Ctrl-C in the terminal ends the build, which then leaves; the guard cleans up.
+        # In a session of its own, Ctrl-C in the terminal does not reach the guard, which cleans up after the build.
         subprocess.Popen(
             [sys.executable, "-m", "pipeline.generation.guard", str(self._socket), json.dumps(asdict(self._spec))],
             stdin=subprocess.DEVNULL,
@@ -211,7 +212,7 @@ class ManagedServer:
         )
 
 
-def _socket_path(spec: Spec) -> Path:
-    """One server for each command on a machine, whoever asks."""
+def _socket_path(spec: ServerSpec) -> Path:
+    """Return the socket of a spec's guard: processes with the same command share one server."""
     key = hashlib.sha256(json.dumps([spec.command, spec.environment], sort_keys=True).encode()).hexdigest()[:16]
     return private_folder() / f"{key}.sock"

@@ -80,8 +80,8 @@ class GenerateFn(beam.DoFn):
                 service.wait()
 
     def _take_done(self, service: GenerationService) -> Iterator[ShardWithRequests]:
-        done = [(shard, batch) for shard, batch in self._pending if batch.done]
-        self._pending = [(shard, batch) for shard, batch in self._pending if not batch.done]
+        done = [(shard, batch) for shard, batch in self._pending if batch.is_done]
+        self._pending = [(shard, batch) for shard, batch in self._pending if not batch.is_done]
         for shard, batch in done:
             if self._closes:
                 service.finish(shard.journal)

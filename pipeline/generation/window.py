@@ -1,4 +1,4 @@
-"""Pace: how many requests are under way at once, and how long to wait between tries."""
+"""The number of requests in flight, and the backoff between retries."""
 
 from __future__ import annotations
 
@@ -6,32 +6,32 @@ import random
 from dataclasses import dataclass, field
 
 _LONGEST_PAUSE = 30.0
-"""Seconds: the longest wait between two tries that we choose ourselves."""
+"""Seconds: the longest backoff that no server asked for."""
 
 
 @dataclass
 class Window:
     """Adaptive concurrency: additive increase, multiplicative decrease (Chiu and Jain, 1989)."""
 
-    largest: int
+    maximum: int
     limit: float = field(init=False)
     _shrunk_at: float = field(default=-1.0, init=False)
 
     def __post_init__(self) -> None:
-        self.limit = float(self.largest)
+        self.limit = float(self.maximum)
 
     def grow(self, sequences: int = 1) -> None:
-        """A request of so many sequences succeeded: about one more for each window full of them."""
-        if self.limit < self.largest:
-            self.limit = min(self.largest, self.limit + min(1.0, sequences / self.limit))
+        """Widen by about one for each full window of sequences that succeeded."""
+        if self.limit < self.maximum:
+            self.limit = min(self.maximum, self.limit + min(1.0, sequences / self.limit))
 
     def shrink(self, now: float) -> None:
-        """The server is busy. Answers that were under way together count once."""
+        """Halve the limit as the server is busy. Responses within half a second count once."""
         if now - self._shrunk_at > 0.5:
             self._shrunk_at = now
             self.limit = max(1.0, self.limit / 2)
 
 
-def back_off(tries: int) -> float:
-    """Return seconds: exponential back-off with jitter, which decides when and never what."""
-    return random.uniform(0.5, 1.0) * min(_LONGEST_PAUSE, 0.25 * 2.0 ** min(tries, 16))
+def backoff_seconds(retries: int) -> float:
+    """Return the wait before the next retry: exponential, with jitter. Rows do not depend on it."""
+    return random.uniform(0.5, 1.0) * min(_LONGEST_PAUSE, 0.25 * 2.0 ** min(retries, 16))

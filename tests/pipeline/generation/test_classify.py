@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
-from pipeline.generation.classify import Busy, Transient, classify, refusal
+from pipeline.generation.classify import Busy, Transient, classify, refusal_error
 from pipeline.generation.completions import (
     AnyRequest,
     Completion,
@@ -263,11 +263,11 @@ def test_a_redirect_ends_the_run_and_says_what_to_set(status: int, location: str
         (402, "top up"),
         (403, "engine.api_key_env"),
         (404, "generation.model"),
-        (500, "refuses even a trial question"),
+        (500, "refuses even a trial request"),
     ],
 )
 def test_a_refusal_has_address_words_models_and_advice(status: int, words: str) -> None:
-    text = str(refusal(Failure(f"http_{status}", f"HTTP {status}: no", may_pass=False), CHAT, URL, "'a', 'b'"))
+    text = str(refusal_error(Failure(f"http_{status}", f"HTTP {status}: no", may_pass=False), CHAT, URL, "'a', 'b'"))
 
     assert text.startswith(URL)
     assert f"HTTP {status}: no" in text

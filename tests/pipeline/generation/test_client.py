@@ -94,7 +94,7 @@ def wait_until(condition: Callable[[], bool], client: Client) -> None:
 
 
 def finish(client: Client, batch: RequestBatch) -> list[Outcome]:
-    wait_until(lambda: batch.done, client)
+    wait_until(lambda: batch.is_done, client)
     return batch.result()
 
 
@@ -218,7 +218,7 @@ def test_a_slow_request_holds_nobody_up_not_even_across_shards(tmp_path: Path) -
 
     with StubServer(first_waits_for_the_last) as stub, connected(tmp_path, stub.url, in_flight=2) as client:
         batches = [submit(client, make_requests(20, start), tmp_path) for start in (0, 20, 40)]
-        wait_until(lambda: all(batch.done for batch in batches), client)
+        wait_until(lambda: all(batch.is_done for batch in batches), client)
 
     assert failures([outcome for batch in batches for outcome in batch.result()]) == []
 
@@ -817,7 +817,7 @@ def test_what_befalls_all_rows_from_one_on_is_the_fault_of_the_run(tmp_path: Pat
         ask(tmp_path, requests, stub.url)
 
     journal = read_journal(tmp_path / "journal.jsonl")
-    assert len(journal) == 59  # One was the trial question.
+    assert len(journal) == 59  # One was the trial request.
     assert failures([*journal.values()]) == []
 
 
@@ -1149,7 +1149,7 @@ def test_closing_in_the_middle_keeps_each_outcome_that_has_arrived(tmp_path: Pat
         client = connect(tmp_path, stub.url, in_flight=8, config=settings(timeout_seconds=600.0))
         batch = submit(client, requests, tmp_path)
         # When eight hang the window is full: the 32 good ones before the 40th have been answered.
-        wait_until(lambda: batch.missing == 8, client)
+        wait_until(lambda: batch.pending == 8, client)
         close_in_time(client)
 
     kept = read_journal(tmp_path / "journal.jsonl")
@@ -1218,7 +1218,7 @@ def generator_with_key(
 
 def finish_served(service: GenerationService, batch: RequestBatch) -> list[Outcome]:
     deadline = time.monotonic() + PATIENCE
-    while not batch.done:
+    while not batch.is_done:
         service.wait()
         assert time.monotonic() < deadline, "waited for too long"
     return batch.result()

@@ -33,13 +33,13 @@ def test_where_nothing_is_refused_all_is_sent_as_it_is(request_: AnyRequest) -> 
 def test_what_has_no_other_form_does_not_yield(request_: AnyRequest) -> None:
     dialect = Dialect()
 
-    assert not dialect.yields(request_)
+    assert not dialect.fall_back(request_)
     assert dialect.body(request_) == request_.body
 
 
 def test_a_schema_is_asked_for_in_other_words_before_it_is_left_out() -> None:
     dialect, formats = Dialect(), []
-    while dialect.yields(JSON):
+    while dialect.fall_back(JSON):
         formats.append(sent(dialect, JSON).get("response_format"))
         assert {**sent(dialect, JSON), "response_format": None} == {**orjson.loads(CHAT.body), "response_format": None}
 
@@ -54,12 +54,12 @@ def test_a_schema_is_asked_for_in_other_words_before_it_is_left_out() -> None:
 def test_choices_do_without_the_constraint() -> None:
     dialect = Dialect()
 
-    assert dialect.yields(CHOICE) and not dialect.yields(CHOICE)
+    assert dialect.fall_back(CHOICE) and not dialect.fall_back(CHOICE)
     assert sent(dialect, CHOICE) == {**orjson.loads(FREE.body), "prompt": ["Rye.Kind?", "Rye.Young?"]}
 
 
 def test_one_field_that_is_refused_leaves_the_other() -> None:
     dialect = Dialect()
-    dialect.yields(CHOICE)
+    dialect.fall_back(CHOICE)
 
     assert dialect.body(JSON) == JSON.body

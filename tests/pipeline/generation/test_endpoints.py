@@ -50,14 +50,14 @@ def test_one_that_is_out_of_order_is_avoided_until_it_works() -> None:
         endpoints = RemoteEndpoints(["http://a/v1", "http://b/v1"])
         a, b = await endpoints.current()
 
-        endpoints.mark(a, works=False)
+        endpoints.mark(a, is_up=False)
         assert await take(endpoints, 3) == ["http://b/v1"] * 3
-        assert endpoints.reachable()
+        assert endpoints.any_up()
 
-        endpoints.mark(b, works=False)
-        assert not endpoints.reachable()
+        endpoints.mark(b, is_up=False)
+        assert not endpoints.any_up()
 
-        endpoints.mark(a, works=True)
+        endpoints.mark(a, is_up=True)
         assert await take(endpoints, 1) == ["http://a/v1"]
 
     asyncio.run(run())
@@ -69,13 +69,13 @@ def test_one_that_rests_gets_nothing_and_the_rest_of_all_is_known() -> None:
         a, b = await endpoints.current()
         now = time.monotonic()
 
-        endpoints.rest(a, now + 100)
-        endpoints.rest(a, now + 50)
+        endpoints.pause(a, now + 100)
+        endpoints.pause(a, now + 50)
         assert await take(endpoints, 3) == ["http://b/v1"] * 3
-        assert endpoints.rests_until() <= now
+        assert endpoints.available_at() <= now
 
-        endpoints.rest(b, now + 70)
-        assert endpoints.rests_until() == now + 70
+        endpoints.pause(b, now + 70)
+        assert endpoints.available_at() == now + 70
 
     asyncio.run(run())
 
@@ -108,4 +108,4 @@ def test_an_endpoint_has_the_proxy_of_the_environment_but_never_on_this_machine(
 def test_a_proxy_is_named_without_its_password() -> None:
     endpoint = Endpoint("m", "http://model.example/v1", proxy="http://me:secret@proxy.example:3128")
 
-    assert endpoint.place("/models") == "http://model.example/v1/models (through the proxy proxy.example:3128)"
+    assert endpoint.address("/models") == "http://model.example/v1/models (through the proxy proxy.example:3128)"

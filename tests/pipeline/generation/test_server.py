@@ -26,7 +26,7 @@ from pipeline.generation.completions import (
     make_choice_request,
     make_request,
 )
-from pipeline.generation.guard import Spec
+from pipeline.generation.guard import ServerSpec
 from pipeline.generation.journal import open_journal
 from pipeline.generation.server import ManagedServer, server_spec
 from pipeline.runtime.progress import counters_for
@@ -45,13 +45,13 @@ def vllm_engine(**changes: Any) -> VllmEngine:
     return VllmEngine.model_validate({"device": "cpu", "start_seconds": PATIENCE} | changes)
 
 
-def stub_spec(folder: Path, *arguments: str, **changes: Any) -> Spec:
+def stub_spec(folder: Path, *arguments: str, **changes: Any) -> ServerSpec:
     """A server of this test alone, as `folder` is part of its command."""
     command = (sys.executable, "-m", "tests.stub", "--log", str(folder / "requests.log"), *arguments)
     return server_spec(vllm_engine(command=command, **changes), "stub", folder / "server.log")
 
 
-def script_spec(folder: Path, script: str, **changes: Any) -> Spec:
+def script_spec(folder: Path, script: str, **changes: Any) -> ServerSpec:
     """A server that is a Python script; `folder` makes its command this test's own."""
     command = (sys.executable, "-c", script, str(folder))
     return server_spec(vllm_engine(command=command, **changes), "stub", folder / "server.log")
@@ -72,7 +72,7 @@ def make_choices(count: int) -> list[ChoiceRequest]:
 
 
 @contextmanager
-def connected(folder: Path, spec: Spec, in_flight: int = 4, retries: int = 3) -> Iterator[Client]:
+def connected(folder: Path, spec: ServerSpec, in_flight: int = 4, retries: int = 3) -> Iterator[Client]:
     folder.mkdir(exist_ok=True)
     counts = counters_for(folder)
     config = RequestsConfig(timeout_seconds=60.0, max_retries=retries, max_wait_seconds=60.0, outage_seconds=60.0)
@@ -97,7 +97,7 @@ def wait_until(condition: Callable[[], bool], pause: Callable[[], None] = lambda
 
 
 def finish(client: Client, batch: RequestBatch) -> list[Outcome]:
-    wait_until(lambda: batch.done, client.wait)
+    wait_until(lambda: batch.is_done, client.wait)
     return batch.result()
 
 
@@ -105,7 +105,7 @@ def failures(outcomes: Sequence[Outcome]) -> list[Failure]:
     return [outcome for outcome in outcomes if isinstance(outcome, Failure)]
 
 
-def error_of(folder: Path, spec: Spec) -> str:
+def error_of(folder: Path, spec: ServerSpec) -> str:
     """The one line with which a build on this server ends."""
     with connected(folder, spec) as client, pytest.raises(UserError) as caught:
         finish(client, submit(client, make_requests(3), folder))
@@ -430,11 +430,11 @@ def test_the_server_of_a_killed_client_ends(tmp_path: Path) -> None:
 CLIENT = """
 import json, sys, time
 from pathlib import Path
-from pipeline.generation.guard import Spec
+from pipeline.generation.guard import ServerSpec
 from tests.pipeline.generation.test_server import connected, finish, make_requests, submit
 
 folder, spec = Path(sys.argv[1]), json.loads(sys.argv[2])
-with connected(folder, Spec(**spec | {"command": tuple(spec["command"])})) as client:
+with connected(folder, ServerSpec(**spec | {"command": tuple(spec["command"])})) as client:
     finish(client, submit(client, make_requests(5), folder))
     print("answered", flush=True)
     time.sleep(600)
@@ -567,7 +567,7 @@ def test_arguments_of_the_user_come_last_so_that_they_win(tmp_path: Path) -> Non
 def test_limits_and_log_are_those_of_the_engine(tmp_path: Path) -> None:
     spec = server_spec(vllm_engine(command=("serve",), start_seconds=12.0, max_restarts=5), "m", tmp_path / "log")
 
-    assert (spec.start_seconds, spec.restarts, spec.log) == (12.0, 5, str(tmp_path / "log"))
+    assert (spec.start_seconds, spec.max_restarts, spec.log) == (12.0, 5, str(tmp_path / "log"))
 
 
 def test_a_local_folder_without_a_model_is_refused(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ class Told(Observer):
 
 
 def built(output: Path, answer: Answer, **annotation: Any) -> tuple[Manifest, StubServer, list[str]]:
-    """A build of mined pairs against a server that answers trial questions as it does all others."""
+    """A build of mined pairs against a server that answers trial requests as it does all others."""
     output.parent.mkdir(exist_ok=True)
     threads = write_threads(output.with_name("threads.jsonl"), 20)
     keys = mining(threads, annotation={"dimensions": DIMENSIONS, **annotation})
@@ -81,7 +81,7 @@ def test_a_server_without_json_schemas_is_asked_in_other_words(
 
     assert {body.get("response_format", {}).get("type") for body in stub.bodies} == {sent}
     assert manifest.counts.examples > 0 and not any(name.startswith("annotate") for name in manifest.counts.rejected)
-    assert f"{stub.url}/chat/completions: asking in other words (HTTP {status}: no response_format" in told[0]
+    assert f"{stub.url}/chat/completions: requests take another form (HTTP {status}: no response_format" in told[0]
 
 
 def test_the_rows_and_the_journal_are_those_of_a_server_that_lacks_nothing(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from pipeline.generation.verdicts import Clocks
+from pipeline.generation.verdicts import Availability
 from pipeline.runtime import logs, timing
 from schemas.config import RequestsConfig
 from tests import ROOT
@@ -68,13 +68,13 @@ def test_a_shard_far_slower_than_the_median_is_a_warning(
 
 
 def test_an_outage_is_logged_once_when_it_lasts_and_when_it_ends(caplog: pytest.LogCaptureFixture) -> None:
-    clocks = Clocks(RequestsConfig(outage_seconds=60))
+    availability = Availability(RequestsConfig(outage_seconds=60))
     for now in (0.0, 1.0, 6.0, 7.0):
-        clocks.fails(now)
-        clocks.bound_outage(now, "connection refused")
-    clocks.works()
-    clocks.fails(8.0)
-    clocks.works()
+        availability.record_down(now)
+        availability.check_outage(now, "connection refused")
+    availability.record_up()
+    availability.record_down(8.0)
+    availability.record_up()
 
     assert len(caplog.messages) == 2
     assert "connection refused" in caplog.messages[0]
