@@ -24,7 +24,7 @@ from pipeline.io.shards import read_meta
 from pipeline.io.storage import AnyPath, remove_temporary
 from pipeline.plan import BuildPlan, ShardSpec, cut_shards
 from pipeline.runtime import inputs
-from pipeline.sampling.posts import read_posts, source_content, split_posts, store_posts
+from pipeline.sampling.posts import identify_source, read_posts, split_posts, store_posts
 from pipeline.threads.index import Index
 from pipeline.threads.sources import identify_sources
 from preference_space.sampling import Sampler
@@ -142,7 +142,7 @@ def _fingerprint_parts(
     }
     if config.sampled_pairs:
         Sampler(space, config.sampling, config.seed)
-        content = source_content(config.seeds)
+        content = identify_source(config.seeds)
         parts["seeds"] = {
             "content": content,
             **config.seeds.model_dump(mode="json", include={"config", "split", "limit", "columns"}),

@@ -1,4 +1,4 @@
-"""When a generated pair is good enough: one rule, one reason. Pure functions of texts and configuration."""
+"""Rules for texts and pairs, as pure functions of texts and configuration. Each rule has a reason that is counted."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from rapidfuzz.distance import Indel
 
-from pipeline.reading.text import control_character, without_mark, words
+from pipeline.reading.text import find_control_character, remove_byte_order_mark, words
 from schemas.config import RulesConfig
 
 
@@ -32,16 +32,16 @@ _QUOTES = {'"': '"', "'": "'", "\u201c": "\u201d", "\u2018": "\u2019", "*": "*"}
 
 
 def clean_reply(text: str) -> str:
-    """A reply without surrounding space, byte order mark, and quotation marks that enclose all of it."""
-    text = without_mark(text.strip()).strip()
+    """Remove surrounding space, byte order marks, and quotation marks that enclose the whole reply."""
+    text = remove_byte_order_mark(text.strip()).strip()
     while len(text) > 1 and _QUOTES.get(text[0]) == text[-1] and text[0] not in text[1:-1]:
         text = text[1:-1].strip()
     return text
 
 
 def detect_language(text: str) -> str:
-    """The ISO 639-1 code of a text's language, as far as a classifier can tell."""
-    # Only builds that configure a language load the classifier and its model.
+    """Return the ISO 639-1 code of the likeliest language of a text."""
+    # Imported here, as only builds that configure a language need the classifier and its model.
     from py3langid.langid import classify
 
     code: str = classify(text)[0]
@@ -49,16 +49,16 @@ def detect_language(text: str) -> str:
 
 
 def check_text(text: str, finish_reason: str, rules: RulesConfig) -> Violation | None:
-    """The first rule that any generated text can break by itself: a reply, or a portrait."""
+    """Return the first rule that a reply or a portrait breaks, apart from its prompt and its pair."""
     if finish_reason != "stop":
         return Violation("unfinished", f"finish_reason {finish_reason}{'' if text.strip() else ', no text'}")
-    # First of all, as other rules take their time with a long text.
+    # Checked first, as other rules are slow on a long text.
     if len(text) > rules.max_characters:
         return Violation("too_long", f"{len(text)} characters")
     found = _words(text)
     if not found:
         return Violation("empty", "")
-    control = control_character(text)
+    control = find_control_character(text)
     if control:
         return Violation("control_character", control)
     if len(found) < rules.min_words:
@@ -82,7 +82,7 @@ def check_text(text: str, finish_reason: str, rules: RulesConfig) -> Violation |
 
 
 def check_control_tokens(text: str, rules: RulesConfig) -> Violation | None:
-    """Return the fault of a text that holds a token of a chat template: a model would take it for one."""
+    """Return a violation if the text holds a control token of a chat template, which a model would obey."""
     for pattern in _compiled(rules.control_tokens):
         match = pattern.search(text)
         if match:
@@ -91,7 +91,14 @@ def check_control_tokens(text: str, rules: RulesConfig) -> Violation | None:
 
 
 def check_reply(text: str, finish_reason: str, prompts: Sequence[str], rules: RulesConfig) -> Violation | None:
-    """The first rule that one reply breaks; `prompts` are all texts that it must not copy from."""
+    """Return the first rule that a reply breaks.
+
+    Args:
+        text: The reply, cleaned.
+        finish_reason: As the server gave it.
+        prompts: Texts that the reply must not copy from.
+        rules: Thresholds.
+    """
     violation = check_text(text, finish_reason, rules)
     if violation:
         return violation
@@ -104,7 +111,7 @@ def check_reply(text: str, finish_reason: str, prompts: Sequence[str], rules: Ru
 
 
 def check_pair(chosen: str, rejected: str, rules: RulesConfig) -> Violation | None:
-    """The first rule that two replies, good by themselves, break together."""
+    """Return the first rule that two replies break together."""
     shorter, longer = sorted((len(chosen), len(rejected)))
     if longer > rules.max_length_ratio * shorter:
         return Violation("length_ratio", f"{longer} against {shorter} characters")
@@ -118,13 +125,13 @@ def check_pair(chosen: str, rejected: str, rules: RulesConfig) -> Violation | No
 
 @lru_cache(maxsize=16)
 def _words(text: str) -> list[str]:
-    """Cached, as the rules of one row ask for the same few texts in turn."""
+    """Cached, as the rules of a row need the words of the same texts."""
     return words(text)
 
 
 @lru_cache(maxsize=512)
 def _line_grams(line: str, size: int) -> frozenset[tuple[str, ...]]:
-    """Cached: a post stands in both prompts of a pair, and a hint in those of many."""
+    """Cached, as both prompts of a pair hold the post, and the prompts of many pairs hold a hint."""
     return frozenset(_grams(_words(line), size))
 
 
@@ -134,7 +141,7 @@ def _grams(words: list[str], size: int) -> set[tuple[str, ...]]:
 
 @lru_cache
 def _forbidden(refusals: tuple[str, ...], markup: tuple[str, ...]) -> list[tuple[str, re.Pattern[str]]]:
-    """Compiled, with the reasons that they give. One word boundary before all refusals makes them fast."""
+    """Return compiled patterns with their reasons. One word boundary before all refusals makes the search fast."""
     joined = (rf"\b(?:{'|'.join(refusals)})",) if refusals else ()
     return [("refusal_or_meta", p) for p in _compiled(joined)] + [("markup", p) for p in _compiled(markup)]
 

@@ -1,4 +1,4 @@
-"""Finds the values of a row by the names of its columns, whichever case they are in, or by a map of names."""
+"""Finds the values of a row by column name, in any case, or by a map of names."""
 
 from __future__ import annotations
 
@@ -6,18 +6,23 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from pipeline.reading.values import UnreadableError, named
+from pipeline.reading.values import UnreadableError, column_names
 
 
 class Columns:
-    """The columns of a source; `given` maps fields to columns where the names differ.
+    """Columns of a source.
 
-    `key` is what the configuration puts before the name of a field, such as `seeds.columns.`, for errors.
-    A mapped column must be in every row, though its value may be missing: a wrong name would go unseen otherwise.
+    A mapped column must be in every row, though its value may be missing: a misspelt name would go unnoticed otherwise.
     """
 
-    def __init__(self, given: Mapping[Any, str], key: str) -> None:
-        self._given = given
+    def __init__(self, mapped: Mapping[Any, str], key: str) -> None:
+        """Create the columns.
+
+        Args:
+            mapped: Column of each field whose name differs.
+            key: Prefix of a field in the configuration, such as `seeds.columns.`, for messages.
+        """
+        self._mapped = mapped
         self._key = key
 
     def has(self, row: Mapping[str, Any], field: str) -> bool:
@@ -25,20 +30,20 @@ class Columns:
         return self._column(row, field) is not None
 
     def value(self, row: Mapping[str, Any], field: str) -> Any:
-        """Return the value of a field; None where there is no such column."""
+        """Return the value of a field; None without such a column."""
         column = self._column(row, field)
         return None if column is None else row[column]
 
     def _column(self, row: Mapping[str, Any], field: str) -> str | None:
-        wanted = self._given.get(field, field)
+        wanted = self._mapped.get(field, field)
         if wanted in row:
             return wanted
-        column = _spelt(tuple(row), wanted.casefold())
-        if column is None and field in self._given:
-            raise UnreadableError(f"no column '{wanted}' ({self._key}{field}); it has {named(row)}")
+        column = _find_column(tuple(row), wanted.casefold())
+        if column is None and field in self._mapped:
+            raise UnreadableError(f"no column '{wanted}' ({self._key}{field}); it has {column_names(row)}")
         return column
 
 
 @lru_cache(maxsize=1024)
-def _spelt(columns: tuple[str, ...], wanted: str) -> str | None:
+def _find_column(columns: tuple[str, ...], wanted: str) -> str | None:
     return next((column for column in columns if column.strip().casefold() == wanted), None)

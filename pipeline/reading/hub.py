@@ -1,4 +1,4 @@
-"""Datasets of the Hub as input: their commit, and their rows as a stream."""
+"""Reads datasets of the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -9,24 +9,44 @@ from schemas.base import UsageError
 
 
 def dataset_commit(path: str, revision: str, key: str) -> str:
-    """The commit that `hf://owner/name` has at a revision; `key` is the configuration's, for errors."""
+    """Return the commit of a dataset at a revision.
+
+    Args:
+        path: `hf://owner/name`.
+        revision: Branch, tag or commit.
+        key: Configuration key of the dataset, for messages.
+
+    Raises:
+        UsageError: The dataset is not reachable, or does not exist.
+    """
     from huggingface_hub import HfApi
 
     try:
         info = HfApi().dataset_info(path.removeprefix("hf://"), revision=revision)
-    except Exception as error:  # The Hub's client lets errors of its HTTP library through, whichever that is.
+    except Exception as error:  # The client passes on errors of its HTTP library.
         raise UsageError(f"{key}: cannot reach {path} at '{revision}': {_first_line(error)}") from None
     return str(info.sha)
 
 
 def dataset_rows(path: str, config: str | None, split: str, revision: str, key: str) -> Iterator[Mapping[str, Any]]:
-    """Every row of a split, streamed."""
-    # A heavy import that only these sources need.
+    """Stream the rows of a split.
+
+    Args:
+        path: `hf://owner/name`.
+        config: Configuration of the dataset; None for the default.
+        split: Name of the split.
+        revision: Branch, tag or commit.
+        key: Configuration key of the dataset, for messages.
+
+    Raises:
+        UsageError: The dataset cannot be loaded.
+    """
+    # Imported here, as it is slow and only these sources need it.
     from datasets import load_dataset
 
     try:
         yield from load_dataset(path.removeprefix("hf://"), config, split=split, revision=revision, streaming=True)
-    except Exception as error:  # As above; and a dataset's own reader may raise anything.
+    except Exception as error:  # A dataset's reader may raise anything.
         raise UsageError(f"{key}: cannot load {path}: {_first_line(error)}") from None
 
 

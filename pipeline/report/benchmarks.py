@@ -12,7 +12,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.reading.formats import elements
+from pipeline.reading.json_files import read_list
 from pipeline.report.texts import Hashes, words_of
 from schemas.base import UsageError
 
@@ -96,7 +96,7 @@ def _lines(path: Path) -> Iterator[Any]:
 
 def _elements(path: Path) -> Iterator[Any]:
     with path.open(encoding="utf-8-sig") as file:
-        yield from elements(file)
+        yield from read_list(file)
 
 
 def _gathered(rows: Iterator[Any]) -> Texts:

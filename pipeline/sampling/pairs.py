@@ -14,7 +14,7 @@ from pipeline.plan import BuildPlan, ShardSpec
 from pipeline.quality.rules import Violation, check_pair, check_reply, clean_reply
 from pipeline.runtime.resources import resources, sampler
 from pipeline.runtime.results import store_pool
-from pipeline.sampling.posts import posts_of
+from pipeline.sampling.posts import read_shard_posts
 from preference_space.direction import Direction
 from schemas.records import Pair, Rejection, SeedPost
 
@@ -68,7 +68,7 @@ class PairShard:
 def load_drafts(spec: ShardSpec, plan: BuildPlan) -> PairShard:
     """Return a shard with a draft for each post, all neutral."""
     neutral = np.zeros(len(resources(plan).space), dtype=np.int8)
-    posts = posts_of(plan.output / "seeds", spec)
+    posts = read_shard_posts(plan.output / "seeds", spec)
     drafts = [
         Draft(index, spec.record_id(plan.fingerprint, index), post, 0, neutral)
         for index, post in enumerate(posts, spec.start)

@@ -15,10 +15,26 @@ from pipeline.io.shards import read_groups, read_meta, write_shard
 from pipeline.io.storage import AnyPath
 from pipeline.plan import SPLITS, ShardSpec, apportion
 from pipeline.reading.columns import Columns
-from pipeline.reading.formats import KNOWN, format_of, is_hopeless, place, read_rows, too_many_unreadable
+from pipeline.reading.formats import (
+    SUPPORTED,
+    detect_format,
+    is_all_unreadable,
+    read_rows,
+    row_location,
+    unreadable_error,
+)
 from pipeline.reading.hub import dataset_commit, dataset_rows
-from pipeline.reading.text import as_written, is_blank, is_placeholder, normalised
-from pipeline.reading.values import Row, Rows, UnreadableError, as_id, as_post, as_text, as_topics, named
+from pipeline.reading.text import clean_text, is_blank, is_placeholder, normalise
+from pipeline.reading.values import (
+    Row,
+    Rows,
+    UnreadableError,
+    column_names,
+    parse_id,
+    parse_post,
+    parse_text,
+    parse_topics,
+)
 from schemas.arrow import arrow_schema, to_table
 from schemas.base import UsageError
 from schemas.config import SeedsConfig
@@ -27,8 +43,8 @@ from schemas.records import SeedPost
 _ROWS_PER_GROUP = 1024
 
 
-def source_content(config: SeedsConfig) -> str:
-    """Identifies the posts that `config` names: a Hub dataset's commit, or a hash of a file's content."""
+def identify_source(config: SeedsConfig) -> str:
+    """Return what identifies the content of a source: a Hub dataset's commit, or a hash of the file."""
     if config.is_hub:
         return dataset_commit(config.path, config.revision, "seeds.path")
     return storage.content_id(_file(config))
@@ -37,9 +53,15 @@ def source_content(config: SeedsConfig) -> str:
 def read_posts(config: SeedsConfig, dropped: Counter[str], max_unreadable_share: float) -> Iterator[SeedPost]:
     """Yield the posts of a source, in its order.
 
-    Counts what it drops: `unreadable` (with the first such row), `empty`, `deleted` (`[removed]` and its kin),
-    `duplicate` (text). Posts of one id and different texts are all kept. Raises `UsageError` where no post is left, or
-    more than the share `max_unreadable_share` of the rows cannot be read.
+    Posts with the same text are duplicates. Posts with the same id and different texts are all kept, under new ids.
+
+    Args:
+        config: Source, columns and limit.
+        dropped: Gets the number of dropped rows: `unreadable` (with the first one), `empty`, `deleted`, `duplicate`.
+        max_unreadable_share: `limits.max_unreadable_share`.
+
+    Raises:
+        UsageError: No post is left, or too many rows are unreadable.
     """
     columns = Columns(config.columns, "seeds.columns.")
     path = config.path if config.is_hub else _file(config)
@@ -53,8 +75,8 @@ def read_posts(config: SeedsConfig, dropped: Counter[str], max_unreadable_share:
             post = _post(columns, read - 1, row)
         except UnreadableError as error:
             unreadable += 1
-            first = first or f"{place(path, number)}: {error}"
-            if is_hopeless(unreadable, read):
+            first = first or f"{row_location(path, number)}: {error}"
+            if is_all_unreadable(unreadable, read):
                 raise UsageError(f"none of the first {read} rows can be read; the first: {first}") from None
             continue
         if post is None:
@@ -63,19 +85,19 @@ def read_posts(config: SeedsConfig, dropped: Counter[str], max_unreadable_share:
         if is_placeholder(post.title) or is_placeholder(post.text):
             dropped["deleted"] += 1
             continue
-        digest = hashlib.blake2b(normalised(post.prompt).encode(), digest_size=16).digest()
+        digest = hashlib.blake2b(normalise(post.prompt).encode(), digest_size=16).digest()
         if digest in seen:
             dropped["duplicate"] += 1
             continue
         if post.id in ids:
-            # Different posts under one id: the later one takes its content into its name.
+            # Another post has this id: a hash of the content makes it unique.
             post = post.model_copy(update={"id": f"{post.id}~{digest[:8].hex()}"})
         seen.add(digest)
         ids.add(post.id)
         yield post
         if len(ids) == config.limit:
             break
-    if wrong := too_many_unreadable(unreadable, read, max_unreadable_share, first):
+    if wrong := unreadable_error(unreadable, read, max_unreadable_share, first):
         raise UsageError(f"seeds.path: {path}: of its rows, {wrong}")
     if unreadable:
         dropped[f"unreadable; the first: {first}"] = unreadable
@@ -85,7 +107,7 @@ def read_posts(config: SeedsConfig, dropped: Counter[str], max_unreadable_share:
 
 
 def split_posts(posts: Iterable[SeedPost], shares: Mapping[str, float], seed: int) -> dict[str, list[SeedPost]]:
-    """Posts by split, in an order that depends on the seed and the posts' ids alone."""
+    """Return the posts of each split, in an order that depends on the seed and the ids alone."""
 
     def order(post: SeedPost) -> bytes:
         return hashlib.blake2b(f"{seed}\x1f{post.id}".encode(), digest_size=16).digest()
@@ -100,7 +122,7 @@ def split_posts(posts: Iterable[SeedPost], shares: Mapping[str, float], seed: in
 
 
 def store_posts(folder: AnyPath, by_split: Mapping[str, list[SeedPost]], fingerprint: str) -> None:
-    """Write `{split}.parquet`, in small row groups, so that a shard reads only the posts it uses."""
+    """Write `{split}.parquet` in small row groups, so that a shard reads only the posts that it uses."""
     schema = arrow_schema(SeedPost)
     for split, posts in by_split.items():
         starts = range(0, len(posts), _ROWS_PER_GROUP)
@@ -108,8 +130,8 @@ def store_posts(folder: AnyPath, by_split: Mapping[str, list[SeedPost]], fingerp
         write_shard(folder / f"{split}.parquet", schema, groups, {"fingerprint": fingerprint, "posts": len(posts)})
 
 
-def posts_of(folder: AnyPath, spec: ShardSpec) -> list[SeedPost]:
-    """The post of each pair of a shard: pair i of a split uses post i mod n, of the split's n posts."""
+def read_shard_posts(folder: AnyPath, spec: ShardSpec) -> list[SeedPost]:
+    """Return the post of each pair of a shard: pair i of a split uses post i mod n of its n posts."""
     path = folder / f"{spec.split}.parquet"
     posts = (read_meta(path) or {})["posts"]
     wanted = np.arange(spec.start, spec.start + spec.count) % posts
@@ -117,14 +139,14 @@ def posts_of(folder: AnyPath, spec: ShardSpec) -> list[SeedPost]:
 
 
 def _post(columns: Columns, index: int, row: Row) -> SeedPost | None:
-    """The post of a row; None where its texts are empty. Raises `UnreadableError`."""
+    """Return the post of a row; None if its texts are empty. Raise `UnreadableError` if it cannot be parsed."""
     if isinstance(row, UnreadableError):
         raise row
     if not columns.has(row, "title") and not columns.has(row, "text"):
-        raise UnreadableError(f"no 'title' and no 'text'; it has {named(row)}; seeds.columns maps them")
-    title = as_written(as_text(columns.value(row, "title"), "title"))
-    text = as_written(as_post(columns.value(row, "text"), "text"))
-    topics, identity = as_topics(columns.value(row, "topics"), "topics"), as_id(columns.value(row, "id"), "id")
+        raise UnreadableError(f"no 'title' and no 'text'; it has {column_names(row)}; seeds.columns maps them")
+    title = clean_text(parse_text(columns.value(row, "title"), "title"))
+    text = clean_text(parse_post(columns.value(row, "text"), "text"))
+    topics, identity = parse_topics(columns.value(row, "topics"), "topics"), parse_id(columns.value(row, "id"), "id")
     if is_blank(title) and is_blank(text):
         return None
     return SeedPost(id=identity or str(index), title=title, text=text, topics=tuple(topics))
@@ -140,8 +162,8 @@ def _file(config: SeedsConfig) -> AnyPath:
     if config.path == "packaged":
         return Path(str(importlib.resources.files("pipeline.sampling") / "seed_posts.jsonl"))
     path = storage.parse(config.path)
-    if format_of(path) is None:
-        raise UsageError(f"seeds.path: {path} is not one of {KNOWN}, hf://owner/name or 'packaged'")
+    if detect_format(path) is None:
+        raise UsageError(f"seeds.path: {path} is not one of {SUPPORTED}, hf://owner/name or 'packaged'")
     if not storage.is_file(path):
         raise UsageError(f"seeds.path: {path}: no such file")
     return path

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from pipeline.reading.values import UnreadableError, as_list, as_post, as_text, named
+from pipeline.reading.values import UnreadableError, column_names, parse_list, parse_post, parse_text
 
 _ULTRAFEEDBACK_SLUGS = ("instruction_following", "honesty", "truthfulness", "helpfulness")
 # Column by slug. No dimension corresponds to `verbosity`.
@@ -48,16 +48,16 @@ def ultrafeedback(row: Mapping[str, Any]) -> RatedPost:
     _require(row, ("instruction", "completions"))
     responses = []
     taken: set[str] = set()
-    for completion in as_list(row["completions"], "completions"):
+    for completion in parse_list(row["completions"], "completions"):
         if not isinstance(completion, Mapping):
             raise UnreadableError("a completion is no object")
         _require(completion, ("model", "response", "annotations"), "completions.")
-        name = _unique(as_text(completion["model"], "completions.model"), taken)
+        name = _unique(parse_text(completion["model"], "completions.model"), taken)
         taken.add(name)
         annotations = completion["annotations"]
         ratings = {slug: _get(_get(annotations, slug), "Rating") for slug in _ULTRAFEEDBACK_SLUGS}
         responses.append((name, completion["response"], _finite(ratings)))
-    return RatedPost(as_text(row["instruction"], "instruction"), responses)
+    return RatedPost(parse_text(row["instruction"], "instruction"), responses)
 
 
 def helpsteer2(row: Mapping[str, Any]) -> RatedPost:
@@ -65,10 +65,10 @@ def helpsteer2(row: Mapping[str, Any]) -> RatedPost:
     _require(row, ("prompt", "response", *_HELPSTEER2_COLUMNS.values()))
     ratings = _finite({slug: row[column] for slug, column in _HELPSTEER2_COLUMNS.items()})
     # The group is the whole prompt: users may say the same after different answers.
-    prompt = as_text(row["prompt"], "prompt")
+    prompt = parse_text(row["prompt"], "prompt")
     first, *turns = _TURN.split(prompt)
     chat = [("user", first), *zip(map(str.lower, turns[::2]), turns[1::2], strict=True)]
-    post = as_post([{"role": role, "content": text} for role, text in chat], "prompt")
+    post = parse_post([{"role": role, "content": text} for role, text in chat], "prompt")
     return RatedPost(post, [("", row["response"], ratings)], group=prompt)
 
 
@@ -79,7 +79,7 @@ def pku_saferlhf(row: Mapping[str, Any]) -> RatedPost:
     chosen = _finite({slug: row[column] for slug, column in _PKU_SAFERLHF_COLUMNS.items()})
     ratings = [{slug: float(which == k) for slug, which in chosen.items()} for k in range(len(texts))]
     responses = [(name, row[name], rating) for name, rating in zip(texts, ratings, strict=True)]
-    return RatedPost(as_text(row["prompt"], "prompt"), responses)
+    return RatedPost(parse_text(row["prompt"], "prompt"), responses)
 
 
 ADAPTERS: dict[str, Callable[[Mapping[str, Any]], RatedPost]] = {
@@ -93,7 +93,9 @@ ADAPTERS: dict[str, Callable[[Mapping[str, Any]], RatedPost]] = {
 def _require(row: Mapping[str, Any], needed: Iterable[str], within: str = "") -> None:
     for column in needed:
         if column not in row:
-            raise UnreadableError(f"no column '{within}{column}'; it has {named([f'{within}{name}' for name in row])}")
+            raise UnreadableError(
+                f"no column '{within}{column}'; it has {column_names([f'{within}{name}' for name in row])}"
+            )
 
 
 def _get(value: Any, key: str) -> Any:

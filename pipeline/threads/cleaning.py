@@ -9,7 +9,7 @@ from statistics import median
 
 from pipeline.plan import BuildPlan
 from pipeline.quality.rules import check_control_tokens, detect_language
-from pipeline.reading.text import count_words, normalised
+from pipeline.reading.text import count_words, normalise
 from pipeline.runtime.resources import resources
 from pipeline.threads.parsing import Post, Response, hash_content
 from pipeline.threads.scrub import scrub
@@ -38,7 +38,7 @@ def clean_thread(post: Post, found: Sequence[Response], plan: BuildPlan, counts:
             counts["responses/too_long"] += 1
             continue
         text = scrub(response.text, names).strip() if mining.scrub else response.text.strip()
-        plain = normalised(text)
+        plain = normalise(text)
         if count_words(text) < mining.min_words:
             # Counted again, as scrubbing turns a link of many words into one.
             counts["responses/too_short"] += 1

@@ -22,8 +22,8 @@ from pipeline.io.sealed import write_sealed
 from pipeline.io.shards import open_shard, read_groups, read_metas
 from pipeline.io.storage import AnyPath
 from pipeline.plan import SPLITS, BuildPlan, apportion
-from pipeline.reading.formats import too_many_unreadable
-from pipeline.reading.text import normalised
+from pipeline.reading.formats import unreadable_error
+from pipeline.reading.text import normalise
 from pipeline.runtime.resources import resources
 from pipeline.threads.batch import ThreadBatch
 from pipeline.threads.gather import count_parts, part_path, read_own, read_slice_record
@@ -166,7 +166,7 @@ def _sum_counts(plan: BuildPlan) -> tuple[Counter[str], str]:
     for path, unreadable in first.items():
         for kind in ("posts", "responses"):
             number, read = (by_file[path][f"{kind}/{name}"] for name in ("unreadable", "read"))
-            if problem := too_many_unreadable(number, read, plan.config.limits.max_unreadable_share, unreadable):
+            if problem := unreadable_error(number, read, plan.config.limits.max_unreadable_share, unreadable):
                 raise error(f"{path}: of its {kind}, {problem}")
     return counts, next(iter(first.values()), "")
 
@@ -193,7 +193,7 @@ def _seed_digests(plan: BuildPlan) -> npt.NDArray[np.uint64]:
 
 
 def _hash_texts(texts: Iterable[str]) -> npt.NDArray[np.uint64]:
-    digests = b"".join(hashlib.blake2b(normalised(text).encode(), digest_size=8).digest() for text in texts)
+    digests = b"".join(hashlib.blake2b(normalise(text).encode(), digest_size=8).digest() for text in texts)
     return np.frombuffer(digests, dtype=np.uint64)
 
 

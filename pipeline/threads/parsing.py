@@ -15,8 +15,18 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pipeline.reading.columns import Columns
-from pipeline.reading.text import as_written, count_words, is_blank, is_placeholder, slug
-from pipeline.reading.values import Row, UnreadableError, as_id, as_list, as_post, as_text, as_topics, is_missing, named
+from pipeline.reading.text import clean_text, count_words, is_blank, is_placeholder, to_slug
+from pipeline.reading.values import (
+    Row,
+    UnreadableError,
+    column_names,
+    is_missing,
+    parse_id,
+    parse_list,
+    parse_post,
+    parse_text,
+    parse_topics,
+)
 from pipeline.threads.adapters import ADAPTERS, SLUGS
 from preference_space.space import PreferenceSpace
 from schemas.base import UsageError
@@ -133,13 +143,15 @@ def parse_submissions(rows: Rows, filters: Filters) -> Iterator[Item]:
         try:
             found = _readable(row)
             identity = _required(found, "id").removeprefix("t3_")
-            title, text = (as_written(as_text(found.get(name), name), escaped=True) for name in ("title", "selftext"))
-            author, subreddit = as_id(found.get("author"), "author"), as_text(found.get("subreddit"), "subreddit")
+            title, text = (
+                clean_text(parse_text(found.get(name), name), escaped=True) for name in ("title", "selftext")
+            )
+            author, subreddit = parse_id(found.get("author"), "author"), parse_text(found.get("subreddit"), "subreddit")
         except UnreadableError as error:
             filters.count_unreadable("posts", number, error)
             continue
         if filters.accepts_post(title, text, author, bool(found.get("distinguished"))):
-            yield Post(identity, title, text, [slug(subreddit)] if subreddit else [], author)
+            yield Post(identity, title, text, [to_slug(subreddit)] if subreddit else [], author)
 
 
 def parse_comments(rows: Rows, filters: Filters, source: DumpSource) -> Iterator[Item]:
@@ -149,8 +161,8 @@ def parse_comments(rows: Rows, filters: Filters, source: DumpSource) -> Iterator
             found = _readable(row)
             link = _required(found, "link_id").removeprefix("t3_")
             identity = _required(found, "id").removeprefix("t1_")
-            parent = as_id(found.get("parent_id"), "parent_id")
-            author, text = as_id(found.get("author"), "author"), as_text(found.get("body"), "body")
+            parent = parse_id(found.get("parent_id"), "parent_id")
+            author, text = parse_id(found.get("author"), "author"), parse_text(found.get("body"), "body")
         except UnreadableError as error:
             filters.count_unreadable("responses", number, error)
             continue
@@ -158,7 +170,7 @@ def parse_comments(rows: Rows, filters: Filters, source: DumpSource) -> Iterator
             filters.count("responses/read")
             filters.count("responses/nested")
             continue
-        text = as_written(text, escaped=True)
+        text = clean_text(text, escaped=True)
         if filters.accepts_response(author, text, bool(found.get("distinguished") or found.get("stickied"))):
             yield Response(link, identity, author, text)
 
@@ -187,11 +199,11 @@ def parse_threads(
         if not filters.accepts_post(post.title, post.text, post.author):
             continue
         yield post
-        for place, entry in enumerate(entries):
+        for position, entry in enumerate(entries):
             try:
-                response = _parse_response(post, place, entry, space, of_response)
+                response = _parse_response(post, position, entry, space, of_response)
             except UnreadableError as error:
-                filters.count_unreadable("responses", number, UnreadableError(f"response {place + 1}: {error}"))
+                filters.count_unreadable("responses", number, UnreadableError(f"response {position + 1}: {error}"))
                 continue
             if filters.accepts_response(response.author, response.text):
                 yield response
@@ -217,7 +229,7 @@ def parse_rated(rows: Rows, filters: Filters, space: PreferenceSpace, kind: str)
     for number, row in rows:
         try:
             found = ADAPTERS[kind](_readable(row))
-            text = as_written(found.post, escaped=False)
+            text = clean_text(found.post, escaped=False)
         except UnreadableError as error:
             filters.count_unreadable("posts", number, error)
             continue
@@ -229,7 +241,7 @@ def parse_rated(rows: Rows, filters: Filters, space: PreferenceSpace, kind: str)
         yield Post(identity, "", text, [], "", identity)
         for name, value, ratings in found.responses:
             try:
-                said = as_written(as_text(value, "response"), escaped=False)
+                said = clean_text(parse_text(value, "response"), escaped=False)
             except UnreadableError as error:
                 filters.count_unreadable("responses", number, error)
                 continue
@@ -241,34 +253,36 @@ def parse_rated(rows: Rows, filters: Filters, space: PreferenceSpace, kind: str)
 def _parse_thread(row: Mapping[str, Any], columns: Columns) -> tuple[Post, list[Any]]:
     """Return the post of a row, and its responses unparsed."""
     if not columns.has(row, "responses"):
-        raise UnreadableError(f"no 'responses'; it has {named(row)}; mining.source.columns maps them")
+        raise UnreadableError(f"no 'responses'; it has {column_names(row)}; mining.source.columns maps them")
     if not any(columns.has(row, field) for field in ("post", "title", "text")):
-        raise UnreadableError(f"no 'post', 'title' or 'text'; it has {named(row)}; mining.source.columns maps them")
-    body = as_post(columns.value(row, "post"), "post") or as_post(columns.value(row, "text"), "text")
-    title, text = as_written(as_text(columns.value(row, "title"), "title")), as_written(body)
-    entries = as_list(columns.value(row, "responses"), "responses")
-    topics = as_topics(columns.value(row, "topics"), "topics")
+        raise UnreadableError(
+            f"no 'post', 'title' or 'text'; it has {column_names(row)}; mining.source.columns maps them"
+        )
+    body = parse_post(columns.value(row, "post"), "post") or parse_post(columns.value(row, "text"), "text")
+    title, text = clean_text(parse_text(columns.value(row, "title"), "title")), clean_text(body)
+    entries = parse_list(columns.value(row, "responses"), "responses")
+    topics = parse_topics(columns.value(row, "topics"), "topics")
     content_hash = hash_content(title, text)
     # Rows with the same post are one thread, unless they have levels, which compare the responses of one row.
     is_rated = any(isinstance(entry, Mapping) and entry.get("levels") for entry in entries)
     fallback_id = hash_content(title, text, *map(repr, entries)) if is_rated else content_hash
-    identity = as_id(columns.value(row, "id"), "id") or fallback_id
-    return Post(identity, title, text, topics, as_id(columns.value(row, "author"), "author"), content_hash), entries
+    identity = parse_id(columns.value(row, "id"), "id") or fallback_id
+    return Post(identity, title, text, topics, parse_id(columns.value(row, "author"), "author"), content_hash), entries
 
 
-def _parse_response(post: Post, place: int, entry: Any, space: PreferenceSpace, columns: Columns) -> Response:
-    fallback_id = f"{place:05d}"
+def _parse_response(post: Post, position: int, entry: Any, space: PreferenceSpace, columns: Columns) -> Response:
+    fallback_id = f"{position:05d}"
     if isinstance(entry, str):
-        return Response(post.id, fallback_id, "", as_written(as_text(entry, "text")), content_hash=post.content_hash)
+        return Response(post.id, fallback_id, "", clean_text(parse_text(entry, "text")), content_hash=post.content_hash)
     if not isinstance(entry, Mapping):
         raise UnreadableError("neither a text nor an object with a 'text'")
     if not columns.has(entry, "text"):
-        raise UnreadableError(f"no 'text'; it has {named(entry)}; mining.source.columns.response_text maps it")
+        raise UnreadableError(f"no 'text'; it has {column_names(entry)}; mining.source.columns.response_text maps it")
     return Response(
         post.id,
-        as_id(columns.value(entry, "id"), "id") or fallback_id,
-        as_id(columns.value(entry, "author"), "author"),
-        as_written(as_text(columns.value(entry, "text"), "text")),
+        parse_id(columns.value(entry, "id"), "id") or fallback_id,
+        parse_id(columns.value(entry, "author"), "author"),
+        clean_text(parse_text(columns.value(entry, "text"), "text")),
         *_parse_levels(entry, space),
         content_hash=post.content_hash,
     )
@@ -311,9 +325,9 @@ def _readable(row: Row) -> Mapping[str, Any]:
 
 
 def _required(row: Mapping[str, Any], field: str) -> str:
-    identity = as_id(row.get(field), field)
+    identity = parse_id(row.get(field), field)
     if not identity:
-        raise UnreadableError(f"no '{field}'; it has {named(row)}")
+        raise UnreadableError(f"no '{field}'; it has {column_names(row)}")
     return identity
 
 

@@ -15,7 +15,15 @@ from typing import Any, Literal
 
 from pipeline.io import storage
 from pipeline.io.storage import AnyPath
-from pipeline.reading.formats import KNOWN, format_of, is_compressed, is_hopeless, is_splittable, place, read_rows
+from pipeline.reading.formats import (
+    SUPPORTED,
+    detect_format,
+    is_all_unreadable,
+    is_compressed,
+    is_splittable,
+    read_rows,
+    row_location,
+)
 from pipeline.reading.hub import dataset_commit, dataset_rows
 from pipeline.reading.values import Rows
 from pipeline.threads.parsing import Filters, Item, parse_comments, parse_rated, parse_submissions, parse_threads
@@ -100,13 +108,13 @@ def read_items(
 
     def first_unreadable() -> str:
         number, reason = min(filters.first_unreadable.values())
-        return f"{place(path, number, input_slice.start)}: {reason}"
+        return f"{row_location(path, number, input_slice.start)}: {reason}"
 
     def checked_rows() -> Rows:
         for row in rows:
             yield row
             for kind in filters.first_unreadable:
-                if is_hopeless(counts[f"{kind}/unreadable"], counts[f"{kind}/read"]):
+                if is_all_unreadable(counts[f"{kind}/unreadable"], counts[f"{kind}/read"]):
                     read = counts[f"{kind}/read"]
                     raise UsageError(f"none of the first {read} {kind} can be read; the first: {first_unreadable()}")
 
@@ -142,8 +150,8 @@ def _files(source: DumpSource | ThreadsSource) -> list[tuple[Any, AnyPath]]:
             if not found:
                 raise UsageError(f"mining.source.{key}: no file fits {pattern}")
             for path in found:
-                if format_of(path) is None:
-                    raise UsageError(f"mining.source.{key}: {path} is not one of {KNOWN}")
+                if detect_format(path) is None:
+                    raise UsageError(f"mining.source.{key}: {path} is not one of {SUPPORTED}")
                 if not storage.is_file(path):
                     raise UsageError(f"mining.source.{key}: {path}: no such file")
                 files.append((key, path))

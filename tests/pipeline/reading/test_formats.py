@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from pipeline.reading.formats import format_of, place, read_rows
+from pipeline.reading.formats import detect_format, read_rows, row_location
 from pipeline.reading.values import UnreadableError
 from schemas.base import UsageError
 
@@ -100,7 +100,7 @@ def test_empty_file_holds_no_row(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["x.txt", "x", "x.parquet.gz", "x.zip"])
 def test_other_names_are_of_no_format(name: str) -> None:
-    assert format_of(Path(name)) is None
+    assert detect_format(Path(name)) is None
 
 
 # Rows that cannot be read
@@ -135,7 +135,7 @@ def test_line_that_cannot_be_read_costs_no_other(
     assert (first, last) == ({"id": 1}, {"id": 2})
     assert isinstance(error, UnreadableError)
     assert str(error).startswith(reason)
-    assert place(path, number) == f"{path}: line 3"
+    assert row_location(path, number) == f"{path}: line 3"
 
 
 def test_lines_are_counted_from_the_beginning_of_the_file_in_every_slice(tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_lines_are_counted_from_the_beginning_of_the_file_in_every_slice(tmp_pat
 
     for size in range(1, len(content) + 1):
         found = [
-            (place(path, number, start), "broken" if isinstance(row, UnreadableError) else str(row["id"]))
+            (row_location(path, number, start), "broken" if isinstance(row, UnreadableError) else str(row["id"]))
             for start in range(0, len(content), size)
             for number, row in read_rows(path, start, min(len(content), start + size))
         ]

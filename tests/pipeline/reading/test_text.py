@@ -3,14 +3,14 @@ from __future__ import annotations
 import pytest
 
 from pipeline.reading.text import (
-    as_written,
-    control_character,
+    clean_text,
     count_words,
+    find_control_character,
     is_blank,
     is_placeholder,
-    normalised,
-    slug,
-    without_controls,
+    normalise,
+    remove_controls,
+    to_slug,
     words,
 )
 
@@ -59,12 +59,12 @@ def test_a_word_counts_once_however_it_is_encoded() -> None:
     ],
 )
 def test_texts_that_read_the_same_are_normalised_alike(one: str, other: str) -> None:
-    assert normalised(one) == normalised(other)
+    assert normalise(one) == normalise(other)
 
 
 @pytest.mark.parametrize(("one", "other"), [("कल", "कील"), ("มา", "ม่า"), ("?!", "!?")])
 def test_marks_tell_texts_apart(one: str, other: str) -> None:
-    assert normalised(one) != normalised(other)
+    assert normalise(one) != normalise(other)
 
 
 @pytest.mark.parametrize("text", ["", " \n\u3000", "\u200b\u200b\ufeff", "\u3164 \u115f\u1160\uffa0", "\u00ad\u202e"])
@@ -77,7 +77,7 @@ def test_a_text_of_which_nothing_is_seen_is_blank(text: str) -> None:
     ("text", "expected"), [("Mental-Health UK", "mental_health_uk"), ("हिन्दी भाषा", "हिन्दी_भाषा"), (" (art) ", "art")]
 )
 def test_a_topic_becomes_a_slug(text: str, expected: str) -> None:
-    assert slug(text) == expected
+    assert to_slug(text) == expected
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_a_topic_becomes_a_slug(text: str, expected: str) -> None:
     ],
 )
 def test_entities_of_a_dump_are_undone_once(text: str, expected: str) -> None:
-    assert as_written(text, escaped=True) == expected
+    assert clean_text(text, escaped=True) == expected
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_entities_of_a_dump_are_undone_once(text: str, expected: str) -> None:
     ],
 )
 def test_entities_are_undone_where_the_text_can_only_be_escaped(text: str, expected: str) -> None:
-    assert as_written(text) == expected
+    assert clean_text(text) == expected
 
 
 @pytest.mark.parametrize(
@@ -169,8 +169,8 @@ def test_what_people_write_is_no_placeholder(text: str) -> None:
     ],
 )
 def test_control_characters_go_and_line_breaks_stay(text: str, expected: str) -> None:
-    assert without_controls(text) == expected
-    assert control_character(expected) is None
+    assert remove_controls(text) == expected
+    assert find_control_character(expected) is None
 
 
 @pytest.mark.parametrize(
@@ -184,4 +184,4 @@ def test_control_characters_go_and_line_breaks_stay(text: str, expected: str) ->
     ],
 )
 def test_a_control_character_is_named(text: str, found: str | None) -> None:
-    assert control_character(text) == found
+    assert find_control_character(text) == found

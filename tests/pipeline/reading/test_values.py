@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.reading.values import UnreadableError, as_id, as_list, as_post, as_text, as_topics
+from pipeline.reading.values import UnreadableError, parse_id, parse_list, parse_post, parse_text, parse_topics
 
 NAN = float("nan")
 IMAGE = {"role": "user", "content": [{"type": "text", "text": "See:"}, {"type": "image_url", "image_url": "x"}]}
@@ -13,13 +13,13 @@ IMAGE = {"role": "user", "content": [{"type": "text", "text": "See:"}, {"type": 
 
 @pytest.mark.parametrize(("value", "text"), [("a\nb", "a\nb"), ("", ""), ("nan", "nan"), (None, ""), (NAN, "")])
 def test_text_is_taken_as_it_is_and_a_missing_one_is_empty(value: Any, text: str) -> None:
-    assert as_text(value, "text") == text
+    assert parse_text(value, "text") == text
 
 
 @pytest.mark.parametrize("value", [True, 0, 1.5, float("inf"), b"x", ["x"], {"text": "x"}, "half \ud800"])
 def test_anything_else_is_no_text(value: Any) -> None:
     with pytest.raises(UnreadableError, match="'text'"):
-        as_text(value, "text")
+        parse_text(value, "text")
 
 
 def test_post_of_a_chat_is_what_the_user_says() -> None:
@@ -30,17 +30,17 @@ def test_post_of_a_chat_is_what_the_user_says() -> None:
         {"role": "user", "content": "And how?"},
     ]
 
-    assert as_post(chat, "post") == "Why?\n\nAnd how?"
-    assert as_post([{"role": "user", "content": [{"type": "text", "text": "Why?"}]}], "post") == "Why?"
-    assert as_post("Why?", "post") == "Why?"
-    assert as_post(f" {json.dumps(chat, indent=1)}\n", "post") == "Why?\n\nAnd how?"
-    assert as_post(repr(chat), "post") == "Why?\n\nAnd how?"
-    assert as_post(None, "post") == ""
+    assert parse_post(chat, "post") == "Why?\n\nAnd how?"
+    assert parse_post([{"role": "user", "content": [{"type": "text", "text": "Why?"}]}], "post") == "Why?"
+    assert parse_post("Why?", "post") == "Why?"
+    assert parse_post(f" {json.dumps(chat, indent=1)}\n", "post") == "Why?\n\nAnd how?"
+    assert parse_post(repr(chat), "post") == "Why?\n\nAnd how?"
+    assert parse_post(None, "post") == ""
 
 
 @pytest.mark.parametrize("text", ["[Serious] Why?", '["role"]', "[{'name': 'x'}]", '[{"role": "user"} is what I see'])
 def test_text_that_only_looks_like_a_list_is_a_post_as_it_is(text: str) -> None:
-    assert as_post(text, "post") == text
+    assert parse_post(text, "post") == text
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_text_that_only_looks_like_a_list_is_a_post_as_it_is(text: str) -> None:
 )
 def test_chat_in_a_text_that_cannot_be_read_is_no_post(text: str) -> None:
     with pytest.raises(UnreadableError, match="'post'"):
-        as_post(text, "post")
+        parse_post(text, "post")
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_chat_in_a_text_that_cannot_be_read_is_no_post(text: str) -> None:
 )
 def test_other_lists_are_no_post(value: Any) -> None:
     with pytest.raises(UnreadableError, match="'post"):
-        as_post(value, "post")
+        parse_post(value, "post")
 
 
 @pytest.mark.parametrize(
@@ -74,13 +74,13 @@ def test_other_lists_are_no_post(value: Any) -> None:
     ],
 )
 def test_id_is_an_exact_text(value: Any, identity: str) -> None:
-    assert as_id(value, "id") == identity
+    assert parse_id(value, "id") == identity
 
 
 @pytest.mark.parametrize("value", [True, 1.5, 1e20, float("inf"), ["x"], {"id": 1}, b"x"])
 def test_anything_else_is_no_id(value: Any) -> None:
     with pytest.raises(UnreadableError, match="'id'"):
-        as_id(value, "id")
+        parse_id(value, "id")
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_anything_else_is_no_id(value: Any) -> None:
     ],
 )
 def test_list_is_a_list_a_text_that_holds_one_or_an_object_of_lists(value: Any, found: list[Any]) -> None:
-    assert as_list(value, "responses") == found
+    assert parse_list(value, "responses") == found
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_list_is_a_list_a_text_that_holds_one_or_an_object_of_lists(value: Any, 
 )
 def test_anything_else_is_no_list(value: Any) -> None:
     with pytest.raises(UnreadableError, match="'responses'"):
-        as_list(value, "responses")
+        parse_list(value, "responses")
 
 
 @pytest.mark.parametrize(
@@ -125,10 +125,10 @@ def test_anything_else_is_no_list(value: Any) -> None:
     ],
 )
 def test_topics_are_a_list_or_a_text_with_commas(value: Any, topics: list[str]) -> None:
-    assert as_topics(value, "topics") == topics
+    assert parse_topics(value, "topics") == topics
 
 
 @pytest.mark.parametrize("value", [5, [5], "['music' 'art']", {"a": "b"}])
 def test_anything_else_is_no_topics(value: Any) -> None:
     with pytest.raises(UnreadableError, match="'topics'"):
-        as_topics(value, "topics")
+        parse_topics(value, "topics")

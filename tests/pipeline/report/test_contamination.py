@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.reading import formats
+from pipeline.reading import json_files
 from pipeline.report import benchmarks
 from pipeline.report.benchmarks import read_benchmark
 from pipeline.report.contamination import ContaminationTally, Runs
@@ -101,7 +101,7 @@ def test_another_json_document_is_one_row(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("read", [1, 7, 64])
 def test_files_are_read_piece_by_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: int) -> None:
-    for module in (benchmarks, formats):
+    for module in (benchmarks, json_files):
         monkeypatch.setattr(module, "_READ", read)
     rows: list[Any] = [*ALIGNX, 12345, 'text \\ " , ] alone', [], None, {"é": "日本"}]
     as_json = read_benchmark(write(tmp_path / "test.json", json.dumps(rows, ensure_ascii=False)), 5)

@@ -19,7 +19,7 @@ import yaml
 import zstandard
 
 from pipeline.plan import ShardSpec
-from pipeline.sampling.posts import posts_of, read_posts, source_content, split_posts, store_posts
+from pipeline.sampling.posts import identify_source, read_posts, read_shard_posts, split_posts, store_posts
 from preference_space.space import load_space
 from schemas.base import UsageError, UserError
 from schemas.config import SeedsConfig
@@ -424,11 +424,11 @@ def test_fingerprint_is_of_the_content_not_of_the_path(tmp_path: Path) -> None:
     here, there = tmp_path / "here.jsonl", tmp_path / "there.jsonl"
     for path in (here, there):
         path.write_text('{"text": "x"}\n')
-    before = source_content(SeedsConfig(path=str(here)))
+    before = identify_source(SeedsConfig(path=str(here)))
 
-    assert source_content(SeedsConfig(path=str(there))) == before
+    assert identify_source(SeedsConfig(path=str(there))) == before
     there.write_text('{"text": "y"}\n')
-    assert source_content(SeedsConfig(path=str(there))) != before
+    assert identify_source(SeedsConfig(path=str(there))) != before
 
 
 def test_split_has_its_share_of_posts_and_each_post_is_in_one() -> None:
@@ -455,14 +455,14 @@ def test_stored_posts_that_are_damaged_are_named(tmp_path: Path, damage: Callabl
     path.write_bytes(damage(path.read_bytes()))
 
     with pytest.raises(UserError, match=r"train\.parquet is damaged "):
-        posts_of(tmp_path, ShardSpec("train", 0, 1, 0, 5))
+        read_shard_posts(tmp_path, ShardSpec("train", 0, 1, 0, 5))
 
 
 def test_posts_come_back_as_they_were_stored(tmp_path: Path) -> None:
     posts = numbered(5)
     store_posts(tmp_path, {"train": posts, "test": []}, "abc")
 
-    assert posts_of(tmp_path, ShardSpec("train", 0, 1, 0, 5)) == posts
+    assert read_shard_posts(tmp_path, ShardSpec("train", 0, 1, 0, 5)) == posts
 
 
 @pytest.mark.parametrize(
@@ -471,7 +471,7 @@ def test_posts_come_back_as_they_were_stored(tmp_path: Path) -> None:
 def test_pair_i_uses_post_i_and_begins_again_after_the_last(tmp_path: Path, start: int, count: int) -> None:
     store_posts(tmp_path, {"train": numbered(2500)}, "abc")
 
-    posts = posts_of(tmp_path, ShardSpec("train", 0, 1, start, count))
+    posts = read_shard_posts(tmp_path, ShardSpec("train", 0, 1, start, count))
 
     assert [post.id for post in posts] == [f"p{k % 2500}" for k in range(start, start + count)]
 
@@ -479,7 +479,7 @@ def test_pair_i_uses_post_i_and_begins_again_after_the_last(tmp_path: Path, star
 def test_shard_with_more_pairs_than_posts_uses_each_post_again(tmp_path: Path) -> None:
     store_posts(tmp_path, {"train": numbered(3)}, "abc")
 
-    posts = posts_of(tmp_path, ShardSpec("train", 0, 1, 2, 7))
+    posts = read_shard_posts(tmp_path, ShardSpec("train", 0, 1, 2, 7))
 
     assert [post.id for post in posts] == ["p2", "p0", "p1", "p2", "p0", "p1", "p2"]
 

@@ -1150,8 +1150,8 @@ def rated(folder: Path, kind: str, *rows: Row, **keys: Any) -> Gathered:
 
 def levels_of(found: Gathered, slug: str) -> dict[str, int]:
     """The level of each response on a dimension, by its text."""
-    place = resources(found.plan).space.index[slug]
-    return {r.text: r.levels[place] for post in found.posts for r in found.responses(post) if r.levels is not None}
+    position = resources(found.plan).space.index[slug]
+    return {r.text: r.levels[position] for post in found.posts for r in found.responses(post) if r.levels is not None}
 
 
 def test_order_of_the_rows_of_helpsteer2_does_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

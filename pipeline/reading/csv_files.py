@@ -1,4 +1,4 @@
-"""Reads CSV as people have it: any usual delimiter, and rows that break the rules without loss of those around them."""
+"""Reads CSV with any common delimiter. A malformed row does not cost the rows around it."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from collections import deque
 from itertools import zip_longest
 from typing import Any, TextIO
 
-from pipeline.reading.values import Row, Rows, UnreadableError, named
+from pipeline.reading.values import Row, Rows, UnreadableError, column_names
 
 _DELIMITERS = (",", ";", "\t", "|")
 _LONGEST_CELL = 1 << 24
 
 
-def table_rows(file: TextIO, delimiter: str | None) -> Rows:
-    """Yield the rows of a table with a header, each with the number of its first line.
+def read_csv(file: TextIO, delimiter: str | None) -> Rows:
+    """Yield the rows below the header, each with the number of its first line.
 
-    Without a `delimiter` the header's most frequent one is taken. After a row that breaks the rules the next line is
-    tried as one. Raises `ValueError` for a header that breaks them.
+    Without a `delimiter`, the most frequent one in the header is used. After a malformed row, reading resumes at the
+    next line. Raises `ValueError` for a malformed header.
     """
     csv.field_size_limit(_LONGEST_CELL)
     lines = _Lines(file)
@@ -28,9 +28,9 @@ def table_rows(file: TextIO, delimiter: str | None) -> Rows:
     while True:
         number = lines.begin()
         if reader is None:
-            # Excel's own line about the delimiter.
-            if number == 1 and (said := re.fullmatch(r"sep=(.)\s*", lines.peek(), re.IGNORECASE)):
-                delimiter = said[1]
+            # Excel writes the delimiter into a first line.
+            if number == 1 and (declared := re.fullmatch(r"sep=(.)\s*", lines.peek(), re.IGNORECASE)):
+                delimiter = declared[1]
                 next(lines)
                 continue
             delimiter = delimiter or _delimiter(lines.peek())
@@ -42,7 +42,7 @@ def table_rows(file: TextIO, delimiter: str | None) -> Rows:
         except csv.Error as error:
             if not header:
                 raise ValueError(f"its header is not CSV: {error}") from None
-            # A quotation mark that nothing closes swallows what follows: give that back.
+            # An unclosed quotation mark has consumed the following lines.
             lines.step_back()
             reader = None
             yield number, UnreadableError(f"not CSV: {error}; is a quotation mark not closed?")
@@ -57,17 +57,17 @@ def table_rows(file: TextIO, delimiter: str | None) -> Rows:
 
 
 def _distinct(names: list[str]) -> list[str]:
-    """Names of columns; those of the same name are numbered, as nobody knows which of them is meant."""
+    """Number the names that occur several times, so that none of these columns is taken for the meant one."""
     return [
-        name if names.count(name) == 1 else f"{name} ({names[: place + 1].count(name)})"
-        for place, name in enumerate(names)
+        name if names.count(name) == 1 else f"{name} ({names[: position + 1].count(name)})"
+        for position, name in enumerate(names)
     ]
 
 
 def _cells(header: list[str], cells: list[str]) -> Row:
-    """A row by its columns. Missing cells are missing values."""
+    """Return a row by column. Missing cells are None."""
     if any(cell.strip() for cell in cells[len(header) :]):
-        return UnreadableError(f"has {len(cells)} cells for {len(header)} columns ({named(header)})")
+        return UnreadableError(f"has {len(cells)} cells for {len(header)} columns ({column_names(header)})")
     try:
         "".join(cells).encode()
     except UnicodeEncodeError:
@@ -76,7 +76,7 @@ def _cells(header: list[str], cells: list[str]) -> Row:
 
 
 class _Lines:
-    """The lines of a file for `csv.reader`, those of the present row kept so that they can be read again."""
+    """Lines of a file for `csv.reader`. Keeps those of the current row, so that they can be read again."""
 
     def __init__(self, file: TextIO) -> None:
         self._file = file
@@ -93,24 +93,24 @@ class _Lines:
         return line
 
     def begin(self) -> int:
-        """Begin a row: return the number of its first line."""
+        """Start a row, and return the number of its first line."""
         self._number += len(self._row)
         self._row = []
         return self._number
 
     def peek(self) -> str:
-        """Return the next line without taking it; '' at the end."""
+        """Return the next line without consuming it; '' at the end."""
         if not self._again and (line := self._file.readline()):
             self._again.append(line)
         return self._again[0] if self._again else ""
 
     def step_back(self) -> None:
-        """Give back all lines of the row but the first."""
+        """Unread all lines of the row except the first."""
         self._again.extendleft(reversed(self._row[1:]))
         del self._row[1:]
 
 
 def _delimiter(header: str) -> str:
-    """The delimiter that a header has most of, outside quotation marks."""
+    """Return the most frequent delimiter of a header, outside quotation marks."""
     plain = re.sub(r'"[^"]*"', "", header)
     return max(_DELIMITERS, key=plain.count)

@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 
-from pipeline.reading.tables import table_rows
+from pipeline.reading.csv_files import read_csv
 from pipeline.reading.values import UnreadableError
 
 
 def table(text: str, delimiter: str | None = None) -> list[tuple[int, Any]]:
     """The rows of a table with the lines that they begin in; of those that are none, the reasons."""
-    found = table_rows(io.StringIO(text, newline=""), delimiter)
+    found = read_csv(io.StringIO(text, newline=""), delimiter)
     return [(number, str(row) if isinstance(row, UnreadableError) else row) for number, row in found]
 
 
