@@ -17,16 +17,16 @@ from rich.text import Text
 
 from pipeline.plan import SPLITS, apportion, cut_shards
 from pipeline.reading.text import (
-    as_written,
-    control_character,
+    clean_text,
+    find_control_character,
     is_blank,
     is_placeholder,
-    normalised,
-    slug,
-    without_controls,
+    normalise,
+    remove_controls,
+    to_slug,
 )
-from pipeline.report.page import render
-from pipeline.sampling.posts import posts_of, read_posts, store_posts
+from pipeline.report.page import render_page
+from pipeline.sampling.posts import read_posts, read_shard_posts, store_posts
 from pipeline.threads.scrub import scrub
 from preference_space.direction import from_released, parse_profile, to_released, verbalise
 from preference_space.space import load_space
@@ -77,14 +77,14 @@ def test_scrubbing_twice_is_scrubbing_once(text: str, names: set[str]) -> None:
 @example("\u0645\u200d\u202e\u0645")  # a joiner beside what is shown by its number
 @example("a\u200d\u200d\u0645")
 def test_cleaning_twice_is_cleaning_once(text: str) -> None:
-    for clean in (without_controls, normalised, slug, safe):
+    for clean in (remove_controls, normalise, to_slug, safe):
         once = clean(text)
         assert clean(once) == once, clean.__name__
 
 
 @given(ANY_TEXTS)
 def test_no_control_character_is_left(text: str) -> None:
-    assert control_character(without_controls(text)) is None
+    assert find_control_character(remove_controls(text)) is None
 
 
 @given(st.integers(0, 10**9), st.lists(st.integers(0, 1000), min_size=1, max_size=5).filter(any))
@@ -142,19 +142,19 @@ def test_posts_come_back_from_their_files_as_they_were_read(texts: list[str]) ->
         posts = [*read_posts(SeedsConfig(path=str(path)), Counter(), 1)]
         store_posts(Path(name), {"train": posts}, "fingerprint")
         plan = tiny(pairs=len(posts), shard_pairs=4096, splits={"train": 1, "validation": 0, "test": 0})
-        stored = posts_of(Path(name), cut_shards(plan, {})[0])
+        stored = read_shard_posts(Path(name), cut_shards(plan, {})[0])
 
     assert stored == posts
-    written = {row["id"]: as_written(row["text"]) for row in rows}
+    written = {row["id"]: clean_text(row["text"]) for row in rows}
     assert {post.id: post.text for post in posts}.items() <= written.items()
-    kept = {normalised(post.text) for post in posts}
-    assert all(is_blank(text) or is_placeholder(text) or normalised(text) in kept for text in written.values())
+    kept = {normalise(post.text) for post in posts}
+    assert all(is_blank(text) or is_placeholder(text) or normalise(text) in kept for text in written.values())
 
 
 @settings(max_examples=20)
 @given(TEXTS)
 def test_a_text_comes_back_from_the_report(text: str) -> None:
-    page = render(fake.empty().model_copy(update={"name": text}))
+    page = render_page(fake.empty().model_copy(update={"name": text}))
 
     data = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page, re.S)
     assert len(data) == 1
