@@ -148,7 +148,7 @@ class _RetryCounter(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         if "://" not in record.getMessage():
             self._counts.add("publish/retries", 1)
-            logger.debug("upload: the Hub did not answer; %s", record.getMessage())
+            logger.info("upload: the Hub did not answer; %s", record.getMessage())
 
 
 def _records_folder(folder: AnyPath, repo_id: str) -> AnyPath:

@@ -168,7 +168,7 @@ def test_a_server_is_started_and_answers(tmp_path: Path) -> None:
     assert counters_for(tmp_path).get("server_restarts") == 0
 
 
-def test_a_server_that_dies_is_restarted_and_loses_no_request(tmp_path: Path) -> None:
+def test_a_server_that_dies_is_restarted_and_loses_no_request(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with connected(tmp_path, stub_spec(tmp_path, "--die-after", "25")) as client:
         outcomes = finish(client, submit(client, make_requests(40), tmp_path))
 
@@ -177,6 +177,7 @@ def test_a_server_that_dies_is_restarted_and_loses_no_request(tmp_path: Path) ->
     assert len(set(asked)) == 40
     assert 40 < len(asked) <= 44  # Those in flight are sent again, and no others.
     assert counters_for(tmp_path).get("server_restarts") == 1
+    assert [record.levelname for record in caplog.records if "restart 1" in record.getMessage()] == ["WARNING"]
 
 
 def test_a_server_that_dies_loses_no_call_of_choices(tmp_path: Path) -> None:

@@ -181,13 +181,16 @@ def test_a_lease_holds_no_secrets(folder: UPath, monkeypatch: pytest.MonkeyPatch
     assert not [value for name, value in os.environ.items() if ("TOKEN" in name or "KEY" in name) and value in text]
 
 
-def test_a_released_lease_is_taken_at_once_and_the_old_one_deleted(folder: UPath) -> None:
+def test_a_released_lease_is_taken_at_once_and_the_old_one_deleted(
+    folder: UPath, caplog: pytest.LogCaptureFixture
+) -> None:
     for number in (1, 2, 3):
         started = time.monotonic()
         with locked(folder):
             assert time.monotonic() - started < 30
             assert leases(folder).keys() == {number}
         assert leases(folder)[number]["released"]
+    assert caplog.messages == []
 
 
 def test_a_lease_is_released_after_an_error(folder: UPath) -> None:
@@ -208,13 +211,16 @@ def test_no_beat_comes_after_the_release(folder: UPath) -> None:
     assert leases(folder) == before
 
 
-def test_the_lease_of_a_process_of_this_host_that_is_gone_is_taken_at_once(folder: UPath) -> None:
+def test_the_lease_of_a_process_of_this_host_that_is_gone_is_taken_at_once(
+    folder: UPath, caplog: pytest.LogCaptureFixture
+) -> None:
     lease(folder, number=4, **gone_process())
 
     started = time.monotonic()
     with locked(folder):
         assert time.monotonic() - started < 30
         assert leases(folder).keys() == {5}
+    assert [record.levelname for record in caplog.records if "took over" in record.getMessage()] == ["WARNING"]
 
 
 @in_a_bucket

@@ -13,11 +13,12 @@ from aiohttp import web
 
 from pipeline.generation.verdicts import Availability
 from pipeline.runtime import logs, timing
+from preference_space.space import PreferenceSpace, load_space
 from schemas.config import RequestsConfig
 from tests import ROOT
 from tests.pipeline.helpers import write_jsonl
 from tests.pipeline.runtime.test_worker import BY_TWO
-from tests.pipeline.test_cli import config_file
+from tests.pipeline.test_cli import Result, config_file
 from tests.stub import StubServer, good, is_trial
 
 KEY = "sk-secret-0123456789"
@@ -80,6 +81,25 @@ def test_an_outage_is_logged_once_when_it_lasts_and_when_it_ends(caplog: pytest.
     assert "connection refused" in caplog.messages[0]
     assert "60 s" in caplog.messages[0]
     assert "answers again" in caplog.messages[1]
+
+
+@pytest.mark.parametrize(("flags", "shown"), [((), ["WARNING: "]), (("--debug",), ["DEBUG", "WARNING"])])
+def test_the_command_shows_records_as_safe_text(
+    monkeypatch: pytest.MonkeyPatch, flags: tuple[str, ...], shown: list[str]
+) -> None:
+    def load(source: str) -> PreferenceSpace:
+        logging.getLogger("preference_space.space").debug("reading %s", source)
+        logging.getLogger("preference_space.space").warning("odd \x1b[31m \u202e name")
+        return alignx
+
+    alignx = load_space("alignx")
+    monkeypatch.setattr("preference_space.space.load_space", load)
+
+    lines = Result("space", "check", "alignx", *flags).err.splitlines()
+
+    assert len(lines) == len(shown)
+    assert all(level in line for level, line in zip(shown, lines, strict=True))
+    assert lines[-1].endswith("odd  [31m <U+202E> name")
 
 
 @pytest.mark.parametrize("arguments", [("--debug",), ("--verbose", *BY_TWO)], ids=["debug", "verbose-by-two"])
