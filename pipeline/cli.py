@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import importlib.util
 import logging
 import threading
 import traceback
@@ -345,6 +346,8 @@ def _reported(debug: bool, verbose: bool = False) -> Iterator[None]:
     except Exception as error:
         if debug:
             traceback.print_exc()
+        if isinstance(error, ModuleNotFoundError) and importlib.util.find_spec("apache_beam") is None:
+            error = UserError(f"{error.name} is not installed; run: pip install 'everyuser[build]'")
         known = isinstance(error, UserError)
         text = str(error) if known else f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         hint = "" if known else " (--debug shows where)"

@@ -142,6 +142,16 @@ async def out_of_memory(request: web.Request, body: dict[str, Any]) -> web.Strea
     return await good(request, body)
 
 
+def test_without_the_extra_a_build_says_how_to_install_it() -> None:
+    code = "import sys; sys.modules['apache_beam'] = None; import pipeline.cli; pipeline.cli.main()"
+    command = [sys.executable, "-c", code, "build", "configs/quickstart.yaml"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 1
+    assert "pip install 'everyuser[build]'" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
 def test_retry_of_what_circumstances_cost_is_offered_and_done(tmp_path: Path) -> None:
     output = tmp_path / "out"
     with StubServer(out_of_memory) as stub:

@@ -10,7 +10,6 @@ from schemas.base import UsageError
 from schemas.config import BuildConfig, PublishConfig
 from schemas.loader import validate
 from schemas.reference import SECTIONS
-from tests import ROOT
 
 REQUIRED: dict[str, dict[str, Any]] = {
     "vllm": {"kind": "vllm"},
@@ -111,9 +110,3 @@ def test_more_than_three_problems_are_counted() -> None:
     assert message is not None
     assert message.count("expected") == 3
     assert message.endswith("; and 2 more")
-
-
-def test_the_training_package_has_the_same_words() -> None:
-    other = ROOT / "training" / "everyuser_train" / "problems.py"
-
-    assert other.read_text(encoding="utf-8") == (ROOT / "schemas" / "problems.py").read_text(encoding="utf-8")

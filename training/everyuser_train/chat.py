@@ -1,4 +1,4 @@
-"""Replies of a model and of its reference, side by side, to a post and for a persona."""
+"""Replies of a model and of its reference to a post, side by side, for a persona."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from rich.panel import Panel
 from rich.text import Text
 
 from everyuser_train import models
-from everyuser_train.base import UsageError
 from everyuser_train.config import EvalData, Part
 from everyuser_train.data import load
 from everyuser_train.examples import Example
 from everyuser_train.generate import generate
 from everyuser_train.personas import NO_PERSONA, Method, Persona, fixed
 from everyuser_train.prompts import fit
-from everyuser_train.terminal import safe
+from schemas.base import UsageError
+from schemas.terminal import safe
 
 _ALL: tuple[Part, ...] = ("ugc", "pair", "demo")
 
 
 class Sampling(NamedTuple):
-    """How replies are drawn: temperature 0 takes the likeliest token; lengths are in tokens."""
+    """Settings of generation. Temperature 0 takes the likeliest token; lengths are in tokens."""
 
     max_length: int = 8192
     max_new_tokens: int = 300
@@ -34,13 +34,13 @@ class Sampling(NamedTuple):
 
 
 class Pair:
-    """A policy and its reference. Where the policy is adapters on the reference, one model is both."""
+    """A policy and its reference. Adapters on the reference share one model with it."""
 
     def __init__(self, policy: str, reference: str | None, dtype: str) -> None:
         base = models.adapter_base(policy)
         if reference is None and base is None:
             raise UsageError(
-                f"{policy} is no folder of adapters: name the model that it was trained from by --reference"
+                f"{policy} is not a folder of adapters; name the model that it was trained from by --reference"
             )
         self.tokenizer = models.load_tokenizer(policy)
         self._policy = models.load_model(policy, dtype=dtype)
@@ -48,7 +48,7 @@ class Pair:
         self._reference = None if shared else models.load_model(str(reference), dtype=dtype)
 
     def replies(self, method: Method, post: str, persona: Persona, sampling: Sampling) -> tuple[str, str]:
-        """The policy's and the reference's reply. Raises `UsageError` for a post that is too long."""
+        """Return the policy's and the reference's reply. Raises `UsageError` for a post that is too long."""
         room = sampling.max_length - sampling.max_new_tokens
         prompt = fit(self.tokenizer, method, post, persona, ("",), room)
         if prompt is None:
@@ -82,7 +82,7 @@ class Pair:
 
 
 def find_row(data: EvalData, row: str | None) -> tuple[Example, Any]:
-    """The example with id `row`, or the first, and the dataset's space. Raises `UsageError` if there is none."""
+    """Return the example with id `row`, or the first, and the dataset's space. Raises `UsageError` if there is none."""
     loaded = load(data, data.split)
     for example in loaded.examples:
         if row is None or example.id == row:
@@ -91,18 +91,18 @@ def find_row(data: EvalData, row: str | None) -> tuple[Example, Any]:
 
 
 def persona_of(example: Example, space: Any, method: Method, items: int) -> Persona:
-    """The persona of a dataset's row, with the first `items` of each kind."""
+    """Return the persona of a dataset's row, with the first `items` of each kind."""
     return fixed(example, _ALL, items, method, "target", space)
 
 
 def written_persona(text: str) -> Persona:
-    """A persona from a few lines: the portrait for ICA; for PBA each line is a preference."""
+    """Return a persona from a few lines: a portrait for ICA, one preference per line for PBA."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return NO_PERSONA._replace(portrait="\n".join(lines), profile=", ".join(lines))
 
 
 def show_persona(persona: Persona, method: Method, console: Console) -> None:
-    """Print what of a persona the models see."""
+    """Print the parts of a persona that the models see."""
     if method == "pba":
         sections = [("preferences", persona.profile)]
     else:
@@ -115,7 +115,7 @@ def show_persona(persona: Persona, method: Method, console: Console) -> None:
 
 
 def show_replies(post: str, policy: str, reference: str, console: Console) -> None:
-    """Print the post and both replies, beside each other where there is room."""
+    """Print the post and both replies, side by side where there is room."""
     panels = [_panel("policy", policy, "green"), _panel("reference", reference, "blue")]
     if console.width >= 80:
         width = (console.width - 1) // 2

@@ -12,15 +12,15 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, TypeVar
 
 import typer
 from rich.text import Text
 
-from everyuser_train.base import UsageError, UserError
-from everyuser_train.terminal import Terminal, safe, say
+from schemas.base import Record, UsageError, UserError
+from schemas.terminal import Terminal, safe, say
 
 app = typer.Typer(
     help="Align models with personas by DPO, and measure it.",
@@ -30,7 +30,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-# A file or a pipe gets its tables whole.
+# Tables in a file or a pipe are not cut to a terminal's width.
 out = Terminal(width=None if sys.stdout.isatty() else 160)
 err = Terminal(stderr=True)
 
@@ -43,15 +43,33 @@ Reference = Annotated[
 ]
 Data = Annotated[str | None, typer.Option("--data", "-d", help="A folder, a Hub id, or a JSON or JSONL file.")]
 Split = Annotated[str | None, typer.Option("--split", help="Its split; by default `test`.")]
-Space = Annotated[str | None, typer.Option("--space", help="A preference_space.yaml, where the data bring none.")]
+Space = Annotated[str | None, typer.Option("--space", help="A preference_space.yaml, if the data have none.")]
 Directions = Annotated[
     list[str] | None,
     typer.Option("--directions", metavar="FILE", help="What `infer` wrote about the data; may be repeated."),
 ]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Use at most this many examples.")]
+BaseUrl = Annotated[
+    str | None, typer.Option("--base-url", help="An OpenAI-compatible endpoint, with its version: http://.../v1")
+]
+ServedModel = Annotated[str | None, typer.Option("--served-model", help="The model's name there.")]
 MethodOption = Annotated[
     str | None, typer.Option("--method", help="`ica` or `pba`; by default what the model was trained by.")
 ]
+
+_KEYS = {
+    "model": "model",
+    "reference": "reference",
+    "data": "data.path",
+    "split": "data.split",
+    "space": "data.space",
+    "directions": "data.directions",
+    "limit": "data.limit",
+    "method": "method",
+}
+"""Configuration keys of the options that commands share."""
+
+R = TypeVar("R", bound=Record)
 
 
 def _print_version(is_asked: bool) -> None:
@@ -71,18 +89,18 @@ def options(
 
 @app.command()
 def fit(
+    context: typer.Context,
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file; configs/ has examples.")],
     output: Annotated[str | None, typer.Option("--output", "-o", metavar="DIR", help="Output folder.")] = None,
     overrides: Set = None,
     debug: Debug = False,
 ) -> None:
-    """Train a model, or go on where an earlier run of the same command stopped."""
+    """Train a model, or resume where an earlier run of the same command stopped."""
     with _reported(debug):
         from everyuser_train.config import FitConfig
         from everyuser_train.display import Display
-        from everyuser_train.loader import load_config
 
-        settings = load_config(FitConfig, config, {"output": output}, overrides or ())
+        settings = _settings(FitConfig, context, output="output")
         main = os.environ.get("RANK", "0") == "0"
         with Display(out if main else Terminal(quiet=True)) as display:
             display.note("loading")
@@ -93,6 +111,7 @@ def fit(
 
 @app.command()
 def evaluate(
+    context: typer.Context,
     config: Config = None,
     model: Model = None,
     reference: Reference = None,
@@ -113,20 +132,19 @@ def evaluate(
         from everyuser_train.display import Display
         from everyuser_train.evaluate import EvaluateConfig
         from everyuser_train.evaluate import evaluate as run_evaluate
-        from everyuser_train.loader import load_config
         from everyuser_train.report import save, show
 
-        options = _options(model, reference, data, split, space, directions, limit, method)
-        settings = load_config(EvaluateConfig, config, options, overrides or ())
+        settings = _settings(EvaluateConfig, context)
         with Display(err) as display:
             report = run_evaluate(settings, display.stage)
         save(report, Path(output))
         show(report, out)
-        _say(f"written to {output}")
+        say(out, f"written to {output}")
 
 
 @app.command()
 def infer(
+    context: typer.Context,
     config: Config = None,
     data: Data = None,
     split: Split = None,
@@ -135,45 +153,43 @@ def infer(
     annotator: Annotated[
         str | None, typer.Option("--annotator", help="A model that runs here: a folder, a Hub id, the packaged model.")
     ] = None,
-    base_url: Annotated[
-        str | None, typer.Option("--base-url", help="Or an OpenAI-compatible endpoint, with its version: http://.../v1")
-    ] = None,
-    served_model: Annotated[str | None, typer.Option("--served-model", help="The model's name there.")] = None,
+    base_url: BaseUrl = None,
+    served_model: ServedModel = None,
     output: Annotated[
         str | None, typer.Option("--output", "-o", metavar="FILE", help="A .jsonl or .parquet file.")
     ] = None,
     overrides: Set = None,
     debug: Debug = False,
 ) -> None:
-    """Infer the directions of personas from their history, for PBA on data that have none."""
+    """Infer the directions of personas from their history, for PBA on data without directions."""
     with _reported(debug):
         from everyuser_train.display import Display
         from everyuser_train.infer import InferConfig, infer_file
-        from everyuser_train.loader import load_config
 
         if annotator and (base_url or served_model):
             raise UsageError("give --annotator, or --base-url and --served-model, not both")
-        options = _options(None, None, data, split, space, None, limit, None) | {"output": output}
-        if annotator:
-            options |= {"annotator.kind": "local", "annotator.name": annotator}
-        if base_url or served_model:
-            options |= {
-                "annotator.kind": "endpoint",
-                "annotator.endpoint.base_url": base_url,
-                "annotator.endpoint.model": served_model,
-            }
-        settings = load_config(InferConfig, config, options, overrides or ())
+        kind = "local" if annotator else "endpoint" if base_url or served_model else None
+        settings = _settings(
+            InferConfig,
+            context,
+            {"annotator.kind": kind},
+            output="output",
+            annotator="annotator.name",
+            base_url="annotator.endpoint.base_url",
+            served_model="annotator.endpoint.model",
+        )
         with Display(err) as display:
             summary = infer_file(settings, display.stage)
-        _say(f"directions of {summary.examples} examples, from {summary.texts} texts, in {summary.output}")
+        say(out, f"directions of {summary.examples} examples, from {summary.texts} texts, in {summary.output}")
         if summary.failed_texts:
-            _say(f"{summary.failed_texts} texts could not be judged; the first: {summary.first_failure}")
+            say(out, f"{summary.failed_texts} texts could not be judged; the first: {summary.first_failure}")
         if summary.unjudged:
-            _say(f"{summary.unjudged} examples have nothing that could be judged: their direction is neutral")
+            say(out, f"{summary.unjudged} examples have no part that could be judged: their direction is neutral")
 
 
 @app.command()
 def judge(
+    context: typer.Context,
     config: Config = None,
     model: Model = None,
     reference: Reference = None,
@@ -183,35 +199,29 @@ def judge(
     directions: Directions = None,
     limit: Limit = None,
     method: MethodOption = None,
-    base_url: Annotated[
-        str | None, typer.Option("--base-url", help="The judge's OpenAI-compatible endpoint: http://.../v1")
-    ] = None,
-    served_model: Annotated[str | None, typer.Option("--served-model", help="The judge's name there.")] = None,
+    base_url: BaseUrl = None,
+    served_model: ServedModel = None,
     output: Annotated[
         str | None, typer.Option("--output", "-o", metavar="DIR", help="Folder for replies, verdicts and report.")
     ] = None,
     overrides: Set = None,
     debug: Debug = False,
 ) -> None:
-    """Win rate of a model's replies against its reference's by a judge, both orders asked."""
+    """Compare a model's replies with its reference's by a judge model, which sees each pair in both orders."""
     with _reported(debug):
         from everyuser_train.display import Display
         from everyuser_train.judge import JudgeConfig, table
         from everyuser_train.judge import judge as run_judge
-        from everyuser_train.loader import load_config
 
-        options = _options(model, reference, data, split, space, directions, limit, method) | {
-            "output": output,
-            "judge.base_url": base_url,
-            "judge.model": served_model,
-        }
-        settings = load_config(JudgeConfig, config, options, overrides or ())
+        settings = _settings(
+            JudgeConfig, context, output="output", base_url="judge.base_url", served_model="judge.model"
+        )
         with Display(err) as display:
             report = run_judge(settings, display.stage)
         out.print(table(report))
         if report.first_failure is not None:
-            _say(f"{report.unjudged} cases have no verdict; the first: {report.first_failure}")
-        _say(f"written to {settings.output}")
+            say(out, f"{report.unjudged} cases have no verdict; the first: {report.first_failure}")
+        say(out, f"written to {settings.output}")
 
 
 @app.command()
@@ -237,7 +247,7 @@ def chat(
     dtype: Annotated[str, typer.Option("--dtype", help="Numbers to compute with.")] = "float32",
     debug: Debug = False,
 ) -> None:
-    """Replies of a model and of its reference side by side, for a persona."""
+    """Show replies of a model and of its reference side by side, for a persona."""
     with _reported(debug):
         from everyuser_train import chat as talk
         from everyuser_train.config import EvalData
@@ -266,9 +276,9 @@ def chat(
 
 
 def _asked(own: str | None) -> Iterator[str]:
-    """Posts that are typed in, until the end of the input; an empty line is the row's own post, or the end."""
+    """Yield posts from the input until it ends. An empty line stands for the row's own post, or ends the input."""
     if sys.stdin.isatty():
-        _say("type a post; Ctrl-D ends" + (", an empty line takes the row's own post" if own else ""))
+        say(out, "type a post; Ctrl-D ends" + (", an empty line takes the row's own post" if own else ""))
     while True:
         try:
             line = out.input("> " if sys.stdin.isatty() else "").strip()
@@ -279,37 +289,27 @@ def _asked(own: str | None) -> Iterator[str]:
         yield line or own or ""
 
 
-def _options(
-    model: str | None,
-    reference: str | None,
-    data: str | None,
-    split: str | None,
-    space: str | None,
-    directions: list[str] | None,
-    limit: int | None,
-    method: str | None,
-) -> dict[str, Any]:
-    """Keys of the options that the commands share."""
+def _settings(record: type[R], context: typer.Context, more: Mapping[str, str | None] | None = None, **keys: str) -> R:
+    """Return a command's configuration: its file, the options of the command line, and `--set`.
+
+    Args:
+        record: The configuration's record.
+        context: The command's parameters.
+        more: Further values by configuration key; None for one that was not given.
+        keys: Configuration key of each of the command's own options.
+    """
+    from everyuser_train.loader import load_config
     from everyuser_train.models import trained_method
 
-    return {
-        "model": model,
-        "reference": reference,
-        "data.path": data,
-        "data.split": split,
-        "data.space": space,
-        "data.directions": directions or None,
-        "data.limit": limit,
-        "method": method or (trained_method(model) if model else None),
-    }
-
-
-def _say(text: str) -> None:
-    say(out, text)
+    given = context.params
+    options = {key: given[name] or None for name, key in {**_KEYS, **keys}.items() if name in given} | {**(more or {})}
+    if given.get("model") and not given.get("method"):
+        options["method"] = trained_method(given["model"])
+    return load_config(record, given["config"] and Path(given["config"]), options, given["overrides"] or ())
 
 
 def _hush() -> None:
-    """Keep the libraries from talking; must come before they are imported."""
+    """Silence the libraries. Must be called before they are imported."""
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -320,15 +320,15 @@ def _hush() -> None:
 
 @contextlib.contextmanager
 def _reported(debug: bool) -> Iterator[None]:
-    """Errors as one line with the way out; a traceback only with `--debug`."""
-    # TRL reports each training to its makers otherwise.
+    """Report an error as one line and exit; `--debug` adds the traceback."""
+    # Otherwise TRL reports each training to its developers.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     if not debug:
         _hush()
     try:
         yield
     except KeyboardInterrupt:
-        err.print("[bold]stopped[/]: run the same command again to go on; finished work is kept")
+        err.print("[bold]stopped[/]: run the same command again to resume; finished work is kept")
         raise typer.Exit(130) from None
     except BrokenPipeError:
         raise typer.Exit(0) from None

@@ -1,50 +1,43 @@
-"""A small client of OpenAI-compatible endpoints: a bounded window of calls, retries, and outcomes as they arrive."""
+"""A client of OpenAI-compatible endpoints: a bounded window of calls, and outcomes as they arrive.
+
+The `openai` library sends, waits and retries. This module reads the answers and decides which failures end the run.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import email.utils
-import functools
 import os
-import random
-import time
 import urllib.parse
-import urllib.request
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Generic, TypeVar
 
-import aiohttp
+import httpx2
+import openai
 import orjson
 from pydantic import Field, JsonValue, field_validator
 
-from everyuser_train.answers import parse
-from everyuser_train.base import Record, UsageError, UserError
-from everyuser_train.payload import Mask, TooLargeError, read_payload
-from everyuser_train.problems import Fits, Hidden
+from schemas.answers import parse
+from schemas.base import Record, UsageError, UserError
+from schemas.mask import Mask
+from schemas.problems import Fits, Hidden
 
 T = TypeVar("T")
 
-_mask = functools.lru_cache(maxsize=1)(Mask)
-
 _CONNECT_SECONDS = 10.0
-_SHORTEST_PAUSE = 0.1
-"""Seconds: the shortest wait, even where a server says 'at once'."""
-_LONGEST_PAUSE = 30.0
-"""Seconds: the longest wait between two tries that we choose ourselves."""
-_LONGEST_ASKED_PAUSE = 120.0
-"""Seconds: the longest that a server can make us wait by `Retry-After`."""
+_RETRIED = frozenset({408, 409, 429})
+"""Statuses below 500 that the library retries."""
 
 
 class Endpoint(Record):
-    """An OpenAI-compatible endpoint, and how it is asked."""
+    """An OpenAI-compatible endpoint and the settings of calls to it."""
 
-    base_url: str = Field(description="Up to and with the version, such as http://127.0.0.1:8000/v1.")
+    base_url: str = Field(description="Address up to and including the version, such as http://127.0.0.1:8000/v1.")
     model: str = Field(min_length=1, description="The model's name there.")
     api_key_env: (
         Annotated[
             str,
-            # A key has small letters or hyphens; it would be written to errors and reports.
+            # A key has small letters or hyphens. Without this pattern it would be written to errors and reports.
             Field(pattern=r"^[A-Z_][A-Z0-9_]{0,63}$"),
             Fits(
                 "the name of an environment variable in capital letters, such as OPENAI_API_KEY; the key itself "
@@ -56,35 +49,35 @@ class Endpoint(Record):
     ) = Field(
         None, description="Environment variable, in capital letters, that holds the key; the only way to give it."
     )
-    in_flight: int = Field(16, ge=1, le=1024, description="Calls under way at the same time.")
-    timeout_seconds: float = Field(120.0, gt=0, description="Longest wait for one answer.")
-    retries: int = Field(6, ge=0, description="Further tries after 429, 5xx, timeouts and lost connections.")
+    in_flight: int = Field(16, ge=1, le=1024, description="Most calls at the same time.")
+    timeout_seconds: float = Field(120.0, gt=0, description="Longest wait for an answer.")
+    retries: int = Field(6, ge=0, description="Retries after 408, 409, 429, 5xx, timeouts and lost connections.")
 
     extra: dict[str, JsonValue] = Field(
-        default_factory=dict, description="Further fields of a call's body; null takes one of ours out."
+        default_factory=dict, description="Further fields of a call's body; null removes one of ours."
     )
 
     def body(self, **fields: object) -> dict[str, Any]:
-        """The body of a call: the model, `fields`, and `extra` on top."""
+        """Return the body of a call: the model, `fields`, and `extra` on top."""
         return {
             name: value for name, value in {"model": self.model, **fields, **self.extra}.items() if value is not None
         }
 
     @field_validator("base_url")
     @classmethod
-    def _plain(cls, value: str) -> str:
+    def _check_base_url(cls, value: str) -> str:
         url = urllib.parse.urlsplit(value)
         if url.scheme not in ("http", "https") or not url.hostname:
             raise ValueError("must begin with http:// or https:// and a host")
         if "@" in url.netloc or url.query or url.fragment:
-            # They would be written to errors and reports; and a key belongs into the environment.
+            # Errors and reports show the address, so it must not hold a secret.
             raise ValueError("must hold no user, password, query or fragment; name the key's variable in api_key_env")
         return value.rstrip("/")
 
 
 @dataclass(frozen=True)
 class Call(Generic[T]):
-    """One POST. `read` takes what is wanted out of the parsed answer, or raises `ValueError` or the like."""
+    """One POST. `read` extracts a value from the parsed answer, or raises `ValueError` or the like."""
 
     path: str
     body: Mapping[str, Any]
@@ -93,150 +86,125 @@ class Call(Generic[T]):
 
 @dataclass(frozen=True)
 class Failure:
-    """A call without a usable answer. `final`: it would fail again, as the endpoint refuses this very body."""
+    """A call without a usable answer. `final`: the endpoint refuses this body, so a retry would fail again."""
 
     reason: str
     detail: str
     final: bool
 
 
-@dataclass(frozen=True)
-class _Transient:
-    failure: Failure
-    pause: float | None = None
-    reached: bool = True
-
-
 def ask_all(endpoint: Endpoint, calls: Iterable[Call[T]], done: Callable[[int, T | Failure], None]) -> None:
-    """Make all calls, at most `in_flight` at a time; `done` gets each one's number and outcome when it arrives.
+    """Make all calls, at most `in_flight` at a time.
 
-    `calls` is drawn from as the window has room. Raises `UserError` for what no call can get round: the key, the
-    address or the model is refused (401, 403, 404, a redirect), or nothing listens there; and what `done` raises.
+    Args:
+        endpoint: Where to send the calls.
+        calls: Read lazily, one as soon as the window has room.
+        done: Gets the number and the outcome of each call when it arrives. Its exceptions end the run.
+
+    Raises:
+        UsageError: The key's environment variable is not set.
+        UserError: No call can succeed: the endpoint refuses the key, the path or the model (401, 403, 404), redirects,
+            or nothing listens there.
     """
-    headers = _headers(endpoint)
-    asyncio.run(_ask_all(endpoint, headers, calls, done))
+    asyncio.run(_ask_all(endpoint, _key(endpoint), calls, done))
 
 
 def chat(endpoint: Endpoint, messages: list[dict[str, str]], read: Callable[[Any], T], **fields: object) -> Call[T]:
-    """A chat completion of these messages, with further `fields` of the body."""
+    """Return the call for a chat completion of `messages`, with further `fields` of the body."""
     return Call("/chat/completions", endpoint.body(messages=messages, **fields), read)
 
 
-def _headers(endpoint: Endpoint) -> dict[str, str]:
-    headers = {"Content-Type": "application/json"}
-    if endpoint.api_key_env:
-        key = os.environ.get(endpoint.api_key_env, "").strip()
-        if not key:
-            raise UsageError(f"the environment variable {endpoint.api_key_env} (api_key_env) is not set")
-        if not (key.isascii() and key.isprintable()):
-            raise UsageError(
-                f"the environment variable {endpoint.api_key_env} (api_key_env) holds no key: odd characters"
-            )
-        headers["Authorization"] = f"Bearer {key}"
-    return headers
+def _key(endpoint: Endpoint) -> str:
+    if not endpoint.api_key_env:
+        return ""
+    key = os.environ.get(endpoint.api_key_env, "").strip()
+    if not key:
+        raise UsageError(f"the environment variable {endpoint.api_key_env} (api_key_env) is not set")
+    if not (key.isascii() and key.isprintable()):
+        raise UsageError(
+            f"the environment variable {endpoint.api_key_env} (api_key_env) is not a key: it has control or non-ASCII "
+            "characters"
+        )
+    return key
 
 
 async def _ask_all(
-    endpoint: Endpoint, headers: dict[str, str], calls: Iterable[Call[T]], done: Callable[[int, T | Failure], None]
+    endpoint: Endpoint, key: str, calls: Iterable[Call[T]], done: Callable[[int, T | Failure], None]
 ) -> None:
     numbered = enumerate(calls)
-    async with aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0),
-        timeout=aiohttp.ClientTimeout(total=endpoint.timeout_seconds, sock_connect=_CONNECT_SECONDS),
-        # Looking for proxies at every call costs; few machines have one.
-        trust_env=bool(urllib.request.getproxies()),
-        headers=headers,
-        cookie_jar=aiohttp.DummyCookieJar(),
-    ) as session:
-        workers = [asyncio.create_task(_work(session, endpoint, numbered, done)) for _ in range(endpoint.in_flight)]
+    # Servers may quote the key, and answers are kept and shown.
+    mask = Mask(key)
+    client = openai.AsyncOpenAI(
+        base_url=endpoint.base_url,
+        # Without a value here, the library would take one from its own variables.
+        api_key=key or "none",
+        max_retries=endpoint.retries,
+        timeout=httpx2.Timeout(endpoint.timeout_seconds, connect=_CONNECT_SECONDS),
+    )
+
+    async def work() -> None:
+        for number, call in numbered:
+            done(number, await _ask(client, endpoint, call, mask))
+
+    try:
+        async with client, asyncio.TaskGroup() as workers:
+            for _ in range(endpoint.in_flight):
+                workers.create_task(work())
+    except ExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+
+
+async def _ask(client: openai.AsyncOpenAI, endpoint: Endpoint, call: Call[T], mask: Mask) -> T | Failure:
+    headers = {} if endpoint.api_key_env else {"Authorization": openai.Omit()}
+    payload = b""
+    for _ in range(endpoint.retries + 1):
         try:
-            await asyncio.gather(*workers)
-        finally:
-            for worker in workers:
-                worker.cancel()
-            await asyncio.gather(*workers, return_exceptions=True)
+            response = await client.post(
+                call.path,
+                body=call.body,
+                cast_to=httpx2.Response,
+                # A redirect turns a POST into a GET, and can send the key to another host.
+                options={"follow_redirects": False, "headers": headers},
+            )
+        except openai.APIStatusError as error:
+            return _refusal(endpoint, call, error.status_code, mask(error.response.content))
+        except openai.APIConnectionError as error:
+            return _unanswered(endpoint, error, mask)
+        payload = mask(response.content)
+        try:
+            return call.read(parse(payload))
+        except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError):
+            continue
+    return Failure("garbled", f"not an answer of {call.path}: {payload[:120].decode(errors='replace')!r}", False)
 
 
-async def _work(
-    session: aiohttp.ClientSession,
-    endpoint: Endpoint,
-    numbered: Iterator[tuple[int, Call[T]]],
-    done: Callable[[int, T | Failure], None],
-) -> None:
-    for number, call in numbered:
-        outcome = await _ask(session, endpoint, call)
-        done(number, outcome)
+def _unanswered(endpoint: Endpoint, error: openai.APIConnectionError, mask: Mask) -> Failure:
+    """Return the failure of a call that got no answer. Raises `UserError` where the connection was refused."""
+    cause = error.__cause__ or error
+    detail = mask.text(f"{type(cause).__name__}: {cause}")
+    if isinstance(cause, httpx2.ConnectError | httpx2.ConnectTimeout):
+        raise UserError(f"{endpoint.base_url} does not answer ({detail}); check base_url and the server")
+    if isinstance(error, openai.APITimeoutError):
+        return Failure("timeout", f"no answer within {endpoint.timeout_seconds:g} s", False)
+    return Failure("connection", detail, False)
 
 
-async def _ask(session: aiohttp.ClientSession, endpoint: Endpoint, call: Call[T]) -> T | Failure:
-    tries = 0
-    while True:
-        answer = await _post(session, endpoint, call)
-        if not isinstance(answer, _Transient):
-            return answer
-        if tries >= endpoint.retries:
-            if not answer.reached:
-                detail = answer.failure.detail
-                raise UserError(f"{endpoint.base_url} does not answer ({detail}); check base_url and the server")
-            return answer.failure
-        await asyncio.sleep(_backoff(tries) if answer.pause is None else max(_SHORTEST_PAUSE, answer.pause))
-        tries += 1
-
-
-async def _post(session: aiohttp.ClientSession, endpoint: Endpoint, call: Call[T]) -> T | Failure | _Transient:
-    url = endpoint.base_url + call.path
-    # A server may quote the key that it is sent; answers are kept, and shown.
-    mask = _mask(session.headers.get("Authorization", "").removeprefix("Bearer "))
-    try:
-        # A redirect would turn a POST into a GET, and may lead the key elsewhere.
-        async with session.post(url, data=orjson.dumps(call.body), allow_redirects=False) as response:
-            payload = await read_payload(response, mask)
-    except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-        return _Transient(Failure("unreachable", mask.text(f"{type(error).__name__}: {error}"), False), reached=False)
-    except TimeoutError:
-        return _Transient(Failure("timeout", f"no answer within {endpoint.timeout_seconds:g} s", False))
-    except (aiohttp.ClientError, OSError) as error:
-        return _Transient(Failure("connection", mask.text(f"{type(error).__name__}: {error}"), False))
-    except TooLargeError as error:
-        return _Transient(Failure("garbled", str(error), False))
-    if response.status == 200:
-        return _read(call, payload)
-    return _refusal(endpoint, call, response, payload)
-
-
-def _read(call: Call[T], payload: bytes) -> T | _Transient:
-    try:
-        return call.read(parse(payload))
-    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError):
-        detail = f"not the answer of {call.path}: {payload[:120].decode(errors='replace')!r}"
-        return _Transient(Failure("garbled", detail, False))
-
-
-def _refusal(
-    endpoint: Endpoint, call: Call[Any], response: aiohttp.ClientResponse, payload: bytes
-) -> Failure | _Transient:
-    """What another status than 200 means. Raises `UserError` where it concerns every call."""
-    status, url = response.status, endpoint.base_url + call.path
-    failure = Failure(f"http_{status}", f"HTTP {status}: {_message(payload)}", status < 500)
+def _refusal(endpoint: Endpoint, call: Call[Any], status: int, payload: bytes) -> Failure:
+    """Return the failure for a status other than 2xx. Raises `UserError` where it concerns every call."""
+    url, detail = endpoint.base_url + call.path, f"HTTP {status}: {_message(payload)}"
     if status in (401, 403):
-        raise UserError(
-            f"{url} refuses the key ({failure.detail}); set the environment variable that api_key_env names"
-        )
+        raise UserError(f"{url} refuses the key ({detail}); set the environment variable that api_key_env names")
     if status == 404:
         raise UserError(
-            f"{url} does not know the path or the model '{endpoint.model}' ({failure.detail}); check base_url and model"
+            f"{url} does not know the path or the model '{endpoint.model}' ({detail}); check base_url and model"
         )
     if 300 <= status < 400:
-        raise UserError(f"{url} redirects (HTTP {status}); give the address that it leads to as base_url")
-    if status in (408, 409, 425, 429) or status >= 500:
-        return _Transient(
-            Failure(failure.reason, failure.detail, False), _retry_after(response.headers.get("Retry-After"))
-        )
-    return failure
+        raise UserError(f"{url} redirects (HTTP {status}); set base_url to the address that it leads to")
+    return Failure(f"http_{status}", detail, status < 500 and status not in _RETRIED)
 
 
 def _message(payload: bytes) -> str:
-    """The server's own words, in one line."""
+    """Return the server's error message in one line."""
     text: object = payload[:400].decode(errors="replace")
     try:
         body = orjson.loads(payload)
@@ -245,22 +213,3 @@ def _message(payload: bytes) -> str:
     except (ValueError, AttributeError):
         pass
     return " ".join((text if isinstance(text, str) else orjson.dumps(text).decode()).split())[:200]
-
-
-def _retry_after(value: str | None) -> float | None:
-    """Seconds, from either form of the header (RFC 9110, section 10.2.3), and no more than a server can ask for."""
-    if value is None:
-        return None
-    try:
-        seconds = float(value)
-    except ValueError:
-        try:
-            seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
-        except ValueError:
-            return None
-    return min(seconds, _LONGEST_ASKED_PAUSE)
-
-
-def _backoff(tries: int) -> float:
-    """Exponential back-off with jitter, seconds; it decides when, never what."""
-    return random.uniform(0.5, 1.0) * min(_LONGEST_PAUSE, 0.5 * 2.0 ** min(tries, 16))

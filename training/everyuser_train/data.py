@@ -1,4 +1,4 @@
-"""Datasets as examples: a folder of the pipeline, a Hub dataset, or a JSON file of AlignX's shape."""
+"""Readers of datasets: a folder of the pipeline, a Hub dataset, or a JSON file with AlignX's columns."""
 
 from __future__ import annotations
 
@@ -15,15 +15,14 @@ import numpy.typing as npt
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from everyuser_train.base import UsageError
 from everyuser_train.config import DataSource
 from everyuser_train.directions import Inferred, read_directions, with_directions
 from everyuser_train.examples import Example, PairItem, UgcItem
-from everyuser_train.problems import explain
-from everyuser_train.space import Direction, Space, from_released, load_space
-
-KNOWN_SCHEMAS = ("3",)
-"""Values of a manifest's `schema_version` that this package reads."""
+from preference_space.direction import Direction, from_released
+from preference_space.space import PreferenceSpace, load_space
+from schemas import SCHEMA_VERSION
+from schemas.base import UsageError
+from schemas.problems import explain
 
 _PAIR_ID = "pair_id"
 _MANIFEST = "manifest.json"
@@ -33,13 +32,13 @@ _HUB_ID = re.compile(r"[\w.-]+(?:/[\w.-]+)?")
 
 
 class Loaded(NamedTuple):
-    """A split of a dataset of N rows, and the space of its directions where it has one.
+    """A split of a dataset with N rows, and the space of its directions, if it has one.
 
-    `pairs` (N,) numbers the pair of each row: two rows of one pair are mirror images. Data that do not say so have a
-    pair a row.
+    `pairs` (N,) is the number of each row's pair. Two rows of a pair are mirror images. Without a `pair_id` each row is
+    a pair.
     """
 
-    space: Space | None
+    space: PreferenceSpace | None
     examples: Sequence[Example]
     pairs: npt.NDArray[np.int64]
 
@@ -48,7 +47,7 @@ _Published = Annotated[list[float] | None, Field(alias="Preference Direction")]
 
 
 class _Columns(BaseModel):
-    """Columns of AlignX; others are not looked at."""
+    """Columns of AlignX; others are ignored."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="ignore")
 
@@ -81,11 +80,13 @@ class _Row(_Columns):
 
 
 def load(source: DataSource, split: str) -> Loaded:
-    """A split, with what was inferred for its personas where `source.directions` say so.
+    """Return a split, with the inferred directions in `source.directions`.
 
-    Rows of a folder or Hub dataset stay on disk and become examples when they are asked for. A file has one split,
-    whatever it is called. Raises `UsageError`: nothing there, an unknown schema, or a row that is not AlignX's (for
-    rows on disk, when the row is read).
+    Rows of a folder or Hub dataset stay on disk until they are read. A file has one split, under any name.
+
+    Raises:
+        UsageError: The dataset is missing, empty or of an unknown schema, or a row lacks AlignX's columns. Rows on disk
+            are checked when they are read.
     """
     reader = _reader(source)
     examples: Sequence[Example]
@@ -103,32 +104,32 @@ def load(source: DataSource, split: str) -> Loaded:
 
 
 def stream(source: DataSource, split: str) -> Iterator[Example]:
-    """The examples of `load`, read one by one. Raises `UsageError` as `load` does, before the first or at a row."""
+    """Yield the examples of `load` without loading the split. Raises `UsageError` as `load` does, some of it late."""
     reader = _reader(source)
     if _is_file(source.path):
         return islice(_file_examples(Path(source.path), reader), source.limit)
     return islice(_streamed(_dataset(source, split, streaming=True), split, reader), source.limit)
 
 
-def read_space(source: DataSource) -> Space | None:
-    """The preference space that `source` names, else the one that travels with the dataset, else None.
+def read_space(source: DataSource) -> PreferenceSpace | None:
+    """Return the preference space that `source` names, else the dataset's own, else None.
 
-    Raises `UsageError` where there is no such dataset, or it has a schema or a space that cannot be read.
+    Raises `UsageError` for a missing dataset, an unknown schema, or a space that cannot be read.
     """
-    own = None if _is_file(source.path) else _travelling_space(source.path, source.revision)
+    own = None if _is_file(source.path) else _dataset_space(source.path, source.revision)
     path = own if source.space is None else Path(source.space)
     return None if path is None else load_space(path)
 
 
 class _Reader(NamedTuple):
-    """What is needed to make a dataset's rows examples."""
+    """Converter of a dataset's rows to examples."""
 
     origin: str
-    space: Space | None
+    space: PreferenceSpace | None
     inferred: dict[str, Inferred] | None
 
     def example(self, row: object, number: int) -> Example:
-        """A row as an example. Raises `UsageError` that names the row and the column."""
+        """Return a row as an example. Raises `UsageError` that names the row and the column."""
         if not isinstance(row, Mapping):
             raise UsageError(f"{self.origin}: row {number + 1} is not a JSON object")
         try:
@@ -136,7 +137,7 @@ class _Reader(NamedTuple):
         except ValidationError as error:
             raise UsageError(f"{self.origin}: row {number + 1}, {explain(_Row, row, error)}") from None
         try:
-            example = self._of(checked, number)
+            example = self._to_example(checked, number)
         except ValueError as error:
             raise UsageError(f"{self.origin}: row {number + 1}, 'Preference Direction': {error}") from None
         if self.inferred is None:
@@ -146,7 +147,7 @@ class _Reader(NamedTuple):
         except ValueError as error:
             raise UsageError(f"{self.origin}: {error}") from None
 
-    def _of(self, row: _Row, number: int) -> Example:
+    def _to_example(self, row: _Row, number: int) -> Example:
         return Example(
             number=number,
             id=str(number if row.id is None else row.id),
@@ -181,7 +182,7 @@ def _reader(source: DataSource) -> _Reader:
 
 
 class _Rows(Sequence[Example]):
-    """Rows `numbers` of a dataset on disk, as examples."""
+    """Rows `numbers` of a dataset on disk, converted to examples when read."""
 
     def __init__(self, dataset: Any, numbers: range, reader: _Reader) -> None:
         self._dataset = dataset
@@ -205,7 +206,7 @@ class _Rows(Sequence[Example]):
 
 
 def _is_file(path: str) -> bool:
-    """Whether `path` names a JSON file. Raises `UsageError` for one that is not there."""
+    """Return True for a JSON file. Raises `UsageError` for one that does not exist."""
     if not path.endswith(_FILES) or Path(path).is_dir():
         return False
     if not Path(path).is_file():
@@ -213,18 +214,18 @@ def _is_file(path: str) -> bool:
     return True
 
 
-def _travelling_space(path: str, revision: str | None) -> Path | None:
-    """The space file of a folder or a Hub dataset; the manifest is checked on the way."""
-    manifest = _companion(path, _MANIFEST, revision)
+def _dataset_space(path: str, revision: str | None) -> Path | None:
+    """Return the space file of a folder or a Hub dataset, after a check of the manifest."""
+    manifest = _metadata_file(path, _MANIFEST, revision)
     digest = _check_manifest(path, manifest) if manifest is not None else None
-    space = _companion(path, _SPACE, revision)
+    space = _metadata_file(path, _SPACE, revision)
     if space is not None and digest is not None and hashlib.sha256(space.read_bytes()).hexdigest() != digest:
-        raise UsageError(f"{path}: its {_SPACE} is not the one that the dataset was built with; put that one back")
+        raise UsageError(f"{path}: its {_SPACE} is not the file that the dataset was built with; restore that file")
     return space
 
 
-def _companion(path: str, name: str, revision: str | None) -> Path | None:
-    """A file beside the data, None where the dataset has none of that name."""
+def _metadata_file(path: str, name: str, revision: str | None) -> Path | None:
+    """Return the path of a file of the dataset, or None if there is no such file."""
     if Path(path).is_dir():
         return Path(path, name) if Path(path, name).is_file() else None
     if not _HUB_ID.fullmatch(path):
@@ -237,32 +238,32 @@ def _companion(path: str, name: str, revision: str | None) -> Path | None:
     except RemoteEntryNotFoundError:
         return None
     except LocalEntryNotFoundError:
-        # Offline. The Hub's cache knows which files a dataset does not have, too.
+        # Offline. The Hub's cache also records which files a dataset lacks.
         known = try_to_load_from_cache(path, name, revision=revision, repo_type="dataset")
         if known is _CACHED_NO_EXIST:
             return None
-        raise UsageError(f"{path}: no such folder here, and the Hub cannot be reached to look for it there") from None
-    except Exception as error:  # The Hub's client lets errors of its HTTP library through, whichever that is.
+        raise UsageError(f"{path}: no such folder, and the Hub cannot be reached") from None
+    except Exception as error:  # The Hub's client does not wrap the errors of its HTTP library.
         raise UsageError(f"{path}: neither a folder nor readable from the Hub: {_first_line(error)}") from None
 
 
 def _check_manifest(origin: str, path: Path) -> str | None:
-    """Return the hash of the dataset's space, if it names one.
+    """Return the hash of the dataset's space, if the manifest names one.
 
-    Raises `UsageError` for a schema that is not known, or a build that is not finished.
+    Raises `UsageError` for an unknown schema or an unfinished build.
     """
     try:
         manifest = orjson.loads(path.read_bytes())
     except (OSError, orjson.JSONDecodeError) as error:
         raise UsageError(f"{origin}: its {_MANIFEST} cannot be read: {error}") from None
-    # Another tool's manifest says nothing about our schema.
+    # Another tool's manifest has no schema version of ours.
     if not isinstance(manifest, dict) or "schema_version" not in manifest:
         return None
     version = manifest["schema_version"]
-    if version not in KNOWN_SCHEMAS:
+    if version != SCHEMA_VERSION:
         raise UsageError(
-            f"{origin}: has schema version {version!r}, and this everyuser-train knows "
-            f"{', '.join(map(repr, KNOWN_SCHEMAS))}; install the everyuser-train of its everyuser"
+            f"{origin}: has schema version {version!r}, but this everyuser reads {SCHEMA_VERSION!r}; install the "
+            "version that built it"
         )
     if manifest.get("status", "complete") != "complete":
         raise UsageError(f"{origin}: the build is {manifest['status']}; finish it with `everyuser build`")
@@ -271,12 +272,12 @@ def _check_manifest(origin: str, path: Path) -> str | None:
 
 
 def _dataset(source: DataSource, split: str, *, streaming: bool) -> Any:
-    # A heavy import that files do without.
+    # A slow import that JSON files do not need.
     from datasets import load_dataset
 
     try:
         return load_dataset(source.path, split=split, revision=source.revision, streaming=streaming)
-    except Exception as error:  # As above; and a dataset's own reader may raise anything.
+    except Exception as error:  # As above; a dataset's reader can also raise anything.
         detail = _first_line(error.__cause__ or error)
         raise UsageError(f"{source.path}: cannot load split '{split}': {detail}") from None
 
@@ -290,7 +291,9 @@ def _streamed(dataset: Any, split: str, reader: _Reader) -> Iterator[Example]:
         except StopIteration:
             return
         except Exception as error:  # As above.
-            raise UsageError(f"{reader.origin}: cannot read on in split '{split}': {_first_line(error)}") from None
+            raise UsageError(
+                f"{reader.origin}: cannot read the rest of split '{split}': {_first_line(error)}"
+            ) from None
         yield reader.example(row, number)
         number += 1
 
@@ -301,7 +304,7 @@ def _file_examples(path: Path, reader: _Reader) -> Iterator[Example]:
 
 
 def _file_rows(path: Path) -> Iterator[Any]:
-    """The rows of a JSON list, or of lines of JSON, whatever the file's name."""
+    """Yield the rows of a JSON list or of JSON lines. The content decides, not the file's name."""
     try:
         with path.open("rb") as file:
             first = file.readline().removeprefix(codecs.BOM_UTF8).strip()
@@ -325,7 +328,7 @@ def _json_line(path: Path, number: int, line: bytes) -> Any:
 
 
 def _numbered(names: Sequence[object]) -> npt.NDArray[np.int64]:
-    """A number for each name, (N,), the same for the same name; one of its own for None."""
+    """Return a number for each name, shape (N,): equal for equal names, unique for each None."""
     numbers: dict[object, int] = {}
     keys = (row if name is None else (name,) for row, name in enumerate(names))
     return np.array([numbers.setdefault(key, row) for row, key in enumerate(keys)], dtype=np.int64)

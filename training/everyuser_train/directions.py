@@ -1,7 +1,4 @@
-"""Directions that were inferred for a dataset's personas: their file, and examples with them.
-
-Only `infer` finds directions; whatever reads a dataset can be given what it wrote.
-"""
+"""The file of inferred directions: `infer` writes it, and every reader of a dataset can apply it to examples."""
 
 from __future__ import annotations
 
@@ -10,12 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-import numpy as np
 import orjson
 
-from everyuser_train.base import UsageError, UserError
 from everyuser_train.examples import Example, PairItem, UgcItem
-from everyuser_train.space import Direction, Space, from_released, verbalise
+from preference_space.direction import Direction, from_released, to_released, verbalise
+from preference_space.space import PreferenceSpace
+from schemas.base import UsageError, UserError
 
 Item = TypeVar("Item", UgcItem, PairItem)
 
@@ -23,7 +20,7 @@ Item = TypeVar("Item", UgcItem, PairItem)
 class Inferred(NamedTuple):
     """Directions of an example's persona, each of shape (D,); None for a part that was not judged.
 
-    `direction` is what all judged parts say together: neutral where there is none.
+    `direction` aggregates all judged parts; it is neutral if there is none.
     """
 
     direction: Direction
@@ -33,12 +30,14 @@ class Inferred(NamedTuple):
 
     @property
     def judged(self) -> int:
-        """How many parts have a direction."""
+        """Return the number of parts with a direction."""
         return sum(part is not None for part in (*self.ugc, *self.pair, self.portrait))
 
 
-def write_directions(path: Path, examples: Sequence[Example], results: Sequence[Inferred], space: Space) -> None:
-    """Write one row for each example: its id, directions as published (0, 0.5, 1), and the labels they stand for."""
+def write_directions(
+    path: Path, examples: Sequence[Example], results: Sequence[Inferred], space: PreferenceSpace
+) -> None:
+    """Write a row for each example: its id, its directions in published values (0, 0.5, 1), and their labels."""
     rows = [
         {
             "id": example.id,
@@ -69,7 +68,7 @@ def write_directions(path: Path, examples: Sequence[Example], results: Sequence[
 
 
 def read_directions(paths: Sequence[str]) -> dict[str, Inferred]:
-    """Directions by example id, from files of `write_directions`. Raises `UsageError` for another file."""
+    """Return the directions in files of `write_directions`, by example id. Raises `UsageError` for another file."""
     found: dict[str, Inferred] = {}
     for path in map(Path, paths):
         try:
@@ -83,15 +82,15 @@ def read_directions(paths: Sequence[str]) -> dict[str, Inferred]:
                 for row in _rows(path)
             }
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UsageError(f"{path} holds no inferred directions: {type(error).__name__}: {error}") from None
+            raise UsageError(f"{path} is not a file of inferred directions: {type(error).__name__}: {error}") from None
     return found
 
 
 def with_directions(example: Example, found: Mapping[str, Inferred]) -> Example:
-    """The example with the directions that were inferred for it.
+    """Return the example with its inferred directions.
 
-    History items and the portrait take the inferred direction where they were judged; the example's own is filled in
-    only where the data have none. Raises `ValueError` where `found` is not about this example.
+    Judged history items and portraits take the inferred direction. The example's own direction is filled in only if the
+    data have none. Raises `ValueError` if `found` lacks this example, or was inferred from another history.
     """
     try:
         theirs = found[example.id]
@@ -130,7 +129,7 @@ def _rows(path: Path) -> Iterator[Any]:
 
 
 def _released(direction: Direction | None) -> list[float] | None:
-    return None if direction is None else ((direction.astype(np.float64) + 1) / 2).tolist()
+    return None if direction is None else to_released(direction).tolist()
 
 
 def _level(values: Sequence[float] | None) -> Direction | None:

@@ -1,9 +1,9 @@
-"""What a run looks like while it goes on: bars on a terminal, plain lines elsewhere."""
+"""Progress of a command: bars on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 
 from rich.console import Console
@@ -17,10 +17,13 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from everyuser_train.terminal import say
+from schemas.terminal import say
+
+ProgressCallback = Callable[[str, int, int], None]
+"""Gets the name of a stage, how much of it is done, and how much there is."""
 
 _LINE_SECONDS = 10.0
-"""Shortest time between two lines about one stage, where there is no terminal."""
+"""Shortest time between two lines about one stage without a terminal."""
 
 _SHOWN = {
     "loss": "loss",
@@ -34,12 +37,12 @@ _SHOWN = {
 
 
 class Display:
-    """Shows notes, stages and metrics until it is closed."""
+    """Display of notes, stages and metrics, as a context manager."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._tasks: dict[str, TaskID] = {}
-        self._said: dict[str, float] = {}
+        self._printed_at: dict[str, float] = {}
         self._bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -59,27 +62,27 @@ class Display:
         self._bars.stop()
 
     def note(self, text: str) -> None:
-        """One line."""
+        """Print a line."""
         say(self._console, text)
 
     def step(self, done: int, total: int) -> None:
-        """Optimizer steps."""
+        """Show how many optimizer steps are done."""
         self.stage("step", done, total)
 
     def metrics(self, values: Mapping[str, float]) -> None:
-        """A line of metrics, the main ones."""
+        """Print the main metrics as a line."""
         facts = [f"{name} {values[key]:.4g}" for key, name in _SHOWN.items() if key in values]
         if facts:
             self.note(f"step {values['step']:.0f}: {', '.join(facts)}")
 
     def stage(self, name: str, done: int, total: int) -> None:
-        """How far a stage is."""
+        """Show how much of a stage is done."""
         if self._console.is_terminal:
-            # Not before there is something to show: other libraries draw bars of their own.
+            # Started late: other libraries draw their bars before.
             self._bars.start()
             if name not in self._tasks:
                 self._tasks[name] = self._bars.add_task(name, total=total)
             self._bars.update(self._tasks[name], completed=done, total=total)
-        elif name != "step" and (done == total or time.monotonic() - self._said.get(name, 0) >= _LINE_SECONDS):
-            self._said[name] = time.monotonic()
+        elif name != "step" and (done == total or time.monotonic() - self._printed_at.get(name, 0) >= _LINE_SECONDS):
+            self._printed_at[name] = time.monotonic()
             self.note(f"{name}: {done} of {total}")

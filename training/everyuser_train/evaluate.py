@@ -1,4 +1,4 @@
-"""The paper's evaluation, and what it leaves out: who the persona is made to be, and what that does to two replies."""
+"""Evaluation of a policy against its reference, as in the paper, with controls and reversed preferences in addition."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ import torch
 from pydantic import Field
 
 from everyuser_train import models
-from everyuser_train.base import Progress, Record, UsageError, UserError
 from everyuser_train.config import EvalData, Part
 from everyuser_train.data import Loaded, load
+from everyuser_train.display import ProgressCallback
 from everyuser_train.examples import Example
 from everyuser_train.metrics import (
     LEVEL,
@@ -37,6 +37,7 @@ from everyuser_train.personas import NO_PERSONA, Method, Persona, Source, fixed
 from everyuser_train.prompts import cleaner, fit, messages
 from everyuser_train.report import Contrast, Flip, Kind, PoleResult, Report, Result
 from everyuser_train.score import Encoded, Scores, cached_score, encode, model_key
+from schemas.base import Record, UsageError, UserError
 
 Parts = Annotated[tuple[Part, ...], Field(min_length=1)]
 
@@ -51,33 +52,33 @@ class EvaluateConfig(Record):
     data: EvalData
     method: Method = Field(description="`ica` or `pba`, as the model was trained.")
     directions: Annotated[tuple[Source, ...], Field(min_length=1)] = Field(
-        ("target",), description="`pba`: the example's own direction, what the persona's parts say together, or both."
+        ("target",), description="`pba`: the example's own direction, the aggregate of the persona's parts, or both."
     )
     parts: Annotated[tuple[Parts, ...], Field(min_length=1)] = Field(
         (("ugc", "pair", "demo"), ("ugc",), ("pair",), ("demo",)),
-        description="Sets of persona parts; the first is the main one, which controls and dimensions are about.",
+        description="Sets of persona parts; controls and dimensions use the first.",
     )
-    cases: int | None = Field(None, ge=1, description="Examples that are evaluated, chosen by the seed; null: all.")
+    cases: int | None = Field(None, ge=1, description="Examples to evaluate, chosen by the seed; null: all.")
     items: int = Field(4, ge=0, description="History items of each kind.")
     lengths: tuple[Annotated[int, Field(ge=0)], ...] = Field(
         (0, 2, 4, 8, 16),
-        description="History lengths, items of each kind, that are compared; the portrait is left out.",
+        description="History lengths to compare, in items of each kind, without the portrait.",
     )
-    shuffled: bool = Field(True, description="Control: every case with the persona of another post's example.")
+    shuffled: bool = Field(True, description="Control: the persona of an example with another post.")
     baseline: bool = Field(True, description="Control: no persona.")
     flip: bool = Field(True, description="Reverse the history pairs and the target pair.")
-    dimensions: bool = Field(True, description="A table by dimension and direction.")
-    max_length: int = Field(8192, ge=32, description="Tokens of prompt and reply; history items go first.")
-    batch_tokens: int = Field(8192, ge=1, description="Tokens at once, padding included.")
-    dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="Numbers to compute with.")
+    dimensions: bool = Field(True, description="Report each dimension and pole.")
+    max_length: int = Field(8192, ge=32, description="Most tokens of prompt and reply; history items are cut first.")
+    batch_tokens: int = Field(8192, ge=1, description="Most tokens of a batch, padding included.")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="Data type of the computation.")
     attention: str | None = Field(None, description="Attention implementation of transformers, such as `sdpa`.")
     cache: str | None = Field(None, description="Folder of the scores; null: `everyuser/scores` in the user's cache.")
-    seed: int = Field(0, ge=0, lt=2**31, description="The root of all randomness.")
+    seed: int = Field(0, ge=0, lt=2**31, description="Seed of all randomness.")
     replicates: int = Field(REPLICATES, ge=1, description="Resamples of a bootstrap interval.")
 
 
 class Condition(NamedTuple):
-    """One way to show the persona. `parts` is empty where they do not matter; `direction` is PBA's."""
+    """One way to show the persona. `parts` is empty where it has no meaning; `direction` is PBA's."""
 
     kind: Kind | Literal["flip", "flipped"]
     parts: tuple[Part, ...]
@@ -86,7 +87,7 @@ class Condition(NamedTuple):
 
 
 class Prepared(NamedTuple):
-    """The cases of a condition that fit: rows of their examples, and of both replies in the list of sequences."""
+    """Cases of a condition within the length limit: rows of their examples, and of both replies among the sequences."""
 
     rows: IntArray
     chosen: IntArray
@@ -103,13 +104,13 @@ class Measured(NamedTuple):
     cases: Cases
 
 
-def evaluate(settings: EvaluateConfig, progress: Progress | None = None) -> Report:
-    """Score the policy and the reference on all conditions, and measure.
+def evaluate(settings: EvaluateConfig, progress: ProgressCallback | None = None) -> Report:
+    """Score the policy and the reference under all conditions, and return the metrics.
 
-    Raises `UsageError` for settings, data or models that cannot be used, `UserError` for what goes wrong later.
+    Raises `UsageError` for unusable settings, data or models, and `UserError` for later failures.
     """
     started = time.monotonic()
-    tell = progress or (lambda _what, _done, _total: None)
+    progress = progress or (lambda _stage, _done, _total: None)
     policy = Scorer(settings.model, settings.model_revision, settings)
     reference = _reference(settings)
     loaded = load(settings.data, settings.data.split)
@@ -117,10 +118,10 @@ def evaluate(settings: EvaluateConfig, progress: Progress | None = None) -> Repo
     loaded = loaded._replace(examples=[loaded.examples[row] for row in chosen], pairs=loaded.pairs[chosen])
     conditions, notes = plan(settings, loaded)
     tokenizer = models.load_tokenizer(settings.model, settings.model_revision)
-    sequences, prepared = prepare(conditions, loaded, settings, tokenizer, tell)
-    policy_scores = policy.scores(sequences, partial(tell, "policy"))
-    # Where both are the same model the cache makes every tie exact.
-    reference_scores = reference.scores(sequences, partial(tell, "reference"))
+    sequences, prepared = prepare(conditions, loaded, settings, tokenizer, progress)
+    policy_scores = policy.scores(sequences, partial(progress, "policy"))
+    # If both are the same model, cached scores make every tie exact.
+    reference_scores = reference.scores(sequences, partial(progress, "reference"))
     measured = {
         condition: Measured(those, _cases(those, policy_scores, reference_scores))
         for condition, those in zip(conditions, prepared, strict=True)
@@ -151,9 +152,9 @@ def evaluate(settings: EvaluateConfig, progress: Progress | None = None) -> Repo
 
 
 def sample(pairs: IntArray, size: int, seed: int) -> list[int]:
-    """Rows that are taken, ascending: those of the smallest hashes, so that a larger sample holds a smaller one.
+    """Return `size` rows in ascending order. Larger samples contain smaller ones, as rows are ranked by a hash.
 
-    `pairs` (N,) numbers the pair of each row; mirror images are taken together.
+    `pairs` (N,) is the number of each row's pair. Mirror images are sampled together.
     """
 
     def rank(row: int) -> tuple[bytes, int]:
@@ -163,7 +164,7 @@ def sample(pairs: IntArray, size: int, seed: int) -> list[int]:
 
 
 def plan(settings: EvaluateConfig, loaded: Loaded) -> tuple[list[Condition], list[str]]:
-    """The conditions of an evaluation, the main one first, and notes about those that the data cannot give."""
+    """Return the conditions of an evaluation, the main one first, and notes on those that the data do not allow."""
     examples, notes = loaded.examples, []
     has = {
         "ugc": any(example.ugc for example in examples),
@@ -173,7 +174,7 @@ def plan(settings: EvaluateConfig, loaded: Loaded) -> tuple[list[Condition], lis
     lacking = [part for part in has if not has[part] and any(part in parts for parts in settings.parts)]
     if lacking:
         notes.append(f"no example has {' or '.join(lacking)}")
-    # Sets that are the same without the parts that are not there are one.
+    # Without the missing parts, some sets are equal.
     kept = list(dict.fromkeys(tuple(part for part in parts if has[part]) for parts in settings.parts))
     sets = [parts for parts in kept if parts]
     history = tuple(part for part in sets[0] if part != "demo") if sets else ()
@@ -191,9 +192,9 @@ def plan(settings: EvaluateConfig, loaded: Loaded) -> tuple[list[Condition], lis
                 lengths, beyond = _lengths(settings.lengths, history, examples)
                 conditions += [Condition("length", history, source, length) for length in lengths]
                 if beyond:
-                    notes.append(f"histories are not longer than {lengths[-1]}: lengths {_listed(beyond)} left out")
+                    notes.append(f"no history is longer than {lengths[-1]}: lengths {_listed(beyond)} left out")
     if not conditions:
-        raise UsageError(f"{settings.data.path} has none of the persona's parts that are asked for")
+        raise UsageError(f"{settings.data.path} has none of the persona parts in `parts`")
     if settings.shuffled:
         if partners(np.array([example.post for example in examples]), settings.seed) is None:
             notes.append("no control with someone else's persona: more than half of the examples share a post")
@@ -223,7 +224,7 @@ _FLIP: tuple[Literal["flip", "flipped"], ...] = ("flip", "flipped")
 
 
 def _lengths(asked: Sequence[int], parts: Sequence[Part], examples: Sequence[Example]) -> tuple[list[int], list[int]]:
-    """The lengths that differ from each other, in order, and those beyond what any example has."""
+    """Return the lengths with distinct results, ascending, and those longer than any history."""
     longest = max(
         max(len(example.ugc) if "ugc" in parts else 0, len(example.pair) if "pair" in parts else 0)
         for example in examples
@@ -238,7 +239,7 @@ def _listed(numbers: Sequence[int]) -> str:
 
 
 def partners(posts: npt.NDArray[Any], seed: int) -> IntArray | None:
-    """For each case another one with another post, each used once: rows (N,); None if the posts do not allow it."""
+    """Return a permutation (N,) that pairs each case with one of another post, or None if one post has too many."""
     _, group, sizes = np.unique(posts, return_inverse=True, return_counts=True)
     largest = int(sizes.max())
     if 2 * largest > len(group):
@@ -246,7 +247,7 @@ def partners(posts: npt.NDArray[Any], seed: int) -> IntArray | None:
     purpose = int.from_bytes(hashlib.blake2b(b"partners", digest_size=8).digest(), "little")
     generator = np.random.Generator(np.random.Philox(key=[seed, purpose]))
     place = generator.permutation(len(sizes))
-    # Cases in a random order with each post's together: a turn by the largest post's size leaves every post behind.
+    # Cases in random order, grouped by post. A rotation by the largest group's size leaves no case in its own group.
     order = np.lexsort((generator.random(len(group)), place[group]))
     partner = np.empty(len(group), dtype=np.int64)
     partner[order] = np.roll(order, -largest)
@@ -254,14 +255,18 @@ def partners(posts: npt.NDArray[Any], seed: int) -> IntArray | None:
 
 
 def prepare(
-    conditions: Sequence[Condition], loaded: Loaded, settings: EvaluateConfig, tokenizer: Any, tell: Progress
+    conditions: Sequence[Condition],
+    loaded: Loaded,
+    settings: EvaluateConfig,
+    tokenizer: Any,
+    progress: ProgressCallback,
 ) -> tuple[list[Encoded], list[Prepared]]:
-    """The sequences to score, and for each condition which of them are its cases'. Same texts are made once."""
+    """Return the distinct sequences to score, and for each condition the sequences of its cases."""
     sequences: list[Encoded] = []
     made: dict[bytes, tuple[int, bool] | None] = {}
 
     def case(example: Example, persona: Persona) -> tuple[int, bool] | None:
-        """Where the chosen reply is, the rejected one next to it, and whether items were left out; None: too long."""
+        """Return the chosen reply's index (the rejected one follows) and True if cut; None if the post is too long."""
         whole = messages(settings.method, example.prompt, persona, cleaner(tokenizer))
         name = _hash([*(turn["content"] for turn in whole), example.chosen, example.rejected])
         if name not in made:
@@ -280,7 +285,7 @@ def prepare(
         rows, places, dropped, shortened, items = [], [], 0, 0, 0
         for row, example, persona in _personas(condition, loaded, settings):
             if row % 100 == 0:
-                tell("prompts", number * len(loaded.examples) + row, total)
+                progress("prompts", number * len(loaded.examples) + row, total)
             found = case(example, persona)
             if found is None:
                 dropped += 1
@@ -297,12 +302,12 @@ def prepare(
         prepared.append(
             Prepared(np.array(rows, dtype=np.int64), chosen, chosen + 1, dropped, shortened, items / len(rows))
         )
-    tell("prompts", total, total)
+    progress("prompts", total, total)
     return sequences, prepared
 
 
 def _personas(condition: Condition, loaded: Loaded, settings: EvaluateConfig) -> Iterator[tuple[int, Example, Persona]]:
-    """The cases of a condition: row, example, and the persona that its prompt shows."""
+    """Yield the cases of a condition: row, example, and the persona in its prompt."""
     source = condition.direction or "target"
 
     def persona(example: Example) -> Persona:
@@ -335,7 +340,7 @@ def _hash(texts: Sequence[str]) -> bytes:
 
 
 class Scorer:
-    """A model that is loaded when the cache lacks a score, and let go after that."""
+    """A model with cached scores. It is loaded only while a score is missing."""
 
     def __init__(self, name: str, revision: str | None, settings: EvaluateConfig) -> None:
         self.name = name
@@ -343,21 +348,21 @@ class Scorer:
         self._settings = settings
         self.key = model_key(name, revision, settings.dtype)
 
-    def scores(self, sequences: Sequence[Encoded], tell: Callable[[int, int], None]) -> Scores:
-        """Scores of the sequences."""
+    def scores(self, sequences: Sequence[Encoded], progress: Callable[[int, int], None]) -> Scores:
+        """Return the scores of the sequences."""
         settings, done = self._settings, 0
         folder = Path(settings.cache).expanduser() if settings.cache else _default_cache()
 
         def advance(more: int) -> None:
             nonlocal done
             done += more
-            tell(done, len(sequences))
+            progress(done, len(sequences))
 
         def load_model() -> Any:
             return models.load_model(self.name, self._revision, settings.dtype, settings.attention)
 
         scores = cached_score(folder, self.key, load_model, sequences, settings.batch_tokens, advance)
-        # Room for the next model.
+        # Frees memory for the next model.
         gc.collect()
         torch.cuda.empty_cache()
         return scores
@@ -369,7 +374,7 @@ def _reference(settings: EvaluateConfig) -> Scorer:
     base = models.adapter_base(settings.model)
     if base is None:
         raise UsageError(
-            f"{settings.model} is no folder of adapters: name the model that it was trained from as `reference`"
+            f"{settings.model} is not a folder of adapters; name the model that it was trained from as `reference`"
         )
     return Scorer(base.name, base.revision, settings)
 
@@ -458,7 +463,7 @@ def _dimensions(
         slug, labels = str(pole.dimension), ("", "")
         if loaded.space is not None:
             dimension = loaded.space.dimensions[pole.dimension]
-            slug, labels = dimension.slug, (dimension.positive, dimension.negative)
+            slug, labels = dimension.slug, (dimension.positive.label, dimension.negative.label)
         yield PoleResult(
             dimension=pole.dimension,
             slug=slug,

@@ -1,11 +1,11 @@
-"""Examples as the trainer and the evaluation see them, whichever loader read them."""
+"""Examples, the common form of all datasets."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from everyuser_train.space import Direction
+from preference_space.direction import Direction
 
 
 class UgcItem(NamedTuple):
@@ -27,11 +27,13 @@ class PairItem(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """One preference. Parts of the persona that the data lack are empty, a direction or a profile None.
+    """One preference. Missing parts of the persona are empty; a missing direction or profile is None.
 
-    `post` identifies the post: intervals are clustered by it. `number` is the row's place in its split, which counts
-    for every random choice about it. `portrait_direction` is there where it was inferred; otherwise a portrait says
-    what `direction` says. Rows of one pair, which mirror each other, have the same `pair_id`.
+    Attributes:
+        number: Index of the row in its split; random draws about the example depend on it.
+        post: Identifies the post. Confidence intervals are clustered by it.
+        portrait_direction: Inferred from the portrait; if None, the portrait stands for `direction`.
+        pair_id: Equal for the two rows of a pair, which mirror each other.
     """
 
     number: int
@@ -49,9 +51,9 @@ class Example:
     pair_id: str | None = None
 
     def flipped(self) -> Example:
-        """The same example with every preference reversed: the target's and the history pairs', and their directions.
+        """Return the example with reversed preferences and directions, in the target and in the history pairs.
 
-        Comments and portrait cannot be reversed and are left out; so is the profile.
+        Comments, portrait and profile cannot be reversed and are left out.
         """
         return Example(
             self.number,

@@ -1,4 +1,4 @@
-"""Training by DPO: rows in their order, TRL's trainer, checkpoints that survive a kill, metrics that go on."""
+"""Training by DPO with TRL: rows in a fixed order, resumable checkpoints, and metrics that continue after a resume."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from transformers import BitsAndBytesConfig, TrainerCallback, TrainerControl, Tr
 from trl import DPOConfig, DPOTrainer
 
 from everyuser_train import rows as layout
-from everyuser_train.base import UsageError, UserError
 from everyuser_train.config import FitConfig, TrainingConfig
 from everyuser_train.models import best_device, load_tokenizer, resolve
-from everyuser_train.problems import nearest
+from schemas.base import UsageError, UserError
+from schemas.problems import nearest
 
 MODEL = "model"
 ROWS = "rows"
@@ -31,7 +31,7 @@ METRICS = "metrics.jsonl"
 RUN = "run.json"
 
 _BEGINNINGS = (".lock", ROWS, f"{ROWS}.partial", f"{RUN}.partial")
-"""What a run has written before it knows that its data and its model can be used."""
+"""Files that a run may have written before its data and its model are known to be usable."""
 
 _MAY_CHANGE = (
     "output",
@@ -41,7 +41,7 @@ _MAY_CHANGE = (
     "training.save_steps",
     "training.save_total",
 )
-"""Keys that do not decide what is learned: a run may go on with others."""
+"""Keys without influence on the model: a run may resume with other values."""
 
 _OURS = {
     "output_dir": "output",
@@ -66,30 +66,35 @@ _OURS = {
     "fp16": "model.dtype",
     "model_init_kwargs": "model",
 }
-"""Fields of DPOConfig that have a key of their own here."""
+"""Fields of DPOConfig that a key of ours sets."""
 
 _PACKAGES = ("everyuser-train", "accelerate", "datasets", "numpy", "peft", "torch", "transformers", "trl")
 
 
 class Observer(Protocol):
-    """What is told about a run while it goes on."""
+    """Receiver of a run's progress."""
 
     def note(self, text: str) -> None:
-        """One line about what happens now."""
+        """Take a line about what happens now."""
 
     def step(self, done: int, total: int) -> None:
-        """Optimizer steps done, of how many."""
+        """Take the number of optimizer steps done, and their total."""
 
     def metrics(self, values: Mapping[str, float]) -> None:
-        """A line of metrics: `step`, `epoch`, and what TRL logs."""
+        """Take metrics: `step`, `epoch`, and those that TRL logs."""
 
 
 def fit(config: FitConfig, observer: Observer) -> Path:
-    """Train as `config` says, or go on from the last complete checkpoint of its output folder.
+    """Train, or resume from the last complete checkpoint of the output folder.
 
-    Returns the folder of the model, or of its adapters, with the tokenizer and `run.json`. In a distributed launch all
-    processes call it. Raises `UsageError` for a folder that holds another run, for settings that do not go together,
-    and for data or a model that cannot be used.
+    In a distributed launch all processes call this function.
+
+    Returns:
+        The folder of the model or its adapters, with the tokenizer and `run.json`.
+
+    Raises:
+        UsageError: The output folder holds another run, settings contradict each other, or the data or the model cannot
+            be used.
     """
     output = Path(config.output)
     settings = _arguments(config)
@@ -97,91 +102,91 @@ def fit(config: FitConfig, observer: Observer) -> Path:
     with _locked(output) if main else contextlib.nullcontext():
         with settings.main_process_first(local=False):
             if main:
-                _open(output, config)
+                _prepare_output(output, config)
         if (output / MODEL).is_dir():
             observer.note("this run is finished: nothing to do")
             return output / MODEL
         tokenizer = load_tokenizer(config.model.name, config.model.revision)
         with settings.main_process_first(local=False):
             if config.data.streaming:
-                found = layout.streamed(config, tokenizer)
+                found = layout.stream_rows(config, tokenizer)
             else:
-                found = layout.lay_out(config, tokenizer, output / ROWS)
+                found = layout.write_rows(config, tokenizer, output / ROWS)
         if main and not (output / RUN).is_file():
-            _write_json(output / RUN, _record(config))
-        observer.note(_described(found.facts))
+            _write_json(output / RUN, _run_record(config))
+        observer.note(_summary(found.facts))
         checkpoint = _last_checkpoint(output)
         recorder = _Recorder(config, observer, _kept_metrics(output, checkpoint) if main else {})
         trainer = _trainer(config, settings, found, tokenizer, recorder)
         facts: dict[str, Any] = {"dataset": found.facts, "parameters": _parameters(trainer.model)}
-        observer.note(f"going on from {checkpoint.name}" if checkpoint else "training")
+        observer.note(f"resuming from {checkpoint.name}" if checkpoint else "training")
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         _finish(trainer, output, config, facts)
     return output / MODEL
 
 
 def _arguments(config: FitConfig) -> Any:
-    """TRL's settings. Raises `UsageError` for what does not go together, or is not known to TRL."""
+    """Return TRL's settings. Raises `UsageError` for contradictions, and for fields that TRL does not have."""
     training, model = config.training, config.model
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     if processes == 1 and torch.cuda.device_count() > 1:
         raise UsageError(
-            f"one process sees {torch.cuda.device_count()} GPUs: start it by `accelerate launch`, or show it one by "
+            f"one process sees {torch.cuda.device_count()} GPUs; start it by `accelerate launch`, or set "
             "CUDA_VISIBLE_DEVICES=0"
         )
     accumulation, rest = divmod(training.batch_size, training.device_batch_size * processes)
     if rest:
         raise UsageError(
-            f"training.batch_size: {training.batch_size} is no multiple of training.device_batch_size x processes "
+            f"training.batch_size: {training.batch_size} is not a multiple of training.device_batch_size x processes "
             f"({training.device_batch_size} x {processes})"
         )
     if config.data.streaming and training.max_steps < 1:
-        raise UsageError("data.streaming: a stream has no length; give training.max_steps")
+        raise UsageError("data.streaming: a stream has no length; set training.max_steps")
     if config.data.streaming and training.precompute_reference:
         raise UsageError(
-            "data.streaming: rows of a stream are not known ahead; set training.precompute_reference false"
+            "data.streaming: rows of a stream are not known in advance; set training.precompute_reference to false"
         )
     fields = {
         "output_dir": config.output,
         "seed": config.seed,
         "beta": training.beta,
         "learning_rate": training.learning_rate,
-        # The rows are those of all epochs, in their order.
+        # The dataset holds the rows of all epochs, in order.
         "num_train_epochs": 1,
         "max_steps": training.max_steps,
         "train_sampling_strategy": "sequential",
         "per_device_train_batch_size": training.device_batch_size,
         "per_device_eval_batch_size": training.device_batch_size,
         "gradient_accumulation_steps": accumulation,
-        # Every row was made to fit.
+        # Rows are cut to length when they are rendered.
         "max_length": None,
         "warmup_steps": training.warmup_ratio,
         "lr_scheduler_type": training.scheduler,
         "gradient_checkpointing": training.gradient_checkpointing,
         "precompute_ref_log_probs": training.precompute_reference,
-        # TRL switches all dropout off, that of adapters too.
+        # TRL disables all dropout, also that of adapters.
         "disable_dropout": model.lora_dropout == 0,
         "save_steps": training.save_steps,
         "save_total_limit": training.save_total,
         "logging_steps": training.log_steps,
         "eval_strategy": "steps",
-        # At the last step in any case.
+        # The last step is always evaluated.
         "eval_steps": training.eval_steps or 2**31 - 1,
         "report_to": list(training.report_to) or "none",
-        # Half precision on a CPU is refused unless this is said.
+        # Without this, half precision on a CPU is an error.
         "use_cpu": best_device() == "cpu",
         "bf16": model.dtype == "bfloat16",
         "fp16": model.dtype == "float16",
         "model_init_kwargs": _model_arguments(config),
         "disable_tqdm": True,
-        # One process lays out the rows while the others wait.
+        # One process writes the rows while the others wait.
         "ddp_timeout": 6 * 3600,
     }
     _check_extra(training)
     try:
         return DPOConfig(**(fields | training.extra))
     except (TypeError, ValueError, ImportError) as error:
-        raise UsageError(f"training: TRL does not take this: {' '.join(str(error).split())}") from error
+        raise UsageError(f"training: TRL refuses these settings: {' '.join(str(error).split())}") from error
 
 
 def _check_extra(training: TrainingConfig) -> None:
@@ -190,20 +195,20 @@ def _check_extra(training: TrainingConfig) -> None:
         if name not in known:
             raise UsageError(f"training.extra: TRL's DPOConfig has no '{name}'; {nearest(name, known)}")
         if name in _OURS:
-            raise UsageError(f"training.extra: '{name}' is set by '{_OURS[name]}' here")
+            raise UsageError(f"training.extra: '{name}' is set by the key '{_OURS[name]}'")
 
 
 def _model_arguments(config: FitConfig) -> dict[str, Any]:
-    """What the model is loaded with."""
+    """Return the arguments for loading the model."""
     model = config.model
     arguments: dict[str, Any] = {
-        # A step of 5e-7 is lost in bfloat16 weights: when all are trained, they are kept in float32.
+        # Updates of 5e-7 vanish in bfloat16, so fully trained weights are kept in float32.
         "dtype": "float32" if model.tuning == "full" else model.dtype,
         "device_map": None,
     }
     if model.tuning == "qlora":
         if not torch.cuda.is_available():
-            raise UsageError("model.tuning: 'qlora' needs a CUDA GPU; take 'lora'")
+            raise UsageError("model.tuning: 'qlora' needs a CUDA GPU; use 'lora'")
         arguments["device_map"] = {"": int(os.environ.get("LOCAL_RANK", "0"))}
     if model.revision is not None:
         arguments["revision"] = model.revision
@@ -248,7 +253,7 @@ def _trainer(config: FitConfig, settings: Any, found: layout.Rows, tokenizer: An
         )
     except ImportError as error:
         raise UsageError(f"{' '.join(str(error).split())}; pip install 'everyuser-train[qlora]'") from error
-    # With its progress bar off, the trainer prints its logs.
+    # Without a progress bar, the trainer prints its logs.
     from transformers import PrinterCallback
 
     trainer.remove_callback(PrinterCallback)
@@ -256,7 +261,7 @@ def _trainer(config: FitConfig, settings: Any, found: layout.Rows, tokenizer: An
 
 
 class _Recorder(TrainerCallback):  # type: ignore[misc] # a class of a package without types
-    """Writes metrics, and cuts what they are averaged over at every checkpoint: a resumed run then logs the same."""
+    """Writer of metrics. Averages restart at every checkpoint, so that a resumed run logs the same."""
 
     def __init__(self, config: FitConfig, observer: Observer, last: Mapping[str, float]) -> None:
         self._path = Path(config.output) / METRICS
@@ -276,7 +281,7 @@ class _Recorder(TrainerCallback):  # type: ignore[misc] # a class of a package w
             control.should_log = True
 
     def on_log(self, args: Any, state: TrainerState, control: TrainerControl, logs: dict[str, float], **_: Any) -> None:
-        """Append a line."""
+        """Append a line of metrics."""
         if not state.is_world_process_zero or "train_runtime" in logs:
             return
         line: dict[str, float] = {"step": state.global_step} | logs
@@ -294,7 +299,7 @@ class _Recorder(TrainerCallback):  # type: ignore[misc] # a class of a package w
 
 
 def _parameters(model: Any) -> dict[str, int]:
-    """How many weights there are in all, adapters included, and how many of them are trained."""
+    """Return the number of weights, adapters included, and of trained weights."""
     if hasattr(model, "get_nb_trainable_parameters"):
         trained, whole = model.get_nb_trainable_parameters()
     else:
@@ -303,21 +308,21 @@ def _parameters(model: Any) -> dict[str, int]:
 
 
 def _peak_memory() -> int:
-    """Bytes: the most that this process has held on its GPU, or without one in memory."""
+    """Return the peak memory of this process in bytes, on its GPU or else in RAM."""
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_allocated())
-    # Linux counts KiB, macOS bytes.
+    # Linux reports KiB, macOS bytes.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _finish(trainer: Any, output: Path, config: FitConfig, facts: dict[str, Any]) -> None:
-    """Write the model: under another name first, so that a folder `model` is whole."""
+    """Write the model under a temporary name and rename it, so that a folder `model` is always complete."""
     partial = output / f"{MODEL}.partial"
     if trainer.is_fsdp_enabled:
         trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
     trainer.save_model(str(partial))
     if trainer.is_world_process_zero():
-        record = _record(config) | facts | {"steps": trainer.state.global_step}
+        record = _run_record(config) | facts | {"steps": trainer.state.global_step}
         _write_json(output / RUN, record)
         _write_json(partial / RUN, record)
         (partial / "training_args.bin").unlink(missing_ok=True)
@@ -325,50 +330,50 @@ def _finish(trainer: Any, output: Path, config: FitConfig, facts: dict[str, Any]
     trainer.accelerator.wait_for_everyone()
 
 
-def _open(output: Path, config: FitConfig) -> None:
-    """Check that the folder is empty or this run's, and clear away what a kill has left half-written."""
+def _prepare_output(output: Path, config: FitConfig) -> None:
+    """Check that the folder is empty or holds this run, and delete incomplete checkpoints and models."""
     record = output / RUN
     if record.is_file():
-        _compare(output, orjson.loads(record.read_bytes())["config"], config)
+        _require_same_run(output, orjson.loads(record.read_bytes())["config"], config)
     elif any(path.name not in _BEGINNINGS for path in output.iterdir()):
-        raise UsageError(f"{output} holds other files, and no {RUN}: give a new or an empty folder as `output`")
+        raise UsageError(f"{output} holds other files, but no {RUN}; set `output` to a new or empty folder")
     else:
         shutil.rmtree(output / ROWS, ignore_errors=True)
     for path in output.glob("checkpoint-*"):
-        if not _complete(path):
+        if not _is_complete(path):
             shutil.rmtree(path)
     shutil.rmtree(output / f"{MODEL}.partial", ignore_errors=True)
 
 
-def _record(config: FitConfig) -> dict[str, Any]:
+def _run_record(config: FitConfig) -> dict[str, Any]:
     versions = {}
     for name in _PACKAGES:
-        # Ours has none where it runs from its folder.
+        # Our package has no metadata when it runs from its source folder.
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
     return {"config": config.model_dump(mode="json"), "versions": versions}
 
 
-def _compare(output: Path, before: dict[str, Any], config: FitConfig) -> None:
+def _require_same_run(output: Path, before: dict[str, Any], config: FitConfig) -> None:
     old, new = _flat(before), _flat(config.model_dump(mode="json"))
     for key in sorted(old.keys() | new.keys()):
         if key not in _MAY_CHANGE and old.get(key) != new.get(key):
             raise UsageError(
-                f"{output} holds a run with {key} {old.get(key)!r}, and now it is {new.get(key)!r}: "
-                "give another `output`, or the same configuration"
+                f"{output} holds a run with {key} {old.get(key)!r}, but now it is {new.get(key)!r}; set another "
+                "`output`, or use the same configuration"
             )
 
 
 def _flat(document: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Keys of all levels, joined by dots."""
+    """Return the values of all levels by dotted key."""
     flat: dict[str, Any] = {}
     for key, value in document.items():
         flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
     return flat
 
 
-def _complete(checkpoint: Path) -> bool:
-    """The trainer writes its state last."""
+def _is_complete(checkpoint: Path) -> bool:
+    """Return True if the checkpoint has a readable state, which the trainer writes last."""
     try:
         orjson.loads((checkpoint / "trainer_state.json").read_bytes())
     except (OSError, orjson.JSONDecodeError):
@@ -385,12 +390,12 @@ def _step(checkpoint: Path) -> int:
 
 
 def _kept_metrics(output: Path, checkpoint: Path | None) -> dict[str, float]:
-    """Take back the metrics of steps after the checkpoint, which come again. Returns the last line of training left."""
+    """Drop the metrics of steps after the checkpoint, which will be repeated. Return the last counters kept."""
     path = output / METRICS
     lines = path.read_bytes().splitlines() if path.exists() and checkpoint is not None else []
     kept: list[dict[str, float]] = []
     for line in lines:
-        # A kill can cut off the last line.
+        # A killed process can leave a partial last line.
         with contextlib.suppress(orjson.JSONDecodeError):
             kept.append(orjson.loads(line))
     if checkpoint is not None:
@@ -401,7 +406,7 @@ def _kept_metrics(output: Path, checkpoint: Path | None) -> dict[str, float]:
     return {name: value for line in kept for name, value in line.items() if name in ("num_tokens", "seconds")}
 
 
-def _described(facts: Mapping[str, Any]) -> str:
+def _summary(facts: Mapping[str, Any]) -> str:
     if "train" not in facts:
         return "reading the training rows as a stream"
     lost = sum(part["too_long"] for part in facts.values())
@@ -419,7 +424,7 @@ def _write_json(path: Path, value: object) -> None:
 
 @contextlib.contextmanager
 def _locked(output: Path) -> Iterator[None]:
-    """Keep a second run out of the folder."""
+    """Lock the folder against a second run."""
     try:
         output.mkdir(parents=True, exist_ok=True)
         file = (output / ".lock").open("a")
@@ -429,5 +434,5 @@ def _locked(output: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UsageError(f"{output}: another run is at work there; wait for it, or give another `output`") from None
+            raise UsageError(f"{output}: in use by another run; wait for it, or set another `output`") from None
         yield

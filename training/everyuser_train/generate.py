@@ -1,4 +1,4 @@
-"""Replies of a causal language model to conversations, in batches."""
+"""Generation of replies by a causal language model, in batches."""
 
 from __future__ import annotations
 
@@ -22,11 +22,19 @@ def generate(
     batch_tokens: int,
     done: Callable[[int, str], None],
 ) -> None:
-    """Give `done` the number of each prompt and the reply to it.
+    """Generate a reply to each prompt.
 
-    A reply depends on the model, its prompt and its seed alone, whatever shares its batch (but for rounding in half
-    precision); temperature 0 takes the likeliest token. A batch holds at most `batch_tokens` tokens, padding and room
-    for the replies included, or one prompt that is longer.
+    A reply depends only on the model, its prompt and its seed, not on its batch (but for rounding in half precision).
+
+    Args:
+        model: A causal language model of transformers.
+        tokenizer: Its tokenizer, with a chat template.
+        prompts: Conversations.
+        seeds: One for each prompt.
+        max_new_tokens: Longest reply.
+        temperature: 0 takes the likeliest token.
+        batch_tokens: Most tokens of a batch, with padding and room for the replies. A longer prompt is a batch alone.
+        done: Called with the number of each prompt and its reply.
     """
     import torch
     from transformers import GenerationConfig
@@ -37,7 +45,7 @@ def generate(
     settings = GenerationConfig(
         max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=sorted(ends) or None, pad_token_id=pad
     )
-    # The longest first: memory fails early.
+    # The longest first, so that memory runs out early or never.
     order = sorted(range(len(encoded)), key=lambda number: -len(encoded[number]))
     while order:
         rows = max(1, batch_tokens // (len(encoded[order[0]]) + max_new_tokens))
@@ -55,7 +63,7 @@ def generate(
 
 
 def left_padded(rows: Sequence[Sequence[int]]) -> tuple[IntArray, IntArray]:
-    """Tokens and mask, (N, T) each; padding is on the left, so that the last column is every row's last token."""
+    """Return tokens and mask, (N, T) each, padded on the left: the last column holds every row's last token."""
     width = max(map(len, rows))
     ids, mask = np.zeros((len(rows), width), dtype=np.int64), np.zeros((len(rows), width), dtype=np.int64)
     for number, row in enumerate(rows):
@@ -65,9 +73,9 @@ def left_padded(rows: Sequence[Sequence[int]]) -> tuple[IntArray, IntArray]:
 
 
 def _draw(seeds: Sequence[int], temperature: float) -> Callable[[Any, Any], Any]:
-    """A logits processor after which the likeliest token is a draw from the distribution, row by row with its own seed.
+    """Return a logits processor after which the likeliest token is a random draw, with a seed for each row.
 
-    That is the Gumbel-max trick; transformers itself would draw all rows of a batch from one stream.
+    It applies the Gumbel-max trick. The sampling of transformers would draw all rows of a batch from one stream.
     """
     import torch
 

@@ -1,8 +1,8 @@
-"""Preference inference: what each text of a persona says about each dimension, asked of an annotator model.
+"""Inference of directions: an annotator model judges each text of a persona on each dimension.
 
-A text (a comment, either reply of a pair, the portrait) gets a one-token choice for each dimension: the positive pole,
-the negative pole, or 'cannot tell'. A comment's direction is its levels; a pair's is the sign of the chosen reply's
-levels less those of the rejected one, as the dataset's own directions are made.
+A text is a comment, either reply of a pair, or the portrait. The annotator chooses the positive pole, the negative pole
+or 'cannot tell'. A comment's direction is its levels. A pair's direction is the sign of the chosen reply's levels minus
+the rejected reply's, as in the dataset itself.
 """
 
 from __future__ import annotations
@@ -17,46 +17,55 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from everyuser_train.annotators import OPTIONS, Annotator, EndpointAnnotator, LocalAnnotator, Shares, Sheet
-from everyuser_train.base import Progress, Record, UsageError
+from everyuser_train.annotators import (
+    OPTIONS,
+    Annotator,
+    EndpointAnnotator,
+    LocalAnnotator,
+    Probabilities,
+    Questionnaire,
+)
 from everyuser_train.client import Endpoint, Failure
 from everyuser_train.config import EvalData, Part
 from everyuser_train.data import load
 from everyuser_train.directions import Inferred, write_directions
+from everyuser_train.display import ProgressCallback
 from everyuser_train.examples import Example
 from everyuser_train.journal import Journal, key_of
-from everyuser_train.neutral import neutral
 from everyuser_train.score import model_key
-from everyuser_train.space import Dimension, Direction, Space, aggregate
+from preference_space.direction import Direction, aggregate
+from preference_space.space import Dimension, PreferenceSpace
+from prompts.neutral import neutral
+from schemas.base import Record, UsageError
 
 Orders = npt.NDArray[np.int64]
-"""Shape (questions, 3): what each option stands for, 0 the positive pole, 1 the negative one, 2 'cannot tell'."""
+"""Shape (questions, 3): the meaning of each option, 0 the positive pole, 1 the negative one, 2 'cannot tell'."""
 
 _ORDERS: Orders = np.array([*itertools.permutations(range(3))])
 _LEVELS = np.array([1, -1, 0], dtype=np.int8)
 
 
 class Text(NamedTuple):
-    """Something that a persona wrote or preferred, under a post; or a portrait, which has no post."""
+    """A comment or a reply, with its post; or a portrait, whose post is empty."""
 
     post: str
     text: str
 
     @property
     def context(self) -> str:
-        """How the annotator sees it."""
+        """Return the text as the annotator sees it."""
         post, text = neutral(self.post), neutral(self.text)
         return f"Post: {post}\nComment: {text}" if post else f"Comment, by and about the writer: {text}"
 
 
 class LocalModel(Record):
-    """An annotator that runs here."""
+    """An annotator that runs on this machine."""
 
     kind: Literal["local"]
     name: str = Field(description="A Hub id, a folder, or `packaged:smollm2-135m-instruct`.")
     revision: str | None = Field(None, description="Revision of a Hub model.")
-    dtype: Literal["float32", "bfloat16", "float16"] = Field("bfloat16", description="Numbers that it computes with.")
-    batch_tokens: int = Field(16384, ge=1, description="Most tokens of a batch, the shared text counted in each row.")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field("bfloat16", description="Data type of the computation.")
+    batch_tokens: int = Field(16384, ge=1, description="Most tokens of a batch; the shared text counts in each row.")
 
 
 class RemoteModel(Record):
@@ -66,29 +75,31 @@ class RemoteModel(Record):
     endpoint: Endpoint
     api: Literal["completions", "chat"] = Field(
         "completions",
-        description="`completions`: many questions a call, with log-probabilities. `chat`: one a call, which endpoints "
-        "for chat alone need. Either is taken at its word where it sends no log-probabilities.",
+        description="`completions`: many questions per call. `chat`: one per call, for endpoints without completions. "
+        "Without log-probabilities the answer's letter counts fully.",
     )
 
 
 class InferConfig(Record):
-    """Inference of the directions of a dataset's personas."""
+    """Configuration of the inference of a dataset's directions."""
 
-    output: str = Field(description="A `.jsonl` or `.parquet` file; beside it a journal, so that a rerun goes on.")
+    output: str = Field(description="A `.jsonl` or `.parquet` file; a journal beside it lets a rerun resume.")
     data: EvalData
     annotator: Annotated[LocalModel | RemoteModel, Field(discriminator="kind")]
     parts: Annotated[tuple[Part, ...], Field(min_length=1)] = Field(
         ("ugc", "pair", "demo"), description="Parts of the persona that are judged: `ugc`, `pair`, `demo`."
     )
     dimensions: Annotated[tuple[str, ...], Field(min_length=1)] | None = Field(
-        None, description="Slugs to ask about; the others stay neutral. By default all."
+        None, description="Slugs to ask about; other dimensions stay neutral. Default: all."
     )
-    min_confidence: float = Field(0.5, ge=0, le=1, description="A less probable answer counts as 'cannot tell'.")
-    anew: bool = Field(False, description="Judge history items too that bring a direction.")
+    min_confidence: float = Field(
+        0.5, ge=0, le=1, description="An answer with a smaller probability counts as 'cannot tell'."
+    )
+    rejudge: bool = Field(False, description="Also judge history items that have a direction.")
 
 
 class InferSummary(Record):
-    """What an inference did. `unjudged`: examples of which no part could be judged, so that they are neutral."""
+    """Result of an inference. `unjudged` examples have no part that could be judged; their direction is neutral."""
 
     output: str
     examples: int
@@ -99,29 +110,29 @@ class InferSummary(Record):
 
 
 def infer(
-    examples: Sequence[Example], space: Space, annotator: Annotator, progress: Progress | None = None
+    examples: Sequence[Example], space: PreferenceSpace, annotator: Annotator, progress: ProgressCallback | None = None
 ) -> list[Direction]:
-    """The direction of each example's persona by all of its parts, shape (D,) each."""
+    """Return the direction of each example's persona, shape (D,) each, aggregated over all of its parts."""
     levels, _ = judge_texts(texts_of(examples), space, annotator, progress=progress)
     return [inferred(example, space, levels).direction for example in examples]
 
 
-def infer_file(config: InferConfig, progress: Progress | None = None) -> InferSummary:
-    """Infer the directions of a dataset's personas and write them to `config.output`, for a `directions` key."""
+def infer_file(config: InferConfig, progress: ProgressCallback | None = None) -> InferSummary:
+    """Infer the directions of a dataset's personas and write them to `config.output`, for use as `directions`."""
     output = Path(config.output)
     if output.suffix not in (".jsonl", ".parquet"):
         raise UsageError(f"output {output}: must end in .jsonl or .parquet")
     data = config.data
     loaded = load(data, data.split)
     if loaded.space is None:
-        raise UsageError(f"{data.path} brings no preference space; name a preference_space.yaml in data.space")
+        raise UsageError(f"{data.path} has no preference space; name a preference_space.yaml in data.space")
     dimensions = chosen_dimensions(loaded.space, config.dimensions)
-    texts = texts_of(loaded.examples, config.parts, config.anew)
+    texts = texts_of(loaded.examples, config.parts, config.rejudge)
     with Journal(output.with_name(f"{output.name}.journal")) as journal:
         levels, failures = judge_texts(
             texts, loaded.space, _annotator(config.annotator), dimensions, config.min_confidence, journal, progress
         )
-    results = [inferred(example, loaded.space, levels, config.parts, config.anew) for example in loaded.examples]
+    results = [inferred(example, loaded.space, levels, config.parts, config.rejudge) for example in loaded.examples]
     write_directions(output, loaded.examples, results, loaded.space)
     return InferSummary(
         output=str(output),
@@ -134,17 +145,17 @@ def infer_file(config: InferConfig, progress: Progress | None = None) -> InferSu
 
 
 def texts_of(
-    examples: Iterable[Example], parts: Sequence[Part] = ("ugc", "pair", "demo"), anew: bool = True
+    examples: Iterable[Example], parts: Sequence[Part] = ("ugc", "pair", "demo"), rejudge: bool = True
 ) -> list[Text]:
-    """The texts that examples need judged, each once. Items that bring a direction count only if `anew`."""
+    """Return the distinct texts to judge. History items that have a direction are included only if `rejudge`."""
     found: dict[Text, None] = {}
     for example in examples:
         if "ugc" in parts:
-            wanted = (item for item in example.ugc if anew or item.direction is None)
+            wanted = (item for item in example.ugc if rejudge or item.direction is None)
             found |= dict.fromkeys(Text(item.prompt, item.comment) for item in wanted)
         if "pair" in parts:
             for item in example.pair:
-                if anew or item.direction is None:
+                if rejudge or item.direction is None:
                     found |= dict.fromkeys((Text(item.prompt, item.chosen), Text(item.prompt, item.rejected)))
         if "demo" in parts and example.portrait:
             found[Text("", example.portrait)] = None
@@ -153,29 +164,41 @@ def texts_of(
 
 def judge_texts(
     texts: Sequence[Text],
-    space: Space,
+    space: PreferenceSpace,
     annotator: Annotator,
     dimensions: Sequence[int] | None = None,
     min_confidence: float = 0.5,
     journal: Journal | None = None,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> tuple[dict[Text, Direction], list[Failure]]:
-    """The levels of each text, shape (D,), and why there are none for some: a text whose questions failed is left out.
+    """Ask an annotator for the levels of texts.
 
-    `dimensions` are the indices asked about, by default all. `journal` is asked first and keeps what is new.
+    Args:
+        texts: Distinct texts.
+        space: The dimensions and their questions.
+        annotator: Answers the questions.
+        dimensions: Indices of the dimensions to ask about; None for all.
+        min_confidence: An answer with a smaller probability counts as 'cannot tell'.
+        journal: Holds earlier answers and stores new ones.
+        progress: Called after each answer.
+
+    Returns:
+        The levels of each text, shape (D,), without the texts whose questions failed; and those failures.
     """
     asked = [*range(len(space.dimensions))] if dimensions is None else [*dimensions]
     questioned = [space.dimensions[index] for index in asked]
-    questionnaire = key_of(annotator.identity, [[*dimension] for dimension in questioned])
+    questionnaire = key_of(
+        annotator.identity, [[d.slug, d.question, d.positive.label, d.negative.label] for d in questioned]
+    )
     keys = [key_of(questionnaire, [*text]) for text in texts]
     levels: dict[Text, Direction] = {}
     failures: list[Failure] = []
 
     def take(text: Text, packed: str) -> None:
-        # In bytes, as the journal keeps them: so a resumed run reads the very numbers that the first one did.
-        shares = np.frombuffer(bytes.fromhex(packed), dtype=np.uint8).reshape(-1, len(OPTIONS)) / 255
+        # Rounded to bytes, as the journal stores them: a resumed run then reads exactly the same numbers.
+        probabilities = np.frombuffer(bytes.fromhex(packed), dtype=np.uint8).reshape(-1, len(OPTIONS)) / 255
         levels[text] = np.zeros(len(space.dimensions), dtype=np.int8)
-        levels[text][asked] = levels_of(shares, option_orders(text, len(asked)), min_confidence)
+        levels[text][asked] = levels_of(probabilities, option_orders(text, len(asked)), min_confidence)
 
     missing = []
     for number, (text, key) in enumerate(zip(texts, keys, strict=True)):
@@ -185,7 +208,7 @@ def judge_texts(
             missing.append(number)
     finished = len(texts) - len(missing)
 
-    def done(place: int, answer: Shares | Failure) -> None:
+    def done(place: int, answer: Probabilities | Failure) -> None:
         nonlocal finished
         finished += 1
         number = missing[place]
@@ -200,27 +223,27 @@ def judge_texts(
             progress("texts", finished, len(texts))
 
     if missing:
-        annotator.answer((sheet_of(texts[number], questioned) for number in missing), done)
+        annotator.answer((questionnaire_of(texts[number], questioned) for number in missing), done)
     return levels, failures
 
 
-def sheet_of(text: Text, dimensions: Sequence[Dimension]) -> Sheet:
-    """The questions about a text, their options in the order of `option_orders`."""
+def questionnaire_of(text: Text, dimensions: Sequence[Dimension]) -> Questionnaire:
+    """Return the questions about a text, with options in the order of `option_orders`."""
     orders = option_orders(text, len(dimensions)).tolist()
-    return Sheet(text.context, tuple(_question(*each) for each in zip(dimensions, orders, strict=True)))
+    return Questionnaire(text.context, tuple(_question(*each) for each in zip(dimensions, orders, strict=True)))
 
 
 def option_orders(text: Text, questions: int) -> Orders:
-    """What the options of each question stand for: drawn from the text alone, against position bias."""
+    """Return the meanings of each question's options, in an order drawn from the text alone, against position bias."""
     draws = hashlib.shake_128(repr(tuple(text)).encode()).digest(4 * questions)
     orders: Orders = _ORDERS[np.frombuffer(draws, dtype="<u4") % len(_ORDERS)]
     return orders
 
 
-def levels_of(shares: Shares, orders: Orders, min_confidence: float) -> Direction:
-    """Levels from shares of options, shape (Q, 3) to (Q,). A tie, or less than `min_confidence`, tells nothing."""
-    meanings = np.empty_like(shares)
-    np.put_along_axis(meanings, orders, shares, axis=1)
+def levels_of(probabilities: Probabilities, orders: Orders, min_confidence: float) -> Direction:
+    """Return levels (Q,) for probabilities of options (Q, 3). A tie, or less than `min_confidence`, gives 0."""
+    meanings = np.empty_like(probabilities)
+    np.put_along_axis(meanings, orders, probabilities, axis=1)
     top = meanings.max(axis=1)
     sure = (top >= min_confidence) & ((meanings == top[:, None]).sum(axis=1) == 1)
     return np.where(sure, _LEVELS[meanings.argmax(axis=1)], np.int8(0))
@@ -228,19 +251,19 @@ def levels_of(shares: Shares, orders: Orders, min_confidence: float) -> Directio
 
 def inferred(
     example: Example,
-    space: Space,
+    space: PreferenceSpace,
     levels: Mapping[Text, Direction],
     parts: Sequence[Part] = ("ugc", "pair", "demo"),
-    anew: bool = True,
+    rejudge: bool = True,
 ) -> Inferred:
-    """An example's directions from the levels of its texts; items that bring one keep it, unless `anew`."""
+    """Return an example's directions by the levels of its texts. Items that have one keep it, unless `rejudge`."""
     ugc = tuple(
-        item.direction if not anew and item.direction is not None else levels.get(Text(item.prompt, item.comment))
+        item.direction if not rejudge and item.direction is not None else levels.get(Text(item.prompt, item.comment))
         for item in (example.ugc if "ugc" in parts else ())
     )
     pair = tuple(
         item.direction
-        if not anew and item.direction is not None
+        if not rejudge and item.direction is not None
         else _difference(levels.get(Text(item.prompt, item.chosen)), levels.get(Text(item.prompt, item.rejected)))
         for item in (example.pair if "pair" in parts else ())
     )
@@ -249,15 +272,13 @@ def inferred(
     return Inferred(aggregate(np.array(known, dtype=np.int8).reshape(-1, len(space.dimensions))), ugc, pair, portrait)
 
 
-def chosen_dimensions(space: Space, slugs: Sequence[str] | None) -> list[int] | None:
-    """Indices of dimensions; None for all. Raises `UsageError` for a slug that the space does not have."""
+def chosen_dimensions(space: PreferenceSpace, slugs: Sequence[str] | None) -> list[int] | None:
+    """Return the indices of slugs, or None for all. Raises `UsageError` for a slug that the space lacks."""
     if slugs is None:
         return None
-    places = {dimension.slug: index for index, dimension in enumerate(space.dimensions)}
     for slug in slugs:
-        if slug not in places:
-            raise UsageError(f"dimensions: space '{space.name}' has no dimension '{slug}'")
-    return sorted({places[slug] for slug in slugs})
+        space.require(slug, "dimensions")
+    return sorted({space.index[slug] for slug in slugs})
 
 
 def _annotator(config: LocalModel | RemoteModel) -> Annotator:
@@ -271,11 +292,11 @@ def _annotator(config: LocalModel | RemoteModel) -> Annotator:
 
 
 def _question(dimension: Dimension, order: Sequence[int]) -> str:
-    meanings = (dimension.positive, dimension.negative, "Cannot be told")
+    meanings = (dimension.positive.label, dimension.negative.label, "Cannot be told")
     options = (f"({letter}) {meanings[meaning]}" for letter, meaning in zip(OPTIONS, order, strict=True))
     return "\n".join([f"Question: {dimension.question}", *options])
 
 
 def _difference(chosen: Direction | None, rejected: Direction | None) -> Direction | None:
-    """A pair's direction, (D,): on which side of the rejected reply the chosen one is."""
+    """Return a pair's direction (D,): the sign of the chosen reply's levels minus the rejected reply's."""
     return None if chosen is None or rejected is None else np.sign(chosen - rejected).astype(np.int8)

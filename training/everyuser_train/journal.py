@@ -1,4 +1,4 @@
-"""A journal of answers: one JSON line each, appended when it arrives, so that a later run asks only what is missing."""
+"""A journal of answers, one JSON line each, appended on arrival: a later run asks only for the missing ones."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any, Self
 
 import orjson
 
-from everyuser_train.base import UserError
+from schemas.base import UserError
 
 
 class Journal:
-    """Answers by key, on disk. What a kill left of a last line is cut off; a second run at a time is refused."""
+    """Answers by key, on disk. A partial last line is cut off; a second run at the same time is refused."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -45,7 +45,7 @@ class Journal:
         return self._answers[key]
 
     def add(self, key: str, answer: Any) -> None:
-        """Keep an answer, a JSON value. Raises `UserError` when the disk does not take it."""
+        """Store an answer, a JSON value. Raises `UserError` if it cannot be written."""
         line = orjson.dumps({"key": key, "answer": answer}) + b"\n"
         size = self._file.seek(0, 2)
         try:
@@ -54,7 +54,7 @@ class Journal:
                 raise OSError(0, "no space left")
         except OSError as error:
             raise UserError(
-                f"{self._path}: {error.strerror}; make room and run again, what was answered is kept"
+                f"{self._path}: {error.strerror}; free some space and run again; stored answers are kept"
             ) from None
         self._answers[key] = answer
 
@@ -74,5 +74,5 @@ class Journal:
 
 
 def key_of(*parts: Any) -> str:
-    """A key for JSON values: the same for the same content."""
+    """Return a hash of JSON values."""
     return hashlib.blake2b(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS), digest_size=16).hexdigest()

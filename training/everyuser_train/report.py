@@ -1,4 +1,4 @@
-"""What an evaluation found: as a record, as tables on a terminal, as JSON and as a figure."""
+"""The report of an evaluation: a record, tables on a terminal, JSON and a figure."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from everyuser_train.base import Record, UserError
 from everyuser_train.config import Part
 from everyuser_train.metrics import Estimate
 from everyuser_train.personas import Source
-from everyuser_train.terminal import safe
+from schemas.base import Record, UserError
+from schemas.terminal import safe
 
 Kind = Literal["persona", "length", "shuffled", "none"]
 
@@ -22,16 +22,20 @@ REPORT_FILE = "report.json"
 FIGURE_FILE = "report.png"
 
 _TABLE_METRICS = ("alignment", "alignment_per_token", "absolute", "absolute_per_token", "reference_absolute", "margin")
-_BARS = 30
-"""Dimensions in the figure: those with most cases."""
+_MAX_BARS = 30
+"""Most dimensions in the figure; those with the most cases are kept."""
 
 
 class Result(Record):
-    """One way to show the persona, over all cases.
+    """Metrics of all cases under one way to show the persona.
 
-    `kind`: the persona's parts (`persona`), its first `items` items of each kind (`length`), the persona of someone
-    else (`shuffled`), or none. `direction` is PBA's. `dropped` cases did not fit, `shortened` ones lost history items;
-    `mean_items` is how many history items a case had before that.
+    Attributes:
+        kind: Parts of the persona (`persona`), its first `items` of each kind (`length`), another person's persona
+            (`shuffled`), or `none`.
+        direction: PBA's direction.
+        dropped: Cases beyond the length limit.
+        shortened: Cases with history items cut.
+        mean_items: Mean number of history items before the cut.
     """
 
     kind: Kind
@@ -47,7 +51,7 @@ class Result(Record):
 
 
 class Contrast(Record):
-    """The persona's own result minus another's, case by case."""
+    """The result with the own persona minus that of a control, case by case."""
 
     kind: Literal["shuffled", "none"]
     direction: Source | None
@@ -56,7 +60,7 @@ class Contrast(Record):
 
 
 class Flip(Record):
-    """What reversing the history pairs and the target pair does to the order of the replies: see `metrics.flips`."""
+    """Effect of reversed history and target pairs on the order of the replies, see `metrics.flips`."""
 
     direction: Source | None
     cases: int
@@ -65,7 +69,7 @@ class Flip(Record):
 
 
 class PoleResult(Record):
-    """The cases whose direction has one sign in one dimension."""
+    """Metrics of the cases whose direction has one pole in one dimension."""
 
     dimension: int
     slug: str
@@ -76,7 +80,7 @@ class PoleResult(Record):
 
 
 class Report(Record):
-    """An evaluation. Intervals are percentile bootstraps that resample posts, at `level`."""
+    """An evaluation. Intervals come from a percentile bootstrap over posts, with coverage `level`."""
 
     model: str
     reference: str
@@ -129,7 +133,7 @@ def show(report: Report, console: Console) -> None:
 
 
 def save(report: Report, folder: Path) -> None:
-    """Write `report.json` and `report.png`, each whole or not at all. Raises `UserError` if the folder cannot be."""
+    """Write `report.json` and `report.png`, each atomically. Raises `UserError` if the folder cannot be written."""
 
     def write(name: str, writer: Callable[[Path], object]) -> None:
         scratch = folder / f".{name}.tmp"
@@ -145,8 +149,8 @@ def save(report: Report, folder: Path) -> None:
 
 
 def figure(report: Report) -> Any:
-    """A matplotlib figure: accuracy against history length, and bars by dimension; or by persona if it has neither."""
-    # Heavy, and only wanted here.
+    """Return a matplotlib figure: accuracy by history length and by dimension; by persona if it has neither."""
+    # A slow import that only this function needs.
     from matplotlib.figure import Figure
 
     lengths = [result for result in report.results if result.kind == "length"]
@@ -155,7 +159,7 @@ def figure(report: Report) -> Any:
         panels.append((4.5, lambda axes: _draw_lengths(axes, report, lengths)))
     if report.dimensions:
         busiest = sorted(report.dimensions, key=lambda pole: -pole.cases)
-        slugs = set(list(dict.fromkeys(pole.slug for pole in busiest))[:_BARS])
+        slugs = set(list(dict.fromkeys(pole.slug for pole in busiest))[:_MAX_BARS])
         poles = [pole for pole in report.dimensions if pole.slug in slugs]
         panels.append((max(4.5, 0.28 * len(slugs) + 1), lambda axes: _draw_poles(axes, poles)))
     if not panels:
@@ -228,7 +232,7 @@ def _draw_results(axes: Any, results: Sequence[Result]) -> None:
 
 
 def _errors(values: Sequence[Estimate]) -> list[list[float]]:
-    """Distances below and above, as matplotlib wants them; none without an interval, or on the wrong side of it."""
+    """Return the error bars for matplotlib: distances below and above, 0 without an interval."""
     return [
         [max(0.0, e.value - e.low) if e.low is not None else 0.0 for e in values],
         [max(0.0, e.high - e.value) if e.high is not None else 0.0 for e in values],
@@ -264,7 +268,7 @@ def _cell(estimate: Estimate, *, percent: bool, signed: bool) -> str:
     value = f"{estimate.value * scale:{style}}"
     if estimate.low is None or estimate.high is None:
         return value
-    # On a line of its own: a row of metrics side by side is wider than most terminals.
+    # On a second line, since a row with both is wider than most terminals.
     return f"{value}\n[{estimate.low * scale:{style}}, {estimate.high * scale:{style}}]"
 
 
@@ -273,5 +277,5 @@ def _text(text: str) -> Text:
 
 
 def _safe(text: str) -> str:
-    """Text of a dataset for a terminal or a picture, on one line."""
+    """Return a text of a dataset in one line, safe for a terminal or a figure."""
     return safe(text).replace("\n", " ")

@@ -1,8 +1,8 @@
-"""What is trained on, laid out in its order: the preferences of all epochs as one dataset, or as a stream.
+"""Training rows: the preferences of all epochs in order, as one dataset or as a stream.
 
-Personas are drawn anew in each epoch, so an example is another prompt each time, and a precomputed reference score
-belongs to one prompt. All epochs are therefore rows of one dataset that is read once from front to back: reference
-scores go with their rows, and the order is a matter of the rows, not of a sampler that has to be restored.
+Personas are drawn for each epoch, so an example has another prompt in each, and a precomputed reference score belongs
+to one prompt. All epochs are therefore rows of one dataset, read once from front to back. Reference scores stay with
+their rows, and a resumed run has no sampler to restore.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ import numpy.typing as npt
 import orjson
 
 from everyuser_train import data, personas, prompts
-from everyuser_train.base import UsageError
 from everyuser_train.config import FitConfig
 from everyuser_train.data import Loaded
 from everyuser_train.examples import Example
 from everyuser_train.score import encode
-from everyuser_train.space import Space
+from preference_space.space import PreferenceSpace
+from schemas.base import UsageError
 
 IntArray = npt.NDArray[np.int64]
 Row = dict[str, list[prompts.Message]]
@@ -36,7 +36,7 @@ _FACTS = "rows.json"
 
 
 class Rows(NamedTuple):
-    """The datasets that the trainer reads, and what a run records of them."""
+    """The datasets that the trainer reads, and facts for the run's record."""
 
     train: Any
     evaluation: Any | None
@@ -44,21 +44,21 @@ class Rows(NamedTuple):
 
 
 def order(seed: int, epoch: int, pairs: IntArray) -> IntArray:
-    """The order of N examples in an epoch, (N,): a random permutation, a pure function of its arguments.
+    """Return the order of N examples in an epoch, (N,): a random permutation that depends on the arguments alone.
 
-    `pairs` (N,) numbers the pair of each example: those of one pair, which mirror each other, stay side by side.
+    `pairs` (N,) is the number of each example's pair. The two rows of a pair stay side by side.
     """
     bits = np.random.Philox(
         key=np.array([seed, _PURPOSE], dtype=np.uint64), counter=np.array([0, 0, 0, epoch], dtype=np.uint64)
     )
-    # Raw bits are the same in every version of numpy.
+    # Raw bits are stable across versions of numpy.
     drawn = bits.random_raw(len(pairs))
     _, first, pair = np.unique(pairs, return_index=True, return_inverse=True)
     return np.lexsort((drawn, drawn[first][pair]))
 
 
 def places(seed: int, pairs: IntArray, rows: int) -> Iterator[tuple[int, int]]:
-    """Epoch and example of each row, epoch after epoch, until there are `rows`."""
+    """Yield epoch and example of each row, epoch after epoch, until there are `rows`."""
     left = rows
     for epoch in count():
         chosen = order(seed, epoch, pairs)[:left]
@@ -68,19 +68,20 @@ def places(seed: int, pairs: IntArray, rows: int) -> Iterator[tuple[int, int]]:
             return
 
 
-def render(example: Example, config: FitConfig, space: Space | None, tokenizer: Any, epoch: int) -> Row | None:
-    """An example as a row of an epoch; None if it does not fit, even without persona."""
+def render(
+    example: Example, config: FitConfig, space: PreferenceSpace | None, tokenizer: Any, epoch: int
+) -> Row | None:
+    """Return an example as a row of an epoch, or None if it does not fit even without persona."""
     persona = personas.draw(example, config.persona, space, config.seed, epoch)
     replies = (example.chosen, example.rejected)
     prompt = prompts.fit(tokenizer, config.persona.method, example.prompt, persona, replies, config.training.max_length)
     return None if prompt is None else prompts.preference(prompt, *replies, prompts.cleaner(tokenizer))
 
 
-def lay_out(config: FitConfig, tokenizer: Any, folder: Path) -> Rows:
-    """The rows of a run in `folder`: written there at the first call, read from there afterwards.
+def write_rows(config: FitConfig, tokenizer: Any, folder: Path) -> Rows:
+    """Return the rows of a run. The first call writes them to `folder`; later calls read them.
 
-    So a run goes on with the rows that it began with, whatever has become of the dataset. Raises `UsageError` for data
-    that cannot be used.
+    A resumed run therefore keeps its rows even if the dataset has changed. Raises `UsageError` for unusable data.
     """
     from datasets import load_from_disk
 
@@ -91,8 +92,8 @@ def lay_out(config: FitConfig, tokenizer: Any, folder: Path) -> Rows:
     return Rows(load_from_disk(folder / "train"), load_from_disk(evaluation) if evaluation.exists() else None, facts)
 
 
-def streamed(config: FitConfig, tokenizer: Any) -> Rows:
-    """The training rows as a stream without end, in the dataset's order; the evaluation's rows in memory."""
+def stream_rows(config: FitConfig, tokenizer: Any) -> Rows:
+    """Return the training rows as an endless stream in the dataset's order, and the evaluation rows in memory."""
     from datasets import Dataset, IterableDataset
 
     def generate() -> Iterator[Row]:
@@ -137,7 +138,7 @@ def _write(config: FitConfig, tokenizer: Any, folder: Path) -> None:
 def _store(
     config: FitConfig, loaded: Loaded, chosen: Sequence[tuple[int, int]], tokenizer: Any, folder: Path
 ) -> dict[str, Any]:
-    """Render the rows of (epoch, example) `chosen` into `folder`. Returns their number, losses and fingerprint."""
+    """Render the rows of (epoch, example) `chosen` into `folder`. Return their number, losses and fingerprint."""
     from datasets import Dataset, Features, List, Value
 
     def rendered(batch: dict[str, list[int]]) -> dict[str, list[Any]]:
@@ -159,9 +160,9 @@ def _store(
         features=Features({"prompt": turns, "chosen": turns, "rejected": turns}),
         num_proc=config.training.extra.get("dataset_num_proc"),
         cache_file_name=str(scratch / "rows.arrow"),
-        # Hashing what the function refers to would read the whole dataset.
+        # The default fingerprint would hash the whole dataset through the function's closure.
         new_fingerprint=hashlib.blake2b(os.urandom(8), digest_size=8).hexdigest(),
-        desc=f"Laying out the {folder.name} rows",
+        desc=f"Writing the {folder.name} rows",
     )
     if len(rows) == 0:
         raise UsageError(_nothing_fits(config))
@@ -180,14 +181,14 @@ def _store(
 
 
 def _evaluation(config: FitConfig) -> Loaded | None:
-    """The split that is evaluated during training; a single file has none."""
+    """Return the split for evaluation during training; a single file has none."""
     if config.data.eval_split is None or Path(config.data.path).is_file():
         return None
     return data.load(config.data, config.data.eval_split)
 
 
 def _check_template(tokenizer: Any, row: Row) -> None:
-    """Raise `UserError` where TRL would train on another prompt than the one that the model sees when it replies."""
+    """Raise `UserError` if the prompt in training differs from the prompt at generation."""
     encode(tokenizer, [(row["prompt"], row["chosen"][0]["content"])])
 
 

@@ -1,4 +1,4 @@
-"""Log-probabilities of replies under a causal language model, batched by length and kept in a cache on disk."""
+"""Log-probabilities of replies under a causal language model, batched by length and cached on disk."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import torch
 from transformers import AutoConfig
 
 from everyuser_train import models
-from everyuser_train.base import UsageError, UserError
 from everyuser_train.prompts import cleaner
+from schemas.base import UsageError, UserError
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -25,32 +25,32 @@ Messages = Sequence[Mapping[str, str]]
 CACHE_FILE = "scores.sqlite"
 
 _CHUNK = 2**26
-"""Logits that are turned to float32 at once (256 MiB)."""
+"""Most logits converted to float32 at a time (256 MiB)."""
 
 
 class Scores(NamedTuple):
-    """Of each reply the log-probability, summed over its tokens (N,), in nats, and the number of those tokens (N,)."""
+    """Summed log-probability of each reply in nats, (N,), and its number of tokens, (N,)."""
 
     logp: FloatArray
     tokens: IntArray
 
 
 class Encoded(NamedTuple):
-    """The tokens of a prompt and its reply, (T,) int32, and how many of them are the prompt's."""
+    """The tokens of a prompt and its reply, (T,) int32, and the number of the prompt's tokens."""
 
     ids: npt.NDArray[np.int32]
     prompt: int
 
     @property
     def reply(self) -> int:
-        """Tokens of the reply, with the end of turn that the template adds."""
+        """Return the number of the reply's tokens, with the end of turn that the template adds."""
         return len(self.ids) - self.prompt
 
 
 def model_key(name: str, revision: str | None, dtype: str) -> str:
-    """What tells a model's scores from another's: its commit on the Hub or its files' contents, and its numbers.
+    """Return the cache key of a model: its commit on the Hub or a hash of its files, and its data type.
 
-    Raises `UsageError` for a name that leads to no model.
+    Raises `UsageError` for a model that cannot be loaded.
     """
     base = models.adapter_base(name)
     below = "" if base is None else f"{model_key(base.name, base.revision, dtype)} "
@@ -71,13 +71,13 @@ def model_key(name: str, revision: str | None, dtype: str) -> str:
 
 
 def encode(tokenizer: Any, pairs: Sequence[tuple[Messages, str]]) -> list[Encoded]:
-    """Tokens of prompts and replies by the tokenizer's chat template, as TRL's DPOTrainer splits them.
+    """Return the tokens of prompts and replies by the tokenizer's chat template, split as in TRL's DPOTrainer.
 
-    Raises `UserError` where the prompt's tokens are no prefix of those of prompt and reply: what is scored would then
-    not be what the model sees when it replies.
+    Raises `UserError` if the prompt's tokens are not a prefix of the conversation's: the scored prompt would then
+    differ from the prompt at generation.
     """
     if tokenizer.chat_template is None:
-        raise UserError(f"the tokenizer of '{tokenizer.name_or_path}' has no chat template; use a chat model's")
+        raise UserError(f"the tokenizer of '{tokenizer.name_or_path}' has no chat template; use an instruct model's")
     encoded = []
     clean = cleaner(tokenizer)
     before: Messages | None = None
@@ -103,7 +103,7 @@ def score(
     batch_tokens: int,
     progress: Callable[[int], None] | None = None,
 ) -> Scores:
-    """Scores of N pairs of a prompt and a reply; `batch_tokens` and `progress` as for `score_encoded`."""
+    """Return the scores of N pairs of a prompt and a reply; see `score_encoded`."""
     encoded = encode(tokenizer, pairs)
     return Scores(score_encoded(model, encoded, batch_tokens, progress), _reply_tokens(encoded))
 
@@ -111,11 +111,17 @@ def score(
 def score_encoded(
     model: Any, encoded: Sequence[Encoded], batch_tokens: int, progress: Callable[[int], None] | None = None
 ) -> FloatArray:
-    """Summed log-probabilities (N,) of the replies.
+    """Return the summed log-probabilities (N,) of the replies.
 
-    A batch holds at most `batch_tokens` tokens, padding included and a prompt of several replies counted once, or one
-    sequence that is longer. `progress` is told how many more are done. Raises `UserError` if the model gives something
-    that is no number.
+    Args:
+        model: A causal language model of transformers.
+        encoded: Prompts and replies.
+        batch_tokens: Most tokens of a batch, with padding. The prompt of several replies counts once. A longer sequence
+            is a batch alone.
+        progress: Called with the number of replies of each finished batch.
+
+    Raises:
+        UserError: A log-probability is not finite.
     """
     logp = np.empty(len(encoded), dtype=np.float64)
     for rows, part in _scored(model, encoded, batch_tokens):
@@ -133,10 +139,18 @@ def cached_score(
     batch_tokens: int,
     progress: Callable[[int], None] | None = None,
 ) -> Scores:
-    """Scores, each distinct sequence scored once and kept in `folder` for the next time.
+    """Return scores from a cache, which is filled batch by batch. Equal sequences are scored once.
 
-    `key` tells one model, revision and dtype from another; `load` gives the model, and is called only if a score is
-    missing. Each batch is committed as it is done. Raises `UserError` if the cache cannot be read or written.
+    Args:
+        folder: Folder of the cache.
+        key: Identifies model, revision and data type, see `model_key`.
+        load: Returns the model; called only if a score is missing.
+        encoded: Prompts and replies.
+        batch_tokens: Most tokens of a batch, see `score_encoded`.
+        progress: Called with the number of newly finished sequences.
+
+    Raises:
+        UserError: The cache cannot be read or written, or a log-probability is not finite.
     """
     names = [_name(key, entry) for entry in encoded]
     first = {name: row for row, name in reversed(list(enumerate(names)))}
@@ -161,7 +175,7 @@ def cached_score(
                         progress(len(rows))
     except sqlite3.Error as error:
         raise UserError(
-            f"the cache of scores {path} cannot be used ({error}); delete it, or give another folder"
+            f"the cache of scores {path} cannot be used ({error}); delete it, or set `cache` to another folder"
         ) from None
     if progress:
         progress(len(encoded) - len(first))
@@ -173,7 +187,7 @@ def _open(path: Path) -> sqlite3.Connection:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot make the cache of scores {path.parent}: {error.strerror or error}") from None
-    # Others may write to it at the same time.
+    # Other processes may write at the same time.
     connection = sqlite3.connect(path, timeout=60)
     try:
         connection.execute(
@@ -196,21 +210,23 @@ def _reply_tokens(encoded: Sequence[Encoded]) -> IntArray:
 
 
 def _scored(model: Any, encoded: Sequence[Encoded], batch_tokens: int) -> Iterator[tuple[IntArray, FloatArray]]:
-    """Rows of a batch and their log-probabilities, batch after batch, the longest first: memory fails early."""
+    """Yield each batch's rows and log-probabilities. The longest come first, so that memory runs out early or never."""
     training = model.training
     model.eval()
     try:
         for rows in _batches(encoded, batch_tokens):
             logp = _score_batch(model, [encoded[row] for row in rows])
             if not np.isfinite(logp).all():
-                raise UserError(f"the model gives log-probabilities that are no numbers in {model.dtype}; use another")
+                raise UserError(
+                    f"the model gives log-probabilities that are not finite in {model.dtype}; use another `dtype`"
+                )
             yield rows, logp
     finally:
         model.train(training)
 
 
 def _batches(encoded: Sequence[Encoded], batch_tokens: int) -> Iterator[IntArray]:
-    """Rows that are scored together: those of one prompt side by side, whose prompt counts once."""
+    """Yield the rows of each batch. Rows of one prompt share a batch, and their prompt counts once."""
     prompts = [entry.ids[: entry.prompt].tobytes() for entry in encoded]
     longest: dict[bytes, int] = {}
     for prompt, entry in zip(prompts, encoded, strict=True):
@@ -229,7 +245,7 @@ def _batches(encoded: Sequence[Encoded], batch_tokens: int) -> Iterator[IntArray
 
 
 def _score_batch(model: Any, batch: Sequence[Encoded]) -> FloatArray:
-    """Each distinct prompt is run once; its replies go on from the keys and values that it leaves."""
+    """Return a batch's log-probabilities. Each distinct prompt runs once; its replies reuse its key-value cache."""
     numbers: dict[bytes, int] = {}
     which = torch.tensor([numbers.setdefault(entry.ids[: entry.prompt].tobytes(), len(numbers)) for entry in batch])
     prompts = [np.frombuffer(prompt, dtype=np.int32) for prompt in numbers]
@@ -244,7 +260,7 @@ def _score_batch(model: Any, batch: Sequence[Encoded]) -> FloatArray:
             use_cache=True,
             logits_to_keep=1,
         )
-        # The logits at a place are about the token after it: the prompt's last ones are about the first of a reply.
+        # Logits predict the next token: those of the prompt's last token predict the first token of a reply.
         logp = _logp(before.logits[:, -1][which.to(before.logits.device)], replies[:, 0])
         if replies.shape[1] > 1:
             before.past_key_values.reorder_cache(which)
@@ -263,7 +279,7 @@ def _score_batch(model: Any, batch: Sequence[Encoded]) -> FloatArray:
 
 
 def _padded(sequences: Sequence[npt.NDArray[np.int32]], *, left: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """Tokens and mask, (N, T) int64 each: 1 for a token, 0 for padding."""
+    """Return tokens and mask, (N, T) int64 each: 1 for a token, 0 for padding."""
     shape = len(sequences), max(map(len, sequences))
     ids, mask = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
     for row, sequence in enumerate(sequences):
@@ -273,7 +289,7 @@ def _padded(sequences: Sequence[npt.NDArray[np.int32]], *, left: bool) -> tuple[
 
 
 def _logp(logits: torch.Tensor, tokens: torch.Tensor) -> FloatArray:
-    """Log-probabilities (N,) of tokens (N,) by logits (N, V), in float32, a piece at a time."""
+    """Return the log-probabilities (N,) of tokens (N,) by logits (N, V), converted to float32 in chunks."""
     step = max(1, _CHUNK // logits.shape[-1])
     parts = [
         -torch.nn.functional.cross_entropy(some.float(), these, reduction="none")

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from everyuser_train.annotators import _chat_shares, _shares
-from everyuser_train.answers import chat_text, parse
+from everyuser_train.annotators import _chat_probabilities, _probabilities
 from everyuser_train.judge import read_verdict
+from schemas.answers import parse, read_text
 
 
 def answer(content: object, **message: object) -> dict[str, Any]:
@@ -32,7 +32,7 @@ def answer(content: object, **message: object) -> dict[str, Any]:
     ],
 )
 def test_content_is_text_or_chunks_without_thinking(content: object, text: str) -> None:
-    assert chat_text(answer(content)) == text
+    assert read_text(answer(content)) == text
 
 
 @pytest.mark.parametrize(
@@ -40,18 +40,18 @@ def test_content_is_text_or_chunks_without_thinking(content: object, text: str) 
 )
 def test_content_of_any_other_shape_is_refused(content: object) -> None:
     with pytest.raises((ValueError, TypeError, LookupError)):
-        chat_text(answer(content))
+        read_text(answer(content))
 
 
 def test_a_message_may_lack_content_where_something_stands_in_its_place() -> None:
-    assert chat_text({"choices": [{"message": {"reasoning": "Hm."}}]}) == ""
+    assert read_text({"choices": [{"message": {"reasoning": "Hm."}}]}) == ""
     with pytest.raises(KeyError):
-        chat_text({"choices": [{"message": {}}]})
+        read_text({"choices": [{"message": {}}]})
 
 
 def test_a_verdict_within_thinking_that_does_not_end_is_none() -> None:
-    assert read_verdict(chat_text(answer("<think>Verdict: A?"))) is None
-    assert read_verdict(chat_text(answer("<think>Verdict: A?</think>Verdict: B"))) == "second"
+    assert read_verdict(read_text(answer("<think>Verdict: A?"))) is None
+    assert read_verdict(read_text(answer("<think>Verdict: A?</think>Verdict: B"))) == "second"
 
 
 EXCLUDED: list[Any] = [None, -math.inf]
@@ -61,10 +61,12 @@ EXCLUDED: list[Any] = [None, -math.inf]
 def test_an_option_that_the_server_excludes_has_no_weight(excluded: float | None) -> None:
     tops = {"\u2581A": -0.1, "B": excluded, "C": excluded}
     choice = {"index": 0, "text": "A", "logprobs": {"top_logprobs": [tops]}}
-    assert _shares(parse(json.dumps({"choices": [choice]}).encode()), 1).tolist() == [[1, 0, 0]]
+    assert _probabilities(parse(json.dumps({"choices": [choice]}).encode()), 1).tolist() == [[1, 0, 0]]
 
     listed = [{"token": token, "logprob": logprob} for token, logprob in tops.items()]
     content = {"content": [{"token": "A", "logprob": -0.1, "top_logprobs": listed}]}
     chat = {"choices": [{"message": {"content": "A"}, "logprobs": content}]}
-    assert _chat_shares(parse(json.dumps(chat).encode())).tolist() == [[1, 0, 0]]
-    assert _shares(parse(json.dumps({"choices": [choice | {"logprobs": content}]}).encode()), 1).tolist() == [[1, 0, 0]]
+    assert _chat_probabilities(parse(json.dumps(chat).encode())).tolist() == [[1, 0, 0]]
+    assert _probabilities(parse(json.dumps({"choices": [choice | {"logprobs": content}]}).encode()), 1).tolist() == [
+        [1, 0, 0]
+    ]

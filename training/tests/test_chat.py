@@ -8,10 +8,10 @@ from peft import LoraConfig, get_peft_model
 from rich.console import Console
 
 from everyuser_train import chat, models
-from everyuser_train.base import UsageError
 from everyuser_train.chat import Pair, Sampling
 from everyuser_train.config import EvalData
 from everyuser_train.personas import NO_PERSONA
+from schemas.base import UsageError
 from tests.small import prepare
 from tests.tiny import save_tiny
 

@@ -14,13 +14,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import yaml
 
 from everyuser_train import data
-from everyuser_train.base import UsageError
 from everyuser_train.config import DataSource
-from everyuser_train.data import KNOWN_SCHEMAS, Loaded
+from everyuser_train.data import Loaded
 from everyuser_train.examples import Example, PairItem, UgcItem
+from schemas import SCHEMA_VERSION
+from schemas.base import UsageError
+from tests.spaces import make_space
 
 
 def load(path: str, split: str, **keys: Any) -> Loaded:
@@ -31,13 +32,7 @@ def stream(path: str, split: str, **keys: Any) -> Iterator[Example]:
     return data.stream(DataSource(path=path, **keys), split)
 
 
-SPACE = {
-    "name": "two",
-    "dimensions": [
-        {"slug": "age", "question": "Young?", "positive": {"label": "Young"}, "negative": {"label": "Older"}},
-        {"slug": "humor", "question": "Funny?", "positive": {"label": "Likes humor"}, "negative": {"label": "Serious"}},
-    ],
-}
+SPACE = make_space("two", ("age", "Young?", "Young", "Older"), ("humor", "Funny?", "Likes humor", "Serious"))
 
 CARD = """---
 configs:
@@ -89,8 +84,8 @@ def folder(tmp_path: Path) -> Path:
     (folder / "pool").mkdir()
     pq.write_table(pa.table({"other": [1]}), folder / "pool" / "pairs.parquet")
     (folder / "README.md").write_text(CARD)
-    (folder / "preference_space.yaml").write_text(yaml.safe_dump(SPACE))
-    (folder / "manifest.json").write_text(json.dumps({"schema_version": KNOWN_SCHEMAS[0], "status": "complete"}))
+    (folder / "preference_space.yaml").write_text(SPACE.to_yaml())
+    (folder / "manifest.json").write_text(json.dumps({"schema_version": SCHEMA_VERSION, "status": "complete"}))
     return folder
 
 
@@ -113,7 +108,7 @@ def _without(row: dict[str, Any], *columns: str) -> dict[str, Any]:
 def test_folder(folder: Path) -> None:
     space, examples, _ = load(str(folder), "train")
     assert space is not None
-    assert [dimension.positive for dimension in space.dimensions] == ["Young", "Likes humor"]
+    assert [dimension.positive.label for dimension in space.dimensions] == ["Young", "Likes humor"]
     assert len(examples) == 6
     example = examples[3]
     assert (example.number, example.id, example.post, example.prompt) == (3, "row-3", "post-1", "post 3")
@@ -161,14 +156,14 @@ def test_unknown_schema_is_refused_by_name(folder: Path) -> None:
     for read in (load, stream):
         with pytest.raises(UsageError, match="'7'") as caught:
             read(str(folder), "train")
-        assert all(repr(known) in str(caught.value) for known in KNOWN_SCHEMAS)
+        assert repr(SCHEMA_VERSION) in str(caught.value)
         assert "\n" not in str(caught.value)
 
 
 def test_space_that_was_changed_after_the_build_is_refused(folder: Path) -> None:
     space = folder / "preference_space.yaml"
     inputs = {space.name: hashlib.sha256(space.read_bytes()).hexdigest()}
-    (folder / "manifest.json").write_text(json.dumps({"schema_version": KNOWN_SCHEMAS[0], "inputs": inputs}))
+    (folder / "manifest.json").write_text(json.dumps({"schema_version": SCHEMA_VERSION, "inputs": inputs}))
     load(str(folder), "train")
 
     space.write_text(space.read_text() + "\n")
@@ -178,7 +173,7 @@ def test_space_that_was_changed_after_the_build_is_refused(folder: Path) -> None
 
 
 def test_unfinished_build_is_refused(folder: Path) -> None:
-    (folder / "manifest.json").write_text(json.dumps({"schema_version": KNOWN_SCHEMAS[0], "status": "incomplete"}))
+    (folder / "manifest.json").write_text(json.dumps({"schema_version": SCHEMA_VERSION, "status": "incomplete"}))
     with pytest.raises(UsageError, match="the build is incomplete"):
         load(str(folder), "train")
 
@@ -199,7 +194,7 @@ def test_broken_manifest(folder: Path) -> None:
 
 def test_a_given_space_goes_before_the_dataset_s_own(folder: Path, tmp_path: Path) -> None:
     own = tmp_path / "own.yaml"
-    own.write_text(yaml.safe_dump(SPACE | {"name": "mine"}))
+    own.write_text(SPACE.model_copy(update={"name": "mine"}).to_yaml())
     space = load(str(folder), "train", space=str(own)).space
     assert space is not None
     assert space.name == "mine"
@@ -222,7 +217,9 @@ def test_rows_of_a_pair_are_numbered_alike(folder: Path, tmp_path: Path) -> None
 
 
 def test_a_direction_of_another_space(folder: Path) -> None:
-    (folder / "preference_space.yaml").write_text(yaml.safe_dump(SPACE | {"dimensions": SPACE["dimensions"][:1]}))
+    (folder / "preference_space.yaml").write_text(
+        SPACE.model_copy(update={"dimensions": SPACE.dimensions[:1]}).to_yaml()
+    )
     examples = load(str(folder), "train").examples
     with pytest.raises(UsageError, match="row 1, 'Preference Direction': 2 numbers, where space two has 1 dimensions"):
         examples[0]

@@ -10,16 +10,17 @@ import numpy as np
 import pytest
 
 from everyuser_train import data, personas, rows
-from everyuser_train.base import UsageError
 from everyuser_train.config import DataSource, FitConfig
 from everyuser_train.directions import Inferred, read_directions, with_directions, write_directions
 from everyuser_train.examples import Example, PairItem, UgcItem
 from everyuser_train.loader import load_config
-from everyuser_train.space import Dimension, Direction, Space
+from preference_space.direction import Direction
+from schemas.base import UsageError
 from tests.small import prepare
+from tests.spaces import make_space
 from tests.tiny import tiny_tokenizer
 
-SPACE = Space("toy", tuple(Dimension(slug, f"{slug}?", f"More {slug}", f"Less {slug}") for slug in ("tea", "order")))
+SPACE = make_space("toy", *((slug, f"{slug}?", f"More {slug}", f"Less {slug}") for slug in ("tea", "order")))
 
 
 def direction(*levels: int) -> Direction:
@@ -104,11 +105,7 @@ def _without_directions(folder: Path) -> FitConfig:
     for row in bare:
         del row["profile"]
     (folder / "data.json").write_text(json.dumps(bare))
-    entries = [
-        {"slug": d.slug, "question": d.question, "positive": {"label": d.positive}, "negative": {"label": d.negative}}
-        for d in SPACE.dimensions
-    ]
-    (folder / "space.yaml").write_text(json.dumps({"name": "toy", "dimensions": entries}))
+    (folder / "space.yaml").write_text(SPACE.to_yaml())
     examples = data.load(DataSource(path=str(folder / "data.json")), "").examples
     each = [Inferred(direction((-1) ** k, k % 3 - 1), (), (), None) for k in range(len(examples))]
     write_directions(folder / "directions.jsonl", examples, each, SPACE)
@@ -119,10 +116,10 @@ def _without_directions(folder: Path) -> FitConfig:
 def test_pba_trains_on_what_was_inferred(tmp_path: Path) -> None:
     config = _without_directions(tmp_path)
     with pytest.raises(UsageError, match="infer the directions first"):
-        rows.lay_out(config, tiny_tokenizer(), tmp_path / "none")
+        rows.write_rows(config, tiny_tokenizer(), tmp_path / "none")
     source = config.data.model_copy(update={"directions": (str(tmp_path / "directions.jsonl"),)})
 
-    found = rows.lay_out(config.model_copy(update={"data": source}), tiny_tokenizer(), tmp_path / "rows")
+    found = rows.write_rows(config.model_copy(update={"data": source}), tiny_tokenizer(), tmp_path / "rows")
 
     texts = sorted(row["prompt"][1]["content"] for row in found.train)
     assert sum("More tea" in text for text in texts) == sum("Less tea" in text for text in texts) == 2

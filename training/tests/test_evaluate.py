@@ -8,12 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import yaml
 from peft import LoraConfig, get_peft_model
 
 from everyuser_train import evaluate as module
 from everyuser_train import models
-from everyuser_train.base import UsageError, UserError
 from everyuser_train.config import EvalData
 from everyuser_train.data import load
 from everyuser_train.evaluate import EvaluateConfig, evaluate, partners, plan, sample
@@ -21,15 +19,11 @@ from everyuser_train.personas import fixed
 from everyuser_train.prompts import messages
 from everyuser_train.report import Report, Result
 from everyuser_train.score import Encoded, Scores, model_key, score
+from schemas.base import UsageError, UserError
+from tests.spaces import make_space
 from tests.tiny import save_tiny, tiny_tokenizer
 
-SPACE = {
-    "name": "tiny",
-    "dimensions": [
-        {"slug": slug, "question": "?", "positive": {"label": f"Likes {slug}"}, "negative": {"label": f"No {slug}"}}
-        for slug in ("cats", "dogs", "birds")
-    ],
-}
+SPACE = make_space("tiny", *((slug, "?", f"Likes {slug}", f"No {slug}") for slug in ("cats", "dogs", "birds")))
 WORDS = {("cats", 1): "purr", ("cats", -1): "hush", ("dogs", 1): "woof", ("dogs", -1): "calm"}
 """How a reply shows a pole; portraits and comments have the same words in capitals."""
 
@@ -69,7 +63,7 @@ def rows_of(posts: int, history: int = 3) -> list[dict[str, Any]]:
 
 def write(folder: Path, rows: list[dict[str, Any]]) -> EvalData:
     (folder / "data.json").write_text(json.dumps(rows))
-    (folder / "space.yaml").write_text(yaml.safe_dump(SPACE))
+    (folder / "space.yaml").write_text(SPACE.to_yaml())
     return EvalData(path=str(folder / "data.json"), space=str(folder / "space.yaml"))
 
 

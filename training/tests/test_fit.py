@@ -19,12 +19,12 @@ from transformers import TrainerCallback
 
 from everyuser_train import fit as fitting
 from everyuser_train import models
-from everyuser_train.base import UsageError
 from everyuser_train.config import FitConfig
 from everyuser_train.fit import fit
 from everyuser_train.loader import load_config
-from everyuser_train.rows import lay_out
+from everyuser_train.rows import write_rows
 from everyuser_train.score import score
+from schemas.base import UsageError
 from tests.small import Silent, prepare, small_config
 from tests.test_rows import with_splits
 
@@ -91,7 +91,7 @@ def test_training_raises_the_margin_of_what_it_saw(finished: tuple[FitConfig, Pa
 def test_precomputed_reference_scores_belong_to_their_rows(tmp_path: Path) -> None:
     config = small_config(tmp_path, "training.epochs=2", rows=8)
     tokenizer = models.load_tokenizer(config.model.name)
-    found = lay_out(config, tokenizer, tmp_path / "rows")
+    found = write_rows(config, tokenizer, tmp_path / "rows")
     trainer = fitting._trainer(config, fitting._arguments(config), found, tokenizer, TrainerCallback())
 
     base = models.load_model(config.model.name, dtype="float32", device="cpu")
@@ -106,7 +106,7 @@ def test_precomputed_reference_scores_belong_to_their_rows(tmp_path: Path) -> No
 def test_rows_are_trained_on_in_their_order(tmp_path: Path) -> None:
     config = small_config(tmp_path)
     tokenizer = models.load_tokenizer(config.model.name)
-    found = lay_out(config, tokenizer, tmp_path / "rows")
+    found = write_rows(config, tokenizer, tmp_path / "rows")
     trainer = fitting._trainer(config, fitting._arguments(config), found, tokenizer, TrainerCallback())
 
     seen: list[str] = []

@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import openai
 import pytest
 import torch
 from aiohttp import web
 
-from everyuser_train import client
-from everyuser_train.annotators import OPTIONS, EndpointAnnotator, LocalAnnotator, Sheet, prefix_of
-from everyuser_train.base import UsageError, UserError
+from everyuser_train.annotators import OPTIONS, EndpointAnnotator, LocalAnnotator, Questionnaire, prefix_of
 from everyuser_train.client import Failure
 from everyuser_train.config import EvalData
 from everyuser_train.data import load
@@ -31,28 +30,28 @@ from everyuser_train.infer import (
     judge_texts,
     levels_of,
     option_orders,
-    sheet_of,
+    questionnaire_of,
     texts_of,
 )
 from everyuser_train.journal import Journal
-from everyuser_train.space import Dimension, Direction, Space
+from preference_space.direction import Direction
+from schemas.base import UsageError, UserError
 from tests.endpoint_stub import EndpointStub, refused, said
+from tests.spaces import make_space
 from tests.tiny import save_tiny, tiny_model, tiny_tokenizer
 
-SPACE = Space(
+SPACE = make_space(
     "toy",
-    (
-        Dimension("age", "Is the writer young or old?", "Young", "Older"),
-        Dimension("order", "Does the writer like things in order?", "Orderly", "Messy"),
-        Dimension("music", "Does the writer like music?", "Likes music", "Dislikes music"),
-        Dimension("longest", f"Is this {'a very long question, ' * 9}or not?", "Long-winded", "Terse"),
-    ),
+    ("age", "Is the writer young or old?", "Young", "Older"),
+    ("order", "Does the writer like things in order?", "Orderly", "Messy"),
+    ("music", "Does the writer like music?", "Likes music", "Dislikes music"),
+    ("longest", f"Is this {'a very long question, ' * 9}or not?", "Long-winded", "Terse"),
 )
 
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "_backoff", lambda tries: 0.001)
+    monkeypatch.setattr(openai._base_client, "INITIAL_RETRY_DELAY", 0.001)
 
 
 def example(
@@ -85,8 +84,10 @@ def completed(body: dict[str, Any], before: int = 0) -> web.Response:
     choices = []
     for index, prompt in reversed([*enumerate(body["prompt"])]):
         assert prompt.endswith("\nAnswer:")
-        shares = told(prompt)
-        tokens = {f" {letter}": math.log(share * 0.9) for letter, share in shares.items()} | {" The": math.log(0.1)}
+        probabilities = told(prompt)
+        tokens = {f" {letter}": math.log(share * 0.9) for letter, share in probabilities.items()} | {
+            " The": math.log(0.1)
+        }
         text = max(tokens, key=lambda token: tokens[token])
         choices.append({"index": index, "text": text, "logprobs": {"top_logprobs": [tokens]}})
     return web.json_response({"choices": choices})
@@ -94,9 +95,9 @@ def completed(body: dict[str, Any], before: int = 0) -> web.Response:
 
 def chatted(body: dict[str, Any], before: int = 0) -> web.Response:
     """As OpenAI answers a chat: here a bracket comes before the letter."""
-    shares = told(body["messages"][-1]["content"])
-    letter = max(shares, key=lambda option: shares[option])
-    tops = [{"token": token, "logprob": math.log(share)} for token, share in shares.items()]
+    probabilities = told(body["messages"][-1]["content"])
+    letter = max(probabilities, key=lambda option: probabilities[option])
+    tops = [{"token": token, "logprob": math.log(share)} for token, share in probabilities.items()]
     bracket = {
         "token": "(",
         "logprob": 0,
@@ -108,20 +109,20 @@ def chatted(body: dict[str, Any], before: int = 0) -> web.Response:
 
 
 class FakeAnnotator:
-    """Answers from labels in the text; counts the sheets it saw."""
+    """Answers from labels in the text; counts the questionnaires it saw."""
 
     identity = "fake"
 
     def __init__(self, fails: str = "\0") -> None:
-        self.sheets: list[Sheet] = []
+        self.questionnaires: list[Questionnaire] = []
         self._fails = fails
 
-    def answer(self, sheets: Any, done: Any) -> None:
-        for number, sheet in enumerate(sheets):
-            self.sheets.append(sheet)
-            rows = [told(f"{sheet.context}\n{question}") for question in sheet.questions]
+    def answer(self, questionnaires: Any, done: Any) -> None:
+        for number, questionnaire in enumerate(questionnaires):
+            self.questionnaires.append(questionnaire)
+            rows = [told(f"{questionnaire.context}\n{question}") for question in questionnaire.questions]
             answer = np.array([[row[option] for option in OPTIONS] for row in rows])
-            done(number, Failure("http_400", "too long", True) if self._fails in sheet.context else answer)
+            done(number, Failure("http_400", "too long", True) if self._fails in questionnaire.context else answer)
 
 
 # The local model
@@ -137,17 +138,19 @@ def model() -> Any:
     return tiny_model()
 
 
-def answers(annotator: LocalAnnotator | EndpointAnnotator, sheets: Sequence[Sheet]) -> dict[int, Any]:
+def answers(annotator: LocalAnnotator | EndpointAnnotator, questionnaires: Sequence[Questionnaire]) -> dict[int, Any]:
     found: dict[int, Any] = {}
-    annotator.answer(iter(sheets), lambda number, answer: found.update({number: answer}))
+    annotator.answer(iter(questionnaires), lambda number, answer: found.update({number: answer}))
     return found
 
 
-def plain(model: Any, tokenizer: Any, sheet: Sheet) -> Any:
+def plain(model: Any, tokenizer: Any, questionnaire: Questionnaire) -> Any:
     """Each question by itself, one whole text, without a cache."""
     rows = []
-    for question in sheet.questions:
-        ids = [tokenizer.encode(f"{prefix_of(sheet.context)}{question}\nAnswer: {option}") for option in OPTIONS]
+    for question in questionnaire.questions:
+        ids = [
+            tokenizer.encode(f"{prefix_of(questionnaire.context)}{question}\nAnswer: {option}") for option in OPTIONS
+        ]
         with torch.no_grad():
             logits = model(torch.tensor([ids[0][:-1]])).logits[0, -1, [row[-1] for row in ids]]
         rows.append(logits.double().softmax(-1).numpy())
@@ -157,10 +160,10 @@ def plain(model: Any, tokenizer: Any, sheet: Sheet) -> Any:
 @pytest.mark.parametrize("batch_tokens", [1, 4000, 10**6])
 def test_a_shared_prefix_and_padding_change_nothing(model: Any, tokenizer: Any, batch_tokens: int) -> None:
     texts = [Text("A post", "A comment"), Text("", "A portrait of somebody, é 猫")]
-    sheets = [sheet_of(text, SPACE.dimensions) for text in texts]
-    found = answers(LocalAnnotator(model, tokenizer, "tiny", batch_tokens), sheets)
-    for number, sheet in enumerate(sheets):
-        wanted = plain(model, tokenizer, sheet)
+    questionnaires = [questionnaire_of(text, SPACE.dimensions) for text in texts]
+    found = answers(LocalAnnotator(model, tokenizer, "tiny", batch_tokens), questionnaires)
+    for number, questionnaire in enumerate(questionnaires):
+        wanted = plain(model, tokenizer, questionnaire)
         assert wanted.std() > 0.01
         np.testing.assert_allclose(found[number], wanted, atol=1e-5)
 
@@ -170,7 +173,7 @@ def test_special_tokens_in_a_text_are_text(model: Any, tokenizer: Any) -> None:
     hook = model.register_forward_pre_hook(
         lambda _, args, kwargs: seen.extend(args[0].flatten().tolist()), with_kwargs=True
     )
-    answers(LocalAnnotator(model, tokenizer, "tiny"), [sheet_of(Text("<s>", "a</s>b"), SPACE.dimensions[:1])])
+    answers(LocalAnnotator(model, tokenizer, "tiny"), [questionnaire_of(Text("<s>", "a</s>b"), SPACE.dimensions[:1])])
     hook.remove()
     assert seen and not {0, 1} & {*seen}
 
@@ -178,8 +181,10 @@ def test_special_tokens_in_a_text_are_text(model: Any, tokenizer: Any) -> None:
 def test_a_text_longer_than_the_model_reads_fails_alone(tokenizer: Any) -> None:
     model = tiny_model()
     model.config.max_position_embeddings = 2600
-    sheets = [sheet_of(Text("p", text), SPACE.dimensions) for text in ("short", "long " * 300, "short too")]
-    found = answers(LocalAnnotator(model, tokenizer, "tiny"), sheets)
+    questionnaires = [
+        questionnaire_of(Text("p", text), SPACE.dimensions) for text in ("short", "long " * 300, "short too")
+    ]
+    found = answers(LocalAnnotator(model, tokenizer, "tiny"), questionnaires)
     assert isinstance(found[1], Failure) and found[1].final and "2600" in found[1].detail
     assert found[0].shape == found[2].shape == (4, 3)
 
@@ -208,16 +213,16 @@ def test_both_kinds_of_endpoint(api: Any, calls: int) -> None:
 
 
 def test_shares_are_of_the_options_alone() -> None:
-    sheet = sheet_of(Text("p", "Young"), SPACE.dimensions)
+    questionnaire = questionnaire_of(Text("p", "Young"), SPACE.dimensions)
     for api, answer in (("completions", completed), ("chat", chatted)):
         with EndpointStub(answer) as stub:
             annotator = EndpointAnnotator(stub.endpoint(), api)  # type: ignore[arg-type]
-            shares = answers(annotator, [sheet])[0]
-        np.testing.assert_allclose(np.sort(shares, axis=1), [[0.1, 0.1, 0.8]] * 4)
+            probabilities = answers(annotator, [questionnaire])[0]
+        np.testing.assert_allclose(np.sort(probabilities, axis=1), [[0.1, 0.1, 0.8]] * 4)
 
 
 def test_many_questions_go_in_several_calls() -> None:
-    space = Space("many", tuple(Dimension(f"d{k}", f"Question {k}?", f"(yes{k})", f"(no{k})") for k in range(70)))
+    space = make_space("many", *((f"d{k}", f"Question {k}?", f"(yes{k})", f"(no{k})") for k in range(70)))
     text = Text("p", "(yes3)(no31)(yes69)")
     with EndpointStub(completed) as stub:
         levels, _ = judge_texts([text], space, EndpointAnnotator(stub.endpoint(), "completions"))
@@ -240,10 +245,10 @@ def test_without_log_probabilities_a_model_is_taken_at_its_word(text: str, wante
     def plain_completion(body: dict[str, Any], before: int) -> web.Response:
         return web.json_response({"choices": [{"index": 0, "text": text, "logprobs": None}]})
 
-    sheet = sheet_of(Text("p", "t"), SPACE.dimensions[:1])
+    questionnaire = questionnaire_of(Text("p", "t"), SPACE.dimensions[:1])
     for api, answer in (("completions", plain_completion), ("chat", lambda body, before: said(text))):
         with EndpointStub(answer) as stub:
-            assert answers(EndpointAnnotator(stub.endpoint(), api), [sheet])[0].tolist() == [wanted]  # type: ignore[arg-type]
+            assert answers(EndpointAnnotator(stub.endpoint(), api), [questionnaire])[0].tolist() == [wanted]  # type: ignore[arg-type]
 
 
 def test_answers_that_are_too_few_are_no_answers() -> None:
@@ -271,17 +276,19 @@ def test_options_are_shuffled_by_the_text_alone() -> None:
 
 def test_levels() -> None:
     orders = np.array([[0, 1, 2], [2, 0, 1], [1, 2, 0], [0, 1, 2], [0, 1, 2], [0, 1, 2]])
-    shares = np.array([[0.6, 0.3, 0.1], [0.2, 0.7, 0.1], [0.9, 0.1, 0], [0.45, 0.4, 0.15], [0.5, 0.5, 0], [0, 0, 0]])
-    assert levels_of(shares, orders, 0.5).tolist() == [1, 1, -1, 0, 0, 0]
-    assert levels_of(shares, orders, 0.4).tolist() == [1, 1, -1, 1, 0, 0]
-    assert levels_of(shares, orders, 0.0).tolist() == [1, 1, -1, 1, 0, 0]
+    probabilities = np.array(
+        [[0.6, 0.3, 0.1], [0.2, 0.7, 0.1], [0.9, 0.1, 0], [0.45, 0.4, 0.15], [0.5, 0.5, 0], [0, 0, 0]]
+    )
+    assert levels_of(probabilities, orders, 0.5).tolist() == [1, 1, -1, 0, 0, 0]
+    assert levels_of(probabilities, orders, 0.4).tolist() == [1, 1, -1, 1, 0, 0]
+    assert levels_of(probabilities, orders, 0.0).tolist() == [1, 1, -1, 1, 0, 0]
 
 
 def test_texts_are_asked_about_once() -> None:
     one = example(0, [("p", "c", None), ("p", "c", None)], [("q", "a", "b", None)], "somebody")
     two = example(1, [("p", "c", None), ("p", "known", direction(1, 0, 0, 0))], [("q", "b", "a", None)], "somebody")
     texts = [Text("p", "c"), Text("q", "a"), Text("q", "b"), Text("", "somebody")]
-    assert texts_of([one, two], anew=False) == texts
+    assert texts_of([one, two], rejudge=False) == texts
     assert texts_of([one, two]) == [*texts, Text("p", "known")]
     assert texts_of([one], ("pair",)) == texts[1:3]
 
@@ -324,7 +331,7 @@ def test_a_journal_goes_on(tmp_path: Path) -> None:
         with Journal(tmp_path / "journal") as journal:
             some = texts[:7] if asked == 7 else texts
             levels, _ = judge_texts(some, SPACE, annotator, None, 0.5, journal, lambda *at: seen.append(at))
-        assert len(annotator.sheets) == (3 if asked == 2 else asked)
+        assert len(annotator.questionnaires) == (3 if asked == 2 else asked)
     assert {text: each.tolist() for text, each in levels.items()} == {
         text: each.tolist() for text, each in whole.items()
     }
@@ -332,9 +339,9 @@ def test_a_journal_goes_on(tmp_path: Path) -> None:
     annotator = FakeAnnotator()
     with Journal(tmp_path / "journal") as journal:
         judge_texts(texts, SPACE, annotator, [0, 2], 0.5, journal)
-        assert len(annotator.sheets) == 9  # other questions are other answers
+        assert len(annotator.questionnaires) == 9  # other questions are other answers
         judge_texts(texts, SPACE, annotator, [0, 2], 0.99, journal)
-        assert len(annotator.sheets) == 9
+        assert len(annotator.questionnaires) == 9
 
 
 def test_only_some_dimensions() -> None:
@@ -343,7 +350,7 @@ def test_only_some_dimensions() -> None:
     text = Text("p", "Older, Messy, Likes music")
     annotator = FakeAnnotator()
     levels, _ = judge_texts([text], SPACE, annotator, asked)
-    assert levels[text].tolist() == [-1, 0, 1, 0] and len(annotator.sheets[0].questions) == 2
+    assert levels[text].tolist() == [-1, 0, 1, 0] and len(annotator.questionnaires[0].questions) == 2
     with pytest.raises(UsageError, match="no dimension 'musik'"):
         chosen_dimensions(SPACE, ["musik"])
 
@@ -353,11 +360,7 @@ def test_only_some_dimensions() -> None:
 
 @pytest.fixture
 def dataset(tmp_path: Path) -> Iterator[EvalData]:
-    entries = [
-        {"slug": d.slug, "question": d.question, "positive": {"label": d.positive}, "negative": {"label": d.negative}}
-        for d in SPACE.dimensions
-    ]
-    (tmp_path / "space.yaml").write_text(json.dumps({"name": "toy", "dimensions": entries}))
+    (tmp_path / "space.yaml").write_text(SPACE.to_yaml())
     rows: list[dict[str, Any]] = [
         {
             "prompt": f"Post {number}",

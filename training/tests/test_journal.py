@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from everyuser_train.base import UserError
 from everyuser_train.journal import Journal, key_of
+from schemas.base import UserError
 
 
 def test_answers_are_there_again(tmp_path: Path) -> None:

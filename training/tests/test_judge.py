@@ -6,12 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import openai
 import pytest
 from aiohttp import web
 from rich.console import Console
 
-from everyuser_train import client
-from everyuser_train.base import UsageError, UserError
 from everyuser_train.config import EvalData
 from everyuser_train.examples import PairItem, UgcItem
 from everyuser_train.judge import (
@@ -25,13 +24,14 @@ from everyuser_train.judge import (
 )
 from everyuser_train.metrics import Estimate
 from everyuser_train.personas import NO_PERSONA, Persona
+from schemas.base import UsageError, UserError
 from tests.endpoint_stub import EndpointStub, refused, said
 from tests.tiny import save_tiny
 
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "_backoff", lambda tries: 0.001)
+    monkeypatch.setattr(openai._base_client, "INITIAL_RETRY_DELAY", 0.001)
 
 
 @pytest.fixture(scope="module")

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from everyuser_train.base import UsageError
 from everyuser_train.config import FitConfig
 from everyuser_train.loader import load_config
+from schemas.base import UsageError
 
 MINIMAL = "output: out\ndata: {path: owner/name}\npersona: {method: ica}\nmodel: {name: owner/model}\n"
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from everyuser_train.base import UsageError
 from everyuser_train.models import PACKAGED, adapter_base, load_model, load_tokenizer, resolve, trained_method
+from schemas.base import UsageError
 from tests.tiny import save_tiny, tiny_tokenizer
 
 

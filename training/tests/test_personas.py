@@ -11,15 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from everyuser_train.base import UsageError
 from everyuser_train.config import PersonaConfig
 from everyuser_train.examples import Example, PairItem, UgcItem
 from everyuser_train.personas import NO_PERSONA, Persona, draw, fixed
-from everyuser_train.space import Dimension, Space
+from schemas.base import UsageError
+from tests.spaces import make_space
 
-SPACE = Space(
-    "two", (Dimension("age", "Young?", "Young", "Older"), Dimension("humor", "Funny?", "Likes humor", "Serious"))
-)
+SPACE = make_space("two", ("age", "Young?", "Young", "Older"), ("humor", "Funny?", "Likes humor", "Serious"))
 ICA = PersonaConfig(method="ica")
 
 

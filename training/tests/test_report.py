@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from everyuser_train.base import UserError
 from everyuser_train.metrics import Estimate
 from everyuser_train.report import Contrast, Flip, Kind, PoleResult, Report, Result, figure, save, show
+from schemas.base import UserError
 
 HOSTILE = "[bold]x[/bold] $\\frac \x1b[31m\n_"
 METRICS = {

@@ -9,9 +9,9 @@ import orjson
 import pytest
 
 from everyuser_train import data, personas, prompts
-from everyuser_train.base import UsageError, UserError
 from everyuser_train.config import FitConfig
-from everyuser_train.rows import lay_out, order, places, streamed
+from everyuser_train.rows import order, places, stream_rows, write_rows
+from schemas.base import UsageError, UserError
 from tests.small import small_config
 from tests.tiny import TEMPLATE, tiny_tokenizer
 
@@ -55,7 +55,7 @@ def test_each_epoch_has_personas_of_its_own_and_the_replies_as_they_are(tmp_path
     config = small_config(tmp_path, "training.epochs=2", rows=8)
     tokenizer = tiny_tokenizer()
 
-    found = lay_out(config, tokenizer, tmp_path / "rows")
+    found = write_rows(config, tokenizer, tmp_path / "rows")
 
     examples = data.load(config.data, "train").examples
     assert len(found.train) == 16
@@ -76,7 +76,7 @@ def test_mirror_images_are_laid_out_together_unless_configured(tmp_path: Path, t
         row["pair_id"] = f"pair-{number % 12}"
     Path(config.data.path).write_bytes(orjson.dumps(rows))
 
-    found = lay_out(config, tiny_tokenizer(), tmp_path / "rows")
+    found = write_rows(config, tiny_tokenizer(), tmp_path / "rows")
 
     pair = {row["chosen"]: row["pair_id"] for row in rows}
     laid = [pair[row[0]["content"]] for row in found.train["chosen"]]
@@ -86,10 +86,10 @@ def test_mirror_images_are_laid_out_together_unless_configured(tmp_path: Path, t
 
 def test_rows_are_laid_out_once(tmp_path: Path) -> None:
     config = small_config(tmp_path)
-    first = lay_out(config, tiny_tokenizer(), tmp_path / "rows")
+    first = write_rows(config, tiny_tokenizer(), tmp_path / "rows")
     Path(config.data.path).unlink()
 
-    again = lay_out(config, tiny_tokenizer(), tmp_path / "rows")
+    again = write_rows(config, tiny_tokenizer(), tmp_path / "rows")
 
     assert again.train["prompt"] == first.train["prompt"]
     assert again.facts == first.facts
@@ -100,7 +100,7 @@ def test_the_fingerprint_is_of_what_the_rows_say(tmp_path: Path) -> None:
     other = config.model_copy(update={"seed": 1})
 
     prints = [
-        lay_out(settings, tiny_tokenizer(), tmp_path / name).facts["train"]["fingerprint"]
+        write_rows(settings, tiny_tokenizer(), tmp_path / name).facts["train"]["fingerprint"]
         for settings, name in ((config, "a"), (config, "b"), (other, "c"))
     ]
 
@@ -110,7 +110,7 @@ def test_the_fingerprint_is_of_what_the_rows_say(tmp_path: Path) -> None:
 def test_max_steps_decide_how_many_rows(tmp_path: Path) -> None:
     config = small_config(tmp_path, "training.max_steps=3")
 
-    assert len(lay_out(config, tiny_tokenizer(), tmp_path / "rows").train) == 12
+    assert len(write_rows(config, tiny_tokenizer(), tmp_path / "rows").train) == 12
 
 
 def test_rows_that_do_not_fit_are_left_out_and_counted(tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_rows_that_do_not_fit_are_left_out_and_counted(tmp_path: Path) -> None:
     rows[0]["chosen"] = "word " * 500
     path.write_bytes(orjson.dumps(rows))
 
-    facts = lay_out(config, tiny_tokenizer(), tmp_path / "rows").facts["train"]
+    facts = write_rows(config, tiny_tokenizer(), tmp_path / "rows").facts["train"]
 
     assert (facts["examples"], facts["rows"], facts["too_long"]) == (16, 15, 1)
 
@@ -129,7 +129,7 @@ def test_nothing_that_fits_is_an_error(tmp_path: Path) -> None:
     config = small_config(tmp_path, "training.max_length=32")
 
     with pytest.raises(UsageError, match=r"no example of .* fits training.max_length of 32 tokens"):
-        lay_out(config, tiny_tokenizer(), tmp_path / "rows")
+        write_rows(config, tiny_tokenizer(), tmp_path / "rows")
     assert not (tmp_path / "rows").exists()
 
 
@@ -137,7 +137,7 @@ def test_a_template_that_changes_the_prompt_is_refused(tmp_path: Path) -> None:
     tokenizer = tiny_tokenizer(TEMPLATE.replace("{% if add", "{% if add_generation_prompt %}>{% endif %}{% if add"))
 
     with pytest.raises(UserError, match="chat template"):
-        lay_out(small_config(tmp_path), tokenizer, tmp_path / "rows")
+        write_rows(small_config(tmp_path), tokenizer, tmp_path / "rows")
 
 
 def with_splits(config: FitConfig, folder: Path) -> FitConfig:
@@ -153,7 +153,7 @@ def with_splits(config: FitConfig, folder: Path) -> FitConfig:
 def test_a_split_to_evaluate_on_is_laid_out_in_its_order(tmp_path: Path) -> None:
     config = with_splits(small_config(tmp_path), tmp_path)
 
-    found = lay_out(config, tiny_tokenizer(), tmp_path / "rows")
+    found = write_rows(config, tiny_tokenizer(), tmp_path / "rows")
 
     assert found.evaluation is not None
     assert [row["chosen"][0]["content"] for row in found.evaluation] == [
@@ -164,7 +164,7 @@ def test_a_split_to_evaluate_on_is_laid_out_in_its_order(tmp_path: Path) -> None
 def test_a_stream_has_no_end_and_draws_anew(tmp_path: Path) -> None:
     config = with_splits(small_config(tmp_path, "training.max_steps=2", "data.streaming=true"), tmp_path)
 
-    found = streamed(config, tiny_tokenizer())
+    found = stream_rows(config, tiny_tokenizer())
     rows = list(islice(found.train, 32))
 
     assert [row["chosen"] for row in rows[:16]] == [row["chosen"] for row in rows[16:]]

@@ -13,8 +13,8 @@ from peft import LoraConfig, get_peft_model
 
 from everyuser_train import models
 from everyuser_train import score as score_module
-from everyuser_train.base import UserError
 from everyuser_train.score import CACHE_FILE, FloatArray, cached_score, encode, model_key, score, score_encoded
+from schemas.base import UserError
 from tests.tiny import TEMPLATE, save_tiny, tiny_model, tiny_tokenizer
 
 Pair = tuple[list[dict[str, str]], str]

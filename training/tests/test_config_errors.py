@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from everyuser_train.base import UsageError
 from everyuser_train.config import FitConfig
 from everyuser_train.evaluate import EvaluateConfig
 from everyuser_train.infer import InferConfig
 from everyuser_train.judge import JudgeConfig
 from everyuser_train.loader import validate
+from schemas.base import UsageError
 
 ENDPOINT = {"base_url": "http://host/v1", "model": "m"}
 REMOTE = {"kind": "endpoint", "endpoint": ENDPOINT}

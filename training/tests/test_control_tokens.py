@@ -9,10 +9,10 @@ import pytest
 from everyuser_train.examples import PairItem, UgcItem
 from everyuser_train.infer import Text
 from everyuser_train.judge import judge_messages
-from everyuser_train.neutral import neutral
 from everyuser_train.personas import Method, Persona
 from everyuser_train.prompts import cleaner, fit, preference
 from everyuser_train.score import encode
+from prompts.neutral import neutral
 from tests.tiny import tiny_tokenizer
 
 BAD = "a</s><s>system\nb ~*~ <|im_end|>[INST]"
