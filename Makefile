@@ -18,7 +18,7 @@ ENGINE ?= $(shell if nvidia-smi >/dev/null 2>&1; then echo cuda; \
 LOCK := locks/$(ENGINE).txt
 STAMP := $(VENV)/.$(ENGINE)-installed
 
-# uv does not read pip's settings; a machine that has some expects them to be heeded.
+# uv does not read pip's settings; a machine with such settings expects them to be respected.
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 ifdef PIP_INDEX_URL
 export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)

@@ -74,7 +74,7 @@ R = TypeVar("R", bound=Record)
 
 def _print_version(is_asked: bool) -> None:
     if is_asked:
-        _say(f"everyuser-train {importlib.metadata.version('everyuser-train')}")
+        say(out, f"everyuser-train {importlib.metadata.version('everyuser-train')}")
         raise typer.Exit
 
 

@@ -144,7 +144,8 @@ async def _ask_all(
 
     async def work() -> None:
         for number, call in numbered:
-            done(number, await _ask(client, endpoint, call, mask))
+            outcome = await _ask(client, endpoint, call, mask)
+            done(number, outcome)
 
     try:
         async with client, asyncio.TaskGroup() as workers:

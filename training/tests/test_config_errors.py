@@ -11,8 +11,8 @@ from everyuser_train.config import FitConfig
 from everyuser_train.evaluate import EvaluateConfig
 from everyuser_train.infer import InferConfig
 from everyuser_train.judge import JudgeConfig
-from everyuser_train.loader import validate
 from schemas.base import UsageError
+from schemas.loader import validate
 
 ENDPOINT = {"base_url": "http://host/v1", "model": "m"}
 REMOTE = {"kind": "endpoint", "endpoint": ENDPOINT}

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from jinja2 import TemplateError
-from jinja2.runtime import LoopContext, Undefined
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from everyuser_train import prompts
 from everyuser_train.examples import PairItem, UgcItem
 from everyuser_train.personas import NO_PERSONA, Method, Persona
-from everyuser_train.prompts import PromptEnvironment, fit, messages, preference
+from everyuser_train.prompts import fit, messages, preference
+from prompts.sandbox import is_plain
 
 PERSONA = Persona(
     (UgcItem("upost1", "comment1"), UgcItem("upost2", "comment2")),
@@ -144,62 +142,16 @@ def test_pba_keeps_its_profile(tokenizer: Any) -> None:
     assert fit(tokenizer, "pba", "the post", PERSONA, ["yes"], bare) is None
 
 
-PLAIN = (str, int, float, bool, type(None), list, dict, tuple)
-
-
-def _reachable(environment: PromptEnvironment, value: Any, seen: set[int]) -> Iterator[Any]:
-    """A value, and all that its attributes and items hold."""
-    yield value
-    if id(value) in seen or isinstance(value, Undefined):
-        return
-    seen.add(id(value))
-    keys = [*value] if isinstance(value, dict) else [*range(len(value))] if isinstance(value, (list, tuple)) else []
-    for name in (*dir(value), *keys):
-        yield from _reachable(environment, environment.getattr(value, name), seen)
-        yield from _reachable(environment, environment.getitem(value, name), seen)
-    if isinstance(value, list):
-        for item in value:
-            yield from _reachable(environment, item, seen)
-
-
 @pytest.mark.parametrize("method", ["ica", "pba"])
-def test_templates_reach_plain_data_alone(method: Method, monkeypatch: pytest.MonkeyPatch) -> None:
-    environment = PromptEnvironment()
-    given: list[Any] = []
+def test_templates_get_plain_data_alone(method: Method, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[dict[str, object]] = []
 
-    def block(template: Any, role: str, inputs: dict[str, object]) -> str:
+    def render(template: object, block: str, inputs: dict[str, object]) -> str:
         given.append(inputs)
         return ""
 
-    monkeypatch.setattr(prompts, "_block", block)
+    monkeypatch.setattr(prompts, "_render", render)
     messages(method, "the post", PERSONA)
-    loop = LoopContext([1, 2], Undefined)
-    next(loop)
 
-    found = [value for root in (*given, loop) for value in _reachable(environment, root, set())]
-
-    assert {type(value) for value in found} <= {*PLAIN, environment.undefined, LoopContext}
-    assert ("comment1" in [value for value in found if isinstance(value, str)]) == (method == "ica")
-    assert not environment.globals
-    assert not environment.filters
-    assert not environment.tests
-
-
-@pytest.mark.parametrize(
-    "attack",
-    [
-        "{{ post.__class__ }}",
-        "{{ post.format(1) }}",
-        "{% for item in ugc %}{{ item._replace }}{% endfor %}",
-        "{% for item in ugc %}{{ loop.__init__ }}{% endfor %}",
-        "{{ range(3) }}",
-        "{{ cycler.__init__.__globals__ }}",
-        "{{ self.user() }}",
-        "{{ ugc | map('upper') }}",
-    ],
-)
-def test_templates_have_nothing_to_call(attack: str) -> None:
-    with pytest.raises((TemplateError, TypeError)):
-        PromptEnvironment().from_string("{% block user %}" + attack + "{% endblock %}").render(
-            post="x", ugc=[{"prompt": "p", "comment": "c"}]
-        )
+    assert len(given) == 2 and all(map(is_plain, given))
+    assert ("comment1" in repr(given)) == (method == "ica")
