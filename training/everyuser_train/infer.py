@@ -35,7 +35,7 @@ from everyuser_train.journal import Journal, key_of
 from everyuser_train.score import model_key
 from preference_space.direction import Direction, aggregate
 from preference_space.space import Dimension, PreferenceSpace
-from prompts.neutral import neutral
+from prompts.control_tokens import defuse_tokens
 from schemas.base import Record, UsageError
 
 Orders = npt.NDArray[np.int64]
@@ -54,7 +54,7 @@ class Text(NamedTuple):
     @property
     def context(self) -> str:
         """Return the text as the annotator sees it."""
-        post, text = neutral(self.post), neutral(self.text)
+        post, text = defuse_tokens(self.post), defuse_tokens(self.text)
         return f"Post: {post}\nComment: {text}" if post else f"Comment, by and about the writer: {text}"
 
 

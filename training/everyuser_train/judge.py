@@ -32,7 +32,7 @@ from everyuser_train.personas import Method, Persona, Source, fixed
 from everyuser_train.prompts import Message, fit
 from everyuser_train.score import model_key
 from preference_space.direction import verbalise
-from prompts.neutral import neutral
+from prompts.control_tokens import defuse_tokens
 from schemas.answers import read_text
 from schemas.base import Record, UsageError, UserError
 
@@ -154,7 +154,7 @@ def judge(config: JudgeConfig, progress: ProgressCallback | None = None) -> Judg
 
 def judge_messages(person: str, post: str, first: str, second: str) -> list[Message]:
     """Return the question to the judge."""
-    person, post, first, second = map(neutral, (person, post, first, second))
+    person, post, first, second = map(defuse_tokens, (person, post, first, second))
     user = f"# The person\n{person}\n\n# Post\n{post}\n\n# Reply A\n{first}\n\n# Reply B\n{second}\n\n# Your verdict"
     return [{"role": "system", "content": _SYSTEM}, {"role": "user", "content": user}]
 

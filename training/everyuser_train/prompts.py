@@ -12,14 +12,14 @@ from typing import Any
 import jinja2
 
 from everyuser_train.personas import Method, Persona
-from prompts.neutral import neutral
-from prompts.sandbox import PromptEnvironment, output
+from prompts.control_tokens import defuse_tokens
+from prompts.sandbox import PromptEnvironment, join_output
 
 Message = dict[str, str]
 """One turn: its `role` and its `content`."""
 
 
-def messages(method: Method, post: str, persona: Persona, clean: Callable[[Any], Any] = neutral) -> list[Message]:
+def messages(method: Method, post: str, persona: Persona, clean: Callable[[Any], Any] = defuse_tokens) -> list[Message]:
     """Return the prompt: a system turn and a user turn. Missing parts of the persona have no section.
 
     ICA shows history and portrait, PBA the profile. Without them, both give the same plain prompt.
@@ -42,7 +42,7 @@ def messages(method: Method, post: str, persona: Persona, clean: Callable[[Any],
 
 
 def preference(
-    prompt: list[Message], chosen: str, rejected: str, clean: Callable[[Any], Any] = neutral
+    prompt: list[Message], chosen: str, rejected: str, clean: Callable[[Any], Any] = defuse_tokens
 ) -> dict[str, list[Message]]:
     """Return a preference in TRL's conversational format. The prompt comes from `messages` or `fit`."""
     return {"prompt": prompt, "chosen": [_reply(clean(chosen))], "rejected": [_reply(clean(rejected))]}
@@ -88,15 +88,15 @@ def fit(
 
 @lru_cache(maxsize=4)
 def cleaner(tokenizer: Any) -> Callable[[Any], Any]:
-    """Return `neutral`, extended to the tokenizer's special tokens of other shapes."""
+    """Return `defuse_tokens`, extended to the tokenizer's special tokens of other shapes."""
     special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
-    odd = sorted((token for token in special if neutral(token) == token and len(token.strip()) > 1), key=len)
+    odd = sorted((token for token in special if defuse_tokens(token) == token and len(token.strip()) > 1), key=len)
     if not odd:
-        return neutral
+        return defuse_tokens
     pattern = re.compile("|".join(f"{re.escape(token[0])}(?={re.escape(token[1:])})" for token in odd))
 
     def clean(value: Any) -> Any:
-        return pattern.sub(r"\g<0> ", neutral(value)) if isinstance(value, str) else value
+        return pattern.sub(r"\g<0> ", defuse_tokens(value)) if isinstance(value, str) else value
 
     return clean
 
@@ -130,4 +130,4 @@ def _template(method: Method, clean: Callable[[Any], Any]) -> jinja2.Template:
 
 def _render(template: jinja2.Template, block: str, inputs: Mapping[str, object]) -> str:
     context = template.new_context(dict(inputs))
-    return output(template.blocks[block](context), context).strip()
+    return join_output(template.blocks[block](context), context).strip()

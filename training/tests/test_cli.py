@@ -51,7 +51,7 @@ def test_chat_asks_until_the_input_ends(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        (["fit", "none.yaml"], "none.yaml: No such file"),
+        (["fit", "none.yaml"], "none.yaml: no such file"),
         (["evaluate", "-d", "x.json"], "'model' is required"),
         (["chat", "-m", "./none"], "give --method ica or --method pba"),
         (["chat", "-m", "./none", "--method", "ica"], "by --reference"),
@@ -78,7 +78,7 @@ def test_stopping_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     done = runner.invoke(app, ["fit", str(tmp_path / "run.yaml")])
 
     assert done.exit_code == 130
-    assert "run the same command again to go on" in done.output
+    assert "run the same command again" in done.output
 
 
 def test_a_bug_names_its_kind_and_the_way_to_its_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

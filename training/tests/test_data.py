@@ -168,7 +168,7 @@ def test_space_that_was_changed_after_the_build_is_refused(folder: Path) -> None
 
     space.write_text(space.read_text() + "\n")
 
-    with pytest.raises(UsageError, match=r"its preference_space\.yaml is not the one that the dataset was built with"):
+    with pytest.raises(UsageError, match=r"preference_space\.yaml"):
         load(str(folder), "train")
 
 
@@ -326,7 +326,7 @@ def test_items_without_directions_and_whole_numbers(lines: Callable[..., str]) -
         (_without(_row(0), "chosen"), "row 2, 'chosen' is required: a text"),
         (_row(0) | {"prompt": 3}, "row 2, 'prompt' is 3; expected a text"),
         (_row(0) | {"User-Generated Content": [{"prompt": "p"}]}, r"row 2, 'User-Generated Content\.0\.comment'"),
-        (_row(0) | {"Preference Direction": [1, 0.3]}, "row 2, 'Preference Direction': a direction holds 0, 0.5 and 1"),
+        (_row(0) | {"Preference Direction": [1, 0.3]}, "row 2, 'Preference Direction': .* found 0.3"),
         (["a list"], "row 2 is not a JSON object"),
     ],
 )

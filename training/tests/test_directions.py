@@ -55,7 +55,7 @@ def test_another_file_is_refused_by_name(tmp_path: Path, name: str) -> None:
     (tmp_path / "nonsense.jsonl").write_text("nonsense\n")
     (tmp_path / "nonsense.parquet").write_text("nonsense\n")
     (tmp_path / "other.jsonl").write_text('{"id": "0", "prompt": "a post"}\n')
-    with pytest.raises(UsageError, match=f"{name} holds no inferred directions"):
+    with pytest.raises(UsageError, match=f"{name} is not a file of inferred directions"):
         read_directions([str(tmp_path / name)])
 
 

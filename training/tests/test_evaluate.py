@@ -184,7 +184,7 @@ def test_adapters_bring_their_reference(names: list[str], data: EvalData, cache:
 
 def test_a_reference_must_be_named(names: list[str], data: EvalData, cache: str) -> None:
     given = settings_of(names, data, cache).model_copy(update={"reference": None})
-    with pytest.raises(UsageError, match=r"no folder of adapters.*`reference`"):
+    with pytest.raises(UsageError, match=r"adapters.*`reference`"):
         evaluate(given)
 
 
@@ -287,7 +287,7 @@ def test_what_the_data_lack_is_noted(names: list[str], cache: str, tmp_path: Pat
 
 def test_data_without_the_parts_asked_for_are_refused(names: list[str], cache: str, tmp_path: Path) -> None:
     data = write(tmp_path, [{"prompt": "p", "chosen": "c", "rejected": "r"}])
-    with pytest.raises(UsageError, match="none of the persona's parts"):
+    with pytest.raises(UsageError, match="none of the persona parts"):
         evaluate(settings_of(names, data, cache))
 
 

@@ -414,5 +414,5 @@ def test_files_that_cannot_be(dataset: EvalData, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"must end in \.jsonl or \.parquet"):
         infer_file(InferConfig(output=str(tmp_path / "out.txt"), data=dataset, annotator=annotator))
     bare = dataset.model_copy(update={"space": None})
-    with pytest.raises(UsageError, match="brings no preference space"):
+    with pytest.raises(UsageError, match=r"data\.space"):
         infer_file(InferConfig(output=str(tmp_path / "out.jsonl"), data=bare, annotator=annotator))

@@ -213,7 +213,7 @@ def test_a_judge_without_verdicts(make: Callable[..., JudgeConfig]) -> None:
 
 
 def test_without_a_reference(make: Callable[..., JudgeConfig]) -> None:
-    with EndpointStub(by_taste) as stub, pytest.raises(UsageError, match="no folder of adapters"):
+    with EndpointStub(by_taste) as stub, pytest.raises(UsageError, match="`reference`"):
         judge(make(stub, reference=None))
 
 

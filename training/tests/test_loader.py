@@ -68,7 +68,7 @@ def test_what_is_wrong_is_named(tmp_path: Path, text: str, overrides: list[str],
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"none\.yaml: No such file"):
+    with pytest.raises(UsageError, match=r"none\.yaml: no such file"):
         load_config(FitConfig, tmp_path / "none.yaml", {})
 
 

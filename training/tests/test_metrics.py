@@ -147,7 +147,7 @@ def test_estimates_depend_on_the_seed_and_on_nothing_else() -> None:
 def test_pieces_of_resamples_are_all_used(monkeypatch: pytest.MonkeyPatch) -> None:
     values, posts = clustered(np.random.default_rng(3), 40, 1.0)
     whole = estimates({"x": values}, posts, 5)
-    monkeypatch.setattr("everyuser_train.metrics._AT_ONCE", 40 * 7)
+    monkeypatch.setattr("everyuser_train.metrics._MAX_WEIGHTS", 40 * 7)
     assert estimates({"x": values}, posts, 5) == whole
 
 
