@@ -1,7 +1,7 @@
-"""The dataset card, `README.md`: by its header `datasets` and the Hub find splits and columns; the rest is for people.
+"""The dataset card, `README.md`. `datasets` and the Hub read its header; people read the rest.
 
-A finished build gets a card of what the manifest knows; a report adds its figures. What comes from a dataset or a
-configuration is text: it is fenced or escaped, and never becomes markup.
+The card of a finished build is made of the manifest; a report adds its figures. Texts of a dataset or configuration
+are fenced or escaped, and never become markup.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def write_card(
 def render_card(
     manifest: Manifest, repo_id: str | None, report: Report | None = None, pictures: Sequence[Figure] = ()
 ) -> str:
-    """The card as Markdown. `repo_id` is where the dataset can be loaded from; None: from a folder."""
+    """Return the card as Markdown. Its example loads the dataset from `repo_id`, or from a folder for None."""
     header = yaml.safe_dump(_header(manifest), sort_keys=False, allow_unicode=True, width=1000)
     body = _template().render(
         name=manifest.config.get("card", {}).get("title") or manifest.name,
@@ -64,10 +64,10 @@ def render_card(
 
 
 def _header(manifest: Manifest) -> dict[str, Any]:
-    """Its YAML.
+    """Return the YAML header.
 
-    `datasets` keeps what it has loaded under a hash of this: without the sizes, another build in a folder of the same
-    name would be answered with the first one's rows. A split without rows would make all unreadable.
+    `datasets` caches loaded data under a hash of the header. Without the sizes, it would return the rows of an earlier
+    build in a folder of the same name. A split without rows would make the dataset unreadable.
     """
     rows = _rows_by_split(manifest)
     size = {split: sum(file.bytes for file in manifest.files if _split_of(file.path) == split) for split in rows}
@@ -101,7 +101,7 @@ def _header(manifest: Manifest) -> dict[str, Any]:
 
 
 def _rows_by_split(manifest: Manifest) -> dict[str, int]:
-    """Rows of each split that has any."""
+    """Return the rows of each split that has any."""
     rows = {split: sum(file.rows for file in manifest.files if _split_of(file.path) == split) for split in SPLITS}
     return {split: count for split, count in rows.items() if count}
 
@@ -122,7 +122,7 @@ _DATASETS = {
 
 
 def _describe_making(manifest: Manifest) -> dict[str, Any]:
-    """How the pairs came to be: each fact that a sentence of the card depends on."""
+    """Return the facts about the making of the pairs on which the card's sentences depend."""
     config = manifest.config
     mining = config["mining"] or {}
     is_sampled = mining.get("share", 0) < 1
@@ -142,7 +142,7 @@ def _describe_making(manifest: Manifest) -> dict[str, Any]:
         "sampled": is_sampled,
         "dataset": dataset,
         "annotated": is_annotated,
-        # A published manifest has no engine; the configuration sees to it that such a model is the dummy engine's.
+        # A published manifest has no engine; the configuration requires this model name for the dummy engine.
         "dummy": config["generation"]["model"] == "dummy",
         "writes": writes,
         "histories": has_histories,
@@ -157,7 +157,7 @@ def _describe_making(manifest: Manifest) -> dict[str, Any]:
 
 
 def _rule_names(rules: dict[str, Any]) -> list[str]:
-    """What the rules reject of replies that a model wrote."""
+    """Return what the rules reject in replies of a model, in words."""
     return [
         *("empty", "cut off", "too short", "too long", "repetitive"),
         *(["refusals or talk about the task"] if rules["refusals"] else []),
@@ -168,39 +168,39 @@ def _rule_names(rules: dict[str, Any]) -> list[str]:
 
 
 def _last_part(name: str) -> str:
-    """A name as it is; of a path the last part, as the folders are nobody's business."""
+    """Return a name, or the last part of a path, whose folders are private."""
     return Path(name).name if Path(name).is_absolute() else name
 
 
 def _column_rows() -> list[tuple[str, str, str]]:
-    """Name, type and meaning of each column."""
+    """Return name, type and meaning of each column."""
     types = {field.name: field.type for field in arrow_schema(Example)}
     names = [(field.alias or name, field.description or "") for name, field in Example.model_fields.items()]
     return [(name, _readable_type(str(types[name])), meaning) for name, meaning in names]
 
 
 def _readable_type(arrow: str) -> str:
-    """An Arrow type, readable."""
+    """Return an Arrow type in readable form."""
     return arrow.replace(" not null", "").replace("element: ", "").replace("double", "float64")
 
 
 def _quality_rows(report: Report) -> list[tuple[str, str, str]]:
-    """The report's main figures: what, how much, and what it should be."""
+    """Return the report's main figures: name, value, and wanted value."""
     lengths, twice, history, copies = report.lengths, report.duplicates, report.history, report.copies
     examples = max(report.examples, 1)
     rows = [
         (
-            "Length tells chosen from rejected",
+            "Length predicts the chosen reply",
             f"AUC {lengths.length_auc:.3f}; {lengths.longer_chosen_unmirrored:.3f} before mirroring",
-            "0.5: it does not",
+            "0.5 (no bias)",
         ),
-        ("Replies that two splits share", f"{twice.exact_across}", "0"),
+        ("Replies in two splits", f"{twice.exact_across}", "0"),
         (
             "Near-duplicates across splits",
             f"{twice.near_across} of {twice.near_sampled} replies (Jaccard {twice.near_threshold:g} or more)",
             "0",
         ),
-        ("Posts that two splits share", f"{twice.posts_across}", "0"),
+        ("Posts in two splits", f"{twice.posts_across}", "0"),
         ("Histories that contradict the target", f"{history.contradicting}", "0"),
         ("Mean support of the target by the history", f"{history.support.mean:.2f}", "high"),
         ("Replies that contain a label of the direction", f"{100 * copies.label:.2f} %", "low"),
@@ -239,19 +239,19 @@ def _most_active(report: Report) -> int:
 
 
 def _escape_inline(value: object) -> str:
-    """A value as text within a line or a table's cell: no markup, no line ends."""
+    """Return a value as text for a line or a table's cell, without markup and line breaks."""
     text = re.sub(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]+", " ", str(value))
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return re.sub(r"([\\`*_{}\[\]#|!~$])", r"\\\1", text)
 
 
 def _escape_code(value: object) -> str:
-    """A value as inline code; code has no escapes, so backquotes are left out."""
+    """Return a value as inline code. Backquotes are removed, since code has no escapes."""
     return "`" + re.sub(r"[\x00-\x1f\x7f-\x9f`|]+", " ", str(value)) + "`"
 
 
 def _fence(text: str) -> str:
-    """A text as a block that holds nothing but text, whatever fences it brings itself."""
+    """Return a text as a code block whose fence is longer than any in the text."""
     clean = re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", "\ufffd", text)
     longest = max((len(run) for run in re.findall(r"`+", clean)), default=0)
     fence = "`" * max(3, longest + 1)

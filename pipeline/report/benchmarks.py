@@ -1,4 +1,4 @@
-"""Reads files of benchmarks, which a dataset should not overlap with: every text in them, whatever their shape."""
+"""Readers of benchmark files, which a dataset should not overlap with. Every text in a file counts."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from pipeline.report.texts import Hashes, words_of
 from schemas.base import UsageError
 
 Texts = Iterator[tuple[int, pa.Array]]
-"""How many rows were read, and the texts in them."""
+"""Pairs of a number of rows and the texts in them."""
 
 _READ = 1 << 20
-"""Characters that are read at once, about."""
+"""Characters to read at once, approximately."""
 _ROWS = 256
 _OVERLAP = 4096
-"""Characters of plain text that are looked at again together with what follows: a run may lie across the cut."""
+"""Characters of plain text that are repeated before the next block, since a run may cross the cut."""
 
 
 class Benchmark(NamedTuple):
@@ -34,16 +34,16 @@ class Benchmark(NamedTuple):
 
 
 def read_benchmark(path: Path, words: int) -> Benchmark:
-    """The runs of `words` words in a file, 8 bytes each in memory. `UsageError` for one that cannot be read."""
+    """Return the runs of `words` words in a file, 8 bytes each. Raise `UsageError` for a file that cannot be read."""
     reader = _READERS.get(path.suffix)
     if reader is None:
-        raise UsageError(f"{path} is not one of {', '.join(_READERS)}")
+        raise UsageError(f"{path}: unknown kind of file; use one of {', '.join(_READERS)}")
     rows, runs, waiting = 0, np.empty(0, dtype=np.uint64), [np.empty(0, dtype=np.uint64)]
     try:
         for number, texts in reader(path):
             rows += number
             waiting.append(words_of(texts).grams(words).hashes)
-            # As many as are there already, so that sorting stays cheap however long the file is.
+            # Sort once as many are new as known: the cost stays proportional to the file.
             if sum(map(len, waiting)) > max(_READ, len(runs)):
                 runs, waiting = np.unique(np.concatenate([runs, *waiting])), []
     except FileNotFoundError:
@@ -54,12 +54,12 @@ def read_benchmark(path: Path, words: int) -> Benchmark:
 
 
 def _json(path: Path) -> Texts:
-    """A list, one row an element; any other document is one row."""
-    return _gathered(_elements(path))
+    """Read a JSON file: each element of a list is a row, any other document is one row."""
+    return _group_texts(_elements(path))
 
 
 def _jsonl(path: Path) -> Texts:
-    return _gathered(_lines(path))
+    return _group_texts(_lines(path))
 
 
 def _txt(path: Path) -> Texts:
@@ -99,8 +99,8 @@ def _elements(path: Path) -> Iterator[Any]:
         yield from read_list(file)
 
 
-def _gathered(rows: Iterator[Any]) -> Texts:
-    """The texts of rows that are lists, objects or texts, many rows together."""
+def _group_texts(rows: Iterator[Any]) -> Texts:
+    """Yield the texts of rows (lists, objects or texts), many rows at a time."""
     number, size = 0, 0
     texts: list[str] = []
     for row in rows:
@@ -123,12 +123,12 @@ def _strings(value: Any) -> Iterator[str]:
 
 
 def _array(texts: list[str]) -> pa.Array:
-    # JSON may hold halves of surrogate pairs, which no other text can.
+    # JSON may hold lone surrogates, which UTF-8 cannot encode.
     return pa.array([text.encode("utf-8", "replace").decode() for text in texts], pa.string())
 
 
 def _texts_in(array: pa.Array) -> Iterator[pa.Array]:
-    """The texts of a column, however deep they are."""
+    """Yield the texts of a column at any depth."""
     kind = array.type
     if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
         yield array.drop_null().cast(pa.string())

@@ -1,4 +1,4 @@
-"""Overlap of posts and replies with benchmarks: runs of words that both hold."""
+"""Overlap of posts and replies with benchmarks: shared runs of words."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipeline.report.copies import offer_runs
+from pipeline.report.copies import add_runs
 from pipeline.report.source import Batch
 from pipeline.report.tallies import Excerpts, HashCounts
 from pipeline.report.texts import Hashes, Words
 from schemas.report import ContaminationFigures
 
 
-class Runs(NamedTuple):
-    """A benchmark, as its user named it. Its `number` runs of words lie in a file that all processes map."""
+class BenchmarkRuns(NamedTuple):
+    """A benchmark. Its `number` runs of words are in a file that all processes map into memory."""
 
     name: str
     rows: int
@@ -29,7 +29,7 @@ class Runs(NamedTuple):
 class ContaminationTally:
     """Posts and rows that share a run of words with one benchmark."""
 
-    def __init__(self, runs: Runs, words: int, pairs: int, limit: int) -> None:
+    def __init__(self, runs: BenchmarkRuns, words: int, pairs: int, limit: int) -> None:
         self._runs = runs
         self._words = words
         self._posts = HashCounts(pairs, limit)
@@ -37,7 +37,7 @@ class ContaminationTally:
         self._texts = Excerpts()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Sent to another process without what that can map too."""
+        """Leave out the mapped runs, which another process maps itself."""
         return {name: value for name, value in self.__dict__.items() if name != "_known"}
 
     @cached_property
@@ -50,28 +50,28 @@ class ContaminationTally:
         posts = self._overlapping(batch.prompts, batch.prompt_words)
         self._posts.add(batch.prompt_hashes[posts])
         replies = self._overlapping(batch.replies, batch.reply_words)
-        # Each reply of a pair stands in both of its rows.
+        # Each reply of a pair is in both of its rows.
         pairs = replies[: len(batch.pairs)] | replies[len(batch.pairs) :]
         self._rows += int((pairs[batch.pair_of] & (batch.pair_of >= 0)).sum())
 
     def _overlapping(self, texts: pa.Array, words: Words) -> npt.NDArray[np.bool_]:
-        """Whether each text overlaps, shape (T,)."""
+        """Return whether each text overlaps, shape (T,)."""
         grams, known = words.grams(self._words), self._known
         places = np.minimum(np.searchsorted(known, grams.hashes), max(0, len(known) - 1))
         found = np.flatnonzero(known[places] == grams.hashes) if len(known) else places[:0]
-        offer_runs(self._texts, texts, words, grams, found, self._words)
+        add_runs(self._texts, texts, words, grams, found, self._words)
         overlaps = np.zeros(len(texts), dtype=bool)
         overlaps[words.texts[grams.first[found]]] = True
         return overlaps
 
     def merge(self, other: ContaminationTally) -> None:
-        """Add what another has counted."""
+        """Add the counts of another tally."""
         self._posts.merge(other._posts)
         self._rows += other._rows
         self._texts.merge(other._texts)
 
     def result(self) -> ContaminationFigures:
-        """The figures."""
+        """Return the figures."""
         return ContaminationFigures(
             file=self._runs.name,
             rows=self._runs.rows,

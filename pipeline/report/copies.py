@@ -1,4 +1,4 @@
-"""Replies that repeat what the model was told of the person: labels of the direction, and pieces of the portrait."""
+"""Replies that repeat the description of the person: labels of the direction, or parts of the portrait."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _EXAMPLES = 5
 _CONTEXT = 60
 """Characters shown on either side of a label."""
 _LONGEST = 300
-"""Characters shown of a run, at most."""
+"""Most characters shown of a run."""
 
 
 class CopyTally:
-    """Pairs of which a reply holds a label of its person, or a run of six words of a portrait."""
+    """Pairs with a reply that holds a label of its person, or a run of six words of a portrait."""
 
     def __init__(self, space: PreferenceSpace) -> None:
-        self._labels = Labels(space)
+        self._labels = LabelFinder(space)
         self._pairs = 0
         self._with_label = 0
         self._with_portrait = 0
@@ -46,23 +46,23 @@ class CopyTally:
         first, last, replies = first[held], last[held], replies[held]
         self._with_label += len(np.unique(replies % max(1, number)))
         excerpts = (words.starts[first] - _CONTEXT, words.ends[last] + _CONTEXT)
-        offer(self._label_texts, batch.reply_hashes[replies], batch.replies, replies, *excerpts)
+        add_excerpts(self._label_texts, batch.reply_hashes[replies], batch.replies, replies, *excerpts)
 
         grams = words.grams(_RUN)
         pairs = words.texts[grams.first] % max(1, number)
         copied = np.flatnonzero(np.isin(grams.hashes ^ mix(pairs.astype(np.uint64)), self._portrait_runs(batch)))
         self._with_portrait += len(np.unique(pairs[copied]))
-        offer_runs(self._portrait_texts, batch.replies, words, grams, copied, _RUN)
+        add_runs(self._portrait_texts, batch.replies, words, grams, copied, _RUN)
 
     def _portrait_runs(self, batch: Batch) -> Hashes:
-        """Runs of the portraits of both sides, each hashed together with its pair."""
+        """Return the runs of both portraits of each pair, hashed together with the pair."""
         grams = batch.portrait_words.grams(_RUN)
         pairs = batch.pair_of[batch.portrait_words.texts[grams.first]]
         known = pairs >= 0
         return grams.hashes[known] ^ mix(pairs[known].astype(np.uint64))
 
     def merge(self, other: CopyTally) -> None:
-        """Add what another has counted."""
+        """Add the counts of another tally."""
         self._pairs += other._pairs
         self._with_label += other._with_label
         self._with_portrait += other._with_portrait
@@ -70,7 +70,7 @@ class CopyTally:
         self._portrait_texts.merge(other._portrait_texts)
 
     def result(self) -> CopyFigures:
-        """The figures."""
+        """Return the figures."""
         return CopyFigures(
             label=self._with_label / max(1, self._pairs),
             portrait=self._with_portrait / max(1, self._pairs),
@@ -78,10 +78,10 @@ class CopyTally:
         )
 
 
-class Labels:
-    """The labels of a space, without what they explain in brackets, as words.
+class LabelFinder:
+    """Finder of a space's labels in texts, without the explanations in brackets.
 
-    A label of one word ("Older") is left out: it is found in replies that copy nothing.
+    Labels of one word ("Older") are left out, since they occur in replies that copy nothing.
     """
 
     def __init__(self, space: PreferenceSpace) -> None:
@@ -96,9 +96,9 @@ class Labels:
         self._first = np.array(sorted(self._by_first), dtype=np.uint64)
 
     def find(self, words: Words) -> tuple[Integers, Integers, Integers, Integers]:
-        """Where labels stand: the first and the last word of each, its dimension and its level."""
+        """Return the first and last word, the dimension and the level of each label found, four arrays of one shape."""
         found = [np.zeros((4, 0), dtype=np.int64)]
-        # Few words begin a label, so the rest of it is looked at in few places.
+        # Few words begin a label, so few places are compared in full.
         begins = np.flatnonzero(np.isin(words.hashes, self._first))
         heads = words.hashes[begins]
         for head in np.unique(heads):
@@ -115,19 +115,21 @@ class Labels:
         return first, last, dimensions, levels
 
 
-def offer(excerpts: Excerpts, keys: Hashes, texts: pa.Array, which: Integers, starts: Integers, ends: Integers) -> None:
-    """Offer pieces of texts; piece k, under key k, is characters `starts[k]` to `ends[k]` of text `which[k]`."""
+def add_excerpts(
+    excerpts: Excerpts, keys: Hashes, texts: pa.Array, which: Integers, starts: Integers, ends: Integers
+) -> None:
+    """Add characters `starts[k]` to `ends[k]` of text `which[k]` under key k, for every k."""
     for k in np.flatnonzero(excerpts.admits(keys)):
         piece = texts[int(which[k])].as_py()[max(0, int(starts[k])) : int(ends[k])]
         excerpts.add(int(keys[k]), " ".join(piece.split()))
 
 
-def offer_runs(excerpts: Excerpts, texts: pa.Array, words: Words, grams: Grams, found: Integers, size: int) -> None:
-    """Offer what runs of `size` words say; `found` are places among `grams`, and those side by side are one run."""
+def add_runs(excerpts: Excerpts, texts: pa.Array, words: Words, grams: Grams, found: Integers, size: int) -> None:
+    """Add the texts of the runs of `size` words at places `found` of `grams`. Adjacent runs become one."""
     first = grams.first[found]
     owners = words.texts[first]
     begins = np.flatnonzero(np.diff(first + owners, prepend=-1) != 1)
     tails = np.append(begins[1:], len(first))[: len(begins)] - 1
     starts, ends = words.starts[first[begins]], words.ends[first[tails] + size - 1]
     ends = np.minimum(ends, starts + _LONGEST)
-    offer(excerpts, grams.hashes[found[begins]], texts, owners[begins], starts, ends)
+    add_excerpts(excerpts, grams.hashes[found[begins]], texts, owners[begins], starts, ends)

@@ -1,4 +1,4 @@
-"""Dimensions and directions: how often each pole is active, with which others, and what length tells there."""
+"""Dimensions and directions: counts of poles and of pairs of poles, and the length bias of each pole."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _DECIMALS = 4
 
 
 class CoverageTally:
-    """Counts of poles and of pairs of poles, of active dimensions, and of distinct directions."""
+    """Counts of poles, pairs of poles, active dimensions and distinct directions."""
 
     def __init__(self, space: PreferenceSpace, expected: int, limit: int) -> None:
         self._coverage = Coverage(space)
@@ -34,7 +34,7 @@ class CoverageTally:
         self.directions.add(hash_directions(levels))
 
     def merge(self, other: CoverageTally) -> None:
-        """Add what another has counted."""
+        """Add the counts of another tally."""
         self._coverage.pairs += other._coverage.pairs
         self._coverage.active += other._coverage.active
         self._coverage.points += other._coverage.points
@@ -43,11 +43,11 @@ class CoverageTally:
 
     @property
     def active(self) -> tuple[int, ...]:
-        """Examples with 0, 1, 2 ... active dimensions."""
+        """Return the examples with 0, 1, 2 ... active dimensions."""
         return tuple(np.trim_zeros(self._coverage.active, "b").tolist())
 
     def dimensions(self) -> tuple[DimensionFigures, ...]:
-        """The figures of each dimension of the space, in its order."""
+        """Return the figures of each dimension, in the space's order."""
         counts = (self._coverage.positive, self._coverage.negative)
 
         def auc(pole: int, d: int) -> float | None:
@@ -69,7 +69,7 @@ class CoverageTally:
         )
 
     def correlation(self) -> CorrelationFigures:
-        """Correlations of levels, from the counts of pairs of poles alone."""
+        """Return the correlations of levels, computed from the counts of pairs of poles."""
         number, pairs = self._coverage.points, self._coverage.pairs.astype(np.float64)
         same = pairs[0::2, 0::2] + pairs[1::2, 1::2]
         opposite = pairs[0::2, 1::2] + pairs[1::2, 0::2]
@@ -90,7 +90,7 @@ class CoverageTally:
 
 
 def hash_directions(levels: Direction) -> Hashes:
-    """A 64-bit hash of each direction, shape (N, D) to (N,): every pole stands for a number, and numbers are added."""
+    """Return a 64-bit hash of each direction, shape (N, D) to (N,): the sum of a number for each active pole."""
     poles = mix(np.arange(1, 2 * levels.shape[1] + 1, dtype=np.uint64))
     return mix((levels > 0) @ poles[0::2] + (levels < 0) @ poles[1::2])
 
@@ -102,7 +102,7 @@ def _below_half(matrix: npt.NDArray[np.float64]) -> float | None:
 
 def _strongest(matrix: npt.NDArray[np.float64], slugs: list[str]) -> tuple[CorrelatedPair, ...]:
     rows, columns = np.triu_indices(len(matrix), 1)
-    # Rounded first: what differs in the last bit must not change the order.
+    # Rounded first, since a difference in the last bit must not change the order.
     sizes = np.round(matrix[rows, columns], _DECIMALS) + 0.0
     order = np.argsort(-np.abs(sizes), kind="stable")[:_STRONGEST]
     return tuple(

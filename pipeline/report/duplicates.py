@@ -1,4 +1,4 @@
-"""Posts and replies that occur more than once: equal ones by their hashes, similar ones by MinHash (`near.py`)."""
+"""Posts and replies that occur more than once: equal ones by hash, similar ones by MinHash (`near_duplicates.py`)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from pipeline.io.shards import read_groups
-from pipeline.report.near import THRESHOLD, NearPairs, NearSample, Replies, find_near
+from pipeline.report.near_duplicates import THRESHOLD, NearPairs, NearSample, Replies, find_near
 from pipeline.report.settings import ReportSettings
 from pipeline.report.source import Batch, Build, row_of, shard_of
 from pipeline.report.tallies import HashCounts
@@ -15,11 +15,11 @@ from schemas.report import DuplicateFigures, SplitFigures
 
 _EXAMPLES = 10
 _SHORTENED = 300
-"""Characters of a text that is shown as an example."""
+"""Most characters of a text that is shown as an example."""
 
 
 class DuplicateTally:
-    """Examples, pairs, posts and replies of each split, and a sample of replies for what is similar."""
+    """Counts of examples, pairs, posts and replies of each split, with a sample of replies for near-duplicates."""
 
     def __init__(self, splits: Sequence[str], pairs: int, settings: ReportSettings) -> None:
         self._splits = splits
@@ -38,7 +38,7 @@ class DuplicateTally:
         self.near.add(batch)
 
     def merge(self, other: DuplicateTally) -> None:
-        """Add what another has counted."""
+        """Add the counts of another tally."""
         for split in range(len(self._splits)):
             self._examples[split] += other._examples[split]
             self._pairs[split] += other._pairs[split]
@@ -48,16 +48,16 @@ class DuplicateTally:
 
     @property
     def pairs(self) -> int:
-        """Pairs of all splits."""
+        """Return the pairs of all splits."""
         return sum(self._pairs)
 
     @property
     def distinct_posts(self) -> int:
-        """Posts of all splits, by their texts."""
+        """Return the distinct posts of all splits, by text."""
         return HashCounts.across(self.posts)[0]
 
     def splits(self) -> tuple[SplitFigures, ...]:
-        """The size of each split."""
+        """Return the size of each split."""
         return tuple(
             SplitFigures(
                 name=name,
@@ -69,7 +69,7 @@ class DuplicateTally:
         )
 
     def result(self, build: Build) -> DuplicateFigures:
-        """The figures; the build is read once more for the examples of near-duplicates."""
+        """Return the figures. The build is read again for the texts of the shown near-duplicates."""
         replies = self.near.result()
         found = find_near(replies)
         return DuplicateFigures(
@@ -86,12 +86,12 @@ class DuplicateTally:
 
 
 def _examples(build: Build, replies: Replies, found: NearPairs) -> tuple[tuple[str, str], ...]:
-    """Some near-duplicates, those of two splits first: the ones of the lowest keys."""
+    """Return the near-duplicates with the lowest keys, those across splits first."""
     pairs: dict[tuple[int, int], None] = {}
     for others in (found.across, found.within):
         rows = np.flatnonzero(others >= 0)
         for row in rows[np.argsort(replies.keys[rows], kind="stable")][: 2 * _EXAMPLES].tolist():
-            # Across splits each is found from the other's side too.
+            # A pair across splits is found from both sides.
             other = int(others[row])
             pairs[min(row, other), max(row, other)] = None
     return tuple(
@@ -101,7 +101,7 @@ def _examples(build: Build, replies: Replies, found: NearPairs) -> tuple[tuple[s
 
 
 def _text(build: Build, place: int) -> str:
-    """A reply, by its place in the build."""
+    """Return the reply at a place in the build."""
     table = read_groups(build.path(shard_of(place >> 1)), np.array([row_of(place >> 1)]))
     text: str = table["rejected" if place & 1 else "chosen"][0].as_py()
     return text if len(text) <= _SHORTENED else text[:_SHORTENED] + "\u2026"

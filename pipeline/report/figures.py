@@ -1,8 +1,8 @@
-"""The most telling figures as pictures for the dataset's card.
+"""The main figures of a report as SVG pictures for the dataset's card.
 
-They are SVG: sharp at any size, a few kilobytes, without a plotting library, and equal reports give equal bytes. The
-Hub and GitHub show them as images, in which no script runs. A picture cannot know the page's colours, so each brings
-its own light ground.
+SVG is sharp at any size, takes a few kilobytes and needs no plotting library. Equal reports give equal bytes. The Hub
+and GitHub show the pictures as images, in which no script runs. A picture cannot know the page's colours, so each has
+a light background.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ _BAR, _POSITIVE, _NEGATIVE = "#8793a0", "#2166ac", "#b35806"
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 _MARGIN = 24
 _TOP = 78
-"""Where drawings begin, below the title and the line that explains it."""
+"""Top of a drawing, below the title and the line that explains it."""
 
 _DIMENSIONS_MOST = 100
 _REASONS_MOST = 12
 _SHADES = 10
 
 
-class _Drawn(NamedTuple):
+class _Drawing(NamedTuple):
     svg: ET.Element
     alt: str
 
 
 def write_figures(report: Report, folder: AnyPath) -> tuple[Figure, ...]:
-    """Write the pictures into `folder/figures`; one that there are no figures for is left out."""
+    """Write the pictures into `folder/figures` and return them. A picture without data is left out."""
     made = []
     for name, draw in _DRAWINGS.items():
         drawn = draw(report)
@@ -45,8 +45,8 @@ def write_figures(report: Report, folder: AnyPath) -> tuple[Figure, ...]:
     return tuple(made)
 
 
-def _balance(report: Report) -> _Drawn | None:
-    """How often each pole is active: two columns of diverging bars, by group."""
+def _balance(report: Report) -> _Drawing | None:
+    """Draw how often each pole is active: two columns of diverging bars, by group."""
     occur = sorted((d for d in report.dimensions if d.positive + d.negative), key=_activity)[:_DIMENSIONS_MOST]
     if not occur:
         return None
@@ -79,15 +79,15 @@ def _balance(report: Report) -> _Drawn | None:
         for level, number, color in ((-1, row.negative, _NEGATIVE), (1, row.positive, _POSITIVE)):
             width = 105 * number / most
             _box(svg, middle - width if level < 0 else middle + 1, y + 3, width, 9, color)
-    return _Drawn(svg, alt)
+    return _Drawing(svg, alt)
 
 
 def _activity(dimension: DimensionFigures) -> int:
     return -(dimension.positive + dimension.negative)
 
 
-def _funnel(report: Report) -> _Drawn | None:
-    """Accepted pairs, and the reasons of the rejections."""
+def _funnel(report: Report) -> _Drawing | None:
+    """Draw the accepted pairs and the reasons of the rejections."""
     counts = report.counts
     if not counts.pairs_accepted and not counts.rejected:
         return None
@@ -110,11 +110,11 @@ def _funnel(report: Report) -> _Drawn | None:
         _label(svg, _MARGIN, y + 14, _text(name, 36))
         _box(svg, 290, y + 3, width, 14, color)
         _label(svg, 298 + width, y + 14, _count(number), color=_SOFT)
-    return _Drawn(svg, alt)
+    return _Drawing(svg, alt)
 
 
-def _correlations(report: Report) -> _Drawn | None:
-    """The triangle of correlations, with the groups named beside the diagonal."""
+def _correlations(report: Report) -> _Drawing | None:
+    """Draw the triangle of correlations, with the names of groups beside the diagonal."""
     slugs, matrix = report.correlation.slugs, report.correlation.matrix
     if len(slugs) < 2:
         return None
@@ -144,17 +144,17 @@ def _correlations(report: Report) -> _Drawn | None:
         _add(svg, "path", d=path, fill=color, fill_opacity=opacity, transform=f"translate({_MARGIN} {_TOP})")
     _group_names(svg, [group.get(slugs[k], "") for k in order], cell)
     _scale(svg, _TOP + side + 22, end)
-    return _Drawn(svg, alt)
+    return _Drawing(svg, alt)
 
 
 def _scale_end(matrix: Sequence[Sequence[float]]) -> float:
-    """Past all but one in two hundred, as on the page: a few strong ones must not pale the rest."""
+    """Return the end of the colour scale: the 99.5th percentile, so that a few strong ones do not pale the rest."""
     sizes = sorted(abs(row[j]) for i, row in enumerate(matrix) for j in range(i))
     return min(1.0, max(0.1, math.ceil(20 * sizes[int(0.995 * (len(sizes) - 1))]) / 20))
 
 
 def _shades(matrix: Sequence[Sequence[float]], order: Sequence[int], end: float, cell: int) -> dict[int, str]:
-    """A path for all cells of one shade; neighbours in a row are one rectangle."""
+    """Return one path for all cells of a shade; adjacent cells of a row are one rectangle."""
     paths: dict[int, list[str]] = {}
     for i, row in enumerate(order):
         levels = [round(max(-1.0, min(1.0, matrix[row][order[j]] / end)) * _SHADES) for j in range(i)]
@@ -190,8 +190,8 @@ def _scale(svg: ET.Element, y: float, end: float) -> None:
     _label(svg, _MARGIN + 257, y + 10, f"\u2265 +{end:.2f}", color=_SOFT)
 
 
-def _history(report: Report) -> _Drawn | None:
-    """Examples by the share of their dimensions that the history supports."""
+def _history(report: Report) -> _Drawing | None:
+    """Draw the examples by the share of their dimensions that the history supports."""
     support = report.history.support
     if not sum(support.counts) or not sum(report.history.items[1:]):
         return None
@@ -214,10 +214,10 @@ def _history(report: Report) -> _Drawn | None:
     every = math.ceil(len(support.counts) / 10)
     for k in range(0, len(support.edges), every):
         _label(svg, left + k * step, bottom + 20, f"{support.edges[k]:g}", color=_SOFT, anchor="middle")
-    return _Drawn(svg, alt)
+    return _Drawing(svg, alt)
 
 
-_DRAWINGS: dict[str, Callable[[Report], _Drawn | None]] = {
+_DRAWINGS: dict[str, Callable[[Report], _Drawing | None]] = {
     "balance": _balance,
     "correlations": _correlations,
     "history": _history,
@@ -226,7 +226,7 @@ _DRAWINGS: dict[str, Callable[[Report], _Drawn | None]] = {
 
 
 def _panel(width: float, height: float, title: str, line: str, alt: str) -> ET.Element:
-    """A picture with its ground, its title and the line below it."""
+    """Return a picture with its background, its title and the line below it."""
     svg = ET.Element(
         "svg",
         {
@@ -247,7 +247,7 @@ def _panel(width: float, height: float, title: str, line: str, alt: str) -> ET.E
 
 
 def _add(parent: ET.Element, tag: str, **attributes: float | str) -> ET.Element:
-    """An element; an underscore in an attribute's name stands for a hyphen, and numbers are rounded."""
+    """Add an element. Underscores in attribute names become hyphens, and numbers are rounded."""
     written = {
         name.replace("_", "-"): value if isinstance(value, str) else f"{round(value, 2):g}"
         for name, value in attributes.items()
@@ -274,7 +274,7 @@ def _label(
 
 
 def _text(text: str, length: int) -> str:
-    """Text without what XML forbids or what would steer the eye, and not longer than `length`."""
+    """Return a text of at most `length` characters, without those that XML forbids or that change the direction."""
     plain = " ".join("".join(c if c.isprintable() else " " for c in text[: 4 * length]).split())
     return plain if len(plain) <= length else plain[: length - 1].rstrip() + "\u2026"
 
@@ -288,14 +288,14 @@ def _count(number: int) -> str:
 
 
 def _percent(share: float) -> str:
-    """A share; what is not quite none or all never looks as if it were."""
+    """Return a share in percent. Only 0 and 1 are shown as 0 and 100 %."""
     if share in (0, 1):
         return f"{100 * share:.0f}\u202f%"
     return f"{min(99.9, max(0.1, 100 * share)):.1f}\u202f%"
 
 
 def _ticks(most: int) -> Iterable[int]:
-    """Round numbers from 0, of which five at most are above it."""
+    """Return 0 and at most five round numbers up to `most`."""
     power: int = 10 ** int(math.log10(max(1, most / 5)))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= most / 5)
     return range(0, most + 1, step)

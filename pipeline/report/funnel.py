@@ -1,4 +1,4 @@
-"""Where the rows came from: the attempt that gave each pair, the models, and what all of it cost."""
+"""Origin of the rows: the attempt that gave each pair, the models, and the cost."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from schemas.report import CostFigures
 
 
 class FunnelTally:
-    """Models of the rows, and attempts of the accepted pairs."""
+    """Counts of the rows' models and of the accepted pairs' attempts."""
 
     def __init__(self) -> None:
         self._models: Counter[str] = Counter()
         self._attempts: Counter[int] = Counter()
         self.has_pool = True
-        """Whether each shard's pairs were there."""
+        """Whether the pool file of every shard exists."""
 
     def add(self, batch: Batch) -> None:
         """Count a batch's models."""
         self._models.update(_counts(batch.table["model"]))
 
     def add_pool(self, build: Build, shard: int) -> None:
-        """Count the attempts of the pairs from which a shard was made, and of those that got no history."""
+        """Count the attempts of a shard's pairs, also of those without a history."""
         table = read_columns(build.path(shard, "pool"), ["attempt"])
         if table is None:
             self.has_pool = False
@@ -35,26 +35,26 @@ class FunnelTally:
             self._attempts.update(_counts(table["attempt"]))
 
     def merge(self, other: FunnelTally) -> None:
-        """Add what another has counted."""
+        """Add the counts of another tally."""
         self._models += other._models
         self._attempts += other._attempts
         self.has_pool &= other.has_pool
 
     @property
     def model(self) -> str:
-        """The models that wrote or annotated the replies, the most frequent first."""
+        """Return the models that wrote or annotated the replies, the most frequent first."""
         return ", ".join(sorted(self._models, key=lambda model: (-self._models[model], model)))
 
     @property
     def attempts(self) -> tuple[int, ...]:
-        """Accepted pairs by attempt: first, second ...; empty where the pool is not there."""
+        """Return the accepted pairs by attempt (first, second ...); empty where the pool is missing."""
         if not self.has_pool or not self._attempts:
             return ()
         return tuple(self._attempts[attempt] for attempt in range(max(self._attempts) + 1))
 
 
 def cost_of(manifest: Manifest, examples: int, settings: ReportSettings) -> CostFigures:
-    """Tokens of all attempts, from the shards; time and speed from the runs, as far as those were not killed."""
+    """Return the cost: tokens of all attempts from the shards, time and speed from the runs that were not killed."""
     prompt, completion = manifest.counts.prompt_tokens, manifest.counts.completion_tokens
     seconds = sum(run.seconds for run in manifest.runs)
     answered = sum(run.completion_tokens for run in manifest.runs)

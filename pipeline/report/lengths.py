@@ -1,4 +1,4 @@
-"""Lengths of all texts, and how far length alone tells which reply is preferred."""
+"""Lengths of all texts, and the length bias: how well length alone predicts the preferred reply."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from schemas.report import Histogram, LengthFigures
 
 
 class LengthTally:
-    """Distributions of words, and the examples in which the longer reply is the chosen one."""
+    """Distributions of words, and counts of the examples whose longer reply is the chosen one."""
 
     def __init__(self) -> None:
         self._words = {name: Distribution() for name in ("prompt", "chosen", "rejected", "portrait", "comment")}
@@ -20,7 +20,7 @@ class LengthTally:
         self._rows = np.zeros(2, dtype=np.int64)
 
     def add(self, batch: Batch) -> None:
-        """Count a batch's texts: those of a mirrored pair once, portraits and comments all."""
+        """Count a batch's texts: posts and replies once a pair, portraits and comments in every row."""
         pairs = len(batch.pairs)
         chosen, rejected = batch.reply_words.counts[:pairs], batch.reply_words.counts[pairs:]
         for name, counts in (
@@ -37,7 +37,7 @@ class LengthTally:
         self._rows += (len(batch.longer), pairs)
 
     def merge(self, other: LengthTally) -> None:
-        """Add what another has counted."""
+        """Add the counts of another tally."""
         for name, distribution in self._words.items():
             distribution.merge(other._words[name])
         self._ratio.merge(other._ratio)
@@ -45,23 +45,23 @@ class LengthTally:
         self._rows += other._rows
 
     def result(self) -> LengthFigures:
-        """The figures."""
+        """Return the figures."""
         auc = self._longer / (2 * np.maximum(self._rows, 1))
         words = {name: distribution.result() for name, distribution in self._words.items()}
         return LengthFigures(
-            prompt=_some(words["prompt"]),
-            chosen=_some(words["chosen"]),
-            rejected=_some(words["rejected"]),
-            portrait=_some(words["portrait"]),
+            prompt=_required(words["prompt"]),
+            chosen=_required(words["chosen"]),
+            rejected=_required(words["rejected"]),
+            portrait=_required(words["portrait"]),
             comment=words["comment"],
-            length_ratio=_some(self._ratio.result(lowest=1.0)),
+            length_ratio=_required(self._ratio.result(lowest=1.0)),
             length_auc=float(auc[0]),
             longer_chosen_unmirrored=float(auc[1]),
         )
 
 
-def _some(histogram: Histogram | None) -> Histogram:
-    """Every build that is reported has an example, and so one text of each kind."""
+def _required(histogram: Histogram | None) -> Histogram:
+    """Return a histogram that must exist, since every reported build has an example."""
     if histogram is None:
         raise ValueError("nothing was counted")
     return histogram

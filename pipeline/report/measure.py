@@ -1,4 +1,4 @@
-"""Measures a finished build: one pass over its shards, by several processes, whose counts are added up."""
+"""Measurement of a finished build: one pass over its shards by several processes, whose counts are added."""
 
 from __future__ import annotations
 
@@ -18,53 +18,58 @@ from threadpoolctl import threadpool_limits
 
 from pipeline.io.storage import AnyPath
 from pipeline.report.benchmarks import read_benchmark
-from pipeline.report.contamination import ContaminationTally, Runs
+from pipeline.report.contamination import BenchmarkRuns, ContaminationTally
 from pipeline.report.copies import CopyTally
 from pipeline.report.coverage import CoverageTally
 from pipeline.report.diversity import ReplySample
 from pipeline.report.duplicates import DuplicateTally
 from pipeline.report.funnel import FunnelTally, cost_of
+from pipeline.report.history import HistoryTally
 from pipeline.report.lengths import LengthTally
 from pipeline.report.pace import read_pace
 from pipeline.report.settings import ReportSettings
-from pipeline.report.shown import ShownExamples, ShownRejections
+from pipeline.report.shown_rows import ShownExamples, ShownRejections
 from pipeline.report.source import Build, open_build, read_batches
-from pipeline.report.support import HistoryTally
 from schemas.base import UserError
 from schemas.report import REPORT_VERSION, DiversityFigures, Report
 
 Progress = Callable[[str, int, int], None]
-"""Is told what is being done, and how much of how much is done."""
+"""Callback with the name of the step, the units done, and the units in all."""
 
 _SHARDS_A_TASK = 16
-"""Shards that a process measures in one go, at most: what it hands over is then small against what it has read."""
+"""Most shards in a task. Many shards keep the returned counts small against the bytes read."""
 
 
 def measure(folder: AnyPath, settings: ReportSettings, progress: Progress) -> Report:
-    """The report of the finished build in `folder`; the same for the same build, but for `created`.
+    """Measure the finished build in `folder`. Equal builds give equal reports except for `created`.
 
-    Raises `UsageError` where there is no such build, where a shard is missing or damaged, and for a benchmark that
-    cannot be read.
+    Args:
+        folder: The build's output folder.
+        settings: Sizes of samples, benchmarks and prices.
+        progress: Receives the steps.
+
+    Raises:
+        UsageError: There is no finished build, a shard is missing or damaged, or a benchmark cannot be read.
     """
     build = open_build(folder)
-    # The threads of a matrix product wait for each other in a loop, which is slow where others use the processors too.
+    # BLAS threads spin while they wait for each other, which is slow where other processes use the cores.
     with threadpool_limits(1), tempfile.TemporaryDirectory(prefix="everyuser-report-") as scratch:
-        scope = Scope(build, settings, tuple(_benchmarks(settings, Path(scratch), progress)))
-        figures = _measured(scope, progress)
-        return _report(scope, figures, progress)
+        scope = Scope(build, settings, tuple(_read_benchmarks(settings, Path(scratch), progress)))
+        tallies = _measure_shards(scope, progress)
+        return _make_report(scope, tallies, progress)
 
 
 @dataclass(frozen=True)
 class Scope:
-    """What every process must know."""
+    """Input of every process."""
 
     build: Build
     settings: ReportSettings
-    benchmarks: tuple[Runs, ...]
+    benchmarks: tuple[BenchmarkRuns, ...]
 
 
-class Figures:
-    """All that is counted, of some shards or of all."""
+class Tallies:
+    """All tallies, of some shards or of all."""
 
     def __init__(self, scope: Scope) -> None:
         build, settings = scope.build, scope.settings
@@ -83,7 +88,7 @@ class Figures:
         self.rejections = ShownRejections(settings)
 
     def add(self, build: Build, shard: int) -> None:
-        """Count a shard's rows, and those that were rejected on the way to them."""
+        """Count a shard's rows and its rejected rows."""
         for batch in read_batches(build, shard):
             self.coverage.add(batch)
             self.lengths.add(batch)
@@ -98,8 +103,8 @@ class Figures:
         self.funnel.add_pool(build, shard)
         self.rejections.add(build, shard)
 
-    def merge(self, other: Figures) -> None:
-        """Add what another has counted."""
+    def merge(self, other: Tallies) -> None:
+        """Add the counts of others."""
         self.coverage.merge(other.coverage)
         self.lengths.merge(other.lengths)
         self.duplicates.merge(other.duplicates)
@@ -113,13 +118,13 @@ class Figures:
         self.rejections.merge(other.rejections)
 
 
-def _report(scope: Scope, figures: Figures, progress: Progress) -> Report:
-    """What the counts come to. Part of it takes a while: samples are compared, and rows fetched to be shown."""
+def _make_report(scope: Scope, tallies: Tallies, progress: Progress) -> Report:
+    """Return the report. This takes a while: samples are compared, and the shown rows are read."""
     build, settings, manifest = scope.build, scope.settings, scope.build.manifest
     progress("samples", 0, 3)
-    duplicates = figures.duplicates.result(build)
+    duplicates = tallies.duplicates.result(build)
     progress("samples", 1, 3)
-    diversity = figures.replies.result(figures.coverage.directions.distinct)
+    diversity = tallies.replies.result(tallies.coverage.directions.distinct)
     progress("samples", 2, 3)
     report = Report(
         report_version=REPORT_VERSION,
@@ -127,96 +132,96 @@ def _report(scope: Scope, figures: Figures, progress: Progress) -> Report:
         schema_version=manifest.schema_version,
         fingerprint=manifest.fingerprint,
         files_digest=build.manifest.files_digest,
-        model=figures.funnel.model,
+        model=tallies.funnel.model,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         examples=build.examples,
-        pairs=figures.duplicates.pairs,
-        posts=figures.duplicates.distinct_posts,
-        splits=figures.duplicates.splits(),
-        dimensions=figures.coverage.dimensions(),
-        correlation=figures.coverage.correlation(),
-        active=figures.coverage.active,
-        lengths=figures.lengths.result(),
+        pairs=tallies.duplicates.pairs,
+        posts=tallies.duplicates.distinct_posts,
+        splits=tallies.duplicates.splits(),
+        dimensions=tallies.coverage.dimensions(),
+        correlation=tallies.coverage.correlation(),
+        active=tallies.coverage.active,
+        lengths=tallies.lengths.result(),
         counts=manifest.counts,
-        attempts=figures.funnel.attempts,
+        attempts=tallies.funnel.attempts,
         duplicates=duplicates,
-        history=figures.history.result(),
+        history=tallies.history.result(),
         diversity=diversity,
-        contamination=tuple(tally.result() for tally in figures.contamination),
-        copies=figures.copies.result(),
+        contamination=tuple(tally.result() for tally in tallies.contamination),
+        copies=tallies.copies.result(),
         pace=read_pace(build.folder),
         runs=manifest.runs,
         cost=cost_of(manifest, build.examples, settings),
-        shown=figures.shown.result(build),
-        rejections=figures.rejections.result(build),
-        notes=tuple(_notes(scope, figures, diversity)),
+        shown=tallies.shown.result(build),
+        rejections=tallies.rejections.result(build),
+        notes=tuple(_notes(scope, tallies, diversity)),
     )
     progress("samples", 3, 3)
     return report
 
 
-def _notes(scope: Scope, figures: Figures, diversity: DiversityFigures) -> Iterator[str]:
-    """What could not be measured, and why."""
-    if not figures.funnel.has_pool:
-        yield "pool/ is not there, or not all of it: attempts are not counted"
-    if not figures.rejections.is_complete:
-        yield "rejected/ is not there, or not all of it: the rejected rows that are shown are not drawn from all"
-    share = figures.duplicates.replies[0].share
+def _notes(scope: Scope, tallies: Tallies, diversity: DiversityFigures) -> Iterator[str]:
+    """Yield what could not be measured, and why."""
+    if not tallies.funnel.has_pool:
+        yield "attempts are not counted: pool/ is missing or incomplete"
+    if not tallies.rejections.is_complete:
+        yield "the shown rejections are not drawn from all: rejected/ is missing or incomplete"
+    share = tallies.duplicates.replies[0].share
     if share < 1:
-        yield f"exact duplicates are counted for {share:.1%} of all texts, drawn by their hashes, and scaled up"
+        yield f"exact duplicates are counted for a sample of {share:.1%} of all texts and scaled up"
     for runs in scope.benchmarks:
         if not runs.number:
             words = scope.settings.contamination_words
-            yield f"{runs.name} holds no text of {words} words: nothing can overlap with it"
+            yield f"{runs.name} holds no text of {words} words, so nothing can overlap with it"
     if diversity.self_bleu is None:
         yield "self-BLEU needs two replies with words"
     if diversity.vendi is None:
         yield "the Vendi score needs several replies with words"
 
 
-def _benchmarks(settings: ReportSettings, scratch: Path, progress: Progress) -> Iterator[Runs]:
-    """Read the files that the user names; all processes then map the same pages of what they hold."""
+def _read_benchmarks(settings: ReportSettings, scratch: Path, progress: Progress) -> Iterator[BenchmarkRuns]:
+    """Read the benchmark files. All processes then map the same pages of their runs."""
     for number, path in enumerate(settings.contamination):
         progress("benchmarks", number, len(settings.contamination))
         rows, runs = read_benchmark(path, settings.contamination_words)
         target = scratch / f"{number}.npy"
         np.save(target, runs)
-        yield Runs(str(path), rows, len(runs), target)
+        yield BenchmarkRuns(str(path), rows, len(runs), target)
     if settings.contamination:
         progress("benchmarks", len(settings.contamination), len(settings.contamination))
 
 
-def _measured(scope: Scope, progress: Progress) -> Figures:
-    """The figures of all shards."""
+def _measure_shards(scope: Scope, progress: Progress) -> Tallies:
+    """Return the tallies of all shards."""
     shards = len(scope.build.shards)
     workers = min(scope.settings.workers or _processors(), shards)
     size = max(1, min(_SHARDS_A_TASK, shards // (4 * workers)))
     tasks = [range(start, min(start + size, shards)) for start in range(0, shards, size)]
-    total, done = Figures(scope), 0
+    total, done = Tallies(scope), 0
     progress("shards", 0, shards)
-    for task, figures in _each(scope, tasks, workers):
-        total.merge(figures)
+    for task, tallies in _run_tasks(scope, tasks, workers):
+        total.merge(tallies)
         done += len(task)
         progress("shards", done, shards)
     return total
 
 
-def _each(scope: Scope, tasks: Sequence[range], workers: int) -> Iterator[tuple[range, Figures]]:
-    """The figures of each task, in the order in which they are done."""
+def _run_tasks(scope: Scope, tasks: Sequence[range], workers: int) -> Iterator[tuple[range, Tallies]]:
+    """Yield the tallies of each task as it ends."""
     if workers == 1:
         for task in tasks:
             yield task, _count(scope, task)
         return
-    # Neither Arrow nor BLAS, of which both have threads by now, survives a fork.
+    # Arrow and BLAS have threads by now, which do not survive a fork.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, _begin, (scope,)) as pool:
+    with ProcessPoolExecutor(workers, context, _init_process, (scope,)) as pool:
         try:
-            futures = {pool.submit(_task, task): task for task in tasks}
+            futures = {pool.submit(_count_in_process, task): task for task in tasks}
             for future in as_completed([*futures]):
                 yield futures.pop(future), future.result()
         except BrokenProcessPool:
             raise UserError(
-                "a process that read shards was ended from outside; free memory, or use one worker"
+                "a process that read shards was killed from outside; free memory, or use --workers 1"
             ) from None
         finally:
             pool.shutdown(cancel_futures=True)
@@ -225,24 +230,24 @@ def _each(scope: Scope, tasks: Sequence[range], workers: int) -> Iterator[tuple[
 _scope: list[Scope] = []
 
 
-def _begin(scope: Scope) -> None:
-    """Prepare a process."""
+def _init_process(scope: Scope) -> None:
+    """Set up a worker process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threadpool_limits(1)
     _scope.append(scope)
 
 
-def _task(shards: range) -> Figures:
+def _count_in_process(shards: range) -> Tallies:
     return _count(_scope[0], shards)
 
 
-def _count(scope: Scope, shards: range) -> Figures:
-    figures = Figures(scope)
+def _count(scope: Scope, shards: range) -> Tallies:
+    tallies = Tallies(scope)
     for shard in shards:
-        figures.add(scope.build, shard)
-    return figures
+        tallies.add(scope.build, shard)
+    return tallies
 
 
 def _processors() -> int:
-    # A container may be given fewer than the machine has.
+    # A container may have fewer cores than the machine.
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

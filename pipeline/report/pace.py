@@ -1,4 +1,4 @@
-"""How fast the build went: what its driver noted down now and then (`pipeline.runtime.progress.Pace`)."""
+"""Pace of the build, from the notes of its driver (`pipeline.runtime.progress.Pace`)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _POINTS = 300
 
 
 def read_pace(folder: AnyPath) -> tuple[PacePoint, ...]:
-    """The build's pace, run after run, as some hundred points; empty where nothing was noted."""
+    """Return the build's pace over all runs in at most 300 points; empty without notes."""
     points: list[PacePoint] = []
     before = last = PacePoint(seconds=0, pairs=0, prompt_tokens=0, completion_tokens=0)
     run = None
@@ -27,7 +27,7 @@ def read_pace(folder: AnyPath) -> tuple[PacePoint, ...]:
             run, before = entry["run"], last
         last = PacePoint(
             seconds=before.seconds + entry["seconds"],
-            # What a killed run had settled but not stored is settled again, from the journal.
+            # Pairs that a killed run settled but did not store are settled again from the journal.
             pairs=max(last.pairs, entry["pairs"]),
             prompt_tokens=before.prompt_tokens + entry["prompt_tokens"],
             completion_tokens=before.completion_tokens + entry["completion_tokens"],
@@ -38,7 +38,7 @@ def read_pace(folder: AnyPath) -> tuple[PacePoint, ...]:
 
 
 def _entries(path: AnyPath) -> Iterator[dict[str, Any]]:
-    """The notes in order, but for lines that a kill cut off."""
+    """Yield the notes in order, without lines that a kill cut off."""
     content = b""
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         content = storage.read_bytes(path)

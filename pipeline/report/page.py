@@ -1,8 +1,7 @@
 """`report.html`: the whole report as one file that needs no network.
 
-The report's texts are hostile. They stand in the page once, as JSON in which nothing can end the script element, and
-the page's script hands them to the document as text alone. The policy in the page allows its own style and script, by
-their hashes, and nothing else.
+The report's texts are hostile. The page holds them once, as JSON that cannot end the script element, and its script
+adds them to the document as text only. The page's policy allows its own style and script by hash, and nothing else.
 """
 
 from __future__ import annotations
@@ -29,12 +28,12 @@ _SCRIPTS = (
     "page.js",
 )
 
-# What an HTML parser could take for markup, and the two line breaks that JSON allows and scripts once did not.
+# Characters that HTML could read as markup, and two line breaks that JSON allows and older scripts did not.
 _ESCAPES = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
 
 
 def render_page(report: Report) -> str:
-    """The page, complete."""
+    """Return the whole page as HTML."""
     style = _read("page.css")
     script = '"use strict";\n(() => {\n' + "\n".join(map(_read, _SCRIPTS)) + "})();\n"
     parts = {
@@ -43,7 +42,7 @@ def render_page(report: Report) -> str:
         "script": script,
         "data": report.model_dump_json().translate(_ESCAPES),
     }
-    # In one pass, so that a text of the dataset that looks like a place to fill is none.
+    # In one pass, so that a text of the dataset that looks like a placeholder is not filled.
     return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], _read("page.html"))
 
 
@@ -54,7 +53,7 @@ def write_page(report: Report, folder: AnyPath) -> None:
 
 
 def _policy(style: str, script: str) -> str:
-    """A Content-Security-Policy by which the page can neither load anything nor run another script."""
+    """Return a Content-Security-Policy that forbids loading anything and running any other script."""
     return (
         f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; base-uri 'none'; "
         "form-action 'none'; require-trusted-types-for 'script'; trusted-types 'none'"

@@ -1,4 +1,4 @@
-"""`everyuser report`: measure a build, and put what was found where people look."""
+"""`everyuser report`: measure a build, and write the report into its folder."""
 
 from __future__ import annotations
 
@@ -15,9 +15,18 @@ from schemas.report import Figure, Report
 def write_report(
     folder: AnyPath, settings: ReportSettings, progress: Callable[[str, int, int], None]
 ) -> tuple[Report, tuple[Figure, ...]]:
-    """Write `report.html`, `report.json` and `figures/` into a finished build's folder, whose lock must be held.
+    """Write `report.html`, `report.json` and `figures/` into a finished build's folder.
 
-    Returns the report and its pictures, for the card. Raises `UsageError` where there is no finished build.
+    Args:
+        folder: The build's output folder; the caller must hold its lock.
+        settings: Sizes of samples, benchmarks and prices.
+        progress: Receives the steps.
+
+    Returns:
+        The report and its pictures, for the card.
+
+    Raises:
+        UsageError: There is no finished build, a shard is missing or damaged, or a benchmark cannot be read.
     """
     report = measure(folder, settings, progress)
     write_page(report, folder)

@@ -1,4 +1,4 @@
-"""What the user may choose about a report."""
+"""Settings of a report."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ Size = Annotated[int, Field(ge=0)]
 
 
 class ReportSettings(Record):
-    """How a build is measured. The sizes of samples bound memory, and each is reported beside its figure."""
+    """Settings of a report. Sizes of samples bound memory, and each is reported beside its figure."""
 
     examples: Size = 300
     rejections: Size = 200
     example_bytes: Size = 2_200_000
-    """Of JSON, for all examples that are shown: with the rejections and the figures, a page of some 3 MB."""
+    """Bytes of JSON for all shown examples; with rejections and figures the page has about 3 MB."""
     rejection_bytes: Size = 400_000
     contamination: tuple[Path, ...] = ()
-    """Files of benchmarks: `.json`, `.jsonl`, `.parquet` or `.txt`. Every text in them counts."""
+    """Benchmark files: `.json`, `.jsonl`, `.parquet` or `.txt`. Every text in them counts."""
     contamination_words: Annotated[int, Field(ge=1)] = 13
-    """Length of a shared run; 13 words are GPT-3's choice (Brown et al. 2020, appendix C)."""
+    """Words in a shared run; GPT-3 used 13 (Brown et al. 2020, appendix C)."""
     prompt_price: Annotated[float, Field(ge=0)] | None = None
-    """What a million prompt tokens cost."""
+    """Price of a million prompt tokens."""
     completion_price: Annotated[float, Field(ge=0)] | None = None
     currency: str = "USD"
     workers: Annotated[int, Field(ge=1)] | None = None
-    """Processes that read shards; by default as many as there are processors."""
+    """Processes that read shards; by default one for each core."""
     seed: int = 0
-    """Chooses the samples."""
+    """Seed of the samples."""
     hashes: Annotated[int, Field(ge=1)] = 4_000_000
-    """Distinct texts of a kind that are counted exactly; of more, a share is, and the figure is scaled up."""
+    """Most distinct texts of a kind that are counted exactly; beyond that a sample is counted and scaled up."""
     near_replies: Size = 200_000
     diversity_replies: Size = 10_000
     self_bleu_replies: Size = 1_000
@@ -42,5 +42,5 @@ class ReportSettings(Record):
     @model_validator(mode="after")
     def _both_prices(self) -> ReportSettings:
         if (self.prompt_price is None) != (self.completion_price is None):
-            raise ValueError("give the price of prompt tokens and that of completion tokens, or neither")
+            raise ValueError("give both prompt_price and completion_price, or neither")
         return self

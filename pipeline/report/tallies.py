@@ -1,4 +1,4 @@
-"""What accumulators are made of: counts that add up to the same whatever the order, in bounded memory."""
+"""Accumulators: counts in bounded memory whose sums do not depend on the order."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from pipeline.report.texts import Hashes, Integers
 from schemas.report import Histogram
 
 _BINS = 30
-"""Bins of a histogram, at most."""
+"""Most bins of a histogram."""
 _SHOWN = 0.995
-"""Share of the values that lie within the edges of a histogram, at least."""
+"""Smallest share of the values within the edges of a histogram."""
 
 
 class Distribution:
-    """Numbers of 0 or more, rounded to 1 / `steps`. Those above `limit` are counted there, but for mean and largest."""
+    """Distribution of numbers from 0, rounded to 1 / `steps`. Those above `limit` count there, except in mean and largest."""
 
     def __init__(self, steps: int = 1, limit: int = 1 << 14) -> None:
         self._steps = steps
@@ -37,13 +37,13 @@ class Distribution:
         self._largest = max(self._largest, int(steps.max()))
 
     def merge(self, other: Distribution) -> None:
-        """Add what another has counted."""
+        """Add the counts of another."""
         self._counts += other._counts
         self._sum += other._sum
         self._largest = max(self._largest, other._largest)
 
     def result(self, lowest: float = 0.0, highest: float | None = None) -> Histogram | None:
-        """The histogram; None where nothing was counted. Its edges go from `lowest` to `highest`, if that is given."""
+        """Return the histogram from `lowest` to `highest` or the data's end; None where nothing was counted."""
         number = int(self._counts.sum())
         if not number:
             return None
@@ -69,7 +69,7 @@ class Distribution:
 
 
 def _bin_width(span: float, smallest: float) -> float:
-    """The smallest of 1, 2, 5, 10, 20 ... times `smallest` by which few bins cover `span`."""
+    """Return the smallest of 1, 2, 5, 10, 20 ... times `smallest` that covers `span` with few bins."""
     width = smallest
     while True:
         for factor in (1, 2, 5):
@@ -79,10 +79,10 @@ def _bin_width(span: float, smallest: float) -> float:
 
 
 class HashCounts:
-    """How often each of many things occurs, by its hash: eight bytes for a thing and eight for its count.
+    """Counts of many things by hash: eight bytes for a thing and eight for its count.
 
-    Of more than `limit` things among `expected` occurrences, only those are kept of which the hash is small, the same
-    ones in every process; figures are scaled up.
+    Of more than `limit` things among `expected` occurrences only those with small hashes are kept, the same in every
+    process, and figures are scaled up.
     """
 
     def __init__(self, expected: int, limit: int) -> None:
@@ -93,28 +93,28 @@ class HashCounts:
         self._new: list[tuple[Hashes, Integers]] = []
 
     def add(self, hashes: Hashes) -> None:
-        """Count one occurrence of each."""
+        """Count one occurrence of each hash."""
         kept = hashes if self.share == 1 else hashes[hashes < self._below]
         self._append(kept, np.ones(len(kept), dtype=np.int64))
 
     def merge(self, other: HashCounts) -> None:
-        """Add what another has counted."""
+        """Add the counts of another."""
         other.settle()
         self._append(other._hashes, other._counts)
 
     def _append(self, hashes: Hashes, counts: Integers) -> None:
         self._new.append((hashes, counts))
-        # As much as is there already, so that sorting stays cheap however often something is added.
+        # Sort once as many are new as known: the cost stays proportional to the number of hashes.
         if sum(len(new) for new, _ in self._new) > max(_PENDING, len(self._hashes)):
             self.settle()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Sent to another process in the smallest form."""
+        """Reduce the state before it is sent to another process."""
         self.settle()
         return self.__dict__
 
     def settle(self) -> None:
-        """Sort in what was added last."""
+        """Merge the hashes that were added last."""
         if not self._new:
             return
         hashes = np.concatenate([self._hashes, *(new for new, _ in self._new)])
@@ -128,13 +128,13 @@ class HashCounts:
 
     @property
     def distinct(self) -> int:
-        """How many different things there are."""
+        """Return the number of distinct things."""
         self.settle()
         return self._scaled(len(self._hashes))
 
     @property
     def repeats(self) -> int:
-        """Occurrences but for the first of each thing."""
+        """Return the occurrences without the first of each thing."""
         self.settle()
         return self._scaled(int(self._counts.sum()) - len(self._hashes))
 
@@ -143,7 +143,7 @@ class HashCounts:
 
     @staticmethod
     def across(several: Sequence[HashCounts]) -> tuple[int, int]:
-        """Different things of all, and those of them that occur in two or more; all must keep the same share."""
+        """Return the distinct things of all, and how many occur in two or more; all must keep the same share."""
         for one in several:
             one.settle()
         _, counts = np.unique(np.concatenate([one._hashes for one in several]), return_counts=True)
@@ -151,11 +151,11 @@ class HashCounts:
 
 
 _PENDING = 1 << 20
-"""Hashes that may wait to be sorted in."""
+"""Most hashes that wait for a merge."""
 
 
-class Drawn:
-    """A sample of rows: the places of the `count` lowest keys."""
+class RowSample:
+    """Sample of rows: the places of the `count` lowest keys."""
 
     def __init__(self, count: int) -> None:
         self._count = count
@@ -163,28 +163,28 @@ class Drawn:
         self._places: Integers = np.empty(0, dtype=np.int64)
 
     def add(self, keys: Hashes, places: Integers) -> None:
-        """Offer rows."""
+        """Add rows."""
         self._keys = np.concatenate([self._keys, keys])
         self._places = np.concatenate([self._places, places])
         if len(self._keys) > self._count:
             lowest = np.lexsort((self._places, self._keys))[: self._count]
             self._keys, self._places = self._keys[lowest], self._places[lowest]
 
-    def merge(self, other: Drawn) -> None:
-        """Offer what another has drawn."""
+    def merge(self, other: RowSample) -> None:
+        """Add the rows of another sample."""
         self.add(other._keys, other._places)
 
     def result(self) -> list[int]:
-        """The places, by their keys."""
+        """Return the places, ordered by key."""
         places: list[int] = self._places[np.lexsort((self._places, self._keys))].tolist()
         return places
 
 
-class DrawnTexts:
-    """A sample of texts: those of the `count` lowest keys, among `expected` ones, as far as they fit `budget` bytes.
+class TextSample:
+    """Sample of texts: the `count` lowest keys among `expected`, within `budget` bytes.
 
-    Whatever is cut off in a part would be cut off in the whole, so parts may be merged in any order. A text that takes
-    a twentieth of the budget is never in it: else one could stand for all.
+    A text that is cut off in a part would be cut off in the whole, so parts may be merged in any order. Texts above a
+    twentieth of the budget are left out, so that no single text dominates.
     """
 
     def __init__(self, count: int, budget: int, expected: int) -> None:
@@ -192,15 +192,15 @@ class DrawnTexts:
         self._budget = budget
         self._texts: dict[int, str] = {}
         self._bytes = 0
-        # Twice as many as are wanted, and some: so far fewer than all texts are ever held.
+        # A bound that admits about twice the wanted number, so that few texts are ever held.
         self._bound = min(1 << 64, ((2 * count + 64) << 64) // max(1, expected)) if count else 0
 
     def admits(self, keys: Hashes) -> npt.NDArray[np.bool_]:
-        """Whether a text of each key would be taken, shape of `keys`."""
+        """Return whether a text of each key would be kept, shape of `keys`."""
         return keys <= np.uint64(self._bound - 1) if self._bound else np.zeros(len(keys), dtype=bool)
 
     def add(self, key: int, text: str) -> None:
-        """Offer a text."""
+        """Add a text."""
         size = len(text.encode())
         if key < self._bound and size <= self._budget // 20:
             self._texts[key] = text
@@ -208,19 +208,19 @@ class DrawnTexts:
             if len(self._texts) > 2 * self._count or self._bytes > 2 * self._budget:
                 self._cut()
 
-    def merge(self, other: DrawnTexts) -> None:
-        """Offer all that another holds."""
+    def merge(self, other: TextSample) -> None:
+        """Add the texts of another sample."""
         self._texts.update(other._texts)
         self._bound = min(self._bound, other._bound)
         self._cut()
 
     def result(self) -> list[str]:
-        """The texts, by their keys."""
+        """Return the texts, ordered by key."""
         self._cut()
         return [*self._texts.values()]
 
     def __getstate__(self) -> dict[str, Any]:
-        """Sent to another process in the smallest form."""
+        """Reduce the state before it is sent to another process."""
         self._cut()
         return self.__dict__
 
@@ -238,29 +238,29 @@ class DrawnTexts:
 
 
 class Excerpts:
-    """The texts of the lowest keys; of equal keys the text that comes first in the alphabet."""
+    """Texts of the `count` lowest keys; of equal keys the text that sorts first."""
 
     def __init__(self, count: int = 10) -> None:
         self._count = count
         self._texts: dict[int, str] = {}
 
     def admits(self, keys: Hashes) -> npt.NDArray[np.bool_]:
-        """Whether a text of each key would be taken, shape of `keys`."""
+        """Return whether a text of each key would be kept, shape of `keys`."""
         if len(self._texts) < self._count:
             return np.ones(len(keys), dtype=bool)
         return keys <= np.uint64(max(self._texts))
 
     def add(self, key: int, text: str) -> None:
-        """Offer a text."""
+        """Add a text."""
         self._texts[key] = min(text, self._texts.get(key, text))
         if len(self._texts) > self._count:
             del self._texts[max(self._texts)]
 
     def merge(self, other: Excerpts) -> None:
-        """Offer all texts of another."""
+        """Add the texts of another."""
         for key, text in other._texts.items():
             self.add(key, text)
 
     def result(self) -> tuple[str, ...]:
-        """The texts, by their keys."""
+        """Return the texts, ordered by key."""
         return tuple(self._texts[key] for key in sorted(self._texts))

@@ -1,4 +1,4 @@
-"""Many texts at once, as arrays: their hashes, and their words as hashes, so that n-grams are sums of numbers."""
+"""Hashes of many texts and of their words as arrays, so that n-grams are sums of numbers."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ Hashes = npt.NDArray[np.uint64]
 Integers = npt.NDArray[np.int64]
 
 _BLOCK = 1 << 17
-"""Characters that are looked at together: their numbers fit a processor's cache."""
+"""Characters processed together: their numbers fit a core's cache."""
 
 
 class Grams(NamedTuple):
-    """Runs of words: the hash of each, and where it begins among the words; both of shape (G,)."""
+    """Runs of words: the hash and the first word of each, both of shape (G,)."""
 
     hashes: Hashes
     first: Integers
 
 
 class Words(NamedTuple):
-    """The words of T texts, W of them in all, as `pipeline.reading.text.count_words` counts them, upper or lower case.
+    """The W words of T texts, as `pipeline.reading.text.count_words` counts them, without case.
 
-    `starts` and `ends` are positions in the text that `texts` names.
+    `starts` and `ends` are positions in the text whose number is in `texts`.
     """
 
     hashes: Hashes
@@ -40,10 +40,10 @@ class Words(NamedTuple):
     starts: Integers
     ends: Integers
     counts: Integers
-    """Words of each text, shape (T,)."""
+    """Number of words of each text, shape (T,)."""
 
     def grams(self, size: int) -> Grams:
-        """All runs of `size` words within a text."""
+        """Return all runs of `size` words within a text."""
         number = max(0, len(self.hashes) - size + 1)
         total = np.zeros(number, dtype=np.uint64)
         for k, factor in enumerate(_factors(size)):
@@ -53,31 +53,31 @@ class Words(NamedTuple):
 
 
 def hash_texts(texts: pa.Array | pa.ChunkedArray) -> Hashes:
-    """A 64-bit hash of each text, shape (T,)."""
+    """Return a 64-bit hash of each text, shape (T,)."""
     digests = b"".join(hashlib.blake2b(text.encode(), digest_size=8).digest() for text in texts.to_pylist())
     return np.frombuffer(digests, dtype="<u8").astype(np.uint64, copy=False)
 
 
 def mix(numbers: Hashes) -> Hashes:
-    """A bijection that leaves no trace of its input's order (the finaliser of SplitMix64)."""
+    """Return scrambled numbers: a bijection, the finaliser of SplitMix64."""
     mixed = (numbers ^ (numbers >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     result: Hashes = mixed ^ (mixed >> np.uint64(31))
     return result
 
 
-def salted(hashes: Hashes, salt: int) -> Hashes:
-    """Other hashes of the same things: for another purpose, or another seed."""
+def rehash(hashes: Hashes, salt: int) -> Hashes:
+    """Return other hashes of the same things, for another purpose or seed."""
     return mix(hashes + mix(np.array([salt % (1 << 64)], dtype=np.uint64)))
 
 
 def characters_of(texts: pa.Array | pa.ChunkedArray) -> Integers:
-    """Characters of each text, shape (T,)."""
+    """Return the number of characters of each text, shape (T,)."""
     return _numbers(pc.utf8_length(texts))
 
 
 def words_of(texts: pa.Array | pa.ChunkedArray) -> Words:
-    """The words of each text, hashed. Upper and lower case are the same."""
+    """Return the words of each text as hashes, without case."""
     empty = np.empty(0, dtype=np.int64)
     blocks = [(empty.astype(np.uint64), empty, empty, empty), *(_words(*block) for block in _blocks(texts))]
     hashes, owners, starts, ends = (np.concatenate(column) for column in zip(*blocks, strict=True))
@@ -85,7 +85,7 @@ def words_of(texts: pa.Array | pa.ChunkedArray) -> Words:
 
 
 def word_counts(texts: pa.Array | pa.ChunkedArray) -> Integers:
-    """Words of each text, shape (T,): `words_of` without the hashes."""
+    """Return the number of words of each text, shape (T,)."""
     counts = np.zeros(len(texts), dtype=np.int64)
     for block, first, borders in _blocks(texts):
         starts, _ = _edges(_alphabet().kinds[block])
@@ -95,14 +95,14 @@ def word_counts(texts: pa.Array | pa.ChunkedArray) -> Integers:
 
 
 class _Alphabet(NamedTuple):
-    """Of every code point: what it is to a word, and the number that stands for it, whatever its case."""
+    """The role of every code point in words, and its number without case."""
 
     kinds: npt.NDArray[np.uint8]
     numbers: Hashes
 
 
 _LETTER, _WORD, _MARK, _REST = 1, 2, 3, 4
-"""A part of words; a word by itself (of languages without spaces); what belongs to either before it; to the latter."""
+"""Roles: part of a word; a word by itself (in languages without spaces); a mark; a mark after a word by itself."""
 
 
 @lru_cache(maxsize=1)
@@ -112,7 +112,7 @@ def _alphabet() -> _Alphabet:
     for point in range(0x110000):
         character = chr(point)
         if character.isalnum() or character == "_":
-            # What a word is, is said in one place: twice such a character is one word, or two.
+            # `count_words` alone defines words: two of the character are one word or two.
             kinds[point] = count_words(character * 2)
             lower = character.casefold()
             folded[point] = ord(lower if len(lower) == 1 else character)
@@ -123,12 +123,12 @@ def _alphabet() -> _Alphabet:
 
 @lru_cache(maxsize=64)
 def _factors(size: int) -> Hashes:
-    """Odd numbers by which the members of a sequence are multiplied, so that their sum depends on their order."""
+    """Return odd factors for the members of a sequence, so that their sum depends on the order."""
     return mix(np.arange(1, size + 1, dtype=np.uint64)) | np.uint64(1)
 
 
 def _blocks(texts: pa.Array | pa.ChunkedArray) -> Iterator[tuple[npt.NDArray[np.uint32], int, Integers]]:
-    """Code points of texts that stand side by side, a line break after each; the first text's number; their borders.
+    """Yield code points of consecutive texts with a line break after each, the first text's number, and the borders.
 
     A text that begins at `borders[k]` ends before the line break at `borders[k + 1] - 1`.
     """
@@ -145,7 +145,7 @@ def _blocks(texts: pa.Array | pa.ChunkedArray) -> Iterator[tuple[npt.NDArray[np.
 
 
 def _edges(kinds: npt.NDArray[np.uint8]) -> tuple[Integers, Integers]:
-    """Where words begin, and where they end. A block ends with a line break."""
+    """Return where words begin and end. A block ends with a line break."""
     kinds = _with_marks(kinds)
     letters = kinds == _LETTER
     starts, ends = letters.copy(), letters.copy()
@@ -158,7 +158,7 @@ def _edges(kinds: npt.NDArray[np.uint8]) -> tuple[Integers, Integers]:
 
 
 def _with_marks(kinds: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """Kinds in which each mark is what stands before it: a part of that word, or nothing."""
+    """Return kinds in which each mark has the role that the character before it implies."""
     marks = kinds == _MARK
     if not marks.any():
         return kinds

@@ -12,7 +12,7 @@ import pytest
 from pipeline.reading import json_files
 from pipeline.report import benchmarks
 from pipeline.report.benchmarks import read_benchmark
-from pipeline.report.contamination import ContaminationTally, Runs
+from pipeline.report.contamination import BenchmarkRuns, ContaminationTally
 from pipeline.report.texts import Hashes, words_of
 from schemas.base import UsageError
 from schemas.report import ContaminationFigures
@@ -151,7 +151,7 @@ def test_text_in_another_encoding_is_wrong_usage(tmp_path: Path) -> None:
 def figures_of(folder: Path, text: str, *parts: list[Row], words: int = 13) -> ContaminationFigures:
     found = read_benchmark(write(folder / "test.txt", text), words)
     np.save(folder / "runs.npy", found.runs)
-    named = Runs("test.txt", found.rows, len(found.runs), folder / "runs.npy")
+    named = BenchmarkRuns("test.txt", found.rows, len(found.runs), folder / "runs.npy")
     total = ContaminationTally(named, words, 1000, 1000)
     for rows in parts:
         tally = ContaminationTally(named, words, 1000, 1000)

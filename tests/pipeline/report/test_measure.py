@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from pipeline.report import measure as measuring
-from pipeline.report.contamination import Runs
-from pipeline.report.measure import Figures, Scope, measure
+from pipeline.report.contamination import BenchmarkRuns
+from pipeline.report.measure import Scope, Tallies, measure
 from pipeline.report.settings import ReportSettings
 from pipeline.report.source import open_build
 from schemas.base import UserError
@@ -164,16 +164,16 @@ def test_number_of_processes_changes_nothing(folder: Path, report: Report, tmp_p
 
 def test_order_of_the_shards_changes_nothing(folder: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "runs.npy", np.array([1, 2], dtype=np.uint64))
-    benchmark = Runs("x", 1, 2, tmp_path / "runs.npy")
+    benchmark = BenchmarkRuns("x", 1, 2, tmp_path / "runs.npy")
     scope = Scope(open_build(folder), ReportSettings(examples=10, near_replies=30, hashes=50), (benchmark,))
     reports = []
     for order in ((0, 1, 2, 3), (3, 1, 2, 0), (2, 3, 0, 1)):
-        total = Figures(scope)
+        total = Tallies(scope)
         for shard in order:
-            part = Figures(scope)
+            part = Tallies(scope)
             part.add(scope.build, shard)
             total.merge(sent(part))
-        reports.append(without_date(measuring._report(scope, total, lambda *_: None)))
+        reports.append(without_date(measuring._make_report(scope, total, lambda *_: None)))
 
     assert reports[0] == reports[1] == reports[2]
 

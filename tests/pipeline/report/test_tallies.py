@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from pipeline.report.tallies import Distribution, Drawn, DrawnTexts, Excerpts, HashCounts
+from pipeline.report.tallies import Distribution, Excerpts, HashCounts, RowSample, TextSample
 from pipeline.report.texts import Hashes, mix
 from tests.pipeline.report.builds import sent
 
@@ -127,14 +127,14 @@ def test_counts_do_not_depend_on_order_or_on_being_sent() -> None:
 
 def test_lowest_keys_are_drawn() -> None:
     keys = hashes(*range(100))
-    drawn = Drawn(5)
+    drawn = RowSample(5)
     for part in np.array_split(np.arange(100), 9):
         drawn.add(keys[part], part)
 
     assert drawn.result() == np.argsort(keys)[:5].tolist()
 
 
-def texts_of(drawn: DrawnTexts, numbers: range, text: Callable[[int], str] = str) -> DrawnTexts:
+def texts_of(drawn: TextSample, numbers: range, text: Callable[[int], str] = str) -> TextSample:
     keys = hashes(*numbers)
     for k in np.flatnonzero(drawn.admits(keys)):
         drawn.add(int(keys[k]), text(numbers[k]))
@@ -142,17 +142,17 @@ def texts_of(drawn: DrawnTexts, numbers: range, text: Callable[[int], str] = str
 
 
 def test_texts_of_the_lowest_keys_are_drawn() -> None:
-    drawn = texts_of(DrawnTexts(20, 10_000, 5000), range(5000))
+    drawn = texts_of(TextSample(20, 10_000, 5000), range(5000))
 
     assert drawn.result() == [str(k) for k in np.argsort(hashes(*range(5000)))[:20]]
 
 
 def test_few_texts_are_all_drawn() -> None:
-    assert len(texts_of(DrawnTexts(20, 10_000, 7), range(7)).result()) == 7
+    assert len(texts_of(TextSample(20, 10_000, 7), range(7)).result()) == 7
 
 
 def test_no_texts_are_drawn_where_none_are_wanted() -> None:
-    assert texts_of(DrawnTexts(0, 10_000, 7), range(7)).result() == []
+    assert texts_of(TextSample(0, 10_000, 7), range(7)).result() == []
 
 
 def test_drawn_texts_fit_the_budget_whatever_the_order() -> None:
@@ -161,9 +161,9 @@ def test_drawn_texts_fit_the_budget_whatever_the_order() -> None:
 
     results = []
     for parts in ((range(500), range(500, 1000)), (range(700, 1000), range(300), range(300, 700))):
-        total = DrawnTexts(200, 2000, 1000)
+        total = TextSample(200, 2000, 1000)
         for part in parts:
-            total.merge(sent(texts_of(DrawnTexts(200, 2000, 1000), part, text)))
+            total.merge(sent(texts_of(TextSample(200, 2000, 1000), part, text)))
         results.append(total.result())
 
     assert results[0] == results[1]
@@ -171,7 +171,7 @@ def test_drawn_texts_fit_the_budget_whatever_the_order() -> None:
 
 
 def test_one_text_cannot_take_all_of_the_budget() -> None:
-    drawn = texts_of(DrawnTexts(50, 2000, 100), range(100), lambda k: "x" * 1500 if k % 2 else "short")
+    drawn = texts_of(TextSample(50, 2000, 100), range(100), lambda k: "x" * 1500 if k % 2 else "short")
 
     assert drawn.result() == ["short"] * 50
 

@@ -4,7 +4,7 @@ import pyarrow as pa
 import pytest
 
 from pipeline.reading.text import count_words
-from pipeline.report.texts import hash_texts, salted, word_counts, words_of
+from pipeline.report.texts import hash_texts, rehash, word_counts, words_of
 
 TEXTS = [
     "",
@@ -97,5 +97,5 @@ def test_texts_are_told_apart_to_the_letter() -> None:
 def test_another_salt_gives_other_keys() -> None:
     hashes = hash_texts(arrow("a", "b"))
 
-    assert set(salted(hashes, 0).tolist()).isdisjoint(salted(hashes, 1).tolist())
-    assert salted(hashes, -1).tolist() == salted(hashes, -1).tolist()
+    assert set(rehash(hashes, 0).tolist()).isdisjoint(rehash(hashes, 1).tolist())
+    assert rehash(hashes, -1).tolist() == rehash(hashes, -1).tolist()

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pipeline.report.settings import ReportSettings
-from pipeline.report.shown import ShownExamples, ShownRejections
+from pipeline.report.shown_rows import ShownExamples, ShownRejections
 from pipeline.report.source import Build, open_build, read_batches
 from schemas.report import ExampleItem, ShownExample, ShownRejection
 from tests.pipeline.report.builds import (

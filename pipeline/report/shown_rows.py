@@ -1,4 +1,4 @@
-"""The rows that a report shows whole: samples in which every pole, split and reason has its share."""
+"""Rows that a report shows whole: samples that represent every pole, split and reason."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 from pipeline.io.shards import open_shard
 from pipeline.report.settings import ReportSettings
 from pipeline.report.source import Batch, Build, place_of, read_columns, shard_of
-from pipeline.report.tallies import Drawn
-from pipeline.report.texts import Hashes, Integers, hash_texts, salted
+from pipeline.report.tallies import RowSample
+from pipeline.report.texts import Hashes, Integers, hash_texts, rehash
 from preference_space.direction import Direction, from_released, verbalise
 from preference_space.space import PreferenceSpace
 from schemas.base import Record
@@ -25,45 +25,45 @@ T = TypeVar("T")
 
 
 class ShownExamples:
-    """Examples drawn by a hash of their ids: enough to see every pole, then as many of each split."""
+    """Sample of examples, drawn by a hash of their ids: first to cover every pole, then evenly from the splits."""
 
     def __init__(self, space: PreferenceSpace, splits: Sequence[str], settings: ReportSettings) -> None:
         self._settings = settings
-        self._splits = [Drawn(settings.examples) for _ in splits]
-        # Of each pole, its dimension being positive or negative, the example of the lowest key.
+        self._splits = [RowSample(settings.examples) for _ in splits]
+        # For each pole the example with the lowest key.
         size = len(space)
-        self._keys: Hashes = np.full((2, size), _NONE, dtype=np.uint64)
+        self._keys: Hashes = np.full((2, size), _NO_KEY, dtype=np.uint64)
         self._places: Integers = np.zeros((2, size), dtype=np.int64)
         self._levels: Direction = np.zeros((2, size, size), dtype=np.int8)
 
     def add(self, batch: Batch) -> None:
-        """Offer a batch's rows."""
-        keys = salted(batch.keys, self._settings.seed)
+        """Add a batch's rows."""
+        keys = rehash(batch.keys, self._settings.seed)
         self._splits[batch.split].add(keys, batch.places)
         active = np.stack([batch.directions > 0, batch.directions < 0])
-        lowest = np.where(active, keys[:, None], _NONE).argmin(axis=1)
-        found = np.where(active.any(axis=1), keys[lowest], _NONE)
-        self._take(found, batch.places[lowest], batch.directions[lowest])
+        lowest = np.where(active, keys[:, None], _NO_KEY).argmin(axis=1)
+        found = np.where(active.any(axis=1), keys[lowest], _NO_KEY)
+        self._keep_lowest(found, batch.places[lowest], batch.directions[lowest])
 
     def merge(self, other: ShownExamples) -> None:
-        """Offer what another has drawn."""
+        """Add the rows of another sample."""
         for split, drawn in zip(self._splits, other._splits, strict=True):
             split.merge(drawn)
-        self._take(other._keys, other._places, other._levels)
+        self._keep_lowest(other._keys, other._places, other._levels)
 
-    def _take(self, keys: Hashes, places: Integers, levels: Direction) -> None:
+    def _keep_lowest(self, keys: Hashes, places: Integers, levels: Direction) -> None:
         better = keys < self._keys
         self._keys[better], self._places[better], self._levels[better] = keys[better], places[better], levels[better]
 
     def result(self, build: Build) -> tuple[ShownExample, ...]:
-        """The examples, in the order of the build, as many as fit."""
-        places = [*self._one_of_each_pole(), *_in_turn([split.result() for split in self._splits])]
+        """Return the examples that fit, in the order of the build."""
+        places = [*self._cover_all_poles(), *_round_robin([split.result() for split in self._splits])]
         wanted = [("data", place) for place in dict.fromkeys(places)][: self._settings.examples]
-        return tuple(_fitting(build, wanted, _example, self._settings.example_bytes))
+        return tuple(_within_budget(build, wanted, _example, self._settings.example_bytes))
 
-    def _one_of_each_pole(self) -> Iterator[int]:
-        """Places of examples that together show every pole that any example has, few of them."""
-        is_seen = self._keys == _NONE
+    def _cover_all_poles(self) -> Iterator[int]:
+        """Yield the places of a few examples that together have every pole that occurs."""
+        is_seen = self._keys == _NO_KEY
         for pole in np.argsort(self._keys, axis=None, kind="stable").tolist():
             if not is_seen.flat[pole]:
                 levels = self._levels.reshape(-1, self._levels.shape[2])[pole]
@@ -72,16 +72,16 @@ class ShownExamples:
 
 
 class ShownRejections:
-    """Rejected rows drawn by a hash of what they are, as many of each reason."""
+    """Sample of rejected rows, drawn by a hash of their identity, evenly from the reasons."""
 
     def __init__(self, settings: ReportSettings) -> None:
         self._settings = settings
-        self._reasons: dict[tuple[str, str], Drawn] = {}
+        self._reasons: dict[tuple[str, str], RowSample] = {}
         self.is_complete = True
-        """Whether each shard's rejections were there."""
+        """Whether the rejections of every shard exist."""
 
     def add(self, build: Build, shard: int) -> None:
-        """Offer the rows that were rejected on the way to a shard."""
+        """Add the rejected rows of a shard."""
         for folder in ("rejected/pairs", "rejected/examples"):
             table = read_columns(build.path(shard, folder), ["record_id", "stage", "reason", "attempt"])
             if table is None:
@@ -89,39 +89,39 @@ class ShownRejections:
                 continue
             reasons = pc.binary_join_element_wise(table["stage"], table["reason"], "/")
             names = pc.binary_join_element_wise(table["record_id"], reasons, table["attempt"].cast("string"), " ")
-            keys, held = salted(hash_texts(names), self._settings.seed), np.array(reasons.to_pylist())
+            keys, held = rehash(hash_texts(names), self._settings.seed), np.array(reasons.to_pylist())
             for reason in np.unique(held).tolist():
                 rows = np.flatnonzero(held == reason)
-                drawn = self._reasons.setdefault((folder, reason), Drawn(self._settings.rejections))
+                drawn = self._reasons.setdefault((folder, reason), RowSample(self._settings.rejections))
                 drawn.add(keys[rows], place_of(shard, rows))
 
     def merge(self, other: ShownRejections) -> None:
-        """Offer what another has drawn."""
+        """Add the rows of another sample."""
         self.is_complete &= other.is_complete
         for reason, drawn in other._reasons.items():
-            self._reasons.setdefault(reason, Drawn(self._settings.rejections)).merge(drawn)
+            self._reasons.setdefault(reason, RowSample(self._settings.rejections)).merge(drawn)
 
     def result(self, build: Build) -> tuple[ShownRejection, ...]:
-        """The rejections, by folder and in the order of the build, as many as fit."""
+        """Return the rejections that fit, by folder and in the order of the build."""
         places = [[(folder, place) for place in drawn.result()] for (folder, _), drawn in sorted(self._reasons.items())]
-        wanted = [*_in_turn(places)][: self._settings.rejections]
-        return tuple(_fitting(build, wanted, _rejection, self._settings.rejection_bytes))
+        wanted = [*_round_robin(places)][: self._settings.rejections]
+        return tuple(_within_budget(build, wanted, _rejection, self._settings.rejection_bytes))
 
 
-_NONE = np.uint64((1 << 64) - 1)
-"""The key of no row, higher than that of any."""
+_NO_KEY = np.uint64((1 << 64) - 1)
+"""Key that stands for no row, higher than that of any row."""
 
 
-def _in_turn(several: Sequence[Sequence[T]]) -> Iterator[T]:
-    """The first of each, then the second of each, and so on."""
+def _round_robin(several: Sequence[Sequence[T]]) -> Iterator[T]:
+    """Yield the first of each, then the second of each, and so on."""
     for k in range(max(map(len, several), default=0)):
         yield from (entries[k] for entries in several if k < len(entries))
 
 
-def _fitting(
+def _within_budget(
     build: Build, wanted: Sequence[tuple[str, int]], record: Callable[[Build, int, Row], R], budget: int
 ) -> list[R]:
-    """The records of rows, by folder and place; the first ones have the first claim to the bytes that there are."""
+    """Return the records of the rows that fit the budget of bytes, filled in the order of `wanted`."""
     found: dict[tuple[str, int], tuple[R, int]] = {}
     for folder, place, row in _rows(build, wanted):
         shown = record(build, place, row)
@@ -138,7 +138,7 @@ def _fitting(
 
 
 def _rows(build: Build, wanted: Iterable[tuple[str, int]]) -> Iterator[tuple[str, int, Row]]:
-    """Rows by folder and place, each row group being read once and alone."""
+    """Yield rows with folder and place. Each row group is read once, and alone in memory."""
     for (folder, shard), entries in itertools.groupby(sorted(wanted), lambda entry: (entry[0], shard_of(entry[1]))):
         places = [place for _, place in entries]
         path = build.path(shard, folder)

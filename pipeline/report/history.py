@@ -1,4 +1,4 @@
-"""What the persona's history says about the target, and whether anything stands in a row twice."""
+"""Support of the target by the persona's history, contradictions, and repeated texts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from schemas.report import HistoryFigures
 
 
 class HistoryTally:
-    """Items, support, contradictions and repetitions, of all rows."""
+    """Counts of items, support, contradictions and repeated texts over all rows."""
 
     def __init__(self) -> None:
         self._items: Integers = np.zeros(1, dtype=np.int64)
@@ -22,20 +22,20 @@ class HistoryTally:
 
     def add(self, batch: Batch) -> None:
         """Count a batch's rows."""
-        self._items = _sum(self._items, np.bincount(batch.comments.counts + batch.feedback.counts))
+        self._items = _add_padded(self._items, np.bincount(batch.comments.counts + batch.feedback.counts))
         self._support.add(batch.table["history_support"].to_numpy())
         self._contradicting += len(contradicting(batch))
         self._repeated += len(repeated(batch))
 
     def merge(self, other: HistoryTally) -> None:
-        """Add what another has counted."""
-        self._items = _sum(self._items, other._items)
+        """Add the counts of another tally."""
+        self._items = _add_padded(self._items, other._items)
         self._support.merge(other._support)
         self._contradicting += other._contradicting
         self._repeated += other._repeated
 
     def result(self) -> HistoryFigures:
-        """The figures."""
+        """Return the figures."""
         support = self._support.result(highest=1.0)
         if support is None:
             raise ValueError("nothing was counted")
@@ -48,7 +48,7 @@ class HistoryTally:
 
 
 def contradicting(batch: Batch) -> Integers:
-    """Rows with an item that has the opposite pole of a dimension in which the row is active."""
+    """Return the rows with an item of the opposite pole in an active dimension of the row."""
     rows = []
     for items in (batch.comments, batch.feedback):
         opposes = (items.directions * batch.directions[items.rows]).min(axis=1, initial=1) < 0
@@ -57,7 +57,7 @@ def contradicting(batch: Batch) -> Integers:
 
 
 def repeated(batch: Batch) -> Integers:
-    """Rows in which a post, or a reply, occurs twice: the target's and those of the history together."""
+    """Return the rows in which a post or a reply occurs twice, in target and history together."""
     table, comments, feedback = batch.table, batch.comments, batch.feedback
     own = np.arange(len(table))
     posts = [
@@ -72,11 +72,11 @@ def repeated(batch: Batch) -> Integers:
         (feedback.column("chosen"), feedback.rows),
         (feedback.column("rejected"), feedback.rows),
     ]
-    return np.unique(np.concatenate([_twice(posts), _twice(replies)]))
+    return np.unique(np.concatenate([_rows_with_repeats(posts), _rows_with_repeats(replies)]))
 
 
-def _twice(texts: list[tuple[pa.Array, Integers]]) -> Integers:
-    """Rows that hold a text twice."""
+def _rows_with_repeats(texts: list[tuple[pa.Array, Integers]]) -> Integers:
+    """Return the rows that hold a text twice."""
     encoded = pa.concat_arrays([array for array, _ in texts]).dictionary_encode()
     rows = np.concatenate([owners for _, owners in texts])
     held = np.sort(rows * max(1, len(encoded.dictionary)) + encoded.indices.to_numpy())
@@ -84,7 +84,7 @@ def _twice(texts: list[tuple[pa.Array, Integers]]) -> Integers:
     return found
 
 
-def _sum(one: Integers, other: Integers) -> Integers:
+def _add_padded(one: Integers, other: Integers) -> Integers:
     total = np.zeros(max(len(one), len(other)), dtype=np.int64)
     total[: len(one)] += one
     total[: len(other)] += other

@@ -1,4 +1,4 @@
-"""Near-duplicates: replies whose word trigrams overlap, as MinHash estimates it (Broder 1997)."""
+"""Near-duplicates: replies with a high Jaccard similarity of word trigrams, estimated by MinHash (Broder 1997)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.report.source import Batch
-from pipeline.report.texts import Hashes, Integers, mix, salted
+from pipeline.report.texts import Hashes, Integers, mix, rehash
 
 Signatures = npt.NDArray[np.uint16]
 """Sixteen bits of the smallest hash under each permutation, shape (N, _PERMUTATIONS)."""
@@ -19,14 +19,14 @@ THRESHOLD = 0.8
 _PERMUTATIONS = 128
 _GRAM = 3
 _BAND = 4
-"""Numbers of a band. Replies that share one of the 32 are compared: all but one in ten million at 0.8."""
+"""Numbers in a band. Replies that share a band of the 32 are compared; of pairs at 0.8 one in ten million is missed."""
 _CANDIDATES = 8
-"""Replies of a split with which one is compared for a band: the first ones, however many share it."""
+"""Most replies of a split with which a reply is compared for a band: the first that share it."""
 _AT_ONCE = 1 << 15
 
 
 class Replies(NamedTuple):
-    """N signed replies. `places` is twice the place of the row, and one more for a rejected reply."""
+    """N replies with signatures. A place is twice the row's place, plus one for a rejected reply."""
 
     keys: Hashes
     hashes: Hashes
@@ -35,26 +35,26 @@ class Replies(NamedTuple):
     signatures: Signatures
 
     def take(self, which: Integers) -> Replies:
-        """Some of them."""
+        """Return some of the replies."""
         return Replies(
             self.keys[which], self.hashes[which], self.splits[which], self.places[which], self.signatures[which]
         )
 
 
 class NearPairs(NamedTuple):
-    """For each of N replies, one that is similar to it; -1 where none was found. Shape (N,)."""
+    """For each of N replies the index of a similar one, or -1. Shape (N,)."""
 
     within: Integers
-    """An earlier one of the same split."""
+    """An earlier reply of the same split."""
     across: Integers
-    """One of another split."""
+    """A reply of another split."""
 
 
 class NearSample:
-    """Signatures of replies, of `limit` among `expected` ones at most.
+    """A sample of signatures: about `limit` of the `expected` replies.
 
-    Drawn by the smallest hash of a reply's trigrams: two near-duplicates have it in common with a probability of their
-    similarity, and are then both drawn or both left out. Drawn one by one, pairs of them would hardly ever be.
+    Replies are drawn by the smallest hash of their trigrams. Two near-duplicates share it with a probability equal to
+    their similarity, and then both or neither are drawn. Independent draws would hardly ever give both.
     """
 
     def __init__(self, expected: int, limit: int, seed: int) -> None:
@@ -64,7 +64,7 @@ class NearSample:
         self._parts: list[Replies] = []
 
     def add(self, batch: Batch) -> None:
-        """Sign a batch's replies, as far as they are drawn. Those of less than three words have no trigram."""
+        """Add the signatures of a batch's drawn replies. Replies of less than three words have no trigram."""
         if not self._limit:
             return
         grams = batch.reply_words.grams(_GRAM)
@@ -72,7 +72,7 @@ class NearSample:
         first = np.flatnonzero(np.diff(owners, prepend=-1))
         if not len(first):
             return
-        keys = salted(np.minimum.reduceat(grams.hashes, first), self._seed)
+        keys = rehash(np.minimum.reduceat(grams.hashes, first), self._seed)
         drawn = np.flatnonzero(keys <= np.uint64(self._below))
         if not len(drawn):
             return
@@ -89,24 +89,24 @@ class NearSample:
                 signatures=_sign(grams.hashes[wanted], np.cumsum(lengths) - lengths),
             )
         )
-        self._bound()
+        self._shrink()
 
     def merge(self, other: NearSample) -> None:
-        """Add what another has signed."""
+        """Add the signatures of another sample."""
         self._below = min(self._below, other._below)
         self._parts += other._parts
-        self._bound()
+        self._shrink()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Sent to another process in the smallest form."""
-        self._parts = [self._joined()]
+        """Reduce the state before it is sent to another process."""
+        self._parts = [self._merged()]
         return self.__dict__
 
     def result(self) -> Replies:
-        """The distinct replies of each split, each at its first place, in the order of splits and places."""
-        return self._joined()
+        """Return the distinct replies of each split at their first places, ordered by split and place."""
+        return self._merged()
 
-    def _joined(self) -> Replies:
+    def _merged(self) -> Replies:
         keys = np.concatenate([np.empty(0, dtype=np.uint64), *(part.keys for part in self._parts)])
         hashes = np.concatenate([np.empty(0, dtype=np.uint64), *(part.hashes for part in self._parts)])
         splits = np.concatenate([np.empty(0, dtype=np.uint8), *(part.splits for part in self._parts)])
@@ -117,16 +117,16 @@ class NearSample:
         is_first[1:] = (np.diff(hashes[order]) != 0) | (np.diff(splits[order]) != 0)
         kept = order[is_first]
         kept = kept[np.lexsort((places[kept], splits[kept]))]
-        # By far the largest column: the only one of which a second copy would be felt.
+        # The signatures are the only large column, so they are copied once, after the selection.
         empty = np.empty((0, _PERMUTATIONS), dtype=np.uint16)
         signatures = np.concatenate([empty, *(part.signatures for part in self._parts)])[kept]
         return Replies(keys[kept], hashes[kept], splits[kept], places[kept], signatures)
 
-    def _bound(self) -> None:
-        """Draw a smaller sample where many replies have the same smallest trigram."""
+    def _shrink(self) -> None:
+        """Draw a smaller sample where many replies share the same smallest trigram."""
         if sum(len(part.keys) for part in self._parts) <= 2 * self._limit:
             return
-        joined = self._joined()
+        joined = self._merged()
         while len(joined.keys) > 2 * self._limit and self._below:
             self._below //= 2
             joined = joined.take(np.flatnonzero(joined.keys <= np.uint64(self._below)))
@@ -134,14 +134,14 @@ class NearSample:
 
 
 def find_near(replies: Replies) -> NearPairs:
-    """Replies that are similar, but not equal, at an estimated Jaccard similarity of `THRESHOLD` or more."""
+    """Return pairs of unequal replies with an estimated Jaccard similarity of `THRESHOLD` or more."""
     number = len(replies.keys)
     found = NearPairs(np.full(number, -1), np.full(number, -1))
     bands = np.ascontiguousarray(replies.signatures).view(np.uint64)
     splits = np.unique(replies.splits)
     for band in bands.T:
-        members, groups = _shared(band)
-        # Members of a group stand one split after another.
+        members, groups = _group_members(band)
+        # The members of a group are ordered by split.
         ranks = groups * (len(splits) + 1) + np.searchsorted(splits, replies.splits[members])
         for rank, split in enumerate(splits):
             wanted = groups * (len(splits) + 1) + rank
@@ -153,15 +153,15 @@ def find_near(replies: Replies) -> NearPairs:
                 is_open = np.where(is_own, found.within[members], found.across[members]) < 0
                 is_pair = np.where(is_own, other < members, replies.hashes[other] != replies.hashes[members])
                 tried = np.flatnonzero((k < size) & is_open & is_pair)
-                tried = tried[_similar(replies.signatures, members[tried], other[tried])]
+                tried = tried[_are_similar(replies.signatures, members[tried], other[tried])]
                 own = is_own[tried]
                 found.within[members[tried[own]]] = other[tried[own]]
                 found.across[members[tried[~own]]] = other[tried[~own]]
     return found
 
 
-def _shared(band: Hashes) -> tuple[Integers, Integers]:
-    """Rows that have their number in common with another row, group by group, in order; and their groups."""
+def _group_members(band: Hashes) -> tuple[Integers, Integers]:
+    """Return the rows that share their number with another row, ordered by group, and their groups."""
     order = np.argsort(band, kind="stable")
     new = np.diff(band[order], prepend=~band[order[:1]]) != 0
     groups = np.cumsum(new) - 1
@@ -169,8 +169,8 @@ def _shared(band: Hashes) -> tuple[Integers, Integers]:
     return order[large], groups[large]
 
 
-def _similar(signatures: Signatures, one: Integers, other: Integers) -> npt.NDArray[np.bool_]:
-    """Whether the replies of each pair are similar, shape of `one`."""
+def _are_similar(signatures: Signatures, one: Integers, other: Integers) -> npt.NDArray[np.bool_]:
+    """Return whether the replies of each pair are similar, shape of `one`."""
     equal = [
         (signatures[one[at : at + _AT_ONCE]] == signatures[other[at : at + _AT_ONCE]]).sum(axis=1)
         for at in range(0, len(one), _AT_ONCE)
@@ -180,7 +180,7 @@ def _similar(signatures: Signatures, one: Integers, other: Integers) -> npt.NDAr
 
 
 def _sign(hashes: Hashes, first: Integers) -> Signatures:
-    """Signatures of N sets of hashes; set k begins at `first[k]`."""
+    """Return the signatures of N sets of hashes; set k begins at `first[k]`."""
     signatures = np.empty((len(first), _PERMUTATIONS), dtype=np.uint16)
     for k, (mask, factor) in enumerate(_permutations()):
         smallest = np.minimum.reduceat((hashes ^ mask) * factor, first)

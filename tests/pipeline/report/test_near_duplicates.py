@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from pipeline.report.near import NearPairs, NearSample, Replies, find_near
+from pipeline.report.near_duplicates import NearPairs, NearSample, Replies, find_near
 from pipeline.report.source import Batch
 from tests.pipeline.report.builds import batch_of, pair, sent
 
