@@ -18,7 +18,7 @@ _SHOWN = 0.995
 
 
 class Distribution:
-    """Distribution of numbers from 0, rounded to 1 / `steps`. Those above `limit` count there, except in mean and largest."""
+    """Numbers from 0, rounded to 1 / `steps`. Those above `limit` count there, except in mean and largest."""
 
     def __init__(self, steps: int = 1, limit: int = 1 << 14) -> None:
         self._steps = steps

@@ -179,13 +179,13 @@ def test_report_about_other_shards_is_not_published(hub: FakeHub, built: Path) -
     succeed(built)
     (built / "report.json").write_text(fake.report().model_dump_json())
 
-    assert_one_line(publish(built), 2, "report.json is about other shards than these; run `everyuser report` again")
+    assert_one_line(publish(built), 2, "report.json describes other shards; run `everyuser report` again")
 
 
 def test_report_that_cannot_be_read_is_not_published(hub: FakeHub, built: Path) -> None:
     (built / "report.json").write_text("{}")
 
-    assert_one_line(publish(built), 2, "report.json is damaged, or of another version; run `everyuser report` again")
+    assert_one_line(publish(built), 2, "report.json is damaged or of another version; run `everyuser report` again")
 
 
 def test_publishing_again_makes_no_commit_and_sends_nothing(hub: FakeHub, built: Path) -> None:

@@ -122,7 +122,7 @@ def test_halves_of_characters_do_no_harm(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("test.csv", "a,b", "is not one of .json, .jsonl, .parquet, .txt"),
+        ("test.csv", "a,b", "use one of .json, .jsonl, .parquet, .txt"),
         ("test.json", '["never closed"', "is not readable as .json"),
         ("test.json", '[{"a": }]', "is not readable as .json"),
         ("test.json", "", "is not readable as .json"),
