@@ -55,8 +55,8 @@ def configuration(parameters: Parameters) -> BuildConfig:
 def launch(arguments: Sequence[str]) -> None:
     """Hand the build over. Raises `UsageError` for what is wrong, `UserError` for what fails."""
     parameters, beam_args = parse(arguments)
-    handed = submit(configuration(parameters), storage.parse(parameters.output).absolute(), beam_args)
-    if not handed.is_new:
+    submitted = submit(configuration(parameters), storage.parse(parameters.output).absolute(), beam_args)
+    if not submitted.is_new:
         raise UsageError(f"{parameters.output} holds this build already, finished: there is no job to make")
 
 

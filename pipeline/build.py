@@ -1,4 +1,4 @@
-"""A build from beginning to end: prepare, run the two phases, finish. Resumable at every point."""
+"""A build from beginning to end: prepare, gather, run both phases, finish, publish. It can always be resumed."""
 
 from __future__ import annotations
 
@@ -43,26 +43,32 @@ Phase = Callable[[beam.Pipeline, BuildPlan, Sequence[ShardSpec]], None]
 
 
 class Observer:
-    """Is told how a build goes. The command line draws it; the default shows nothing."""
+    """Receiver of a build's progress. The command line draws it; this default shows nothing."""
 
     def prepared(self, plan: BuildPlan, dropped: Mapping[str, int], is_recovered: bool) -> None:
-        """Everything is checked; work begins. `dropped` counts posts, `is_recovered` says that a manifest was lost."""
+        """Everything is checked, and work begins.
+
+        Args:
+            plan: The build.
+            dropped: Posts left out, by reason.
+            is_recovered: The manifest was lost and has been written again.
+        """
 
     def gathering_begins(self, name: str, plan: BuildPlan, steps: int) -> None:
-        """Threads are read or joined, in so many steps."""
+        """Threads are about to be read or joined, in `steps` slices or parts."""
 
     def gathered(self, counts: Mapping[str, int]) -> None:
-        """The threads are there; `counts` is their funnel."""
+        """All threads are gathered; `counts` is their funnel."""
 
     def notice(self, line: str) -> None:
-        """Show a person something while it lasts, such as a bucket that does not answer. By default it is logged."""
+        """Show a line about something that lasts, such as a bucket that does not answer. By default it is logged."""
         logger.warning(line)
 
     def phase_begins(self, name: str, plan: BuildPlan, work: Work) -> None:
-        """A phase has shards to build; others were built by earlier runs."""
+        """A phase begins; `work` lists the shards to build and those of earlier runs."""
 
     def phase_ends(self) -> None:
-        """The phase is over, one way or another."""
+        """The phase has ended, or failed."""
 
 
 def build(
@@ -73,69 +79,83 @@ def build(
     publish_observer: PublishObserver | None = None,
     retry_lost: bool = False,
 ) -> Manifest:
-    """Build `config` into `output`, or go on where an earlier run stopped; a finished build is returned as it is.
+    """Build a dataset, or resume where an earlier run stopped. Finished shards are kept whatever happens.
 
-    With `retry_lost` a finished build asks again for the rows that circumstances cost it. It is then what it would have
-    been without these losses. With `publish` in the configuration the finished build is then published. Raises
-    `UsageError` for what is wrong before any work is done, and `UserError` for what fails later and the user can mend.
-    `KeyboardInterrupt` passes through. Nothing finished is lost in any case.
+    Args:
+        config: What to build. With `publish` in it, the finished build is published too.
+        output: The build's folder. A finished build of the same configuration is returned unchanged.
+        beam_args: Options for Beam, as on its command line.
+        observer: Receives the progress.
+        publish_observer: Receives the progress of publishing.
+        retry_lost: Ask again for the rows that timeouts and server errors cost a finished build.
+
+    Returns:
+        The manifest of the finished build.
+
+    Raises:
+        UsageError: Something is wrong before any work: a key, a file, a folder.
+        UserError: The run failed; the message says how to continue.
+        KeyboardInterrupt: Ctrl-C.
     """
-    run = Runner(config, output, beam_args)
+    runner = Runner(config, output, beam_args)
     observer = observer or Observer()
-    with waiting_for_stores(config.requests.outage_seconds, observer.notice), _held(output, config, run):
+    with waiting_for_stores(config.requests.outage_seconds, observer.notice), _locked(output, config, runner):
         prepared = prepare(config, output)
         plan, manifest = prepared.plan, prepared.manifest
         if retry_lost:
-            manifest = _reopened(plan, manifest, observer)
+            manifest = _reopen(plan, manifest, observer)
         if not is_complete(output, manifest):
             if config.publish is not None:
                 check_access(config.publish)
-            manifest = _build(run.adapted(plan), prepared._replace(manifest=manifest), run, observer, retry_lost)
+            manifest = _build(runner.adapted(plan), prepared._replace(manifest=manifest), runner, observer, retry_lost)
         if config.publish is not None:
-            publish(output, config.publish, upload_all=partial(_upload, run), observer=publish_observer)
+            publish(output, config.publish, upload_all=partial(_upload, runner), observer=publish_observer)
         return manifest
 
 
-class HandedOver(NamedTuple):
-    """What became of a build that was handed over: the job's id, where its runner tells one; or it was finished."""
+class Submission(NamedTuple):
+    """Result of a detached submission. `job` is the runner's id; `is_new` is false for a build that was finished."""
 
     job: str | None
     is_new: bool
 
 
-def submit(config: BuildConfig, output: AnyPath, beam_args: Sequence[str] = (), retry_lost: bool = False) -> HandedOver:
-    """Check `config`, lay out its folder, and hand the whole build over as one job, for which nobody waits.
+def submit(config: BuildConfig, output: AnyPath, beam_args: Sequence[str] = (), retry_lost: bool = False) -> Submission:
+    """Check a configuration, prepare its folder, and submit the build as one detached job.
 
-    What is already there is not done again. Raises `UsageError` for what is wrong, and for what needs a driver that
-    stays: publishing, and gathering threads.
+    Shards of earlier runs are kept. The arguments are those of `build`.
+
+    Raises:
+        UsageError: Something is wrong before any work; or the build needs a driver that waits, which publishing and
+            gathering threads do.
     """
-    run = Runner(config, output, beam_args)
+    runner = Runner(config, output, beam_args)
     if config.publish is not None:
-        raise UsageError("publish: a job that nobody waits for cannot publish; run `everyuser publish` when it is done")
-    with waiting_for_stores(config.requests.outage_seconds, Observer().notice), _held(output, config, run):
+        raise UsageError("publish: a detached job cannot publish; run `everyuser publish` when it is done")
+    with waiting_for_stores(config.requests.outage_seconds, Observer().notice), _locked(output, config, runner):
         plan, manifest, *_ = prepare(config, output)
         if retry_lost:
-            manifest = _reopened(plan, manifest, Observer())
+            manifest = _reopen(plan, manifest, Observer())
         if is_complete(output, manifest):
-            return HandedOver(None, is_new=False)
+            return Submission(None, is_new=False)
         if config.mining is not None:
             index = read_index(plan)
             if index is None:
                 raise UsageError(
-                    "mining: threads are gathered by a driver that stays; run `everyuser build` with the same --output "
-                    "until it begins with pairs, stop it there, and then hand it over"
+                    "mining: a detached job cannot gather threads; run `everyuser build` with the same --output until "
+                    "it begins with pairs, stop it there, then use --detach"
                 )
             plan = with_threads(plan, index)
-        plan = _opened(plan, retry_lost)
+        plan = _with_retries(plan, retry_lost)
         progress.delete_counts(output)
-        return HandedOver(run.submit(dag.build_all, run.adapted(plan)), is_new=True)
+        return Submission(runner.submit(dag.build_all, runner.adapted(plan)), is_new=True)
 
 
 @contextlib.contextmanager
-def _held(output: AnyPath, config: BuildConfig, run: Runner) -> Iterator[None]:
-    """Hold a folder that is ours, or that nobody has used yet. A model server that cannot start here is refused."""
+def _locked(output: AnyPath, config: BuildConfig, runner: Runner) -> Iterator[None]:
+    """Lock a folder that is a build's, or new. Raise `UsageError` for another one, or if vLLM cannot start here."""
     check_output(output)
-    if run.is_local and isinstance(config.engine, VllmEngine) and config.asks_a_model:
+    if runner.is_local and isinstance(config.engine, VllmEngine) and config.asks_a_model:
         found = find_intact_manifest(output)
         if found is None or found.status != "complete":
             require_vllm(config.engine)
@@ -143,8 +163,8 @@ def _held(output: AnyPath, config: BuildConfig, run: Runner) -> Iterator[None]:
         yield
 
 
-def _reopened(plan: BuildPlan, manifest: Manifest, observer: Observer) -> Manifest:
-    """The manifest of a build that may be finished and is to ask again; unfinished from here on, as its files change.
+def _reopen(plan: BuildPlan, manifest: Manifest, observer: Observer) -> Manifest:
+    """Mark a finished build that has rows to ask again as incomplete, since its files will change.
 
     Raises `UsageError` for an engine that cannot be asked again.
     """
@@ -154,25 +174,25 @@ def _reopened(plan: BuildPlan, manifest: Manifest, observer: Observer) -> Manife
         return manifest
     index = read_index(plan) if plan.config.mining else None
     if count_open(with_threads(plan, index) if index else plan) == 0:
-        observer.notice("nothing to ask again: circumstances cost this build no row")
+        observer.notice("nothing to ask again: no row of this build was lost to timeouts or server errors")
         return manifest
     manifest = manifest.model_copy(update={"status": "incomplete", "files": ()})
     write_manifest(plan.output, manifest)
     return manifest
 
 
-def _opened(plan: BuildPlan, retry_lost: bool) -> BuildPlan:
-    """The plan, asking again for what circumstances cost, unless nothing but the end is missing.
+def _with_retries(plan: BuildPlan, retry_lost: bool) -> BuildPlan:
+    """Return the plan that asks again for the rows of open shards, unless only the end of the build is missing.
 
-    So a build whose retry failed is finished by the same command without `--retry-lost`.
+    A build whose retry failed is thus finished by the same command without `--retry-lost`.
     """
     can_ask = not isinstance(plan.config.engine, ReplayEngine)
     return dataclasses.replace(plan, reopens_shards=can_ask and (retry_lost or not can_finish(plan)))
 
 
 @contextlib.contextmanager
-def _way_out(plan: BuildPlan, retry_lost: bool) -> Iterator[None]:
-    """A retry that fails says how to have the finished build back."""
+def _retry_errors(plan: BuildPlan, retry_lost: bool) -> Iterator[None]:
+    """Add to the error of a failed retry how to restore the finished build."""
     was_finished = retry_lost and can_finish(plan)
     try:
         yield
@@ -180,11 +200,11 @@ def _way_out(plan: BuildPlan, retry_lost: bool) -> Iterator[None]:
         if not was_finished:
             raise
         raise UserError(
-            f"{error}; without --retry-lost the same command finishes the build with what there is"
+            f"{error}; without --retry-lost the same command finishes the build from the shards that exist"
         ) from error
 
 
-def _build(plan: BuildPlan, prepared: Prepared, run: Runner, observer: Observer, retry_lost: bool) -> Manifest:
+def _build(plan: BuildPlan, prepared: Prepared, runner: Runner, observer: Observer, retry_lost: bool) -> Manifest:
     output, manifest = plan.output, prepared.manifest
     progress.delete_counts(output)
     observer.prepared(plan, prepared.dropped, prepared.is_recovered)
@@ -192,46 +212,46 @@ def _build(plan: BuildPlan, prepared: Prepared, run: Runner, observer: Observer,
     pace = progress.Pace(output, started.isoformat(timespec="seconds"))
     status: RunStatus = "failed"
     try:
-        plan = _opened(_with_threads(plan, run, observer), retry_lost)
-        with _way_out(plan, retry_lost):
-            _run(dag.build_pairs, "pairs", "pool", plan, run, observer)
+        plan = _with_retries(_gather_threads(plan, runner, observer), retry_lost)
+        with _retry_errors(plan, retry_lost):
+            _run_phase(dag.build_pairs, "pairs", "pool", plan, runner, observer)
             close_pool(plan)
-            _run(dag.build_examples, "examples", "data", plan, run, observer)
+            _run_phase(dag.build_examples, "examples", "data", plan, runner, observer)
             manifest = complete_manifest(plan, manifest)
         status = "complete"
     except KeyboardInterrupt:
         status = "interrupted"
         raise
     finally:
-        # A store that is gone is not waited for at each of these: the end of the process takes its threads along.
+        # A store that does not answer would hold up each of these calls; the process ends without them.
         if status == "complete" or is_reachable(output):
             close_generation_service(plan)
-            summary = _summary(plan, run, started, time.monotonic() - clock, status)
+            summary = _summary(plan, runner, started, time.monotonic() - clock, status)
             pace.close()
             progress.delete_counts(output)
             manifest = manifest.model_copy(update={"runs": (*manifest.runs, summary)})
-            # Where the disk is full this fails too, and must not hide the first error; if there is none, it is one.
+            # On a full disk this fails too. That must not hide the first error, but is an error if there is no other.
             with contextlib.suppress(*([] if status == "complete" else [UserError])):
                 if status == "failed":
                     manifest = manifest.model_copy(update={"counts": count_rows(plan)})
-                # An abandoned build has none.
+                # A build whose threads could not be read has no manifest.
                 if status == "complete" or storage.is_file(output / MANIFEST):
                     manifest = manifest.sealed()
                     write_manifest(output, manifest)
     return manifest
 
 
-def _with_threads(plan: BuildPlan, run: Runner, observer: Observer) -> BuildPlan:
-    """Gather the threads of a build that mines, unless an earlier run has."""
+def _gather_threads(plan: BuildPlan, runner: Runner, observer: Observer) -> BuildPlan:
+    """Gather the threads of a build that mines, unless an earlier run has. Return the plan with their number."""
     if plan.config.mining is None:
         return plan
     index = read_index(plan)
     if index is None:
         try:
-            index = _gather(plan, run, observer)
+            index = _run_gathering(plan, runner, observer)
             with_threads(plan, index)
         except UsageError:
-            # What one file lacks is no reason to read the others again.
+            # Slices that were read stay: a fault of one file is no reason to read the others again.
             if not gather.is_partly_partitioned(plan):
                 reset_folder(plan)
             raise
@@ -244,8 +264,8 @@ def _with_threads(plan: BuildPlan, run: Runner, observer: Observer) -> BuildPlan
     return with_threads(plan, index)
 
 
-def _gather(plan: BuildPlan, run: Runner, observer: Observer) -> Index:
-    """Read and join the threads, as far as no earlier run has."""
+def _run_gathering(plan: BuildPlan, runner: Runner, observer: Observer) -> Index:
+    """Read the slices and join the parts that no earlier run has."""
     for name, phase, steps in (
         ("read", dag.partition_threads, gather.pending_slices),
         ("join", dag.join_threads, gather.pending_parts),
@@ -254,34 +274,34 @@ def _gather(plan: BuildPlan, run: Runner, observer: Observer) -> Index:
         observer.gathering_begins(name, plan, len(todo))
         try:
             if todo:
-                run.run(phase, plan, todo)
+                runner.run(phase, plan, todo)
         finally:
             observer.phase_ends()
     return build_index(plan)
 
 
-def _run(phase: Phase, name: str, folder: str, plan: BuildPlan, run: Runner, observer: Observer) -> None:
-    """Run a phase for the shards that are left to do."""
+def _run_phase(phase: Phase, name: str, folder: str, plan: BuildPlan, runner: Runner, observer: Observer) -> None:
+    """Run a phase for the shards that still have to be built."""
     work = find_work(plan, folder)
     if folder == "pool":
         progress.counters_for(plan.output).add(progress.BEFORE, sum(spec.count for spec in work.done))
     observer.phase_begins(name, plan, work)
     try:
         if work.todo:
-            run.run(phase, plan, work.todo)
+            runner.run(phase, plan, work.todo)
     finally:
         observer.phase_ends()
 
 
-def _upload(run: Runner, folder: AnyPath, settings: PublishConfig, todo: Sequence[Batch]) -> None:
-    """Have the workers upload their shards."""
-    run.run(dag.upload_shards, folder, settings, todo)
+def _upload(runner: Runner, folder: AnyPath, settings: PublishConfig, todo: Sequence[Batch]) -> None:
+    """Upload shards from the workers."""
+    runner.run(dag.upload_shards, folder, settings, todo)
 
 
-def _summary(plan: BuildPlan, run: Runner, started: datetime.datetime, seconds: float, status: RunStatus) -> Run:
-    """What a run did: by Beam's metrics where its pipelines have ended, else by what the processes told last."""
+def _summary(plan: BuildPlan, runner: Runner, started: datetime.datetime, seconds: float, status: RunStatus) -> Run:
+    """Return what a run did: from Beam's metrics if all pipelines ended, else from the processes' last counts."""
     progress.counters_for(plan.output).flush()
-    measured = run.measured
+    measured = runner.measured
     counts = measured.counts if status == "complete" else progress.total(plan.output, fresh=True)
     names = ("requests_sent", "requests_replayed", "prompt_tokens", "completion_tokens", "server_restarts")
     return Run(

@@ -34,9 +34,9 @@ EXAMPLE_SCHEMA = arrow_schema(Example)
 
 @dataclass(frozen=True)
 class Block:
-    """A shard's own pool rows, which come first, and those of the shards that its histories may come from.
+    """Pool rows of a shard, and of the other shards that its histories may use; the shard's own come first.
 
-    `made_of` are hashes of these files: an example shard is built again when one of them has changed.
+    `made_of` maps the files of these shards to their hashes: when one has changed, the examples are built again.
     """
 
     table: pa.Table
@@ -47,7 +47,7 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Persona:
-    """An accepted pair, for one person or for two opposite ones: all but `row` follow the plan's `sides`."""
+    """An accepted pair with the histories of its person or persons. All fields but `row` follow the plan's `sides`."""
 
     row: int
     histories: tuple[History, ...]
@@ -59,8 +59,8 @@ class Persona:
 class ExampleShard:
     """The element of phase two.
 
-    `outcomes` are the model's answers where it writes the portraits. `examples` are the finished rows: those of each
-    persona in turn, one for each of the plan's `sides`.
+    `outcomes` are the model's answers, if the model writes the portraits. `examples` are the finished rows: those of
+    each persona in turn, one for each of the plan's `sides`.
     """
 
     spec: ShardSpec
@@ -72,20 +72,20 @@ class ExampleShard:
 
     @property
     def journal(self) -> str:
-        """Name of the journal that holds this shard's portraits."""
+        """Name of the journal of this shard's portraits."""
         return f"examples-{self.spec.name}"
 
     def requests(self) -> list[Request]:
-        """Every request of every persona, in order."""
+        """Return every request of every persona, in order."""
         return [request for persona in self.personas for request in persona.requests]
 
     def with_outcomes(self, outcomes: Sequence[Outcome]) -> ExampleShard:
-        """The same shard with the model's answers, in the order of `requests()`."""
+        """Return the shard with the model's answers, in the order of `requests()`."""
         return replace(self, outcomes=tuple(outcomes))
 
 
 def assemble(spec: ShardSpec, plan: BuildPlan) -> ExampleShard:
-    """Choose a consistent history for every pair of a shard; reject those that can have none."""
+    """Choose a history for every pair of a shard. Reject the pairs for which there is none."""
     block, rejections = open_block(spec, plan)
     seed, numbers = plan.config.seed, np.array([spec.index])
     order = uniforms(seed, stream_key("order", spec.split), numbers, len(block.pool))[0]
@@ -102,17 +102,17 @@ def assemble(spec: ShardSpec, plan: BuildPlan) -> ExampleShard:
 def _choose(
     spec: ShardSpec, plan: BuildPlan, block: Block, order: npt.NDArray[np.float64], shift: npt.NDArray[np.float64]
 ) -> Iterator[tuple[History, ...] | str]:
-    """What the shard's source of pairs makes a history of."""
+    """Yield the histories of each pair, or the reason why there are none."""
     config, pool = plan.config.history, block.pool
     if spec.source == "mined":
         yield from choose_mined_histories(pool, block.own, config, plan.sides, order, shift)
         return
     for history in choose_histories(pool, block.own, config, order, shift):
-        yield history if isinstance(history, str) else (history, history.turned(pool))[: len(plan.sides)]
+        yield history if isinstance(history, str) else (history, history.mirrored(pool))[: len(plan.sides)]
 
 
 def block_of(spec: ShardSpec, shards: Sequence[ShardSpec], config: BuildConfig) -> list[ShardSpec]:
-    """A shard, and the `history.blocks` others of its split and source that the seed chooses for its histories."""
+    """Return a shard, followed by the `history.blocks` other shards of its split and source that the seed chooses."""
     others = [other for other in shards if other != spec and (other.split, other.source) == (spec.split, spec.source)]
     draws = uniforms(config.seed, stream_key("blocks", spec.split), np.array([spec.index]), len(others) + 1)
     chosen = np.argsort(draws[0, : len(others)], kind="stable")[: config.history.blocks]
@@ -120,9 +120,10 @@ def block_of(spec: ShardSpec, shards: Sequence[ShardSpec], config: BuildConfig) 
 
 
 def open_block(spec: ShardSpec, plan: BuildPlan) -> tuple[Block, list[Rejection]]:
-    """Read a shard's pool rows, and those of the other shards of its block.
+    """Read the pool rows of a shard and of the other shards of its block.
 
-    Rows with a reply that also occurs in another split are left out, and the shard's own ones rejected.
+    Leaves out rows with a reply that another split holds too. Returns the block, and the rejections of the shard's own
+    rows among them.
     """
     state = read_pool_state(plan)
     tables, rejections = [], []
@@ -181,13 +182,13 @@ _PAIRS_A_GROUP = 256
 
 
 def _codes(texts: pa.ChunkedArray) -> npt.NDArray[np.int64]:
-    """Equal numbers for equal texts."""
+    """Return equal numbers for equal texts."""
     encoded = texts.combine_chunks().dictionary_encode()
     return np.asarray(encoded.indices.to_numpy(zero_copy_only=False), dtype=np.int64)
 
 
 def reject(table: pa.Table, row: int, stage: Any, cause: Violation | Failure, texts: tuple[str, ...] = ()) -> Rejection:
-    """The rejection of a pool row."""
+    """Return the rejection of pool row `row`. `texts` are by default its two replies."""
     pair = {name: table[name][row].as_py() for name in ("pair_id", "post_id", "prompt", "direction", "attempt")}
     return Rejection(
         record_id=pair["pair_id"],

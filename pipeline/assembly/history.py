@@ -1,4 +1,4 @@
-"""Which pool pairs make a persona's history: consistent with the target, supportive, and free of repetition."""
+"""Histories of sampled pairs: consistent with the target, supporting its dimensions, and free of repetition."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ Views = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Pool:
-    """Candidate pairs of one split. Row r can be seen from two sides, called views.
+    """Candidate pairs of one split, as columns. Every pair has two views.
 
-    View r is the pair as it stands: chosen, rejected, direction. View r + N is the same pair turned round: rejected as
-    chosen, the direction negated, which is what a person of the opposite kind left behind. Turning a whole history
-    round therefore gives the history of the opposite person.
+    View r is pair r as stored. View r + N is its mirror image: the replies swapped, the direction negated, as a person
+    of the opposite direction would have chosen. The mirror image of a whole history is the history of the opposite
+    person.
 
     directions: (N, D), int8. levels: (2N, D), of the chosen reply of each view. posts, chosen, rejected: (N,), equal
     numbers for equal texts.
@@ -37,33 +37,41 @@ class Pool:
     def __len__(self) -> int:
         return len(self.directions)
 
-    def turned(self, views: Views) -> Views:
-        """The other side of each view."""
+    def mirrored(self, views: Views) -> Views:
+        """Return the mirror image of each view."""
         return (views + len(self)) % (2 * len(self))
 
 
 @dataclass(frozen=True)
 class History:
-    """Views of the pool for P_UGC and P_PAIR, in order of choice; `support` is the share of target dimensions."""
+    """Views of the pool for P_UGC and P_PAIR, in the order in which they were chosen.
+
+    `support` is the share of the target's active dimensions that some item shows.
+    """
 
     ugc: Views
     pair: Views
     support: float
 
-    def turned(self, pool: Pool) -> History:
-        """The history of the person of the opposite kind, where replies have the levels of their pair's direction."""
-        return History(pool.turned(self.ugc), pool.turned(self.pair), self.support)
+    def mirrored(self, pool: Pool) -> History:
+        """Return the history of the opposite person. Holds where a reply's levels are the direction of its pair."""
+        return History(pool.mirrored(self.ugc), pool.mirrored(self.pair), self.support)
 
 
 def choose_histories(
     pool: Pool, targets: int, config: HistoryConfig, order: npt.NDArray[np.float64], shift: npt.NDArray[np.float64]
 ) -> Iterator[History | str]:
-    """For each of the first `targets` rows its history, or the reason why there is none.
+    """Yield for each of the first `targets` rows its history, or the reason why there is none.
 
-    No item contradicts the target in any of its dimensions, no post and no reply occurs twice or equals the target's,
-    and at least `min_support` of the target's dimensions are supported by an item. Dimensions that are not yet
-    supported are served first, then support in number. Ties go by `order` (N,), on a circle that begins at the
-    target's `shift`: numbers in (0, 1) both.
+    No item contradicts the target in an active dimension. No post and no reply occurs twice, or is the target's.
+    Greedily, items that support uncovered dimensions come first, then items that support more dimensions.
+
+    Args:
+        pool: The candidates; its first rows are the targets.
+        targets: Number of targets.
+        config: Items of each part, and `min_support`, the least share of dimensions that the items must support.
+        order: Random numbers in (0, 1), shape (N,), that decide ties.
+        shift: A random number in (0, 1) for each target, which rotates `order` so that ties fall differently.
     """
     columns = np.ascontiguousarray(pool.directions.T)
     for row in range(targets):
@@ -113,9 +121,9 @@ def _choose(
 
     rows = np.array(picked, dtype=np.int64)
     rows = rows[np.lexsort((tie(rows), -overlap[rows]))]
-    turned = np.where(overlap[rows] > 0, balance[rows] < 0, tie(rows) < 0.5)
-    views = rows + len(pool) * turned
-    # Dealt out in turn, so that both parts of the persona carry support.
+    mirrored = np.where(overlap[rows] > 0, balance[rows] < 0, tie(rows) < 0.5)
+    views = rows + len(pool) * mirrored
+    # Items alternate between the parts, so that both parts of the persona carry support.
     to_ugc = np.diff(np.arange(size + 1) * config.ugc // size) > 0
     return History(views[to_ugc], views[~to_ugc], support)
 
@@ -131,9 +139,15 @@ def cover(
     size: int,
     covered: npt.NDArray[np.bool_],
 ) -> list[int]:
-    """Positions of up to `size` of `rows`, greedily: uncovered dimensions first, then support, then `tie`, in (0, 1).
+    """Return positions of up to `size` of `rows`, chosen greedily by uncovered dimensions, support and `tie`.
 
-    `supports` has shape (active dimensions, rows); `covered` (active dimensions) is brought up to date.
+    Args:
+        taken: Posts and replies in use; extended by the rows chosen.
+        rows: Candidates, shape (R,).
+        supports: Which active dimensions a candidate supports, shape (active, R).
+        tie: Numbers in (0, 1), shape (R,); the smaller wins.
+        size: Most rows to choose.
+        covered: Which active dimensions are covered, shape (active,); updated in place.
     """
     breadth = len(supports) + 1.0
     gain = supports.sum(axis=0) + supports[~covered].sum(axis=0) * breadth - tie
@@ -148,14 +162,14 @@ def cover(
         picked.append(k)
         newly = supports[:, k] & ~covered
         if newly.any():
-            # What is covered now is no longer a gain.
+            # Dimensions that are covered now no longer count.
             gain -= supports[newly].sum(axis=0) * breadth
             covered |= newly
     return picked
 
 
 class Taken:
-    """Posts and replies that a history holds already, the target's included."""
+    """Posts and replies that a history already holds, with those of the target."""
 
     def __init__(self, pool: Pool, target: int) -> None:
         self._pool = pool
@@ -163,13 +177,13 @@ class Taken:
         self._replies = {int(pool.chosen[target]), int(pool.rejected[target])}
 
     def copy(self) -> Taken:
-        """One that can go on by itself."""
+        """Return an independent copy."""
         other = copy.copy(self)
         other._posts, other._replies = {*self._posts}, {*self._replies}
         return other
 
     def add(self, row: int) -> bool:
-        """Take a row, unless it repeats something."""
+        """Take a row and return True, or return False if its post or a reply is already taken."""
         post = int(self._pool.posts[row])
         replies = {int(self._pool.chosen[row]), int(self._pool.rejected[row])}
         if post in self._posts or self._replies & replies:

@@ -1,6 +1,6 @@
-"""Replies that occur in more than one split: found between the two phases, and left out of every split.
+"""Replies that occur in more than one split. They are found between the phases and left out of every split.
 
-The file that names them also says what the pool's shards hold, so that phase two knows what it was made of.
+The file that lists them also records the content of the pool's shards, by which phase two knows its input.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ _FILE = "pool/shared_replies.json"
 
 
 class PoolState(NamedTuple):
-    """The pool as phase two finds it: hashes of shared replies, and `contents`, a hash of each shard and of these."""
+    """The pool after phase one: hashes of shared replies, and `contents`, a hash of each shard and of these replies."""
 
     shared: npt.NDArray[np.uint64]
     contents: Mapping[str, str]
 
 
 def find_shared_replies(plan: BuildPlan) -> int:
-    """Store the hashes of replies that two splits share, and what each shard of the pool holds.
+    """Store the hashes of replies that two splits share, and the content hash of each pool shard.
 
-    Returns how many replies are shared. Takes 16 bytes a pair in memory.
+    Returns the number of shared replies. Needs 16 bytes of memory a pair.
     """
     seen: dict[str, npt.NDArray[np.uint64]] = {}
     for split in SPLITS:
@@ -49,10 +49,10 @@ def find_shared_replies(plan: BuildPlan) -> int:
 
 
 def read_pool_state(plan: BuildPlan) -> PoolState:
-    """What `find_shared_replies` has stored.
+    """Read what `find_shared_replies` stored.
 
     Raises:
-        FileNotFoundError: Phase one is not over.
+        FileNotFoundError: Phase one has not ended.
         UserError: The file is damaged.
     """
     document = read_sealed(plan.output / _FILE)
@@ -64,12 +64,12 @@ def read_pool_state(plan: BuildPlan) -> PoolState:
 
 
 def made_of(state: PoolState, files: Sequence[str]) -> dict[str, str]:
-    """What a shard of examples is made of: these files of the pool, and the replies that must not be in it."""
+    """Return the hashes of the pool `files` that a shard of examples is made of, and of the shared replies."""
     return {name: state.contents[name] for name in (*files, _FILE)}
 
 
 def has_shared_reply(table: pa.Table, shared: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
-    """Whether a pair's chosen or rejected reply is shared, shape (rows,)."""
+    """Return for each row whether its chosen or rejected reply is shared, shape (rows,)."""
     if len(shared) == 0:
         return np.zeros(table.num_rows, dtype=bool)
     in_chosen, in_rejected = np.isin(_hashes(table), shared).reshape(2, -1)
@@ -77,7 +77,7 @@ def has_shared_reply(table: pa.Table, shared: npt.NDArray[np.uint64]) -> npt.NDA
 
 
 def _hashes(table: pa.Table) -> npt.NDArray[np.uint64]:
-    """Hashes of all chosen replies, then of all rejected ones, shape (2 * rows,)."""
+    """Return hashes of all chosen replies, then of all rejected ones, shape (2 * rows,)."""
     texts = [*table["chosen"].to_pylist(), *table["rejected"].to_pylist()]
     digests = b"".join(hashlib.blake2b(text.encode(), digest_size=8).digest() for text in texts)
     return np.frombuffer(digests, dtype=np.uint64)

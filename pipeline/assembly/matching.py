@@ -1,7 +1,7 @@
-"""Histories of mined pairs: the paper's similarity of replies, and this project's consistency, as matrix products.
+"""Histories of mined pairs: the paper's similarity of replies with this project's consistency, as matrix products.
 
-In one-hot form two replies' levels have as many matches as their product says; divided by D that is the paper's cosine.
-Histories are chosen for some targets at a time against the whole block.
+The product of two replies' one-hot levels is their number of matches; divided by D it is the paper's cosine. Histories
+are chosen for a batch of targets against the whole block.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Scores = npt.NDArray[np.int64]
 
 
 class _Candidates(NamedTuple):
-    """For one target and one kind of item: views in order of similarity, and which target dimensions each supports."""
+    """Candidates of one target and one kind of item: views by similarity, and the dimensions that each supports."""
 
     views: Views
     supports: npt.NDArray[np.bool_]
@@ -40,15 +40,23 @@ def choose_mined_histories(
     order: npt.NDArray[np.float64],
     shift: npt.NDArray[np.float64],
 ) -> Iterator[tuple[History, ...] | str]:
-    """For each of the first `targets` rows a history for each side, or the reason why there is none.
+    """Yield for each of the first `targets` rows a history for each side, or the reason why there is none.
 
-    An item of P_PAIR is a pair both of whose replies are similar to the target's (cosine above `min_similarity`), an
-    item of P_UGC a reply that is similar to the one that the person prefers. With `strict` consistency no item
-    contradicts the target in any dimension; of the 64 most similar, uncovered dimensions are served first, then
-    support, then similarity (a pair's is the smaller of its two); all are looked at where those cannot fill the
-    history. With `paper` the most similar items are taken, and at least one dimension of the target must have the same
-    sign in the majority vote of each part. No post and no reply occurs twice. Ties go by `order` (N,) and the target's
-    `shift`.
+    An item of P_PAIR is a pair whose two replies are both similar to the target's (cosine above `min_similarity`). An
+    item of P_UGC is a reply similar to the one that the person prefers. No post and no reply occurs twice.
+
+    With `strict` consistency no item contradicts the target in an active dimension. Of the 64 most similar candidates,
+    those for uncovered dimensions come first, then more support, then more similarity; the smaller similarity of a
+    pair's replies counts. If these cannot fill the history, all candidates are considered. With `paper` the most
+    similar items are taken, and one dimension of the target must have its sign in the majority vote of each part.
+
+    Args:
+        pool: The candidates; its first rows are the targets.
+        targets: Number of targets.
+        config: Items of each part, consistency and thresholds.
+        sides: 1 for the pair as stored, -1 for its mirror image.
+        order: Random numbers in (0, 1), shape (N,), that decide ties.
+        shift: A random number in (0, 1) for each target, which rotates `order`.
     """
     matcher = _Matcher(pool, config, order)
     for start in range(0, targets, _TARGETS):
@@ -59,21 +67,21 @@ def choose_mined_histories(
 
 
 def shares_a_sign(parts: list[npt.NDArray[np.int8]]) -> bool:
-    """The paper's criterion: some dimension is not neutral and has the same sign in every one of the directions."""
+    """Return whether some dimension has the same pole in all directions: the paper's criterion."""
     stacked = np.stack(parts)
     return bool(((stacked > 0).all(axis=0) | (stacked < 0).all(axis=0)).any())
 
 
 def ranked(matches: Numbers, ties: Views, out: npt.NDArray[np.bool_]) -> Scores:
-    """Return scores that go by matches first, then by ties, (targets, V); 0 for what is out.
+    """Return scores that order by matches, then by ties, shape (targets, V); 0 marks an excluded view.
 
-    In 64 bits: 2,000 dimensions in blocks of a million views are beyond 32.
+    Scores need 64 bits: 2,000 dimensions and a million views exceed 32.
     """
     return np.where(out, 0, matches.astype(np.int64) * matches.shape[1] + ties)
 
 
 class _Matcher:
-    """The block's levels, ready for products."""
+    """The levels of a block, prepared for matrix products."""
 
     def __init__(self, pool: Pool, config: HistoryConfig, order: npt.NDArray[np.float64]) -> None:
         self.pool = pool
@@ -81,17 +89,17 @@ class _Matcher:
         self._hot = one_hot(pool.levels)
         self._levels = pool.levels.astype(np.float32)
         self._directions = pool.directions.astype(np.float32)
-        # Places of all views in a random order, one side of a pair apart from the other.
+        # Ranks of all views in a random order; the two views of a pair have unrelated ranks.
         self._place = np.argsort(np.argsort(np.concatenate([order, order[::-1]]), kind="stable"), kind="stable")
         # More matches than this many make the cosine larger than the threshold, as in the paper.
         self._least = int(np.floor(config.min_similarity * pool.levels.shape[1] + 1e-9))
 
     def scores(self, rows: Views, shift: npt.NDArray[np.float64]) -> dict[str, Scores]:
-        """Candidates' scores for P_UGC of both sides and for P_PAIR, each (targets, 2N); 0 for what is out."""
+        """Return scores for P_UGC of both sides and for P_PAIR, each (targets, 2N); 0 for excluded views."""
         size = len(self.pool)
         to_chosen = self._hot[rows] @ self._hot.T
         to_rejected = self._hot[rows + size] @ self._hot.T
-        # As a pair stands, chosen is compared with chosen; turned round, with rejected.
+        # For a pair as stored, chosen is compared with chosen; for its mirror image, with rejected.
         to_pair = np.concatenate(
             [
                 np.minimum(to_chosen[:, :size], to_rejected[:, size:]),
@@ -99,24 +107,24 @@ class _Matcher:
             ],
             axis=1,
         )
-        found = {"ugc": to_chosen, "turned ugc": to_rejected, "pair": to_pair}
+        found = {"ugc": to_chosen, "mirrored ugc": to_rejected, "pair": to_pair}
         out = {kind: matches <= self._least for kind, matches in found.items()}
         if self.config.consistency == "strict":
             z = self._directions[rows]
             opposing, agreeing = _opposing(z, self._levels)
             out["ugc"] |= opposing
-            out["turned ugc"] |= agreeing
+            out["mirrored ugc"] |= agreeing
             out["pair"] |= np.concatenate(_opposing(z, self._directions), axis=1)
         ties = (self._place[None, :] + (shift * 2 * size).astype(np.int64)[:, None]) % (2 * size)
         return {kind: ranked(matches, ties, out[kind]) for kind, matches in found.items()}
 
     def candidates(self, scores: Scores, row: int, kind: str, most: int) -> _Candidates:
-        """The `most` best, best first."""
+        """Return the `most` best candidates, best first."""
         best = np.flatnonzero(scores > 0)
         if most < len(best):
             best = best[np.argpartition(scores[best], -most)[-most:]]
         views = best[np.argsort(-scores[best], kind="stable")]
-        z = self.pool.directions[row] * (-1 if kind == "turned ugc" else 1)
+        z = self.pool.directions[row] * (-1 if kind == "mirrored ugc" else 1)
         active = np.flatnonzero(z)
         if kind == "pair":
             size = len(self.pool)
@@ -128,7 +136,7 @@ class _Matcher:
 
 
 def _opposing(z: Numbers, others: Numbers) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-    """Whether any dimension of two directions has opposite poles, and whether any has the same pole, (targets, N)."""
+    """Return where two directions oppose in some dimension, and where they agree in some, both (targets, N)."""
     overlap = np.abs(z) @ np.abs(others).T
     balance = z @ others.T
     return overlap > balance, overlap > -balance
@@ -146,11 +154,11 @@ def _choose(
     histories = []
     for side in sides:
         by_now = covered.copy()
-        kind = "ugc" if side > 0 else "turned ugc"
+        kind = "ugc" if side > 0 else "mirrored ugc"
         ugc = _pick(matcher, scores, row, kind, config.ugc, taken.copy(), by_now)
         if len(ugc) < config.ugc:
             return "history_too_short"
-        history = History(ugc, pair if side > 0 else pool.turned(pair), float(by_now.mean()))
+        history = History(ugc, pair if side > 0 else pool.mirrored(pair), float(by_now.mean()))
         if config.consistency == "paper":
             if not shares_a_sign([side * pool.directions[row], *parts_of(history, pool)]):
                 return "history_inconsistent"
@@ -161,9 +169,9 @@ def _choose(
 
 
 def parts_of(history: History, pool: Pool) -> list[npt.NDArray[np.int8]]:
-    """The directions of a persona's parts, by majority vote: those of P_UGC and of P_PAIR, where they have items."""
-    turned = np.concatenate([pool.directions, -pool.directions])
-    return [majority(found) for found in (pool.levels[history.ugc], turned[history.pair]) if len(found)]
+    """Return the majority directions of P_UGC and of P_PAIR; a part without items is left out."""
+    mirrored = np.concatenate([pool.directions, -pool.directions])
+    return [majority(found) for found in (pool.levels[history.ugc], mirrored[history.pair]) if len(found)]
 
 
 def _pick(
@@ -175,7 +183,7 @@ def _pick(
     taken: Taken,
     covered: npt.NDArray[np.bool_],
 ) -> Views:
-    """`size` views for one part of the history, or fewer where there are no more; tells `taken` and `covered`."""
+    """Return up to `size` views for one part of the history. Updates `taken` and `covered`."""
     every = len(scores[kind])
     picked = np.empty(0, dtype=np.int64)
     for most in (_SHORTLIST, every):
@@ -194,7 +202,7 @@ def _pick(
 
 
 def _first(taken: Taken, rows: Views, size: int) -> list[int]:
-    """Positions of the first `size` rows that repeat nothing."""
+    """Return positions of the first `size` rows that repeat nothing."""
     picked: list[int] = []
     for position, row in enumerate(rows.tolist()):
         if len(picked) == size:

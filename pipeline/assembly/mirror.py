@@ -1,4 +1,4 @@
-"""Mirror: every pair becomes the row of one person and, mirrored, the row of the opposite person.
+"""Mirror: a pair becomes the row of one person and, with replies swapped, the row of the opposite person.
 
 The rows of a shard are one Arrow table, made by taking views from the columns of the pool. Taking views costs a few
 microseconds a row; converting nested records to Arrow costs a millisecond.
@@ -24,12 +24,12 @@ _CARRIED = ("pair_id", "post_id", "source", "topics", "model")
 
 
 def mirror(shard: ExampleShard, plan: BuildPlan) -> ExampleShard:
-    """Build the examples of all personas: `len(plan.sides)` successive rows for each persona, in its order."""
+    """Build the examples of all personas: `len(plan.sides)` successive rows for each persona."""
     return replace(shard, examples=_Views(shard, plan).examples(shard.personas, plan.sides))
 
 
 class _Views:
-    """Columns of a shard's pool, by view: first the pairs as stored, then all of them mirrored."""
+    """Columns of a shard's pool by view: the pairs as stored, then their mirror images."""
 
     def __init__(self, shard: ExampleShard, plan: BuildPlan) -> None:
         table, pool = shard.block.table, shard.block.pool

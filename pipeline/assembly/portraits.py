@@ -1,4 +1,4 @@
-"""Portraits (P_DEMO), as pure functions of a shard of phase two: by template, by the model, or as in the paper."""
+"""Portraits (P_DEMO) of a shard's personas: by template, by the model, or as in the paper."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _PAPER_TOKENS = 768
 
 
 class PaperPortrait(Record):
-    """The model's answer to the paper's comparative prompt."""
+    """Answer of the model to the paper's comparative prompt."""
 
     portrait: Text
     occupation: str
@@ -38,9 +38,9 @@ class PaperPortrait(Record):
 
     @classmethod
     def read(cls, text: str, space: PreferenceSpace) -> PaperPortrait:
-        """Read a reply; keys and dimensions that nobody asked for are passed over.
+        """Read a reply. Unknown keys and dimensions are ignored.
 
-        Raises `ValueError` where the rest is no portrait; a `ValidationError` is one.
+        Raises `ValueError` (or its subclass `ValidationError`) if the rest is no portrait.
         """
         found = read_object(text)
         wanted = {name: found[name] for name in cls.model_fields if name in found}
@@ -50,7 +50,7 @@ class PaperPortrait(Record):
         return cls.model_validate_json(orjson.dumps(wanted))
 
     def text(self) -> str:
-        """The portrait as a dataset holds it."""
+        """Return the portrait as the dataset holds it."""
         facts = (
             ("Occupation", self.occupation.strip()),
             ("Likes", ", ".join(self.liked)),
@@ -59,7 +59,7 @@ class PaperPortrait(Record):
         return " ".join([self.portrait.strip(), *(f"{name}: {value}." for name, value in facts if value)])
 
     def direction(self, space: PreferenceSpace) -> Direction:
-        """The dimensions that it names, shape (D,); tags that the space does not know are passed over."""
+        """Return the dimensions that the portrait names as a direction, shape (D,). Unknown tags are ignored."""
         named = {slug: 1 if pole == "positive" else -1 for slug, pole in self.dimensions.items()}
         named |= dict.fromkeys(self.liked, 1) | dict.fromkeys(self.disliked, -1)
         return np.array([named.get(dimension.slug, 0) for dimension in space.dimensions], dtype=np.int8)
@@ -67,7 +67,7 @@ class PaperPortrait(Record):
 
 @dataclass(frozen=True)
 class _Portrait:
-    """A portrait that passed; `direction` is what it says of the person, where the paper's prompt asked."""
+    """An accepted portrait. `direction` is what the paper's prompt made the model say of the person."""
 
     text: str
     direction: Direction | None = None
@@ -93,7 +93,7 @@ def write_portraits(shard: ExampleShard, plan: BuildPlan) -> ExampleShard:
 
 
 def render_portraits(shard: ExampleShard, plan: BuildPlan) -> ExampleShard:
-    """Render the requests by which the model writes the portraits."""
+    """Render the requests that ask the model for the portraits."""
     columns = {name: shard.block.table[name].to_pylist() for name in ("pair_id", "prompt", "chosen", "rejected")}
     request = _paper_request if plan.config.portrait == "paper" else _request
 
@@ -105,7 +105,7 @@ def render_portraits(shard: ExampleShard, plan: BuildPlan) -> ExampleShard:
 
 
 def read_portraits(shard: ExampleShard, plan: BuildPlan) -> ExampleShard:
-    """Sort the model's portraits: a pair of which one portrait is bad is rejected with both its examples."""
+    """Read the model's portraits. A pair with one bad portrait is rejected with both of its examples."""
     personas, rejections = [], [*shard.rejections]
     each = len(plan.sides)
     for number, persona in enumerate(shard.personas):
@@ -124,14 +124,14 @@ def read_portraits(shard: ExampleShard, plan: BuildPlan) -> ExampleShard:
 
 
 def _request(pair: dict[str, str], direction: Direction, side: int, plan: BuildPlan) -> Request:
-    """From the direction alone."""
+    """Ask for a portrait from the direction alone."""
     parts = resources(plan)
     messages = parts.templates["portrait_model"].render(traits=parts.space.traits(side * direction))
     return make_request(plan.config.generation, messages, (plan.config.seed, "portrait", pair["pair_id"], side))
 
 
 def _paper_request(pair: dict[str, str], direction: Direction, side: int, plan: BuildPlan) -> Request:
-    """From the post and both replies, as in the paper: the portrait may give away which is preferred."""
+    """Ask for a portrait from the post and both replies, as in the paper. It may reveal which reply is preferred."""
     parts = resources(plan)
     preferred, other = ("chosen", "rejected")[::side]
     tags = [dimension for dimension in parts.space.plain if dimension["topical"]]
@@ -167,7 +167,7 @@ def _read(outcome: Outcome, plan: BuildPlan) -> _Portrait | Violation | Failure:
 def _check_signs(
     shard: ExampleShard, persona: Persona, found: Sequence[_Portrait], plan: BuildPlan
 ) -> Violation | None:
-    """The paper's criterion once more, now with what the portrait says."""
+    """Return a violation if pair, history and portrait share no sign: the paper's criterion with the portrait."""
     pool = shard.block.pool
     for side, history, portrait in zip(plan.sides, persona.histories, found, strict=True):
         parts = [side * pool.directions[persona.row], *parts_of(history, pool)]

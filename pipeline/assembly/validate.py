@@ -1,4 +1,4 @@
-"""Validate: every finished row is read back from its table and passes the `Example` record."""
+"""Validate: every finished row is read back from its table and checked by the `Example` record."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _BATCH_ROWS = 256
 
 
 def validate_examples(shard: ExampleShard, plan: BuildPlan) -> ExampleShard:
-    """Reject every pair of which one row breaks a rule; both of its rows are then left out."""
+    """Reject every pair of which a row breaks a rule. Both of its rows are left out."""
     strict = shard.spec.source == "sampled" or plan.config.history.consistency == "strict"
     each = len(plan.sides)
     violations = [_violation_of(row, strict) for row in rows_of(shard.examples)]
@@ -66,7 +66,7 @@ def rows_of(table: pa.Table) -> Iterator[dict[str, Any]]:
 def _values(array: pa.Array) -> list[Any]:
     """Return an array as Python values; equal directions share one tuple.
 
-    A row holds nine directions of ninety numbers. Arrow's `to_pylist` creates each of them, in twice the time.
+    A row holds nine directions of ninety numbers. Arrow's `to_pylist` creates every number, in twice the time.
     """
     if pa.types.is_list(array.type):
         items = pc.list_flatten(array)

@@ -1,4 +1,4 @@
-"""How Beam serialises a shard, should it ever have to: inside a fused stage it never does."""
+"""Serialisation of shards, which Beam needs between stages that are not fused."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ _ASSUMED_BYTES = 1 << 20
 
 
 class ShardCoder(coders.Coder):
-    """Pickle, with a guess instead of a measurement of the size.
+    """A pickle coder that does not measure the size of an element.
 
-    Beam samples the sizes of elements between fused stages, for its metrics, by encoding them: with shards of
-    megabytes that was 8 % of a build's time.
+    Beam encodes elements between fused stages to sample their sizes for its metrics. With shards of megabytes that took
+    8 % of a build's time.
     """
 
     def encode(self, value: object) -> bytes:
-        """A shard as bytes."""
+        """Return a shard as bytes."""
         return pickle.dumps(value)
 
     def decode(self, encoded: bytes) -> object:
-        """A shard from bytes that a worker of the same build has encoded."""
+        """Return a shard from bytes that a worker of the same build encoded."""
         return pickle.loads(encoded)  # noqa: S301 - bytes of our own runner, never of a dataset
 
     def estimate_size(self, value: object) -> int:
-        """A constant."""
+        """Return a constant."""
         return _ASSUMED_BYTES
 
     def is_deterministic(self) -> bool:
-        """Never a key."""
+        """Return False: a shard is never a key."""
         return False
 
 
 def register(*kinds: type) -> None:
-    """Make Beam use this coder for these kinds of shard."""
+    """Register this coder with Beam for the given kinds of shard."""
     for kind in kinds:
         coders.registry.register_coder(kind, ShardCoder)

@@ -19,9 +19,9 @@ NAMESPACE = "everyuser"
 
 
 def emit(counters: Counters) -> None:
-    """Hand on what this process counted since the last call. To be called where Beam runs a bundle.
+    """Pass on to Beam what this process has counted since the last call. Call it where Beam runs a bundle.
 
-    Beam knows the bundle by the thread, so the client's thread cannot count for itself.
+    Beam finds the bundle by the thread, so the client's own thread cannot call this.
     """
     counts, observed = counters.take_unreported()
     for name, amount in counts.items():
@@ -39,14 +39,14 @@ class Measured:
     numbers: Counter[str] = field(default_factory=Counter)
 
     def mean(self, name: str) -> float:
-        """Of a distribution; 0 where nothing was observed."""
+        """Return the mean of a distribution, or 0 if nothing was observed."""
         return self.sums[name] / self.numbers[name] if self.numbers[name] else 0.0
 
     def add(self, result: Any) -> None:
-        """Take in what a finished pipeline has counted."""
+        """Add the metrics of a finished pipeline."""
         found: Mapping[str, Any] = result.metrics().query(MetricsFilter().with_namespace(NAMESPACE))
         for counter in found["counters"]:
-            # Runners differ in which they know; what was committed is what stayed.
+            # Some runners report attempted values, others committed ones; `result` is the best that each knows.
             self.counts[counter.key.metric.name] += counter.result or 0
         for distribution in found["distributions"]:
             name, value = distribution.key.metric.name, distribution.result

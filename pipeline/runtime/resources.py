@@ -1,4 +1,4 @@
-"""What a worker process loads once for a build: space, templates, sampler."""
+"""Space, templates and sampler, loaded once in each worker process of a build."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from prompts.renderer import Template
 
 @dataclass(frozen=True)
 class Resources:
-    """Read from the build's folder, so that a remote worker needs nothing else."""
+    """A build's space and templates, read from its folder, so that a remote worker needs nothing else."""
 
     space: PreferenceSpace
     templates: dict[str, Template]
@@ -23,7 +23,10 @@ class Resources:
 
 @lru_cache(maxsize=4)
 def resources(plan: BuildPlan) -> Resources:
-    """The build's resources; loaded at the first call in a process. Raises `UserError` if they are not the build's."""
+    """Return the build's resources, loaded at the first call in a process.
+
+    Raises `UserError` if a file is not the one that the build began with.
+    """
     # Beam's half a million objects will live as long as the process: the collector need not look at them again.
     gc.collect()
     gc.freeze()
@@ -33,5 +36,5 @@ def resources(plan: BuildPlan) -> Resources:
 
 @lru_cache(maxsize=4)
 def sampler(plan: BuildPlan) -> Sampler:
-    """What draws the points of a build that samples."""
+    """Return the sampler of a build's points."""
     return Sampler(resources(plan).space, plan.config.sampling, plan.config.seed)

@@ -1,4 +1,4 @@
-"""What a shard leaves on disk: its rows, its rejections, and in both footers what was lost."""
+"""Files of a finished shard: its rows, its rejections, and a count of losses in both footers."""
 
 from __future__ import annotations
 
@@ -27,10 +27,19 @@ def store_pool(
     completion_tokens: int,
     open_responses: int = 0,
 ) -> dict[str, Any]:
-    """Write a pool shard, its rejections first: the presence of the pairs says that the shard is done.
+    """Write a pool shard. Its rejections are written first: the file of pairs marks the shard as done.
 
-    `content` identifies the pairs, for the shards that are made of them. `open_responses` are those of mined threads
-    that circumstances left without levels.
+    Args:
+        spec: The shard.
+        plan: The build.
+        pairs: Accepted pairs, in any order.
+        rejections: Failed attempts.
+        prompt_tokens: Of all attempts.
+        completion_tokens: Of all attempts.
+        open_responses: Responses of mined threads that timeouts or server errors left without levels.
+
+    Returns:
+        The footer's `meta`. Its `content` is a hash of the pairs, by which shards of examples know their input.
     """
     ordered = sorted(pairs, key=lambda pair: pair.pair_id)
     meta = {
@@ -56,9 +65,10 @@ def _content(pairs: Sequence[Pair]) -> str:
 
 
 def loss_meta(plan: BuildPlan, rejections: Sequence[Rejection], open_responses: int = 0) -> dict[str, Any]:
-    """What a footer says of losses: `lost` pairs, those of them that are `unanswered`, and what is `open`.
+    """Return what a footer says of losses: numbers of `lost`, `unanswered` and `open` pairs, and reasons.
 
-    A lost pair is unanswered where circumstances failed any of its attempts. Open is what another run would ask again.
+    A lost pair is unanswered if a timeout or server error failed any of its attempts. Open pairs are those that another
+    run would ask for again.
     """
     final = {rejection.record_id for rejection in rejections if rejection.final}
     unanswered = len(final & {rejection.record_id for rejection in rejections if rejection.may_pass})
@@ -72,9 +82,9 @@ def loss_meta(plan: BuildPlan, rejections: Sequence[Rejection], open_responses: 
 
 
 def better_stored(plan: BuildPlan, folder: str, spec: ShardSpec, meta: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The footer of the stored shard, where a shard that was asked again came out no better and so must stay.
+    """Return the footer of the stored shard if it must stay, because asking again lost no fewer rows; else None.
 
-    Without a journal, or with a server that is still bad, asking again could lose what an earlier run was answered.
+    Without a journal, or with a server that still fails, asking again could lose what an earlier run received.
     """
     stored = read_meta(plan.path(folder, spec)) if plan.reopens_shards else None
     if stored is None or any(stored.get(key) != meta.get(key) for key in ("fingerprint", "made_of")):
@@ -83,6 +93,6 @@ def better_stored(plan: BuildPlan, folder: str, spec: ShardSpec, meta: Mapping[s
 
 
 def write_rejections(path: AnyPath, rejections: Sequence[Rejection], meta: Mapping[str, Any]) -> None:
-    """Write a shard's rejections, by record and attempt."""
+    """Write a shard's rejections, ordered by record and attempt."""
     ordered = sorted(rejections, key=lambda rejection: (rejection.record_id, rejection.attempt))
     write_shard(path, REJECTION_SCHEMA, [to_table(ordered, REJECTION_SCHEMA)], meta)

@@ -1,4 +1,4 @@
-"""Which engine runs the DAG, with which options. The DAG does not know it; only options differ."""
+"""Beam's runner and its options for a build. The DAG does not depend on the runner."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ _LONGEST_JOB = 30 * 24 * 3600
 
 
 class Runner:
-    """Beam's runner and options, from the configuration and the command line's part behind `--`, which wins.
+    """A Beam runner with options from the configuration and from the command line after `--`, which win.
 
-    `measured` are the metrics of all pipelines that it has run. Raises `UsageError` for what Beam lacks.
+    `measured` holds the metrics of all pipelines it has run. Raises `UsageError` for an option that Beam lacks.
     """
 
     def __init__(self, config: BuildConfig, output: AnyPath, beam_args: Sequence[str]) -> None:
@@ -62,18 +62,18 @@ class Runner:
         if self.is_dataflow:
             self.options = _for_dataflow(config, output, beam_args)
         try:
-            # The plain DirectRunner tries to download a binary, and then behaves differently.
+            # The plain DirectRunner tries to download a binary first, and behaves differently if it succeeds.
             self._runner = create_runner(name) if name else self._local(output)
         except (ImportError, ValueError) as error:
             extra = "; for Dataflow install apache-beam[gcp]" if self.is_dataflow else ""
             raise UsageError(f"--runner={name}: {' '.join(str(error).split())[:200]}{extra}") from None
 
     def _local(self, output: AnyPath) -> FnApiRunner:
-        """Beam's own runner. Where its workers are processes they are ours, and silent but with `--debug`."""
+        """Return Beam's local runner. Worker processes are ours, and print to a log unless `--debug` is given."""
         direct = self.options.view_as(DirectOptions)
         if direct.direct_running_mode != "multi_processing":
             return FnApiRunner()
-        # Beam would put a command of its own in place of ours.
+        # With this mode set, Beam would replace our worker command.
         direct.direct_running_mode = None
         if not logging.getLogger().isEnabledFor(logging.INFO):
             key = hashlib.sha256(str(output).encode()).hexdigest()[:16]
@@ -81,10 +81,10 @@ class Runner:
         return FnApiRunner(worker.environment(self.log))
 
     def adapted(self, plan: BuildPlan) -> BuildPlan:
-        """The plan as this runner should have it.
+        """Return the plan for this runner.
 
-        Only Dataflow heeds resource hints. Elsewhere they would cut the DAG into stages that hand shards to each other,
-        which today run as one.
+        Only Dataflow uses resource hints. Elsewhere they would split the DAG into stages that serialise shards between
+        them, instead of one fused stage.
         """
         if self.is_dataflow:
             return plan
@@ -92,7 +92,7 @@ class Runner:
         return dataclasses.replace(plan, config=plan.config.model_copy(update={"workers": workers}))
 
     def run(self, fill: Callable[..., None], *arguments: Any) -> None:
-        """Run the pipeline that `fill(pipeline, *arguments)` lays out, to its end. Ctrl-C cancels the job."""
+        """Run the pipeline that `fill(pipeline, *arguments)` builds, to its end. Ctrl-C cancels the job."""
         is_elsewhere = not isinstance(self._runner, FnApiRunner)
         with worker.watched(), user_errors(is_elsewhere, self.log):
             result = self._start(fill, *arguments)
@@ -108,7 +108,7 @@ class Runner:
             self.measured.add(result)
 
     def submit(self, fill: Callable[..., None], *arguments: Any) -> str | None:
-        """Hand the pipeline over and do not wait; the job's id, where the runner tells one."""
+        """Submit the pipeline without waiting. Return the job's id if the runner reports one."""
         with user_errors():
             result = self._start(fill, *arguments)
         # A Flex Template's launcher makes the job itself, after this process has ended.
@@ -124,10 +124,10 @@ class Runner:
 
 
 def _for_dataflow(config: BuildConfig, output: AnyPath, beam_args: Sequence[str]) -> PipelineOptions:
-    """What Dataflow needs to know of the workers. One process a machine, as all its threads feed one model server."""
+    """Return the options of Dataflow workers: one process a machine, as all its threads share one model server."""
     workers: WorkersConfig = config.workers
     arguments = {
-        # Of jobs of one name Dataflow runs one at a time: nobody builds twice into the same folder.
+        # Dataflow runs one job of a name at a time, so two builds cannot write to one folder.
         "--job_name": f"everyuser-{hashlib.sha256(str(output).encode()).hexdigest()[:16]}",
         "--sdk_container_image": workers.image,
         "--machine_type": workers.machine_type,
@@ -151,9 +151,10 @@ def _for_dataflow(config: BuildConfig, output: AnyPath, beam_args: Sequence[str]
 
 @contextlib.contextmanager
 def user_errors(is_elsewhere: bool = False, log: Path | None = None) -> Iterator[None]:
-    """Find our own error again in what a runner makes of it: a copy with a suffix, or a traceback as text.
+    """Raise our own error again from what a runner made of it: an exception with a suffix, or a traceback as text.
 
-    Beam makes a `RuntimeError` of Ctrl-C, too. Of a job that ran elsewhere there is nothing but that text.
+    Beam has no other way: its workers report failures as text, and Ctrl-C becomes a `RuntimeError`. The tests of
+    `test_worker.py` and `test_portable_builds.py` hold this for the pinned version.
     """
     try:
         yield

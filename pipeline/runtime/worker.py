@@ -1,7 +1,7 @@
-"""Worker processes of Beam's local runner: `python -m pipeline.runtime.worker [LOG]`, and the driver's eye on them.
+"""Worker processes of Beam's local runner (`python -m pipeline.runtime.worker [LOG]`), and their supervision.
 
-Workers print a traceback for each stage of a bundle that failed or was interrupted, while the driver says in a line
-what happened. So what they print goes to a log.
+A worker prints a traceback for each stage of a failed bundle, while the driver reports one line. Its output therefore
+goes to a log.
 """
 
 from __future__ import annotations
@@ -26,41 +26,41 @@ from schemas.base import UserError
 
 
 class Log(io.TextIOBase):
-    """A file that takes what it can. Beam sends no answer for a bundle whose traceback cannot be printed."""
+    """A log file that ignores a full disk. Beam would wait for ever for a bundle whose traceback cannot be printed."""
 
     def __init__(self, path: Path) -> None:
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        # What is written by libraries in C.
+        # Redirect the output of C libraries too.
         for output in (1, 2):
             os.dup2(self._file, output)
 
     def writable(self) -> bool:
-        """Always."""
+        """Return True."""
         return True
 
     def write(self, text: str) -> int:
-        """Append as much as the disk takes."""
+        """Append the text as far as the disk has room."""
         with contextlib.suppress(OSError):
             os.write(self._file, text.encode(errors="replace"))
         return len(text)
 
 
 def environment(log: Path | None) -> SubprocessSDKEnvironment:
-    """Return what starts such workers."""
+    """Return the Beam environment that starts these workers."""
     command = [sys.executable, "-m", "pipeline.runtime.worker", *([str(log)] if log else [])]
-    # A shell in between would hide how a worker ended.
+    # Without `exec` a shell would hide the worker's exit status.
     return SubprocessSDKEnvironment.from_command_string(f"exec {shlex.join(command)}")
 
 
 @contextlib.contextmanager
 def watched() -> Iterator[None]:
-    """Raise `UserError` when a worker process is killed within the block. Beam would wait for it for ever."""
+    """Raise `UserError` if a worker process is killed within the block. Beam itself would wait for it for ever."""
     before, killed = threading.excepthook, ""
 
     def notice(failure: threading.ExceptHookArgs) -> None:
         nonlocal killed
         found = re.search(r"Worker subprocess exited with return code -(\d+)", str(failure.exc_value))
-        # Ctrl-C reaches all of them.
+        # Ctrl-C reaches all workers and is no fault.
         if found is None or int(found[1]) == signal.SIGINT:
             before(failure)
         elif not killed:
@@ -82,7 +82,7 @@ def watched() -> Iterator[None]:
 
 
 def main() -> None:
-    """Be a worker."""
+    """Run a worker until Beam ends it."""
     with contextlib.ExitStack() as stack:
         if sys.argv[1:]:
             with contextlib.suppress(OSError):

@@ -15,7 +15,7 @@ from apache_beam.options.pipeline_options import DebugOptions, GoogleCloudOption
 
 from deploy import launch
 from deploy.parameters import BuildParameters, Parameters
-from pipeline.build import HandedOver
+from pipeline.build import Submission
 from pipeline.io import storage
 from pipeline.io.storage import AnyPath
 from pipeline.runtime.runners import Runner
@@ -167,9 +167,9 @@ def test_every_parameter_reaches_the_job(bucket: AnyPath) -> None:
 def test_the_build_is_handed_over_once(bucket: AnyPath, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[BuildConfig, AnyPath, Sequence[str]]] = []
 
-    def hand_over(*handed: Any) -> HandedOver:
+    def hand_over(*handed: Any) -> Submission:
         calls.append(handed)
-        return HandedOver("job", is_new=True)
+        return Submission("job", is_new=True)
 
     monkeypatch.setattr(launch, "submit", hand_over)
 

@@ -109,14 +109,14 @@ def test_mirrored_twin_is_the_exact_mirror(tmp_path: Path, history: dict[str, in
         assert twin[DIRECTION] == opposite(first[DIRECTION])
         for same in ("prompt", "pair_id", "post_id", "topics", "source", "model", "history_support"):
             assert twin[same] == first[same]
-        for item, turned in zip(first[PAIR], twin[PAIR], strict=True):
-            assert turned["prompt"] == item["prompt"]
-            assert (turned["chosen"], turned["rejected"]) == (item["rejected"], item["chosen"])
-            assert turned[DIRECTION] == opposite(item[DIRECTION])
-        for item, turned in zip(first[UGC], twin[UGC], strict=True):
-            assert turned["prompt"] == item["prompt"]
-            assert turned["comment"] != item["comment"]
-            assert turned[DIRECTION] == opposite(item[DIRECTION])
+        for item, mirrored in zip(first[PAIR], twin[PAIR], strict=True):
+            assert mirrored["prompt"] == item["prompt"]
+            assert (mirrored["chosen"], mirrored["rejected"]) == (item["rejected"], item["chosen"])
+            assert mirrored[DIRECTION] == opposite(item[DIRECTION])
+        for item, mirrored in zip(first[UGC], twin[UGC], strict=True):
+            assert mirrored["prompt"] == item["prompt"]
+            assert mirrored["comment"] != item["comment"]
+            assert mirrored[DIRECTION] == opposite(item[DIRECTION])
 
 
 def test_history_items_are_pairs_of_the_pool_seen_from_one_of_their_sides(tmp_path: Path) -> None:
@@ -314,7 +314,7 @@ def test_example_that_breaks_a_rule_of_its_record_is_rejected_with_its_twin(tmp_
     shard = portrayed(plan)
     first, second, *rest = shard.personas
     own_post = History(np.array([first.row]), np.array([second.row]), 0.5)
-    broken = Persona(first.row, (own_post, own_post.turned(shard.block.pool)), portraits=first.portraits)
+    broken = Persona(first.row, (own_post, own_post.mirrored(shard.block.pool)), portraits=first.portraits)
 
     meta = finish(ExampleShard(shard.spec, shard.block, [broken, second, *rest]), plan)
 
@@ -331,7 +331,7 @@ def test_example_whose_history_contradicts_it_is_rejected_with_its_twin(tmp_path
     clashes = (pool.directions * pool.directions[first.row] < 0).any(axis=1)
     clashing = np.flatnonzero(clashes & (pool.posts != pool.posts[first.row]))
     contradicting = History(clashing[:1], clashing[1:2], 0.5)
-    broken = replace(first, histories=(contradicting, contradicting.turned(pool)))
+    broken = replace(first, histories=(contradicting, contradicting.mirrored(pool)))
 
     meta = finish(replace(shard, personas=[broken, *rest]), plan)
 

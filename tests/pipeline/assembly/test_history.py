@@ -194,9 +194,9 @@ def test_no_item_contradicts_the_target() -> None:
 
 def test_turned_history_does_not_contradict_the_opposite_person() -> None:
     for pool, target, _, history in accepted():
-        turned = history.turned(pool)
-        assert turned.support == history.support
-        for view in (*turned.ugc, *turned.pair):
+        mirrored = history.mirrored(pool)
+        assert mirrored.support == history.support
+        for view in (*mirrored.ugc, *mirrored.pair):
             assert not contradicts(pool, np.negative(pool.directions[target]), int(view))
 
 
@@ -204,8 +204,8 @@ def test_turning_twice_gives_the_same_view() -> None:
     pool = pool_of([1], [1], [1])
     views = np.array([0, 4, 2])
 
-    assert pool.turned(views).tolist() == [3, 1, 5]
-    assert pool.turned(pool.turned(views)).tolist() == [0, 4, 2]
+    assert pool.mirrored(views).tolist() == [3, 1, 5]
+    assert pool.mirrored(pool.mirrored(views)).tolist() == [0, 4, 2]
 
 
 def test_no_post_and_no_reply_is_repeated_nor_equals_the_targets() -> None:

@@ -153,7 +153,7 @@ def views_of(numbers: npt.NDArray[np.int64], rows: int) -> list[View]:
 
 
 def numbers_of(views: Sequence[View], rows: int) -> list[int]:
-    return [view.row + rows * view.is_turned for view in views]
+    return [view.row + rows * view.is_mirrored for view in views]
 
 
 def contradicts(person: Entry, shown: Levels) -> bool:
@@ -276,8 +276,8 @@ def test_opposite_person_has_the_same_pairs_turned_round() -> None:
         if isinstance(case.found, tuple) and len(case.found) == 2:
             one, other = case.found
             rows = len(case.entries)
-            turned = [view.turned() for view in views_of(one.pair, rows)]
-            assert other.pair.tolist() == numbers_of(turned, rows)
+            mirrored = [view.mirrored() for view in views_of(one.pair, rows)]
+            assert other.pair.tolist() == numbers_of(mirrored, rows)
 
 
 def test_history_of_one_side_does_not_depend_on_whether_the_other_is_asked_for() -> None:
@@ -342,7 +342,7 @@ def test_pair_of_which_one_reply_alone_is_similar_is_no_item_of_p_pair() -> None
     assert first_of([target, other], config(1, 0, 0.5)).ugc.tolist() == [1]
 
 
-def test_pair_is_turned_round_where_that_makes_it_similar() -> None:
+def test_pair_is_mirrored_round_where_that_makes_it_similar() -> None:
     target, other = entry([1, 1, 0], [0, 1, 0], "a"), entry([0, 1, 0], [1, 1, 0], "b")
 
     history = first_of([target, other], config(0, 1, 0.9))
@@ -556,7 +556,7 @@ def test_parts_are_votes_on_levels_and_on_directions() -> None:
     ]
     pool = pool_of(entries)
 
-    # Replies: b's chosen, c's rejected, d's chosen; pairs: b as it stands, c turned round, d as it stands.
+    # Replies: b's chosen, c's rejected, d's chosen; pairs: b as it stands, c mirrored, d as it stands.
     found = parts_of(History(np.array([1, 6, 3]), np.array([1, 6, 3]), 0.0), pool)
 
     assert [part.tolist() for part in found] == [[1, 1], [1, 0]]

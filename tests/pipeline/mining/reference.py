@@ -6,7 +6,7 @@ explicit cosine, majority vote, criterion) and this project's rules on top (no c
 Shared with the code under test are inputs only, not steps of the algorithm: the counter-based numbers of the draws, the
 seed of a thread's K-means, scikit-learn's K-means itself, the rules for two texts (`check_pair`), and how ties between
 equally similar views are broken. Of the latter: views stand on a circle, in the order of their number; a view that is
-turned round has the number of the row that mirrors its own (`order` read backwards); counting begins at the target's
+mirrored has the number of the row that mirrors its own (`order` read backwards); counting begins at the target's
 `shift`; the last is served first. `SHORTLIST` is shared too: strict histories are covered from the most similar
 candidates, and from the others only where those do not fill the history.
 """
@@ -148,7 +148,7 @@ def mine(
 
 @dataclass(frozen=True)
 class Entry:
-    """A mined pair, or one that is turned round: the post, both replies and their levels."""
+    """A mined pair, or one that is mirrored: the post, both replies and their levels."""
 
     post: str
     chosen: str
@@ -160,16 +160,16 @@ class Entry:
     def direction(self) -> Levels:
         return direction_of(self.chosen_levels, self.rejected_levels)
 
-    def turned(self) -> Entry:
+    def mirrored(self) -> Entry:
         return Entry(self.post, self.rejected, self.chosen, self.rejected_levels, self.chosen_levels)
 
 
 class View(NamedTuple):
     row: int
-    is_turned: bool
+    is_mirrored: bool
 
-    def turned(self) -> View:
-        return View(self.row, not self.is_turned)
+    def mirrored(self) -> View:
+        return View(self.row, not self.is_mirrored)
 
 
 @dataclass(frozen=True)
@@ -182,14 +182,14 @@ class Person:
 
 
 def seen(entries: Sequence[Entry], view: View) -> Entry:
-    return entries[view.row].turned() if view.is_turned else entries[view.row]
+    return entries[view.row].mirrored() if view.is_mirrored else entries[view.row]
 
 
 def places(order: Sequence[float], shift: float) -> dict[View, int]:
     """The place of every view on the circle of ties."""
     rows = len(order)
-    views = [View(row, is_turned) for is_turned in (False, True) for row in range(rows)]
-    numbered = sorted(views, key=lambda view: order[rows - 1 - view.row] if view.is_turned else order[view.row])
+    views = [View(row, is_mirrored) for is_mirrored in (False, True) for row in range(rows)]
+    numbered = sorted(views, key=lambda view: order[rows - 1 - view.row] if view.is_mirrored else order[view.row])
     start = int(shift * 2 * rows)
     return {view: (place + start) % (2 * rows) for place, view in enumerate(numbered)}
 
@@ -279,13 +279,13 @@ def people(
         return "history_too_short"
     result = []
     for side in sides:
-        person = entries[target] if side > 0 else entries[target].turned()
+        person = entries[target] if side > 0 else entries[target].mirrored()
         # What the opposite person wrote repeats nothing of the pairs, but is chosen by itself.
         by_now = {*covered}
         ugc = pick(ugc_part(person), rules.ugc, entries, place, rules, {*used}, by_now)
         if len(ugc) < rules.ugc:
             return "history_too_short"
-        views = pair if side > 0 else [view.turned() for view in pair]
+        views = pair if side > 0 else [view.mirrored() for view in pair]
         support = len(by_now) / sum(level != 0 for level in person.direction)
         if rules.consistency == "paper":
             wrote = [seen(entries, view).chosen_levels for view in ugc]

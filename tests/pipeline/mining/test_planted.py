@@ -476,7 +476,7 @@ def test_small_build_is_that_of_the_reference(
             row = rows.pop(f"{identity}-{letter}")
             wrote = [seen(candidates, view) for view in person.ugc]
             preferred = [seen(candidates, view) for view in person.pair]
-            wanted = candidates[target] if letter == "a" else candidates[target].turned()
+            wanted = candidates[target] if letter == "a" else candidates[target].mirrored()
             assert as_levels(row["Preference Direction"]) == wanted.direction
             assert (row["prompt"], row["chosen"], row["rejected"]) == (wanted.post, wanted.chosen, wanted.rejected)
             assert [
