@@ -1,0 +1,50 @@
+"""The build configuration: one YAML file. Every key has its type, description and default here and nowhere else.
+
+`docs/config.md` is generated from the descriptions (`python -m schemas.reference`).
+"""
+
+from schemas.config.build import MAX_SHARDS, NO_CONTENT, BuildConfig, LimitsConfig
+from schemas.config.engines import (
+    DummyEngine,
+    Engine,
+    OpenAiEngine,
+    ReplayEngine,
+    RequestsConfig,
+    VllmEngine,
+    WorkersConfig,
+)
+from schemas.config.generation import GenerationConfig, HistoryConfig, RulesConfig
+from schemas.config.mining import AnnotationConfig, MiningConfig
+from schemas.config.publishing import CardConfig, PublishConfig
+from schemas.config.sampling import Correlation, Marginal, SamplingConfig, SplitsConfig
+from schemas.config.sources import DumpSource, MinedSource, SeedsConfig, ThreadField, ThreadsSource
+
+__all__ = [
+    "MAX_SHARDS",
+    "NO_CONTENT",
+    "AnnotationConfig",
+    "BuildConfig",
+    "CardConfig",
+    "Correlation",
+    "DummyEngine",
+    "DumpSource",
+    "Engine",
+    "GenerationConfig",
+    "HistoryConfig",
+    "LimitsConfig",
+    "Marginal",
+    "MinedSource",
+    "MiningConfig",
+    "OpenAiEngine",
+    "PublishConfig",
+    "ReplayEngine",
+    "RequestsConfig",
+    "RulesConfig",
+    "SamplingConfig",
+    "SeedsConfig",
+    "SplitsConfig",
+    "ThreadField",
+    "ThreadsSource",
+    "VllmEngine",
+    "WorkersConfig",
+]

@@ -1,0 +1,59 @@
+"""Types and checks that several sections of the configuration share."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Annotated
+
+from pydantic import Field, JsonValue
+
+from schemas.problems import Fits
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+Probability = Annotated[float, Field(gt=0, lt=1)]
+
+
+Paths = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)]
+
+
+Name = Annotated[
+    str,
+    Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=96),
+    Fits(
+        "a text of at most 96 letters, digits, '.', '_' and '-' that begins with a letter or digit, such as 'my-data'"
+    ),
+]
+
+
+def compile_patterns(patterns: tuple[str, ...]) -> tuple[str, ...]:
+    """The patterns, all of which are regular expressions; raises `ValueError`."""
+    for pattern in patterns:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"'{pattern}' is not a regular expression: {error}") from None
+    return patterns
+
+
+_SECRET = re.compile(
+    r"key|token|sig|signature|pwd|passwd|.*(password|passphrase|secret|authorization|credentials?)"
+    r"|.*(api|access|auth|account|private|secret|subscription|functions?)key(id)?s?"
+    r"|.*(api|access|auth|bearer|hf|huggingface|refresh|sas|secret|security|session)tokens?"
+)
+
+
+def find_secrets(value: JsonValue, path: str = "") -> Iterator[str]:
+    """The dotted keys below which a secret stands, by their names. Names of a JSON schema lead to maps."""
+    if isinstance(value, list):
+        for inner in value:
+            yield from find_secrets(inner, path)
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            place = f"{path}.{key}" if path else key
+            is_plain = inner is None or isinstance(inner, bool | dict)
+            if not is_plain and _SECRET.fullmatch(re.sub(r"[^a-z]", "", key.lower())):
+                yield place
+            yield from find_secrets(inner, place)

@@ -1,0 +1,107 @@
+"""Sections `seeds` and `mining.source`: where posts and threads come from."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from schemas.base import Record
+from schemas.config.fields import Paths
+
+
+class SeedsConfig(Record):
+    """Where the posts come from."""
+
+    path: str = Field(
+        "packaged",
+        description="`packaged` (312 posts of this project), a file (here, or at `s3://` or `gs://`) of JSON lines "
+        "(`.jsonl`, `.ndjson`), `.json`, `.csv`, `.tsv` or `.parquet`, all but the last also as `.gz` or `.zst`, or a "
+        "Hub dataset `hf://owner/name`.",
+    )
+    config: str | None = Field(None, description="Configuration name of a Hub dataset.")
+    split: str = Field("train", description="Split of a Hub dataset.")
+    revision: str = Field("main", description="Revision of a Hub dataset; a commit hash makes the build repeatable.")
+    limit: int | None = Field(None, ge=1, description="Read at most this many posts.")
+    columns: dict[Literal["id", "title", "text", "topics"], str] = Field(
+        default_factory=dict,
+        description="Which column of the source holds `id`, `title`, `text` and `topics`, where the names differ by "
+        "more than case. Without an `id` column posts are numbered. Of different posts under one id, the later ones "
+        "get a hash of their text in it. A `text` may be a chat, of which the user's messages are taken; `topics` "
+        "holds a list, a text that holds one, or a text with commas.",
+    )
+
+    @property
+    def is_hub(self) -> bool:
+        """Whether the posts are a dataset of the Hub."""
+        return self.path.startswith("hf://")
+
+
+class DumpSource(Record):
+    """A Reddit-style dump: submissions and comments, joined on `link_id`."""
+
+    kind: Literal["dump"]
+    submissions: Paths = Field(description="Files of submissions: `id`, `title`, `selftext`, `subreddit`, `author`.")
+    comments: Paths = Field(
+        description="Files of comments: `id`, `link_id`, `parent_id`, `author`, `body`. Both of the kinds that "
+        "`seeds.path` takes, or patterns such as `RC_2024-*.zst`."
+    )
+    replies: Literal["top_level", "all"] = Field(
+        "top_level", description="`top_level`: replies to the post itself; `all`: replies to other replies too."
+    )
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The keys that hold paths."""
+        return ("submissions", "comments")
+
+
+ThreadField = Literal[
+    "id", "title", "post", "topics", "author", "responses", "response_id", "response_text", "response_author"
+]
+
+
+class ThreadsSource(Record):
+    """Threads that are joined already, or a published dataset of rated responses."""
+
+    kind: Literal["threads", "ultrafeedback", "helpsteer2", "pku_saferlhf"] = Field(
+        description="`threads`: rows of `post` (or `title` and `text`) and `responses`, with or without levels. The "
+        "others turn the ratings of that dataset into levels on the universal values, without a model."
+    )
+    path: Paths = Field(
+        description="Files of the kinds that `seeds.path` takes, patterns, one `hf://owner/name`, or `packaged` "
+        "(40 short threads of this project)."
+    )
+    columns: dict[ThreadField, str] = Field(
+        default_factory=dict,
+        description="`threads`: which column holds each field, where the names differ by more than case; "
+        "`response_id`, `response_text` and `response_author` are within `responses`.",
+    )
+    config: str | None = Field(None, description="Configuration name of a Hub dataset.")
+    split: str = Field("train", description="Split of a Hub dataset.")
+    revision: str = Field("main", description="Revision of a Hub dataset; a commit hash makes the build repeatable.")
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The keys that hold paths."""
+        return ("path",)
+
+    @property
+    def is_hub(self) -> bool:
+        """Whether the threads are a dataset of the Hub."""
+        return self.path[0].startswith("hf://")
+
+    @model_validator(mode="after")
+    def _one_dataset(self) -> ThreadsSource:
+        if len(self.path) > 1 and any(path.startswith("hf://") for path in self.path):
+            raise ValueError("a dataset of the Hub must be the only path")
+        return self
+
+    @model_validator(mode="after")
+    def _mapped_threads(self) -> ThreadsSource:
+        if self.columns and self.kind != "threads":
+            raise ValueError(f"columns are for kind 'threads'; those of '{self.kind}' are known")
+        return self
+
+
+MinedSource = Annotated[DumpSource | ThreadsSource, Field(discriminator="kind")]
