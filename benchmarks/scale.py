@@ -98,7 +98,7 @@ _PARTS: dict[str, Sequence[Callable[..., Any]]] = {
     "traits": [PreferenceSpace.traits],
     "templates": [Template.render],
     "requests": [completions.make_request],
-    "replies": [dummy.reply],
+    "replies": [dummy.complete],
     "rules": [validate.clean_reply, validate.check_reply, validate.check_pair],
     "read": [shards.read_shard, shards.read_groups],
     "histories": [choose_histories],

@@ -1,4 +1,4 @@
-"""What is asked of a model, and what comes back: plain values."""
+"""Completion requests and their outcomes, as plain values."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from schemas.config import GenerationConfig
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One chat completion. `body` is the HTTP body, `key` its hash: the same question has the same key for ever.
+    """A request for one chat completion.
 
-    `texts` are the messages' texts, from which a reply must not copy. `sequences` is what it takes of the window.
+    `body` is the HTTP body and `key` its hash, which identifies the request in journals. A reply must not copy from
+    `texts`, the texts of the messages. `sequences` counts against the limit of requests in flight.
     """
 
     path: ClassVar[str] = "/chat/completions"
@@ -29,20 +30,20 @@ class Request:
     body: bytes
     texts: tuple[str, ...]
 
-    def read(self, answer: Any) -> tuple[str, str]:
-        """Text and finish reason of a parsed answer. Raises `ValueError` and the like for anything else."""
-        return read_reply(answer["choices"][0])
+    def read(self, response: Any) -> tuple[str, str]:
+        """Return text and finish reason of a parsed response. Raises `ValueError` and the like for other shapes."""
+        return read_reply(response["choices"][0])
 
 
 OPTIONS = ("A", "B", "C")
-"""The one-token answers of a choice. They stand for other levels where options are shuffled."""
+"""The one-token answers of a choice. Which level an option means differs between questions."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChoiceRequest:
-    """Many one-token choices in one completion call: `prefix` before each of `questions`.
+    """A request for many one-token choices in one call: each of `questions` follows `prefix`.
 
-    The body is made when it is sent: a shard's would take a gigabyte. `key` is a hash of all that it is made of.
+    The body is made when it is sent, as all bodies of a shard would take a gigabyte. `key` is a hash of its parts.
     """
 
     path: ClassVar[str] = "/completions"
@@ -54,32 +55,33 @@ class ChoiceRequest:
 
     @property
     def sequences(self) -> int:
-        """What it takes of the window."""
+        """Number of prompts, which counts against the limit of requests in flight."""
         return len(self.questions)
 
     @property
     def body(self) -> bytes:
-        """The HTTP body."""
+        """HTTP body."""
         return orjson.dumps({**self.head, "prompt": [self.prefix + question for question in self.questions]})
 
-    def read(self, answer: Any) -> tuple[str, str]:
-        """Probabilities of the options, a byte each in hexadecimal, question by question; see `probabilities`."""
-        choices = sorted(answer["choices"], key=lambda choice: int(choice["index"]))
+    def read(self, response: Any) -> tuple[str, str]:
+        """Return the probabilities of the options in hexadecimal, for `decode_probabilities`, and a finish reason."""
+        choices = sorted(response["choices"], key=lambda choice: int(choice["index"]))
         if [choice["index"] for choice in choices] != list(range(len(self.questions))):
             raise ValueError("not one choice for each prompt")
         return bytes(round(255 * share) for choice in choices for share in _option_shares(choice)).hex(), "stop"
 
 
-def probabilities(text: str) -> np.ndarray[tuple[int, int], np.dtype[np.uint8]]:
-    """What `ChoiceRequest.read` wrote, shape (questions, options): bytes, 255 for certainty; zeros for no answer."""
-    return np.frombuffer(bytes.fromhex(text), dtype=np.uint8).reshape(-1, len(OPTIONS))
+def decode_probabilities(encoded: str) -> np.ndarray[tuple[int, int], np.dtype[np.uint8]]:
+    """Return what `ChoiceRequest.read` encoded, shape (questions, options): 255 is certain, all zeros no answer."""
+    return np.frombuffer(bytes.fromhex(encoded), dtype=np.uint8).reshape(-1, len(OPTIONS))
 
 
 def _option_shares(choice: Any) -> list[float]:
-    """Each option's share of what the model gives to all options; zeros if it is not seen to give them anything.
+    """Return each option's share of the probability of all options; zeros where none of them is known.
 
-    An endpoint without log-probabilities is taken at its word. One with them is not: where the options are far down,
-    what it was made to say is a guess. So is every other option where the one that it said has no number.
+    Without log-probabilities the option in the text gets everything. With them the text alone counts for nothing: where
+    the options are unlikely, a constrained text is a guess. Where the option in the text has no log-probability, the
+    others' numbers are no basis either.
     """
     tokens = first_logprobs(choice)
     weights = [0.0] * len(OPTIONS)
@@ -99,7 +101,7 @@ def _option_shares(choice: Any) -> list[float]:
 
 
 def _as_option(token: str) -> str:
-    """A token without the space before it, which some servers show as their tokenizer marks it."""
+    """Return a token without the leading space, which some servers show as their tokenizer's mark."""
     return token.strip().lstrip("\u2581\u0120")
 
 
@@ -108,7 +110,7 @@ AnyRequest = Request | ChoiceRequest
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """A reply, with what it cost."""
+    """A reply and its token counts."""
 
     text: str
     finish_reason: str
@@ -118,10 +120,10 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A request that got no reply. `reason` is counted, `detail` is for people.
+    """A request without a reply. `reason` is counted, `detail` is for people.
 
-    `may_pass`: the cause was the circumstances (a timeout, a 500), so a resumed run asks again. Otherwise it was the
-    request itself, and the answer would be the same.
+    `may_pass`: the circumstances were the cause (a timeout, a 500), so a resumed run sends the request again. Otherwise
+    the request itself was, and the response would be the same.
     """
 
     reason: str
@@ -133,13 +135,17 @@ Outcome = Completion | Failure
 
 
 def make_request(
-    config: GenerationConfig, messages: Mapping[str, str], counter: tuple[object, ...], **changes: object
+    config: GenerationConfig, messages: Mapping[str, str], seed_parts: tuple[object, ...], **changes: object
 ) -> Request:
-    """The request for `messages` (role to text). Its sampling seed is a hash of `counter`, so it never changes.
+    """Return the request for one chat completion.
 
-    `changes` replace fields of the body, and so does the configuration's `extra`; None takes one out.
+    Args:
+        config: Model and sampling parameters. Its `extra` replaces fields of the body.
+        messages: Text by role. Empty texts are left out.
+        seed_parts: Identifies the request within its build. The sampling seed is a hash of it.
+        **changes: Replace fields of the body; None removes one.
     """
-    digest = hashlib.blake2b("\x1f".join(str(part) for part in counter).encode(), digest_size=4).digest()
+    digest = hashlib.blake2b("\x1f".join(str(part) for part in seed_parts).encode(), digest_size=4).digest()
     body = {
         "model": config.model,
         "messages": [{"role": role, "content": text} for role, text in messages.items() if text],
@@ -150,25 +156,32 @@ def make_request(
     }
     if config.stop:
         body["stop"] = config.stop
-    # A copy, as orjson hands out a buffer of nine kilobytes for one: with shards of requests in memory that counts.
+    # Copied, as orjson returns a buffer of nine kilobytes for one kilobyte, and whole shards of bodies are in memory.
     fields = {name: value for name, value in (body | config.extra | changes).items() if value is not None}
     encoded = bytes(memoryview(orjson.dumps(fields)))
     return Request(hashlib.blake2b(encoded, digest_size=16).hexdigest(), encoded, tuple(messages.values()))
 
 
 def choice_head(model: str, structured_outputs: bool) -> dict[str, Any]:
-    """The fields that all choice requests of a build share."""
+    """Return the fields that all choice requests of a build share."""
     head: dict[str, Any] = {"model": model, "max_tokens": 1, "temperature": 0.0, "logprobs": _TOP_LOGPROBS}
     return head | {"structured_outputs": {"choice": OPTIONS}} if structured_outputs else head
 
 
 def make_choice_request(
-    head: Mapping[str, Any], prefix: str, questions: tuple[str, ...], known: bytes
+    head: Mapping[str, Any], prefix: str, questions: tuple[str, ...], digest: bytes
 ) -> ChoiceRequest:
-    """A request for one token to each question. `known` identifies head and questions: hashing them anew would cost."""
-    key = hashlib.blake2b(prefix.encode(), key=hashlib.blake2b(known, digest_size=32).digest(), digest_size=16)
+    """Return a request for one token to each question.
+
+    Args:
+        head: Fields of the body, of `choice_head`.
+        prefix: Text before each question.
+        questions: Ends of the prompts.
+        digest: Identifies head and questions, which are too long to be hashed for every request.
+    """
+    key = hashlib.blake2b(prefix.encode(), key=hashlib.blake2b(digest, digest_size=32).digest(), digest_size=16)
     return ChoiceRequest(key.hexdigest(), head, prefix, questions)
 
 
 _TOP_LOGPROBS = 5
-"""Asked for with each choice: three options, and some in another spelling (with a space before it)."""
+"""Log-probabilities per choice: the three options, and some with a space before them."""

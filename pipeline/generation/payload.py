@@ -1,4 +1,4 @@
-"""Reads the body of an answer: no more than a bound, and without the key that the server was sent."""
+"""Reading of response bodies: at most `MAX_BYTES`, and without the key that the server was sent."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ import aiohttp
 
 from schemas.mask import Mask
 
-LARGEST = 8 * 2**20
-"""Bytes of an answer, after decompression. A thousand choices with their log-probabilities take half a megabyte."""
+MAX_BYTES = 8 * 2**20
+"""Size after decompression. A thousand choices with their log-probabilities take half a megabyte."""
 
 
 class TooLargeError(ValueError):
-    """An answer that is larger than the bound."""
+    """A body of more than `MAX_BYTES`."""
 
 
 async def read_payload(response: aiohttp.ClientResponse, mask: Mask) -> bytes:
-    """Read the body of an answer. Raises `TooLargeError` as soon as it is, and what aiohttp raises."""
+    """Read a body. Raises `TooLargeError` once it exceeds `MAX_BYTES`, and errors of aiohttp."""
     payload = bytearray()
-    # Decompressed piece by piece: a small body that would unpack to gigabytes is given up at the bound.
+    # Decompressed piece by piece, so that a small body never unpacks to gigabytes.
     async for piece in response.content.iter_any():
         payload += piece
-        if len(payload) > LARGEST:
+        if len(payload) > MAX_BYTES:
             response.close()
-            raise TooLargeError(f"the answer is larger than {LARGEST // 2**20} MiB")
+            raise TooLargeError(f"the response is larger than {MAX_BYTES // 2**20} MiB")
     return mask(bytes(payload))

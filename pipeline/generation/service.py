@@ -1,4 +1,4 @@
-"""The generation service: one for each process, it answers the requests of shards from journals and the model."""
+"""The generation service of a process: it completes the requests of shards from their journals and by the model."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from schemas.config import DummyEngine, OpenAiEngine, ReplayEngine, VllmEngine
 
 
 class GenerationService:
-    """Answers requests of shards: from the shard's journal first, then from the model. One for each process."""
+    """Completes the requests of shards: from the shard's journal first, then by the model. One for each process."""
 
     def __init__(self, plan: BuildPlan) -> None:
         self._folder = plan.output / "journal"
-        self._known: dict[str, dict[str, Outcome]] = {}
+        self._journaled: dict[str, dict[str, Outcome]] = {}
         self._writers: dict[str, JournalWriter] = {}
         self._counters = counters_for(plan.output)
         self._plan = plan
         self._client: Client | None = None
-        # A runner may have several threads at work in a process.
+        # A runner may run several threads in a process.
         self._connecting = threading.Lock()
         self._is_dummy = isinstance(plan.config.engine, DummyEngine)
         self._replays = isinstance(plan.config.engine, ReplayEngine)
@@ -42,18 +42,18 @@ class GenerationService:
 
     @property
     def wants_more(self) -> bool:
-        """Whether the window will run dry soon."""
+        """True when the client will soon have too few requests."""
         return self._client is None or self._client.backlog <= self._client.watermark
 
     def submit(self, journal: str, requests: Sequence[AnyRequest]) -> RequestBatch:
-        """Begin to answer `requests`; what the journal knows is answered at once."""
+        """Start to complete `requests`. Those in the journal are completed at once."""
         if self._is_dummy:
-            return RequestBatch([dummy.reply(request) for request in requests], 0)
+            return RequestBatch([dummy.complete(request) for request in requests], 0)
         path = self._folder / f"{journal}.jsonl"
-        if journal not in self._known:
-            self._known[journal] = read_journal(path)
-        known = self._known[journal]
-        outcomes = [known.get(request.key) for request in requests]
+        if journal not in self._journaled:
+            self._journaled[journal] = read_journal(path)
+        journaled = self._journaled[journal]
+        outcomes = [journaled.get(request.key) for request in requests]
         if not self._replays:
             outcomes = [None if isinstance(o, Failure) and o.may_pass else o for o in outcomes]
         missing = [(k, request) for k, request in enumerate(requests) if outcomes[k] is None]
@@ -66,7 +66,7 @@ class GenerationService:
                 "the journal belongs to another configuration, or to a build that was not finished"
             )
         if missing:
-            # Only now: a build of which the journals know everything needs no model.
+            # Connected only here: a build whose journals are complete needs no model.
             with self._connecting:
                 self._client = self._client or _connect(self._plan)
             if journal not in self._writers:
@@ -75,25 +75,25 @@ class GenerationService:
         return batch
 
     def wait(self) -> None:
-        """Return when something has changed, or after a moment; raises what concerns the whole run."""
+        """Return when a batch may be done, or after half a second; raises errors of the whole run."""
         if self._client:
             self._client.wait()
 
     def finish(self, journal: str) -> None:
-        """The shard will ask nothing more."""
-        self._known.pop(journal, None)
+        """Close a shard's journal."""
+        self._journaled.pop(journal, None)
         writer = self._writers.pop(journal, None)
         if writer:
             writer.close()
 
     def close(self) -> None:
-        """Stop the client; its server, if it has one, is then ended by the guard."""
+        """Stop the client and close all journals. The guard then stops the server that the build started."""
         if self._client:
             self._client.close()
-        storage.map_files(self._folder, self._give_up, [*self._writers])
+        storage.map_files(self._folder, self._abandon, [*self._writers])
 
-    def _give_up(self, journal: str) -> None:
-        # What went wrong first must be told, not this.
+    def _abandon(self, journal: str) -> None:
+        # An earlier error is the one to report.
         with contextlib.suppress(UserError):
             self.finish(journal)
 
@@ -126,7 +126,7 @@ def read_key(variable: str) -> str:
 
 
 def _server_log(plan: BuildPlan) -> Path:
-    """On this machine, where a server writes; the build's own folder need not be here."""
+    """Return the path of the server's log, which is always on this machine."""
     output = plan.output
     folder = output / "logs" if storage.is_local(output) else private_folder() / plan.fingerprint[:16]
     with write_errors(folder):

@@ -1,4 +1,4 @@
-"""The generation stage: shards in, the same shards answered out, one window of requests across their borders."""
+"""The generation stage: a Beam DoFn that passes the requests of shards to the generation service."""
 
 from __future__ import annotations
 
@@ -17,50 +17,49 @@ from pipeline.runtime import metrics
 from pipeline.runtime.progress import counters_for
 
 _SHARDS_AHEAD = 8
-"""Shards that wait for stragglers at once, at most: bounds memory when one row is very slow."""
+"""Most shards that wait for their last requests: bounds memory when one row is very slow."""
 
 
 class ShardWithRequests(Protocol):
-    """A shard that has requests. `journal` names the file that keeps their outcomes."""
+    """A shard with requests. `journal` names the file that stores their outcomes."""
 
     @property
     def spec(self) -> ShardSpec:
-        """Which shard it is."""
+        """The shard's specification."""
 
     @property
     def journal(self) -> str:
         """Name of the shard's journal."""
 
     def requests(self) -> Sequence[AnyRequest]:
-        """All requests, in order."""
+        """Return all requests, in order."""
 
     def with_outcomes(self, outcomes: Sequence[Outcome]) -> Self:
-        """The same shard, answered."""
+        """Return the shard with the outcomes of its requests, in order."""
 
 
 class GenerateFn(beam.DoFn):
-    """Asks for each shard's requests. Shards leave when they are answered, not in the order in which they came.
+    """Has each shard's requests completed. Shards leave when they are complete, not in the order of their arrival.
 
-    `process` returns as soon as the window's backlog is short, so that the next shard's requests join the window
-    before this shard's last ones have ended. `first` and `last` say whether an earlier or later stage asks for the same
-    shard too.
+    `process` returns as soon as the backlog is short, so that the next shard's requests are sent before this shard's
+    last ones have ended. `first` and `last`: no earlier or later stage has requests of the same shard.
     """
 
     def __init__(self, plan: BuildPlan, first: bool, last: bool) -> None:
         self._plan = plan
         self._first = first
-        # Where stages are not fused the next one may be another machine's, which must find all in the journal.
+        # Where stages are not fused, the next one may run on another machine, which reads the journal.
         self._closes = last or not storage.is_local(plan.output)
 
     def start_bundle(self) -> None:
-        """Forget a bundle that failed."""
+        """Drop the shards of a bundle that failed."""
         self._pending: list[tuple[ShardWithRequests, RequestBatch]] = []
 
     def process(self, shard: ShardWithRequests) -> Iterator[ShardWithRequests]:
-        """Submit, then hand out what is done until the window wants more."""
+        """Submit the shard, then emit complete shards until the service wants more."""
         service = generation_service(self._plan)
         if self._first:
-            # A bundle that failed may have left this shard half-asked here.
+            # A bundle that failed may have left this shard's journal open.
             service.finish(shard.journal)
             counters_for(self._plan.output).add("begun", shard.spec.count)
         self._pending.append((shard, service.submit(shard.journal, shard.requests())))
@@ -70,7 +69,7 @@ class GenerateFn(beam.DoFn):
             yield from self._take_done(service)
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
-        """Wait for all that is left."""
+        """Emit the remaining shards as they are completed."""
         window = beam.transforms.window.GlobalWindow()
         service = generation_service(self._plan)
         while self._pending:

@@ -1,4 +1,4 @@
-"""Trial questions: one small request of each kind that a build sends, asked before the work and when in doubt."""
+"""Trial requests: one small request of each kind that a build sends. They show whether an endpoint can serve it."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from pipeline.plan import BuildPlan
 from pipeline.runtime.resources import resources
 
 TRIAL = "Say hello."
-"""The text of every trial question."""
+"""The text of every trial request."""
 _TOKENS = 16
-"""Longest answer; some servers refuse a smaller limit."""
+"""Maximum length of the reply. Some servers refuse a smaller limit."""
 
 
 def trial_requests(plan: BuildPlan) -> list[AnyRequest]:
     """Return one request of each kind that the build needs, the plainest first."""
     config, mining = plan.config, plan.config.mining
-    # The adapters of rated datasets bring every level.
+    # Rated datasets need no annotation: their adapters bring every level.
     annotation = mining.annotation if mining and mining.source.kind in ("dump", "threads") else None
     mode = annotation.mode if annotation else None
     changes: dict[str, Any] = {"max_tokens": min(_TOKENS, config.generation.max_tokens)}
-    # The very schemas: servers differ in what they take of JSON Schema.
+    # The build's own schemas, as servers differ in the JSON Schema that they support.
     formats = []
     if annotation and mode == "json" and annotation.structured_outputs:
         space = resources(plan).space
@@ -35,7 +35,7 @@ def trial_requests(plan: BuildPlan) -> list[AnyRequest]:
     if config.sampled_pairs or config.portrait != "template" or mode == "json":
         requests.append(make_request(config.generation, {"user": TRIAL}, ("trial",), **changes))
     for wanted in formats:
-        # Some servers take a request for JSON only where the prompt has the word.
+        # Some servers refuse a request for JSON unless the prompt contains the word.
         messages = {"user": f"{TRIAL} Answer with a JSON object."}
         requests.append(make_request(config.generation, messages, ("trial",), **changes, response_format=wanted))
     if annotation and mode == "choice":

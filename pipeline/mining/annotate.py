@@ -24,9 +24,9 @@ from pipeline.generation.completions import (
     Failure,
     Outcome,
     choice_head,
+    decode_probabilities,
     make_choice_request,
     make_request,
-    probabilities,
 )
 from pipeline.generation.json_formats import LEVEL_OF, levels_format
 from pipeline.plan import BuildPlan, ShardSpec
@@ -228,7 +228,7 @@ def _read_choices(outcomes: Sequence[Outcome], threads: ThreadBatch, row: int, p
     for outcome in outcomes:
         if isinstance(outcome, Failure):
             return outcome
-        by_option.append(probabilities(outcome.text))
+        by_option.append(decode_probabilities(outcome.text))
     options = np.concatenate(by_option).astype(np.float32)
     # Bytes are rounded, so that the three of a question may not add up to 255.
     options /= np.maximum(options.sum(axis=1, keepdims=True), 1)

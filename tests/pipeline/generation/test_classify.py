@@ -13,9 +13,9 @@ from pipeline.generation.completions import (
     Completion,
     Failure,
     choice_head,
+    decode_probabilities,
     make_choice_request,
     make_request,
-    probabilities,
 )
 from schemas.base import UserError
 from schemas.config import GenerationConfig
@@ -328,7 +328,7 @@ def test_a_text_completion_is_read_as_probabilities() -> None:
 
     assert isinstance(result, Completion)
     assert (result.finish_reason, result.prompt_tokens, result.completion_tokens) == ("stop", 400, 2)
-    assert probabilities(result.text).tolist() == [[255, 0, 0], [0, 153, 102]]
+    assert decode_probabilities(result.text).tolist() == [[255, 0, 0], [0, 153, 102]]
 
 
 @pytest.mark.parametrize("excluded", [b"null", b"NaN", b"-Infinity"])
@@ -336,7 +336,7 @@ def test_an_option_that_the_server_excludes_has_no_weight(excluded: bytes) -> No
     result = answer(200, text_completion(A, B).replace(b'"A":-9999.0', b'"A":' + excluded), request=CHOICES)
 
     assert isinstance(result, Completion)
-    assert probabilities(result.text).tolist() == [[255, 0, 0], [0, 153, 102]]
+    assert decode_probabilities(result.text).tolist() == [[255, 0, 0], [0, 153, 102]]
 
 
 @pytest.mark.parametrize("usage", [[1], {"prompt_tokens": "many"}])

@@ -27,9 +27,9 @@ from pipeline.generation.completions import (
     Outcome,
     Request,
     choice_head,
+    decode_probabilities,
     make_choice_request,
     make_request,
-    probabilities,
 )
 from pipeline.generation.endpoints import RemoteEndpoints
 from pipeline.generation.journal import open_journal, read_journal
@@ -639,7 +639,7 @@ def test_choices_are_answered_with_probabilities(tmp_path: Path) -> None:
         text, finish_reason = request.read({"choices": choices(body)})
         size = request.sequences
         assert outcome == Completion(text, finish_reason, prompt_tokens=100 * size, completion_tokens=size)
-        assert probabilities(text).shape == (size, 3)
+        assert decode_probabilities(text).shape == (size, 3)
     assert read_journal(tmp_path / "journal.jsonl") == {
         request.key: outcome for request, outcome in zip(requests, outcomes, strict=True)
     }
@@ -1284,7 +1284,7 @@ def test_an_answer_without_an_end_is_garbled(tmp_path: Path) -> None:
     with StubServer(endless) as stub:
         (outcome,) = ask(tmp_path, make_requests(1), stub.url, config=settings(max_retries=0))
 
-    assert outcome == Failure("garbled", "the answer is larger than 8 MiB", may_pass=True)
+    assert outcome == Failure("garbled", "the response is larger than 8 MiB", may_pass=True)
 
 
 @pytest.mark.parametrize("key", ["sk-very-secret\n", " sk-very-secret", "\tsk-very-secret\r\n"])

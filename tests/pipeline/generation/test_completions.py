@@ -12,9 +12,9 @@ from pipeline.generation.completions import (
     ChoiceRequest,
     Request,
     choice_head,
+    decode_probabilities,
     make_choice_request,
     make_request,
-    probabilities,
 )
 from schemas.config import GenerationConfig
 from tests.stub import choice_of, choices
@@ -133,17 +133,17 @@ QUESTIONS = ("\nQuestion: Kind?\nAnswer: (", "\nQuestion: Young?\nAnswer: (", "\
 def choice_request(
     prefix: str = "Comment: Rye.",
     questions: tuple[str, ...] = QUESTIONS,
-    known: bytes = b"known",
+    digest: bytes = b"known",
     structured_outputs: bool = True,
 ) -> ChoiceRequest:
-    return make_choice_request(choice_head("m", structured_outputs), prefix, questions, known)
+    return make_choice_request(choice_head("m", structured_outputs), prefix, questions, digest)
 
 
 def read(*found: Mapping[str, Any]) -> list[list[int]]:
     """Bytes of the options A, B, C for each of as many questions as there are choices."""
     text, finish_reason = choice_request(questions=QUESTIONS[:1] * len(found)).read({"choices": [*found]})
     assert finish_reason == "stop"
-    return probabilities(text).tolist()
+    return decode_probabilities(text).tolist()
 
 
 def top(logprobs: Mapping[str, Any] | None, text: str = "A") -> dict[str, Any]:
@@ -184,15 +184,15 @@ def test_same_choices_have_the_same_key_and_body() -> None:
 
 
 @pytest.mark.parametrize(
-    ("prefix", "known"),
+    ("prefix", "digest"),
     [("Comment: Rye!", b"known"), ("Comment: Rye.", b"other"), ("", b"known"), ("Comment: Rye.", b"")],
 )
-def test_another_prefix_or_other_questions_give_another_key(prefix: str, known: bytes) -> None:
-    assert choice_request(prefix, known=known).key != choice_request().key
+def test_another_prefix_or_other_questions_give_another_key(prefix: str, digest: bytes) -> None:
+    assert choice_request(prefix, digest=digest).key != choice_request().key
 
 
 def test_prefix_and_questions_do_not_run_together_in_the_key() -> None:
-    assert choice_request("ab", known=b"c").key != choice_request("a", known=b"bc").key
+    assert choice_request("ab", digest=b"c").key != choice_request("a", digest=b"bc").key
 
 
 def test_choices_are_read_in_the_order_of_their_index() -> None:
@@ -286,7 +286,7 @@ def test_probabilities_come_back_within_half_a_byte() -> None:
     found = choices({"prompt": prompts})
     text, _ = choice_request(questions=tuple(prompts)).read({"choices": found})
 
-    restored = probabilities(text)
+    restored = decode_probabilities(text)
 
     assert restored.shape == (200, 3)
     for choice, row in zip(found, restored.tolist(), strict=True):

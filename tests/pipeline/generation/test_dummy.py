@@ -9,11 +9,11 @@ from pipeline.build import build
 from pipeline.generation.completions import (
     Completion,
     Failure,
+    decode_probabilities,
     make_choice_request,
     make_request,
-    probabilities,
 )
-from pipeline.generation.dummy import reply
+from pipeline.generation.dummy import complete
 from pipeline.generation.json_formats import json_format
 from pipeline.quality.rules import check_pair, check_reply
 from schemas.base import UsageError
@@ -27,7 +27,7 @@ SMALL: dict[str, Any] = {"shard_pairs": 16, "history": {"ugc": 1, "pair": 1, "mi
 
 def text_of(number: int) -> str:
     messages = {"user": f"A post, number {number}."}
-    outcome = reply(make_request(GenerationConfig(model="dummy"), messages, (0, "train", number, 0, "chosen")))
+    outcome = complete(make_request(GenerationConfig(model="dummy"), messages, (0, "train", number, 0, "chosen")))
     assert isinstance(outcome, Completion)
     assert outcome.finish_reason == "stop"
     return outcome.text
@@ -48,10 +48,10 @@ def test_replies_pass_the_rules() -> None:
 
 def test_choices_are_sure_and_of_every_option() -> None:
     texts = tuple(f"Question {number}?" for number in range(90))
-    outcome = reply(make_choice_request({"model": "dummy"}, "A response.", texts, b"known"))
+    outcome = complete(make_choice_request({"model": "dummy"}, "A response.", texts, b"known"))
 
     assert isinstance(outcome, Completion)
-    found = probabilities(outcome.text)
+    found = decode_probabilities(outcome.text)
     assert found.shape == (90, 3)
     assert (found.max(axis=1) > 200).all()
     assert set(found.argmax(axis=1).tolist()) == {0, 1, 2}
@@ -63,7 +63,7 @@ def test_json_is_refused_as_words_fit_no_schema() -> None:
         GenerationConfig(model="dummy"), messages, (0,), response_format=json_format("portrait", {"type": "object"})
     )
 
-    assert reply(asked) == Failure("dummy", "engine 'dummy' writes no JSON", may_pass=False)
+    assert complete(asked) == Failure("dummy", "engine 'dummy' writes no JSON", may_pass=False)
 
 
 @pytest.mark.parametrize("mined", [False, True])

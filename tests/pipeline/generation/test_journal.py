@@ -244,10 +244,10 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(journal, "_flusher", journal._Flusher())
 
 
-def collecting(path: AnyPath) -> journal._Collected:
+def collecting(path: AnyPath) -> journal._PartsWriter:
     """A writer that writes a part when it is told to."""
     writer = open_journal(path)
-    assert isinstance(writer, journal._Collected)
+    assert isinstance(writer, journal._PartsWriter)
     return writer
 
 
@@ -280,7 +280,7 @@ def test_in_a_store_the_journal_holds_what_a_local_one_would(folder: UPath, tmp_
         writer = open_journal(path)
         for k in range(10):
             writer.append(f"a{k}", GOOD)
-            if isinstance(writer, journal._Collected) and k in (2, 3, 7):
+            if isinstance(writer, journal._PartsWriter) and k in (2, 3, 7):
                 writer.flush()
         writer.close()
         write(path, {"a1": BAD, "b2": BAD})
@@ -511,7 +511,7 @@ def test_a_fault_of_the_thread_that_writes_parts_is_told_and_loses_nothing(
     with monkeypatch.context() as patch:
         patch.setattr(storage, "write_bytes", failing)
         writer.append("a1", GOOD)
-        until(lambda: writer._fault is not None)
+        until(lambda: writer._error is not None)
         with pytest.raises(UserError, match="no way there"):
             writer.append("b2", GOOD)
 

@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from pipeline.generation.payload import LARGEST, TooLargeError, read_payload
+from pipeline.generation.payload import MAX_BYTES, TooLargeError, read_payload
 from schemas.mask import Mask
 
 
@@ -33,9 +33,9 @@ async def fetched(respond: Callable[[web.Request], Awaitable[web.StreamResponse]
 
 def test_a_body_is_read_whole_and_masked() -> None:
     async def respond(request: web.Request) -> web.StreamResponse:
-        return web.Response(body=b"x" * 100_000 + b"key-of-this-test" + b"x" * (LARGEST - 100_016))
+        return web.Response(body=b"x" * 100_000 + b"key-of-this-test" + b"x" * (MAX_BYTES - 100_016))
 
-    assert asyncio.run(fetched(respond)) == b"x" * 100_000 + b"***" + b"x" * (LARGEST - 100_016)
+    assert asyncio.run(fetched(respond)) == b"x" * 100_000 + b"***" + b"x" * (MAX_BYTES - 100_016)
 
 
 def test_a_body_without_an_end_is_given_up_at_the_bound() -> None:
@@ -62,7 +62,7 @@ def test_a_small_body_that_unpacks_to_a_large_one_takes_no_more_memory_than_the_
     try:
         with pytest.raises(TooLargeError):
             asyncio.run(fetched(respond))
-        assert tracemalloc.get_traced_memory()[1] < 5 * LARGEST
+        assert tracemalloc.get_traced_memory()[1] < 5 * MAX_BYTES
     finally:
         tracemalloc.stop()
 
