@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from pipeline.reading.values import UnreadableError, column_names
+from pipeline.reading.values import missing_column
 
 
 class Columns:
@@ -40,7 +40,7 @@ class Columns:
             return wanted
         column = _find_column(tuple(row), wanted.casefold())
         if column is None and field in self._mapped:
-            raise UnreadableError(f"no column '{wanted}' ({self._key}{field}); it has {column_names(row)}")
+            raise missing_column(f"column '{wanted}' ({self._key}{field})", row)
         return column
 
 

@@ -8,7 +8,7 @@ from collections import deque
 from itertools import zip_longest
 from typing import Any, TextIO
 
-from pipeline.reading.values import Row, Rows, UnreadableError, column_names
+from pipeline.reading.values import Row, Rows, UnreadableError
 
 _DELIMITERS = (",", ";", "\t", "|")
 _LONGEST_CELL = 1 << 24
@@ -67,7 +67,8 @@ def _distinct(names: list[str]) -> list[str]:
 def _cells(header: list[str], cells: list[str]) -> Row:
     """Return a row by column. Missing cells are None."""
     if any(cell.strip() for cell in cells[len(header) :]):
-        return UnreadableError(f"has {len(cells)} cells for {len(header)} columns ({column_names(header)})")
+        found = f"has {len(cells)} cells for {len(header)} columns ({', '.join(header)[:200]})"
+        return UnreadableError(f"{found}; quote cells that contain the delimiter")
     try:
         "".join(cells).encode()
     except UnicodeEncodeError:

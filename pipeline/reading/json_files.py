@@ -50,7 +50,7 @@ def read_json(file: Any) -> Rows:
     if spans_lines:
         document = json.loads((first + file.read()).decode("utf-8-sig", errors="surrogateescape"))
     if not isinstance(document, (dict, list)):
-        raise ValueError(f"it holds {json.dumps(document)[:60]}, where a list of rows or an object is expected")
+        raise ValueError(f"found {json.dumps(document)[:60]}, expected a list of rows or an object")
     rows = document if isinstance(document, list) else _rows_in(document)
     if rows is None and not spans_lines:
         yield from read_json_lines(chain((first,), file))
@@ -78,7 +78,7 @@ def read_list(file: TextIO) -> Iterator[Any]:
             is_inside, at = not is_inside, at + 1
             continue
         if not is_inside and at < len(text):
-            raise ValueError(f"its list has ended, and {shown(text[at : at + 100])} comes after it")
+            raise ValueError(f"found {shown(text[at : at + 100])} after the end of the list")
         if not is_inside and is_over:
             return
         end = len(text)

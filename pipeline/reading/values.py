@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import orjson
@@ -108,9 +108,16 @@ def shown(value: Any) -> str:
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
-def column_names(columns: Sequence[Any] | Mapping[Any, Any]) -> str:
-    """Return the names of columns as messages list them."""
-    return ", ".join(map(str, columns))[:200] or "none"
+def missing_column(wanted: str, found: Iterable[str], key: str = "") -> UnreadableError:
+    """Return the error of a row without a column.
+
+    Args:
+        wanted: The column, or several, as the message shows them: `'title' or 'text'`.
+        found: Names of the row's columns.
+        key: Configuration key that maps columns, if there is one.
+    """
+    names = ", ".join(map(str, found))[:200] or "nothing"
+    return UnreadableError(f"no {wanted}; found: {names}" + (f"; set {key} to use another column" if key else ""))
 
 
 def _is_message(turn: Any) -> bool:

@@ -29,7 +29,7 @@ from pipeline.reading.values import (
     Row,
     Rows,
     UnreadableError,
-    column_names,
+    missing_column,
     parse_id,
     parse_post,
     parse_text,
@@ -97,8 +97,8 @@ def read_posts(config: SeedsConfig, dropped: Counter[str], max_unreadable_share:
         yield post
         if len(ids) == config.limit:
             break
-    if wrong := unreadable_error(unreadable, read, max_unreadable_share, first):
-        raise UsageError(f"seeds.path: {path}: of its rows, {wrong}")
+    if problem := unreadable_error(unreadable, read, max_unreadable_share, first):
+        raise UsageError(f"seeds.path: {path}: {problem}")
     if unreadable:
         dropped[f"unreadable; the first: {first}"] = unreadable
     if not ids:
@@ -143,7 +143,7 @@ def _post(columns: Columns, index: int, row: Row) -> SeedPost | None:
     if isinstance(row, UnreadableError):
         raise row
     if not columns.has(row, "title") and not columns.has(row, "text"):
-        raise UnreadableError(f"no 'title' and no 'text'; it has {column_names(row)}; seeds.columns maps them")
+        raise missing_column("'title' or 'text'", row, "seeds.columns")
     title = clean_text(parse_text(columns.value(row, "title"), "title"))
     text = clean_text(parse_post(columns.value(row, "text"), "text"))
     topics, identity = parse_topics(columns.value(row, "topics"), "topics"), parse_id(columns.value(row, "id"), "id")
@@ -163,7 +163,8 @@ def _file(config: SeedsConfig) -> AnyPath:
         return Path(str(importlib.resources.files("pipeline.sampling") / "seed_posts.jsonl"))
     path = storage.parse(config.path)
     if detect_format(path) is None:
-        raise UsageError(f"seeds.path: {path} is not one of {SUPPORTED}, hf://owner/name or 'packaged'")
+        suffixes = f"none of the suffixes {SUPPORTED}"
+        raise UsageError(f"seeds.path: {path} has {suffixes}, and is neither hf://owner/name nor 'packaged'")
     if not storage.is_file(path):
         raise UsageError(f"seeds.path: {path}: no such file")
     return path

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from pipeline.reading.values import UnreadableError, column_names, parse_list, parse_post, parse_text
+from pipeline.reading.values import UnreadableError, missing_column, parse_list, parse_post, parse_text, shown
 
 _ULTRAFEEDBACK_SLUGS = ("instruction_following", "honesty", "truthfulness", "helpfulness")
 # Column by slug. No dimension corresponds to `verbosity`.
@@ -50,7 +50,7 @@ def ultrafeedback(row: Mapping[str, Any]) -> RatedPost:
     taken: set[str] = set()
     for completion in parse_list(row["completions"], "completions"):
         if not isinstance(completion, Mapping):
-            raise UnreadableError("a completion is no object")
+            raise UnreadableError(f"a completion is not an object: {shown(completion)}")
         _require(completion, ("model", "response", "annotations"), "completions.")
         name = _unique(parse_text(completion["model"], "completions.model"), taken)
         taken.add(name)
@@ -93,9 +93,7 @@ ADAPTERS: dict[str, Callable[[Mapping[str, Any]], RatedPost]] = {
 def _require(row: Mapping[str, Any], needed: Iterable[str], within: str = "") -> None:
     for column in needed:
         if column not in row:
-            raise UnreadableError(
-                f"no column '{within}{column}'; it has {column_names([f'{within}{name}' for name in row])}"
-            )
+            raise missing_column(f"column '{within}{column}'", [f"{within}{name}" for name in row])
 
 
 def _get(value: Any, key: str) -> Any:

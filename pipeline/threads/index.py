@@ -167,7 +167,7 @@ def _sum_counts(plan: BuildPlan) -> tuple[Counter[str], str]:
         for kind in ("posts", "responses"):
             number, read = (by_file[path][f"{kind}/{name}"] for name in ("unreadable", "read"))
             if problem := unreadable_error(number, read, plan.config.limits.max_unreadable_share, unreadable):
-                raise error(f"{path}: of its {kind}, {problem}")
+                raise error(f"{path}: {kind}: {problem}")
     return counts, next(iter(first.values()), "")
 
 
@@ -203,8 +203,8 @@ def _splits(plan: BuildPlan, threads: int) -> dict[str, int]:
     needed = threads if config.pairs is None else -(-config.mined_pairs // per_thread)
     if needed > threads:
         raise UsageError(
-            f"mining: {threads} threads give {threads * per_thread} pairs at most, but {config.mined_pairs} are asked "
-            "for; lower pairs or mining.share, raise mining.pairs_per_post, or name more threads"
+            f"mining: {threads} threads give {threads * per_thread} pairs at most, but {config.mined_pairs} are "
+            "requested; lower pairs or mining.share, raise mining.pairs_per_post, or name more threads"
         )
     return apportion(needed, config.splits.model_dump())
 

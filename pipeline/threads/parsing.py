@@ -19,13 +19,14 @@ from pipeline.reading.text import clean_text, count_words, is_blank, is_placehol
 from pipeline.reading.values import (
     Row,
     UnreadableError,
-    column_names,
     is_missing,
+    missing_column,
     parse_id,
     parse_list,
     parse_post,
     parse_text,
     parse_topics,
+    shown,
 )
 from pipeline.threads.adapters import ADAPTERS, SLUGS
 from preference_space.space import PreferenceSpace
@@ -253,11 +254,9 @@ def parse_rated(rows: Rows, filters: Filters, space: PreferenceSpace, kind: str)
 def _parse_thread(row: Mapping[str, Any], columns: Columns) -> tuple[Post, list[Any]]:
     """Return the post of a row, and its responses unparsed."""
     if not columns.has(row, "responses"):
-        raise UnreadableError(f"no 'responses'; it has {column_names(row)}; mining.source.columns maps them")
+        raise missing_column("'responses'", row, "mining.source.columns")
     if not any(columns.has(row, field) for field in ("post", "title", "text")):
-        raise UnreadableError(
-            f"no 'post', 'title' or 'text'; it has {column_names(row)}; mining.source.columns maps them"
-        )
+        raise missing_column("'post', 'title' or 'text'", row, "mining.source.columns")
     body = parse_post(columns.value(row, "post"), "post") or parse_post(columns.value(row, "text"), "text")
     title, text = clean_text(parse_text(columns.value(row, "title"), "title")), clean_text(body)
     entries = parse_list(columns.value(row, "responses"), "responses")
@@ -275,9 +274,9 @@ def _parse_response(post: Post, position: int, entry: Any, space: PreferenceSpac
     if isinstance(entry, str):
         return Response(post.id, fallback_id, "", clean_text(parse_text(entry, "text")), content_hash=post.content_hash)
     if not isinstance(entry, Mapping):
-        raise UnreadableError("neither a text nor an object with a 'text'")
+        raise UnreadableError(f"neither a text nor an object with a 'text': {shown(entry)}")
     if not columns.has(entry, "text"):
-        raise UnreadableError(f"no 'text'; it has {column_names(entry)}; mining.source.columns.response_text maps it")
+        raise missing_column("'text'", entry, "mining.source.columns.response_text")
     return Response(
         post.id,
         parse_id(columns.value(entry, "id"), "id") or fallback_id,
@@ -327,7 +326,7 @@ def _readable(row: Row) -> Mapping[str, Any]:
 def _required(row: Mapping[str, Any], field: str) -> str:
     identity = parse_id(row.get(field), field)
     if not identity:
-        raise UnreadableError(f"no '{field}'; it has {column_names(row)}")
+        raise missing_column(f"'{field}'", row)
     return identity
 
 

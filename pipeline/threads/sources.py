@@ -148,10 +148,10 @@ def _files(source: DumpSource | ThreadsSource) -> list[tuple[Any, AnyPath]]:
             # A file name may contain these characters.
             found = _matches(pattern) if set(pattern) & set("*?[") and not storage.is_file(path) else [path]
             if not found:
-                raise UsageError(f"mining.source.{key}: no file fits {pattern}")
+                raise UsageError(f"mining.source.{key}: no file matches {pattern}")
             for path in found:
                 if detect_format(path) is None:
-                    raise UsageError(f"mining.source.{key}: {path} is not one of {SUPPORTED}")
+                    raise UsageError(f"mining.source.{key}: {path} has none of the suffixes {SUPPORTED}")
                 if not storage.is_file(path):
                     raise UsageError(f"mining.source.{key}: {path}: no such file")
                 files.append((key, path))

@@ -267,7 +267,7 @@ def test_unknown_key_in_set_suggests_the_nearest(tmp_path: Path) -> None:
     [
         (["--set", "nonsense"], ["--set nonsense: expected key=value"]),
         (["--set", "pairs=many"], ["'pairs'", "many"]),
-        (["--set", "seeds.path=posts.txt"], ["posts.txt is not one of .jsonl"]),
+        (["--set", "seeds.path=posts.txt"], ["posts.txt has none of the suffixes .jsonl"]),
         (["--set", "seeds.path=nowhere.csv"], ["nowhere.csv: no such file"]),
         (["--set", "space=nowhere.yaml"], ["nowhere.yaml: no such file"]),
         (["--set", "templates=nowhere"], ["nowhere is not a folder"]),
@@ -319,8 +319,8 @@ def mining_file(folder: Path, stub: StubServer | None = None, **keys: Any) -> st
         (["mining.source.kind=forum"], ["'mining.source.kind'", "forum", "'dump', 'threads', 'ultrafeedback'"]),
         (["mining.annotation.mode=chioce"], ["'mining.annotation.mode'", "'choice', 'json' or 'given'", '"chioce"']),
         (["mining.source.path=[nowhere.jsonl]"], ["mining.source.path: ", "nowhere.jsonl: no such file"]),
-        (["mining.source.path=['nowhere-*.jsonl']"], ["mining.source.path: no file fits ", "nowhere-*.jsonl"]),
-        (["mining.source.path=[threads.txt]"], ["mining.source.path: ", "threads.txt is not one of .jsonl"]),
+        (["mining.source.path=['nowhere-*.jsonl']"], ["mining.source.path: no file matches ", "nowhere-*.jsonl"]),
+        (["mining.source.path=[threads.txt]"], ["mining.source.path: ", "threads.txt has none of the suffixes .jsonl"]),
         (["mining.source.path=[hf://a/b, threads.jsonl]"], ["'mining.source': a dataset of the Hub must be the only"]),
         (["mining.annotation.dimensions=[opennes]"], ["mining.annotation.dimensions: ", "did you mean 'openness'?"]),
         (["mining.share=0.5"], ["'pairs' is required where mining.share is less than 1"]),
@@ -328,7 +328,7 @@ def mining_file(folder: Path, stub: StubServer | None = None, **keys: Any) -> st
         (["mining.min_margin=0.9", "mining.max_margin=0.1"], ["'mining': min_margin is larger than max_margin"]),
         # What only the threads themselves can tell.
         (["mining.source.path=[empty.jsonl]"], ["mining.source: no thread is left of 0 posts"]),
-        (["pairs=500"], ["50 threads give 50 pairs at most, but 500 are asked for", "lower pairs"]),
+        (["pairs=500"], ["50 threads give 50 pairs at most, but 500 are requested", "lower pairs"]),
         (["mining.limit=5"], ["splits: 'validation' gets 1 ", "a history of 2 items needs 3"]),
         (["mining.annotation.mode=given"], ["no thread is left of 50 posts", "responses/without_levels 250"]),
         (["mining.min_words=200"], ["no thread is left of 50 posts", "responses/too_short 250"]),
@@ -346,7 +346,7 @@ def test_wrong_mining_exits_with_2_and_one_line(tmp_path: Path, overrides: list[
 @pytest.mark.parametrize(
     ("row", "part"),
     [
-        ('{"id": "a", "post": "x"}', "line 1: no 'responses'; it has id, post"),
+        ('{"id": "a", "post": "x"}', "line 1: no 'responses'; found: id, post"),
         ('{"id": "a", "post": "x", "responses": [3]}', "line 1: response 1: neither a text nor an object"),
         ("not JSON", "line 1: not JSON"),
         ("[1, 2]", "line 1: a JSON list, where a row is an object"),

@@ -678,7 +678,7 @@ def test_paper_portraits_must_agree_with_the_history_where_the_paper_is_followed
 
 
 def test_refused_build_leaves_a_folder_that_another_configuration_can_use(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="500 are asked for"):
+    with pytest.raises(UsageError, match="500 are requested"):
         few(tmp_path, pairs=500)
 
     assert not (tmp_path / "out" / "manifest.json").exists()
@@ -690,7 +690,7 @@ def test_file_of_other_columns_leaves_a_folder_in_which_they_can_be_mapped(tmp_p
     path = write_jsonl(tmp_path / "threads.jsonl", rows)
     source = {"kind": "threads", "path": [str(path)]}
 
-    with pytest.raises(UsageError, match=r"none of 30 can be read; the first: .*it has question, answers; .*columns"):
+    with pytest.raises(UsageError, match=r"none of 30 can be read; the first: .*found: question, answers; .*columns"):
         mine(tmp_path / "out", path, mining={"source": source})
 
     columns = {"post": "question", "responses": "answers"}

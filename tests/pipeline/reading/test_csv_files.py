@@ -74,7 +74,7 @@ def test_header_that_is_repeated_is_no_row() -> None:
 
 def test_surplus_cells_are_named_with_the_columns() -> None:
     assert table("n,text\n1,a, and b\n2,c\n3,d,,\n") == [
-        (2, "has 3 cells for 2 columns (n, text)"),
+        (2, "has 3 cells for 2 columns (n, text); quote cells that contain the delimiter"),
         (3, {"n": "2", "text": "c"}),
         (4, {"n": "3", "text": "d"}),
     ]

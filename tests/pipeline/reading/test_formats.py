@@ -243,7 +243,7 @@ def test_object_with_a_damaged_tail_is_refused(tmp_path: Path) -> None:
 def test_document_that_holds_no_rows_is_refused(tmp_path: Path, content: str) -> None:
     path = write(tmp_path / "x.json", content)
 
-    assert refused(path).endswith(f"it holds {content.strip()}, where a list of rows or an object is expected")
+    assert refused(path).endswith(f"found {content.strip()}, expected a list of rows or an object")
 
 
 @pytest.mark.parametrize("depth", [990, 1020, 100_000])

@@ -111,7 +111,7 @@ def test_columns_are_mapped(tmp_path: Path) -> None:
 def test_column_that_is_not_there_is_named_with_those_that_are(tmp_path: Path) -> None:
     path = jsonl(tmp_path, {"id": "a", "selftext": "T"})
 
-    with pytest.raises(UsageError, match=r"posts.jsonl: line 1: .*'body' \(seeds.columns.text\); it has id, selftext"):
+    with pytest.raises(UsageError, match=r"posts.jsonl: line 1: .*'body' \(seeds.columns.text\); found: id, selftext"):
         read(path, columns={"text": "body"})
 
 
@@ -191,7 +191,7 @@ def test_limit_counts_kept_posts(tmp_path: Path) -> None:
         ('{"text": "cut o', "not JSON"),
         ('{"text": "\\ud800"}', "not Unicode"),
         ('["two"]', "a JSON list"),
-        ('{"body": "x", "n": 1}', "no 'title' and no 'text'; it has body, n; seeds.columns maps them"),
+        ('{"body": "x", "n": 1}', "no 'title' or 'text'; found: body, n; set seeds.columns"),
         ('{"title": 2}', "'title' is not a text: 2"),
         ('{"text": true}', "'text' is not a text: True"),
         ('{"text": ["two"]}', "'text' is not a text: ['two']"),
@@ -222,9 +222,7 @@ def test_long_file_of_unreadable_rows_is_not_read_to_its_end(tmp_path: Path) -> 
     path = tmp_path / "posts.jsonl"
     path.write_bytes(b'{"body": "x"}\n' * 999 + b'{"last": 1}\n' + b'{"text": "x"}\n' * 100_000)
 
-    with pytest.raises(
-        UsageError, match=r"none of the first 1000 rows .*line 1: no 'title' and no 'text'; it has body"
-    ):
+    with pytest.raises(UsageError, match=r"none of the first 1000 rows .*line 1: no 'title' or 'text'; found: body"):
         list(read_posts(SeedsConfig(path=str(path)), Counter(), 1.0))
 
 
@@ -233,7 +231,7 @@ def test_file_without_a_post_is_refused_with_what_it_holds(tmp_path: Path, conte
     path = tmp_path / "posts.jsonl"
     path.write_text(content)
 
-    with pytest.raises(UsageError, match=r"posts\.jsonl holds no post: (it has no rows|1 empty|.*it has body)"):
+    with pytest.raises(UsageError, match=r"posts\.jsonl holds no post: (it has no rows|1 empty|.*found: body)"):
         read(path)
 
 
@@ -312,7 +310,7 @@ def test_wrong_suffix_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "posts.txt"
     path.write_text("text")
 
-    with pytest.raises(UsageError, match=r"posts\.txt is not one of \.jsonl, .*\.csv.*\.parquet"):
+    with pytest.raises(UsageError, match=r"posts\.txt has none of the suffixes \.jsonl, .*\.csv.*\.parquet"):
         read(path)
 
 

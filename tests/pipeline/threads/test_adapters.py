@@ -148,14 +148,14 @@ def test_a_missing_column_is_named(adapter: str, row: Mapping[str, Any], column:
     with pytest.raises(UnreadableError) as error:
         ADAPTERS[adapter](broken)
 
-    assert str(error.value) == f"no column '{column}'; it has {', '.join(broken)}"[:240]
+    assert str(error.value) == f"no column '{column}'; found: {', '.join(broken)}"[:240]
 
 
 def test_a_missing_column_of_a_completion_is_named() -> None:
     with pytest.raises(UnreadableError) as error:
         ADAPTERS["ultrafeedback"](ultrafeedback_row({"model": "gpt-4", "annotations": {}}))
 
-    assert str(error.value) == ("no column 'completions.response'; it has completions.model, completions.annotations")
+    assert str(error.value) == ("no column 'completions.response'; found: completions.model, completions.annotations")
 
 
 def test_every_slug_is_a_universal_value_of_the_packaged_space() -> None:

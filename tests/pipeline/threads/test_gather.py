@@ -913,7 +913,7 @@ def test_fewer_threads_than_pairs_need_is_refused(tmp_path: Path) -> None:
     )
     shuffle_and_join(plan)
 
-    with pytest.raises(UsageError, match=r"^mining: 5 threads give 10 pairs at most, but 11 are asked for; [^\n]*$"):
+    with pytest.raises(UsageError, match=r"^mining: 5 threads give 10 pairs at most, but 11 are requested; [^\n]*$"):
         build_index(plan)
     assert read_index(plan) is None
 
@@ -1095,7 +1095,7 @@ def test_wrong_row_in_any_slice_costs_no_other(tmp_path: Path, monkeypatch: pyte
     assert sorted(found.posts) == [f"t{k}" for k in range(10) if k != 7]
     assert found.counts("posts") == {"unreadable": 1}
     assert found.index.first_unreadable.startswith(
-        f"{tmp_path / 'threads.jsonl'}: line 8: no 'responses'; it has id, post"
+        f"{tmp_path / 'threads.jsonl'}: line 8: no 'responses'; found: id, post"
     )
     check_funnel(found)
 
@@ -1109,8 +1109,8 @@ def test_file_of_which_too_many_rows_cannot_be_read_is_refused_and_nothing_gathe
         build_index(plan)
 
     message = str(caught.value)
-    assert message.startswith(f"{path}: of its posts, 3 of 9 cannot be read; raise limits.max_unreadable_share = 0.1 ")
-    assert f"; the first: {path}: line 1: no 'responses'; it has url; " in message
+    assert message.startswith(f"{path}: posts: 3 of 9 cannot be read; raise limits.max_unreadable_share = 0.1 ")
+    assert f"; the first: {path}: line 1: no 'responses'; found: url; " in message
     again = plan_of(tmp_path / "out", mining(path), limits={"max_unreadable_share": 0.4})
     assert (pending_slices(again), pending_parts(again)) == ([], [])
     assert len(result_of(again).posts) == 6
@@ -1122,7 +1122,7 @@ def test_share_of_unreadable_rows_is_taken_file_by_file(tmp_path: Path) -> None:
     plan = plan_of(tmp_path / "out", mining(good, bad))
     shuffle_and_join(plan)
 
-    with pytest.raises(UserError, match=rf"^{bad}: of its posts, none of 3 can be read"):
+    with pytest.raises(UserError, match=rf"^{bad}: posts: none of 3 can be read"):
         build_index(plan)
 
 

@@ -203,8 +203,8 @@ def test_thread_without_responses_is_a_post(value: Any) -> None:
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"id": "a", "post": "x", "replies": []}, "no 'responses'; it has id, post, replies"),
-        ({"id": "a", "body": "x", "responses": [TEXT]}, "no 'post', 'title' or 'text'; it has id, body, responses"),
+        ({"id": "a", "post": "x", "replies": []}, "no 'responses'; found: id, post, replies"),
+        ({"id": "a", "body": "x", "responses": [TEXT]}, "no 'post', 'title' or 'text'; found: id, body, responses"),
         (thread(responses="A text."), "'responses' is not a list"),
         (thread(topics=5), "'topics' is not a list"),
         (thread(id=[1]), "'id' is neither a text nor an integer"),
@@ -268,7 +268,7 @@ def test_response_of_another_shape_is_counted(entry: Any) -> None:
     assert len(found.responses) == 1
     number, why = found.first_unreadable["responses"]
     assert number == 1
-    assert re.match("response 2: (neither a text nor an object with a 'text'|no 'text'; it has body)", why)
+    assert re.match("response 2: (neither a text nor an object with a 'text'|no 'text'; found: body)", why)
 
 
 def test_response_without_text_is_empty() -> None:

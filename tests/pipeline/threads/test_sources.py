@@ -381,8 +381,8 @@ def refused(config: MiningConfig) -> str:
         (b"{} {}", "not JSON"),
         (b'["id"]', "a JSON list"),
         (b"null", "not a JSON object"),
-        (b'{"id": NaN, "link_id": "t3_p"}', "no 'id'; it has id, link_id"),
-        (b'{"id": "b", "body": "x"}', "no 'link_id'; it has id, body"),
+        (b'{"id": NaN, "link_id": "t3_p"}', "no 'id'; found: id, link_id"),
+        (b'{"id": "b", "body": "x"}', "no 'link_id'; found: id, body"),
         (b'{"id": "b", "link_id": "t3_p", "body": ["x"]}', "'body' is not a text: ['x']"),
     ],
 )
@@ -404,8 +404,8 @@ def test_line_of_a_dump_that_cannot_be_read_costs_no_other_and_is_told(
 @pytest.mark.parametrize(
     ("row", "kind", "reason"),
     [
-        ({"post": "x"}, "posts", "no 'responses'; it has post; mining.source.columns maps them"),
-        ({"responses": [TEXT]}, "posts", "no 'post', 'title' or 'text'; it has responses; mining.source.columns maps"),
+        ({"post": "x"}, "posts", "no 'responses'; found: post; set mining.source.columns"),
+        ({"responses": [TEXT]}, "posts", "no 'post', 'title' or 'text'; found: responses; set mining.source.columns"),
         (thread(TEXT, post=5), "posts", "'post' is not a text: 5"),
         (thread(TEXT, id=1.5), "posts", "'id' is neither a text nor an integer: 1.5"),
         (thread(TEXT, responses={"text": TEXT}), "posts", "'responses' is not a list: "),
@@ -413,7 +413,7 @@ def test_line_of_a_dump_that_cannot_be_read_costs_no_other_and_is_told(
         (
             thread({"body": TEXT}),
             "responses",
-            "response 1: no 'text'; it has body; mining.source.columns.response_text",
+            "response 1: no 'text'; found: body; set mining.source.columns.response_text",
         ),
     ],
 )
@@ -449,7 +449,7 @@ def test_large_file_of_which_no_row_can_be_read_is_not_read_to_its_end(tmp_path:
     message = refused(dump(write_jsonl(tmp_path / "RS.jsonl", [submission("p")]), path))
 
     told = "none of the first 1000 responses can be read; the first: "
-    assert message == f"{told}{path}: line 1: no 'link_id'; it has url"
+    assert message == f"{told}{path}: line 1: no 'link_id'; found: url"
 
 
 def test_large_ids_are_not_taken_for_the_same(tmp_path: Path) -> None:
@@ -477,8 +477,9 @@ def test_unknown_suffix_is_refused_with_those_that_are_known(tmp_path: Path) -> 
     path = write(tmp_path / "RC.txt", b"id\n")
     posts = write_jsonl(tmp_path / "RS.jsonl", [submission("p")])
 
-    assert refused(dump(posts, path)).startswith(f"mining.source.comments: {path} is not one of .jsonl, .ndjson, .csv")
-    assert refused(dump(posts, tmp_path / "RC.*")).startswith(f"mining.source.comments: {path} is not one of ")
+    expected = f"mining.source.comments: {path} has none of the suffixes .jsonl, .ndjson, .csv"
+    assert refused(dump(posts, path)).startswith(expected)
+    assert refused(dump(posts, tmp_path / "RC.*")).startswith(expected)
 
 
 @pytest.mark.parametrize("name", ["x[1].jsonl", "what?.jsonl", "a*b.jsonl"])
@@ -495,7 +496,7 @@ def test_pattern_that_no_file_fits_is_refused(tmp_path: Path) -> None:
 
     message = refused(dump(posts, tmp_path / "RC_*.zst"))
 
-    assert message == f"mining.source.comments: no file fits {tmp_path}/RC_*.zst"
+    assert message == f"mining.source.comments: no file matches {tmp_path}/RC_*.zst"
 
 
 @pytest.mark.parametrize("suffix", [".zst", ".parquet"])
@@ -702,7 +703,7 @@ def test_mapped_column_that_is_not_there_is_named(tmp_path: Path) -> None:
 
     (told,) = unread(config)
 
-    assert "no column 'body' (mining.source.columns.post); it has id, post, responses" in told
+    assert "no column 'body' (mining.source.columns.post); found: id, post, responses" in told
 
 
 def test_columns_of_published_datasets_are_known() -> None:
