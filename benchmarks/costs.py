@@ -254,8 +254,8 @@ def main(given: Sequence[str] | None = None) -> None:
     core_hours = pairs / arguments.pairs_per_second * arguments.cores / 3600
     print(
         f"\nThe rest of the pipeline, at {arguments.pairs_per_second:,.0f} pairs/s on {arguments.cores:g} cores: "
-        f"{core_hours:.2f} core-hours for {pairs:,.0f} pairs, USD {core_hours * prices['vcpu']:.2f} of vCPU. The vCPUs "
-        "of the machines above do it, which are paid already."
+        f"{core_hours:.2f} core-hours for {pairs:,.0f} pairs, USD {core_hours * prices['vcpu']:.2f} of vCPU. The "
+        "machines above have these vCPUs already."
     )
     print(f"\nPrices: {_PRICE_SOURCES}\n\nThroughputs:\n")
     used = {throughput.source for throughput in throughputs}
@@ -303,7 +303,7 @@ def _size_table(manifest: Manifest, sizes: Mapping[str, Size], examples: float, 
     return [
         f"Build `{manifest.name}`: {counts.examples:,} examples by `{generation['model']}` (`max_tokens` "
         f"{generation['max_tokens']}), {counts.prompt_tokens:,} prompt and {counts.completion_tokens:,} completion "
-        f"tokens, all attempts. Reckoned for {examples:,.0f} examples.{spared}\n",
+        f"tokens, all attempts. Estimated for {examples:,.0f} examples.{spared}\n",
         f"| | {' | '.join(sizes)} |",
         f"|---|{'---|' * len(sizes)}",
         *(
