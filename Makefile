@@ -1,4 +1,4 @@
-# everyuser: `make build-dataset` builds a first dataset, `make test` runs the tests. Each sets up all that it needs.
+# everyuser: `make build-dataset` builds a first dataset, `make test` runs the tests. Both install what they need.
 
 CONFIG ?= configs/quickstart.yaml
 OUTPUT ?= out/$(basename $(notdir $(CONFIG)))
@@ -18,7 +18,7 @@ ENGINE ?= $(shell if nvidia-smi >/dev/null 2>&1; then echo cuda; \
 LOCK := locks/$(ENGINE).txt
 STAMP := $(VENV)/.$(ENGINE)-installed
 
-# uv does not read pip's settings; a machine with such settings expects them to be respected.
+# uv does not read pip's settings, so they are passed on.
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 ifdef PIP_INDEX_URL
 export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)
@@ -36,7 +36,7 @@ runner.flink := --runner=FlinkRunner
 .PHONY: help setup build-dataset test lint format lock clean
 help: ## Show this help
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 24
-	@echo "  CONFIG=FILE OUTPUT=DIR|gs://...|s3://... RUNNER=local|dataflow|flink BEAM_OPTIONS='...' select what is built, where and how"
+	@echo "  CONFIG=FILE OUTPUT=DIR|gs://...|s3://... RUNNER=local|dataflow|flink BEAM_OPTIONS='...' choose what is built, where and how"
 
 setup: $(STAMP) ## Create .venv and install everything, from the lock
 
@@ -64,7 +64,7 @@ torch-cpu:
 torch-cuda:
 	@torch=$$(grep '^torch==' $(LOCK)); VIRTUAL_ENV=$(VENV) $(UV) pip install --quiet --no-deps $$torch
 
-# What is wrong is said before minutes of set-up; and the name of a runner that there is none of is not the local one.
+# Checked first, so that a wrong name fails before minutes of set-up and never means the local runner.
 ifeq ($(filter $(RUNNER),local dataflow flink),)
 $(error RUNNER is '$(RUNNER)'; the runners are local, dataflow and flink)
 endif
@@ -73,7 +73,7 @@ $(error ENGINE is '$(ENGINE)'; the engines are cuda, cpu and none)
 endif
 ifneq ($(filter build-dataset,$(MAKECMDGOALS)),)
 ifeq ($(findstring ://,$(CONFIG))$(shell test -f '$(CONFIG)' && echo yes),)
-$(error CONFIG is '$(CONFIG)': there is no such file; configs/ has some to begin with)
+$(error CONFIG is '$(CONFIG)': no such file; try CONFIG=configs/quickstart.yaml)
 endif
 endif
 
@@ -106,7 +106,7 @@ lock-cpu lock-cuda: lock-%:
 		$(OVERRIDES.$*) -o $(VENV)/$*-$$version.txt || exit 1; done
 	@$(PY) locks/merge.py $(foreach version,$(PYTHONS),$(version)=$(VENV)/$*-$(version).txt) >$(VENV)/$*.txt
 	@mv $(VENV)/$*.txt locks/$*.txt
-lock: lock-none lock-cpu lock-cuda ## Resolve the locks anew
+lock: lock-none lock-cpu lock-cuda ## Resolve the locks again
 
 clean: ## Delete .venv and caches (out/ stays)
 	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache *.egg-info

@@ -65,7 +65,7 @@ def main() -> None:
 
 
 def run(scratch: Path, arguments: argparse.Namespace, extra: tuple[str, ...]) -> dict[str, Any]:
-    """One server, one annotation."""
+    """Annotate once, on a server of this setting."""
     engine, port = VllmEngine(args=extra), free_port()
     spec = server_spec(engine, arguments.model, scratch / "server.log")
     command = [part.replace("{port}", str(port)) for part in spec.command]

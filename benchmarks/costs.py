@@ -1,16 +1,16 @@
-"""What a large build costs, from the tokens of a finished one: `python -m benchmarks.costs BUILD`. Prints Markdown.
+"""The cost of a large build, from the tokens of a finished one: `python -m benchmarks.costs BUILD`. Prints Markdown.
 
     tokens      = examples x replies an example x tokens of a reply       (all attempts, the rejected ones too)
     GPU-hours   = tokens / (tokens a second of a server x 3600) x GPUs of a server
     price       = GPU-hours / GPUs of a machine x price of a machine-hour
 
 Only the tokens are ours. Throughputs and prices are outside figures, each with its source; `--measured` and `--price`
-put yours in their place. A throughput holds for the prompts and replies that it was measured with. Where those were of
-another ratio than ours, the hours lie between two bounds, which only assume that a prompt token takes no longer than a
-completion token (see `hours`).
+replace them. A throughput holds for the prompts and replies of its measurement. If their ratio differs from ours, the
+hours are between two bounds, which only assume that a prompt token takes no longer than a completion token (see
+`hours`).
 
-Left out: starting machines and loading the model, the last replies that a server waits for, retries, storage and its
-requests, network, taxes, discounts.
+Not included: starting machines and loading the model, the wait for the last replies, retries, storage and its requests,
+network, taxes, discounts.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ SOURCES = {
 
 
 class Machine(NamedTuple):
-    """A worker that runs one server. `gpu` is the name of its price."""
+    """A worker machine for one server. `gpu` is the name of its price."""
 
     gpu: str
     gpus: int
@@ -105,7 +105,7 @@ _PRICE_SOURCES = (
 
 
 class Throughput(NamedTuple):
-    """Tokens a second of one server; what its source does not tell is None, nothing at all where none was found."""
+    """Tokens a second of one server. Figures that its source lacks are None; without a source all are."""
 
     model: str
     machine: str
@@ -115,7 +115,7 @@ class Throughput(NamedTuple):
 
     @property
     def text(self) -> str:
-        """For the table."""
+        """Return the figures as a cell of the table."""
         if self.output is None and self.total is None:
             return "to be measured"
         if self.output is None:
@@ -142,35 +142,35 @@ THROUGHPUTS = (
 
 
 class Size(NamedTuple):
-    """How much is asked of the model for an example; the rejected attempts are in it."""
+    """What one example costs the model, rejected attempts included."""
 
     replies: float
     prompt: float
     completion: float
 
     def millions(self, examples: float) -> tuple[float, float]:
-        """Prompt and completion tokens of so many examples, in millions."""
+        """Return millions of prompt and completion tokens for so many examples."""
         return examples * self.replies * self.prompt / 1e6, examples * self.replies * self.completion / 1e6
 
 
 def size_of(manifest: Manifest) -> Size:
-    """What a finished build took. Raises `UserError` where its manifest does not tell."""
+    """Return the size of a finished build. Raise `UserError` if its manifest counted no tokens."""
     counts = manifest.counts
     if manifest.status != "complete" or not counts.examples:
         raise UserError("the build is not finished, or has no examples")
     if not counts.completion_tokens:
-        raise UserError("the build counted no tokens: engine 'dummy', or an endpoint that tells none")
+        raise UserError("the build counted no tokens: engine 'dummy', or an endpoint that reports none")
     judged = sum(number for reason, number in counts.rejected.items() if reason.startswith(("generate/", "validate/")))
     replies = 2 * (counts.pairs_accepted + judged)
     return Size(replies / counts.examples, counts.prompt_tokens / replies, counts.completion_tokens / replies)
 
 
 def hours(throughput: Throughput, prompt: float, completion: float) -> tuple[float | None, float | None]:
-    """Fewest and most hours that one server takes for so many million tokens; None: not known.
+    """Return the fewest and the most hours that one server takes for so many million tokens; None: unknown.
 
-    A source's output tokens/s include the time that its own prompts took. Where ours are longer for a reply than its,
-    `completion / output` is too little. What is too much: all tokens at the pace of the source's average token, or of
-    its completion tokens where it tells no others. Where ours are shorter, the two change places.
+    A source's output tokens/s include the time of its own prompts. If our prompts are longer for a reply than its,
+    `completion / output` is too low. Too high is the pace of the source's average token for all tokens, or of its
+    completion tokens if it gives no others. If our prompts are shorter, the two bounds swap.
     """
     output, total = throughput.output, throughput.total
     by_output = None if output is None else completion * 1e6 / output / 3600
@@ -185,7 +185,7 @@ def hours(throughput: Throughput, prompt: float, completion: float) -> tuple[flo
 
 
 def machine_hour(name: str, prices: Mapping[str, float], disk_gb: float) -> float:
-    """USD for an hour of a machine on Dataflow."""
+    """Return USD for an hour of a machine on Dataflow."""
     machine = MACHINES[name]
     return (
         machine.gpus * prices[machine.gpu]
@@ -199,12 +199,12 @@ def main(given: Sequence[str] | None = None) -> None:
     """Read the build, print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("build", metavar="BUILD", help="folder of a finished build of sampled pairs")
-    parser.add_argument("--examples", type=_positive, default=_ALIGNX_EXAMPLES, help="by default as many as AlignX has")
-    parser.add_argument("--completion-tokens", type=_positive, help="also reckon with replies of this length")
-    parser.add_argument("--prompt-tokens", type=_positive, help="of a reply; by default the build's")
-    parser.add_argument("--replies", type=_positive, help="an example, all attempts; by default the build's")
+    parser.add_argument("--examples", type=_positive, default=_ALIGNX_EXAMPLES, help="default: as many as AlignX")
+    parser.add_argument("--completion-tokens", type=_positive, help="print a second table, for replies of this length")
+    parser.add_argument("--prompt-tokens", type=_positive, help="prompt tokens of a reply; default: the build's")
+    parser.add_argument("--replies", type=_positive, help="replies an example, all attempts; default: the build's")
     parser.add_argument(
-        "--cached", type=float, default=0.0, help="share of prompt tokens that a prefix cache spares (vLLM's /metrics)"
+        "--cached", type=float, default=0.0, help="share of prompt tokens that a prefix cache saves (vLLM's /metrics)"
     )
     parser.add_argument("--gpus", type=_positive, default=8, help="GPUs at once, for the hours on the clock")
     parser.add_argument(
@@ -220,7 +220,7 @@ def main(given: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--disk-gb", type=float, default=200)
     parser.add_argument("--pairs-per-second", type=_positive, default=1043, help="without a model, by benchmarks.scale")
-    parser.add_argument("--cores", type=_positive, default=2, help="that --pairs-per-second was measured on")
+    parser.add_argument("--cores", type=_positive, default=2, help="cores on which --pairs-per-second was measured")
     arguments = parser.parse_args(given)
     words = sys.argv[1:] if given is None else given
     try:
@@ -279,7 +279,7 @@ def _measured(model: str, machine: str, output: str) -> Throughput:
 
 
 def _positive(text: str) -> float:
-    """An option's type."""
+    """Parse a number above 0."""
     try:
         number = float(text)
     except ValueError:
@@ -299,7 +299,7 @@ def _size_table(manifest: Manifest, sizes: Mapping[str, Size], examples: float, 
         "million prompt tokens in all",
         "million completion tokens in all",
     )
-    spared = f" A prefix cache spares {cached:.0%} of the prompt tokens." if cached else ""
+    spared = f" A prefix cache saves {cached:.0%} of the prompt tokens." if cached else ""
     return [
         f"Build `{manifest.name}`: {counts.examples:,} examples by `{generation['model']}` (`max_tokens` "
         f"{generation['max_tokens']}), {counts.prompt_tokens:,} prompt and {counts.completion_tokens:,} completion "

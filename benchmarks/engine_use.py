@@ -1,21 +1,20 @@
-"""How much of the engine the pipeline uses, by the real vLLM: `python -m benchmarks.engine_use`.
+"""Share of the engine that the pipeline uses, by the real vLLM: `python -m benchmarks.engine_use`.
 
 Tokens/s of a build, divided by those of vLLM's own batch run (`LLM.chat`) of the same requests on the same machine.
 Both sides take turns, each time in new processes, so that neither finds the other's prefix cache.
 
-The pipeline's side is a whole build with a server of its own. The window goes from its first request to its last
-answer: starting the server is left out, and so is rendering the first shard; all else that the build does meanwhile
-is in it. The times come from a subclass of the build's own link to its server (`ManagedServer`), which is asked before
-each request and told after each answer: no proxy, no polling. Tokens are those of the journal, of all outcomes.
+The pipeline's side is a whole build with its own server. It is timed from its first request to its last answer. The
+start of the server and the rendering of the first shard are left out; all other work of the build is included. A
+subclass of the build's link to its server (`ManagedServer`) notes each request and each answer, without proxy or
+polling. Tokens are those of the journal, of all outcomes.
 
 The batch run gets the arguments and the environment of `server_spec`, and each request's body as the server reads it.
-The window is the one call, with the chat template and the tokenizer in it. What the arguments leave open is what vLLM
-chooses for batch runs; on a GPU it then takes more tokens into a step than its server does
-(`--max-num-batched-tokens`).
+It is timed over the one call, chat template and tokenizer included. Arguments that are not given have vLLM's values for
+batch runs; on a GPU it then takes more tokens into a step than its server does (`--max-num-batched-tokens`).
 
-Both are warmed up by one window of other, short requests. Both get the same seeds, but sampled replies still depend on
-which requests share a step: the tokens differ a little. "Other work" is what the rest of the machine did during the
-window; only a quiet machine gives a ratio that means something.
+One window of other, short requests warms up each side. Both get the same seeds, but sampled replies depend on which
+requests share a step, so the tokens differ a little. "Other work" is the rest of the machine's meanwhile: only a quiet
+machine gives a meaningful ratio.
 """
 
 from __future__ import annotations
@@ -63,7 +62,7 @@ _QUIET_CORES = 0.1
 """Other work that may run beside a measurement."""
 _ENDING_SECONDS = 120.0
 _SETTLING_SECONDS = 3.0
-"""After the server's end, until what it held (a GPU's memory) is free."""
+"""Seconds after the server's end until its GPU memory is free."""
 
 
 class Figures(NamedTuple):
@@ -77,11 +76,11 @@ class Figures(NamedTuple):
 
     @property
     def speed(self) -> float:
-        """Completed tokens a second."""
+        """Return completed tokens a second."""
         return self.completion_tokens / self.seconds
 
     def line(self, name: str) -> str:
-        """For people."""
+        """Return the figures as a line."""
         thin = "" if self.thin is None else f"; under half of in_flight under way in {self.thin:.0%} of the time"
         return (
             f"{name:>9}: {self.speed:8.1f} tokens/s: {self.completion_tokens} tokens in {self.seconds:.1f} s, "
@@ -103,11 +102,11 @@ class Watch:
         self.other_work = -_other_work()
 
     def sends(self) -> None:
-        """A request leaves."""
+        """Note that a request leaves."""
         self.moments.append((time.monotonic(), 1))
 
     def hears(self) -> None:
-        """An answer has come."""
+        """Note that an answer has come."""
         self.moments.append((time.monotonic(), -1))
         self._missing -= 1
         if self._missing == 0:
@@ -115,11 +114,11 @@ class Watch:
 
     @property
     def seconds(self) -> float:
-        """From the first request to the last answer."""
+        """Return the seconds from the first request to the last answer."""
         return self.moments[-1][0] - self.moments[0][0]
 
     def thin_seconds(self, in_flight: int) -> float:
-        """How long fewer than half of `in_flight` requests were under way."""
+        """Return the seconds in which fewer than half of `in_flight` requests were under way."""
         under_way, seconds = 0, 0.0
         for (begin, change), (end, _) in itertools.pairwise(self.moments):
             under_way += change
@@ -129,7 +128,7 @@ class Watch:
 
 
 class WatchedEndpoint(ManagedServer):
-    """The build's link to its server; it warms the server up, and tells when requests leave and answers come."""
+    """The build's link to its server. It warms the server up, and notes when requests leave and answers come."""
 
     def __init__(self, warm_up: Sequence[bytes], watch: Watch, spec: ServerSpec, counters: Counters) -> None:
         super().__init__(spec, counters)
@@ -138,7 +137,7 @@ class WatchedEndpoint(ManagedServer):
         self.url = ""
 
     async def open(self) -> None:
-        """The client sends nothing before this has returned."""
+        """Warm the server up. The client sends nothing before this returns."""
         await super().open()
         headers = {"Content-Type": "application/json"}
         async with aiohttp.ClientSession(headers=headers, connector=aiohttp.TCPConnector(limit=0)) as session:
@@ -149,14 +148,14 @@ class WatchedEndpoint(ManagedServer):
         self._watch.begin()
 
     async def acquire(self) -> Endpoint:
-        """Called right before a request is sent."""
+        """Note a request, right before it is sent."""
         endpoint = await super().acquire()
         self.url = endpoint.url
         self._watch.sends()
         return endpoint
 
     def release(self, endpoint: Endpoint) -> None:
-        """Called right after the answer was read."""
+        """Note an answer, right after it was read."""
         self._watch.hears()
         super().release(endpoint)
 
@@ -164,11 +163,11 @@ class WatchedEndpoint(ManagedServer):
 def main() -> None:
     """Run both sides in turn and print their figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=256, help="two requests each")
+    parser.add_argument("--pairs", type=int, default=256, help="pairs, of two requests each")
     parser.add_argument("--in-flight", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--model", default=GenerationConfig().model, help="packaged, a Hub id, or a folder")
-    parser.add_argument("--shard-pairs", type=int, help="by default an eighth of the pairs, 1024 at most")
+    parser.add_argument("--shard-pairs", type=int, help="default: an eighth of the pairs, 1024 at most")
     parser.add_argument("--set", action="append", default=[], help="a key of the configuration, as for `everyuser`")
     parser.add_argument("--child", nargs=3, metavar=("SIDE", "SCRATCH", "NAME"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -185,7 +184,7 @@ def main() -> None:
 
 
 def compare(scratch: Path, arguments: argparse.Namespace) -> None:
-    """All rounds, and what they come to."""
+    """Run all rounds and print their medians."""
     path = scratch / _CONFIG
     path.write_text(json.dumps(_config(arguments)))
     config = load_config(path, arguments.set)
@@ -220,8 +219,8 @@ def compare(scratch: Path, arguments: argparse.Namespace) -> None:
 
 
 def run_pipeline(scratch: Path, name: str) -> None:
-    """In a process of its own: one build, watched."""
-    # Beam, which nothing else here needs.
+    """Run and watch one build, in a separate process."""
+    # Imports Beam, which nothing else here needs.
     from pipeline.build import build
 
     config = load_config(scratch / _CONFIG)
@@ -246,13 +245,13 @@ def run_pipeline(scratch: Path, name: str) -> None:
 
 
 def run_offline(scratch: Path, name: str) -> None:
-    """In a process of its own: the batch run, with the server's arguments."""
+    """Run the batch with the server's arguments, in a separate process."""
     config = load_config(scratch / _CONFIG)
     spec = _spec(config, scratch)
     os.environ.update(spec.environment)
     vllm: Any = importlib.import_module("vllm")
     parser = importlib.import_module("vllm.utils.argparse_utils").FlexibleArgumentParser()
-    # What is not for the engine (host, port, the served name) is left over.
+    # Arguments that are not the engine's (host, port, the served name) are left over.
     given, _ = vllm.EngineArgs.add_cli_args(parser).parse_known_args(spec.command[spec.command.index("--model") :])
     engine = vllm.EngineArgs.from_cli_args(given)
     engine.disable_log_stats = True  # as `LLM` does by default
@@ -275,7 +274,7 @@ def run_offline(scratch: Path, name: str) -> None:
 
 
 def _batch(bodies: Sequence[bytes], llm: Any) -> dict[str, Any]:
-    """The arguments of `LLM.chat` for HTTP bodies, read as the server reads them."""
+    """Return the arguments of `LLM.chat` for HTTP bodies, read as the server reads them."""
     protocol: Any = importlib.import_module("vllm.entrypoints.openai.chat_completion.protocol")
     defaults = llm.model_config.get_diff_sampling_param()
     raw = [json.loads(body) for body in bodies]
@@ -288,7 +287,7 @@ def _batch(bodies: Sequence[bytes], llm: Any) -> dict[str, Any]:
 
 
 def _child(side: str, scratch: Path, name: str, requests: Sequence[Request]) -> Figures:
-    """Run one side in new processes; exits where its figures would mean nothing."""
+    """Run one side in new processes. Exit if its figures would mean nothing."""
     log = scratch / f"{name}.log"
     with log.open("wb") as file:
         command = [sys.executable, "-m", "benchmarks.engine_use", "--child", side, str(scratch), name]
@@ -336,7 +335,7 @@ def _config(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _render(config: BuildConfig, folder: Path) -> list[Request]:
-    """The requests that a build will send."""
+    """Return the requests that a build will send."""
     folder.mkdir()
     plan = prepare(config, folder).plan
     shards = [sample_directions(load_drafts(spec, plan), plan, 0) for spec in plan.shards()]
@@ -344,7 +343,7 @@ def _render(config: BuildConfig, folder: Path) -> list[Request]:
 
 
 def _warm_up(config: BuildConfig) -> list[bytes]:
-    """One window of requests that share nothing with those of the build but the way they are sampled."""
+    """Return one window of requests that share only sampling parameters with the build's."""
     return [
         make_request(
             config.generation,
@@ -363,7 +362,7 @@ def _spec(config: BuildConfig, scratch: Path) -> ServerSpec:
 
 
 def _until_gone(url: str) -> None:
-    """The guard keeps the server for some seconds; the other side must not share the machine with it."""
+    """Wait until the guard has ended the server, so that the other side has the machine to itself."""
     until = time.monotonic() + _ENDING_SECONDS
     while time.monotonic() < until:
         try:
@@ -388,7 +387,7 @@ def _store(scratch: Path, name: str, **found: object) -> None:
 
 
 def _other_work() -> float:
-    """Processor seconds that this machine has spent, less those of this process and its children."""
+    """Return processor seconds of this machine, less those of this process and its children."""
     spent = psutil.cpu_times()._asdict()
     seconds: float = sum(spent.get(kind, 0.0) for kind in ("user", "nice", "system", "irq", "softirq", "steal"))
     for process in (psutil.Process(), *psutil.Process().children(recursive=True)):

@@ -1,4 +1,4 @@
-"""What every benchmark prints and measures: the machine, the command, and a process tree's memory."""
+"""Figures that all benchmarks share: the machine, the command, and a process tree's memory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import psutil
 
 
 class Measured(NamedTuple):
-    """A command that has ended."""
+    """Result of a command."""
 
     seconds: float
     peak_bytes: int
@@ -22,7 +22,7 @@ class Measured(NamedTuple):
 
 
 def describe() -> str:
-    """The machine and the command, two lines."""
+    """Return machine and command as two lines."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     cpu = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
@@ -33,7 +33,7 @@ def describe() -> str:
 
 
 def measure(command: list[str]) -> Measured:
-    """Run a command to its end; raises `SystemExit` with its words when it fails."""
+    """Run a command to its end. Raise `SystemExit` with its output if it fails."""
     started = time.monotonic()
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         peak = 0
@@ -47,7 +47,7 @@ def measure(command: list[str]) -> Measured:
 
 
 def tree_memory(pid: int) -> int:
-    """Resident bytes of a process and all its children."""
+    """Return resident bytes of a process and all its children."""
     try:
         root = psutil.Process(pid)
         return sum(process.memory_info().rss for process in (root, *root.children(recursive=True)))
@@ -56,7 +56,7 @@ def tree_memory(pid: int) -> int:
 
 
 def free_port() -> int:
-    """A port of the loopback interface that nothing listens on."""
+    """Return a free port of the loopback interface."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

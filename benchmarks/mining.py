@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def build(scratch: Path, posts: int, responses: int, workers: int) -> str:
-    """One build; the line of its figures."""
+    """Build once and return a line of figures."""
     threads, config, output = scratch / "threads.jsonl", scratch / "bench.yaml", scratch / "out"
     with threads.open("wb") as file:
         for thread in planted_threads(posts, responses):
@@ -66,7 +66,7 @@ def build(scratch: Path, posts: int, responses: int, workers: int) -> str:
 
 
 def planted_threads(posts: int, responses: int) -> Iterator[dict[str, Any]]:
-    """Threads of which the responses' levels are known."""
+    """Yield threads whose responses have levels."""
     rng = np.random.default_rng(0)
     words = np.array([f"word{number}" for number in range(5000)])
     kinds = np.zeros((_KINDS, _DIMENSIONS), dtype=np.int64)
@@ -89,7 +89,7 @@ def planted_threads(posts: int, responses: int) -> Iterator[dict[str, Any]]:
 
 
 def match(output: Path) -> str:
-    """Examples a second of matching alone, on the build's first shards."""
+    """Return examples a second of matching alone, on the build's first shards."""
     manifest = find_manifest(output)
     if manifest is None:
         raise FileNotFoundError(output)

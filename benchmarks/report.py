@@ -57,7 +57,7 @@ _BIAS = 0.7
 
 
 class Shard(NamedTuple):
-    """What a process makes: a shard of so many pairs."""
+    """A shard to make, of so many pairs."""
 
     folder: Path
     split: str
@@ -67,7 +67,7 @@ class Shard(NamedTuple):
 
     @property
     def name(self) -> str:
-        """File name."""
+        """Return the file name."""
         return f"{self.split}-{self.position:05d}-of-{self.of:05d}.parquet"
 
 
@@ -84,7 +84,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--data", type=Path, help="folder that keeps the rows")
-    parser.add_argument("--only", type=Path, help="report on a folder and say nothing: what is measured")
+    parser.add_argument("--only", type=Path, help="report on a folder without output; this is what is measured")
     arguments = parser.parse_args()
     if arguments.only:
         write_page(measure_build(arguments.only, ReportSettings(), lambda what, done, of: None), arguments.only)
@@ -98,7 +98,7 @@ def main() -> None:
 
 
 def run(folder: Path) -> str:
-    """Report on a build made here; the lines of its figures. Raises `SystemExit` where a planted truth is missed."""
+    """Report on a build made here and return its figures. Raise `SystemExit` if a planted truth is missed."""
     before = processor_seconds()
     done = measure([sys.executable, "-m", "benchmarks.report", "--only", str(folder)])
     spent = processor_seconds() - before
@@ -121,7 +121,7 @@ def run(folder: Path) -> str:
 
 
 def processor_seconds() -> float:
-    """Of all processes that this one has started and that have ended."""
+    """Return processor seconds of all ended children."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
@@ -250,12 +250,12 @@ def make_shard(shard: Shard) -> Made:
 
 @lru_cache
 def load_cached() -> PreferenceSpace:
-    """The packaged space."""
+    """Return the packaged space."""
     return load_space("alignx")
 
 
 def draw_directions(rng: np.random.Generator, number: int, dimensions: int) -> tuple[Direction, int]:
-    """Directions of shape (N, D): the first two dimensions are always active and correlate, some others are too."""
+    """Return directions (N, D): the first two dimensions are always active and correlate, some others are active."""
     directions = np.zeros((number, dimensions), dtype=np.int8)
     order = rng.random((number, dimensions - 2)).argsort(axis=1)[:, :4] + 2
     np.put_along_axis(directions, order, rng.choice(np.array([-1, 1], dtype=np.int8), order.shape), axis=1)
@@ -267,7 +267,7 @@ def draw_directions(rng: np.random.Generator, number: int, dimensions: int) -> t
 
 @lru_cache
 def vocabulary() -> tuple[list[str], npt.NDArray[np.float64]]:
-    """Made-up words, some with punctuation, and how often each has been used up to it (Zipf's law)."""
+    """Return made-up words, some with punctuation, and their cumulative frequencies (Zipf's law)."""
     rng = np.random.default_rng(0)
     letters = np.array([*"etaoinshrdlu"])
     ends = ("", "", "", "", "", "", ",", ".", "\u2019s", "!")
@@ -280,7 +280,7 @@ def vocabulary() -> tuple[list[str], npt.NDArray[np.float64]]:
 
 
 def draw_texts(rng: np.random.Generator, number: int, mean: float, spread: float) -> list[str]:
-    """Texts of random words."""
+    """Return texts of random words."""
     words, below = vocabulary()
     lengths = np.maximum(rng.normal(mean, spread, number), 6).astype(int)
     drawn = np.searchsorted(below, rng.random(lengths.sum()))
@@ -290,7 +290,7 @@ def draw_texts(rng: np.random.Generator, number: int, mean: float, spread: float
 
 
 def plant(shard: Shard, replies: list[str]) -> None:
-    """Replies that stand in the first shards of train and test, and near-duplicates in the second shard of train."""
+    """Return replies for the first shards of train and test, and near-duplicates for the second shard of train."""
     known = [" ".join(draw_texts(np.random.default_rng([7, k]), 1, 60, 1)) for k in range(min(_PLANTED, len(replies)))]
     if shard.position == 0 and shard.split in ("train", "test"):
         replies[: len(known)] = known
@@ -301,7 +301,7 @@ def plant(shard: Shard, replies: list[str]) -> None:
 def assemble(
     column: dict[str, pa.Array], directions: Direction, rng: np.random.Generator, space: PreferenceSpace
 ) -> pa.Table:
-    """All rows: each pair and its mirror image, with histories out of the same shard."""
+    """Return all rows: each pair and its mirror image, with histories from the same shard."""
     number = len(directions)
     both = np.concatenate([directions, -directions])
     sides = {
@@ -339,13 +339,13 @@ _CARRIED = ("pair_id", "post_id", "source", "topics", "model")
 
 
 def portrait(space: PreferenceSpace, direction: Direction) -> str:
-    """What the template makes of a direction."""
+    """Return the portrait that the template makes of a direction."""
     poles = [space.dimensions[d].pole(int(direction[d])) for d in np.flatnonzero(direction)]
     return f"This person {'; '.join(pole.description for pole in poles)}."
 
 
 def items(views: npt.NDArray[np.int64], name: str, sides: dict[str, pa.Array], directions: Direction) -> pa.Array:
-    """A column of history items."""
+    """Return a column of history items."""
     kind = EXAMPLE_SCHEMA.field(name).type
     taken = pa.array(views.ravel())
     source = sides | {"comment": sides["chosen"]}
@@ -359,12 +359,12 @@ def items(views: npt.NDArray[np.int64], name: str, sides: dict[str, pa.Array], d
 
 
 def released(directions: Direction) -> pa.Array:
-    """Directions as lists of the released numbers."""
+    """Return directions as lists of the released numbers."""
     return as_lists(to_released(directions), EXAMPLE_SCHEMA.field("Preference Direction").type)
 
 
 def as_lists(values: npt.NDArray[Any], kind: pa.DataType) -> pa.Array:
-    """Rows of a matrix as lists."""
+    """Return the rows of a matrix as lists."""
     offsets = np.arange(len(values) + 1, dtype=np.int32) * values.shape[1]
     return pa.ListArray.from_arrays(offsets, values.reshape(-1), type=kind)
 

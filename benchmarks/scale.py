@@ -1,15 +1,15 @@
-"""A whole build as large as AlignX, without a model: `python -m benchmarks.scale OUT`. Minutes, memory, bytes.
+"""A whole build as large as AlignX, without a model: `python -m benchmarks.scale OUT`. Prints minutes, memory, bytes.
 
 655,811 sampled pairs, mirrored to 1,311,622 examples, by the command `everyuser build` with the engine `dummy`: every
-stage and every rule, but no server, no HTTP client and no journal. Posts are made up: random words, as many and as long
-as an AlignX-like build would have, with topics of the space. `OUT` keeps the posts, the build and what it said.
+stage and every rule, but no server, no HTTP client and no journal. Posts are random words, as many and as long as an
+AlignX-like build would have, with topics of the space. `OUT` keeps the posts, the build and its output.
 
-Phases are told apart by when their files appeared. Memory is sampled four times a second over the build's process and
-all its children: each page counts once, shared by as many processes as have it (PSS); resident sets are also summed.
+A phase ends when its files appear. Memory is sampled four times a second over the build's process and its children.
+Each page counts once, shared by the processes that have it (PSS); resident sets are also summed.
 
-With `--profile` a smaller build runs in one process, of which the threads' stacks are sampled a hundred times a second.
-A moment goes to the outermost function that is a step of the DAG, and within it to the innermost one that is a named
-part; what lies in no step is Beam, and whatever else there is.
+With `--profile` a smaller build runs in one process, whose stacks are sampled a hundred times a second. A sample counts
+for the outermost function that is a step of the DAG, and within it for the innermost named part. Samples outside all
+steps are Beam's and others'.
 """
 
 from __future__ import annotations
@@ -127,11 +127,11 @@ class Watch:
 
     @property
     def processor_seconds(self) -> float:
-        """Of all processes that were seen."""
+        """Return processor seconds of all processes that were seen."""
         return sum(self._processor.values())
 
     def look(self) -> None:
-        """Note one moment down."""
+        """Record memory and processor time of one moment."""
         with contextlib.suppress(psutil.Error):
             root = psutil.Process(self._pid)
             pss, rss = [], 0
@@ -144,7 +144,7 @@ class Watch:
             self.moments.append(Moment(time.time(), sorted(pss, reverse=True), rss))
 
     def peak(self, begin: float, end: float) -> Moment:
-        """The moment with the most memory of a time."""
+        """Return the moment with the most memory in a span of time."""
         inside = [moment for moment in self.moments if begin <= moment.when <= end]
         return max(inside, key=lambda moment: sum(moment.pss), default=Moment(begin, [], 0))
 
@@ -158,7 +158,7 @@ class Phase(NamedTuple):
 
     @property
     def seconds(self) -> float:
-        """How long it took."""
+        """Return its seconds."""
         return self.end - self.begin
 
 
@@ -170,7 +170,7 @@ def main() -> None:
     parser.add_argument("--posts", type=int, default=_POSTS, help="distinct posts")
     parser.add_argument("--workers", type=int, default=2, help="worker processes; 1: the build's own")
     parser.add_argument("--set", action="append", default=[], help="a key of the configuration, as for `everyuser`")
-    parser.add_argument("--profile", action="store_true", help="tell where the time goes, in one process")
+    parser.add_argument("--profile", action="store_true", help="print where the time goes, in one process")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
@@ -211,7 +211,7 @@ def lay_out(output: Path, number: int, posts: int) -> None:
 
 
 def run(output: Path, workers: int, overrides: Sequence[str]) -> None:
-    """Build by the command, watch it, and print what it took."""
+    """Build by the command, watch it, and print time and memory."""
     beam = ["--", "--direct_running_mode=multi_processing", f"--direct_num_workers={workers}"] if workers > 1 else []
     sets = [part for override in overrides for part in ("--set", override)]
     given = ["build", str(output / _CONFIG), "--output", str(output / _FOLDER), *sets, *beam]
@@ -245,7 +245,7 @@ def run(output: Path, workers: int, overrides: Sequence[str]) -> None:
 
 
 def phases(folder: Path, begin: float, end: float) -> list[Phase]:
-    """When each phase of a build ended: templates are written when all is checked, shared replies between the two."""
+    """Return when each phase ended. Templates are written after the checks, shared replies between the phases."""
     ends = [
         _latest(folder / "templates"),
         _latest(folder / "pool", ".parquet"),
@@ -296,14 +296,14 @@ def _mib(size: int) -> str:
 
 
 def _busy_seconds() -> float:
-    """Processor seconds that this machine has spent on anything."""
+    """Return processor seconds that this machine has spent."""
     spent = psutil.cpu_times()._asdict()
     seconds: float = sum(spent.get(kind, 0.0) for kind in ("user", "nice", "system", "irq", "softirq", "steal"))
     return seconds
 
 
 class Stacks(Observer):
-    """Samples what all threads are at. Seconds by phase, step and part, and by line of our own code.
+    """A sampling profiler of all threads: seconds by phase, step and part, and by line of our own code.
 
     Collecting garbage is a part of whatever set it off.
     """
@@ -328,15 +328,15 @@ class Stacks(Observer):
         gc.callbacks.remove(self._mark)
 
     def phase_begins(self, name: str, plan: BuildPlan, work: Work) -> None:
-        """Its name is the phase."""
+        """Take the phase's name."""
         self._phase = name
 
     def phase_ends(self) -> None:
-        """What follows is the driver's."""
+        """Attribute what follows to the driver."""
         self._phase = "between" if self._phase == "pairs" else "finish"
 
     def _mark(self, moment: str, facts: dict[str, int]) -> None:
-        """Called before and after a collection, which has no frame of its own: a sample that had to wait lands here."""
+        """Run before and after a garbage collection, which has no frame: a delayed sample belongs to it."""
 
     def _watch(self) -> None:
         last = time.perf_counter()
@@ -346,14 +346,14 @@ class Stacks(Observer):
             ]
             now = time.perf_counter()
             working = [(step, part, line) for step, part, line in stacks if step]
-            # A thread that is in no step waits, or is Beam's.
+            # A thread outside all steps waits, or is Beam's.
             for step, part, line in working or [(_REST, "", ("", ""))]:
                 self.seconds[self._phase, step, part] += (now - last) / max(1, len(working))
                 self.lines[line] += (now - last) / max(1, len(working))
             last = now
 
     def _place(self, frame: FrameType | None) -> tuple[str, str, tuple[str, str]]:
-        """The outermost step, the innermost part and the innermost line of ours that a thread is in."""
+        """Return a thread's outermost step, innermost part and innermost line of our code."""
         step = part = ""
         line = ("", "")
         while frame:
@@ -369,7 +369,7 @@ class Stacks(Observer):
 
 
 def _by_code(named: dict[str, Sequence[Callable[..., Any]]]) -> dict[CodeType, str]:
-    """Functions, methods, properties and context managers by what a frame shows of them."""
+    """Return the name of each function, method, property or context manager by its code, as frames show it."""
     found: dict[CodeType, str] = {}
     for name, functions in named.items():
         for function in functions:
@@ -379,7 +379,7 @@ def _by_code(named: dict[str, Sequence[Callable[..., Any]]]) -> dict[CodeType, s
 
 
 def profile(output: Path, overrides: Sequence[str]) -> None:
-    """In a process of its own: one build, its stacks sampled; prints the shares."""
+    """Build once in a separate process with sampled stacks, and print the shares."""
     logging.getLogger().setLevel(logging.CRITICAL)
     sys.setswitchinterval(_SWITCH_SECONDS)
     config = load_config(output / _CONFIG, overrides)

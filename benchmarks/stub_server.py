@@ -29,7 +29,7 @@ _BODIES = [" ".join(random.Random(k).choices(_WORDS, k=30 + k % 25)) for k in ra
 
 
 def reply(body: bytes) -> bytes:
-    """A chat completion for a request body."""
+    """Return a chat completion for a request body."""
     digest = hashlib.blake2b(body, digest_size=8).digest()
     number = int.from_bytes(digest, "little")
     text = f"Reply {digest.hex()} says: {_BODIES[number % len(_BODIES)]}."
@@ -42,12 +42,12 @@ class Stub(asyncio.Protocol):
     """HTTP/1.1 with keep-alive, as far as our client speaks it."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin a connection."""
+        """Keep the transport of a new connection."""
         self._transport = cast(asyncio.Transport, transport)
         self._buffer = b""
 
     def data_received(self, data: bytes) -> None:
-        """Answer each request that is there whole."""
+        """Answer each request that has arrived whole."""
         self._buffer += data
         while (end := self._buffer.find(b"\r\n\r\n")) >= 0:
             head = self._buffer[:end].lower()

@@ -31,7 +31,7 @@ def main() -> None:
 
 
 def build(scratch: Path, pairs: int, in_flight: int, overrides: list[str]) -> str:
-    """One build; the line of its figures."""
+    """Build once and return a line of figures."""
     port = free_port()
     config, output = scratch / "bench.yaml", scratch / f"out-{pairs}"
     config.write_text(

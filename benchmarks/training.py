@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument(
         "--everyuser-train", default="training/.venv/bin/everyuser-train", help="`make -C training setup`"
     )
-    parser.add_argument("--config", default="configs/training.yaml", help="what is built")
+    parser.add_argument("--config", default="configs/training.yaml", help="configuration of the dataset")
     parser.add_argument("--methods", nargs="+", default=["pba", "ica"])
     parser.add_argument(
         "--fit", nargs="*", default=[], metavar="KEY=VALUE", help="keys of the runs, such as data.limit"
@@ -44,7 +44,7 @@ def main() -> None:
     )
     parser.add_argument("--evaluate-p-soups", nargs="*", default=[], metavar="KEY=VALUE", help="on P-Soups")
     parser.add_argument("--p-soups", type=Path, help="P-Soups, in the AlignX repository's JSON shape")
-    parser.add_argument("--peak-tflops", type=float, help="of the GPU in model.dtype: prints the share that is used")
+    parser.add_argument("--peak-tflops", type=float, help="the GPU's, in model.dtype; prints the share that is used")
     arguments = parser.parse_args()
     if shutil.which(arguments.everyuser_train) is None:
         parser.error(f"{arguments.everyuser_train} is not there: `make -C training setup`, or name another")
@@ -70,7 +70,7 @@ def main() -> None:
 
 
 def run(name: str, command: list[str]) -> None:
-    """Run a command, its output on the terminal; raises `SystemExit` if it fails."""
+    """Run a command with its output on the terminal. Raise `SystemExit` if it fails."""
     started = time.monotonic()
     if subprocess.run(command, stdout=subprocess.DEVNULL).returncode:
         sys.exit(f"failed: {' '.join(command)}")
@@ -78,7 +78,7 @@ def run(name: str, command: list[str]) -> None:
 
 
 def with_keys(keys: list[str]) -> list[str]:
-    """`--set` for each key."""
+    """Return `--set` arguments for keys."""
     return [part for key in keys for part in ("--set", key)]
 
 
@@ -130,7 +130,7 @@ def row(name: str, cases: int, metrics: dict[str, Any], names: Any) -> None:
 
 
 def words(data: Path) -> float:
-    """Accuracy on the test split of a linear classifier of words times direction, trained on the train split."""
+    """Return the test accuracy of a linear classifier of words times direction, trained on the train split."""
     splits = {name: _read(data, name) for name in ("train", "test")}
     vectorizer = CountVectorizer(binary=True, min_df=3).fit(splits["train"][0])
     used = splits["train"][2].any(axis=0)

@@ -1,1 +1,1 @@
-"""What runs the pipeline elsewhere: the image, Dataflow's Flex Template, a Flink cluster to try. Not installed."""
+"""The workers' image, Dataflow's Flex Template, and an example of a Flink cluster. Not installed."""

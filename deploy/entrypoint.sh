@@ -1,5 +1,5 @@
 #!/bin/sh
-# Dataflow starts this image in two roles: a worker gets the flags of Beam's boot, the launcher of the template does not.
+# Dataflow starts this image as a worker, with the flags of Beam's boot, or as the template's launcher, without them.
 set -eu
 for argument in "$@"; do
   case $argument in

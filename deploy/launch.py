@@ -1,8 +1,8 @@
-"""What the Flex Template's launcher runs: hands a whole build over as one job, and ends.
+"""The program of the Flex Template's launcher: submits a whole build as one job, and ends.
 
-The launcher passes the template's parameters and Beam options of its own (project, region, template location and so
-on), all as `--name=value`. It makes the job from what Beam leaves at the template location, after this has ended: so
-nothing here waits for it.
+The launcher passes the template's parameters and its own Beam options (project, region, template location and so on),
+all as `--name=value`. It makes the job from the files that Beam writes to the template location, after this program has
+ended. So nothing here waits for the job.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from schemas.config import BuildConfig
 from schemas.loader import validate
 
 DISK_GB = 200
-"""Disk of a worker, where nobody says: Dataflow's own default is smaller than the image."""
+"""Default disk of a worker: Dataflow's own default is smaller than the image."""
 
 
 def parse(arguments: Sequence[str]) -> tuple[Parameters, list[str]]:
-    """The template's parameters, and what goes to Beam as it is. Raises `UsageError`."""
+    """Return the template's parameters, and the arguments for Beam. Raise `UsageError` for a wrong parameter."""
     given: dict[str, str] = {}
     beam_args: list[str] = []
     for argument in arguments:
@@ -38,7 +38,7 @@ def parse(arguments: Sequence[str]) -> tuple[Parameters, list[str]]:
 
 
 def configuration(parameters: Parameters) -> BuildConfig:
-    """The configuration that the parameters name, with what they change in it. Raises `UsageError`."""
+    """Return the configuration that the parameters name, with their overrides. Raise `UsageError` for a wrong one."""
     try:
         overrides = shlex.split(parameters.overrides or "")
     except ValueError as error:
@@ -47,21 +47,21 @@ def configuration(parameters: Parameters) -> BuildConfig:
     workers = config.workers
     image = parameters.sdk_container_image or workers.image
     if image is None:
-        raise UsageError("sdk_container_image: name the template's own image, here or as the key workers.image")
+        raise UsageError("sdk_container_image: name the template's image, here or by the key workers.image")
     disk_gb = int(parameters.disk_size_gb or workers.disk_gb or DISK_GB)
     return config.model_copy(update={"workers": workers.model_copy(update={"image": image, "disk_gb": disk_gb})})
 
 
 def launch(arguments: Sequence[str]) -> None:
-    """Hand the build over. Raises `UsageError` for what is wrong, `UserError` for what fails."""
+    """Submit the build. Raise `UsageError` for wrong arguments, and `UserError` for failures."""
     parameters, beam_args = parse(arguments)
     submitted = submit(configuration(parameters), storage.parse(parameters.output).absolute(), beam_args)
     if not submitted.is_new:
-        raise UsageError(f"{parameters.output} holds this build already, finished: there is no job to make")
+        raise UsageError(f"{parameters.output} holds this build already, finished; no job was made")
 
 
 def main() -> None:
-    """Entry point: an error that the user can mend is one line, and exit code 2 if it was wrong usage."""
+    """Launch; print a user's error as one line, with exit code 2 for wrong usage and 1 otherwise."""
     logging.getLogger().setLevel(logging.INFO)
     try:
         launch(sys.argv[1:])

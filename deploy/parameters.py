@@ -1,6 +1,6 @@
-"""The parameters of the Flex Template, and what Google asks to know of them.
+"""The parameters of the Flex Template, and their description in Google's format.
 
-`python -m deploy.parameters > deploy/template.json` writes the latter; a test compares.
+`python -m deploy.parameters > deploy/template.json` writes the description; a test compares.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from schemas.problems import Fits
 
 
 def _text(pattern: str, kind: str = "TEXT") -> Any:
-    """Rules of a value, which Dataflow hands on as text; Google's console asks for each kind in its own way."""
+    """Return the field of a text value. Google's console has an input for each kind."""
     return Field(pattern=pattern, json_schema_extra={"paramType": kind})
 
 
@@ -35,13 +35,13 @@ Word = Annotated[str, _text(r"^[^ ]+$"), Fits("a text without spaces")]
 
 
 class BuildParameters(Record):
-    """What `deploy.launch` takes itself."""
+    """Parameters that `deploy.launch` reads itself."""
 
     config: File = Field(
         title="Configuration", description="The build's configuration, a YAML file; docs/config.md has its keys."
     )
     output: Folder = Field(
-        title="Output folder", description="Where the dataset goes; a build that is unfinished there goes on."
+        title="Output folder", description="Where the dataset goes; an unfinished build there is resumed."
     )
     overrides: str | None = Field(
         None,
@@ -62,10 +62,10 @@ class BuildParameters(Record):
 
 
 class Parameters(BuildParameters):
-    """All parameters of the template. Those that are named here go to Beam as they are, and win over the configuration.
+    """All parameters of the template. Those of this class go to Beam unchanged, and win over the configuration.
 
-    Dataflow refuses a parameter that is not listed. Left out is what also concerns the launcher's own machine, so that
-    `gcloud dataflow flex-template run` has flags for it: network, service account, public addresses.
+    Dataflow refuses a parameter that is not listed. Network, service account and public addresses are left out: they
+    also concern the launcher's machine, so `gcloud dataflow flex-template run` has flags for them.
     """
 
     machine_type: Machine | None = Field(
@@ -134,7 +134,7 @@ class TemplateMetadata(_Google):
 
 
 def metadata() -> TemplateMetadata:
-    """The template, as Google wants it described."""
+    """Return the description of the template."""
     schema = Parameters.model_json_schema()
     return TemplateMetadata(
         name="everyuser",
@@ -147,7 +147,7 @@ def metadata() -> TemplateMetadata:
 
 
 def _parameter(name: str, entry: dict[str, Any], is_optional: bool) -> ParameterMetadata:
-    # What may be absent has its rules one level deeper, beside null.
+    # An optional field has its rules one level deeper, beside null.
     rules = entry | entry.get("anyOf", [{}])[0]
     return ParameterMetadata(
         name=name,
@@ -160,7 +160,7 @@ def _parameter(name: str, entry: dict[str, Any], is_optional: bool) -> Parameter
 
 
 def page() -> str:
-    """The metadata file."""
+    """Return the content of the metadata file."""
     return metadata().model_dump_json(by_alias=True, exclude_defaults=True, indent=2) + "\n"
 
 

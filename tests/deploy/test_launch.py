@@ -136,7 +136,7 @@ def test_a_disk_that_nobody_names_is_large_enough_for_the_image(bucket: AnyPath)
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({}, "sdk_container_image: name the template's own image"),
+        ({}, "sdk_container_image: name the template's image"),
         ({"config": "gs://bucket/other.yaml"}, r"other\.yaml: no such file"),
         ({"overrides": "name='a"}, "overrides: No closing quotation: name='a"),
         ({"overrides": "pears=1"}, r"unknown key 'pears' \(by --set\); did you mean 'pairs'"),
