@@ -16,8 +16,8 @@ from everyuser_train.config import EvalData, Part
 from everyuser_train.data import load
 from everyuser_train.examples import Example
 from everyuser_train.generate import generate
-from everyuser_train.personas import NO_PERSONA, Method, Persona, fixed
-from everyuser_train.prompts import fit
+from everyuser_train.personas import NO_PERSONA, Method, Persona, evaluation_persona
+from everyuser_train.prompts import fit_prompt
 from schemas.base import UsageError
 from schemas.terminal import safe
 
@@ -50,7 +50,7 @@ class Pair:
     def replies(self, method: Method, post: str, persona: Persona, sampling: Sampling) -> tuple[str, str]:
         """Return the policy's and the reference's reply. Raises `UsageError` for a post that is too long."""
         room = sampling.max_length - sampling.max_new_tokens
-        prompt = fit(self.tokenizer, method, post, persona, ("",), room)
+        prompt = fit_prompt(self.tokenizer, method, post, persona, ("",), room)
         if prompt is None:
             raise UsageError(f"the post is too long: it leaves no room for a reply in {sampling.max_length} tokens")
 
@@ -92,7 +92,7 @@ def find_row(data: EvalData, row: str | None) -> tuple[Example, Any]:
 
 def persona_of(example: Example, space: Any, method: Method, items: int) -> Persona:
     """Return the persona of a dataset's row, with the first `items` of each kind."""
-    return fixed(example, _ALL, items, method, "target", space)
+    return evaluation_persona(example, _ALL, items, method, "target", space)
 
 
 def written_persona(text: str) -> Persona:

@@ -210,7 +210,7 @@ def judge(
     """Compare a model's replies with its reference's by a judge model, which sees each pair in both orders."""
     with _reported(debug):
         from everyuser_train.display import Display
-        from everyuser_train.judge import JudgeConfig, table
+        from everyuser_train.judge import JudgeConfig, report_table
         from everyuser_train.judge import judge as run_judge
 
         settings = _settings(
@@ -218,7 +218,7 @@ def judge(
         )
         with Display(err) as display:
             report = run_judge(settings, display.stage)
-        out.print(table(report))
+        out.print(report_table(report))
         if report.first_failure is not None:
             say(out, f"{report.unjudged} cases have no verdict; the first: {report.first_failure}")
         say(out, f"written to {settings.output}")

@@ -33,8 +33,8 @@ from everyuser_train.metrics import (
     flips,
     per_case,
 )
-from everyuser_train.personas import NO_PERSONA, Method, Persona, Source, fixed
-from everyuser_train.prompts import cleaner, fit, messages
+from everyuser_train.personas import NO_PERSONA, Method, Persona, Source, evaluation_persona
+from everyuser_train.prompts import cleaner, fit_prompt, messages
 from everyuser_train.report import Contrast, Flip, Kind, PoleResult, Report, Result
 from everyuser_train.score import Encoded, Scores, cached_score, encode, model_key
 from schemas.base import Record, UsageError, UserError
@@ -271,7 +271,7 @@ def prepare(
         name = _hash([*(turn["content"] for turn in whole), example.chosen, example.rejected])
         if name not in made:
             replies = example.chosen, example.rejected
-            prompt = fit(tokenizer, settings.method, example.prompt, persona, replies, settings.max_length)
+            prompt = fit_prompt(tokenizer, settings.method, example.prompt, persona, replies, settings.max_length)
             if prompt is None:
                 made[name] = None
             else:
@@ -311,7 +311,7 @@ def _personas(condition: Condition, loaded: Loaded, settings: EvaluateConfig) ->
     source = condition.direction or "target"
 
     def persona(example: Example) -> Persona:
-        return fixed(example, condition.parts, condition.items, settings.method, source, loaded.space)
+        return evaluation_persona(example, condition.parts, condition.items, settings.method, source, loaded.space)
 
     examples = loaded.examples
     partner = None

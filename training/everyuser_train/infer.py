@@ -114,7 +114,7 @@ def infer(
 ) -> list[Direction]:
     """Return the direction of each example's persona, shape (D,) each, aggregated over all of its parts."""
     levels, _ = judge_texts(texts_of(examples), space, annotator, progress=progress)
-    return [inferred(example, space, levels).direction for example in examples]
+    return [infer_directions(example, space, levels).direction for example in examples]
 
 
 def infer_file(config: InferConfig, progress: ProgressCallback | None = None) -> InferSummary:
@@ -132,7 +132,9 @@ def infer_file(config: InferConfig, progress: ProgressCallback | None = None) ->
         levels, failures = judge_texts(
             texts, loaded.space, _annotator(config.annotator), dimensions, config.min_confidence, journal, progress
         )
-    results = [inferred(example, loaded.space, levels, config.parts, config.rejudge) for example in loaded.examples]
+    results = [
+        infer_directions(example, loaded.space, levels, config.parts, config.rejudge) for example in loaded.examples
+    ]
     write_directions(output, loaded.examples, results, loaded.space)
     return InferSummary(
         output=str(output),
@@ -249,7 +251,7 @@ def levels_of(probabilities: Probabilities, orders: Orders, min_confidence: floa
     return np.where(sure, _LEVELS[meanings.argmax(axis=1)], np.int8(0))
 
 
-def inferred(
+def infer_directions(
     example: Example,
     space: PreferenceSpace,
     levels: Mapping[Text, Direction],

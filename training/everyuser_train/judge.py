@@ -28,8 +28,8 @@ from everyuser_train.examples import Example
 from everyuser_train.generate import generate
 from everyuser_train.journal import Journal, key_of
 from everyuser_train.metrics import REPLICATES, Estimate, estimates
-from everyuser_train.personas import Method, Persona, Source, fixed
-from everyuser_train.prompts import Message, fit
+from everyuser_train.personas import Method, Persona, Source, evaluation_persona
+from everyuser_train.prompts import Message, fit_prompt
 from everyuser_train.score import model_key
 from preference_space.direction import verbalise
 from prompts.control_tokens import defuse_tokens
@@ -174,7 +174,7 @@ def outcome(policy_first: Verdict, policy_second: Verdict) -> Literal["win", "ti
     return "loss" if (policy_first, policy_second) == ("second", "first") else "tie"
 
 
-def person(persona: Persona) -> str:
+def describe_person(persona: Persona) -> str:
     """Return a description of a person for the judge: preferences in words, portrait and history."""
     sections = []
     if persona.profile:
@@ -192,7 +192,7 @@ def person(persona: Persona) -> str:
     return "\n\n".join(sections) or "Nothing is known of the person."
 
 
-def table(report: JudgeReport) -> Table:
+def report_table(report: JudgeReport) -> Table:
     """Return the report as a table."""
     rows = Table(title=f"Judged by {report.judge}: {report.cases} cases", title_justify="left")
     for heading in ("", "share", "95 % interval"):
@@ -216,9 +216,9 @@ def _reference(config: JudgeConfig) -> ModelRef:
 
 
 def _case(example: Example, loaded: Loaded, config: JudgeConfig, tokenizer: Any) -> Case | None:
-    persona = fixed(example, config.parts, config.items, config.method, config.direction, loaded.space)
+    persona = evaluation_persona(example, config.parts, config.items, config.method, config.direction, loaded.space)
     room = config.max_length - config.max_new_tokens
-    prompt = fit(tokenizer, config.method, example.prompt, persona, ("",), room)
+    prompt = fit_prompt(tokenizer, config.method, example.prompt, persona, ("",), room)
     if prompt is None:
         return None
     # The judge sees the true direction, if there is one, regardless of the models' prompts.
@@ -227,7 +227,7 @@ def _case(example: Example, loaded: Loaded, config: JudgeConfig, tokenizer: Any)
         profile = example.profile
     elif example.direction is not None and loaded.space is not None:
         profile = verbalise(loaded.space, example.direction)
-    return Case(example, prompt, person(persona._replace(profile=profile)))
+    return Case(example, prompt, describe_person(persona._replace(profile=profile)))
 
 
 def _replies(

@@ -59,13 +59,13 @@ class Cases(NamedTuple):
         )
 
 
-def above(left: FloatArray, right: FloatArray | float) -> FloatArray:
-    """1 where left is larger, 0.5 where both are equal, 0 elsewhere."""
+def exceeds(left: FloatArray, right: FloatArray | float) -> FloatArray:
+    """Return 1 where left is larger, 0.5 where both are equal, 0 elsewhere."""
     return (np.sign(left - right) + 1) / 2
 
 
 def per_case(cases: Cases) -> dict[str, FloatArray]:
-    """The value of every metric for every case, (N,) each; a metric is their mean.
+    """Return the value of every metric for every case, (N,) each. A metric is the mean over cases.
 
     `alignment`: the policy's margin is larger than the reference's (the paper's accuracy). `absolute`: the policy
     prefers the chosen reply. `reference_absolute`: so does the reference. `..._per_token`: the same of mean
@@ -74,9 +74,9 @@ def per_case(cases: Cases) -> dict[str, FloatArray]:
     values = {}
     for suffix, these in (("", cases), ("_per_token", cases.per_token())):
         policy, reference = these.margins()
-        values[f"alignment{suffix}"] = above(policy, reference)
-        values[f"absolute{suffix}"] = above(policy, 0.0)
-        values[f"reference_absolute{suffix}"] = above(reference, 0.0)
+        values[f"alignment{suffix}"] = exceeds(policy, reference)
+        values[f"absolute{suffix}"] = exceeds(policy, 0.0)
+        values[f"reference_absolute{suffix}"] = exceeds(reference, 0.0)
     policy, reference = cases.margins()
     return values | {"margin": policy - reference}
 

@@ -36,7 +36,9 @@ NO_PERSONA = Persona((), (), "", "")
 """A persona without any part."""
 
 
-def draw(example: Example, config: PersonaConfig, space: PreferenceSpace | None, seed: int, epoch: int) -> Persona:
+def draw_persona(
+    example: Example, config: PersonaConfig, space: PreferenceSpace | None, seed: int, epoch: int
+) -> Persona:
     """Draw the persona of an example in an epoch of training. The result depends on the arguments alone.
 
     The number of items of each kind is uniform on `items_min` to `items_max`, capped by the available ones. Choice and
@@ -68,7 +70,7 @@ def draw(example: Example, config: PersonaConfig, space: PreferenceSpace | None,
     return _with_profile(example, Persona(ugc, pair, portrait, ""), config.method, config.direction, space)
 
 
-def fixed(
+def evaluation_persona(
     example: Example,
     parts: Sequence[Part],
     items: int,

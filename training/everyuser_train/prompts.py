@@ -44,11 +44,11 @@ def messages(method: Method, post: str, persona: Persona, clean: Callable[[Any],
 def preference(
     prompt: list[Message], chosen: str, rejected: str, clean: Callable[[Any], Any] = defuse_tokens
 ) -> dict[str, list[Message]]:
-    """Return a preference in TRL's conversational format. The prompt comes from `messages` or `fit`."""
+    """Return a preference in TRL's conversational format. The prompt comes from `messages` or `fit_prompt`."""
     return {"prompt": prompt, "chosen": [_reply(clean(chosen))], "rejected": [_reply(clean(rejected))]}
 
 
-def fit(
+def fit_prompt(
     tokenizer: Any, method: Method, post: str, persona: Persona, responses: Sequence[str], max_length: int
 ) -> list[Message] | None:
     """Return `messages` with as much of the persona as fits.

@@ -72,9 +72,11 @@ def render(
     example: Example, config: FitConfig, space: PreferenceSpace | None, tokenizer: Any, epoch: int
 ) -> Row | None:
     """Return an example as a row of an epoch, or None if it does not fit even without persona."""
-    persona = personas.draw(example, config.persona, space, config.seed, epoch)
+    persona = personas.draw_persona(example, config.persona, space, config.seed, epoch)
     replies = (example.chosen, example.rejected)
-    prompt = prompts.fit(tokenizer, config.persona.method, example.prompt, persona, replies, config.training.max_length)
+    prompt = prompts.fit_prompt(
+        tokenizer, config.persona.method, example.prompt, persona, replies, config.training.max_length
+    )
     return None if prompt is None else prompts.preference(prompt, *replies, prompts.cleaner(tokenizer))
 
 

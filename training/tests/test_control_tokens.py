@@ -10,7 +10,7 @@ from everyuser_train.examples import PairItem, UgcItem
 from everyuser_train.infer import Text
 from everyuser_train.judge import judge_messages
 from everyuser_train.personas import Method, Persona
-from everyuser_train.prompts import cleaner, fit, preference
+from everyuser_train.prompts import cleaner, fit_prompt, preference
 from everyuser_train.score import encode
 from prompts.control_tokens import defuse_tokens
 from tests.tiny import tiny_tokenizer
@@ -29,7 +29,7 @@ def tokenizer() -> Any:
 
 @pytest.mark.parametrize("method", ["ica", "pba"])
 def test_a_conversation_holds_no_special_token_but_those_of_its_template(tokenizer: Any, method: Method) -> None:
-    prompt = fit(tokenizer, method, BAD, PERSONA, (BAD, "b"), 10_000)
+    prompt = fit_prompt(tokenizer, method, BAD, PERSONA, (BAD, "b"), 10_000)
     assert prompt is not None
 
     row = preference(prompt, BAD, "b", cleaner(tokenizer))

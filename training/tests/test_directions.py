@@ -93,7 +93,7 @@ def test_a_portrait_says_what_was_inferred_for_it() -> None:
     theirs = Inferred(direction(1, 1), (), (), direction(-1, 0))
     joined = with_directions(example(0, portrait="somebody"), {"0": theirs})
 
-    persona = personas.fixed(joined, ("demo",), 4, "pba", "history", SPACE)
+    persona = personas.evaluation_persona(joined, ("demo",), 4, "pba", "history", SPACE)
 
     assert persona.profile == "Less tea"
 

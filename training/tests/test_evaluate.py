@@ -15,7 +15,7 @@ from everyuser_train import models
 from everyuser_train.config import EvalData
 from everyuser_train.data import load
 from everyuser_train.evaluate import EvaluateConfig, evaluate, partners, plan, sample
-from everyuser_train.personas import fixed
+from everyuser_train.personas import evaluation_persona
 from everyuser_train.prompts import messages
 from everyuser_train.report import Report, Result
 from everyuser_train.score import Encoded, Scores, model_key, score
@@ -125,7 +125,7 @@ def test_what_is_reported_is_what_plain_loops_find(names: list[str], data: EvalD
         for model in names:
             loaded_model = models.load_model(model, None, "float32", device="cpu")
             pairs = [
-                (messages("ica", example.prompt, fixed(example, parts, 2, "ica", "target", None)), reply)  # type: ignore[arg-type]
+                (messages("ica", example.prompt, evaluation_persona(example, parts, 2, "ica", "target", None)), reply)  # type: ignore[arg-type]
                 for example in loaded.examples
                 for reply in (example.chosen, example.rejected)
             ]

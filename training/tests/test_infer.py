@@ -25,8 +25,8 @@ from everyuser_train.infer import (
     Text,
     chosen_dimensions,
     infer,
+    infer_directions,
     infer_file,
-    inferred,
     judge_texts,
     levels_of,
     option_orders,
@@ -302,7 +302,7 @@ def test_directions_of_a_persona() -> None:
     )
     annotator = FakeAnnotator()
     levels, _ = judge_texts(texts_of([one]), SPACE, annotator)
-    found = inferred(one, SPACE, levels)
+    found = infer_directions(one, SPACE, levels)
     assert [part.tolist() for part in found.ugc if part is not None] == [[1, 1, 0, 0], [1, 0, 0, 0]]
     # What both replies say tells nothing; what only the rejected one says tells the contrary.
     assert [part.tolist() for part in found.pair if part is not None] == [[1, 0, 0, 0], [0, -1, 0, 0]]
@@ -316,7 +316,7 @@ def test_directions_of_a_persona() -> None:
 def test_what_fails_is_left_out_and_told() -> None:
     one = example(0, [("p", "Young BAD", None), ("p", "Messy", None)], [("q", "BAD", "Older", None)])
     levels, failures = judge_texts(texts_of([one]), SPACE, FakeAnnotator(fails="BAD"))
-    found = inferred(one, SPACE, levels)
+    found = infer_directions(one, SPACE, levels)
     assert found.ugc[0] is None and found.pair == (None,) and found.direction.tolist() == [0, -1, 0, 0]
     assert [failure.detail for failure in failures] == ["too long"] * 2
 

@@ -16,11 +16,11 @@ from everyuser_train.examples import PairItem, UgcItem
 from everyuser_train.judge import (
     JudgeConfig,
     JudgeReport,
+    describe_person,
     judge,
     outcome,
-    person,
     read_verdict,
-    table,
+    report_table,
 )
 from everyuser_train.metrics import Estimate
 from everyuser_train.personas import NO_PERSONA, Persona
@@ -110,7 +110,7 @@ def test_both_orders_are_asked_and_everything_adds_up(make: Callable[..., JudgeC
     )
     console = Console(width=80)
     with console.capture() as captured:
-        console.print(table(report))
+        console.print(report_table(report))
     assert "win" in captured.get() and "inconsistent" in captured.get()
 
 
@@ -248,7 +248,7 @@ def test_only_what_both_orders_say_counts() -> None:
 
 
 def test_a_person_in_words() -> None:
-    assert person(NO_PERSONA) == "Nothing is known of the person."
+    assert describe_person(NO_PERSONA) == "Nothing is known of the person."
     persona = Persona((UgcItem("<1>", "<2>"),), (PairItem("<3>", "<4>", "<5>"),), "<portrait>", "<profile>")
     order = ["<profile>", "<portrait>", "<1>", "<2>", "<3>", "<4>", "<5>"]
-    assert re.findall(r"<\w+>", person(persona)) == order
+    assert re.findall(r"<\w+>", describe_person(persona)) == order

@@ -13,7 +13,7 @@ import pytest
 
 from everyuser_train.config import PersonaConfig
 from everyuser_train.examples import Example, PairItem, UgcItem
-from everyuser_train.personas import NO_PERSONA, Persona, draw, fixed
+from everyuser_train.personas import NO_PERSONA, Persona, draw_persona, evaluation_persona
 from schemas.base import UsageError
 from tests.spaces import make_space
 
@@ -48,9 +48,9 @@ def _names(persona: Persona) -> list[str]:
 
 def test_a_draw_depends_on_seed_epoch_and_number_alone() -> None:
     cases = [(seed, epoch, number) for seed in (0, 1) for epoch in (0, 1) for number in range(50)]
-    drawn = {case: _names(draw(_example(case[2]), ICA, SPACE, case[0], case[1])) for case in cases}
+    drawn = {case: _names(draw_persona(_example(case[2]), ICA, SPACE, case[0], case[1])) for case in cases}
     random.Random(0).shuffle(cases)
-    assert all(_names(draw(_example(c[2]), ICA, SPACE, c[0], c[1])) == drawn[c] for c in cases)
+    assert all(_names(draw_persona(_example(c[2]), ICA, SPACE, c[0], c[1])) == drawn[c] for c in cases)
     runs: list[list[list[str]]] = [
         [drawn[seed, epoch, n] for n in range(50)] for seed, epoch in ((0, 0), (0, 1), (1, 0))
     ]
@@ -61,7 +61,7 @@ def test_a_draw_depends_on_seed_epoch_and_number_alone() -> None:
 
 def test_draws_are_the_same_in_every_version() -> None:
     # A resumed run must see the same personas after an upgrade of numpy.
-    assert [_names(draw(_example(number), ICA, SPACE, 3, 1)) for number in (0, 1, 10**12)] == [
+    assert [_names(draw_persona(_example(number), ICA, SPACE, 3, 1)) for number in (0, 1, 10**12)] == [
         ["u2", "u0", "q3", "q2"],
         ["u2", "u0", "u3", "u1"],
         ["u2", "u0", "u1", "q2", "q1", "q0"],
@@ -71,12 +71,12 @@ def test_draws_are_the_same_in_every_version() -> None:
 def test_a_kind_is_drawn_alike_with_and_without_the_other() -> None:
     alone = PersonaConfig(method="ica", parts=("pair",))
     for number in range(20):
-        both = draw(_example(number), ICA, SPACE, 0, 0)
-        assert _names(draw(_example(number), alone, SPACE, 0, 0)) == _names(both._replace(ugc=()))
+        both = draw_persona(_example(number), ICA, SPACE, 0, 0)
+        assert _names(draw_persona(_example(number), alone, SPACE, 0, 0)) == _names(both._replace(ugc=()))
 
 
 def test_counts_items_and_places_are_uniform_and_without_repeats() -> None:
-    personas = [draw(_example(number), ICA, SPACE, 0, 0) for number in range(5000)]
+    personas = [draw_persona(_example(number), ICA, SPACE, 0, 0) for number in range(5000)]
     counts = Counter(len(persona.ugc) for persona in personas)
     assert sorted(counts) == [0, 1, 2, 3, 4]
     assert all(abs(count - 1000) < 130 for count in counts.values())  # 4.6 standard deviations
@@ -93,33 +93,38 @@ def test_counts_items_and_places_are_uniform_and_without_repeats() -> None:
 )
 def test_bounds_are_at_most_what_is_there(low: int, high: int, there: int, seen: set[int]) -> None:
     config = PersonaConfig(method="ica", items_min=low, items_max=high)
-    assert {len(draw(_example(number, ugc=there), config, SPACE, 0, 0).ugc) for number in range(60)} == seen
+    assert {len(draw_persona(_example(number, ugc=there), config, SPACE, 0, 0).ugc) for number in range(60)} == seen
 
 
 @pytest.mark.parametrize("parts", [("ugc",), ("pair",), ("demo",), ("ugc", "demo")])
 def test_parts_that_are_not_asked_for_are_empty(parts: Sequence[Any]) -> None:
-    drawn = draw(_example(), PersonaConfig(method="ica", parts=tuple(parts), items_min=1), SPACE, 0, 0)
-    taken = fixed(_example(), parts, 2, "ica", "target", SPACE)
+    drawn = draw_persona(_example(), PersonaConfig(method="ica", parts=tuple(parts), items_min=1), SPACE, 0, 0)
+    taken = evaluation_persona(_example(), parts, 2, "ica", "target", SPACE)
     for persona in (drawn, taken):
         assert bool(persona.ugc) == ("ugc" in parts)
         assert bool(persona.pair) == ("pair" in parts)
         assert bool(persona.portrait) == ("demo" in parts)
 
 
-def test_fixed_takes_the_first() -> None:
-    assert _names(fixed(_example(), ("ugc", "pair"), 2, "ica", "target", SPACE)) == ["u0", "u1", "q0", "q1"]
-    assert len(_names(fixed(_example(), ("ugc", "pair"), 16, "ica", "target", SPACE))) == 8
-    assert fixed(_example(), (), 4, "ica", "target", SPACE) == NO_PERSONA
+def test_evaluation_takes_the_first_items() -> None:
+    assert _names(evaluation_persona(_example(), ("ugc", "pair"), 2, "ica", "target", SPACE)) == [
+        "u0",
+        "u1",
+        "q0",
+        "q1",
+    ]
+    assert len(_names(evaluation_persona(_example(), ("ugc", "pair"), 16, "ica", "target", SPACE))) == 8
+    assert evaluation_persona(_example(), (), 4, "ica", "target", SPACE) == NO_PERSONA
 
 
 def test_ica_needs_no_space_and_no_direction() -> None:
-    assert fixed(_example(direction=None), ("demo",), 0, "ica", "history", None).portrait == "A student."
+    assert evaluation_persona(_example(direction=None), ("demo",), 0, "ica", "history", None).portrait == "A student."
 
 
 def test_target_profile_is_the_example_s_own_words_or_its_direction_s() -> None:
-    assert fixed(_example(profile="Prefers tea"), (), 0, "pba", "target", None).profile == "Prefers tea"
-    assert fixed(_example(), (), 0, "pba", "target", SPACE).profile == "Young"
-    assert draw(_example(), PersonaConfig(method="pba"), SPACE, 0, 0).profile == "Young"
+    assert evaluation_persona(_example(profile="Prefers tea"), (), 0, "pba", "target", None).profile == "Prefers tea"
+    assert evaluation_persona(_example(), (), 0, "pba", "target", SPACE).profile == "Young"
+    assert draw_persona(_example(), PersonaConfig(method="pba"), SPACE, 0, 0).profile == "Young"
 
 
 @pytest.mark.parametrize(
@@ -136,35 +141,35 @@ def test_target_profile_is_the_example_s_own_words_or_its_direction_s() -> None:
     ],
 )
 def test_history_profile_is_what_the_used_parts_say_together(parts: Sequence[Any], items: int, profile: str) -> None:
-    assert fixed(_example(), parts, items, "pba", "history", SPACE).profile == profile
+    assert evaluation_persona(_example(), parts, items, "pba", "history", SPACE).profile == profile
 
 
 def test_the_example_s_direction_counts_only_with_a_portrait() -> None:
-    assert fixed(_example(portrait=""), ("demo",), 0, "pba", "history", SPACE).profile == ""
-    persona = fixed(_example(portrait="", ugc=1), ("ugc", "demo"), 1, "pba", "history", SPACE)
+    assert evaluation_persona(_example(portrait=""), ("demo",), 0, "pba", "history", SPACE).profile == ""
+    persona = evaluation_persona(_example(portrait="", ugc=1), ("ugc", "demo"), 1, "pba", "history", SPACE)
     assert persona.profile == "Young, Serious"
 
 
 def test_parts_without_a_direction_leave_the_word_to_the_others() -> None:
     example = _example(direction=None, pair=0, ugc=1)
     example = replace(example, ugc=(*example.ugc, UgcItem("u", "c")))
-    assert fixed(example, ("ugc", "demo"), 2, "pba", "history", SPACE).profile == "Young, Serious"
+    assert evaluation_persona(example, ("ugc", "demo"), 2, "pba", "history", SPACE).profile == "Young, Serious"
 
 
 def test_profiles_that_cannot_be_told() -> None:
     nothing = _example(direction=None, ugc=0, pair=1)
     nothing = replace(nothing, pair=(PairItem("q", "a", "b"),))
     with pytest.raises(UsageError, match="neither a direction nor a profile"):
-        fixed(nothing, (), 0, "pba", "target", SPACE)
+        evaluation_persona(nothing, (), 0, "pba", "target", SPACE)
     with pytest.raises(UsageError, match="no part of the persona"):
-        fixed(nothing, ("pair",), 1, "pba", "history", SPACE)
+        evaluation_persona(nothing, ("pair",), 1, "pba", "history", SPACE)
     with pytest.raises(UsageError, match="no preference space"):
-        fixed(_example(), (), 0, "pba", "target", None)
+        evaluation_persona(_example(), (), 0, "pba", "target", None)
     with pytest.raises(UsageError, match="no preference space"):
-        draw(_example(), PersonaConfig(method="pba", direction="history", items_min=1), None, 0, 0)
+        draw_persona(_example(), PersonaConfig(method="pba", direction="history", items_min=1), None, 0, 0)
 
 
 def test_flipped_examples_say_the_opposite() -> None:
     flipped = _example(direction=_levels(1, -1), profile="Young, Serious").flipped()
-    assert fixed(flipped, ("demo",), 0, "pba", "target", SPACE).profile == "Older, Likes humor"
-    assert fixed(flipped, ("ugc", "pair", "demo"), 4, "pba", "history", SPACE).profile == "Likes humor"
+    assert evaluation_persona(flipped, ("demo",), 0, "pba", "target", SPACE).profile == "Older, Likes humor"
+    assert evaluation_persona(flipped, ("ugc", "pair", "demo"), 4, "pba", "history", SPACE).profile == "Likes humor"

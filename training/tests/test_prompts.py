@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from everyuser_train import prompts
 from everyuser_train.examples import PairItem, UgcItem
 from everyuser_train.personas import NO_PERSONA, Method, Persona
-from everyuser_train.prompts import fit, messages, preference
+from everyuser_train.prompts import fit_prompt, messages, preference
 from prompts.sandbox import is_plain
 
 PERSONA = Persona(
@@ -106,15 +106,15 @@ def test_preference_is_trl_s_conversational_format() -> None:
 def test_what_fits_is_whole(method: Method, tokenizer: Any) -> None:
     whole = messages(method, "the post", PERSONA)
     exact = _length(tokenizer, whole, "four words are here")
-    assert fit(tokenizer, method, "the post", PERSONA, ["one", "four words are here"], exact) == whole
-    assert fit(tokenizer, method, "the post", PERSONA, ["one", "four words are here"], exact - 1) != whole
+    assert fit_prompt(tokenizer, method, "the post", PERSONA, ["one", "four words are here"], exact) == whole
+    assert fit_prompt(tokenizer, method, "the post", PERSONA, ["one", "four words are here"], exact - 1) != whole
 
 
 def test_items_go_last_first_kinds_in_turn_then_the_portrait(tokenizer: Any) -> None:
     order = ["ppost2", "upost2", "ppost1", "upost1", "portrait1"]
     steps: list[list[str] | None] = []
     for max_length in range(_length(tokenizer, messages("ica", "the post", PERSONA), "a longer reply"), 0, -1):
-        prompt = fit(tokenizer, "ica", "the post", PERSONA, ["yes", "a longer reply"], max_length)
+        prompt = fit_prompt(tokenizer, "ica", "the post", PERSONA, ["yes", "a longer reply"], max_length)
         if prompt is not None:
             assert _length(tokenizer, prompt, "a longer reply") <= max_length
             assert "the post" in prompt[1]["content"]
@@ -127,19 +127,19 @@ def test_items_go_last_first_kinds_in_turn_then_the_portrait(tokenizer: Any) -> 
 def test_kinds_of_unequal_number(tokenizer: Any) -> None:
     persona = Persona(PERSONA.ugc, PERSONA.pair[:1], "", "")
     bare = messages("ica", "the post", persona._replace(pair=(), ugc=PERSONA.ugc[:1]))
-    assert fit(tokenizer, "ica", "the post", persona, ["yes"], _length(tokenizer, bare, "yes")) == bare
+    assert fit_prompt(tokenizer, "ica", "the post", persona, ["yes"], _length(tokenizer, bare, "yes")) == bare
 
 
 @pytest.mark.parametrize("method", ["ica", "pba"])
 def test_none_when_post_and_response_alone_do_not_fit(method: Method, tokenizer: Any) -> None:
     bare = _length(tokenizer, messages(method, "the post", NO_PERSONA), "yes")
-    assert fit(tokenizer, method, "the post", NO_PERSONA, ["yes"], bare) is not None
-    assert fit(tokenizer, method, "the post", PERSONA, ["yes"], bare - 1) is None
+    assert fit_prompt(tokenizer, method, "the post", NO_PERSONA, ["yes"], bare) is not None
+    assert fit_prompt(tokenizer, method, "the post", PERSONA, ["yes"], bare - 1) is None
 
 
 def test_pba_keeps_its_profile(tokenizer: Any) -> None:
     bare = _length(tokenizer, messages("pba", "the post", NO_PERSONA), "yes")
-    assert fit(tokenizer, "pba", "the post", PERSONA, ["yes"], bare) is None
+    assert fit_prompt(tokenizer, "pba", "the post", PERSONA, ["yes"], bare) is None
 
 
 @pytest.mark.parametrize("method", ["ica", "pba"])

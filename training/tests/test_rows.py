@@ -61,7 +61,7 @@ def test_each_epoch_has_personas_of_its_own_and_the_replies_as_they_are(tmp_path
     assert len(found.train) == 16
     for row, (epoch, number) in zip(found.train, places(config.seed, np.arange(8), 16), strict=True):
         example = examples[number]
-        persona = personas.draw(example, config.persona, None, config.seed, epoch)
+        persona = personas.draw_persona(example, config.persona, None, config.seed, epoch)
         assert row["prompt"] == prompts.messages("ica", example.prompt, persona)
         assert row["chosen"] == [{"role": "assistant", "content": example.chosen}]
         assert row["rejected"] == [{"role": "assistant", "content": example.rejected}]
