@@ -163,9 +163,9 @@ def _make_report(scope: Scope, tallies: Tallies, progress: Progress) -> Report:
 def _notes(scope: Scope, tallies: Tallies, diversity: DiversityFigures) -> Iterator[str]:
     """Yield what could not be measured, and why."""
     if not tallies.funnel.has_pool:
-        yield "attempts are not counted: pool/ is missing or incomplete"
+        yield "pool/ is missing or incomplete: attempts are not counted"
     if not tallies.rejections.is_complete:
-        yield "the shown rejections are not drawn from all: rejected/ is missing or incomplete"
+        yield "rejected/ is missing or incomplete: the shown rejections are a sample of the others"
     share = tallies.duplicates.replies[0].share
     if share < 1:
         yield f"exact duplicates are counted for a sample of {share:.1%} of all texts and scaled up"

@@ -29,7 +29,7 @@ Name = Annotated[
 
 
 def compile_patterns(patterns: tuple[str, ...]) -> tuple[str, ...]:
-    """The patterns, all of which are regular expressions; raises `ValueError`."""
+    """Return the patterns. Raise `ValueError` for one that is not a regular expression."""
     for pattern in patterns:
         try:
             re.compile(pattern)
@@ -46,7 +46,7 @@ _SECRET = re.compile(
 
 
 def find_secrets(value: JsonValue, path: str = "") -> Iterator[str]:
-    """The dotted keys below which a secret stands, by their names. Names of a JSON schema lead to maps."""
+    """Yield the dotted keys that hold secrets, judged by name. A key of that name with a map is a JSON schema's."""
     if isinstance(value, list):
         for inner in value:
             yield from find_secrets(inner, path)

@@ -12,22 +12,22 @@ from schemas.problems import Fits
 
 
 class GenerationConfig(Record):
-    """What is asked of the model."""
+    """The model and its sampling parameters."""
 
     model: str = Field(
         "packaged:smollm2-135m-instruct",
-        description="A Hub id, a folder (here, or at `s3://` or `gs://`), the name that an endpoint serves, or the "
+        description="Hub id, folder (local, or at `s3://` or `gs://`), the name of an endpoint's model, or the "
         "packaged small model.",
     )
     temperature: float = Field(0.8, ge=0, description="Sampling temperature.")
-    top_p: float = Field(0.95, gt=0, le=1, description="Nucleus sampling.")
-    max_tokens: int = Field(256, ge=1, description="Longest reply, in tokens. A reply cut off there is rejected.")
-    stop: tuple[str, ...] = Field((), description="Stop strings.")
+    top_p: float = Field(0.95, gt=0, le=1, description="Probability mass of nucleus sampling.")
+    max_tokens: int = Field(256, ge=1, description="Most tokens of a reply. A reply that is cut off there is rejected.")
+    stop: tuple[str, ...] = Field((), description="Strings that end a reply.")
     extra: dict[str, JsonValue] = Field(
         default_factory=dict,
-        description="Further fields of a chat's body, such as `chat_template_kwargs` or `top_k`. Null takes out a "
-        "field that a server refuses: `{max_tokens: null, max_completion_tokens: 256}`. A key or token is refused "
-        "here: it belongs into the environment variable that `engine.api_key_env` names.",
+        description="Further fields of a chat request, such as `chat_template_kwargs` or `top_k`. Null removes a field "
+        "that a server refuses: `{max_tokens: null, max_completion_tokens: 256}`. Secrets are refused here; use the "
+        "environment variable of `engine.api_key_env`.",
     )
 
     @field_validator("extra")
@@ -35,30 +35,28 @@ class GenerationConfig(Record):
     def _no_secret(cls, extra: dict[str, JsonValue]) -> dict[str, JsonValue]:
         if secret := next(find_secrets(extra), None):
             raise ValueError(
-                f"'{secret}' would be published with the manifest (its value is not shown, as it may be a secret); a "
-                "key belongs into the environment variable that engine.api_key_env names"
+                f"'{secret}' would be published with the manifest (its value is not shown, as it may be a secret); put "
+                "a key into the environment variable that engine.api_key_env names"
             )
         return extra
 
 
 class RulesConfig(Record):
-    """When a generated pair is good enough."""
+    """Thresholds of the rules that accept or reject a pair."""
 
     min_words: int = Field(5, ge=1, description="Fewest words of a reply.")
     max_length_ratio: float = Field(
-        4.0, ge=1, description="The longer reply may have at most this many times the characters of the shorter."
+        4.0, ge=1, description="Most characters of the longer reply, divided by those of the shorter."
     )
     max_similarity: Probability = Field(
-        0.9, description="Replies with this normalised edit similarity or more count as equal."
+        0.9, description="Normalised edit similarity from which two replies count as equal."
     )
-    copied_ngram: int = Field(
-        8, ge=3, description="A reply that shares this many consecutive words with its prompt is a copy."
-    )
+    copied_ngram: int = Field(8, ge=3, description="Consecutive words shared with the prompt that make a reply a copy.")
     max_repeated_share: Share = Field(
-        0.5, description="A reply of which more than this share of word trigrams is repeated is rejected as a loop."
+        0.5, description="Largest share of repeated word trigrams of a reply; above it the reply is a loop."
     )
     language: Annotated[str, Field(pattern=r"^[a-z]{2}$"), Fits("a code of two letters, such as 'en'")] | None = Field(
-        None, description="Expected ISO 639-1 code (`en`); not checked when null."
+        None, description="Required language as ISO 639-1 code, such as `en`; null: any."
     )
     refusals: tuple[str, ...] = Field(
         (
@@ -73,8 +71,8 @@ class RulesConfig(Record):
             r"(?:write|wrote|writing|draft) (?:a|the|your|my) (?:reply|response)\b",
             r"this (?:reply|response) (?:is|shows|uses|demonstrates)\b",
         ),
-        description="Regular expressions (case-insensitive, each from the beginning of a word) that mark a refusal or "
-        "talk about the task itself.",
+        description="Regular expressions of refusals and of talk about the task (any case, each from the start of a "
+        "word).",
     )
     markup: tuple[str, ...] = Field(
         (
@@ -83,7 +81,7 @@ class RulesConfig(Record):
             r"^\W{0,3}(?:title|post|reply|response|assistant|user|system)\W{0,2}:",
             "\ufffd",
         ),
-        description="Regular expressions (case-insensitive, per line) that mark markup.",
+        description="Regular expressions of markup (any case, per line).",
     )
     control_tokens: tuple[str, ...] = Field(
         (
@@ -93,11 +91,11 @@ class RulesConfig(Record):
             r"</?(?:think|thinking|thought|reasoning|seed:think)>|\u25c1/?think\u25b7",
             r"(?-i:\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|THINK|gMASK)\]|<</?SYS>>)|\]~!?b[\[\]]|\[e~\[",
         ),
-        description="Regular expressions (case-insensitive) that mark what belongs to chat templates: control tokens, "
-        "and tags of a model's thinking. They hold for real replies too, as no model can tell them from its own.",
+        description="Regular expressions (any case) of chat templates' control tokens and of thinking tags. They apply "
+        "to real replies too, since a model cannot tell them from its own tokens.",
     )
     max_characters: int = Field(
-        40_000, ge=1, description="Most characters of a reply, generated or real. It is looked at before other rules."
+        40_000, ge=1, description="Most characters of a reply, generated or real; checked before the other rules."
     )
 
     @field_validator("refusals", "markup", "control_tokens")
@@ -109,25 +107,25 @@ class RulesConfig(Record):
 class HistoryConfig(Record):
     """The persona's history (P_UGC, P_PAIR)."""
 
-    ugc: int = Field(4, ge=0, le=16, description="User-generated items of each example.")
-    pair: int = Field(4, ge=0, le=16, description="Pair-wise items of each example.")
+    ugc: int = Field(4, ge=0, le=16, description="User-generated items in each example.")
+    pair: int = Field(4, ge=0, le=16, description="Pair-wise items in each example.")
     min_support: Share = Field(
         0.5,
-        description="Share of the target's dimensions that at least one history item must support. No item may "
+        description="Smallest share of the target's dimensions that at least one history item supports. No item may "
         "contradict any of them.",
     )
     blocks: int = Field(
         2,
         ge=0,
-        description="Pool shards of the same split and source, besides its own, that a shard's histories come from.",
+        description="Pool shards of the same split and source, besides its own, from which a shard's histories come.",
     )
     min_similarity: Share = Field(
         0.6,
-        description="Mined pairs: smallest cosine similarity of one-hot levels between a reply of the target and the "
-        "history's.",
+        description="Mined pairs: smallest cosine similarity of one-hot levels between replies of target and history.",
     )
     consistency: Literal["strict", "paper"] = Field(
         "strict",
-        description="Mined pairs: `strict` as above. `paper`: the most similar items, whatever they contradict, if a "
-        "dimension of the target has the same sign in the majority vote of each part of the persona.",
+        description="Mined pairs. `strict`: as for `min_support`. `paper`: the most similar items, even if they "
+        "contradict, where a dimension of the target has the same sign in the majority vote of each part of the "
+        "persona.",
     )

@@ -12,70 +12,66 @@ from schemas.config.sources import MinedSource
 
 
 class AnnotationConfig(Record):
-    """How a response gets its level (positive, negative, cannot tell) on each dimension."""
+    """Annotation of responses with a level on each dimension: positive, negative, or cannot tell."""
 
     mode: Literal["choice", "json", "given"] = Field(
         "choice",
-        description="`choice`: a one-token choice for each dimension, with its probabilities (`/v1/completions`). "
-        "`json`: one structured reply for all dimensions, without probabilities (chat). `given`: levels come with the "
-        "threads, no model is asked. Responses that bring levels are never asked about; the keys `dimensions` and "
-        "`min_confidence` hold for them too.",
+        description="`choice`: a choice of one token for each dimension, with probabilities (`/v1/completions`). "
+        "`json`: one structured reply for all dimensions, without probabilities (chat). `given`: the threads bring "
+        "levels, and no model is asked. Responses that bring levels are never sent to a model, but `dimensions` and "
+        "`min_confidence` apply to them.",
     )
     dimensions: Annotated[tuple[str, ...], Field(min_length=1)] | None = Field(
-        None, description="Ask about these slugs and groups only; the others count as 'cannot tell'. By default all."
+        None, description="Slugs and groups to ask about; null: all. Others count as 'cannot tell'."
     )
     option_order: Literal["shuffled", "fixed"] = Field(
         "shuffled",
-        description="Order of the three options: drawn for each response and dimension, against position bias, or "
+        description="Order of the three options: `shuffled` for each response and dimension against position bias, or "
         "always positive, negative, cannot tell.",
     )
     min_confidence: Share = Field(
-        0.5, description="An answer of which the probability is smaller counts as 'cannot tell'."
+        0.5, description="Smallest probability of an answer; below it the answer counts as 'cannot tell'."
     )
     prompts_per_call: int = Field(
-        30, ge=1, le=1024, description="Questions in one call, all about the same response (`choice`)."
+        30, ge=1, le=1024, description="Most questions in one call, all about the same response (`choice`)."
     )
     structured_outputs: bool = Field(
         True,
-        description="Have the engine admit nothing but the options (vLLM's `structured_outputs`, or a JSON schema); "
-        "a server that refuses that is asked without it.",
+        description="Restrict answers to the options, by vLLM's `structured_outputs` or a JSON schema. A server that "
+        "refuses this is asked without it.",
     )
-    max_tokens: int = Field(2048, ge=16, description="Longest structured reply, in tokens (`json`).")
+    max_tokens: int = Field(2048, ge=16, description="Most tokens of a structured reply (`json`).")
 
 
 class MiningConfig(Record):
-    """Pairs out of real threads: the paper's Algorithm 1."""
+    """Pairs from real threads: the paper's Algorithm 1."""
 
     source: MinedSource = Field(description="Where the threads come from.")
-    share: float = Field(
-        1.0, gt=0, le=1, description="Share of the build's `pairs` that is mined; the rest is sampled."
-    )
-    limit: int | None = Field(None, ge=1, description="Use at most this many threads, chosen by the seed.")
+    share: float = Field(1.0, gt=0, le=1, description="Share of `pairs` that is mined; the rest is sampled.")
+    limit: int | None = Field(None, ge=1, description="Most threads to use, chosen by the seed.")
     min_words: int = Field(5, ge=1, description="Fewest words of a response.")
     max_words: int = Field(300, ge=1, description="Most words of a response.")
     max_post_words: int = Field(600, ge=1, description="Most words of a post.")
-    min_responses: int = Field(2, ge=2, description="Fewest responses of a thread, after all filters.")
-    max_responses: int = Field(16, ge=2, description="Most responses of a thread that are used, chosen by the seed.")
-    one_per_author: bool = Field(True, description="Keep one response of each author in a thread.")
+    min_responses: int = Field(2, ge=2, description="Fewest responses of a thread after all filters.")
+    max_responses: int = Field(16, ge=2, description="Most responses of a thread to use, chosen by the seed.")
+    one_per_author: bool = Field(True, description="Keep only one response of each author in a thread.")
     bots: tuple[str, ...] = Field(
-        (r"bot$", r"^automoderator$"), description="Authors that match are bots (regular expressions, any case)."
+        (r"bot$", r"^automoderator$"), description="Regular expressions (any case) of authors that are bots."
     )
     scrub: bool = Field(
         True, description="Replace user names, e-mail addresses, phone numbers and links in posts and responses."
     )
     annotation: AnnotationConfig = Field(default_factory=lambda: AnnotationConfig())
-    clusters: int = Field(
-        3, ge=2, le=64, description="K of K-means; fewer where a thread has fewer distinct responses."
-    )
+    clusters: int = Field(3, ge=2, le=64, description="K of K-means, less where a thread has fewer distinct responses.")
     pairs_per_post: int = Field(
-        1, ge=1, le=64, description="Pairs of each thread; `pairs` is rounded up to whole threads."
+        1, ge=1, le=64, description="Pairs from each thread; `pairs` is rounded up to whole threads."
     )
     min_margin: float = Field(
         0.0,
         ge=-1,
         le=1,
-        description="Smallest margin of a pair: how far apart the replies are on the dimensions of the direction, less "
-        "how far on the others, by the annotator's probabilities.",
+        description="Smallest margin of a pair: the distance of the replies on the dimensions of the direction, minus "
+        "that on the others, from the annotator's probabilities.",
     )
     max_margin: float = Field(1.0, ge=-1, le=1, description="Largest margin of a pair.")
 
@@ -88,5 +84,7 @@ class MiningConfig(Record):
     def _ranges(self) -> MiningConfig:
         for low, high in (("min_margin", "max_margin"), ("min_responses", "max_responses"), ("min_words", "max_words")):
             if getattr(self, low) > getattr(self, high):
-                raise ValueError(f"{low} is larger than {high}")
+                raise ValueError(
+                    f"{low} ({getattr(self, low)}) is larger than {high} ({getattr(self, high)}); lower it"
+                )
         return self

@@ -12,9 +12,9 @@ from schemas.problems import Fits
 
 
 class CardConfig(Record):
-    """What the dataset card says that no one else can know."""
+    """Facts of the dataset card that only you know."""
 
-    title: str | None = Field(None, description="Title of the card; by default `name`.")
+    title: str | None = Field(None, description="Title of the card; null: `name`.")
     description: str | None = Field(None, description="A paragraph about this dataset.")
     license: (
         Annotated[
@@ -24,35 +24,33 @@ class CardConfig(Record):
         ]
         | None
     ) = Field(
-        None, description="Licence as the Hub spells it, such as `cc-by-4.0`; null: the card says that none was stated."
+        None, description="Licence as the Hub spells it, such as `cc-by-4.0`; null: the card says that none is stated."
     )
     languages: tuple[
         Annotated[str, Field(pattern=r"^[a-z]{2,3}$"), Fits("a code of two or three letters, such as 'en'")], ...
-    ] = Field((), description="ISO 639 codes of the texts; by default `rules.language`.")
+    ] = Field((), description="ISO 639 codes of the texts; empty: `rules.language`.")
     tags: tuple[
         Annotated[str, Field(pattern=r"^[\w.:-]+$"), Fits("a text of letters, digits, '_', '.', ':' and '-'")], ...
     ] = Field((), description="Further tags for the Hub.")
 
 
 class PublishConfig(Record):
-    """Where the finished dataset goes on the Hugging Face Hub.
+    """Publication of the finished dataset on the Hugging Face Hub.
 
-    The token is no key: it comes from the environment (`HF_TOKEN`) or from the Hub's own login.
+    The token is not configured here: it comes from the environment (`HF_TOKEN`) or from `hf auth login`.
     """
 
     repo_id: str = Field(
-        description="The dataset repository, `owner/name`; it is made where there is none. The owner is you or an "
-        "organisation of yours."
+        description="Dataset repository, `owner/name`, created where it does not exist. The owner is you or one of "
+        "your organisations."
     )
-    private: bool = Field(
-        True, description="Whether only its owner sees the repository. One that is there already must agree with this."
-    )
+    private: bool = Field(True, description="Only its owner sees the repository. An existing one must have this visibility.")
     revision: str = Field(
-        "main", min_length=1, description="The branch to publish to; where there is none, it is made from `main`."
+        "main", min_length=1, description="Branch to publish to, created from `main` where it does not exist."
     )
-    tag: str | None = Field(None, min_length=1, description="A tag for the commit, which no other commit may have.")
+    tag: str | None = Field(None, min_length=1, description="Tag of the commit, which no other commit may have.")
     message: str | None = Field(
-        None, min_length=1, description="The commit's message; by default it has name, size and fingerprint."
+        None, min_length=1, description="Message of the commit; null: name, size and fingerprint."
     )
 
     @field_validator("repo_id")
@@ -60,12 +58,15 @@ class PublishConfig(Record):
     def _is_an_id(cls, repo_id: str) -> str:
         part = r"\b[\w.-]{1,96}\b"
         if not re.fullmatch(f"{part}/{part}", repo_id, re.ASCII) or re.search(r"--|\.\.|\.git$", repo_id):
-            raise ValueError("not the id of a repository: owner/name, of letters, digits, '-', '_' and '.'")
+            raise ValueError(
+                "not the id of a repository; expected owner/name of letters, digits, '-', '_' and '.', "
+                "such as 'ann/my-data'"
+            )
         return repo_id
 
     @field_validator("revision")
     @classmethod
     def _is_a_branch(cls, revision: str) -> str:
         if re.fullmatch(r"[0-9a-f]{40}", revision):
-            raise ValueError("a commit cannot be published to; name a branch")
+            raise ValueError("a commit cannot be published to; name a branch, such as 'main'")
         return revision

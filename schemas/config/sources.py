@@ -11,13 +11,13 @@ from schemas.config.fields import Paths
 
 
 class SeedsConfig(Record):
-    """Where the posts come from."""
+    """The source of the posts."""
 
     path: str = Field(
         "packaged",
-        description="`packaged` (312 posts of this project), a file (here, or at `s3://` or `gs://`) of JSON lines "
-        "(`.jsonl`, `.ndjson`), `.json`, `.csv`, `.tsv` or `.parquet`, all but the last also as `.gz` or `.zst`, or a "
-        "Hub dataset `hf://owner/name`.",
+        description="`packaged` (312 posts of this project), a Hub dataset `hf://owner/name`, or a file, local or at "
+        "`s3://` or `gs://`. Files are `.jsonl`, `.ndjson`, `.json`, `.csv`, `.tsv` or `.parquet`; all but the last "
+        "may also end in `.gz` or `.zst`.",
     )
     config: str | None = Field(None, description="Configuration name of a Hub dataset.")
     split: str = Field("train", description="Split of a Hub dataset.")
@@ -25,34 +25,34 @@ class SeedsConfig(Record):
     limit: int | None = Field(None, ge=1, description="Read at most this many posts.")
     columns: dict[Literal["id", "title", "text", "topics"], str] = Field(
         default_factory=dict,
-        description="Which column of the source holds `id`, `title`, `text` and `topics`, where the names differ by "
-        "more than case. Without an `id` column posts are numbered. Of different posts under one id, the later ones "
-        "get a hash of their text in it. A `text` may be a chat, of which the user's messages are taken; `topics` "
-        "holds a list, a text that holds one, or a text with commas.",
+        description="Columns of `id`, `title`, `text` and `topics`, where their names differ by more than case. "
+        "Without an `id` column posts are numbered. Different posts under one id are kept; the later ones get a hash "
+        "in their id. A `text` may be a chat, whose user messages are taken. `topics` is a list, JSON of a list, or a "
+        "text with commas.",
     )
 
     @property
     def is_hub(self) -> bool:
-        """Whether the posts are a dataset of the Hub."""
+        """Return whether the posts are a dataset of the Hub."""
         return self.path.startswith("hf://")
 
 
 class DumpSource(Record):
-    """A Reddit-style dump: submissions and comments, joined on `link_id`."""
+    """A Reddit-style dump of submissions and comments, joined on `link_id`."""
 
     kind: Literal["dump"]
     submissions: Paths = Field(description="Files of submissions: `id`, `title`, `selftext`, `subreddit`, `author`.")
     comments: Paths = Field(
-        description="Files of comments: `id`, `link_id`, `parent_id`, `author`, `body`. Both of the kinds that "
-        "`seeds.path` takes, or patterns such as `RC_2024-*.zst`."
+        description="Files of comments: `id`, `link_id`, `parent_id`, `author`, `body`. Both keys take the kinds of "
+        "files of `seeds.path`, and patterns such as `RC_2024-*.zst`."
     )
     replies: Literal["top_level", "all"] = Field(
-        "top_level", description="`top_level`: replies to the post itself; `all`: replies to other replies too."
+        "top_level", description="`top_level`: replies to the post; `all`: replies to other replies as well."
     )
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """The keys that hold paths."""
+        """Return the keys that hold paths."""
         return ("submissions", "comments")
 
 
@@ -62,20 +62,20 @@ ThreadField = Literal[
 
 
 class ThreadsSource(Record):
-    """Threads that are joined already, or a published dataset of rated responses."""
+    """Threads with their responses, or a published dataset of rated responses."""
 
     kind: Literal["threads", "ultrafeedback", "helpsteer2", "pku_saferlhf"] = Field(
         description="`threads`: rows of `post` (or `title` and `text`) and `responses`, with or without levels. The "
-        "others turn the ratings of that dataset into levels on the universal values, without a model."
+        "other kinds convert that dataset's ratings to levels on the universal values, without a model."
     )
     path: Paths = Field(
-        description="Files of the kinds that `seeds.path` takes, patterns, one `hf://owner/name`, or `packaged` "
-        "(40 short threads of this project)."
+        description="Files of the kinds of `seeds.path`, patterns, one `hf://owner/name`, or `packaged` (40 short "
+        "threads of this project)."
     )
     columns: dict[ThreadField, str] = Field(
         default_factory=dict,
-        description="`threads`: which column holds each field, where the names differ by more than case; "
-        "`response_id`, `response_text` and `response_author` are within `responses`.",
+        description="Kind `threads` only: columns of the fields, where their names differ by more than case. "
+        "`response_id`, `response_text` and `response_author` are inside `responses`.",
     )
     config: str | None = Field(None, description="Configuration name of a Hub dataset.")
     split: str = Field("train", description="Split of a Hub dataset.")
@@ -83,24 +83,26 @@ class ThreadsSource(Record):
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """The keys that hold paths."""
+        """Return the keys that hold paths."""
         return ("path",)
 
     @property
     def is_hub(self) -> bool:
-        """Whether the threads are a dataset of the Hub."""
+        """Return whether the threads are a dataset of the Hub."""
         return self.path[0].startswith("hf://")
 
     @model_validator(mode="after")
     def _one_dataset(self) -> ThreadsSource:
         if len(self.path) > 1 and any(path.startswith("hf://") for path in self.path):
-            raise ValueError("a dataset of the Hub must be the only path")
+            raise ValueError("a dataset of the Hub must be the only path, such as [hf://owner/name]")
         return self
 
     @model_validator(mode="after")
     def _mapped_threads(self) -> ThreadsSource:
         if self.columns and self.kind != "threads":
-            raise ValueError(f"columns are for kind 'threads'; those of '{self.kind}' are known")
+            raise ValueError(
+                f"columns are for kind 'threads' only; the columns of '{self.kind}' are known; leave them out"
+            )
         return self
 
 
