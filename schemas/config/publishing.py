@@ -44,7 +44,9 @@ class PublishConfig(Record):
         description="Dataset repository, `owner/name`, created where it does not exist. The owner is you or one of "
         "your organisations."
     )
-    private: bool = Field(True, description="Only its owner sees the repository. An existing one must have this visibility.")
+    private: bool = Field(
+        True, description="Only its owner sees the repository. An existing one must have this visibility."
+    )
     revision: str = Field(
         "main", min_length=1, description="Branch to publish to, created from `main` where it does not exist."
     )

@@ -325,7 +325,10 @@ def mining_file(folder: Path, stub: StubServer | None = None, **keys: Any) -> st
         (["mining.annotation.dimensions=[opennes]"], ["mining.annotation.dimensions: ", "did you mean 'openness'?"]),
         (["mining.share=0.5"], ["'pairs' is required where mining.share is less than 1"]),
         (["mining.bots=['(']"], ["'mining.bots'", "'(' is not a regular expression"]),
-        (["mining.min_margin=0.9", "mining.max_margin=0.1"], ["'mining': min_margin is larger than max_margin"]),
+        (
+            ["mining.min_margin=0.9", "mining.max_margin=0.1"],
+            ["'mining': min_margin (0.9) is larger than max_margin (0.1)"],
+        ),
         # What only the threads themselves can tell.
         (["mining.source.path=[empty.jsonl]"], ["mining.source: no thread is left of 0 posts"]),
         (["pairs=500"], ["50 threads give 50 pairs at most, but 500 are requested", "lower pairs"]),

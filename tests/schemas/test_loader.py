@@ -129,7 +129,7 @@ def test_more_shards_than_can_be_named_are_refused(tmp_path: Path, pairs: int) -
 def test_missing_pairs_is_named(tmp_path: Path) -> None:
     path = write(tmp_path, "name: mine\n")
 
-    assert refusal(path) == f"{path}: 'pairs' is required"
+    assert refusal(path).startswith(f"{path}: 'pairs' is required")
 
 
 def test_pairs_may_be_left_out_where_all_are_mined(tmp_path: Path) -> None:
@@ -261,7 +261,7 @@ def test_value_out_of_range_names_the_key(tmp_path: Path, text: str, key: str) -
 def test_a_base_url_that_is_no_address_is_refused_with_it(tmp_path: Path, url: str) -> None:
     message = refusal(write(tmp_path, f"pairs: 1\nengine: {{kind: openai, base_urls: ['{url}']}}\n"))
 
-    assert "'engine.base_urls'" in message and f"'{url}' is no base URL" in message
+    assert "'engine.base_urls'" in message and f"'{url}' is not a base URL" in message
 
 
 @pytest.mark.parametrize("url", ["http://host/v1?key=sk-Ab12", "http://host/v1#sk-Ab12", "http://host/ v1?sig=sk-Ab12"])
@@ -329,7 +329,7 @@ def test_shares_that_do_not_sum_to_one_are_refused(tmp_path: Path) -> None:
 def test_active_min_above_active_max_is_refused(tmp_path: Path) -> None:
     message = refusal(write(tmp_path, "pairs: 1\nsampling: {min_active: 7}\n"))
 
-    assert "'sampling': min_active is larger than max_active" in message
+    assert "'sampling': min_active (7) is larger than max_active (6)" in message
 
 
 def test_unknown_kind_of_engine_lists_the_known_ones(tmp_path: Path) -> None:

@@ -99,7 +99,7 @@ def test_tag_is_no_branch(hub: FakeHub, built: Path) -> None:
 @pytest.mark.parametrize(
     ("repo_id", "arguments", "part"),
     [
-        ("set", (), "'repo_id': not the id of a repository: owner/name"),
+        ("set", (), "'repo_id': not the id of a repository; expected owner/name"),
         ("datasets/ann/set", (), "'repo_id': not the id"),
         ("ann/set.git", (), "'repo_id': not the id"),
         ("ann/a--b", (), "'repo_id': not the id"),
