@@ -57,8 +57,8 @@ class Observer:
     def gathering_begins(self, name: str, plan: BuildPlan, steps: int) -> None:
         """Threads are about to be read or joined, in `steps` slices or parts."""
 
-    def gathered(self, counts: Mapping[str, int]) -> None:
-        """All threads are gathered; `counts` is their funnel."""
+    def gathered(self, counts: Mapping[str, int], first_unreadable: str) -> None:
+        """All threads are gathered; `counts` is their funnel. `first_unreadable` may quote a row: do not log it."""
 
     def notice(self, line: str) -> None:
         """Show a line about something that lasts, such as a bucket that does not answer. By default it is logged."""
@@ -255,9 +255,7 @@ def _gather_threads(plan: BuildPlan, runner: Runner, observer: Observer) -> Buil
             if not gather.is_partly_partitioned(plan):
                 reset_folder(plan)
             raise
-        observer.gathered(index.counts)
-        if index.first_unreadable:
-            observer.notice(f"left out, the first row that cannot be read: {index.first_unreadable}")
+        observer.gathered(index.counts, index.first_unreadable)
     else:
         check_threads(plan)
     gather.delete_spills(plan)

@@ -33,7 +33,7 @@ class BuildDisplay(Display, Observer):
         if steps:
             self.follow(Gathering(name, plan, steps))
 
-    def gathered(self, counts: Mapping[str, int]) -> None:
+    def gathered(self, counts: Mapping[str, int], first_unreadable: str) -> None:
         """Print how many threads are used, and what was dropped."""
         self.notice(
             f"threads: {counts.get('threads/used', 0)} used, of {counts.get('posts/read', 0)} posts and "
@@ -42,6 +42,8 @@ class BuildDisplay(Display, Observer):
         for reason, number in sorted(counts.items(), key=lambda entry: -entry[1]):
             if "/" in reason and reason.split("/")[1] not in ("read", "used"):
                 self.notice(f"  dropped {number:>7}  {reason}")
+        if first_unreadable:
+            self.notice(f"left out, the first row that cannot be read: {first_unreadable}")
 
     def phase_begins(self, name: str, plan: BuildPlan, work: Work) -> None:
         """Print what earlier runs have built, and begin to follow the rest."""
