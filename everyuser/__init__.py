@@ -1,5 +1,7 @@
 """Build personalised preference datasets from Python; `everyuser --help` shows the command line.
 
+`build` and `read_manifest` need the extra `build`: `pip install 'everyuser[build]'`.
+
 A configuration is a YAML file, or a mapping of the same keys; docs/config.md lists them. This one needs no model:
 
 >>> config = {
