@@ -1,7 +1,7 @@
 """Annotation with and without prefix reuse, by the real vLLM: `python -m benchmarks.annotation`.
 
 Starts the server twice, asks the same questions through the pipeline's own stages, and reads the server's `/metrics`.
-Without files the packaged posts are the threads, and other posts' texts stand in for responses.
+Without files the threads are the packaged posts, with the texts of other posts as responses.
 """
 
 from __future__ import annotations

@@ -177,7 +177,7 @@ def main() -> None:
         profile(arguments.output, arguments.set)
         return
     if (arguments.output / _FOLDER).exists():
-        parser.error(f"{arguments.output / _FOLDER} is there already; a build that goes on tells no times")
+        parser.error(f"{arguments.output / _FOLDER} exists already; the times of a resumed build mean nothing")
     print(describe())
     number = arguments.pairs or (_PROFILED_PAIRS if arguments.profile else _PAIRS)
     lay_out(arguments.output, number, arguments.posts)

@@ -1,8 +1,8 @@
 """A dataset of the packaged model, ICA and PBA trained on it, and both evaluated: `python -m benchmarks.training`.
 
-Runs the commands that a user would, each of which goes on where it was stopped; prints what they measured. The words
-that a person's direction goes with are also learned by a linear classifier: what it reaches on the held-out split says
-how much of the direction the replies show, whoever reads them.
+Runs the commands that a user would, and prints their figures. Each resumes where it was stopped. A linear classifier
+also learns which words go with a direction. Its accuracy on the held-out split shows how much of the direction is in
+the replies.
 """
 
 from __future__ import annotations

@@ -265,7 +265,7 @@ def publish(
 @space_app.command("show")
 def space_show(
     space: Annotated[str, typer.Argument(metavar="SPACE", help="`alignx`, or a YAML file.")] = "alignx",
-    slug: Annotated[str | None, typer.Option("--dimension", metavar="SLUG", help="Show one dimension whole.")] = None,
+    slug: Annotated[str | None, typer.Option("--dimension", metavar="SLUG", help="Show one dimension in full.")] = None,
     debug: Debug = False,
 ) -> None:
     """List a space's dimensions."""

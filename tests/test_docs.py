@@ -1,4 +1,4 @@
-"""Every path and every Python name that the documentation mentions exists."""
+"""Paths, links and names of code that the documentation mentions exist."""
 
 from __future__ import annotations
 
@@ -15,8 +15,13 @@ FOLDERS = "benchmarks|configs|deploy|docs|everyuser|locks|pipeline|preference_sp
 PATH = re.compile(rf"(?<![\w/.-])(?:{FOLDERS})/[\w./-]*[\w/]")
 LINK = re.compile(r"\]\((?!https?:)([^)#]+)(?:#([\w-]+))?\)")
 MODULE = re.compile(r"(?<![\w/.])(?:python -m )?((?:benchmarks|deploy|pipeline|schemas)(?:\.(?!md\b)[A-Za-z_]\w*)+)")
+NAME = re.compile(r"`\.?([a-z_]+\.)?(_?[A-Z][a-z]+[A-Z]\w*|[A-Z]+_[A-Z_]+|_[A-Z_]{3,}|[a-z]+_[a-z_]+)(?:\([^`]*\))?`")
 MADE = ("training/.venv", "prompts/templates/NAME.j2")
 """Paths that appear later, or that stand for others."""
+CODE = ("pipeline", "schemas", "preference_space", "prompts", "deploy", "benchmarks", "configs")
+KINDS = (".py", ".yaml", ".j2")
+THEIRS = {"GPUS_ALL_REGIONS", "IN_USE_ADDRESSES", "SSD_TOTAL_GB"}
+"""Names of Google's quotas."""
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -43,6 +48,14 @@ def test_links_lead_to_files_and_headings(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_python_names_exist(page: Path) -> None:
     missing = {name for name in MODULE.findall(page.read_text()) if not _exists(name)}
+
+    assert not missing
+
+
+@pytest.mark.parametrize("page", ["docs/design.md", "docs/running-at-scale.md", "CONTRIBUTING.md", "README.md"])
+def test_names_in_backticks_occur_in_the_code(page: str) -> None:
+    code = "".join(path.read_text() for folder in CODE for path in (ROOT / folder).rglob("*.*") if path.suffix in KINDS)
+    missing = {name for _, name in NAME.findall((ROOT / page).read_text()) if name not in code and name not in THEIRS}
 
     assert not missing
 

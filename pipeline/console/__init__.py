@@ -1,1 +1,1 @@
-"""What a person sees in a terminal."""
+"""The terminal: one progress display, summaries, and examples and spaces to look at."""

@@ -1,4 +1,4 @@
-"""Showing a person what a build or a space holds. Texts of a dataset are hostile: escaped, never interpreted."""
+"""Prints examples of a build, and spaces. Texts of a dataset may be hostile: they are escaped, never interpreted."""
 
 from __future__ import annotations
 
@@ -26,7 +26,11 @@ from schemas.terminal import print_table, safe, say
 def find_examples(
     folder: AnyPath, example_id: str | None, count: int
 ) -> Iterator[tuple[PreferenceSpace, dict[str, Any]]]:
-    """Rows of a build with its space: the one with that id, or the first `count`; `UsageError` if none is there."""
+    """Yield rows of a build, each with its space: the one with `example_id`, or the first `count`.
+
+    Raises:
+        UsageError: If the folder holds no build, no finished shard, or no such row.
+    """
     manifest = load_manifest(folder)
     files = [folder / "data" / name for name in storage.list_names(folder / "data") if name.endswith(".parquet")]
     if not files:
@@ -44,8 +48,8 @@ def find_examples(
                     if shown >= count:
                         return
         except FileNotFoundError:
-            # A link that leads nowhere is listed.
-            raise UsageError(f"{path} is missing; run the same build command again, which makes it anew") from None
+            # A broken link is listed too.
+            raise UsageError(f"{path} is missing; run the same build command again to make it") from None
     if example_id is not None and not shown:
         raise UsageError(f"{folder} has no example with id '{example_id}'")
 
@@ -91,7 +95,7 @@ def show_space(space: PreferenceSpace, console: Console) -> None:
 
 
 def show_dimension(dimension: Dimension, console: Console) -> None:
-    """Print one dimension whole."""
+    """Print all fields of a dimension."""
     say(console, f"{dimension.name} ({dimension.slug}; {dimension.group}, {dimension.source})")
     say(console, f"asks      {dimension.question}")
     for name, pole in (("positive", dimension.positive), ("negative", dimension.negative)):
@@ -99,7 +103,7 @@ def show_dimension(dimension: Dimension, console: Console) -> None:
 
 
 def show_coverage(coverage: Coverage, console: Console) -> None:
-    """Print what a sample covers."""
+    """Print the coverage of a sample."""
     table = Table(title=f"{coverage.points} points")
     table.add_column("slug", no_wrap=True)
     for name in ("positive", "negative"):

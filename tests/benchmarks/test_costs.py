@@ -84,9 +84,9 @@ def test_hours_lie_between_what_the_source_tells(
 def test_the_bounds_hold_whatever_a_prompt_token_costs(prompt: float, prompt_cost: float) -> None:
     ratio = SOURCES["c"].prompt_ratio
     seconds = 360 * (1 + ratio * prompt_cost)  # of the source's million completion tokens, with their prompts
-    told = Throughput("m", "g2-standard-8", "c", 1e6 / seconds, (1 + ratio) * 1e6 / seconds)
+    source = Throughput("m", "g2-standard-8", "c", 1e6 / seconds, (1 + ratio) * 1e6 / seconds)
 
-    low, high = hours(told, prompt, 1)
+    low, high = hours(source, prompt, 1)
 
     assert low is not None
     assert high is not None

@@ -67,7 +67,7 @@ def arguments(**given: str) -> list[str]:
 
 @pytest.fixture
 def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AnyPath:
-    """What stands for `gs://bucket`: a place in this process's memory, which is no local folder either."""
+    """Return a stand-in for `gs://bucket`: a place in this process's memory, which is no local folder either."""
     parse, place = storage.parse, f"memory:/{tmp_path}"
     monkeypatch.setattr(storage, "parse", lambda name: parse(name.replace("gs://bucket", place)))
     storage.write_text(parse(f"{place}/my.yaml"), YAML)

@@ -1,4 +1,4 @@
-"""The Flex Template's parameters, and what Google is told of them."""
+"""The Flex Template's parameters, and their description for Google."""
 
 from __future__ import annotations
 
