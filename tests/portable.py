@@ -8,9 +8,9 @@ It is what ships with Beam (`local_job_service_main`, `worker_pool_main`), excep
 - a worker that dies fails the job; Beam's service waits for it for ever where a stage hands nothing to a next one;
 - it listens on the loopback interface only; the pool would start what anybody asks it to.
 
-Each job starts workers of its own. A bundle is never retried, and a job that is cancelled goes on unseen. A worker that
-dies before it has connected is not noticed: only `patience` ends the wait. What workers log (warnings and above) is in
-`pool.log`; what they print goes into a pipe that nobody reads.
+Each job starts workers of its own, as forks (`tests.forks`). A bundle is never retried, and a job that is cancelled
+continues unseen. A worker that dies before it has connected is not noticed: only `patience` ends the wait. What workers
+log (warnings and above) is in `cluster.log`; what they print goes into files that nobody reads.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc  # type: ignore[import-untyped]
@@ -30,6 +31,8 @@ from apache_beam.runners.portability import local_job_service
 from apache_beam.runners.portability.fn_api_runner import fn_runner, worker_handlers
 from apache_beam.runners.worker import worker_pool_main
 
+from tests.forks import Fork, fork_from_here
+
 LOST = "the connection to a worker process was lost"
 """A part of the error of a job whose worker has died."""
 
@@ -37,10 +40,10 @@ _STOP_SECONDS = 5
 
 
 class PortableCluster:
-    """The job service and the pool, each a process of its own, with their log files in `folder`.
+    """The job service and the pool: one process, with its log file in `folder`.
 
     `options` are the command line options of Beam that a pipeline needs to run here. `patience` is for how many seconds
-    a client waits for a job, at most: then `wait_until_finish` raises, and the job goes on.
+    a client waits for a job, at most: then `wait_until_finish` raises, and the job continues.
     """
 
     def __init__(self, folder: Path, workers: int = 2, patience: int = 300) -> None:
@@ -48,21 +51,36 @@ class PortableCluster:
         self._folder = folder
         self._workers = workers
         self._patience = patience
-        self._processes: dict[str, subprocess.Popen[str]] = {}
 
     def __enter__(self) -> PortableCluster:
-        try:
-            for role in ("service", "pool"):
-                self._start(role)
-            ports = {role: self._port(role) for role in self._processes}
-        except BaseException:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        # Workers import what a pipeline names, be it of a test's module.
+        root = Path(__file__).parent.parent
+        path = os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])
+        arguments = ["--workers", str(self._workers), "--staging", str(self._folder / "staging")]
+        log = self._folder / "cluster.log"
+        with log.open("w") as file:
+            # A session of its own: Ctrl-C, and what ends a build's process group, leave it alone.
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "tests.portable", *arguments],
+                env=os.environ | {"PYTHONPATH": path},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=file,
+                start_new_session=True,
+                text=True,
+            )
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
             self._stop()
-            raise
+            raise RuntimeError(f"the cluster did not start: {log.read_text()}")
+        service, pool = line.split()
         self.options = [
             "--runner=PortableRunner",
-            f"--job_endpoint=localhost:{ports['service']}",
+            f"--job_endpoint=localhost:{service}",
             "--environment_type=EXTERNAL",
-            f"--environment_config=localhost:{ports['pool']}",
+            f"--environment_config=localhost:{pool}",
             f"--job_server_timeout={self._patience}",
         ]
         return self
@@ -72,57 +90,25 @@ class PortableCluster:
 
     def workers(self) -> list[int]:
         """The worker processes at present, oldest first: each job has its own, from its first stage to its end."""
-        return [process.pid for process in _running(self._processes["pool"].pid, recursive=False)]
-
-    def log(self, role: str) -> Path:
-        """The log file of 'service' or 'pool'."""
-        return self._folder / f"{role}.log"
-
-    def _start(self, role: str) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        # The pool starts workers as `python`. They import what a pipeline names, be it of a test's module.
-        first = {"PATH": Path(sys.executable).parent, "PYTHONPATH": Path(__file__).parent.parent}
-        paths = {name: os.pathsep.join([str(path), *_inherited(name)]) for name, path in first.items()}
-        arguments = [role, "--workers", str(self._workers), "--staging", str(self._folder / "staging")]
-        with self.log(role).open("w") as log:
-            # A session of its own: Ctrl-C, and what ends a build's process group, leave it alone.
-            self._processes[role] = subprocess.Popen(
-                [sys.executable, "-m", "tests.portable", *arguments],
-                env=os.environ | paths,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                start_new_session=True,
-                text=True,
-            )
-
-    def _port(self, role: str) -> int:
-        """The port on which the process listens; waits until it does."""
-        stdout = self._processes[role].stdout
-        assert stdout is not None
-        line = stdout.readline()
-        if not line:
-            raise RuntimeError(f"the {role} did not start: {self.log(role).read_text()}")
-        return int(line)
+        found = [self._process.pid]
+        # The server of forks, the parents of the forks, and the forks.
+        for _ in range(3):
+            found = [child.pid for process in found for child in _running(process, recursive=False)]
+        return found
 
     def _stop(self) -> None:
-        # The service first, so that nobody asks the pool for workers any more; these may outlive the pool.
-        for process in self._processes.values():
-            children = _running(process.pid, recursive=True)
-            try:
-                # It ends when its input does.
-                process.communicate(timeout=_STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.communicate()
-            for child in children:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    child.kill()
-            psutil.wait_procs(children, timeout=_STOP_SECONDS)
-
-
-def _inherited(name: str) -> list[str]:
-    return [os.environ[name]] if os.environ.get(name) else []
+        # Workers may outlive the process that started them.
+        children = _running(self._process.pid, recursive=True)
+        try:
+            # It ends when its input does.
+            self._process.communicate(timeout=_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.communicate()
+        for child in children:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
+        psutil.wait_procs(children, timeout=_STOP_SECONDS)
 
 
 def _running(parent: int, recursive: bool) -> list[psutil.Process]:
@@ -184,37 +170,34 @@ def _notice_deaths() -> None:
     connection._read, connection.push = read_to_the_end, push_to_the_living
 
 
-def _serve(workers: int, staging: str) -> None:
-    _give_workers(workers)
-    _notice_deaths()
-    service = local_job_service.LocalJobServicer(staging)
-    print(service.start_grpc_server(), flush=True)  # noqa: T201 - for whoever started this
-    sys.stdin.read()
-    service.stop()
-    # A job that never ends would keep the process alive.
-    os._exit(0)
+class _Worker(Fork):
+    """A worker as the pool starts it: `command` is that of a Python process."""
 
-
-def _pool() -> None:
-    address, server = worker_pool_main.BeamFnExternalWorkerPoolServicer.start(use_process=True)
-    print(address.rpartition(":")[2], flush=True)  # noqa: T201 - for whoever started this
-    sys.stdin.read()
-    server.stop(0)
+    def __init__(self, command: list[str], **_: Any) -> None:
+        super().__init__(*command[1:], stderr=sys.stderr.fileno())
 
 
 def main() -> None:
-    """Be one of the two processes, until standard input ends: it does, too, when whoever started this dies."""
+    """Be the cluster until standard input ends. It ends, too, when the process that started this one dies."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("role", choices=["service", "pool"])
     parser.add_argument("--workers", type=int, required=True)
     parser.add_argument("--staging", required=True)
     arguments = parser.parse_args()
+    fork_from_here()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     _stay_local()
-    if arguments.role == "service":
-        _serve(arguments.workers, arguments.staging)
-    else:
-        _pool()
+    _give_workers(arguments.workers)
+    _notice_deaths()
+    names = {"Popen": _Worker, "PIPE": None, "TimeoutExpired": subprocess.TimeoutExpired}
+    worker_pool_main.subprocess = SimpleNamespace(**names)
+    service = local_job_service.LocalJobServicer(arguments.staging)
+    address, pool = worker_pool_main.BeamFnExternalWorkerPoolServicer.start(use_process=True)
+    print(service.start_grpc_server(), address.rpartition(":")[2], flush=True)  # noqa: T201 - read by `PortableCluster`
+    sys.stdin.read()
+    service.stop()
+    pool.stop(0)
+    # A job that never ends would keep the process alive.
+    os._exit(0)
 
 
 if __name__ == "__main__":

@@ -101,6 +101,7 @@ def test_all_processes_end_with_the_cluster_even_if_a_job_runs(tmp_path: Path) -
         start(cluster, folder, seconds=60)
         wait_until_both_work(folder)
         processes = set(psutil.Process().children(recursive=True)) - ours
-        assert len(processes) == 4
+        # The cluster, its server of forks, and two workers, each with a parent.
+        assert len(processes) == 6
 
     assert not psutil.wait_procs(processes, timeout=10)[1]

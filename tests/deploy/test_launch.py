@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ from pipeline.runtime.runners import Runner
 from schemas.base import UsageError, UserError
 from schemas.config import BuildConfig
 from tests import ROOT
+from tests.forks import Fork
 from tests.object_stores import GcsStore
 
 IMAGE = "us-central1-docker.pkg.dev/some-project/everyuser/everyuser:1"
@@ -222,24 +222,25 @@ def test_an_error_is_one_line_and_an_exit_code(
 def test_as_a_program_it_builds_from_a_bucket_into_a_bucket(tmp_path: Path) -> None:
     """With the local runner, which knows no detached jobs, in place of Dataflow."""
     with GcsStore() as store:
-        environment = os.environ | store.environment | {"PYTHONPATH": str(ROOT)}
+        environment = os.environ | store.environment
         put = "import sys; from pipeline.io import storage; storage.write_text(storage.parse(sys.argv[1]), sys.argv[2])"
         get = (
             "import sys; from pipeline.io import storage; "
             "print(storage.read_bytes(storage.parse(sys.argv[1])).decode())"
         )
 
-        def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
-            return subprocess.run(
-                [sys.executable, *command], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
-            )
+        def run(*command: str) -> tuple[int, str, str]:
+            process = Fork(*command, env=environment, cwd=tmp_path)
+            out, err = process.communicate()
+            return process.wait(), out, err
 
-        assert run("-c", put, f"{store.url}/my.yaml", YAML).returncode == 0
+        assert run("-c", put, f"{store.url}/my.yaml", YAML)[0] == 0
         places = {"config": f"{store.url}/my.yaml", "output": f"{store.url}/out/my"}
-        refused = run(ROOT / "deploy" / "launch.py", *arguments(**OURS | places | {"config": f"{store.url}/no.yaml"}))
-        done = run(ROOT / "deploy" / "launch.py", *arguments(**OURS | places))
-        manifest = json.loads(run("-c", get, f"{store.url}/out/my/manifest.json").stdout)
+        program = str(ROOT / "deploy" / "launch.py")
+        refused = run(program, *arguments(**OURS | places | {"config": f"{store.url}/no.yaml"}))
+        done = run(program, *arguments(**OURS | places))
+        manifest = json.loads(run("-c", get, f"{store.url}/out/my/manifest.json")[1])
 
-    assert (refused.returncode, refused.stderr.splitlines()[-1]) == (2, f"error: {store.url}/no.yaml: no such file")
-    assert done.returncode == 0, done.stderr
+    assert (refused[0], refused[2].splitlines()[-1]) == (2, f"error: {store.url}/no.yaml: no such file")
+    assert done[0] == 0, done[2]
     assert manifest["status"] == "complete"

@@ -17,7 +17,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -40,10 +39,11 @@ from pipeline.cli import app
 from schemas.manifest import Manifest
 from schemas.report import Report
 from tests import ROOT
+from tests.forks import Fork
 from tests.hub_stub import WRITER, FakeHub
 from tests.object_stores import GcsStore, Line, ObjectStore, S3Store
 from tests.pipeline.helpers import NOWHERE, thread, write_jsonl, write_posts, write_threads
-from tests.pipeline.test_resume import CONFIG, heed_interrupts, openai, shards, sometimes_bad
+from tests.pipeline.test_resume import CONFIG, openai, shards, sometimes_bad
 from tests.stub import StubServer
 
 PAIRS = 200
@@ -231,26 +231,22 @@ def start(
     output: Path | str,
     *arguments: str,
     program: Sequence[str] = ("-m", "pipeline.cli"),
-) -> subprocess.Popen[str]:
-    command = [sys.executable, *program, "build", str(config), "--output", str(output), *arguments]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=pipe, stderr=pipe, text=True, preexec_fn=heed_interrupts
-    )
+) -> Fork:
+    return Fork(*program, "build", str(config), "--output", str(output), *arguments, env=environment)
 
 
-def end(process: subprocess.Popen[str], seconds: float = 300) -> tuple[int, str, str]:
+def end(process: Fork, seconds: float = 300) -> tuple[int, str, str]:
     out, err = process.communicate(timeout=seconds)
     SAID.append(out + err)
     return process.returncode, out, err
 
 
-def finish(process: subprocess.Popen[str]) -> None:
+def finish(process: Fork) -> None:
     code, out, err = end(process)
     assert (code, err) == (0, ""), out + err
 
 
-def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+def wait_until(condition: Callable[[], bool], process: Fork) -> None:
     deadline = time.monotonic() + 300
     while not condition():
         assert process.poll() is None, process.communicate()
@@ -447,7 +443,7 @@ class Stop:
         return set(keys[: self.asked]) & set(keys[self.asked :])
 
 
-def stopped(process: subprocess.Popen[str], site: Site, url: str, model: Model) -> Stop:
+def stopped(process: Fork, site: Site, url: str, model: Model) -> Stop:
     """Wait for the end of a build that was told to stop, and look at what it leaves."""
     code, _, err = end(process)
     journals = site.objects(url, "journal")
@@ -535,7 +531,7 @@ class Disturbed:
 IN_FLIGHT = 8
 
 
-def begun(model: Model, start_it: Callable[[], subprocess.Popen[str]]) -> tuple[subprocess.Popen[str], float]:
+def begun(model: Model, start_it: Callable[[], Fork]) -> tuple[Fork, float]:
     """A build that has asked the model something, and how long that took."""
     asked, clock = len(model.keys), time.monotonic()
     process = start_it()

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import resource
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -22,6 +20,7 @@ from datasets import load_dataset
 from pipeline.build import build
 from pipeline.driver.configuration import read_config
 from schemas.manifest import Manifest
+from tests.forks import Fork
 from tests.pipeline.helpers import number_of, thread, write_jsonl, write_threads
 from tests.stub import StubServer, choices, completion, completions, good, good_text
 
@@ -57,19 +56,24 @@ def write_config(folder: Path, engine: str, source: str, pairs: int = 200) -> Pa
     return path
 
 
-def start(config: Path, output: Path, *arguments: str, **options: Any) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "pipeline.cli", "build", str(config), "--output", str(output), *arguments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options)
+def start(config: Path, output: Path, *arguments: str, file_size: int | None = None) -> Fork:
+    command = ["-m", "pipeline.cli", "build", str(config), "--output", str(output), *arguments]
+    return Fork(*command, file_size=file_size)
 
 
-def finish(config: Path, output: Path, *arguments: str) -> str:
-    process = start(config, output, *arguments)
-    said, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, said
-    return said
+def end(process: Fork, code: int) -> str:
+    """Wait for the end of a build; what it printed last, which for an error is all on standard error."""
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == code, out + err
+    assert "Traceback" not in err
+    return (out + err).splitlines()[-1]
 
 
-def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+def finish(config: Path, output: Path, *arguments: str) -> None:
+    end(start(config, output, *arguments), 0)
+
+
+def wait_until(condition: Callable[[], bool], process: Fork) -> None:
     deadline = time.monotonic() + 60
     while not condition() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)
@@ -100,7 +104,7 @@ def built(source: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("built")
     with StubServer(sometimes_bad) as stub:
         config = write_config(folder, openai(stub, in_flight=16), source)
-        finish(config, folder / "out")
+        build(read_config(str(config), []), folder / "out")
     assert len(list((folder / "out" / "data").glob("*.parquet"))) == 8
     return folder / "out"
 
@@ -138,6 +142,8 @@ def test_replay_with_another_window_gives_the_same_bytes(
     assert shards(tmp_path / "out") == shards(built)
 
 
+# The same of mined pairs: `test_threads_gathered_by_two_worker_processes_are_the_same_bytes`.
+@pytest.mark.parametrize("source", ["sampled"], indirect=True)
 def test_replay_in_two_worker_processes_gives_the_same_bytes(built: Path, source: str, tmp_path: Path) -> None:
     beam_options = ("--", "--direct_running_mode=multi_processing", "--direct_num_workers=2")
 
@@ -164,11 +170,7 @@ def test_replay_killed_three_times_gives_the_same_bytes(built: Path, source: str
 def test_replay_of_an_incomplete_journal_says_what_is_missing(built: Path, source: str, tmp_path: Path) -> None:
     config = write_config(tmp_path, replay(built), source, pairs=210)
 
-    process = start(config, tmp_path / "out")
-    said, _ = process.communicate(timeout=60)
-
-    assert process.returncode == 1
-    assert "lacks" in said.splitlines()[-1]
+    assert "lacks" in end(start(config, tmp_path / "out"), 1)
 
 
 def repeated(stub: StubServer) -> int:
@@ -208,11 +210,6 @@ def test_a_build_killed_half_way_repeats_at_most_the_requests_in_flight(source: 
     assert manifest.counts.examples == 2 * (pairs - manifest.counts.pairs_lost)
 
 
-def heed_interrupts() -> None:
-    """Where the tests run in the background, SIGINT is ignored, and so by all that they start."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 def test_ctrl_c_stops_with_one_line_and_loses_nothing(source: str, tmp_path: Path) -> None:
     async def slowly(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
         await asyncio.sleep(0.05)
@@ -222,14 +219,11 @@ def test_ctrl_c_stops_with_one_line_and_loses_nothing(source: str, tmp_path: Pat
         # Eight requests at once.
         in_flight = {"sampled": 8, "mined": 64}[source]
         config = write_config(tmp_path, openai(stub, in_flight), source)
-        process = start(config, tmp_path / "out", preexec_fn=heed_interrupts)
+        process = start(config, tmp_path / "out")
         wait_until(lambda: len(stub.bodies) >= 100, process)
         process.send_signal(signal.SIGINT)
-        said, _ = process.communicate(timeout=60)
 
-        assert process.returncode == 130, said
-        assert said.splitlines()[-1].startswith("stopped: run the same command again")
-        assert "Traceback" not in said
+        assert end(process, 130).startswith("stopped: run the same command again")
         before = len(stub.bodies)
         finish(config, tmp_path / "out")
         assert repeated(stub) <= in_flight
@@ -242,17 +236,11 @@ def test_ctrl_c_stops_with_one_line_and_loses_nothing(source: str, tmp_path: Pat
 def test_a_full_disk_is_told_in_one_line_and_the_build_goes_on_when_there_is_space(
     built: Path, source: str, tmp_path: Path
 ) -> None:
-    def small_files_only() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (24_000, 24_000))
-
     with StubServer(sometimes_bad) as stub:
         config = write_config(tmp_path, openai(stub, in_flight=16), source)
-        process = start(config, tmp_path / "out", preexec_fn=small_files_only)
-        said, _ = process.communicate(timeout=60)
-        assert process.returncode == 1, said
-        assert said.splitlines()[-1].startswith("error: cannot write ")
-        assert "run the same command again" in said.splitlines()[-1]
-        assert "Traceback" not in said
+        said = end(start(config, tmp_path / "out", file_size=24_000), 1)
+        assert said.startswith("error: cannot write ")
+        assert "run the same command again" in said
 
         finish(config, tmp_path / "out")
 
@@ -269,12 +257,10 @@ def test_a_second_build_in_the_same_folder_is_refused(source: str, tmp_path: Pat
         first = start(config, tmp_path / "out")
         wait_until(lambda: len(stub.bodies) > 0, first)
 
-        second = start(config, tmp_path / "out")
-        said, _ = second.communicate(timeout=60)
+        said = end(start(config, tmp_path / "out"), 2)
         first.kill()
         first.communicate()
 
-    assert second.returncode == 2
     assert f"another build is at work there (process {first.pid} on {socket.gethostname()})" in said
 
 
@@ -301,10 +287,8 @@ def test_changed_configuration_is_refused_and_the_key_named(built: Path, source:
     config = write_config(tmp_path, replay(built), source)
     key, there = {"sampled": ("sampling.max_active", 6), "mined": ("mining.clusters", 3)}[source]
 
-    process = start(config, built, "--set", f"{key}=5")
-    said, _ = process.communicate(timeout=60)
+    said = end(start(config, built, "--set", f"{key}=5"), 2)
 
-    assert process.returncode == 2
     assert f"holds another build: {key} is {there} there and 5 now" in said
 
 
@@ -397,7 +381,7 @@ def undisturbed(many_threads: Path, tmp_path_factory: pytest.TempPathFactory) ->
     """A build of those threads that nothing stopped."""
     output = tmp_path_factory.mktemp("undisturbed") / "out"
     with StubServer() as stub:
-        finish(many_threads, output, "--set", f"engine={openai(stub, in_flight=64)}")
+        build(read_config(str(many_threads), [f"engine={openai(stub, in_flight=64)}"]), output)
     return output
 
 
@@ -449,22 +433,16 @@ def test_ctrl_c_while_threads_are_gathered_stops_with_one_line(
     many_threads: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
     engine = ("--set", f"engine={replay(undisturbed)}")
-    process = start(many_threads, tmp_path / "out", *engine, preexec_fn=heed_interrupts)
+    process = start(many_threads, tmp_path / "out", *engine)
     wait_until(lambda: any((tmp_path / "out").glob("threads/shuffle/*.json")), process)
     process.send_signal(signal.SIGINT)
-    said, _ = process.communicate(timeout=60)
 
-    assert process.returncode == 130, said
-    assert said.splitlines()[-1].startswith("stopped: run the same command again")
-    assert "Traceback" not in said
+    assert end(process, 130).startswith("stopped: run the same command again")
     finish(many_threads, tmp_path / "out", *engine)
     assert shards(tmp_path / "out") == shards(undisturbed)
 
 
 def test_disk_that_is_full_after_the_threads_are_gathered_is_told_in_one_line(tmp_path: Path) -> None:
-    def small_files_only() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
-
     async def never(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
         await asyncio.sleep(60)
         return await good(request, body)
@@ -478,11 +456,8 @@ def test_disk_that_is_full_after_the_threads_are_gathered_is_told_in_one_line(tm
         process.communicate()
     with StubServer() as stub:
         write_config(tmp_path, openai(stub, in_flight=64), "mined")
-        process = start(config, output, preexec_fn=small_files_only)
-        said, _ = process.communicate(timeout=60)
-        assert process.returncode == 1, said
-        assert said.splitlines()[-1].startswith("error: cannot write ")
-        assert "threads/" not in said.splitlines()[-1]
-        assert "Traceback" not in said
+        said = end(start(config, output, file_size=10_000), 1)
+        assert said.startswith("error: cannot write ")
+        assert "threads/" not in said
 
         finish(config, output)

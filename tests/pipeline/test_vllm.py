@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +12,7 @@ import pytest
 from datasets import load_dataset
 
 from schemas.manifest import Manifest
+from tests.forks import Fork
 from tests.pipeline.test_resume import finish, shards
 from tests.portable import PortableCluster
 
@@ -38,11 +37,9 @@ def servers_of(workers: Sequence[int]) -> list[psutil.Process]:
 def test_two_workers_build_with_one_real_model_although_its_server_is_killed_once(tmp_path: Path) -> None:
     config, output = tmp_path / "build.yaml", tmp_path / "out"
     config.write_text(CONFIG)
-    command = [sys.executable, "-m", "pipeline.cli", "build", str(config), "--output", str(output), "--"]
+    command = ["-m", "pipeline.cli", "build", str(config), "--output", str(output), "--"]
     with PortableCluster(tmp_path / "cluster", patience=900) as cluster:
-        build = subprocess.Popen(
-            [*command, *cluster.options], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
+        build = Fork(*command, *cluster.options)
         journal = output / "journal"
         deadline = time.monotonic() + 300
         while build.poll() is None and time.monotonic() < deadline:
@@ -54,9 +51,9 @@ def test_two_workers_build_with_one_real_model_although_its_server_is_killed_onc
         running = servers_of(workers)
         assert (len(workers), len(running)) == (2, 1)
         running[0].kill()
-        said, _ = build.communicate(timeout=600)
+        out, err = build.communicate(timeout=600)
 
-    assert build.returncode == 0, said
+    assert build.returncode == 0, out + err
     manifest = Manifest.model_validate_json((output / "manifest.json").read_bytes())
     # Both workers saw it; it is counted once.
     assert manifest.runs[-1].server_restarts == 1

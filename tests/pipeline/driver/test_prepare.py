@@ -25,6 +25,7 @@ from preference_space.space import load_space
 from prompts.renderer import load_templates
 from schemas.base import UsageError, UserError
 from tests import ROOT
+from tests.forks import Fork
 from tests.pipeline.helpers import NOWHERE, mining, prepared, tiny, write_jsonl, write_posts, write_threads
 
 TEMPLATES = ROOT / "prompts" / "templates"
@@ -429,15 +430,12 @@ prepared(Path(sys.argv[1]), tiny())
 
 
 def test_folder_of_a_run_that_was_killed_at_any_step_is_taken_over(tmp_path: Path) -> None:
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     prepared(tmp_path / "whole", tiny())
     files = {path.relative_to(tmp_path / "whole") for path in (tmp_path / "whole").rglob("*") if path.is_file()}
     # The mark, and one file after another.
     for steps in (0, 1, 2, len(files) - 2, len(files) - 1):
         output = tmp_path / str(steps)
-        command = [sys.executable, "-c", KILLED, str(output), str(steps)]
-        killed = subprocess.run(command, cwd=ROOT, env=environment, check=False)
-        assert killed.returncode == -signal.SIGKILL
+        assert Fork("-c", KILLED, str(output), str(steps)).wait() == -signal.SIGKILL
 
         prepared(output, tiny())
 

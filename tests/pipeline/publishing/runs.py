@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +15,7 @@ from typer.testing import CliRunner
 from pipeline.cli import app
 from pipeline.io.manifests import write_manifest
 from schemas.manifest import Manifest
-from tests import ROOT
+from tests.forks import Fork
 from tests.hub_stub import (
     WRITER,
     FakeHub,
@@ -72,23 +68,19 @@ def environment(hub: FakeHub, home: Path, token: str = WRITER) -> dict[str, str]
     return os.environ | own | {"COLUMNS": "300"}
 
 
-def start(hub: FakeHub, folder: Path, *arguments: str, token: str = WRITER) -> subprocess.Popen[str]:
+def start(hub: FakeHub, folder: Path, *arguments: str, token: str = WRITER) -> Fork:
     """`everyuser publish` as a process of its own."""
-    command = [sys.executable, "-m", "pipeline.cli", "publish", str(folder), SET, *arguments]
-    pipe = subprocess.PIPE
     env = environment(hub, folder.parent / "home", token)
-    # Where the tests run in a shell's background, that has its children ignore Ctrl-C.
-    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    return subprocess.Popen(command, cwd=ROOT, env=env, stdout=pipe, stderr=pipe, text=True, preexec_fn=heed)
+    return Fork("-m", "pipeline.cli", "publish", str(folder), SET, *arguments, env=env)
 
 
-def finish(process: subprocess.Popen[str], code: int = 0) -> tuple[str, str]:
+def finish(process: Fork, code: int = 0) -> tuple[str, str]:
     out, err = process.communicate(timeout=300)
     assert process.returncode == code, out + err
     return out, err
 
 
-def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+def wait_until(condition: Callable[[], bool], process: Fork) -> None:
     deadline = time.monotonic() + 60
     while not condition():
         assert process.poll() is None and time.monotonic() < deadline

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,6 +20,7 @@ from pipeline.publishing.privacy import local_paths, public_manifest, without_pa
 from preference_space.space import load_space
 from schemas import SCHEMA_VERSION
 from schemas.manifest import Manifest
+from tests.forks import Fork
 from tests.hub_stub import (
     FakeHub,
 )
@@ -32,6 +31,7 @@ from tests.pipeline.publishing.runs import (
     assert_one_line,
     commits,
     environment,
+    finish,
     hashes,
     manifest_of,
     publish,
@@ -71,9 +71,8 @@ for name in sys.argv[1:]:
     print(json.dumps({split: list(rows) for split, rows in datasets.load_dataset(name).items()}))
 """
 
-    command = [sys.executable, "-c", script, SET, "ann/part"]
-    run = subprocess.run(command, env=environment(hub, tmp_path / "home"), capture_output=True, text=True, check=True)
-    whole, part = (json.loads(line) for line in run.stdout.splitlines())
+    out, _ = finish(Fork("-c", script, SET, "ann/part", env=environment(hub, tmp_path / "home")))
+    whole, part = (json.loads(line) for line in out.splitlines())
 
     assert {split: len(rows) for split, rows in whole.items()} == {"train": 72, "validation": 24, "test": 24}
     there = {split: [row for row in rows_of(built / "data") if f"-{split}-" in row["id"]] for split in whole}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ from pipeline.console.publish_display import PublishDisplay
 from pipeline.publishing.publish import publish as run_publish
 from schemas.config import PublishConfig
 from schemas.loader import validate
-from tests import ROOT
+from tests.forks import Fork
 from tests.hub_stub import (
     STRANGER,
     WRITER,
@@ -31,6 +29,7 @@ from tests.pipeline.publishing.runs import (
     build,
     commits,
     environment,
+    finish,
     hashes,
     manifest_of,
     publish,
@@ -122,15 +121,13 @@ def test_failure_in_a_worker_is_one_line_and_the_build_stays_finished(hub: FakeH
 def test_worker_processes_upload_and_the_driver_commits_once(hub: FakeHub, built: Path) -> None:
     config = built.parent / "build.yaml"
     config.write_text(yaml.safe_dump(TINY | {"name": "my-set", "publish": {"repo_id": SET}}))
-    command = [sys.executable, "-m", "pipeline.cli", "build", str(config), "--output", str(built), "--"]
+    command = ["-m", "pipeline.cli", "build", str(config), "--output", str(built), "--"]
     command += ["--direct_running_mode=multi_processing", "--direct_num_workers=2"]
 
-    env = environment(hub, built.parent / "home")
-    run = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    out, err = finish(Fork(*command, env=environment(hub, built.parent / "home")))
 
-    assert run.returncode == 0, run.stderr
-    assert WRITER not in run.stdout + run.stderr
-    assert "upload: 5/5 shards, 0.2 of 0.2 MB" in run.stdout
+    assert WRITER not in out + err
+    assert "upload: 5/5 shards, 0.2 of 0.2 MB" in out
     assert (hub.received, len(commits(hub))) == (hashes(built), 1)
     assert hub.seen("POST", "/objects/batch") == 1
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-import resource
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from pipeline.runtime.runners import Runner
 from pipeline.runtime.worker import watched
 from schemas.base import UserError
 from tests import ROOT
+from tests.forks import Fork
 from tests.pipeline.helpers import tiny
 from tests.pipeline.test_resume import finish, openai, shards, sometimes_bad, write_config
 from tests.stub import StubServer
@@ -35,22 +35,9 @@ async def later(request: web.Request, body: dict[str, Any]) -> web.StreamRespons
 class Build:
     """A build by two processes, of which what it says on each stream is kept."""
 
-    def __init__(self, config: Path, output: Path, preexec: Callable[[], None] = lambda: None) -> None:
-        def prepare() -> None:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            preexec()
-
-        command = [sys.executable, "-m", "pipeline.cli", "build", str(config), "--output", str(output), *BY_TWO]
-        pipe, environment = subprocess.PIPE, os.environ | {"COLUMNS": "300"}
-        self.process = subprocess.Popen(
-            command,
-            stdout=pipe,
-            stderr=pipe,
-            text=True,
-            env=environment,
-            preexec_fn=prepare,
-            start_new_session=True,
-        )
+    def __init__(self, config: Path, output: Path, file_size: int | None = None) -> None:
+        command = ["-m", "pipeline.cli", "build", str(config), "--output", str(output), *BY_TWO]
+        self.process = Fork(*command, env=os.environ | {"COLUMNS": "300"}, file_size=file_size, new_session=True)
 
     def workers(self) -> list[int]:
         """The numbers of its worker processes."""
@@ -103,7 +90,7 @@ def test_what_befalls_worker_processes_is_said_in_one_line_each(folder: Path, co
     assert log.stat().st_mode & 0o777 == 0o600
 
     # The log is as full as everything else, and hides nothing.
-    build = Build(config, output, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000)))
+    build = Build(config, output, file_size=10_000)
     line = build.end(1)
     assert line.startswith("error: cannot write ") and "File too large" in line
     assert "File too large" in log.read_text() or log.stat().st_size >= 10_000

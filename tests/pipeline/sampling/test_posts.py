@@ -5,8 +5,6 @@ import gzip
 import json
 import os
 import re
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -25,6 +23,7 @@ from schemas.base import UsageError, UserError
 from schemas.config import SeedsConfig
 from schemas.records import SeedPost
 from tests import ROOT
+from tests.forks import Fork
 from tests.pipeline.helpers import TINY, write_jsonl
 
 FORUM = ROOT.parent / "shared" / "data" / "forum" / "submissions.jsonl"
@@ -366,21 +365,15 @@ def test_unreachable_hub_and_impossible_name_are_wrong_usage(tmp_path: Path, nam
     config = tmp_path / "config.yaml"
     config.write_text(yaml.safe_dump(TINY | {"seeds": {"path": f"hf://{name}"}}))
     # A process of its own: huggingface_hub reads the endpoint when it is imported.
-    command = [sys.executable, "-m", "pipeline.cli", "build", str(config), "--output", str(tmp_path / "out")]
+    command = ["-m", "pipeline.cli", "build", str(config), "--output", str(tmp_path / "out")]
 
-    run = subprocess.run(
-        command,
-        cwd=ROOT,
-        env=os.environ | {"HF_ENDPOINT": "http://127.0.0.1:9"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    process = Fork(*command, env=os.environ | {"HF_ENDPOINT": "http://127.0.0.1:9"})
+    _, err = process.communicate()
 
-    assert run.returncode == 2, run.stderr
-    assert run.stderr.startswith("error: seeds.path: ")
-    assert f"hf://{name}" in run.stderr
-    assert run.stderr.count("\n") == 1
+    assert process.returncode == 2, err
+    assert err.startswith("error: seeds.path: ")
+    assert f"hf://{name}" in err
+    assert err.count("\n") == 1
 
 
 def test_packaged_posts_are_many_and_all_kept() -> None:
