@@ -26,6 +26,9 @@ endif
 export UV_NATIVE_TLS ?= 1
 export UV_LINK_MODE ?= copy
 
+# Without bytecode on disk each process compiles its imports again: 3 s for Beam, in each of hundreds of test processes.
+unexport PYTHONDONTWRITEBYTECODE
+
 # Runs a command and shows its output only if it fails.
 quietly = { out=$$($(1) 2>&1) || { echo "$$out"; exit 1; }; }
 

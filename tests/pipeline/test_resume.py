@@ -133,15 +133,6 @@ def test_replay_gives_the_same_bytes_without_a_model(built: Path, source: str, t
     assert shards(tmp_path / "out") == shards(built)
 
 
-@pytest.mark.parametrize("in_flight", [1, 500])
-def test_replay_with_another_window_gives_the_same_bytes(
-    built: Path, source: str, tmp_path: Path, in_flight: int
-) -> None:
-    finish(write_config(tmp_path, replay(built), source), tmp_path / "out", "--set", f"engine.in_flight={in_flight}")
-
-    assert shards(tmp_path / "out") == shards(built)
-
-
 # The same of mined pairs: `test_threads_gathered_by_two_worker_processes_are_the_same_bytes`.
 @pytest.mark.parametrize("source", ["sampled"], indirect=True)
 def test_replay_in_two_worker_processes_gives_the_same_bytes(built: Path, source: str, tmp_path: Path) -> None:
