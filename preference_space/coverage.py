@@ -1,4 +1,4 @@
-"""What a set of directions covers: each dimension and pole, and each pair of them."""
+"""Coverage of a set of directions: counts of each pole and of each pair of poles."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from preference_space.space import PreferenceSpace
 
 @dataclass
 class Coverage:
-    """Running counts; `add` as many batches as there are, in bounded memory.
+    """Running counts of poles in bounded memory, over any number of batches.
 
-    `pairs[i, j]` counts points with both pole i and pole j, where pole 2d is dimension d's positive one and 2d + 1 its
-    negative one; the diagonal counts each pole by itself. Shape (2D, 2D).
+    `pairs[i, j]` counts points with both pole i and pole j, shape (2D, 2D). Pole 2d is the positive pole of dimension
+    d, and 2d + 1 its negative pole. The diagonal counts single poles.
     """
 
     space: PreferenceSpace
@@ -27,7 +27,7 @@ class Coverage:
         self.active: npt.NDArray[np.int64] = np.zeros(len(self.space) + 1, dtype=np.int64)
 
     def add(self, directions: Direction) -> None:
-        """Count directions of shape (N, D)."""
+        """Count a batch of directions, shape (N, D)."""
         poles = (
             np.stack([directions > 0, directions < 0], axis=2)
             .reshape(len(directions), len(self.pairs))
@@ -39,16 +39,16 @@ class Coverage:
 
     @property
     def positive(self) -> npt.NDArray[np.int64]:
-        """Points in which each dimension is positive, shape (D,)."""
+        """Return the points in which each dimension is positive, shape (D,)."""
         return self.pairs.diagonal()[0::2]
 
     @property
     def negative(self) -> npt.NDArray[np.int64]:
-        """Points in which each dimension is negative, shape (D,)."""
+        """Return the points in which each dimension is negative, shape (D,)."""
         return self.pairs.diagonal()[1::2]
 
     def unseen(self) -> list[str]:
-        """The poles that no point has, as "slug positive" or "slug negative"."""
+        """Return the poles that no point has, as "slug positive" or "slug negative"."""
         return [
             f"{dimension.slug} {pole}"
             for d, dimension in enumerate(self.space.dimensions)
@@ -57,7 +57,7 @@ class Coverage:
         ]
 
     def pair_share(self) -> float:
-        """Share of the pairs of poles of different dimensions that at least one point has."""
+        """Return the share of pairs of poles of different dimensions that at least one point has."""
         size = len(self.space)
         between = ~np.kron(np.eye(size, dtype=bool), np.ones((2, 2), dtype=bool))
         return float((self.pairs[between] > 0).mean()) if size > 1 else 1.0

@@ -1,6 +1,6 @@
 """Arithmetic of directions: the released numbers, words, and the persona's aggregate.
 
-A direction is an int8 array of shape (D,) over {-1, 0, 1}; many of them have shape (N, D).
+A direction is an int8 array of shape (D,) over {-1, 0, 1}; N directions have shape (N, D).
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ NEGATIVE_BELOW = 0.4
 
 
 def to_released(direction: Direction) -> npt.NDArray[np.float64]:
-    """{-1, 0, 1} to the published {0, 0.5, 1}; any shape."""
+    """Return levels {-1, 0, 1} as the published {0, 0.5, 1}; any shape."""
     return (direction.astype(np.float64) + 1) / 2
 
 
 def from_released(values: Sequence[float] | npt.NDArray[np.float64]) -> Direction:
-    """The published {0, 0.5, 1} to {-1, 0, 1}; any shape. Raises `ValueError` on another number."""
+    """Return the published {0, 0.5, 1} as levels {-1, 0, 1}; any shape. Raise `ValueError` for another number."""
     levels = np.asarray(values, dtype=np.float64) * 2 - 1
     wrong = ~np.isin(levels, (-1, 0, 1))
     if wrong.any():
@@ -35,14 +35,14 @@ def from_released(values: Sequence[float] | npt.NDArray[np.float64]) -> Directio
 
 
 def verbalise(space: PreferenceSpace, direction: Direction) -> str:
-    """The labels of the non-neutral dimensions, in the space's order, as the released `profile` strings."""
+    """Return the labels of the active poles in the space's order, as in the released `profile` strings."""
     return ", ".join(space.dimensions[d].pole(int(direction[d])).label for d in np.flatnonzero(direction))
 
 
 def parse_profile(space: PreferenceSpace, profile: str) -> Direction:
-    """The direction that a `profile` string names. Raises `ValueError` at the first text that is no label.
+    """Return the direction of a `profile` string. Raise `ValueError` at the first text that is no label.
 
-    Labels hold commas of their own, so the longest label that fits is taken at each position.
+    Labels may contain commas, so the longest label that fits is taken at each position.
     """
     labels = sorted(
         ((dim.pole(level).label, d, level) for d, dim in enumerate(space.dimensions) for level in (1, -1)),
@@ -62,10 +62,10 @@ def parse_profile(space: PreferenceSpace, profile: str) -> Direction:
 
 
 def aggregate(directions: Direction) -> Direction:
-    """The persona's direction from its parts, shape (N, D) to (D,) (paper, section 4: P-tilde).
+    """Return the persona's direction from its parts, shape (N, D) to (D,) (paper, section 4: P-tilde).
 
-    Mean of the released values; above 0.6 positive, below 0.4 negative. If nothing survives, the dimensions that are
-    farthest from neutral are kept; if all are exactly neutral, so is the result.
+    A dimension is positive where the mean of the released values is above 0.6, and negative below 0.4. Where no
+    dimension is active, those farthest from neutral are kept. Where all means are neutral, so is the result.
     """
     if len(directions) == 0:
         return np.zeros(directions.shape[1], dtype=np.int8)

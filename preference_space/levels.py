@@ -1,7 +1,7 @@
 """Arithmetic of intensity levels: one-hot vectors, their matches, and votes.
 
 Levels are an int8 array over {-1, 0, 1}: positive pole, negative pole, or 0 where the text alone cannot tell (the
-median of the paper's three levels). A response has shape (D,), many of them (N, D).
+middle one of the paper's three levels). A response has shape (D,), N responses (N, D).
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from preference_space.direction import Direction
 
 
 def one_hot(levels: Direction) -> npt.NDArray[np.float32]:
-    """Shape (N, D) to (N, 3 * D): what K-means clusters, and what the paper's cosine compares.
+    """Return one-hot vectors, shape (N, D) to (N, 3 * D), for K-means and for the paper's cosine.
 
-    Products of such rows count the dimensions with the same level; divided by D that is their cosine. In float32 the
-    counts are exact, whichever way a matrix product adds them up.
+    The product of two rows counts the dimensions with the same level; divided by D it is their cosine. The counts are
+    exact in float32, in whatever order a matrix product adds them.
     """
     hot: npt.NDArray[np.bool_] = levels[..., None] == np.array([1, 0, -1], dtype=np.int8)
     return hot.reshape(len(levels), 3 * levels.shape[-1]).astype(np.float32)
 
 
 def majority(levels: Direction) -> Direction:
-    """The majority vote, shape (N, D) to (D,): a pole that more than half of the rows have, else 0."""
+    """Return the majority vote, shape (N, D) to (D,): the pole of more than half of the rows, else 0."""
     positive, negative = ((levels == pole).sum(axis=0) > len(levels) / 2 for pole in (1, -1))
     result: Direction = positive.astype(np.int8) - negative.astype(np.int8)
     return result

@@ -1,4 +1,4 @@
-"""Drawing points of the preference space: marginals, number of active dimensions, copula, forbidden combinations."""
+"""Sampling of points of the preference space: marginals, number of active dimensions, copula, exclusions."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ from schemas.base import UsageError
 from schemas.config import Marginal, SamplingConfig
 
 _REDRAWS = 16
-"""How often a point that hits a forbidden combination is drawn anew before one of its dimensions is made neutral."""
+"""Most draws of a point with a forbidden combination, before one of its dimensions is made neutral."""
 
 
 class Sampler:
-    """Draws directions. Point i of a stream depends on (seed, stream, attempt, i) and its post's topics alone.
+    """Sampler of directions. Point i of a stream depends only on (seed, stream, attempt, i) and its post's topics.
 
     1. The number k of active dimensions is uniform on [min_active, max_active].
-    2. k of the eligible dimensions become active, drawn without replacement with probability in proportion to their
-       weights (exponential races: the k smallest of -log(u) / weight).
-    3. The pole of an active dimension is positive where a standard normal variable falls below the quantile of
-       `positive`; the variables are correlated as configured (a Gaussian copula). With symmetric marginals two active
+    2. k of the eligible dimensions become active. They are drawn without replacement, in proportion to their weights,
+       by exponential races: the k smallest of -log(u) / weight.
+    3. The pole of an active dimension is positive where a standard normal variable is below the quantile of
+       `positive`. The variables are correlated as configured (a Gaussian copula). With symmetric marginals two active
        dimensions then correlate by 2 / pi * arcsin(rho).
 
-    Raises `UsageError` for an unknown slug, or correlations that no distribution can have.
+    Raises:
+        UsageError: A slug is unknown, or no distribution can have the correlations.
     """
 
     def __init__(self, space: PreferenceSpace, config: SamplingConfig, seed: int) -> None:
@@ -59,7 +60,14 @@ class Sampler:
     def draw(
         self, stream: str, attempt: int, records: npt.NDArray[np.int64], topics: Sequence[Sequence[str]]
     ) -> Direction:
-        """Directions of the given records, shape (N, D), int8; `topics[k]` are the topics of record k's post."""
+        """Return the directions of records, shape (N, D), int8.
+
+        Args:
+            stream: Purpose of the draw, such as a split.
+            attempt: Number of the attempt.
+            records: Numbers of the records, shape (N,).
+            topics: Topics of each record's post.
+        """
         weights = np.tile(self._weights, (len(records), 1))
         weights[:, self._topical] = 0.0
         for row, slugs in enumerate(topics):
@@ -93,7 +101,7 @@ class Sampler:
         radius = np.sqrt(-2 * np.log(u[:, 1 + size : 1 + 2 * size]))
         normal = radius * np.cos(2 * np.pi * u[:, 1 + 2 * size :])
         if self._mixing is not None:
-            # Not `@`: BLAS rounds a row differently in another batch, and point i must not depend on its neighbours.
+            # Not `@`: BLAS rounds a row differently in another batch, so point i would depend on its neighbours.
             normal = np.einsum("nd,kd->nk", normal, self._mixing)
         return np.where(active, np.where(normal < self._threshold, 1, -1), 0).astype(np.int8)
 
@@ -105,7 +113,7 @@ class Sampler:
 
 
 def _has(points: Direction, combination: list[tuple[int, int]]) -> npt.NDArray[np.bool_]:
-    """Which points, or their mirror images, have a combination: the opposite person is written and published, too."""
+    """Return which points or their mirror images have a combination, since the opposite person is published too."""
     found = np.zeros(len(points), dtype=bool)
     for side in (1, -1):
         found |= np.all([points[:, d] == side * level for d, level in combination], axis=0)
@@ -125,17 +133,17 @@ def _quantile(probability: float) -> float:
 
 
 def _mixing(space: PreferenceSpace, config: SamplingConfig) -> npt.NDArray[np.float64] | None:
-    """The Cholesky factor that gives independent normals the configured correlations; None where there are none."""
+    """Return the Cholesky factor of the configured correlations; None where there are none."""
     if not config.correlations:
         return None
     matrix = np.eye(len(space))
     for c in config.correlations:
         if c.a == c.b:
-            raise UsageError(f"sampling: '{c.a}' is correlated with itself")
+            raise UsageError(f"sampling.correlations: '{c.a}' is correlated with itself; name two dimensions")
         a, b = space.index[c.a], space.index[c.b]
         matrix[a, b] = matrix[b, a] = c.rho
     try:
         return np.asarray(np.linalg.cholesky(matrix), dtype=np.float64)
     except np.linalg.LinAlgError:
         pairs = ", ".join(f"{c.a}~{c.b} {c.rho:g}" for c in config.correlations)
-        raise UsageError(f"sampling: these correlations contradict one another: {pairs}; make them weaker") from None
+        raise UsageError(f"sampling.correlations: these contradict each other: {pairs}; make them weaker") from None

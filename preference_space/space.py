@@ -16,8 +16,8 @@ from pydantic import Field, model_validator
 
 from schemas.base import Record, UsageError
 from schemas.documents import write_yaml
-from schemas.loader import read_yaml, validate
-from schemas.problems import Fits, Key, quoted
+from schemas.loader import read_mapping, validate
+from schemas.problems import Fits, Key, quote_key
 from schemas.records import Text
 
 Slug = Annotated[
@@ -30,9 +30,9 @@ Slug = Annotated[
 class Pole(Record):
     """One end of a dimension."""
 
-    label: Text = Field(description="Interchange name: what `profile` strings are made of.")
-    description: Text = Field(description="Completes 'This person ...'; used by portraits.")
-    hint: Text = Field(description="Tells a generator how a reply shows this pole.")
+    label: Text = Field(description="Interchange name, of which `profile` strings are made.")
+    description: Text = Field(description="Completes 'This person ...' in portraits.")
+    hint: Text = Field(description="Instruction to the model: how a reply shows this pole.")
 
 
 class Dimension(Record):
@@ -42,13 +42,15 @@ class Dimension(Record):
     name: Text
     group: Text
     source: Text
-    topical: bool = Field(False, description="Active only for posts whose topics name it (interest tags).")
-    question: Text = Field(description="Asked to an annotator; the two poles, or 'cannot tell', answer it.")
+    topical: bool = Field(
+        False, description="True for an interest tag, which is active only for posts with that topic."
+    )
+    question: Text = Field(description="Question to the annotator, whose answers are the two poles or 'cannot tell'.")
     positive: Pole
     negative: Pole
 
     def pole(self, level: int) -> Pole:
-        """The pole of a non-neutral level (1 or -1)."""
+        """Return the pole of an active level (1 or -1)."""
         return self.positive if level > 0 else self.negative
 
 
@@ -76,23 +78,23 @@ class PreferenceSpace(Record):
 
     @cached_property
     def index(self) -> dict[str, int]:
-        """Position of each slug."""
+        """Return the position of each slug."""
         return {dimension.slug: position for position, dimension in enumerate(self.dimensions)}
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of everything the space says."""
+        """Return a hash of the whole space."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
 
     @cached_property
     def plain(self) -> list[dict[str, Any]]:
-        """The dimensions as templates see them: plain data."""
+        """Return the dimensions as plain data for templates."""
         dimensions: list[dict[str, Any]] = self.model_dump(mode="json")["dimensions"]
         return dimensions
 
     @cached_property
     def _traits(self) -> dict[int, list[dict[str, str]]]:
-        """What templates see of a level, for each dimension."""
+        """Return the trait of each dimension for both levels, as plain data for templates."""
         return {
             level: [
                 {"slug": d.slug, "name": d.name, "group": d.group, **d.pole(level).model_dump()}
@@ -102,18 +104,18 @@ class PreferenceSpace(Record):
         }
 
     def traits(self, direction: npt.NDArray[np.int8]) -> list[dict[str, str]]:
-        """A direction as templates see it: one entry for each non-neutral dimension, plain data."""
+        """Return a direction as plain data for templates, one entry for each active dimension."""
         return [self._traits[int(direction[d])][d] for d in np.flatnonzero(direction)]
 
     def require(self, slug: str, key: str) -> None:
-        """Raise `UsageError` where there is no such dimension; `key` is the configuration's that names it."""
+        """Raise `UsageError` for an unknown dimension. `key` is the configuration key that names it."""
         if slug not in self.index:
             near = difflib.get_close_matches(slug, self.index, n=1)
             hint = f"; did you mean '{near[0]}'?" if near else ""
             raise UsageError(f"{key}: space '{self.name}' has no dimension '{slug}'{hint}")
 
     def select(self, names: Sequence[str] | None, key: str) -> npt.NDArray[np.int64]:
-        """Positions of the dimensions that slugs and groups name, in the space's order; of all for None."""
+        """Return the positions of the dimensions in `names` (slugs and groups), in the space's order; all for None."""
         groups = {dimension.group for dimension in self.dimensions}
         chosen = set(groups if names is None else names)
         for slug in sorted(chosen - groups):
@@ -121,29 +123,30 @@ class PreferenceSpace(Record):
         return np.flatnonzero([bool({d.slug, d.group} & chosen) for d in self.dimensions])
 
     def to_yaml(self) -> str:
-        """The space as YAML that `load_space` reads back."""
+        """Return the space as YAML that `load_space` reads back."""
         return write_yaml(self.model_dump(mode="json"))
 
 
 def load_space(source: str | Path) -> PreferenceSpace:
-    """Load `alignx` (the packaged 90 dimensions) or a YAML file.
+    """Return the space `alignx` (the packaged 90 dimensions) or the one in a YAML file.
 
-    Raises `UsageError` with file, dimension and field.
+    Raises:
+        UsageError: Names the file, the dimension and the field.
     """
     if source == "alignx":
         packaged = importlib.resources.files("preference_space") / "alignx.yaml"
         with importlib.resources.as_file(packaged) as path:
             return load_space(path)
-    document = read_yaml(Path(source))
+    document = read_mapping(Path(source))
     dimensions = document.get("dimensions")
 
     def where(key: Key) -> tuple[str, str]:
         if len(key) < 2 or not isinstance(dimensions, list) or not isinstance(key[1], int):
-            return quoted(key)
+            return quote_key(key)
         entry = dimensions[key[1]]
         dimension = (
             f"dimension {key[1]} ({entry.get('slug', 'no slug') if isinstance(entry, dict) else 'not a mapping'})"
         )
-        return (f"{dimension}: ", quoted(key[2:])[1]) if key[2:] else ("", dimension)
+        return (f"{dimension}: ", quote_key(key[2:])[1]) if key[2:] else ("", dimension)
 
     return validate(PreferenceSpace, document, str(source), where)

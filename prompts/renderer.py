@@ -1,8 +1,8 @@
-"""Loads templates, checks them at start, and renders them in a sandbox.
+"""Loading, checking and sandboxed rendering of templates.
 
 A template file begins with a comment that holds YAML (`purpose`, `inputs`, `version`) and defines blocks: `system` and
-`user` for a chat prompt, `text` for a plain text. Templates are data: `prompts.sandbox` says what they may do, they get
-plain data only, and an undefined variable is an error. What they print of their inputs holds no control tokens
+`user` for a chat prompt, `text` for a plain text. Templates are data: `prompts.sandbox` defines their language, their
+inputs are plain data, and an undefined variable is an error. The inputs that they print have no control tokens
 (`prompts.control_tokens`).
 """
 
@@ -32,38 +32,38 @@ INPUTS: dict[str, frozenset[str]] = {
     "annotate": frozenset({"post", "response", "dimension", "options"}),
     "annotate_json": frozenset({"post", "response", "dimensions"}),
 }
-"""The templates that the pipeline renders, and the inputs that it gives to each.
+"""The templates of the pipeline and the inputs of each.
 
-`post` has `title`, `text` and `topics`, but in `portrait_paper` it is one text, as are replies and responses.
-`traits` is a list of `slug`, `name`, `group`, `label`, `description`, `hint`. A dimension has the fields of a space
-file; `tags` are the topical ones, where `dimensions` are the others. `options` are three of `letter`, `label` and
-`description`, the latter two empty for 'cannot tell'.
+`post` has `title`, `text` and `topics`; in `portrait_paper` it is one text, as replies and responses are. `traits` is a
+list of `slug`, `name`, `group`, `label`, `description`, `hint`. A dimension has the fields of a space file; `tags` are
+the topical dimensions where `dimensions` are the others. `options` are three of `letter`, `label` and `description`;
+label and description of 'cannot tell' are empty.
 """
 
 BLOCKS: dict[str, tuple[str, ...]] = dict.fromkeys(INPUTS, ("system", "user")) | {
     "portrait_text": ("text",),
     "annotate": ("context", "question"),
 }
-"""The blocks of each."""
+"""The blocks of each template."""
 
 HIDDEN_INPUTS: dict[str, frozenset[str]] = {
     "context": frozenset({"dimension", "options"}),
     "question": frozenset({"post", "response"}),
 }
-"""Inputs that a block of `annotate` does not get: all questions about a response share one context."""
+"""Inputs that a block of `annotate` does not get, since all questions about a response share one context."""
 
 _NOT_SENT = frozenset({"portrait_text"})
-"""Templates of texts that no model is sent."""
+"""Templates of texts that are not sent to a model."""
 
 _HEADER = re.compile(r"\A\{#(.*?)#\}", re.DOTALL)
 _MAX_BYTES = 1 << 18
-"""The largest file of a template."""
+"""Bytes of the largest template file."""
 
 _RENDER_ERRORS = (
     *(jinja2.TemplateError, ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError),
     *(TypeError, ValueError),
 )
-"""What a template may raise that asks its data for what they do not have."""
+"""Errors of a template that uses data which do not exist."""
 
 
 @dataclass(frozen=True)
@@ -80,20 +80,20 @@ class Template:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the file's text."""
+        """Return a hash of the file's text."""
         return hashlib.sha256(self.source.encode()).hexdigest()[:16]
 
     def render(self, **inputs: object) -> dict[str, str]:
-        """Each block's text, stripped. Raises `UsageError` that names the template and what it lacks."""
+        """Return each block's text, stripped. Raise `UsageError` that names the template and the missing data."""
         return self._render(BLOCKS[self.name], inputs)
 
     def render_block(self, block: str, **inputs: object) -> str:
-        """One block's text, as `render` does it."""
+        """Return one block's text, as `render` does."""
         return self._render((block,), inputs)[block]
 
     def _render(self, blocks: Sequence[str], inputs: dict[str, object]) -> dict[str, str]:
         if not is_plain(inputs):
-            raise TypeError(f"template {self.origin}: given something else than texts, numbers, lists and maps")
+            raise TypeError(f"template {self.origin}: an input is not made of texts, numbers, lists and maps")
         context = self.compiled.new_context(inputs)
         try:
             return {block: join_output(self.compiled.blocks[block](context), context).strip() for block in blocks}
@@ -102,10 +102,11 @@ class Template:
 
 
 def load_templates(folder: Path | None = None) -> dict[str, Template]:
-    """All templates, those in `folder` (as `NAME.j2`) in place of the packaged ones of the same name.
+    """Return all templates. A file `NAME.j2` in `folder` replaces the packaged template of that name.
 
-    Raises `UsageError` for an unknown name, a bad header, a syntax error, a missing block, or a variable that the
-    pipeline does not give: all at start, none in row 700,000.
+    Raises:
+        UsageError: A name is unknown, a header is wrong, the syntax is wrong, a block is missing, or a variable is not
+            an input. All of these are found before the first row.
     """
     packaged = importlib.resources.files("prompts") / "templates"
     sources = {name: (f"{name}.j2", (packaged / f"{name}.j2").read_text(encoding="utf-8")) for name in INPUTS}
@@ -117,11 +118,11 @@ def load_templates(folder: Path | None = None) -> dict[str, Template]:
                 raise UsageError(f"template {path}: unknown name; the templates are {', '.join(sorted(INPUTS))}")
             try:
                 if path.stat().st_size > _MAX_BYTES:
-                    raise UsageError(f"template {path}: larger than the {_MAX_BYTES} bytes that a template may have")
+                    raise UsageError(f"template {path}: larger than {_MAX_BYTES} bytes")
                 sources[path.stem] = (str(path), path.read_text(encoding="utf-8"))
             except (UnicodeDecodeError, OSError) as error:
                 raise UsageError(f"template {path}: not readable as UTF-8 text: {error}") from None
-    # A template's own text may hold control tokens: one for `/v1/completions` lays out the turns of its chat so.
+    # A template's own text may hold control tokens: one for `/v1/completions` writes the turns of its chat itself.
     sent, kept = PromptEnvironment(defuse_tokens), PromptEnvironment()
     return {
         name: _load(kept if name in _NOT_SENT else sent, name, origin, source)
@@ -137,7 +138,7 @@ def _load(environment: PromptEnvironment, name: str, origin: str, source: str) -
     except jinja2.TemplateSyntaxError as error:
         raise UsageError(f"template {origin}, line {error.lineno}: {error.message}") from None
     except (SyntaxError, RecursionError, MemoryError, ValueError) as error:
-        # Python's own bounds: blocks or brackets within one another, digits of a number.
+        # Limits of Python: nested blocks or brackets, digits of a number.
         raise UsageError(
             f"template {origin}: too deeply nested, or a number too long: {str(error) or type(error).__name__}"
         ) from None
@@ -145,7 +146,7 @@ def _load(environment: PromptEnvironment, name: str, origin: str, source: str) -
     unknown = sorted(needed - INPUTS[name])
     if unknown:
         raise UsageError(
-            f"template {origin}: uses '{unknown[0]}', which is not given; "
+            f"template {origin}: uses '{unknown[0]}', which is not an input; "
             f"its inputs are {', '.join(sorted(INPUTS[name]))}"
         )
     listed = header["inputs"]

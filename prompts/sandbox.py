@@ -1,9 +1,9 @@
 """The language of templates: the part of Jinja that reads plain data and ends.
 
-A template prints, chooses, loops and filters. Its data are texts, numbers, lists and maps; nothing that it can name has
-an attribute beyond the keys of a map, so no code is in reach. It calls nothing: what looks like a method is a filter,
-and there are no macros, no namespaces and no other files. What it may do is counted, not timed: loops by the nodes that
-they run, filters and operators by the characters and items that they handle.
+A template prints, branches, loops and filters. Its data are texts, numbers, lists and maps. The keys of maps are the
+only attributes, so no code is in reach. There are no calls (apparent methods are filters), no macros, no namespaces
+and no other files. Work is counted, not timed: loops by the nodes that they run, filters and operators by the
+characters and items that they handle.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
 MAX_WORK = 10_000_000
-"""Nodes, characters and items that one block may cost, and the characters that it may print: about a second."""
+"""Most nodes, characters and items of one block, and most characters that it prints: about a second."""
 _WORK_PER_INPUT = 100
-"""What is allowed beyond that for each character of the inputs, so that a long post is not the template's fault."""
+"""Further work for each character of the inputs, so that a long post does not fail a template."""
 _LARGEST = 10**15
-"""The largest number that a template may calculate with."""
+"""Largest number in arithmetic."""
 
 _SCALARS = frozenset({str, int, float, bool, type(None)})
 _SIZED = (str, list, tuple, dict)
 _PLAIN = _SCALARS | {list, tuple, dict}
 _TEXT = frozenset({str})
 _PASSED_BY = {"eval_context": "eval_ctx", "environment": "environment"}
-"""Where a context holds what some of Jinja's filters are given."""
+"""Attributes of a context that some of Jinja's filters take."""
 _LOOP_ATTRIBUTES = frozenset({"index", "index0", "revindex", "revindex0", "first", "last", "length"})
 
 _ITEM_FILTERS = frozenset(
@@ -43,9 +43,9 @@ _ITEM_FILTERS = frozenset(
         *("unique", "values"),
     }
 )
-"""Filters that look at a value's items, but not into them."""
+"""Filters that read a value's items but not their content."""
 _GROWING_FILTERS = frozenset({"indent", "join", "replace"})
-"""Filters whose text may be as long as the value times the longest argument."""
+"""Filters whose result may be as long as the value times the longest argument."""
 _FILTERS = (
     _ITEM_FILTERS
     | _GROWING_FILTERS
@@ -55,9 +55,9 @@ _METHODS = (
     *("split", "splitlines", "startswith", "endswith", "strip", "lstrip", "rstrip", "removeprefix", "removesuffix"),
     *("capitalize", "lower", "replace", "title", "upper", "items", "keys", "values"),
 )
-"""Names that may be written as methods: filters all the same, some of them beyond Jinja's own."""
+"""Filters that may be written as methods, some of them beyond Jinja's."""
 _LOOP_FILTER, _OUTPUT_FILTER = " counted", " printed"
-"""Filters that no template can name: what loops go over, and what is printed, is paid for there."""
+"""Filters that no template can name. They count the work of loops and of printing."""
 
 _ALLOWED_NODES = (
     *(nodes.Template, nodes.Block, nodes.Output, nodes.TemplateData, nodes.If, nodes.For, nodes.Assign),
@@ -75,13 +75,13 @@ _NODE_NAMES: dict[type[nodes.Node], str] = {
 
 
 class PromptEnvironment(ImmutableSandboxedEnvironment):
-    """Compiles and runs templates of this language."""
+    """Environment that compiles and runs templates of this language."""
 
-    # Not folded at load either: `'a' * 10**11` would be.
+    # Also prevents constant folding at load, which would compute `'a' * 10**11`.
     intercepted_binops = frozenset({"+", "-", "*", "/", "//", "%", "**"})
 
     def __init__(self, finalize: Callable[[Any], Any] | None = None) -> None:
-        """`finalize` is applied to all that is printed, but for the template's own text."""
+        """Apply `finalize` to everything printed except the template's own text."""
         super().__init__(
             undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False, finalize=finalize
         )
@@ -93,34 +93,34 @@ class PromptEnvironment(ImmutableSandboxedEnvironment):
         self.filters |= {_LOOP_FILTER: _metered_loop, _OUTPUT_FILTER: _metered_output}
 
     def restrict(self, tree: nodes.Template) -> nodes.Template:
-        """The tree with its work counted. Raises `TemplateSyntaxError` for what is no part of the language."""
+        """Return the tree with counting filters. Raise `TemplateSyntaxError` for a node outside the language."""
         checked: nodes.Template = _Restrictor(self).visit(tree)
         return checked
 
     def getattr(self, obj: Any, attribute: str) -> Any:
-        """A map's value or a loop's counter; nothing else has attributes."""
+        """Return a map's value or a loop's counter; nothing else has attributes."""
         if type(obj) is dict and attribute in obj:
             return obj[attribute]
         if isinstance(obj, LoopContext) and attribute in _LOOP_ATTRIBUTES:
             return getattr(obj, attribute)
         if isinstance(obj, Undefined):
-            str(obj)  # Raises, and names what was looked for at first.
+            str(obj)  # Raises an error that names the undefined variable.
         return self.undefined(obj=obj, name=attribute)
 
     def getitem(self, obj: Any, argument: Any) -> Any:
-        """An item of a list, a map or a text."""
+        """Return an item of a list, a map or a text."""
         if isinstance(obj, (list, tuple, str)) and isinstance(argument, int):
             try:
                 return obj[argument]
             except IndexError:
-                return self.undefined(obj=obj, name=argument)  # type: ignore[arg-type] # an index is as good a name
+                return self.undefined(obj=obj, name=argument)  # type: ignore[arg-type] # an index names the item
         return self.getattr(obj, argument)
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        """Arithmetic of numbers, and texts or lists put together."""
+        """Compute with numbers, or join two texts or two lists."""
         if type(left) in (int, float, bool) and type(right) in (int, float, bool):
             if max(abs(left), abs(right)) > _LARGEST:
-                raise SecurityError(f"numbers above {_LARGEST} are not calculated with")
+                raise SecurityError(f"numbers above {_LARGEST} are not allowed in arithmetic")
         elif operator == "+" and type(left) is type(right) and type(left) in (str, list):
             context.spend(_size(left) + _size(right))
         else:
@@ -129,7 +129,7 @@ class PromptEnvironment(ImmutableSandboxedEnvironment):
 
 
 class _Context(Context):
-    """What a block sees, and what it may still do."""
+    """The variables of a block and its remaining work."""
 
     left = MAX_WORK
     extended = False
@@ -141,12 +141,12 @@ class _Context(Context):
             self.left += _WORK_PER_INPUT * sum(map(_size, self.parent.values()))
         if self.left < 0:
             raise SecurityError(
-                f"does more than a prompt may ({MAX_WORK} iterations, and characters that filters and operators handle)"
+                f"does more work than a prompt may ({MAX_WORK} loop steps and characters in filters and operators)"
             )
 
 
 def join_output(pieces: Iterable[str], context: Any) -> str:
-    """What a block prints. Raises `SecurityError` where that is more than a prompt."""
+    """Return the text of a block. Raise `SecurityError` where it is too long for a prompt."""
     printed, size = [], 0
     for piece in pieces:
         size += len(piece)
@@ -157,7 +157,7 @@ def join_output(pieces: Iterable[str], context: Any) -> str:
 
 
 def is_plain(value: Any) -> bool:
-    """Return whether a value is of texts, numbers, lists and maps with text keys, all the way down."""
+    """Return whether a value is made of texts, numbers, lists and maps with text keys, at any depth."""
     kind = type(value)
     if kind is dict:
         return _TEXT.issuperset(map(type, value)) and _are_plain(value.values())
@@ -169,7 +169,7 @@ def _are_plain(values: Collection[Any]) -> bool:
 
 
 class _Restrictor(NodeTransformer):
-    """Refuses what the language has not; methods become filters, and loops and `~` are counted."""
+    """Visitor that refuses nodes outside the language, turns methods into filters, and adds counting filters."""
 
     def __init__(self, environment: PromptEnvironment) -> None:
         self._environment = environment
@@ -180,7 +180,7 @@ class _Restrictor(NodeTransformer):
             filtered = (node.node.node, node.node.attr, node.args, node.kwargs, node.dyn_args, node.dyn_kwargs)
             return self.generic_visit(nodes.Filter(*filtered, lineno=line))
         self._check(node)
-        # The inner ones first: what is put around them below is not looked at again.
+        # Inner nodes first, so that the filters added below are not visited.
         super().generic_visit(node, *args, **kwargs)
         match node:
             case nodes.For():
@@ -189,7 +189,7 @@ class _Restrictor(NodeTransformer):
             case nodes.Concat():
                 return nodes.Filter(nodes.List(node.nodes, lineno=line), "join", [], [], None, None, lineno=line)
             case nodes.Output():
-                # An attribute is of the inputs, which are no larger than they are; anything else may have grown.
+                # Attributes are parts of the inputs, whose size is bounded; other values may have grown.
                 own = (nodes.TemplateData, nodes.Const, nodes.Getattr)
                 node.nodes = [
                     part
@@ -209,7 +209,7 @@ class _Restrictor(NodeTransformer):
             case nodes.List() | nodes.Tuple() | nodes.Dict() if any(
                 name.ctx == "load" for name in node.find_all(nodes.Name)
             ):
-                # Lists that hold one another would print as more than there is, twice as much with each line.
+                # Nested lists of variables could double the printed text with each line.
                 fault = "a list or map may hold constants only"
             case nodes.Name() if node.name in ("self", "super"):
                 fault = f"'{node.name}' is no part of the template language"
@@ -223,14 +223,16 @@ class _Restrictor(NodeTransformer):
 
 
 def _metered(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """A filter that is paid for before it works. Its arguments are texts and numbers, its result is plain."""
+    """Return a filter whose work is counted before it runs. Arguments are texts and numbers; the result is plain."""
     passed = getattr(getattr(function, "jinja_pass_arg", None), "name", None)
 
     @jinja2.pass_context
     def paid(context: Any, value: Any, *args: Any, **kwargs: Any) -> Any:
         given = (*args, *kwargs.values())
         if not _SCALARS.issuperset(map(type, given)):
-            raise TypeError(f"filter '{name}' takes texts and numbers, no list, map or undefined value")
+            raise TypeError(
+                f"arguments of filter '{name}' must be texts or numbers, not a list, map or undefined value"
+            )
         if name in _ITEM_FILTERS:
             context.spend(len(value) if isinstance(value, _SIZED) else 1)
         else:
@@ -251,7 +253,7 @@ def _metered(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
 
 @jinja2.pass_context
 def _metered_loop(context: Any, value: Any, cost: int) -> Any:
-    """What a loop goes over; all of its iterations are paid for here."""
+    """Return the value of a loop, after counting the work of all its iterations."""
     if isinstance(value, _SIZED):
         context.spend(cost * len(value))
     elif not isinstance(value, Undefined):
@@ -261,24 +263,24 @@ def _metered_loop(context: Any, value: Any, cost: int) -> Any:
 
 @jinja2.pass_context
 def _metered_output(context: Any, value: Any) -> Any:
-    """What is about to become text."""
+    """Return a value to print, after counting its size."""
     if type(value) is not str:
         context.spend(_size(value))
     return value
 
 
 def _json(value: Any) -> str:
-    """A value as JSON, without Jinja's escapes for HTML."""
+    """Return a value as JSON, without Jinja's escapes for HTML."""
     return json.dumps(value, ensure_ascii=False)
 
 
 def _size(value: Any) -> int:
-    """Characters and items of a value as it would be printed, or a number above the bound.
+    """Return the characters and items of a value as printed, or a number above the limit.
 
-    Raises `TypeError` for what is not plain.
+    Raises `TypeError` for a value that is not plain.
     """
     if isinstance(value, (str, Undefined)):
-        # Of one that is undefined, str() raises.
+        # str() raises for an undefined value.
         return 1 + len(str(value))
     if type(value) in _SCALARS:
         return 1

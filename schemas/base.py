@@ -1,4 +1,4 @@
-"""The base class of every record, and the one error that users are meant to see."""
+"""The base class of all records, and the errors that users see."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ class Record(BaseModel):
 
 
 class UserError(Exception):
-    """A problem that the user can mend. Its text is one line that says what is wrong and what to do."""
+    """An error the user can fix. Shown as one line that says what is wrong and what to do."""
 
 
 class UsageError(UserError):
-    """Something that was wrong before any work began: a file, a key, a folder. Exit code 2."""
+    """An error found before any work began: a wrong file, key or folder. Exit code 2."""

@@ -1,7 +1,7 @@
-"""YAML within bounds: of a bounded size, depth and number of values, aliases counted as what they stand for.
+"""Safe reading of YAML: bounded size, depth and number of values, with aliases counted in full.
 
-It gives what JSON has: texts, numbers, truth values, null, lists, and maps with each key once. A date stays a text, and
-so does what only YAML takes for a number. The training package has the same file.
+Documents hold what JSON has: texts, numbers, booleans, null, lists, and maps with unique keys. Dates and numbers that
+only YAML knows stay texts.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from typing import Any, ClassVar
 import yaml
 
 MAX_BYTES = 1 << 23
-"""The largest document. A space of 2,000 dimensions has about 2 MB."""
+"""Bytes of the largest document. A space of 2,000 dimensions has about 2 MB."""
 _MAX_DEPTH = 64
 _MAX_SIZE = 10_000_000
-"""Most values and characters, when every alias is replaced by what it stands for."""
+"""Most values and characters, with every alias replaced by its value."""
 
-# The C loader reads the 90 dimensions ten times faster; it is not in every build of PyYAML.
+# The C loader is ten times faster, but not in every build of PyYAML.
 _SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _TAG = "tag:yaml.org,2002:"
 
 
-class _Loader(_SafeLoader):  # type: ignore[misc] # which of the two it is, is known at run time only
-    """A safe loader of what JSON has, to which a key given twice is an error."""
+class _Loader(_SafeLoader):  # type: ignore[misc] # the base class is known at run time only
+    """A safe loader of JSON's types that refuses repeated keys."""
 
     yaml_constructors: ClassVar[dict[str | None, Any]] = {
         tag: constructor
@@ -39,23 +39,23 @@ class _Loader(_SafeLoader):  # type: ignore[misc] # which of the two it is, is k
     }
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """A mapping, its keys checked."""
+        """Return a mapping after a check of its keys."""
         seen = set()
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):
-                raise yaml.constructor.ConstructorError(None, None, "a key is no text", key.start_mark)
+                raise yaml.constructor.ConstructorError(None, None, "a key is not a text", key.start_mark)
             if key.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key '{key.value}' is there twice", key.start_mark)
+                raise yaml.constructor.ConstructorError(None, None, f"key '{key.value}' is given twice", key.start_mark)
             seen.add(key.value)
         mapping: dict[Any, Any] = super().construct_mapping(node, deep=deep)
         return mapping
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes what `_Loader` reads back."""
+    """A dumper of documents that `_Loader` reads back."""
 
 
-# YAML 1.1, which PyYAML reads, takes 5e-7 for a text, and 010, 1:30 and 1_0 for the numbers 8, 90 and 10.
+# PyYAML follows YAML 1.1, which reads 5e-7 as a text and 010, 1:30 and 1_0 as the numbers 8, 90 and 10.
 for _end in (_Loader, _Dumper):
     _end.add_implicit_resolver(f"{_TAG}int", re.compile(r"-?(0|[1-9][0-9]*)$"), list("-0123456789"))
     _end.add_implicit_resolver(
@@ -66,7 +66,7 @@ for _end in (_Loader, _Dumper):
 
 
 def read_yaml(path: Path) -> Any:
-    """The document in a file. Raises `ValueError` as `parse_yaml` does, and `OSError`."""
+    """Return the document in a file. Raise `OSError`, and `ValueError` as `parse_yaml` does."""
     with path.open("rb") as file:
         content = file.read(MAX_BYTES + 1)
     if len(content) > MAX_BYTES:
@@ -75,7 +75,7 @@ def read_yaml(path: Path) -> Any:
 
 
 def parse_yaml(text: str) -> Any:
-    """The document in a text. Raises `ValueError` that says in one line what is wrong, and where."""
+    """Return the document in a text. Raise `ValueError` with one line that says what is wrong and where."""
     try:
         _measure(text)
         return yaml.load(text, Loader=_Loader)  # noqa: S506 - a safe loader
@@ -88,19 +88,19 @@ def parse_yaml(text: str) -> Any:
     except yaml.YAMLError as error:
         raise ValueError(" ".join(str(error).split())) from None
     except UnicodeEncodeError:
-        raise ValueError("holds bytes that are no UTF-8 text") from None
+        raise ValueError("is not UTF-8 text") from None
     except ValueError as error:
-        # Python's own bound on the digits of a number, in words that name no function of Python.
-        raise ValueError("holds a number of too many digits" if "digits" in str(error) else str(error)) from None
+        # Python's message about its limit of digits names a function, which does not help the user.
+        raise ValueError("holds a number with too many digits" if "digits" in str(error) else str(error)) from None
 
 
 def write_yaml(value: Any) -> str:
-    """A value as YAML that `parse_yaml` reads back."""
+    """Return a value as YAML that `parse_yaml` reads back."""
     return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
 
 
 def _measure(text: str) -> None:
-    """Raise `ValueError` for a document beyond the bounds, before anything is made of it."""
+    """Raise `ValueError` for a document beyond the bounds, before it is constructed."""
     sizes: dict[str, int] = {}
     opened: list[tuple[str | None, int]] = []
     size = 0
@@ -109,14 +109,14 @@ def _measure(text: str) -> None:
         line = f"line {mark.line + 1}: " if mark else ""
         if isinstance(event, yaml.AliasEvent):
             if event.anchor not in sizes:
-                raise ValueError(f"{line}alias '*{event.anchor}' stands for nothing, or for what it is in")
+                raise ValueError(f"{line}alias '*{event.anchor}' has no anchor before it, or is inside its own value")
             size += sizes[event.anchor]
         elif isinstance(event, yaml.ScalarEvent):
             size += 1 + len(event.value)
             if event.anchor:
                 sizes[event.anchor] = 1 + len(event.value)
         elif isinstance(event, yaml.CollectionStartEvent):
-            # Within itself an alias stands for nothing yet.
+            # Inside its own value an alias has no size yet.
             sizes.pop(event.anchor or "", None)
             opened.append((event.anchor, size))
             size += 1
@@ -125,6 +125,6 @@ def _measure(text: str) -> None:
             if anchor:
                 sizes[anchor] = size - before
         if len(opened) > _MAX_DEPTH:
-            raise ValueError(f"{line}holds more than {_MAX_DEPTH} lists or maps within one another")
+            raise ValueError(f"{line}holds more than {_MAX_DEPTH} nested lists or maps")
         if size > _MAX_SIZE:
             raise ValueError(f"{line}holds more than {_MAX_SIZE} values and characters, aliases counted in full")

@@ -13,25 +13,28 @@ from pydantic import BaseModel, ValidationError
 
 from schemas.base import UsageError
 from schemas.config import BuildConfig
-from schemas.documents import parse_yaml
-from schemas.documents import read_yaml as read_document
-from schemas.problems import Key, explain, quoted
+from schemas.documents import parse_yaml, read_yaml
+from schemas.problems import Key, describe_errors, quote_key
 
 M = TypeVar("M", bound=BaseModel)
 
 
 def load_config(path: Path, overrides: Sequence[str] = (), address: str | None = None) -> BuildConfig:
-    """Read the configuration at `path`, with `key.sub=value` overrides applied on top.
+    """Return the configuration at `path` with `key.sub=value` overrides applied.
 
-    Relative paths inside the file are resolved against the file's folder; `address` says where it really is, if `path`
-    is but a copy. Raises `UsageError` that names the file, the
-    key and, for an unknown key, the nearest known one.
+    Args:
+        path: The YAML file. Relative paths in it are resolved against its folder.
+        overrides: Values of `--set`, such as `generation.temperature=0.7`.
+        address: Address of the original where `path` is a local copy; relative paths are resolved against it.
+
+    Raises:
+        UsageError: Names the file, the key, the given value and what is expected.
     """
-    document = read_yaml(path)
+    document = read_mapping(path)
     overridden = [apply_override(document, override, "generation.temperature=0.7") for override in overrides]
 
     def where(key: Key) -> tuple[str, str]:
-        prefix, name = quoted(key)
+        prefix, name = quote_key(key)
         return prefix, f"{name} (by --set)" if any(key[: len(path)] == path for path in overridden) else name
 
     config = build_config(document, address or str(path), where)
@@ -39,9 +42,9 @@ def load_config(path: Path, overrides: Sequence[str] = (), address: str | None =
 
 
 def build_config(
-    document: dict[str, Any], origin: str, where: Callable[[Key], tuple[str, str]] = quoted
+    document: dict[str, Any], origin: str, where: Callable[[Key], tuple[str, str]] = quote_key
 ) -> BuildConfig:
-    """Return the configuration that a document holds. Its relative paths stay as they are; `validate` says the rest."""
+    """Return the configuration in a document, with relative paths unchanged. Raise `UsageError` as `validate` does."""
     completed = fill_sections(BuildConfig, document)
     if isinstance(completed.get("engine"), dict):
         # An engine without a kind is vLLM.
@@ -49,10 +52,10 @@ def build_config(
     return validate(BuildConfig, completed, origin, where)
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
+def read_mapping(path: Path) -> dict[str, Any]:
     """Return the YAML mapping in a file. Raises `UsageError` that names the file and the fault."""
     try:
-        document = read_document(path)
+        document = read_yaml(path)
     except FileNotFoundError:
         raise UsageError(f"{path}: no such file") from None
     except IsADirectoryError:
@@ -67,20 +70,27 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def validate(
-    model: type[M], document: dict[str, Any], origin: str, where: Callable[[Key], tuple[str, str]] = quoted
+    model: type[M], document: dict[str, Any], origin: str, where: Callable[[Key], tuple[str, str]] = quote_key
 ) -> M:
-    """Return `document` as `model`, by JSON's rules, so that YAML's lists and integers fit tuples and floats.
+    """Return `document` as `model` by JSON's rules, so that YAML's lists and integers fit tuples and floats.
 
-    Raises `UsageError` that names `origin`, the wrong keys in the words of `where`, what was given, what is expected.
+    Args:
+        model: The model.
+        document: Keys and values, as read from YAML.
+        origin: File or source that messages name.
+        where: Returns the words for a place: a prefix and the key.
+
+    Raises:
+        UsageError: Names the origin, the wrong keys, the given values and what is expected.
     """
     try:
         text = json.dumps(document)
     except (TypeError, ValueError, RecursionError) as error:
-        raise UsageError(f"{origin}: holds something that is neither text, number, list nor map: {error}") from None
+        raise UsageError(f"{origin}: holds a value that is no text, number, list or map: {error}") from None
     try:
         return model.model_validate_json(text)
     except ValidationError as error:
-        raise UsageError(f"{origin}: {explain(model, json.loads(text), error, where)}") from None
+        raise UsageError(f"{origin}: {describe_errors(model, json.loads(text), error, where)}") from None
 
 
 def fill_sections(model: type[BaseModel], document: dict[str, Any]) -> dict[str, Any]:
@@ -116,8 +126,8 @@ def apply_override(document: dict[str, Any], override: str, example: str) -> Key
         reason = re.sub(r"^line \d+(, column \d+)?: ", "", str(error))
         shown = override if len(override) <= 80 else f"{override[:80]}..."
         raise UsageError(
-            f"--set {shown}: the value is not valid YAML ({reason}); to have it as a text, put quotes inside the "
-            f"shell's: --set '{key.strip()}=\"...\"'"
+            f"--set {shown}: the value is not valid YAML ({reason}); for a text put quotes inside the shell's: "
+            f"--set '{key.strip()}=\"...\"'"
         ) from None
     path = tuple(key.strip().split("."))
     set_key(document, path, value, f"--set {override}")
@@ -142,7 +152,7 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
 
 
 def _resolve_against(folder: str, path: str) -> str:
-    """A relative path, seen from a folder or from a place in a bucket."""
+    """Return a relative path, resolved against a folder or an address of a bucket."""
     if "://" not in folder:
         return str(Path(folder) / path)
     protocol, _, place = folder.partition("://")

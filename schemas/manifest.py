@@ -22,9 +22,9 @@ class FileEntry(Record):
 
 
 class Counts(Record):
-    """The funnel of a build. `rejected` counts attempts by "stage/reason", `lost` the pairs given up.
+    """The funnel of a build. `rejected` counts attempts by "stage/reason"; lost pairs failed all attempts.
 
-    `unanswered` are those of the lost pairs that circumstances cost: `everyuser build ... --retry-lost` asks again.
+    `pairs_unanswered` are lost pairs whose requests failed, which `everyuser build ... --retry-lost` sends again.
     `threads` counts what was read and dropped before pairs were mined.
     """
 
@@ -40,7 +40,7 @@ class Counts(Record):
 
 
 class Run(Record):
-    """One invocation of the build command on this folder. Tokens and requests are those of this run alone."""
+    """One run of the build command on this folder. Tokens and requests are of this run only."""
 
     started: str
     seconds: Annotated[float, Field(ge=0)]
@@ -51,11 +51,11 @@ class Run(Record):
     completion_tokens: int
     server_restarts: int
     in_flight: float = 0
-    """Sequences that the engine had at once, on average when another one was sent."""
+    """Mean number of sequences in flight when another one was sent."""
     queue_seconds: float = 0
-    """How long a request waited for its place in the window, on average."""
+    """Mean wait of a request for its place in the window, in seconds."""
     request_seconds: float = 0
-    """How long one took from then on, with its retries, on average."""
+    """Mean duration of a request after that, with its retries, in seconds."""
 
 
 class Manifest(Record):
@@ -66,16 +66,16 @@ class Manifest(Record):
     name: str
     fingerprint: str
     parts: dict[str, Any]
-    """What the fingerprint is made of: resuming compares these, and names the one that differs."""
+    """Parts of the fingerprint. Resuming compares them and names those that differ."""
     config: dict[str, Any]
     versions: dict[str, str]
     counts: Counts = Field(default_factory=Counts)
     runs: tuple[Run, ...] = ()
     files: tuple[FileEntry, ...] = ()
     inputs: dict[str, str] = Field(default_factory=dict)
-    """By path, what identifies the content of space and posts that were stored for the build: mostly SHA-256."""
+    """Identities of the stored space and posts by path, mostly SHA-256."""
     digest: str = ""
-    """Hash of all the rest, so that a manifest that was damaged or edited is not believed."""
+    """Hash of all other fields, by which a damaged or edited manifest is refused."""
 
     def sealed(self) -> Manifest:
         """Return the manifest with its digest."""
@@ -91,6 +91,6 @@ class Manifest(Record):
 
     @property
     def files_digest(self) -> str:
-        """A hash of the shards' names and hashes: tells whether something is about these very files."""
+        """Return a hash of the shards' names and hashes, which identifies these files."""
         lines = "".join(f"{entry.path} {entry.sha256}\n" for entry in self.files)
         return hashlib.sha256(lines.encode()).hexdigest()

@@ -1,7 +1,6 @@
-"""What is wrong with a document, in words: the key, what was given, what is expected.
+"""Errors of a document in plain words: the key, the given value, and what was expected.
 
-Pydantic finds where a document fails its model; the words are ours, from the model's annotations. The training package
-has the same file.
+Pydantic finds where a document fails its model. The words come from the model's annotations.
 """
 
 from __future__ import annotations
@@ -16,47 +15,47 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 Key = tuple[str | int, ...]
-"""The keys, and indices of lists, that lead to a place in a document."""
+"""Keys and list indices that lead to a place in a document."""
 
 _MAX_VALUE_LENGTH = 60
-"""Characters of a given text that a message repeats."""
+"""Most characters of a given text that a message repeats."""
 _MAX_PROBLEMS = 3
-"""Problems that one line reports."""
+"""Most problems in a message."""
 
 
 @dataclass(frozen=True)
 class Fits:
-    """Metadata of a text that has a pattern: what fits, in words that follow "expected"."""
+    """Metadata of a text with a pattern: what fits it, in words that follow "expected"."""
 
     words: str
 
 
 @dataclass(frozen=True)
 class Hidden:
-    """Metadata of a key whose value no message repeats, as people put secrets there."""
+    """Metadata of a key whose value no message repeats, since people put secrets there."""
 
 
-def quoted(path: Key) -> tuple[str, str]:
+def quote_key(path: Key) -> tuple[str, str]:
     """Return the words for a place: no prefix, and the dotted key in quotes."""
     return "", f"'{'.'.join(str(part) for part in path)}'"
 
 
-def explain(
-    model: type[BaseModel], document: Any, error: ValidationError, where: Callable[[Key], tuple[str, str]] = quoted
+def describe_errors(
+    model: type[BaseModel], document: Any, error: ValidationError, where: Callable[[Key], tuple[str, str]] = quote_key
 ) -> str:
     """Return one line about the first problems of a document.
 
     Args:
-        model: What the document was to be.
+        model: The model that the document fails.
         document: The document as read from JSON.
-        error: What pydantic found.
-        where: The words for a place: a prefix, such as that of a list's entry, and the key.
+        error: The errors that pydantic found.
+        where: Returns the words for a place: a prefix, such as a list's entry, and the key.
     """
     found: dict[Key, str] = {}
     for problem in error.errors(include_url=False):
         path = _document_path(document, problem)
         found.setdefault(path, _describe_problem(model, document, path, problem, where))
-    # Each alternative of a union has its problem; the innermost one helps.
+    # Each member of a union reports a problem; only the innermost one helps.
     sentences = [
         sentence
         for path, sentence in found.items()
@@ -66,15 +65,15 @@ def explain(
     return "; ".join(sentences[:_MAX_PROBLEMS]) + more
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Return a hint at what was meant by an unknown `name`."""
+def suggest_name(name: str, known: Iterable[str]) -> str:
+    """Return a hint at the name that was meant by an unknown `name`."""
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    return f"did you mean '{near[0]}'?" if near else f"known here: {', '.join(names)}"
+    return f"did you mean '{near[0]}'?" if near else f"known: {', '.join(names)}"
 
 
-def given(value: Any) -> str:
-    """Return the words for what a document holds; passwords and queries within addresses are left out."""
+def describe_value(value: Any) -> str:
+    """Return the words for a given value, without passwords and queries in addresses."""
     if isinstance(value, list):
         return f"a list of {len(value)}" if value else "an empty list"
     if isinstance(value, dict):
@@ -96,7 +95,7 @@ class _Location(NamedTuple):
     constraints: tuple[Any, ...] = ()
 
     def unwrapped(self) -> _Location:
-        """Return the annotation without `Annotated`, whose metadata join the constraints."""
+        """Return the location without `Annotated`, whose metadata become constraints."""
         annotation, constraints = self
         while get_origin(annotation) is Annotated:
             annotation, *metadata = get_args(annotation)
@@ -104,21 +103,21 @@ class _Location(NamedTuple):
         return _Location(annotation, constraints)
 
     def union_members(self) -> list[_Location]:
-        """Return the parts of a union; anything else is its own only part."""
+        """Return the members of a union, or the location itself."""
         annotation, constraints = self.unwrapped()
         if get_origin(annotation) in (tuple, list, dict, Literal) or not get_args(annotation):
             return [_Location(annotation, constraints)]
         return [one for part in get_args(annotation) for one in _Location(part, constraints).union_members()]
 
     def models(self, document: Any = None) -> list[type[BaseModel]]:
-        """Return the models that may stand here; where the document has a kind, those of that kind."""
+        """Return the models allowed here; where the document has a kind, only those of that kind."""
         models = [one.annotation for one in self.union_members() if isinstance(one.annotation, type)]
         models = [model for model in models if issubclass(model, BaseModel)]
         kind = document.get("kind") if isinstance(document, dict) else None
         return [model for model in models if kind in _kind_values(model)] or models
 
     def children(self, part: str | int, document: Any) -> list[_Location]:
-        """Return the places that a key or a list's index leads to."""
+        """Return the locations of a key or of an index."""
         fields = [
             field
             for model in self.models(document)
@@ -134,7 +133,7 @@ class _Location(NamedTuple):
         return found
 
     def literals(self) -> list[str]:
-        """Return the texts that fit, where they are a closed list."""
+        """Return the allowed texts, where they are a closed list."""
         annotations = [one.annotation for one in self.union_members()]
         return [str(c) for a in annotations if get_origin(a) is Literal for c in get_args(a)]
 
@@ -203,7 +202,7 @@ def _kind_values(model: type[BaseModel]) -> tuple[str, ...]:
 
 
 def _document_path(document: Any, problem: Any) -> Key:
-    """Return the keys that lead to a problem, without pydantic's names for the alternatives of a union."""
+    """Return the keys that lead to a problem, without pydantic's names for the members of a union."""
     path: list[str | int] = []
     for part in problem["loc"]:
         if _contains(document, part):
@@ -233,7 +232,7 @@ def _describe_problem(
         if path[-1] in [kind for location in parents for one in location.models() for kind in _kind_values(one)]:
             return f"{prefix}unknown key {key}; did you mean 'kind: {path[-1]}'?"
         names = {name for location in parents for one in location.models(parent) for name in one.model_fields}
-        return f"{prefix}unknown key {key}; {nearest(str(path[-1]), names)}"
+        return f"{prefix}unknown key {key}; {suggest_name(str(path[-1]), names)}"
     if problem["loc"][-1:] == ("[key]",):
         keys = [
             name
@@ -241,7 +240,7 @@ def _describe_problem(
             for one, _ in location.union_members()
             for name in _Location(get_args(one)[0]).literals()
         ]
-        return f"{prefix}unknown key {key}; {nearest(str(path[-1]), keys)}"
+        return f"{prefix}unknown key {key}; {suggest_name(str(path[-1]), keys)}"
     fits = _join_with_or([location.expected() for location in locations])
     literals = [choice for location in locations for choice in location.literals()]
     if problem["type"] in ("union_tag_not_found", "union_tag_invalid"):
@@ -252,7 +251,7 @@ def _describe_problem(
     if problem["type"] in ("missing", "union_tag_not_found"):
         return f"{prefix}{key} is required: {fits}"
     if not path:
-        return f"{prefix}expected keys and values, found {given(value)}"
+        return f"{prefix}expected keys and values, found {describe_value(value)}"
     if any(
         isinstance(constraint, Hidden)
         for location in locations
@@ -262,4 +261,4 @@ def _describe_problem(
         return f"{prefix}{key} is not {fits} (its value is not shown, as it may be a secret)"
     near = difflib.get_close_matches(value, literals, n=1, cutoff=0.5) if isinstance(value, str) else []
     hint = f"; did you mean '{near[0]}'?" if near else ""
-    return f"{prefix}{key} is {given(value)}; expected {fits}{hint}"
+    return f"{prefix}{key} is {describe_value(value)}; expected {fits}{hint}"

@@ -1,4 +1,4 @@
-"""The records that flow through the pipeline and into the shards (AlignX, section 3 of the paper; README there)."""
+"""The records of the pipeline and of the shards (AlignX: section 3 of the paper, and its README)."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ Text = Annotated[str, StringConstraints(min_length=1, pattern=r"\S")]
 """A text with at least one visible character."""
 
 Level = Annotated[int, Field(ge=-1, le=1), "int8"]
-"""One dimension of a direction: 1 positive, -1 negative, 0 neutral."""
+"""Level of a dimension: 1 positive, -1 negative, 0 neutral."""
 
 Levels = tuple[Level, ...]
 ReleasedDirection = tuple[Annotated[float, Field(ge=0, le=1, multiple_of=0.5)], ...]
-"""A direction as AlignX publishes it: 1 positive, 0 negative, 0.5 neutral; one number a dimension."""
+"""A direction as AlignX publishes it, one number for each dimension: 1 positive, 0 negative, 0.5 neutral."""
 
 Source = Literal["sampled", "mined"]
 
 
 class SeedPost(Record):
-    """A post that asks for replies. `topics` are slugs of topical dimensions (interest tags)."""
+    """A post to reply to. `topics` are slugs of topical dimensions (interest tags)."""
 
     id: Text
     title: str = ""
@@ -37,12 +37,12 @@ class SeedPost(Record):
 
     @property
     def prompt(self) -> str:
-        """The post as one string: the dataset's `prompt` column."""
+        """Return the post as one string, the dataset's `prompt` column."""
         return "\n\n".join(part for part in (self.title.strip(), self.text.strip()) if part)
 
     @property
     def plain(self) -> dict[str, str | list[str]]:
-        """What templates see of it, as plain data."""
+        """Return the post as plain data for templates."""
         return {"title": self.title, "text": self.text, "topics": list(self.topics)}
 
 
@@ -50,10 +50,10 @@ Shares32 = tuple[Annotated[float, Field(ge=0, le=1), "float32"], ...]
 
 
 class Response(Record):
-    """One response of a thread. `levels` is empty until it is annotated.
+    """One response of a thread. `levels` is empty before annotation.
 
-    `positive` and `negative` are the annotator's probabilities of both poles, one number a dimension; what is left is
-    that of 'cannot tell'. They are empty where levels were given without them.
+    `positive` and `negative` are the annotator's probabilities of the poles, one number for each dimension; the rest
+    is the probability of 'cannot tell'. They are empty where levels were given without them.
     """
 
     id: Text
@@ -64,7 +64,7 @@ class Response(Record):
 
 
 class Thread(Record):
-    """A post with the responses of different people."""
+    """A post with responses of different people."""
 
     id: Text
     title: str
@@ -76,7 +76,7 @@ class Thread(Record):
 class Pair(Record):
     """A post and two replies; `direction` points from `rejected` to `chosen`.
 
-    A mined pair has the `levels` of both replies, of which the direction is the sign of the difference, and its margin.
+    A mined pair has the levels of both replies and a margin. Its direction is the sign of the difference of the levels.
     """
 
     pair_id: Text
@@ -105,7 +105,7 @@ class Pair(Record):
 
 
 class UgcItem(Record):
-    """One item of P_UGC: a post of the persona's history and the comment that the persona left there."""
+    """One item of P_UGC: a post of the history and the persona's comment on it."""
 
     prompt: Text
     comment: Text
@@ -113,7 +113,7 @@ class UgcItem(Record):
 
 
 class PairItem(Record):
-    """One item of P_PAIR: a post of the persona's history, the reply they preferred and the one they did not."""
+    """One item of P_PAIR: a post of the history, the reply that the persona preferred, and the other one."""
 
     prompt: Text
     chosen: Text
@@ -122,14 +122,14 @@ class PairItem(Record):
 
 
 class Example(Record):
-    """One row of the finished dataset: AlignX's columns, to the letter, then this project's own in snake_case."""
+    """One row of the finished dataset: AlignX's columns with their exact names, then this project's in snake_case."""
 
-    prompt: Text = Field(description="The post that is replied to.")
+    prompt: Text = Field(description="The post.")
     chosen: Text = Field(description="The reply that this person prefers.")
     rejected: Text = Field(description="The other reply.")
     preference_direction: ReleasedDirection = Field(
         alias="Preference Direction",
-        description="The person: one number a dimension of `preference_space.yaml`, in its order; 1 positive, "
+        description="The person: one number for each dimension of `preference_space.yaml`, in its order; 1 positive, "
         "0 negative, 0.5 neutral.",
     )
     demographic_information: Text = Field(
@@ -137,29 +137,29 @@ class Example(Record):
     )
     user_generated_content: tuple[UgcItem, ...] = Field(
         alias="User-Generated Content",
-        description="Comments that the person left on other posts, each with its direction (P_UGC).",
+        description="Comments of the person on other posts, each with its direction (P_UGC).",
     )
     pairwise_feedback: tuple[PairItem, ...] = Field(
         alias="Pair-wise Comparative Feedback",
         description="Preferences of the person on other posts, each with its direction (P_PAIR).",
     )
-    profile: Text = Field(description="The direction in words: labels of the active poles, joined by commas.")
-    id: Text = Field(description="Names the row.")
-    pair_id: Text = Field(description="Names the pair, which a row shares with its mirror image.")
-    post_id: Text = Field(description="Names the post; no post is in two splits.")
-    mirrored: bool = Field(description="Whether the row is the mirror image: replies swapped, direction turned round.")
+    profile: Text = Field(description="The direction in words: the labels of the active poles, joined by commas.")
+    id: Text = Field(description="Identifier of the row.")
+    pair_id: Text = Field(description="Identifier of the pair, which a row shares with its mirror image.")
+    post_id: Text = Field(description="Identifier of the post; no post is in two splits.")
+    mirrored: bool = Field(description="True for the mirror image: replies swapped, direction inverted.")
     source: Source = Field(
-        description="`sampled`: replies were written for a direction; `mined`: the direction was found in real replies."
+        description="`sampled`: replies written for a direction; `mined`: a direction found in real replies."
     )
     topics: tuple[str, ...] = Field(description="Interest tags of the post, slugs of the space.")
     history_support: Annotated[float, Field(ge=0, le=1)] = Field(
-        description="Share of the active dimensions that at least one history item shows."
+        description="Share of the active dimensions that at least one history item supports."
     )
-    model: str = Field(description="Who wrote the replies, or annotated them; `given`: levels came with the threads.")
+    model: str = Field(description="Model that wrote or annotated the replies; `given`: levels came with the threads.")
 
     @model_validator(mode="after")
     def _holds_nothing_twice(self) -> Example:
-        """The rules of docs/design.md that one row can break by itself."""
+        """Check the rules of docs/design.md that a single row can break."""
         if self.chosen == self.rejected:
             raise ValueError("chosen and rejected are equal")
         posts = [self.prompt]
@@ -181,16 +181,16 @@ class Example(Record):
 
     @property
     def is_consistent(self) -> bool:
-        """Whether no history item contradicts the row in any dimension: all rows but those of `consistency: paper`."""
+        """Return whether no history item contradicts the row in any dimension; rows of `consistency: paper` may not."""
         target = [(d, value) for d, value in enumerate(self.preference_direction) if value != 0.5]
         items: tuple[UgcItem | PairItem, ...] = (*self.user_generated_content, *self.pairwise_feedback)
         return not any(item.preference_direction[d] == 1.0 - value for item in items for d, value in target)
 
 
 class Rejection(Record):
-    """A row that did not pass, kept with its reason: `texts` are the raw replies, where there were any.
+    """A rejected row with its reason. `texts` are the raw replies, where there are any.
 
-    Of a response that could not be annotated it is the response, and what the annotator said.
+    For a response that could not be annotated, `texts` are the response and the annotator's answers.
     """
 
     record_id: Text
@@ -204,4 +204,4 @@ class Rejection(Record):
     direction: Levels
     texts: tuple[str, ...]
     may_pass: bool = False
-    """Whether circumstances (a timeout, a 500) are to blame and not the row: `--retry-lost` asks again."""
+    """Whether a failed request (a timeout, a 500) is the cause, which `--retry-lost` sends again."""

@@ -1,4 +1,4 @@
-"""Writes `docs/config.md` from the descriptions in `schemas.config`: `python -m schemas.reference > docs/config.md`."""
+"""Generator of `docs/config.md` from `schemas.config`: `python -m schemas.reference > docs/config.md`."""
 
 from __future__ import annotations
 
@@ -54,27 +54,27 @@ engine: {kind: vllm}                # the default
 history: {ugc: 4, pair: 4}
 ```
 
-Every key has a default, except where the table says "required"; an unknown key is an error that names the nearest known
-one. `--set key.sub=value` on the command line overrides a key, its value read as YAML. A relative path is relative to
-the configuration file.
+Every key has a default, except where a table says "required". An unknown key is an error that suggests the nearest
+known key. `--set key.sub=value` on the command line overrides a key; its value is read as YAML. A relative path is
+relative to the configuration file.
 
 """
 
 MAY_CHANGE = (
-    "{keys} may change between runs on the same folder. Every other key is part of the build's fingerprint: another "
-    "value makes another dataset, and needs another folder."
+    "{keys} may change between runs on the same folder. All other keys are part of the build's fingerprint: another "
+    "value gives another dataset and needs another folder."
 )
 
 
 _LONGEST_LIST = 60
-"""Characters of a default list that still fit into the table."""
+"""Most characters of a default list that is shown in the table."""
 
 
 def reference() -> str:
-    """The page, as Markdown."""
+    """Return the page as Markdown."""
     *others, last = (f"`{key}`" for key in ("name", *config.NO_CONTENT))
-    told = MAY_CHANGE.format(keys=f"{', '.join(others)} and {last}")
-    parts = [f"{PREAMBLE}{textwrap.fill(told, 120)}\n"]
+    unfingerprinted = MAY_CHANGE.format(keys=f"{', '.join(others)} and {last}")
+    parts = [f"{PREAMBLE}{textwrap.fill(unfingerprinted, 120)}\n"]
     for title, model in SECTIONS.items():
         parts.append(f"## {title or 'Top level'}\n")
         if model.__doc__:
@@ -94,7 +94,7 @@ def _rows(model: type[BaseModel]) -> Iterator[str]:
             continue
         if name == "kind":
             default = "`vllm`" if "vllm" in get_args(inner) else "required"
-            yield f"| `kind` | {_fits(inner)} | {default} | {field.description or 'Selects this one.'} |"
+            yield f"| `kind` | {_fits(inner)} | {default} | {field.description or 'Selects this section.'} |"
             continue
         cells = (
             f"`{name}`",

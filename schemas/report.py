@@ -1,6 +1,6 @@
-"""`report.json`: what a dataset holds and how good it is, as `everyuser report` measures it.
+"""The records of `report.json`, the figures of a dataset that `everyuser report` measures.
 
-Figures are of all examples unless they say `sampled`: then they are of that many, drawn by a hash of their ids.
+Figures are of all examples, or of a sample drawn by a hash of their ids where they have a field `sampled`.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ class SplitFigures(Record):
 
 
 class DimensionFigures(Record):
-    """One dimension: in how many examples each pole is active, and what length alone tells there.
+    """One dimension: examples with each pole, and the length bias of each pole.
 
-    `length_auc` is the probability that the longer reply, in characters, is the one a person of that pole prefers (ties
-    count half); None where no example has the pole.
+    A length AUC is the probability that people of the pole prefer the reply with more characters, with ties as half.
+    It is None where no example has the pole.
     """
 
     slug: str
@@ -46,7 +46,7 @@ class DimensionFigures(Record):
 
 
 class CorrelatedPair(Record):
-    """Two dimensions and the Pearson correlation of their levels (1, 0, -1), over all examples."""
+    """Two dimensions and the Pearson correlation of their levels (1, 0, -1) over all examples."""
 
     a: str
     b: str
@@ -54,20 +54,17 @@ class CorrelatedPair(Record):
 
 
 class CorrelationFigures(Record):
-    """Correlations of the dimensions' levels. `matrix` is (K, K), of the K `slugs` that vary; symmetric, ones on it."""
+    """Correlations of levels. `matrix` has shape (K, K) for the K `slugs` that vary, and a diagonal of ones."""
 
     slugs: tuple[str, ...]
     matrix: tuple[tuple[float, ...], ...]
     below_half: Share | None
-    """Share of the pairs of dimensions whose correlation is below 0.5 in size (AlignX: 0.9965)."""
+    """Share of the pairs of dimensions with an absolute correlation below 0.5 (AlignX: 0.9965)."""
     strongest: tuple[CorrelatedPair, ...]
 
 
 class Histogram(Record):
-    """Counts between `edges`, of which there is one more, with mean and quantiles.
-
-    What lies beyond the last edge is counted in the last bin.
-    """
+    """Counts between N + 1 `edges`, with mean and quantiles. The last bin also counts all larger values."""
 
     edges: tuple[float, ...]
     counts: tuple[Count, ...]
@@ -78,77 +75,74 @@ class Histogram(Record):
 
 
 class LengthFigures(Record):
-    """Words of each kind of text. Posts and replies of a mirrored pair are counted once, by the row that is no mirror.
-
-    Portraits and comments are counted in every row.
-    """
+    """Words of each kind of text. Posts and replies are counted once a pair, portraits and comments in every row."""
 
     prompt: Histogram
     chosen: Histogram
     rejected: Histogram
     portrait: Histogram
     comment: Histogram | None
-    """Of history items; None where there are none."""
+    """Words of history items; None where there are none."""
     length_ratio: Histogram
-    """Characters of the longer reply divided by those of the shorter, of each pair."""
+    """Characters of the longer reply divided by those of the shorter."""
     length_auc: Share
-    """As in `DimensionFigures`, over all examples: 0.5 exactly where every pair is mirrored."""
+    """Length AUC over all examples: exactly 0.5 where every pair is mirrored."""
     longer_chosen_unmirrored: Share
-    """The same over the rows that are not mirror images."""
+    """Length AUC over the rows that are not mirrored."""
 
 
 class DuplicateFigures(Record):
-    """Replies that occur more than once. A text that is chosen in one row and rejected in its mirror image is one."""
+    """Replies that occur more than once. A pair and its mirror image count once."""
 
     replies: Count
-    """Distinct pairs' replies: two a pair."""
+    """Number of replies, two for each pair."""
     exact_within: Count
     """Replies equal to an earlier one of the same split."""
     exact_across: Count
-    """Distinct replies that two splits share."""
+    """Distinct replies in two splits."""
     near_sampled: Count
-    """Distinct replies of each split, of three words or more, that were compared: all, or of many a sample.
+    """Distinct replies of three words or more that were compared: all of each split, or a sample.
 
-    The sample is drawn so that near-duplicates are drawn together, with a probability of their similarity.
+    The sample includes near-duplicates together, with a probability equal to their similarity.
     """
     near_threshold: Share
-    """Replies are near-duplicates at this Jaccard similarity of word trigrams or more, as MinHash estimates it."""
+    """Smallest Jaccard similarity of word trigrams of near-duplicates, estimated by MinHash."""
     near_within: Count
-    """Of the sampled replies, those with a near-duplicate (not equal) earlier in the same split."""
+    """Compared replies with an unequal near-duplicate earlier in the same split."""
     near_across: Count
-    """Of the sampled replies, those with a near-duplicate in another split."""
+    """Compared replies with a near-duplicate in another split."""
     posts_across: Count
-    """Posts (by text) that two splits share."""
+    """Posts, by text, in two splits."""
     examples: tuple[tuple[str, str], ...]
-    """Up to ten pairs of near-duplicates, shortened."""
+    """Up to ten pairs of near-duplicates, cut to a few hundred characters."""
 
 
 class HistoryFigures(Record):
-    """What the persona's history says about the target."""
+    """Relation of the persona's history to the target."""
 
     items: tuple[Count, ...]
     """Examples with 0, 1, 2 ... history items."""
     support: Histogram
-    """Share of the target's dimensions that an item supports (`history_support`)."""
+    """Shares of the target's dimensions that an item supports (`history_support`)."""
     contradicting: Count
-    """Examples with an item that contradicts a dimension of the target."""
+    """Examples with an item that contradicts the target in a dimension."""
     repeated: Count
     """Examples in which a post or a reply occurs twice."""
 
 
 class DiversityFigures(Record):
-    """How much replies differ from each other."""
+    """Diversity of the replies."""
 
     distinct: tuple[Share, ...]
-    """Distinct 1-, 2- and 3-grams divided by all, of the sampled replies."""
+    """Distinct 1-, 2- and 3-grams of the sampled replies divided by all."""
     compression_ratio: float
     """Bytes of the sampled replies divided by their size under zlib: higher is more repetitive."""
     self_bleu: Share | None
-    """Mean BLEU-4 of each of the sampled replies against all others, from 0 to 1; lower is more diverse."""
+    """Mean BLEU-4 of each sampled reply against all others, from 0 to 1; lower is more diverse."""
     vendi: float | None
-    """Vendi score of sampled replies: the effective number of different ones. None where they cannot be embedded.
+    """Vendi score: the effective number of different replies. None where they cannot be embedded.
 
-    The embedding has 256 dimensions, so the score is 256 at most.
+    The embedding has 256 dimensions, so the score is at most 256.
     """
     sampled: Count
     self_bleu_sampled: Count
@@ -159,7 +153,7 @@ class DiversityFigures(Record):
 
 
 class ContaminationFigures(Record):
-    """Overlap with a file that the user names: texts that share a run of `words` words with it."""
+    """Overlap with a benchmark file: texts that share a run of `words` words with it."""
 
     file: str
     rows: Count
@@ -169,26 +163,26 @@ class ContaminationFigures(Record):
     replies: Count
     """Rows of the dataset whose chosen or rejected reply overlaps."""
     examples: tuple[str, ...]
-    """Up to ten of the shared runs."""
+    """Up to ten shared runs."""
 
 
 class CopyFigures(Record):
-    """Replies that repeat what the model was told of the person: a reader would not need to understand them."""
+    """Replies that repeat the description of the person, so that a model can match words instead of the persona."""
 
     label: Share
-    """Share of pairs in which a reply contains a label that its person has.
+    """Share of pairs with a reply that contains a label of its person.
 
-    Without what a label explains in brackets, and only labels of two words or more: one word says nothing.
+    Explanations in brackets and labels of one word are left out.
     """
     portrait: Share
-    """Share of pairs in which a reply shares a run of six words with the portrait of either side."""
+    """Share of pairs with a reply that shares six consecutive words with a portrait of either side."""
     examples: tuple[str, ...]
 
 
 class PacePoint(Record):
-    """How far the build was after so many seconds of work (the time between runs is left out): what was done by then.
+    """Progress of the build after some seconds of work, without the time between runs.
 
-    `pairs` are those that were settled, accepted or lost.
+    `pairs` are those accepted or lost by then.
     """
 
     seconds: Annotated[float, Field(ge=0)]
@@ -198,7 +192,7 @@ class PacePoint(Record):
 
 
 class CostFigures(Record):
-    """What the build used. `price` is what the user said a million tokens cost; without it there is no `total`."""
+    """Tokens, time and cost of the build. Prices are per million tokens; without them there is no `total`."""
 
     prompt_tokens: Count
     completion_tokens: Count
@@ -212,7 +206,7 @@ class CostFigures(Record):
 
 
 class ExampleItem(Record):
-    """A history item, shown in the report. `rejected` is empty for a comment."""
+    """A history item of a shown example. `rejected` is empty for a comment."""
 
     prompt: str
     chosen: str
@@ -221,7 +215,7 @@ class ExampleItem(Record):
 
 
 class ShownExample(Record):
-    """An example that the report shows whole. `direction` holds `slug: level` of the active dimensions."""
+    """An example that the report shows whole. `direction` maps the slugs of active dimensions to levels."""
 
     id: str
     split: str
@@ -252,14 +246,14 @@ class ShownRejection(Record):
 
 
 class Report(Record):
-    """`report.json`, and what `report.html` is drawn from."""
+    """The content of `report.json` and the data of `report.html`."""
 
     report_version: str
     name: str
     schema_version: str
     fingerprint: str
     files_digest: str
-    """A hash of the shards' hashes: tells whether the report is about these very files."""
+    """A hash of the shards' hashes, which identifies the files of the report."""
     model: str
     created: str
     examples: Count
@@ -274,7 +268,7 @@ class Report(Record):
     counts: Counts
     """The funnel, from the manifest."""
     attempts: tuple[Count, ...]
-    """Accepted pairs by the attempt that gave them: first, second ..."""
+    """Accepted pairs by attempt: first, second ..."""
     duplicates: DuplicateFigures
     history: HistoryFigures
     diversity: DiversityFigures
@@ -290,7 +284,7 @@ class Report(Record):
 
 
 class Figure(NamedTuple):
-    """A picture: its path, relative to the dataset's folder, and the plain text that stands for it."""
+    """A picture: its path relative to the dataset's folder, and its alternative text."""
 
     path: str
     alt: str

@@ -316,5 +316,5 @@ def test_a_space_that_is_a_bomb_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_space_that_holds_itself_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="stands for nothing, or for what it is in"):
+    with pytest.raises(UsageError, match="has no anchor before it"):
         load_space(write(tmp_path, "name: own\ndimensions: &a [*a]\n"))

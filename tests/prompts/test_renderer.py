@@ -237,13 +237,13 @@ def test_variable_that_is_not_given_is_refused_at_load(tmp_path: Path) -> None:
     message = refusal(tmp_path)
 
     assert str(tmp_path / "reply.j2") in message
-    assert "uses 'persona', which is not given; its inputs are post, traits" in message
+    assert "uses 'persona', which is not an input; its inputs are post, traits" in message
 
 
 def test_variable_in_a_branch_that_is_never_taken_is_refused_at_load(tmp_path: Path) -> None:
     write(tmp_path, "{% if false %}{{ persona }}{% endif %}")
 
-    assert "uses 'persona', which is not given" in refusal(tmp_path)
+    assert "uses 'persona', which is not an input" in refusal(tmp_path)
 
 
 def test_variable_that_the_header_does_not_list_is_refused_at_load(tmp_path: Path) -> None:
@@ -421,7 +421,7 @@ def test_annotation_templates_refuse_what_they_are_not_given(tmp_path: Path, nam
     blocks = "".join(f"{{% block {block} %}}{{{{ {unknown} }}}}{{% endblock %}}" for block in BLOCKS[name])
     (tmp_path / f"{name}.j2").write_text(HEADER.replace("traits", "response") + blocks, encoding="utf-8")
 
-    assert f"uses '{unknown}', which is not given" in refusal(tmp_path)
+    assert f"uses '{unknown}', which is not an input" in refusal(tmp_path)
 
 
 @pytest.mark.parametrize("block", ["context", "question"])

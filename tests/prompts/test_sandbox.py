@@ -184,7 +184,7 @@ def test_the_renderer_takes_plain_data_only(stranger: object, depth: int) -> Non
         stranger = [{"inner": stranger}]
 
     assert not is_plain(stranger)
-    with pytest.raises(TypeError, match="something else than texts, numbers, lists and maps"):
+    with pytest.raises(TypeError, match="not made of texts, numbers, lists and maps"):
         load_templates()["portrait_text"].render(traits=stranger)
 
 
@@ -305,7 +305,7 @@ def test_work_is_counted_not_timed(tmp_path: Path) -> None:
 
     message = refused(tmp_path, loops.replace("traits", "post.text"))
 
-    assert f"does more than a prompt may ({MAX_WORK} iterations" in message
+    assert f"does more work than a prompt may ({MAX_WORK} " in message
     assert len(rendered(tmp_path, loops)) == 2**12
 
 
@@ -327,7 +327,7 @@ def test_each_row_begins_with_its_own_allowance(tmp_path: Path) -> None:
 def test_a_template_larger_than_any_prompt_is_refused(tmp_path: Path) -> None:
     write(tmp_path, "x" * 300_000)
 
-    assert "larger than the 262144 bytes" in refusal(tmp_path)
+    assert "larger than 262144 bytes" in refusal(tmp_path)
 
 
 @pytest.mark.parametrize("header", ["purpose: &a [x, x]\ninputs: [*a, *a]\n", "a: " + "[" * 5000])

@@ -6,7 +6,7 @@ import pytest
 
 from schemas.base import UsageError
 from schemas.config import BuildConfig, Correlation, OpenAiEngine, ReplayEngine, VllmEngine
-from schemas.loader import load_config, read_yaml
+from schemas.loader import load_config, read_mapping
 from tests import ROOT
 
 QUICKSTART = ROOT / "configs" / "quickstart.yaml"
@@ -93,7 +93,7 @@ def test_unknown_key_like_no_other_lists_the_known_ones(tmp_path: Path) -> None:
     path = write(tmp_path, "pairs: 1\nhistory: {zzzzzzzz: 1}\n")
     known = "blocks, consistency, min_similarity, min_support, pair, ugc"
 
-    assert refusal(path) == f"{path}: unknown key 'history.zzzzzzzz'; known here: {known}"
+    assert refusal(path) == f"{path}: unknown key 'history.zzzzzzzz'; known: {known}"
 
 
 def test_key_of_another_engine_is_not_suggested(tmp_path: Path) -> None:
@@ -209,7 +209,7 @@ def test_missing_key_of_an_engine_is_named(tmp_path: Path) -> None:
         ),
         (
             "pairs: 1\nseeds: {columns: {body: x}}\n",
-            "unknown key 'seeds.columns.body'; known here: id, text, title, topics",
+            "unknown key 'seeds.columns.body'; known: id, text, title, topics",
         ),
         ("pairs: 1\ngeneration: {stop: [a, [b]]}\n", "'generation.stop.1' is a list of 1; expected a text"),
         (
@@ -472,10 +472,8 @@ def test_override_of_the_wrong_form_is_quoted_with_an_example(tmp_path: Path, ov
 def test_override_with_a_value_that_is_no_yaml_is_refused(tmp_path: Path) -> None:
     message = refusal(write(tmp_path, "pairs: 1\n"), "name=[")
 
-    assert message == (
-        "--set name=[: the value is not valid YAML (did not find expected node content); to have it as a text, put "
-        """quotes inside the shell's: --set 'name="..."'"""
-    )
+    assert message.startswith("--set name=[: the value is not valid YAML (did not find expected node content); ")
+    assert message.endswith("""--set 'name="..."'""")
 
 
 def test_override_below_a_key_that_holds_a_value_is_refused(tmp_path: Path) -> None:
@@ -532,7 +530,7 @@ def test_yaml_that_json_cannot_hold_is_refused(tmp_path: Path, text: str) -> Non
 
 
 def test_read_yaml_gives_the_mapping(tmp_path: Path) -> None:
-    assert read_yaml(write(tmp_path, "a: [1, {b: c}]\n")) == {"a": [1, {"b": "c"}]}
+    assert read_mapping(write(tmp_path, "a: [1, {b: c}]\n")) == {"a": [1, {"b": "c"}]}
 
 
 def test_the_default_engine_is_vllm(tmp_path: Path) -> None:
@@ -550,11 +548,11 @@ def test_a_section_that_may_be_absent_is_absent_where_it_is_null(tmp_path: Path,
 @pytest.mark.parametrize(
     ("value", "reason"),
     [
-        ("[" * 100_000, "holds more than 64 lists or maps within one another"),
-        ("{a: &a [x, x], b: &b [*a, *a], c: *d}", "alias '*d' stands for nothing, or for what it is in"),
+        ("[" * 100_000, "holds more than 64 nested lists or maps"),
+        ("{a: &a [x, x], b: &b [*a, *a], c: *d}", "alias '*d' has no anchor before it"),
         ("!!python/name:os.system", "could not determine a constructor"),
-        ("9" * 5000, "holds a number of too many digits"),
-        ("\udcff", "holds bytes that are no UTF-8 text"),
+        ("9" * 5000, "holds a number with too many digits"),
+        ("\udcff", "is not UTF-8 text"),
     ],
 )
 def test_override_with_a_value_beyond_the_bounds_is_refused(tmp_path: Path, value: str, reason: str) -> None:

@@ -22,7 +22,7 @@ from preference_space.direction import Direction, from_released
 from preference_space.space import PreferenceSpace, load_space
 from schemas import SCHEMA_VERSION
 from schemas.base import UsageError
-from schemas.problems import explain
+from schemas.problems import describe_errors
 
 _PAIR_ID = "pair_id"
 _MANIFEST = "manifest.json"
@@ -135,7 +135,7 @@ class _Reader(NamedTuple):
         try:
             checked = _Row.model_validate(row)
         except ValidationError as error:
-            raise UsageError(f"{self.origin}: row {number + 1}, {explain(_Row, row, error)}") from None
+            raise UsageError(f"{self.origin}: row {number + 1}, {describe_errors(_Row, row, error)}") from None
         try:
             example = self._to_example(checked, number)
         except ValueError as error:

@@ -23,7 +23,7 @@ from everyuser_train import rows as layout
 from everyuser_train.config import FitConfig, TrainingConfig
 from everyuser_train.models import best_device, load_tokenizer, resolve
 from schemas.base import UsageError, UserError
-from schemas.problems import nearest
+from schemas.problems import suggest_name
 
 MODEL = "model"
 ROWS = "rows"
@@ -193,7 +193,7 @@ def _check_extra(training: TrainingConfig) -> None:
     known = list(DPOConfig.__dataclass_fields__)
     for name in training.extra:
         if name not in known:
-            raise UsageError(f"training.extra: TRL's DPOConfig has no '{name}'; {nearest(name, known)}")
+            raise UsageError(f"training.extra: TRL's DPOConfig has no '{name}'; {suggest_name(name, known)}")
         if name in _OURS:
             raise UsageError(f"training.extra: '{name}' is set by the key '{_OURS[name]}'")
 

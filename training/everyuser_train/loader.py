@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
-from schemas.loader import apply_override, fill_sections, read_yaml, set_key, validate
+from schemas.loader import apply_override, fill_sections, read_mapping, set_key, validate
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -34,7 +34,7 @@ def load_config(model: type[M], path: Path | None, options: Mapping[str, Any], o
     Raises:
         UsageError: Names the file, the key and, for an unknown key, the nearest known one.
     """
-    document = {} if path is None else _resolve(read_yaml(path), path.resolve().parent)
+    document = {} if path is None else _resolve(read_mapping(path), path.resolve().parent)
     for key, value in options.items():
         if value is not None:
             set_key(document, key.split("."), value, f"'{key}'")

@@ -128,7 +128,7 @@ def test_a_template_of_the_papers_portrait_is_tried_with_what_it_gets(tmp_path: 
 def test_a_template_that_never_ends_is_refused_before_anything_is_written(tmp_path: Path, bomb: str) -> None:
     folder = templates_with(tmp_path / "mine", "reply", "{{ post.text }}", bomb)
 
-    with pytest.raises(UsageError, match=r"reply\.j2: does more than a prompt may"):
+    with pytest.raises(UsageError, match=r"reply\.j2: does more work than a prompt may"):
         prepared(tmp_path / "build", tiny(templates=folder))
     assert not (tmp_path / "build" / "templates").exists()
 

@@ -875,8 +875,8 @@ def test_a_structured_template_of_ones_own_is_used(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("context", "question", "what"),
     [
-        ("{{ persona }}", QUESTION, "uses 'persona', which is not given"),
-        ("{{ response }}", "{{ traits }}", "uses 'traits', which is not given"),
+        ("{{ persona }}", QUESTION, "uses 'persona', which is not an input"),
+        ("{{ response }}", "{{ traits }}", "uses 'traits', which is not an input"),
         ("{{ post.titel }}", QUESTION, "has no attribute 'titel'"),
         ("{{ response }}", "{{ dimension.questoin }}", "has no attribute 'questoin'"),
         ("{{ response }}", "{{ options[3].letter }}", "has no element 3"),
