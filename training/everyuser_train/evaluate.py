@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import hashlib
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -38,6 +37,7 @@ from everyuser_train.prompts import cleaner, fit_prompt, messages
 from everyuser_train.report import Contrast, Flip, Kind, PoleResult, Report, Result
 from everyuser_train.score import Encoded, Scores, cached_score, encode, model_key
 from schemas.base import Record, UsageError, UserError
+from schemas.packaged_model import cache_folder
 
 Parts = Annotated[tuple[Part, ...], Field(min_length=1)]
 
@@ -351,7 +351,7 @@ class Scorer:
     def scores(self, sequences: Sequence[Encoded], progress: Callable[[int, int], None]) -> Scores:
         """Return the scores of the sequences."""
         settings, done = self._settings, 0
-        folder = Path(settings.cache).expanduser() if settings.cache else _default_cache()
+        folder = Path(settings.cache).expanduser() if settings.cache else cache_folder() / "scores"
 
         def advance(more: int) -> None:
             nonlocal done
@@ -377,10 +377,6 @@ def _reference(settings: EvaluateConfig) -> Scorer:
             f"{settings.model} is not a folder of adapters; name the model that it was trained from as `reference`"
         )
     return Scorer(base.name, base.revision, settings)
-
-
-def _default_cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "everyuser" / "scores"
 
 
 def _cases(prepared: Prepared, policy: Scores, reference: Scores) -> Cases:

