@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from pipeline.assembly.history import History, Pool, choose_histories
 from pipeline.assembly.leaks import has_shared_reply, made_of, read_pool_state
 from pipeline.assembly.matching import choose_mined_histories
-from pipeline.generation.completions import Completion, Failure, Outcome, Request
+from pipeline.generation.completions import Failure, Outcome, Request, count_tokens
 from pipeline.io.shards import read_shard, staged_shard
 from pipeline.plan import BuildPlan, ShardSpec
 from pipeline.quality.rules import Violation
@@ -155,14 +155,14 @@ def open_block(spec: ShardSpec, plan: BuildPlan) -> tuple[Block, list[Rejection]
 
 def store_examples(shard: ExampleShard, plan: BuildPlan) -> dict[str, Any]:
     """Write the rejections, then the examples, whose file marks the shard as done. Return the footer's `meta`."""
-    spent = [outcome for outcome in shard.outcomes if isinstance(outcome, Completion)]
+    prompt_tokens, completion_tokens = count_tokens(shard.outcomes)
     meta = {
         "asked": shard.spec.count,
         "accepted": 0,
         "examples": shard.examples.num_rows,
         **loss_meta(plan, shard.rejections),
-        "prompt_tokens": sum(completion.prompt_tokens for completion in spent),
-        "completion_tokens": sum(completion.completion_tokens for completion in spent),
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
         "made_of": dict(shard.block.made_of),
     }
     stored = better_stored(plan, "data", shard.spec, meta)

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from pipeline.assembly.examples import ExampleShard, reject
 from pipeline.plan import BuildPlan
-from pipeline.quality.rules import Violation
+from pipeline.quality.rules import Violation, schema_violation
 from schemas.records import Example
 
 _BATCH_ROWS = 256
@@ -48,7 +48,7 @@ def _violation_of(row: dict[str, Any], strict: bool) -> Violation | None:
     try:
         example = Example.model_validate(row)
     except ValidationError as error:
-        return Violation("schema", "; ".join(problem["msg"] for problem in error.errors()))
+        return schema_violation(error)
     if strict and not example.is_consistent:
         return Violation("schema", "a history item contradicts the row's direction")
     return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -132,6 +132,12 @@ class Failure:
 
 
 Outcome = Completion | Failure
+
+
+def count_tokens(outcomes: Iterable[Outcome]) -> tuple[int, int]:
+    """Return the prompt tokens and the completion tokens of outcomes."""
+    completions = [outcome for outcome in outcomes if isinstance(outcome, Completion)]
+    return sum(c.prompt_tokens for c in completions), sum(c.completion_tokens for c in completions)
 
 
 def make_request(

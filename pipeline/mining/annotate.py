@@ -24,6 +24,7 @@ from pipeline.generation.completions import (
     Failure,
     Outcome,
     choice_head,
+    count_tokens,
     decode_probabilities,
     make_choice_request,
     make_request,
@@ -123,15 +124,15 @@ def read_levels(shard: MinedShard, plan: BuildPlan, attempt: int) -> MinedShard:
         else:
             levels[row], poles[row] = found
             annotated[row] = True
-    spent = [outcome for outcome in shard.outcomes if isinstance(outcome, Completion)]
+    prompt_tokens, completion_tokens = count_tokens(shard.outcomes)
     return replace(
         shard,
         threads=replace(threads, levels=levels, probabilities=poles, annotated=annotated),
         pending=(),
         outcomes=(),
         rejections=rejections,
-        prompt_tokens=shard.prompt_tokens + sum(completion.prompt_tokens for completion in spent),
-        completion_tokens=shard.completion_tokens + sum(completion.completion_tokens for completion in spent),
+        prompt_tokens=shard.prompt_tokens + prompt_tokens,
+        completion_tokens=shard.completion_tokens + completion_tokens,
     )
 
 

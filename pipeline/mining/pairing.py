@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ from pydantic import ValidationError
 from pipeline.io.shards import write_shard
 from pipeline.mining.annotate import MinedShard, filter_given_levels, unanswered_responses
 from pipeline.plan import BuildPlan, ShardSpec
-from pipeline.quality.rules import Violation, check_pair
+from pipeline.quality.rules import Violation, check_pair, schema_violation
 from pipeline.runtime.results import better_stored, store_pool
 from pipeline.threads.batch import THREAD_SCHEMA, ThreadBatch
 from pipeline.threads.index import read_threads
@@ -58,14 +59,7 @@ def select_pairs(shard: MinedShard, plan: BuildPlan) -> MinedShard:
             # An unanswered response might have given the pair: another run then tries again.
             may_pass = not unanswered.isdisjoint(shard.threads.rows(thread))
             rejections += [refusal.model_copy(update={"may_pass": may_pass}) for refusal in refused]
-    return MinedShard(
-        shard.spec,
-        shard.threads,
-        pairs=pairs,
-        rejections=rejections,
-        prompt_tokens=shard.prompt_tokens,
-        completion_tokens=shard.completion_tokens,
-    )
+    return replace(shard, pairs=pairs, rejections=rejections)
 
 
 def store_mined(shard: MinedShard, plan: BuildPlan) -> dict[str, Any]:
@@ -236,7 +230,7 @@ def _check(
             margin=score,
         )
     except ValidationError as error:
-        return Violation("schema", "; ".join(problem["msg"] for problem in error.errors()))
+        return schema_violation(error)
 
 
 def _check_margin(score: float, config: MiningConfig) -> Violation | None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
+from pydantic import ValidationError
 from rapidfuzz.distance import Indel
 
 from pipeline.reading.text import find_control_character, remove_byte_order_mark, words
@@ -121,6 +122,11 @@ def check_pair(chosen: str, rejected: str, rules: RulesConfig) -> Violation | No
     if similarity >= rules.max_similarity:
         return Violation("near_equal", f"similarity {similarity:.2f}")
     return None
+
+
+def schema_violation(error: ValidationError) -> Violation:
+    """Return the violation of a record that its schema refuses."""
+    return Violation("schema", "; ".join(problem["msg"] for problem in error.errors()))
 
 
 @lru_cache(maxsize=16)

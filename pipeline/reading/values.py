@@ -13,7 +13,7 @@ import orjson
 from pipeline.reading.text import is_blank, to_slug
 
 _MAX_EXACT = 1 << 53
-"""Largest integer up to which every integer is a float of its own."""
+"""Largest float below which every integer is exact."""
 _SHOWN = 60
 _CHAT = re.compile(r"""\s*\[\s*\{\s*['"](?:role|content)['"]\s*:.*\]\s*""", re.DOTALL)
 """A text that encodes a chat, as in a cell of a CSV file."""

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
-from pipeline.generation.completions import Completion, Failure, Outcome, Request, make_request
+from pipeline.generation.completions import Completion, Failure, Outcome, Request, count_tokens, make_request
 from pipeline.plan import BuildPlan, ShardSpec
-from pipeline.quality.rules import Violation, check_pair, check_reply, clean_reply
+from pipeline.quality.rules import Violation, check_pair, check_reply, clean_reply, schema_violation
 from pipeline.runtime.resources import resources, sampler
 from pipeline.runtime.results import store_pool
 from pipeline.sampling.posts import read_shard_posts
@@ -113,14 +113,14 @@ def validate_pairs(shard: PairShard, plan: BuildPlan, last: bool) -> PairShard:
         rejections.append(_rejection(draft, stage, verdict, last))
         if not last:
             retries.append(replace(draft, requests=(), outcomes=()))
-    completions = [o for draft in shard.drafts for o in draft.outcomes if isinstance(o, Completion)]
+    prompt_tokens, completion_tokens = count_tokens(outcome for draft in shard.drafts for outcome in draft.outcomes)
     return replace(
         shard,
         drafts=retries,
         pairs=pairs,
         rejections=rejections,
-        prompt_tokens=shard.prompt_tokens + sum(completion.prompt_tokens for completion in completions),
-        completion_tokens=shard.completion_tokens + sum(completion.completion_tokens for completion in completions),
+        prompt_tokens=shard.prompt_tokens + prompt_tokens,
+        completion_tokens=shard.completion_tokens + completion_tokens,
     )
 
 
@@ -155,7 +155,7 @@ def _check(draft: Draft, plan: BuildPlan) -> Pair | Violation | Failure:
     violation = check_pair(chosen, rejected, rules)
     if violation:
         return violation
-    completions = [outcome for outcome in draft.outcomes if isinstance(outcome, Completion)]
+    prompt_tokens, completion_tokens = count_tokens(draft.outcomes)
     try:
         return Pair(
             pair_id=draft.pair_id,
@@ -168,11 +168,11 @@ def _check(draft: Draft, plan: BuildPlan) -> Pair | Violation | Failure:
             source="sampled",
             model=plan.config.generation.model,
             attempt=draft.attempt,
-            prompt_tokens=sum(completion.prompt_tokens for completion in completions),
-            completion_tokens=sum(completion.completion_tokens for completion in completions),
+            prompt_tokens=prompt_tokens,
+            completion_tokens=completion_tokens,
         )
     except ValidationError as error:
-        return Violation("schema", "; ".join(problem["msg"] for problem in error.errors()))
+        return schema_violation(error)
 
 
 def _rejection(draft: Draft, stage: Any, cause: Violation | Failure, final: bool) -> Rejection:

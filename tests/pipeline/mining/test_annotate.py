@@ -337,8 +337,8 @@ def test_only_the_chosen_dimensions_are_asked(tmp_path: Path, dimensions: list[s
         assert [slug_of(question) for question in request.questions] == [SLUGS[d] for d in asked]
 
 
-def test_an_unknown_dimension_is_told_before_the_first_row(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"mining\.annotation\.dimensions: space 'five' has no dimension 'kindd'"):
+def test_an_unknown_dimension_is_reported_before_the_first_row(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"mining\.annotation\.dimensions: .*'five'.*'kindd'"):
         make_plan(tmp_path, annotation={"dimensions": ["kindd"]})
 
 
@@ -788,7 +788,7 @@ def test_a_bad_structured_reply_rejects_its_response_and_no_other(
     assert detail in rejection.detail
 
 
-def test_a_wrong_word_is_told_with_its_dimension(tmp_path: Path) -> None:
+def test_a_wrong_word_is_reported_with_its_dimension(tmp_path: Path) -> None:
     plan = json_plan(tmp_path)
 
     taken = annotated(render_questions(opened(1), plan, 0), plan, [reply(verdicts(kind="maybe"))])
@@ -888,7 +888,7 @@ def test_a_structured_template_of_ones_own_is_used(tmp_path: Path) -> None:
         ("{{ response }}", "", "block 'question' renders to nothing"),
     ],
 )
-def test_a_template_that_fails_is_told_before_the_first_row(
+def test_a_template_that_fails_is_reported_before_the_first_row(
     tmp_path: Path, context: str, question: str, what: str
 ) -> None:
     own = write_template(tmp_path / "own", "annotate", context=context, question=question)

@@ -387,7 +387,7 @@ def test_pairs_outside_the_margins_are_rejected(tmp_path: Path) -> None:
 
 
 def test_margin_that_no_pair_has_fails_the_run(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no example is left of 30 pairs: mine/margin 30 .*min_margin"):
+    with pytest.raises(UserError, match=r"30 pairs: mine/margin 30 .*min_margin"):
         few(tmp_path, mining={"min_margin": 1.0})
 
 

@@ -482,7 +482,7 @@ def test_thread_of_which_all_responses_have_the_same_levels_is_lost() -> None:
 
 
 def rejected_always(texts: list[str], reason: str, **keys: Any) -> None:
-    """A thread of two replies that break a rule together is lost after all attempts, each of which is told."""
+    """A thread of two replies that break a rule together is lost after all attempts, each of which is reported."""
     selected = select_pairs(shard_of([(1, 0), (0, 1)], texts=[texts]), plan_of(attempts=3, **keys))
 
     assert not selected.pairs
@@ -552,8 +552,8 @@ def test_rejected_draw_is_drawn_again_with_fresh_numbers() -> None:
     assert not final(selected.rejections)
     attempts = {pair.pair_id: pair.attempt for pair in selected.pairs}
     assert len({*attempts.values()}) > 3
-    told = [(r.record_id, r.attempt) for r in selected.rejections]
-    assert told == [(identity, attempt) for identity, last in attempts.items() for attempt in range(last)]
+    reported = [(r.record_id, r.attempt) for r in selected.rejections]
+    assert reported == [(identity, attempt) for identity, last in attempts.items() for attempt in range(last)]
     for rejection in selected.rejections:
         attempt = uniforms(0, stream_key("mine", "train", rejection.attempt), np.arange(60), 4)
         index = int(rejection.record_id[-7:])

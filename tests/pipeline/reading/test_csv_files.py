@@ -26,11 +26,11 @@ def test_delimiter_is_the_one_that_the_header_has_most_of(delimiter: str) -> Non
     assert table(text) == [(2, {"id": "1", "a,b;c|": "x, y; z", "text": "w"})]
 
 
-def test_delimiter_may_be_told_in_a_line_of_its_own() -> None:
+def test_delimiter_may_be_given_in_a_separate_line() -> None:
     assert table("sep=|\r\ntext|n\r\na, b; c, d|1\r\n") == [(3, {"text": "a, b; c, d", "n": "1"})]
 
 
-def test_columns_of_the_same_name_are_told_apart() -> None:
+def test_columns_of_the_same_name_are_distinguished() -> None:
     assert table("n,text,text\n1,a,b\n") == [(2, {"n": "1", "text (1)": "a", "text (2)": "b"})]
 
 

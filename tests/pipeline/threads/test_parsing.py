@@ -365,5 +365,5 @@ def test_texts_of_published_datasets_are_not_escaped() -> None:
 def test_space_must_have_what_a_dataset_rates() -> None:
     filters = Filters(validate(MiningConfig, {"source": {"kind": "helpsteer2", "path": ["x"]}}, "test"), Counter())
 
-    with pytest.raises(UsageError, match=r"helpsteer2: the space 'three' has no dimension 'truthfulness'"):
+    with pytest.raises(UsageError, match=r"mining\.source\.kind: helpsteer2: .*'three'.*'truthfulness'"):
         list(parse_rated([], filters, SPACE, "helpsteer2"))

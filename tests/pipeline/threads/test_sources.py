@@ -52,8 +52,10 @@ def read(
     space: PreferenceSpace = SPACE,
     first: list[str] | None = None,
 ) -> list[Item]:
-    found, told = Counter[str]() if counts is None else counts, [] if first is None else first
-    return [item for input_slice in list_slices(config) for item in read_items(input_slice, config, space, found, told)]
+    found, reported = Counter[str]() if counts is None else counts, [] if first is None else first
+    return [
+        item for input_slice in list_slices(config) for item in read_items(input_slice, config, space, found, reported)
+    ]
 
 
 def unread(config: MiningConfig) -> list[str]:
@@ -387,7 +389,7 @@ def refused(config: MiningConfig) -> str:
     ],
 )
 @pytest.mark.parametrize("suffix", [".jsonl", ".zst", ".ndjson.gz"])
-def test_line_of_a_dump_that_cannot_be_read_costs_no_other_and_is_told(
+def test_line_of_a_dump_that_cannot_be_read_costs_no_other_and_is_reported(
     tmp_path: Path, suffix: str, line: bytes, reason: str
 ) -> None:
     content = BOM + lines([comment("a")]) + b"\n" + line + b"\n" + lines([comment("c")])
@@ -397,8 +399,8 @@ def test_line_of_a_dump_that_cannot_be_read_costs_no_other_and_is_told(
 
     assert ids(read(config)) == ["a", "c"]
     assert counted(config) == {"posts/read": 1, "responses/read": 3, "responses/unreadable": 1}
-    (told,) = unread(config)
-    assert told.startswith(f"{path}: line 3: {reason}")
+    (reported,) = unread(config)
+    assert reported.startswith(f"{path}: line 3: {reason}")
 
 
 @pytest.mark.parametrize(
@@ -417,7 +419,7 @@ def test_line_of_a_dump_that_cannot_be_read_costs_no_other_and_is_told(
         ),
     ],
 )
-def test_thread_that_cannot_be_read_costs_no_other_and_is_told(
+def test_thread_that_cannot_be_read_costs_no_other_and_is_reported(
     tmp_path: Path, row: Mapping[str, Any], kind: str, reason: str
 ) -> None:
     path = write_jsonl(tmp_path / "x.jsonl", [thread(TEXT, id="a"), row, thread(TEXT, id="c")])
@@ -425,8 +427,8 @@ def test_thread_that_cannot_be_read_costs_no_other_and_is_told(
 
     assert {"a", "c"} <= set(ids(read(config), Post))
     assert counted(config)[f"{kind}/unreadable"] == 1
-    (told,) = unread(config)
-    assert told.startswith(f"{path}: line 2: {reason}")
+    (reported,) = unread(config)
+    assert reported.startswith(f"{path}: line 2: {reason}")
 
 
 def test_lines_are_counted_from_the_beginning_of_the_file_in_every_slice(
@@ -436,9 +438,9 @@ def test_lines_are_counted_from_the_beginning_of_the_file_in_every_slice(
     content = BOM + lines(comment(f"c{k}", body=TEXT + " Größe" * k) for k in range(9))
     path = write(tmp_path / "RC.jsonl", content + b"broken\n")
 
-    (told,) = unread(dump(write_jsonl(tmp_path / "RS.jsonl", [submission("p")]), path))
+    (reported,) = unread(dump(write_jsonl(tmp_path / "RS.jsonl", [submission("p")]), path))
 
-    assert told.startswith(f"{path}: line 10: not JSON")
+    assert reported.startswith(f"{path}: line 10: not JSON")
 
 
 @pytest.mark.parametrize("name", ["RC.jsonl", "RC.zst"])
@@ -448,8 +450,8 @@ def test_large_file_of_which_no_row_can_be_read_is_not_read_to_its_end(tmp_path:
 
     message = refused(dump(write_jsonl(tmp_path / "RS.jsonl", [submission("p")]), path))
 
-    told = "none of the first 1000 responses can be read; the first: "
-    assert message == f"{told}{path}: line 1: no 'link_id'; found: url"
+    reported = "none of the first 1000 responses can be read; the first: "
+    assert message == f"{reported}{path}: line 1: no 'link_id'; found: url"
 
 
 def test_large_ids_are_not_taken_for_the_same(tmp_path: Path) -> None:
@@ -701,9 +703,9 @@ def test_columns_of_threads_are_mapped(tmp_path: Path) -> None:
 def test_mapped_column_that_is_not_there_is_named(tmp_path: Path) -> None:
     config = threads(write_jsonl(tmp_path / "x.jsonl", [thread(TEXT)]), columns={"post": "body"})
 
-    (told,) = unread(config)
+    (reported,) = unread(config)
 
-    assert "no column 'body' (mining.source.columns.post); found: id, post, responses" in told
+    assert "no column 'body' (mining.source.columns.post); found: id, post, responses" in reported
 
 
 def test_columns_of_published_datasets_are_known() -> None:
@@ -936,7 +938,7 @@ def test_hub_dataset_is_read_through_datasets(tmp_path: Path) -> None:
     assert read(threads(f"hf://{folder}")) == read(threads(path))
 
 
-def test_hub_that_fails_midway_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hub_that_fails_midway_is_reported_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     def load_dataset(*_: Any, **__: Any) -> Any:
         yield thread(TEXT)
         raise ConnectionError("the line\nis dead")
@@ -976,7 +978,7 @@ def test_source_is_identified_by_contents_not_by_paths(tmp_path: Path) -> None:
     assert identify_sources(dump_of(folders[1], comment("a"))) == here
 
 
-def test_same_file_as_submissions_and_as_comments_is_told_apart(tmp_path: Path) -> None:
+def test_same_file_as_submissions_and_as_comments_is_distinguished(tmp_path: Path) -> None:
     x, y, z = (str(write_jsonl(tmp_path / f"{name}.jsonl", [{"id": name}])) for name in "xyz")
 
     here = identify_sources(mining({"kind": "dump", "submissions": [x, y], "comments": [z]}))
