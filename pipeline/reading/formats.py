@@ -106,7 +106,13 @@ def read_rows(path: AnyPath, start: int = 0, stop: int | None = None) -> Rows:
 
 
 def row_location(path: AnyPath | str, number: int, start: int = 0) -> str:
-    """Return the file and line (or row) of row `number` of a slice. Counts the lines before the slice."""
+    """Return the file and line (or row) of a row, for messages. Reads the file before `start` to count its lines.
+
+    Args:
+        path: The file, or the name of a Hub dataset.
+        number: Number of the row, as `read_rows` gave it.
+        start: First byte of the slice.
+    """
     if isinstance(path, str) or detect_format(path) in (".parquet", ".json"):
         return f"{path}: row {number}"
     return f"{path}: line {number + _lines_before(path, start)}"

@@ -77,7 +77,13 @@ def load_drafts(spec: ShardSpec, plan: BuildPlan) -> PairShard:
 
 
 def sample_directions(shard: PairShard, plan: BuildPlan, attempt: int) -> PairShard:
-    """Draw a direction for every draft. Reject drafts whose post admits no dimension."""
+    """Draw a direction for every draft. Reject drafts whose post admits no dimension.
+
+    Args:
+        shard: Shard with open drafts.
+        plan: Plan of the build.
+        attempt: Number of the attempt, from 0; each draws different directions.
+    """
     if not shard.drafts:
         return shard
     records = np.array([draft.index for draft in shard.drafts])
@@ -102,7 +108,13 @@ def render_prompts(shard: PairShard, plan: BuildPlan) -> PairShard:
 
 
 def validate_pairs(shard: PairShard, plan: BuildPlan, last: bool) -> PairShard:
-    """Turn answered drafts into pairs or rejections. A rejected one stays a draft until the `last` attempt."""
+    """Turn answered drafts into pairs or rejections.
+
+    Args:
+        shard: Shard whose drafts have outcomes.
+        plan: Plan of the build.
+        last: Whether this is the last attempt. If not, rejected drafts remain for the next one.
+    """
     pairs, rejections, retries = [*shard.pairs], [*shard.rejections], []
     for draft in shard.drafts:
         verdict = _check(draft, plan)

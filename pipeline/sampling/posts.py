@@ -77,7 +77,7 @@ def read_posts(config: SeedsConfig, dropped: Counter[str], max_unreadable_share:
             unreadable += 1
             first = first or f"{row_location(path, number)}: {error}"
             if is_all_unreadable(unreadable, read):
-                raise UsageError(f"none of the first {read} rows can be read; the first: {first}") from None
+                raise UsageError(f"seeds.path: none of the first {read} rows can be read; the first: {first}") from None
             continue
         if post is None:
             dropped["empty"] += 1
@@ -107,7 +107,16 @@ def read_posts(config: SeedsConfig, dropped: Counter[str], max_unreadable_share:
 
 
 def split_posts(posts: Iterable[SeedPost], shares: Mapping[str, float], seed: int) -> dict[str, list[SeedPost]]:
-    """Return the posts of each split, in an order that depends on the seed and the ids alone."""
+    """Shuffle posts by their ids, and cut them into splits.
+
+    Args:
+        posts: Posts in any order, with distinct ids.
+        shares: Share of each split; they sum to 1.
+        seed: Seed of the order.
+
+    Returns:
+        The posts of each split, in an order that depends on the seed and the ids alone.
+    """
 
     def order(post: SeedPost) -> bytes:
         return hashlib.blake2b(f"{seed}\x1f{post.id}".encode(), digest_size=16).digest()

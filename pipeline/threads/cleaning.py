@@ -19,11 +19,21 @@ from schemas.records import SeedPost
 CleanThread = tuple[SeedPost, list[Response]]
 
 
-def clean_thread(post: Post, found: Sequence[Response], plan: BuildPlan, counts: Counter[str]) -> CleanThread:
-    """Return a post with its usable responses, in the order of their ids; add the others to `counts`."""
+def clean_thread(post: Post, responses: Sequence[Response], plan: BuildPlan, counts: Counter[str]) -> CleanThread:
+    """Clean a thread.
+
+    Args:
+        post: The post.
+        responses: All its responses, in any order.
+        plan: Plan of the build, with the rules.
+        counts: Gets the number of dropped responses, by reason.
+
+    Returns:
+        The post, and its usable responses with levels, sorted by id. The seed picks among equals.
+    """
     mining, rules = plan.mining, plan.config.rules
     ordered = sorted(
-        found,
+        responses,
         key=lambda response: (
             hashlib.blake2b(f"{plan.config.seed}\x1f{response.id}".encode()).digest(),
             response.id,
@@ -31,7 +41,7 @@ def clean_thread(post: Post, found: Sequence[Response], plan: BuildPlan, counts:
         ),
     )
     authors, texts, ids = set[str](), set[str](), set[str]()
-    names = {author for author in (post.author, *(response.author for response in found)) if author}
+    names = {author for author in (post.author, *(response.author for response in responses)) if author}
     kept: list[Response] = []
     for response in ordered:
         if len(response.text) > rules.max_characters:
@@ -70,11 +80,11 @@ def clean_thread(post: Post, found: Sequence[Response], plan: BuildPlan, counts:
     )
 
 
-def _with_levels(found: Sequence[Response], space: PreferenceSpace) -> Iterator[Response]:
+def _with_levels(responses: Sequence[Response], space: PreferenceSpace) -> Iterator[Response]:
     """Yield the responses, with levels for ratings: the sign of each rating minus the median of the thread's."""
-    slugs = {slug for response in found for slug in response.ratings or ()}
-    medians = {slug: median(r.ratings[slug] for r in found if r.ratings and slug in r.ratings) for slug in slugs}
-    for response in found:
+    slugs = {slug for response in responses for slug in response.ratings or ()}
+    medians = {slug: median(r.ratings[slug] for r in responses if r.ratings and slug in r.ratings) for slug in slugs}
+    for response in responses:
         if response.ratings is None:
             yield response
             continue

@@ -26,7 +26,8 @@ from pipeline.reading.formats import (
 )
 from pipeline.reading.hub import dataset_commit, dataset_rows
 from pipeline.reading.values import Rows
-from pipeline.threads.parsing import Filters, Item, parse_comments, parse_rated, parse_submissions, parse_threads
+from pipeline.threads.filters import Filters
+from pipeline.threads.parsing import Item, parse_comments, parse_rated, parse_submissions, parse_threads
 from preference_space.space import PreferenceSpace
 from schemas.base import UsageError
 from schemas.config import DumpSource, MiningConfig, ThreadsSource
@@ -115,8 +116,8 @@ def read_items(
             yield row
             for kind in filters.first_unreadable:
                 if is_all_unreadable(counts[f"{kind}/unreadable"], counts[f"{kind}/read"]):
-                    read = counts[f"{kind}/read"]
-                    raise UsageError(f"none of the first {read} {kind} can be read; the first: {first_unreadable()}")
+                    problem = f"none of the first {counts[f'{kind}/read']} {kind} can be read"
+                    raise UsageError(f"mining.source.{input_slice.key}: {problem}; the first: {first_unreadable()}")
 
     if input_slice.key == "submissions":
         yield from parse_submissions(checked_rows(), filters)

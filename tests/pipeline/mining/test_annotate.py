@@ -15,13 +15,11 @@ import yaml
 from pipeline.generation.completions import OPTIONS, ChoiceRequest, Completion, Failure, Outcome, Request
 from pipeline.mining.annotate import (
     MinedShard,
-    annotated_dimensions,
-    confident_levels,
     max_attempts,
-    option_orders,
     read_levels,
     render_questions,
 )
+from pipeline.mining.choices import annotated_dimensions, confident_levels, option_orders
 from pipeline.plan import BuildPlan, ShardSpec
 from pipeline.runtime.resources import resources
 from pipeline.threads.batch import ThreadBatch

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from pipeline.reading.values import Row, UnreadableError
+from pipeline.threads.filters import Filters
 from pipeline.threads.parsing import (
-    Filters,
     Item,
     Post,
     Response,

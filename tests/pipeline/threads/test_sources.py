@@ -450,7 +450,7 @@ def test_large_file_of_which_no_row_can_be_read_is_not_read_to_its_end(tmp_path:
 
     message = refused(dump(write_jsonl(tmp_path / "RS.jsonl", [submission("p")]), path))
 
-    reported = "none of the first 1000 responses can be read; the first: "
+    reported = "mining.source.comments: none of the first 1000 responses can be read; the first: "
     assert message == f"{reported}{path}: line 1: no 'link_id'; found: url"
 
 
