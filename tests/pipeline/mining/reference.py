@@ -57,7 +57,7 @@ def cosine(a: Levels, b: Levels) -> float:
 
 
 def vote(parts: Sequence[Levels]) -> Levels:
-    """The majority of each dimension: a pole of more than half, or none."""
+    """Return the majority of each dimension: a pole of more than half, or none."""
     return tuple(
         next((pole for pole in (1, -1) if 2 * sum(level == pole for level in column) > len(column)), 0)
         for column in zip(*parts, strict=True)
@@ -65,12 +65,12 @@ def vote(parts: Sequence[Levels]) -> Levels:
 
 
 def meets_criterion(parts: Sequence[Levels]) -> bool:
-    """The paper's: at least one dimension that is not neutral has the same sign in every part."""
+    """Return whether some active dimension has the same sign in every part, as the paper requires."""
     return any(column[0] != 0 and len(set(column)) == 1 for column in zip(*parts, strict=True))
 
 
 def partition(levels: Sequence[Levels], most: int, seed: int) -> list[int]:
-    """The cluster of each response, numbered as they appear."""
+    """Return the cluster of each response, numbered as they appear."""
     if len(set(levels)) <= most:
         found: list[object] = [*levels]
     else:
@@ -80,7 +80,7 @@ def partition(levels: Sequence[Levels], most: int, seed: int) -> list[int]:
 
 
 def draw(labels: Sequence[int], numbers: Sequence[float]) -> tuple[int, int]:
-    """The positions of chosen and rejected: two different clusters, then a member of each."""
+    """Return the positions of chosen and rejected: two different clusters, then a member of each."""
 
     def take(some: Sequence[int], number: float) -> int:
         return some[math.floor(number * len(some))]
@@ -93,7 +93,7 @@ def draw(labels: Sequence[int], numbers: Sequence[float]) -> tuple[int, int]:
 
 
 def margin_of(chosen: Shares, rejected: Shares, direction: Levels) -> float:
-    """Mean distance of expected levels, halved, where the direction is not neutral, less that where it is."""
+    """Return half the mean distance of expected levels in active dimensions, less that in the others."""
     distances: dict[bool, list[float]] = {True: [], False: []}
     for a, b, level in zip(chosen, rejected, direction, strict=True):
         distances[level != 0].append(abs((a[0] - a[1]) - (b[0] - b[1])) / 2)
@@ -119,7 +119,7 @@ def mine(
     mining: MiningConfig,
     rules: RulesConfig,
 ) -> list[Slot]:
-    """A thread's pairs. `numbers` are four for each attempt of each pair."""
+    """Return a thread's pairs. `numbers` are four for each attempt of each pair."""
     if len(texts) < 2:
         return [Slot(None, 0, ["too_few_responses"]) for _ in numbers]
     if len(set(levels)) == 1:
@@ -186,7 +186,7 @@ def seen(entries: Sequence[Entry], view: View) -> Entry:
 
 
 def places(order: Sequence[float], shift: float) -> dict[View, int]:
-    """The place of every view on the circle of ties."""
+    """Return the place of every view on the circle of ties."""
     rows = len(order)
     views = [View(row, is_mirrored) for is_mirrored in (False, True) for row in range(rows)]
     numbered = sorted(views, key=lambda view: order[rows - 1 - view.row] if view.is_mirrored else order[view.row])
@@ -217,7 +217,7 @@ def ugc_part(person: Entry) -> Part:
 
 def pair_part(person: Entry) -> Part:
     def similarity(item: Entry) -> float:
-        """Both replies must be similar, so that the smaller cosine counts."""
+        """Return the smaller cosine, as both replies must be similar."""
         to_chosen = cosine(person.chosen_levels, item.chosen_levels)
         return min(to_chosen, cosine(person.rejected_levels, item.rejected_levels))
 
@@ -233,10 +233,10 @@ def pick(
     used: set[int],
     covered: set[int],
 ) -> list[View]:
-    """Up to `size` views. `used` rows and `covered` dimensions are those of what was picked before, and grow."""
+    """Return up to `size` views. Add their rows to `used` and their dimensions to `covered`."""
 
     def fitting(views: Sequence[View]) -> list[View]:
-        """Those that repeat no post and no reply of what is used."""
+        """Return the views that repeat no used post or reply."""
         posts = {entries[row].post for row in used}
         replies = {reply for row in used for reply in (entries[row].chosen, entries[row].rejected)}
         fits = [item.post not in posts and not {item.chosen, item.rejected} & replies for item in entries]
@@ -272,7 +272,7 @@ def people(
     order: Sequence[float],
     shift: float,
 ) -> list[Person] | str:
-    """The history of the person who prefers the target's chosen reply, and of the opposite one; or why none."""
+    """Return the histories of the person who prefers the chosen reply and of the opposite one, or why there is none."""
     place, used, covered = places(order, shift), {target}, set[int]()
     pair = pick(pair_part(entries[target]), rules.pair, entries, place, rules, used, covered)
     if len(pair) < rules.pair:

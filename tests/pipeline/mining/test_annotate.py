@@ -54,7 +54,7 @@ def write_space(path: Path) -> str:
 
 
 def make_plan(folder: Path, space: str | None = None, **keys: Any) -> BuildPlan:
-    """A build that mines; `annotation` holds the keys of `mining.annotation`, other keys are those of a build."""
+    """Return the plan of a mined build; `annotation` has keys of `mining.annotation`, and `keys` those of a build."""
     folder.mkdir(exist_ok=True)
     source = {"kind": "threads", "path": [str(write_jsonl(folder / "threads.jsonl", [{"post": "Which?"}]))]}
     mining = {"source": source, "annotation": keys.pop("annotation", {})}
@@ -63,7 +63,7 @@ def make_plan(folder: Path, space: str | None = None, **keys: Any) -> BuildPlan:
 
 
 def make_threads(*sizes: int, given: Mapping[int, Sequence[int]] | None = None, dimensions: int = 5) -> ThreadBatch:
-    """Posts `p0`, `p1`, ... with so many responses each; `given` has levels by row."""
+    """Return posts `p0`, `p1`, ... with so many responses each; `given` has levels by row."""
     first = np.cumsum([0, *sizes])
     count = int(first[-1])
     levels, known = np.zeros((count, dimensions), dtype=np.int8), np.zeros(count, dtype=bool)
@@ -81,7 +81,7 @@ def make_threads(*sizes: int, given: Mapping[int, Sequence[int]] | None = None, 
 
 
 def with_text(threads: ThreadBatch, text: str) -> ThreadBatch:
-    """The same, with another text in row 0."""
+    """Return the threads with another text in row 0."""
     return ThreadBatch(
         threads.posts,
         threads.offsets,
@@ -117,7 +117,7 @@ def slug_of(question: str) -> str:
 
 
 def options_of(question: str) -> dict[str, int]:
-    """What each option of a question stands for, by its text: letter to level."""
+    """Return the level of each option letter, by the text of the question."""
     slug = slug_of(question)
     level_of = {f"Very {slug}: is {slug} indeed": 1, f"Hardly {slug}: is anything but {slug}": -1, UNCLEAR: 0}
     lines = [line for line in question.splitlines() if line.startswith("(")]
@@ -126,7 +126,7 @@ def options_of(question: str) -> dict[str, int]:
 
 
 def read(request: ChoiceRequest, by_question: Callable[[str], Mapping[str, float]]) -> Completion:
-    """The outcome where the model gives such probabilities to the options."""
+    """Return the outcome of a model that gives these probabilities to the options."""
     found = [choice_of(index, by_question(question)) for index, question in enumerate(request.questions)]
     text, finish_reason = request.read({"choices": found})
     return Completion(text, finish_reason, prompt_tokens=10, completion_tokens=1)
@@ -647,7 +647,7 @@ def json_plan(folder: Path, **keys: Any) -> BuildPlan:
 
 
 def verdicts(**changes: Any) -> str:
-    """A good reply; `changes` replace or, if None, remove an answer."""
+    """Return a good reply; `changes` replace or, if None, remove an answer."""
     words = {"calm": "positive", "young": "unclear", "rich": "negative", "kind": "unclear", "neat": "positive"}
     return json.dumps({slug: word for slug, word in (words | changes).items() if word is not None})
 

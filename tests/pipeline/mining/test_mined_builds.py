@@ -67,7 +67,7 @@ class Built(NamedTuple):
 def mine(
     folder: Path, *threads: Path, answer: Any = good, annotation: Mapping[str, Any] | None = None, **keys: Any
 ) -> Built:
-    """A build of nothing but mined pairs; `mining` holds further keys of that section."""
+    """Return a build of mined pairs only; `mining` has further keys of that section."""
     section = mining(*threads, annotation=annotation, **keys.pop("mining", {}))
     return Built(folder, *run_build(folder, answer, **{"pairs": None, "mining": section} | keys))
 
@@ -82,27 +82,27 @@ BAD_THREADS = [
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
-    """Fifty threads that are good and some that are not, about all dimensions."""
+    """Build from fifty good threads and some bad ones, with all dimensions."""
     folder = tmp_path_factory.mktemp("mined")
     threads = write_jsonl(folder / "threads.jsonl", [*(thread(k) for k in range(50)), *BAD_THREADS])
     return mine(folder / "out", threads)
 
 
 def comment_of(prompt: str) -> str:
-    """The response that a question is about."""
+    """Return the response that a question is about."""
     return prompt.rpartition("\nComment: ")[2].partition("\nQuestion: ")[0].strip()
 
 
 @cache
 def poles() -> dict[str, tuple[int, int]]:
-    """Dimension and level by label."""
+    """Return dimension and level by label."""
     return {
         dimension.pole(level).label: (d, level) for d, dimension in enumerate(SPACE.dimensions) for level in (1, -1)
     }
 
 
 def answered_levels(bodies: Iterable[dict[str, Any]], min_confidence: float) -> dict[str, list[int]]:
-    """By response, what the server answered to the questions, read from the words of the prompts alone."""
+    """Return the server's answers by response, read from the words of the prompts alone."""
     levels: dict[str, list[int]] = {}
     for prompt in (prompt for body in bodies for prompt in body["prompt"]):
         listed = levels.setdefault(comment_of(prompt), [0] * len(SPACE))
@@ -243,7 +243,7 @@ def test_responses_that_bring_levels_are_not_asked_about(built: Built, tmp_path:
 
 @pytest.fixture(scope="module")
 def mixture(tmp_path_factory: pytest.TempPathFactory) -> Built:
-    """Forty mined pairs and forty sampled ones; three of the threads are about posts that are sampled for."""
+    """Build forty mined and forty sampled pairs; three threads are about seed posts."""
     folder = tmp_path_factory.mktemp("mixture")
     posts = [json.loads(line) for line in SEED_POSTS.read_text().splitlines()[:3]]
     repeated = [thread(200 + k, title=post["title"].upper(), post=post["text"]) for k, post in enumerate(posts)]
@@ -314,7 +314,7 @@ def test_sampled_pairs_of_a_mixture_are_those_of_a_build_without_threads(mixture
 
 
 def few(folder: Path, threads: int = 30, **keys: Any) -> Built:
-    """A build about few dimensions."""
+    """Build with few dimensions."""
     folder.mkdir(exist_ok=True)
     path = write_threads(folder / "threads.jsonl", threads)
     annotation = {"dimensions": SOME} | keys.pop("annotation", {})
@@ -395,7 +395,7 @@ JSON_ANNOTATION: dict[str, Any] = {"mode": "json", "dimensions": SOME[:4]}
 
 
 def asked_comment(body: dict[str, Any]) -> str:
-    """The response that a structured request is about."""
+    """Return the response that a structured request is about."""
     return comment_of(body["messages"][-1]["content"])
 
 
@@ -551,12 +551,12 @@ def is_portrait(body: dict[str, Any]) -> bool:
 
 
 def shown_reply(body: dict[str, Any], name: str = "Preferred reply") -> str:
-    """A reply that the portrait's prompt shows."""
+    """Return a reply that the portrait's prompt shows."""
     return body["messages"][-1]["content"].partition(f"\n{name}: ")[2].split("\n")[0]  # type: ignore[no-any-return]
 
 
 def written(answer: Mapping[str, Any]) -> str:
-    """A structured portrait in words."""
+    """Return a structured portrait in words."""
     facts = {"Occupation": answer["occupation"], "Likes": ", ".join(answer["liked"])}
     facts |= {"Dislikes": ", ".join(answer["disliked"])}
     return " ".join([answer["portrait"], *(f"{name}: {value}." for name, value in facts.items() if value)])
@@ -621,7 +621,7 @@ PAPER: dict[str, Any] = {
 
 
 def vote(directions: Sequence[Levels]) -> Levels:
-    """In each dimension the pole that more than half have."""
+    """Return the pole that more than half have, for each dimension."""
     stacked = np.stack(directions)
     positive, negative = ((stacked == pole).sum(axis=0) > len(stacked) / 2 for pole in (1, -1))
     votes: Levels = positive.astype(np.int8) - negative.astype(np.int8)
@@ -629,7 +629,7 @@ def vote(directions: Sequence[Levels]) -> Levels:
 
 
 def parts_of(row: dict[str, Any]) -> list[Levels]:
-    """The row's direction, and those of its history's two parts by majority."""
+    """Return the row's direction, and those of its history's two parts by majority."""
     votes = [vote([from_released(item[DIRECTION]) for item in row[column]]) for column in (UGC, PAIR)]
     return [from_released(row[DIRECTION]), *votes]
 

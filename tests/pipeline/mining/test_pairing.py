@@ -38,7 +38,7 @@ LENIENT = {"near_equal": 0.999, "max_length_ratio": 1000.0}
 
 
 def random_levels(seed: int, rows: int = 12, size: int = 90) -> Direction:
-    """Responses of a few kinds of people, mostly neutral, with noise; some are equal."""
+    """Return responses of a few kinds of people, mostly neutral, with noise; some are equal."""
     numbers = np.random.default_rng(seed)
     kinds = numbers.choice([-1, 0, 0, 0, 1], size=(5, size))
     levels = kinds[numbers.integers(0, len(kinds), rows)]
@@ -47,7 +47,7 @@ def random_levels(seed: int, rows: int = 12, size: int = 90) -> Direction:
 
 
 def groups(labels: Sequence[int]) -> set[frozenset[int]]:
-    """A partition, whatever its numbers are."""
+    """Return a partition that does not depend on cluster numbers."""
     return {frozenset(k for k, label in enumerate(labels) if label == number) for number in set(labels)}
 
 
@@ -70,7 +70,7 @@ def shard_of(
     first: int = 0,
     split: str = "train",
 ) -> MinedShard:
-    """Threads with the levels of their responses; `first` is the number of the first thread in the split."""
+    """Return threads with the levels of their responses; `first` is the number of the first thread in the split."""
     numbers = np.random.default_rng(first)
     made = [[text_of(numbers) for _ in thread] for thread in levels] if texts is None else texts
     flat = np.array([row for thread in levels for row in thread], dtype=np.int8)
@@ -90,7 +90,7 @@ def shard_of(
 
 
 def random_shard(seed: int, count: int, each: int, first: int = 0) -> MinedShard:
-    """Threads of one to eight responses: some of the same levels, of very different length, or nearly equal."""
+    """Return threads of one to eight responses: some of the same levels, of very different length, or nearly equal."""
     levels, texts = [], []
     for thread in range(first, first + count):
         numbers = np.random.default_rng([seed, thread])
@@ -482,7 +482,7 @@ def test_thread_of_which_all_responses_have_the_same_levels_is_lost() -> None:
 
 
 def rejected_always(texts: list[str], reason: str, **keys: Any) -> None:
-    """A thread of two replies that break a rule together is lost after all attempts, each of which is reported."""
+    """Check that a thread whose two replies break a rule is lost after all attempts, and that each is reported."""
     selected = select_pairs(shard_of([(1, 0), (0, 1)], texts=[texts]), plan_of(attempts=3, **keys))
 
     assert not selected.pairs

@@ -1,4 +1,4 @@
-"""Builds of threads of which the truth is known: planted kinds of people, whose levels come with their responses."""
+"""Builds from threads with a known truth: planted kinds of people, whose levels come with their responses."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ class Planted(NamedTuple):
     each: int
 
     def response(self, post: int, text: str) -> int:
-        """The response with a text. Raises `ValueError` where the post has none."""
+        """Return the response with a text. Raise `ValueError` where the post has none."""
         return self.texts.index(text, post * self.each, (post + 1) * self.each)
 
 
 def plant(posts: int, each: int, kinds: int, seed: int = 0) -> Planted:
-    """People of some kinds, of 3 to 8 dimensions each, respond at random; noise changes up to two of their levels.
+    """Return responses by people of some kinds, each of 3 to 8 dimensions; noise changes up to two levels of each.
 
     One response in fifty has a text that others use too, but never on the same post.
     """
@@ -102,7 +102,7 @@ def read_all(folder: Path, split: str = "*") -> pa.Table:
 
 
 def directions_of(lists: pa.Array | pa.ChunkedArray) -> Direction:
-    """Lists of levels, or of released numbers, as rows."""
+    """Return lists of levels, or of released numbers, as rows."""
     flat = lists.combine_chunks() if isinstance(lists, pa.ChunkedArray) else lists
     values = flat.flatten().to_numpy(zero_copy_only=False).reshape(-1, SIZE)
     return values if values.dtype == np.int8 else from_released(values)
@@ -199,7 +199,7 @@ def read_rows(output: Path, planted: Planted, split: str = "*") -> Rows:
 
 
 def field(source: Any, name: str) -> Any:
-    """A column of a table, or a field of structures."""
+    """Return a column of a table, or a field of structures."""
     return source.column(name) if isinstance(source, pa.Table) else source.field(name)
 
 
@@ -239,7 +239,7 @@ def difference(levels: Direction, chosen: Numbers, rejected: Numbers) -> Directi
 
 
 def similarity(levels: Direction, a: Numbers, b: Numbers) -> npt.NDArray[np.float64]:
-    """Share of equal levels: the cosine of the one-hot vectors, as `tests.preference_space.test_levels` shows."""
+    """Return the share of equal levels, which is the cosine of the one-hot vectors (`test_levels` proves that)."""
     shares: npt.NDArray[np.float64] = (levels[a] == levels[b]).mean(axis=-1)
     return shares
 
@@ -495,7 +495,7 @@ def test_small_build_is_that_of_the_reference(
 
 
 def expected_entries(planted: Planted, config: BuildConfig, output: Path, fingerprint: str) -> dict[str, Entry]:
-    """The pairs of the reference by their ids, of threads and responses in the order in which the build has them."""
+    """Return the pairs of the reference by id; threads and responses are in the order of the build."""
     assert config.mining is not None
     each, attempts = config.mining.pairs_per_post, config.attempts
     threads = read_all(output / "annotated").to_pylist()
@@ -530,7 +530,7 @@ def expected_entries(planted: Planted, config: BuildConfig, output: Path, finger
 
 
 def entry_of(row: dict[str, Any]) -> Entry:
-    """A row of the pool."""
+    """Return a row of the pool."""
     levels = (tuple(row["chosen_levels"]), tuple(row["rejected_levels"]))
     return Entry(row["prompt"], row["chosen"], row["rejected"], *levels)
 

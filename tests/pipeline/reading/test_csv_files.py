@@ -10,7 +10,7 @@ from pipeline.reading.values import UnreadableError
 
 
 def table(text: str, delimiter: str | None = None) -> list[tuple[int, Any]]:
-    """The rows of a table with the lines that they begin in; of those that are none, the reasons."""
+    """Return the rows of a table with their first lines; reasons in place of unreadable rows."""
     found = read_csv(io.StringIO(text, newline=""), delimiter)
     return [(number, str(row) if isinstance(row, UnreadableError) else row) for number, row in found]
 

@@ -25,7 +25,7 @@ def write(path: Path, content: bytes | str) -> Path:
 
 
 def rows(path: Path, **keys: int) -> list[Any]:
-    """The rows of a file; of those that are none, the reasons."""
+    """Return the rows of a file; reasons in place of unreadable rows."""
     return [str(row) if isinstance(row, UnreadableError) else row for _, row in read_rows(path, **keys)]
 
 

@@ -46,7 +46,7 @@ def asked_first(plan: BuildPlan, attempt: int = 0) -> PairShard:
 
 
 def failing(shard: PairShard, bad: dict[int, Outcome]) -> PairShard:
-    """The shard answered well, but for the requests at these positions."""
+    """Return the shard with good replies, except for the requests at these positions."""
     outcomes = [bad.get(k, good_reply(request)) for k, request in enumerate(shard.requests())]
     return shard.with_outcomes(outcomes)
 

@@ -19,7 +19,7 @@ DIMENSIONS = 3
 
 
 def threads(sizes: Sequence[int], known: Sequence[bool] | None = None, seed: int = 5) -> ThreadBatch:
-    """Threads of so many responses, with random levels; 0 for responses that are not `known`."""
+    """Return threads of so many responses, with random levels; 0 for responses that are not `known`."""
     rng = np.random.default_rng(seed)
     total = sum(sizes)
     levels = rng.integers(-1, 2, (total, DIMENSIONS)).astype(np.int8)
@@ -216,7 +216,7 @@ def test_shard_on_disk_holds_the_same_threads_in_groups_of_the_right_size(tmp_pa
 
 
 def grouped(path: Path, sizes: Sequence[int]) -> Path:
-    """A file of threads `p0`, `p1`, ... in row groups of such sizes."""
+    """Return a file of threads `p0`, `p1`, ... in row groups of such sizes."""
     table = threads([k % 3 for k in range(sum(sizes))]).to_table()
     starts = itertools.accumulate([0, *sizes])
     groups = (table.slice(start, size) for start, size in zip(starts, sizes, strict=False))

@@ -66,18 +66,18 @@ class Gathered:
         return [response.id for response in self.responses(post)]
 
     def content(self) -> list[tuple[Any, ...]]:
-        """Posts and responses, to compare."""
+        """Return posts and responses, to compare."""
         return [(post, self.responses(post.id)) for post in self.threads.posts]
 
     def counts(self, kind: str) -> dict[str, int]:
-        """What is counted of `posts` or `responses`, except of how many were read."""
+        """Return the counts of `posts` or `responses`, except the number read."""
         names = [name for name in self.index.counts if name.startswith(f"{kind}/") and name != f"{kind}/read"]
         return {name.removeprefix(f"{kind}/"): self.index.counts[name] for name in names}
 
 
 @pytest.fixture(autouse=True)
 def _no_counters(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Every build has a thread that shares its counts: end them with the test."""
+    """End the threads that share the counts of a build."""
     outputs: set[Path] = set()
     original = progress.counters_for
 
@@ -96,7 +96,7 @@ def plan_of(output: Path, section: Row, **keys: Any) -> BuildPlan:
 
 
 def shuffle_and_join(plan: BuildPlan) -> None:
-    """All that is left to do before `index`."""
+    """Partition and join what is pending, before `build_index`."""
     for input_slice in pending_slices(plan):
         partition(input_slice, plan)
     for part in pending_parts(plan):
@@ -116,13 +116,13 @@ def gathered(output: Path, section: Row, **keys: Any) -> Gathered:
 
 
 def gather_rows(folder: Path, *rows: Row, build: Row | None = None, **keys: Any) -> Gathered:
-    """What becomes of rows of the kind `threads`; `keys` are of the section `mining`."""
+    """Gather rows of kind `threads`; `keys` belong to the section `mining`."""
     path = write_jsonl(folder / "threads.jsonl", rows)
     return gathered(folder / "out", mining(path, **keys), **(build or {}))
 
 
 def text(number: int) -> str:
-    """A text of its own for every number, of 27 English words."""
+    """Return a distinct text of 27 English words for every number."""
     return good_text({"number": number})
 
 
@@ -139,7 +139,7 @@ def thread(identity: str, *responses: Row | str, **fields: Any) -> dict[str, Any
 
 
 def pair(identity: str, **fields: Any) -> dict[str, Any]:
-    """A thread of two responses that nothing is wrong with."""
+    """Return a good thread of two responses."""
     return thread(identity, response(f"{identity}a"), response(f"{identity}b"), **fields)
 
 
@@ -178,7 +178,7 @@ ENGLISH = {"rules": {"language": "en"}}
 
 
 def busy_forum(repeated: bool = True) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Submissions and comments in a random order, with every fault; ids repeated too, or not."""
+    """Return submissions and comments in random order, with every kind of bad row; with repeated ids too, or not."""
     rng = random.Random(7)
     posts = [
         submission(f"p{k}", title=f"Größe {k}?", selftext=f"Text\u2028of {k}.\r\nWhat now?", subreddit=f"Sub {k % 4}")
@@ -227,7 +227,7 @@ def busy_dump(folder: Path) -> dict[str, Any]:
 
 
 def check_funnel(found: Gathered) -> None:
-    """Whatever was read is dropped for exactly one reason, or is in a thread."""
+    """Check that every item read was dropped for exactly one reason or is in a thread."""
     counts = found.index.counts
     dropped = found.counts("responses")
     assert counts["responses/read"] == counts["responses"] + sum(dropped.values())
@@ -852,7 +852,7 @@ def test_limit_counts_threads_after_duplicates(tmp_path: Path) -> None:
 
 
 def mixture(folder: Path, seeds: Sequence[Row], rows: Sequence[Row], **keys: Any) -> Gathered:
-    """Half of the pairs mined, half sampled."""
+    """Gather for a build with half of its pairs mined and half sampled."""
     path = write_jsonl(folder / "seeds.jsonl", seeds)
     section = mining(write_jsonl(folder / "threads.jsonl", rows), share=0.5, **keys)
     build = {"pairs": 20, "seeds": {"path": str(path)}, "history": {"ugc": 0, "pair": 0}}
@@ -1009,7 +1009,7 @@ def test_what_a_killed_run_left_of_a_slice_does_no_harm(tmp_path: Path, monkeypa
     whole = gathered(tmp_path / "whole", section)
     plan = plan_of(tmp_path / "out", section)
     shuffle = plan.output / "threads" / "shuffle"
-    # Smaller runs than those of the run that goes on, so that the last of them are left over.
+    # Smaller spills than those of the resumed run, so that stale spills are left over.
     with monkeypatch.context() as patch:
         patch.setattr(gather, "_SPILL_BYTES", 500)
         for input_slice in pending_slices(plan):
@@ -1149,7 +1149,7 @@ def rated(folder: Path, kind: str, *rows: Row, **keys: Any) -> Gathered:
 
 
 def levels_of(found: Gathered, slug: str) -> dict[str, int]:
-    """The level of each response on a dimension, by its text."""
+    """Return the level of each response on a dimension, by its text."""
     position = resources(found.plan).space.index[slug]
     return {r.text: r.levels[position] for post in found.posts for r in found.responses(post) if r.levels is not None}
 

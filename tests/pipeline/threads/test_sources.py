@@ -59,7 +59,7 @@ def read(
 
 
 def unread(config: MiningConfig) -> list[str]:
-    """The first row of each slice that cannot be read, with its place and the reason."""
+    """Return the first row of each slice that cannot be read, with its place and the reason."""
     first: list[str] = []
     read(config, first=first)
     return first
@@ -95,7 +95,7 @@ def write(path: Path, content: bytes) -> Path:
 
 
 def dump_of(folder: Path, *comments: Mapping[str, Any], **keys: Any) -> MiningConfig:
-    """One submission `p` and its comments."""
+    """Return one submission `p` and its comments."""
     return dump(write_jsonl(folder / "RS.jsonl", [submission("p")]), write_jsonl(folder / "RC.jsonl", comments), **keys)
 
 
@@ -104,7 +104,7 @@ def ids(items: Iterable[Item], kind: type[Post] | type[Response] = Response) -> 
 
 
 def replies_in(content: bytes, path: Path, **keys: Any) -> list[Item]:
-    """What a file of comments is read as."""
+    """Return the items that a file of comments gives."""
     path.write_bytes(content)
     return read(dump(write_jsonl(path.parent / "RS.jsonl", [submission("p")]), path, **keys))[1:]
 
@@ -125,7 +125,7 @@ def write_parquet(path: Path, rows: Sequence[Mapping[str, Any]], **keys: Any) ->
 
 
 def long_window(content: bytes, log: int) -> bytes:
-    """A frame as `zstd --long=LOG` begins one: a raw block behind a header that asks for so large a window."""
+    """Return a frame as of `zstd --long=LOG`: a raw block behind a header with a window of this size."""
     block = ((len(content) << 3) | 1).to_bytes(3, "little")
     return b"\x28\xb5\x2f\xfd\x00" + bytes([(log - 10) << 3]) + block + content
 
@@ -365,7 +365,7 @@ def test_post_that_is_dropped_is_counted_under_one_name(tmp_path: Path, fields: 
 
 
 def refused(config: MiningConfig) -> str:
-    """The one line that says why a source cannot be read."""
+    """Return the message of a source that cannot be read, which is one line."""
     with pytest.raises(UsageError) as caught:
         read(config)
     message = str(caught.value)
@@ -533,7 +533,7 @@ def test_zst_file_that_is_cut_off_is_refused(tmp_path: Path, cut: int) -> None:
 
 
 def odd_lines() -> list[bytes]:
-    """Comments of many lengths, and blank lines."""
+    """Return comments of many lengths, and blank lines."""
     rows = [lines([comment(f"c{k}", body=f"{TEXT} {'ö' * (k * 37 % 90)}")]) for k in range(30)]
     rows[0] = BOM + rows[0]
     rows[4:4] = [b"\n", b"   \r\n", b"\n"]
@@ -824,7 +824,7 @@ def test_probabilities_may_be_left_out(tmp_path: Path, empty: Mapping[str, Any])
 
 
 def rich_threads() -> list[dict[str, Any]]:
-    """Threads with everything that a response may bring, in the same form for each."""
+    """Return threads whose responses have all optional fields."""
     shares = {"positive": [0.9, 0.05, 0.0], "negative": [0.05, 0.0, 1.0]}
     return [
         {
