@@ -85,8 +85,9 @@ def build(
     verbose: Verbose = False,
     debug: Debug = False,
 ) -> None:
-    """Build a dataset, or resume where an earlier run of the same command stopped.
+    """Build a dataset, or resume a build.
 
+    The same command on the same output resumes where an earlier run stopped.
     Arguments after `--` go to Beam: `-- --direct_running_mode=multi_processing --direct_num_workers=4`.
     """
     # Set before Beam is imported, as the import warns of extras that are not installed. Threads of Beam that are
@@ -135,7 +136,10 @@ def inspect(
     count: Annotated[int, typer.Option("--count", "-n", min=1, help="How many examples to show.")] = 1,
     debug: Debug = False,
 ) -> None:
-    """Show examples for reading: the post, both replies, the direction in words, the history."""
+    """Show examples of a build.
+
+    An example has a post, two replies, the direction in words, and the history.
+    """
     with _reported(debug):
         from pipeline.console.show import find_examples, show
         from pipeline.io.storage import parse
@@ -148,7 +152,10 @@ def inspect(
 def check(
     folder: Annotated[str, typer.Argument(metavar="DIR", help="A build's folder.")], debug: Debug = False
 ) -> None:
-    """Check every file of a build against the build's own record: names, hashes, checksums, fingerprints."""
+    """Check every file of a build.
+
+    Names, hashes, checksums and fingerprints are compared with the build's own record.
+    """
     with _reported(debug):
         from pipeline.driver.check import check_build
         from pipeline.io.storage import parse
@@ -189,7 +196,10 @@ def report(
     verbose: Verbose = False,
     debug: Debug = False,
 ) -> None:
-    """Measure a build: write report.html, report.json, and the main figures into the card."""
+    """Measure a build, and write its report.
+
+    Writes report.html, report.json and figures/ into the build's folder, and the main figures into its card.
+    """
     with _reported(debug, verbose):
         from pipeline.card.render import write_card
         from pipeline.console.display import Display
@@ -239,9 +249,10 @@ def publish(
     verbose: Verbose = False,
     debug: Debug = False,
 ) -> None:
-    """Publish a build on the Hugging Face Hub in one commit, or resume where an earlier run stopped.
+    """Publish a build on the Hugging Face Hub.
 
-    The token comes from HF_TOKEN, or from `hf auth login`.
+    One commit makes all files visible. The same command resumes where an earlier run stopped. The token comes from
+    HF_TOKEN, or from `hf auth login`.
     """
     with _reported(debug, verbose):
         from pipeline.console.publish_display import PublishDisplay
@@ -303,7 +314,10 @@ def space_sample(
     ] = None,
     debug: Debug = False,
 ) -> None:
-    """Draw points as a build would, each for a post about one topic, and report what they cover."""
+    """Draw points of a space, and show what they cover.
+
+    Points are drawn as in a build, each for a post about one topic.
+    """
     with _reported(debug):
         from pipeline.console.show import show_coverage
         from preference_space.coverage import Coverage
