@@ -106,7 +106,7 @@ def build(
         from pipeline.io import storage
 
         if context.args and not context.args[0].startswith("-"):
-            raise UsageError(f"unexpected argument '{context.args[0]}': one configuration at a time")
+            raise UsageError(f"unexpected argument '{context.args[0]}'; name one CONFIG, and Beam's options after --")
         settings = read_config(config, overrides or ())
         folder = storage.parse(output or f"out/{settings.name}")
         if not storage.is_local(folder) and folder.protocol == "memory":
@@ -290,7 +290,7 @@ def space_show(
         elif slug in loaded.index:
             show_dimension(loaded.dimensions[loaded.index[slug]], out)
         else:
-            raise UsageError(f"space '{loaded.name}' has no dimension '{slug}'")
+            raise UsageError(f"space '{loaded.name}' has no dimension '{slug}'; all: everyuser space show {space}")
 
 
 @space_app.command("check")

@@ -168,7 +168,7 @@ def test_retry_of_what_circumstances_cost_is_offered_and_done(tmp_path: Path) ->
     assert f"pairs: asking again for {lost} rows lost to timeouts and server errors" in again.out.splitlines()
     assert "built 120 examples" in again.out
     assert "--retry-lost" not in again.out
-    assert "nothing to ask again: circumstances cost this build no row" in third.out.splitlines()
+    assert "nothing to ask again" in third.out
 
 
 def test_build_without_an_example_is_a_failed_build(tmp_path: Path) -> None:

@@ -111,7 +111,8 @@ def test_retry_with_nothing_lost_says_so_and_changes_nothing(tmp_path: Path) -> 
 
     # Bad replies are the rows' own: 4xx and rules are not asked again.
     assert before.counts.pairs_lost > 0
-    assert observer.lines == ["nothing to ask again: circumstances cost this build no row"]
+    (line,) = observer.lines
+    assert line.startswith("nothing to ask again")
     assert stub.bodies == []
     assert after == before
     assert (tmp_path / "out" / "manifest.json").read_bytes() == manifest
