@@ -36,7 +36,7 @@ runner.local :=
 runner.dataflow := --runner=DataflowRunner
 runner.flink := --runner=FlinkRunner
 
-.PHONY: help setup build-dataset test lint format lock clean
+.PHONY: help setup build-dataset test test-fast lint format lock clean
 help: ## Show this help
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 24
 	@echo "  CONFIG=FILE OUTPUT=DIR|gs://...|s3://... RUNNER=local|dataflow|flink BEAM_OPTIONS='...' choose what is built, where and how"
@@ -86,6 +86,9 @@ build-dataset: $(STAMP) ## Build CONFIG into OUTPUT (default: 64 pairs by the pa
 
 test: $(STAMP) ## Run all tests, those with the real model too
 	@$(PY) -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
+
+test-fast: $(STAMP) ## Run the tests that start no processes and few builds
+	@$(PY) -m pytest -n $(TEST_WORKERS) --dist loadfile -m "not long and not slow"
 
 lint: $(STAMP) ## Lint, format check, direction of imports, and types
 	@$(VENV)/bin/ruff check .

@@ -13,16 +13,22 @@ from tests.object_stores import GcsStore, ObjectStore, S3Store, serving
 os.environ.pop("COLUMNS", None)
 
 
-_LONGEST_FIRST = (
-    *("test_vllm", "test_portable_builds", "test_resume", "test_object_builds", "test_server", "test_worker"),
-    "test_locks",
+LONG = (
+    *("test_vllm", "test_resume", "test_object_builds", "test_portable_builds", "test_worker"),
+    *("test_retry", "test_dag", "test_mined_builds", "test_check", "test_portable_cluster", "test_locks"),
+    *("test_publish", "test_server", "test_object_stores", "test_planted", "test_cli", "test_logs"),
+    *("test_dataflow", "test_journal", "test_failures", "test_contents", "test_launch", "test_packaged"),
+    *("test_browser", "test_everyuser", "test_tour", "test_operations"),
 )
-"""Files of few tests that take minutes: begun last, they would be waited for."""
+"""Files of tests that start processes or run many whole builds, the longest first: begun last, they delay the end."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the longest files first; the order within a file stays."""
-    places = {name: place for place, name in enumerate(_LONGEST_FIRST)}
+    """Mark the long files and run them first; the order within a file stays."""
+    places = {name: place for place, name in enumerate(LONG)}
+    for item in items:
+        if item.path.stem in places:
+            item.add_marker("long")
     items.sort(key=lambda item: places.get(item.path.stem, len(places)))
 
 

@@ -13,10 +13,15 @@ from typer.testing import CliRunner
 from pipeline.cli import app
 from schemas import SCHEMA_VERSION
 from tests import ROOT
+from tests.conftest import LONG
 
 
 def read(path: str) -> str:
     return (ROOT / path).read_text(encoding="utf-8")
+
+
+def test_the_long_files_of_tests_exist() -> None:
+    assert set(LONG) <= {path.stem for path in (ROOT / "tests").rglob("test_*.py")}
 
 
 def test_the_newest_entry_of_the_changelog_is_of_this_schema_version() -> None:
