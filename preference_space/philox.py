@@ -1,7 +1,7 @@
 """Counter-based randomness: number j of record i is a pure function of (seed, stream, i, j).
 
-Philox (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011) maps a counter to random bits, so any
-record can be drawn alone, in any order, on any worker, and a shard of consecutive records in one vectorised call.
+Philox (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011) maps a counter to random bits. Any record
+can be drawn alone, in any order and on any worker. Consecutive records are drawn in one vectorised call.
 """
 
 from __future__ import annotations

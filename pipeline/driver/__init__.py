@@ -1,1 +1,1 @@
-"""What the driver does before, between and after the phases."""
+"""Work of the driver before, between and after the phases."""

@@ -1,4 +1,4 @@
-"""Checks every file that a build has left, against what the build says of it: the command `everyuser check`."""
+"""Check of every file of a build against its manifest: the command `everyuser check`."""
 
 from __future__ import annotations
 
@@ -26,29 +26,29 @@ from schemas.manifest import FileEntry, Manifest
 
 
 class CheckResult(NamedTuple):
-    """What a check found."""
+    """Result of a check."""
 
     checks: int
     problems: tuple[str, ...]
-    """A line each, with the file and the way out."""
+    """One line each, with the file and what to do."""
     is_finished: bool
 
 
 def check_build(folder: AnyPath) -> CheckResult:
-    """Check a build, finished or not, whole: every byte of its shards, every line of its journals.
+    """Check every byte of a build's shards and every line of its journals; the build may be unfinished.
 
     Raises `UsageError` where the folder holds no build of this version, or its manifest is damaged.
     """
     manifest = load_current_manifest(folder)
     plan = plan_of(folder, manifest)
     checks = [*_checks(plan, manifest)]
-    # A file that is missing may be so to several checks.
+    # Several checks may report the same missing file.
     problems = dict.fromkeys(problem for problem in storage.map_files(folder, _problem_in, checks) if problem)
     return CheckResult(len(checks), tuple(problems), manifest.status == "complete")
 
 
 def load_current_manifest(folder: AnyPath) -> Manifest:
-    """Read the manifest of a build of this version. Raises `UsageError`."""
+    """Return the manifest of a build. Raise `UsageError` for a build of another version."""
     manifest = load_manifest(folder)
     if manifest.schema_version != SCHEMA_VERSION:
         raise UsageError(
@@ -59,7 +59,7 @@ def load_current_manifest(folder: AnyPath) -> Manifest:
 
 
 def plan_of(folder: AnyPath, manifest: Manifest) -> BuildPlan:
-    """Return the plan of a build by its manifest. Raises `UsageError` where that is of another version."""
+    """Return the plan in a manifest. Raise `UsageError` where its configuration is of another version."""
     try:
         config = BuildConfig.model_validate_json(json.dumps(manifest.config))
     except ValidationError:
@@ -70,9 +70,9 @@ def plan_of(folder: AnyPath, manifest: Manifest) -> BuildPlan:
 
 
 def check_entry(folder: AnyPath, entry: FileEntry, fingerprint: str) -> None:
-    """Check a shard of rows. Raises `UsageError` where it is not what the manifest says.
+    """Raise `UsageError` for a shard that differs from its entry in the manifest.
 
-    In an object store its size stands for its hash, which publishing compares when it has the bytes at hand.
+    In an object store only the size is compared. Publishing compares the hash once it has fetched the bytes.
     """
     path = folder / entry.path
     try:
@@ -86,7 +86,7 @@ def check_entry(folder: AnyPath, entry: FileEntry, fingerprint: str) -> None:
 
 
 def hash_mismatch(path: AnyPath) -> UsageError:
-    """Return the error for a shard whose bytes are not those that were built."""
+    """Return the error for a shard whose bytes are not those of the build."""
     return UsageError(
         f"{path} was changed after it was built (its hash is not that of {MANIFEST}); delete it and run "
         "`everyuser build` again"
@@ -96,7 +96,7 @@ def hash_mismatch(path: AnyPath) -> UsageError:
 def _checks(plan: BuildPlan, manifest: Manifest) -> Iterator[Callable[[], object]]:
     folder, parts = plan.output, manifest.parts
     is_finished = manifest.status == "complete"
-    # A finished build is not built again for what its rows do not need.
+    # A finished build is not built again for files that its rows do not need.
     beside = _check_derived if is_finished else _check_required
     yield partial(inputs.read_space, folder, parts["space"])
     yield partial(inputs.read_templates, folder, parts["templates"])
@@ -118,7 +118,7 @@ def _checks(plan: BuildPlan, manifest: Manifest) -> Iterator[Callable[[], object
     for place in ("seeds", "threads", "annotated", "pool", "data", "rejected/pairs", "rejected/examples"):
         for name in storage.list_names(folder / place):
             path = folder / place / name
-            # Of these the hash was compared.
+            # The hashes of these files were compared above.
             is_read = storage.is_local(folder) and f"{place}/{name}" in hashed
             if name.endswith(".parquet") and not is_read:
                 read = partial(_read_whole, path, plan.fingerprint)
@@ -137,8 +137,8 @@ def _check_derived(path: AnyPath, check: Callable[[], object]) -> None:
         check()
     except (UserError, FileNotFoundError):
         raise UserError(
-            f"{path} is missing, or not what the build wrote; the rows do not need it, reports and --retry-lost do; "
-            "put it back from a copy"
+            f"{path} is missing or was changed; the rows do not need it, but reports and --retry-lost do; restore it "
+            "from a copy"
         ) from None
 
 
@@ -148,7 +148,7 @@ def _require(path: AnyPath, way_out: str = "run the same build command again") -
 
 
 def _read_whole(path: AnyPath, fingerprint: str) -> None:
-    """Read every page of a shard, which checks its checksums."""
+    """Read every page of a shard, which verifies its checksums."""
     with open_shard(path, whole=True, fingerprint=fingerprint) as file:
         for group in range(file.metadata.num_row_groups):
             file.read_row_group(group)

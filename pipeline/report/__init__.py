@@ -1,1 +1,1 @@
-"""What a finished build holds and how good it is: measured in one pass over its shards, and drawn as a page."""
+"""The report of a finished build: figures measured in one pass over its shards, and a page that shows them."""

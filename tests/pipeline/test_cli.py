@@ -418,7 +418,7 @@ def test_folder_of_another_build_exits_with_2_and_names_the_key(built: tuple[Pat
 
     result = Result("build", str(folder.parent / "config.yaml"), "--output", str(folder), "--set", "seed=7")
 
-    assert_one_line(result, 2, "holds another build: seed is 0 there and 7 now")
+    assert_one_line(result, 2, "holds another build: seed was 0 and is now 7")
 
 
 def test_text_of_an_error_is_shown_to_the_letter(tmp_path: Path) -> None:

@@ -387,7 +387,9 @@ def test_run_that_loses_too_many_pairs_fails_and_goes_on_when_it_may(source: Sou
 def test_run_that_loses_too_many_pairs_for_want_of_a_history_fails(source: Source, tmp_path: Path) -> None:
     history = {"ugc": 1, "pair": 1, "min_support": 1, "blocks": 0}
 
-    with pytest.raises(UserError, match=r"limits\.max_lost_share|none of the first 12 pairs of 'train' can have one"):
+    with pytest.raises(
+        UserError, match=r"limits\.max_lost_share|none of the first 12 pairs of 'train' can have a history"
+    ):
         run_build(tmp_path / "out", history=history, **source.keys)
 
 

@@ -705,7 +705,9 @@ def test_a_changed_configuration_is_refused(site: Site, direct: str) -> None:
 
     result = Result("build", str(config), "--output", direct, "--set", "sampling.max_active=5")
 
-    assert_one_line(result.code, result.err, [2], f"{direct} holds another build: sampling.max_active is 6 there and 5")
+    assert_one_line(
+        result.code, result.err, [2], f"{direct} holds another build: sampling.max_active was 6 and is now 5"
+    )
     assert unlocked(site.versions(direct)) == before
 
 

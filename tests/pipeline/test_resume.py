@@ -280,7 +280,7 @@ def test_changed_configuration_is_refused_and_the_key_named(built: Path, source:
 
     said = end(start(config, built, "--set", f"{key}=5"), 2)
 
-    assert f"holds another build: {key} is {there} there and 5 now" in said
+    assert f"holds another build: {key} was {there} and is now 5" in said
 
 
 def test_a_server_that_dies_is_restarted_and_the_bytes_are_the_same(source: str, tmp_path: Path) -> None:

@@ -133,7 +133,7 @@ def test_build_that_failed_by_such_losses_asks_again_by_the_same_command(tmp_pat
     undisturbed, _ = run_build(tmp_path / "good", UNDISTURBED, **keys)
     every = {"template": 3, "model": 7}[portrait]
 
-    with pytest.raises(UserError, match=r"for no fault of theirs: \w+/http_500 .*out of memory.*same command"):
+    with pytest.raises(UserError, match=r"because requests failed: \w+/http_500 .*out of memory.*same command"):
         run_build(tmp_path / "out", failing(every), **keys)
     failed = find_manifest(tmp_path / "out")
     after, _ = run_build(tmp_path / "out", UNDISTURBED, **keys)

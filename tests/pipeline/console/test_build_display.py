@@ -41,7 +41,7 @@ def test_summary_names_open_rows_and_the_command_that_asks_again(tmp_path: Path)
         f"open  3 pairs and 7 responses lost to timeouts and server errors; to ask again: {command}"
         in said.splitlines()
     )
-    assert "short of 120 asked for by 8: generate/timeout 4; see to the server and its log" in said
+    assert "short of 120 asked for by 8: generate/timeout 4; check the server and its log" in said
 
 
 def test_summary_of_a_build_that_lost_nothing_offers_no_retry(tmp_path: Path) -> None:

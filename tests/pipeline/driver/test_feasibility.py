@@ -44,7 +44,7 @@ def test_points_whose_histories_cannot_be_found_are_refused(tmp_path: Path) -> N
 
     refused(
         tmp_path,
-        r"history: none of the first 12 pairs of 'train' can have one \(history_too_short\): use more pairs",
+        r"history: none of the first 12 pairs of 'train' can have a history \(history_too_short\): use more pairs",
         sampling=sampling,
     )
 
@@ -71,8 +71,6 @@ def test_dummy_engine_is_not_asked_for_json(tmp_path: Path) -> None:
     threads = write_threads(tmp_path / "threads.jsonl", 20)
     section = mining(threads, annotation={"mode": "json"})
 
-    refused(
-        tmp_path, "mining.annotation.mode: engine dummy writes no JSON; use choice", **DUMMY, pairs=None, mining=section
-    )
-    refused(tmp_path, "portrait: engine dummy writes no JSON; use template", **DUMMY, portrait="paper")
+    refused(tmp_path, "mining.annotation.mode: engine 'dummy' writes no JSON", **DUMMY, pairs=None, mining=section)
+    refused(tmp_path, "portrait: engine 'dummy' writes no JSON", **DUMMY, portrait="paper")
     prepared(tmp_path / "out", tiny(**DUMMY))

@@ -57,7 +57,7 @@ def test_losses_to_circumstances_are_blamed_on_the_server(tmp_path: Path) -> Non
 
     said = losses_message(tmp_path, counts, 0.5)
 
-    assert said.startswith("40 of 60 pairs were lost, 30 of them for no fault of theirs: generate/timeout 30; ")
+    assert said.startswith("40 of 60 pairs were lost, 30 of them because requests failed: generate/timeout 30; ")
     assert "run the same command again" in said
     assert "template" not in said
     assert "max_lost_share" not in said

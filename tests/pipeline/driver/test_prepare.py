@@ -182,15 +182,15 @@ def test_engine_limits_requests_and_name_may_change(tmp_path: Path, keys: dict[s
 @pytest.mark.parametrize(
     ("keys", "difference"),
     [
-        ({"seed": 1}, "seed is 0 there and 1 now"),
-        ({"pairs": 61}, "pairs is 60 there and 61 now"),
-        ({"shard_pairs": 8}, "shard_pairs is 16 there and 8 now"),
-        ({"generation": {"model": "stub", "temperature": 0.1}}, "generation.temperature is 0.8 there and 0.1 now"),
-        ({"generation": {"model": "other"}}, 'generation.model is "stub" there and "other" now'),
-        ({"history": {"ugc": 2, "pair": 1, "min_support": 0}}, "history.ugc is 1 there and 2 now"),
-        ({"rules": {"language": "en"}}, 'rules.language is null there and "en" now'),
-        ({"sampling": {"max_active": 5}}, "sampling.max_active is 6 there and 5 now"),
-        ({"portrait": "model"}, 'portrait is "template" there and "model" now'),
+        ({"seed": 1}, "seed was 0 and is now 1"),
+        ({"pairs": 61}, "pairs was 60 and is now 61"),
+        ({"shard_pairs": 8}, "shard_pairs was 16 and is now 8"),
+        ({"generation": {"model": "stub", "temperature": 0.1}}, "generation.temperature was 0.8 and is now 0.1"),
+        ({"generation": {"model": "other"}}, 'generation.model was "stub" and is now "other"'),
+        ({"history": {"ugc": 2, "pair": 1, "min_support": 0}}, "history.ugc was 1 and is now 2"),
+        ({"rules": {"language": "en"}}, 'rules.language was null and is now "en"'),
+        ({"sampling": {"max_active": 5}}, "sampling.max_active was 6 and is now 5"),
+        ({"portrait": "model"}, 'portrait was "template" and is now "model"'),
         ({"seeds": {"limit": 200}}, "seeds.limit is "),
     ],
 )
@@ -209,7 +209,7 @@ def test_other_build_in_the_folder_is_refused_and_the_difference_named(
 def test_every_difference_is_named(tmp_path: Path) -> None:
     prepared(tmp_path, tiny())
 
-    with pytest.raises(UsageError, match=r"attempts is 1 there and 2 now; seed is 0 there and 1 now"):
+    with pytest.raises(UsageError, match=r"attempts was 1 and is now 2; seed was 0 and is now 1"):
         prepared(tmp_path, tiny(seed=1, attempts=2))
 
 
@@ -255,11 +255,11 @@ def mined(folder: Path, threads: int = 30, **keys: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("keys", "difference"),
     [
-        ({"clusters": 4}, "mining.clusters is 3 there and 4 now"),
-        ({"share": 0.5}, "mining.share is 1.0 there and 0.5 now"),
+        ({"clusters": 4}, "mining.clusters was 3 and is now 4"),
+        ({"share": 0.5}, "mining.share was 1.0 and is now 0.5"),
         ({"bots": ["x"]}, "mining.bots is "),
-        ({"annotation": {"prompts_per_call": 7}}, "mining.annotation.prompts_per_call is 30 there and 7 now"),
-        ({"annotation": {"mode": "json"}}, 'mining.annotation.mode is "choice" there and "json" now'),
+        ({"annotation": {"prompts_per_call": 7}}, "mining.annotation.prompts_per_call was 30 and is now 7"),
+        ({"annotation": {"mode": "json"}}, 'mining.annotation.mode was "choice" and is now "json"'),
     ],
 )
 def test_other_mining_in_the_folder_is_refused_and_the_difference_named(
@@ -287,13 +287,13 @@ def test_a_long_value_is_cut_within_its_quotes(tmp_path: Path, value: Any, shown
     with pytest.raises(UsageError) as refusal:
         prepared(tmp_path, tiny(generation={"model": "stub", "extra": {"some_field": value}}))
 
-    assert f": generation.extra.some_field is not given there and {shown} now; choose" in str(refusal.value)
+    assert f": generation.extra.some_field was not given and is now {shown}; choose" in str(refusal.value)
 
 
 def test_build_that_mines_is_another_than_one_that_does_not(tmp_path: Path) -> None:
     prepared(tmp_path / "build", tiny())
 
-    with pytest.raises(UsageError, match="holds another build: mining is null there and "):
+    with pytest.raises(UsageError, match="holds another build: mining was null and is now "):
         prepared(tmp_path / "build", tiny(**mined(tmp_path) | {"pairs": 60}))
 
 

@@ -276,8 +276,8 @@ def add_stranger(path: Path) -> None:
     [
         (damage, ["test-00000-of-00001.parquet is damaged"]),
         (alter, ["was changed after it was built (its hash is not that of manifest.json); delete it and run"]),
-        (lose_column, ["bytes, and had"]),
-        (lose_row, ["bytes, and had"]),
+        (lose_column, ["bytes instead of"]),
+        (lose_row, ["bytes instead of"]),
         (belong_to_nobody, ["was not written by everyuser"]),
         (add_stranger, ["test-more.parquet", "manifest.json does not list it"]),
     ],
