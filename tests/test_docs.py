@@ -60,6 +60,19 @@ def test_names_in_backticks_occur_in_the_code(page: str) -> None:
     assert not missing
 
 
+@pytest.mark.parametrize(
+    ("page", "stage"), [("docs/design.md", r"\b[A-Z][a-z]+[A-Za-z]*\b"), ("README.md", r"\b[A-Z]{5,}\b")]
+)
+def test_stages_of_the_pictures_are_those_of_the_dag(page: str, stage: str) -> None:
+    picture = (ROOT / page).read_text().split("```")[1]
+    dag = (ROOT / "pipeline/dag.py").read_text()
+    found = {*re.findall(stage, picture)} - {"PHASE", "PAIRS", "EXAMPLES"}
+    named = {name.title() if name.isupper() else name for name in found}
+
+    assert len(named) >= 8
+    assert not {name for name in named if not re.search(rf'(class |f?"){name}\b', dag)}
+
+
 def _exists(name: str) -> bool:
     """Return whether a dotted name is a module, or an attribute of one."""
     module, _, rest = name, "", ""
