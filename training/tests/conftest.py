@@ -1,4 +1,4 @@
-"""Keeps the libraries from telling their makers about test runs, and from drawing bars."""
+"""Disables the telemetry and the progress bars of the libraries."""
 
 from __future__ import annotations
 

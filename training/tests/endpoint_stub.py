@@ -16,7 +16,7 @@ Answer = Callable[[dict[str, Any], int], Awaitable[web.StreamResponse] | web.Str
 
 
 def said(text: str) -> web.Response:
-    """A chat completion."""
+    """Return a chat completion."""
     return web.json_response({"choices": [{"index": 0, "message": {"role": "assistant", "content": text}}]})
 
 
@@ -25,7 +25,7 @@ def refused(status: int, message: str = "no", headers: dict[str, str] | None = N
 
 
 class EndpointStub:
-    """Listens on a free port of the loopback interface while it is entered. `bodies` are the calls it got."""
+    """A server on a free loopback port, as a context manager. `bodies` are the calls it received."""
 
     def __init__(self, answer: Answer) -> None:
         self.bodies: list[dict[str, Any]] = []

@@ -17,7 +17,7 @@ _WORDS = ("tea", "dog", "rain", "book", "walk", "train", "music", "paint", "brea
 
 
 class Silent:
-    """An observer that keeps what it is told."""
+    """An observer that keeps what it receives."""
 
     def __init__(self) -> None:
         self.notes: list[str] = []
@@ -54,7 +54,7 @@ def row(seed: int) -> dict[str, Any]:
 
 
 def prepare(folder: Path, rows: int = 16) -> Path:
-    """The tiny model, the data and `run.yaml` in a folder; returns the YAML's path."""
+    """Write the tiny model, the data and `run.yaml` to a folder; return the path of the YAML file."""
     save_tiny(folder / "model")
     (folder / "data.json").write_bytes(orjson.dumps([row(seed) for seed in range(rows)]))
     path = folder / "run.yaml"

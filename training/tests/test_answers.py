@@ -43,7 +43,7 @@ def test_content_of_any_other_shape_is_refused(content: object) -> None:
         read_text(answer(content))
 
 
-def test_a_message_may_lack_content_where_something_stands_in_its_place() -> None:
+def test_a_message_may_lack_content_where_another_field_replaces_it() -> None:
     assert read_text({"choices": [{"message": {"reasoning": "Hm."}}]}) == ""
     with pytest.raises(KeyError):
         read_text({"choices": [{"message": {}}]})

@@ -69,7 +69,7 @@ def test_wrong_usage_is_one_line_and_exit_code_2(command: list[str], message: st
     assert len(done.output.strip().splitlines()) == 1
 
 
-def test_stopping_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_says_how_to_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 

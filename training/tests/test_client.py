@@ -72,7 +72,7 @@ def test_calls_are_drawn_as_there_is_room() -> None:
 
 
 @pytest.mark.parametrize("status", [408, 409, 429, 500, 502, 503])
-def test_what_may_pass_is_tried_again(status: int) -> None:
+def test_transient_failures_are_retried(status: int) -> None:
     with EndpointStub(in_turn(refused(status), refused(status))) as stub:
         assert ask(stub.endpoint(), ["hello"]) == {0: "hello"}
     assert len(stub.bodies) == 3
@@ -93,7 +93,7 @@ def test_a_busy_server_says_how_long() -> None:
 
 
 @pytest.mark.parametrize("status", [400, 413, 422, 418])
-def test_a_refused_body_is_final_and_the_others_go_on(status: int) -> None:
+def test_a_refused_body_is_final_and_the_others_continue(status: int) -> None:
     def answer(body: dict[str, Any], before: int) -> web.Response:
         return refused(status, "too long") if body["messages"][0]["content"] == "bad" else echo(body)
 
@@ -115,7 +115,7 @@ def test_what_concerns_every_call_ends_the_run(status: int, words: str) -> None:
     assert len(stub.bodies) <= 4
 
 
-def test_timeouts_are_tried_again_then_told() -> None:
+def test_timeouts_are_retried_then_reported() -> None:
     async def answer(body: dict[str, Any], before: int) -> web.StreamResponse:
         await asyncio.sleep(0.5)
         return echo(body)
@@ -127,7 +127,7 @@ def test_timeouts_are_tried_again_then_told() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"choices": []}', "<html>", '{"choices": [{"message": null}]}'])
-def test_what_is_no_completion_is_tried_again(text: str) -> None:
+def test_answers_that_are_not_completions_are_retried(text: str) -> None:
     with EndpointStub(in_turn(web.Response(text=text))) as stub:
         assert ask(stub.endpoint(), ["hello"]) == {0: "hello"}
     with EndpointStub(lambda body, before: web.Response(text=text)) as stub:
@@ -135,7 +135,7 @@ def test_what_is_no_completion_is_tried_again(text: str) -> None:
     assert isinstance(outcome, Failure) and outcome.reason == "garbled" and not outcome.final
 
 
-def test_a_lost_connection_is_tried_again() -> None:
+def test_a_lost_connection_is_retried() -> None:
     async def answer(body: dict[str, Any], before: int) -> web.StreamResponse:
         if before == 0:
             raise asyncio.CancelledError  # aiohttp drops the connection

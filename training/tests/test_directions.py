@@ -70,7 +70,7 @@ def test_what_the_data_lack_is_filled_in() -> None:
     assert joined.pair[0].direction is theirs.pair[0]
 
 
-def test_what_was_judged_anew_goes_before_the_datas_own_and_the_rest_stays() -> None:
+def test_rejudged_directions_replace_the_data_s_own_and_the_rest_stays() -> None:
     known = direction(-1, -1)
     full = example(0, (UgcItem("p", "c", known),), (PairItem("p", "a", "b", known),), direction=known)
 

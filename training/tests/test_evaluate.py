@@ -108,7 +108,7 @@ def test_an_untrained_model_ties_with_itself(names: list[str], data: EvalData, c
             estimate = entry.metrics[name]
             assert (estimate.value, estimate.low, estimate.high) == (0.5, 0.5, 0.5)
         assert entry.metrics["absolute"] == entry.metrics["reference_absolute"]
-    # Mirrored persons: whoever is blind for the persona is right about one of two.
+    # Mirrored persons: a policy that ignores the persona is right about one of two.
     assert result(report, "none").metrics["absolute"].value == 0.5
     assert all(contrast.metrics["alignment"].value == 0 for contrast in report.contrasts)
     assert report.flips[0].metrics["reversed"].value == 0.5
@@ -155,10 +155,10 @@ def test_what_is_reported_is_what_plain_loops_find(names: list[str], data: EvalD
 def test_the_second_time_no_model_is_loaded(
     names: list[str], data: EvalData, cache: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told: list[tuple[str, int, int]] = []
-    first = evaluate(settings_of(names, data, cache), lambda *step: told.append(step))
-    assert {what for what, _, _ in told} == {"prompts", "policy", "reference"}
-    assert all(done == total for what, done, total in told[-1:])
+    progress: list[tuple[str, int, int]] = []
+    first = evaluate(settings_of(names, data, cache), lambda *step: progress.append(step))
+    assert {what for what, _, _ in progress} == {"prompts", "policy", "reference"}
+    assert all(done == total for what, done, total in progress[-1:])
 
     def no_model(*_: Any) -> Any:
         raise AssertionError("a model was loaded")
@@ -254,7 +254,7 @@ def test_a_policy_blind_for_personas_is_found_out(
     assert {pole.metrics["alignment"].value for pole in report.dimensions if pole.level < 0} == {0}
 
 
-def test_cases_that_share_texts_are_told_apart(
+def test_cases_that_share_texts_are_distinguished(
     names: list[str], cache: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use_oracle(monkeypatch, names)
@@ -279,7 +279,7 @@ def test_what_the_data_lack_is_noted(names: list[str], cache: str, tmp_path: Pat
         ("flip", 4), ("flipped", 4),
     ]  # fmt: skip
     assert conditions[0].parts == ("pair",)
-    assert notes == ["no example has ugc or demo", "histories are not longer than 8: lengths 16 left out"]
+    assert notes == ["no example has ugc or demo", "no history is longer than 8: lengths 16 left out"]
     conditions, notes = plan(settings.model_copy(update={"method": "pba"}), load(data, ""))
     assert [condition.kind for condition in conditions] == ["persona", "shuffled", "none"]
     assert notes[-1] == "no flip: the dataset has no directions and a space"

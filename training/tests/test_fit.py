@@ -122,7 +122,7 @@ def test_rows_are_trained_on_in_their_order(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
+def test_a_killed_run_resumes_with_the_same_result(tmp_path: Path) -> None:
     path = prepare(tmp_path)
     command = [sys.executable, "-m", "everyuser_train.cli", "fit", str(path), "--set", "training.epochs=5"]
     environment = os.environ | {"HF_HUB_OFFLINE": "1"}
@@ -161,7 +161,7 @@ def read(path: Path) -> bytes:
     return path.read_bytes() if path.exists() else b""
 
 
-def test_a_run_that_lost_its_end_goes_on_from_the_last_whole_checkpoint(
+def test_a_run_that_lost_its_end_resumes_from_the_last_complete_checkpoint(
     finished: tuple[FitConfig, Path], tmp_path: Path
 ) -> None:
     config = copied(finished, tmp_path)
@@ -174,7 +174,7 @@ def test_a_run_that_lost_its_end_goes_on_from_the_last_whole_checkpoint(
     observer = Silent()
     fit(config, observer)
 
-    assert "going on from checkpoint-4" in observer.notes
+    assert "resuming from checkpoint-4" in observer.notes
     assert [line["step"] for line in observer.lines] == [5, 6]
     assert lines(output) == lines(finished[1])
     assert weights(output / "model") == weights(finished[1] / "model")

@@ -69,7 +69,7 @@ def direction(*levels: int) -> Direction:
     return np.array(levels, dtype=np.int8)
 
 
-def told(prompt: str) -> dict[str, float]:
+def answer_probabilities(prompt: str) -> dict[str, float]:
     """What a reader who looks for the labels in the comment answers to the last question of a prompt."""
     comment = prompt.rpartition("\nQuestion: ")[0].rpartition("Comment")[2]
     options = dict(re.findall(r"^\(([ABC])\) (.*)$", prompt.rpartition("\nQuestion: ")[2], re.MULTILINE))
@@ -84,7 +84,7 @@ def completed(body: dict[str, Any], before: int = 0) -> web.Response:
     choices = []
     for index, prompt in reversed([*enumerate(body["prompt"])]):
         assert prompt.endswith("\nAnswer:")
-        probabilities = told(prompt)
+        probabilities = answer_probabilities(prompt)
         tokens = {f" {letter}": math.log(share * 0.9) for letter, share in probabilities.items()} | {
             " The": math.log(0.1)
         }
@@ -95,7 +95,7 @@ def completed(body: dict[str, Any], before: int = 0) -> web.Response:
 
 def chatted(body: dict[str, Any], before: int = 0) -> web.Response:
     """As OpenAI answers a chat: here a bracket comes before the letter."""
-    probabilities = told(body["messages"][-1]["content"])
+    probabilities = answer_probabilities(body["messages"][-1]["content"])
     letter = max(probabilities, key=lambda option: probabilities[option])
     tops = [{"token": token, "logprob": math.log(share)} for token, share in probabilities.items()]
     bracket = {
@@ -120,7 +120,9 @@ class FakeAnnotator:
     def answer(self, questionnaires: Any, done: Any) -> None:
         for number, questionnaire in enumerate(questionnaires):
             self.questionnaires.append(questionnaire)
-            rows = [told(f"{questionnaire.context}\n{question}") for question in questionnaire.questions]
+            rows = [
+                answer_probabilities(f"{questionnaire.context}\n{question}") for question in questionnaire.questions
+            ]
             answer = np.array([[row[option] for option in OPTIONS] for row in rows])
             done(number, Failure("http_400", "too long", True) if self._fails in questionnaire.context else answer)
 
@@ -313,7 +315,7 @@ def test_directions_of_a_persona() -> None:
     assert [each.tolist() for each in infer([one, example(1)], SPACE, annotator)] == [[1, 0, 0, 0], [0, 0, 0, 0]]
 
 
-def test_what_fails_is_left_out_and_told() -> None:
+def test_failed_texts_are_left_out_and_reported() -> None:
     one = example(0, [("p", "Young BAD", None), ("p", "Messy", None)], [("q", "BAD", "Older", None)])
     levels, failures = judge_texts(texts_of([one]), SPACE, FakeAnnotator(fails="BAD"))
     found = infer_directions(one, SPACE, levels)
@@ -321,7 +323,7 @@ def test_what_fails_is_left_out_and_told() -> None:
     assert [failure.detail for failure in failures] == ["too long"] * 2
 
 
-def test_a_journal_goes_on(tmp_path: Path) -> None:
+def test_a_journal_resumes(tmp_path: Path) -> None:
     texts = [Text("p", f"{'Young' if number % 2 else 'Messy'} {number}") for number in range(9)]
     whole, _ = judge_texts(texts, SPACE, FakeAnnotator())
     seen: list[tuple[str, int, int]] = []

@@ -57,7 +57,7 @@ def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("room", [0, 5])
-def test_a_full_disk_is_told_and_nothing_of_the_line_stays(tmp_path: Path, room: int) -> None:
+def test_a_full_disk_is_reported_and_leaves_no_partial_line(tmp_path: Path, room: int) -> None:
     path = tmp_path / "journal.jsonl"
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     with Journal(path) as journal:

@@ -156,7 +156,7 @@ def test_parts_without_a_direction_leave_the_word_to_the_others() -> None:
     assert evaluation_persona(example, ("ugc", "demo"), 2, "pba", "history", SPACE).profile == "Young, Serious"
 
 
-def test_profiles_that_cannot_be_told() -> None:
+def test_profiles_need_a_direction_and_a_space() -> None:
     nothing = _example(direction=None, ugc=0, pair=1)
     nothing = replace(nothing, pair=(PairItem("q", "a", "b"),))
     with pytest.raises(UsageError, match="neither a direction nor a profile"):

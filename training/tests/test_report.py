@@ -120,7 +120,7 @@ def test_a_skewed_interval_can_be_drawn() -> None:
     assert figure(make_report((entry,), poles=0)).axes
 
 
-def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot write the report"):
         save(make_report(), tmp_path / "file")

@@ -161,7 +161,7 @@ def test_a_split_to_evaluate_on_is_laid_out_in_its_order(tmp_path: Path) -> None
     ]
 
 
-def test_a_stream_has_no_end_and_draws_anew(tmp_path: Path) -> None:
+def test_a_stream_is_endless_and_draws_for_each_epoch(tmp_path: Path) -> None:
     config = with_splits(small_config(tmp_path, "training.max_steps=2", "data.streaming=true"), tmp_path)
 
     found = stream_rows(config, tiny_tokenizer())

@@ -86,7 +86,7 @@ def test_batches_are_within_bounds_and_progress_adds_up(tokenizer: Any, monkeypa
     model = tiny_model()
     forward = model.forward
     shapes: list[tuple[int, int]] = []
-    told: list[int] = []
+    progress: list[int] = []
 
     def watched(**inputs: Any) -> Any:
         shapes.append(inputs["input_ids"].shape)
@@ -96,11 +96,11 @@ def test_batches_are_within_bounds_and_progress_adds_up(tokenizer: Any, monkeypa
     pairs = make_pairs(16)
     encoded = encode(tokenizer, pairs)
     longest = max(len(entry.ids) for entry in encoded)
-    score(model, tokenizer, pairs, longest + 20, told.append)
+    score(model, tokenizer, pairs, longest + 20, progress.append)
 
     # Prompts and replies in turn; both together are within bounds, or one reply alone.
     contexts, replies = shapes[::2], shapes[1::2]
-    assert sum(told) == sum(rows for rows, _ in replies) == len(pairs)
+    assert sum(progress) == sum(rows for rows, _ in replies) == len(pairs)
     for (many, width), (rows, more) in zip(contexts, replies, strict=True):
         assert many * width + rows * (more + 1) <= longest + 20 or rows == 1
     assert max(rows for rows, _ in replies) > 1
@@ -108,7 +108,7 @@ def test_batches_are_within_bounds_and_progress_adds_up(tokenizer: Any, monkeypa
     assert len(pairs) / 2 <= sum(rows for rows, _ in contexts) < len(pairs)
 
 
-def test_replies_to_one_prompt_go_on_from_it(model: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_replies_to_one_prompt_share_its_cache(model: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     prompts = [pair[0] for pair in make_pairs(6)[::2]]
     pairs = [(prompt, reply) for reply in ("yes", "", "no, not that one", "é") for prompt in prompts]
     runs: list[int] = []
@@ -149,7 +149,7 @@ def test_half_precision_is_close(model: Any, tokenizer: Any) -> None:
     np.testing.assert_allclose(half.logp, score(model, tokenizer, pairs, 1000).logp, rtol=0.05)
 
 
-def test_what_is_no_number_is_told(tokenizer: Any) -> None:
+def test_a_log_probability_that_is_not_finite_is_reported(tokenizer: Any) -> None:
     broken = tiny_model()
     torch.nn.init.constant_(broken.lm_head.weight, torch.nan)
     with pytest.raises(UserError, match="not finite in torch"):
@@ -223,13 +223,13 @@ def no_model() -> Any:
 
 def test_the_cache_spares_the_model(model: Any, tokenizer: Any, tmp_path: Path) -> None:
     encoded = encode(tokenizer, make_pairs(10))
-    told: list[int] = []
-    first = cached_score(tmp_path / "new", "a", lambda: model, encoded, 900, told.append)
+    progress: list[int] = []
+    first = cached_score(tmp_path / "new", "a", lambda: model, encoded, 900, progress.append)
     np.testing.assert_array_equal(first.logp, score_encoded(model, encoded, 900))
-    again = cached_score(tmp_path / "new", "a", no_model, encoded[::-1], 1, told.append)
+    again = cached_score(tmp_path / "new", "a", no_model, encoded[::-1], 1, progress.append)
     np.testing.assert_array_equal(again.logp, first.logp[::-1])
     np.testing.assert_array_equal(again.tokens, first.tokens[::-1])
-    assert sum(told) == 20
+    assert sum(progress) == 20
     with pytest.raises(AssertionError):
         cached_score(tmp_path / "new", "b", no_model, encoded, 900)
 
@@ -271,25 +271,25 @@ def test_batches_before_a_crash_are_kept(model: Any, tokenizer: Any, tmp_path: P
     crashes: list[int] = []
     with pytest.raises(KeyboardInterrupt):
         cached_score(tmp_path, "a", lambda: model, encoded, 1, crash)
-    told: list[int] = []
-    cached_score(tmp_path, "a", lambda: model, encoded, 1, told.append)
-    assert told[0] == 3
+    progress: list[int] = []
+    cached_score(tmp_path, "a", lambda: model, encoded, 1, progress.append)
+    assert progress[0] == 3
 
 
 @pytest.mark.parametrize("damage", ["text", "cut"])
-def test_a_damaged_cache_is_told(model: Any, tokenizer: Any, tmp_path: Path, damage: str) -> None:
+def test_a_damaged_cache_is_reported(model: Any, tokenizer: Any, tmp_path: Path, damage: str) -> None:
     encoded = encode(tokenizer, make_pairs(300))
     path = tmp_path / CACHE_FILE
     cached_score(tmp_path, "a", lambda: model, encoded, 10**5)
     path.write_bytes(b"no database " * 1000 if damage == "text" else path.read_bytes()[:5000])
-    with pytest.raises(UserError, match=f"{CACHE_FILE} cannot be used .*delete it") as told:
+    with pytest.raises(UserError, match=f"{CACHE_FILE} cannot be used .*delete it") as caught:
         cached_score(tmp_path, "a", lambda: model, encoded, 10**5)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(caught.value)
     path.unlink()
     assert len(cached_score(tmp_path, "a", lambda: model, encoded[:2], 10**5).logp) == 2
 
 
-def test_a_cache_that_cannot_be_made_is_told(model: Any, tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_made_is_reported(model: Any, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot make the cache"):
         cached_score(tmp_path / "file" / "below", "a", lambda: model, [], 900)

@@ -27,7 +27,7 @@ def tiny_tokenizer(template: str | None = TEMPLATE) -> Any:
 
 
 def tiny_model(seed: int = 0, dropout: float = 0.0) -> Any:
-    """Weights large enough that its replies are far from equally likely."""
+    """Return a model with weights so large that its replies differ in probability."""
     config = LlamaConfig(
         vocab_size=258,
         hidden_size=32,
@@ -48,7 +48,7 @@ def tiny_model(seed: int = 0, dropout: float = 0.0) -> Any:
 
 
 def save_tiny(folder: Path, seed: int = 0) -> str:
-    """The model and its tokenizer as a folder."""
+    """Write the model and its tokenizer to a folder; return its path."""
     tiny_model(seed).save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
     return str(folder)
