@@ -133,7 +133,7 @@ def _describe_making(manifest: Manifest) -> dict[str, Any]:
     has_histories = bool(history["ugc"] + history["pair"])
     origins = [
         *(["drawn at random and acted out by a model"] if is_sampled else []),
-        *(["read out of single replies by a model"] if is_annotated else []),
+        *(["inferred from single replies by a model"] if is_annotated else []),
         *(["taken from ratings of single responses"] if dataset else []),
         *(["taken from levels that came with single replies"] if mining and not dataset and not is_annotated else []),
     ]

@@ -97,7 +97,7 @@ def _funnel(report: Report) -> _Drawing | None:
         shown.append((f"{len(reasons) - _REASONS_MOST} other reasons", rest))
     rejected = sum(counts.rejected.values())
     alt = (
-        f"{_count(counts.pairs_accepted)} pairs accepted of {_count(counts.pairs_asked)} asked for, with "
+        f"{_count(counts.pairs_accepted)} pairs accepted of {_count(counts.pairs_asked)} configured, with "
         f"{_count(rejected)} rejections" + (f", most often {_text(reasons[0][0], 60)}." if reasons else ".")
     )
     title = f"{_count(counts.pairs_accepted)} pairs accepted, and rejections by reason."
@@ -130,7 +130,7 @@ def _correlations(report: Report) -> _Drawing | None:
     alt = f"Correlations of {len(slugs)} dimensions." + "".join(
         f" Strongest: {names.get(p.a, p.a)} and {names.get(p.b, p.b)}, {p.correlation:+.2f}." for p in strongest
     )
-    said = "" if below is None else f"{_percent(below)} of all pairs are below 0.5 in size. "
+    said = "" if below is None else f"{_percent(below)} of all pairs are below 0.5 in absolute value. "
     svg = _panel(
         2 * _MARGIN + max(side, 560),
         _TOP + side + 62,
@@ -200,7 +200,7 @@ def _history(report: Report) -> _Drawing | None:
         f"{_percent(support.median)} at the median."
     )
     line = f"Examples by the share of their dimensions that an item supports; {_percent(support.mean)} on average."
-    svg = _panel(720, 360, "How much of the direction does the history show?", line, alt)
+    svg = _panel(720, 360, "How much of the direction does the history support?", line, alt)
     bottom, left, wide = 310, _MARGIN + 44, 720 - 2 * _MARGIN - 44
     most = max(support.counts)
     step = wide / len(support.counts)

@@ -1,5 +1,5 @@
-// Elements and numbers. Texts of a dataset are hostile: all of them enter the page in `fill`, as text, and with
-// the characters that would steer the eye (controls, bidi overrides, invisible ones) made visible.
+// Elements and numbers. Texts of a dataset are hostile: `fill` adds all of them to the page, as text only, and makes
+// control characters, bidi overrides and invisible characters visible.
 
 const THIN = "\u202f";
 const MINUS = "\u2212";
@@ -10,7 +10,7 @@ const STEERING = "\\u061c\\u200e\\u200f\\u2028-\\u202e\\u2066-\\u206f";
 const INVISIBLE = "\\xad\\u180e\\u200b\\u2060-\\u2065\\ufeff\\ufff9-\\ufffb\\u{e0000}-\\u{e007f}";
 const UNSEEN = new RegExp(`[${CONTROLS}${STEERING}${INVISIBLE}]`, "gu");
 
-/** Text with every control and invisible character replaced by its number in Unicode. */
+/** Return text with every control and invisible character replaced by its Unicode number. */
 function visible(text) {
   const number = (character) => character.codePointAt(0).toString(16).toUpperCase().padStart(4, "0");
   return text.replaceAll("\r\n", "\n").replace(UNSEEN, (character) => `\u27e8U+${number(character)}\u27e9`);
@@ -30,7 +30,7 @@ function fill(node, attributes, children) {
   return node;
 }
 
-/** An HTML element. Attributes named `on...` are listeners, `css` holds style properties; children may be texts. */
+/** Return an HTML element. Attributes `on...` are listeners, `css` holds style properties; children may be texts. */
 function el(tag, attributes = {}, ...children) {
   return fill(document.createElement(tag), attributes, children);
 }
@@ -70,7 +70,7 @@ function signed(number) {
   return number > 0 && Number(number.toFixed(2)) !== 0 ? "+" + text : text;
 }
 
-/** A share. What is not quite none or all never looks as if it were. */
+/** Return a share in percent. Only 0 and 1 are shown as 0 and 100 %. */
 function percent(share) {
   if (share === 0 || share === 1) return `${100 * share}${THIN}%`;
   if (share < 0.001) return `<0.1${THIN}%`;
@@ -89,7 +89,7 @@ function duration(seconds) {
   return `${count(hours)}${THIN}h` + (minutes % 60 ? ` ${minutes % 60}${THIN}min` : "");
 }
 
-/** Tokens and the like, short enough for an axis. */
+/** Return a number that is short enough for an axis. */
 function compact(number) {
   for (const [size, unit] of [
     [1e9, "G"],
@@ -118,7 +118,7 @@ function total(numbers) {
   return numbers.reduce((sum, number) => sum + number, 0);
 }
 
-/** Round numbers from 0 to `most`, about `wanted` of them. */
+/** Return about `wanted` round numbers from 0 to `most`. */
 function ticks(most, wanted) {
   const power = 10 ** Math.floor(Math.log10(most / wanted));
   return stepped(
@@ -128,7 +128,7 @@ function ticks(most, wanted) {
   );
 }
 
-/** As `ticks`, of seconds that make round minutes, hours and days. */
+/** Return ticks of seconds at round minutes, hours and days. */
 function timeTicks(most, wanted) {
   const sizes = [
     [1, [1, 2, 5, 10, 15, 30]],

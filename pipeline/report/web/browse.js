@@ -1,8 +1,8 @@
-// The browser of examples and rejections: filters, a list, and the row that is chosen in it.
+// The browser of examples and rejections: filters, a list, and the selected row.
 
 const BATCH = 60;
 
-/** The texts of a row that the search looks into. */
+/** Return the texts of a row that the search covers. */
 const SEARCHED = {
   examples: (row) => [
     row.id,
@@ -16,7 +16,7 @@ const SEARCHED = {
   rejections: (row) => [row.id, row.prompt, row.reason, row.detail, ...row.texts],
 };
 
-/** `{part, open(slug)}`: the section, and what shows the examples of a dimension in it. */
+/** Return `{part, open(slug)}`: the section, and a function that shows the examples of a dimension. */
 function browser(report) {
   const rows = { examples: report.shown, rejections: report.rejections };
   const dimensions = new Map(report.dimensions.map((d) => [d.slug, d]));
@@ -86,12 +86,12 @@ function browser(report) {
     list.scrollTop = 0;
     const every = rows[kind].length;
     said.replaceChildren(
-      found.length === every ? `${count(every)} in this page` : `${count(found.length)} of ${count(every)}`,
+      found.length === every ? `${count(every)} on this page` : `${count(found.length)} of ${count(every)}`,
     );
     show(found.length ? 0 : -1);
   }
 
-  /** Draw the next rows of the list: thousands at once would make every key stroke slow. */
+  /** Draw the next rows of the list. Thousands at once would make every key press slow. */
   function more() {
     const batch = found.slice(drawn, drawn + BATCH);
     list.append(...batch.map((row, k) => option(row, drawn + k)));
@@ -105,7 +105,7 @@ function browser(report) {
     const chosen = list.children[at];
     if (!chosen) {
       list.removeAttribute("aria-activedescendant");
-      shown.replaceChildren(none(rows[kind].length ? "Nothing matches." : `There are no ${kind} to show.`));
+      shown.replaceChildren(none(rows[kind].length ? "No row matches." : `There are no ${kind} to show.`));
       return;
     }
     chosen.setAttribute("aria-selected", "true");
@@ -116,7 +116,7 @@ function browser(report) {
     shown.scrollTop = 0;
   }
 
-  /** Scroll the list alone: `scrollIntoView` would move the page under the reader. */
+  /** Scroll the list only: `scrollIntoView` would also move the page. */
   function keepInView(item) {
     const above = item.offsetTop - list.scrollTop;
     if (above < 0) list.scrollTop = item.offsetTop;
@@ -160,7 +160,7 @@ function browser(report) {
     const item = event.target.closest("[role=option]");
     if (!item) return;
     show([...list.children].indexOf(item));
-    // Where list and row are stacked, the row would open out of sight.
+    // Where list and row are stacked, the row would open outside the view.
     if (getComputedStyle(list.parentNode).gridTemplateColumns.split(" ").length === 1) shown.focus();
   }
 
@@ -252,13 +252,13 @@ function browseNote(report) {
     "p",
     { class: "answer" },
     `${count(report.shown.length)} of ${count(report.examples)} examples and `,
-    `${count(report.rejections.length)} rejected rows are in this page. `,
+    `${count(report.rejections.length)} rejected rows are on this page. `,
     el("code", {}, "everyuser inspect DIR --row ID"),
     " shows any other example.",
   );
 }
 
-/** A labelled `<select>` of any values: `offer(none, [[value, text, group]])` keeps the choice where it can. */
+/** Return a labelled `<select>`. `offer(none, [[value, text, group]])` replaces its options and keeps the choice. */
 function choice(name, onchange) {
   let values = [null];
   const node = el("select", { id: name, onchange });

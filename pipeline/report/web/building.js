@@ -1,8 +1,8 @@
-// Sections about the build: what became of its rows, what histories hold, what it cost.
+// Sections about the build: its funnel, its histories, its pace and cost.
 
-/** Stages that work on attempts, and then on pairs, with what has come through them. Annotating is of responses. */
+/** Stages of attempts and then of pairs, with names for what passes them. Annotation is of responses and not here. */
 const STAGES = [
-  ["sample", "With a dimension to speak about"],
+  ["sample", "With an active dimension"],
   ["mine", "Drawn from a thread"],
   ["generate", "Answered by the model"],
   ["validate", "Accepted as a pair"],
@@ -10,7 +10,7 @@ const STAGES = [
   ["portrait", "Given a portrait"],
 ];
 
-/** What is left of the attempts after each stage that rejected any: `[name, number]`. */
+/** Return the attempts left after each stage that rejected any: `[name, number]`. */
 function survivors(counts) {
   const dropped = Object.fromEntries(STAGES.map(([stage]) => [stage, 0]));
   for (const [reason, number] of Object.entries(counts.rejected)) {
@@ -34,11 +34,11 @@ function funnel(report) {
   const tries = steps[0][1];
   const rows = steps.map(([name, value]) => ({ name, value, text: `${count(value)} (${portion(value, tries)})` }));
   const answer =
-    `Of ${many(tries, "attempt")} ${portion(counts.pairs_accepted, tries)} gave a pair: ` +
-    `${count(counts.pairs_accepted)} of the ${count(counts.pairs_asked)} asked for. ` +
+    `${portion(counts.pairs_accepted, tries)} of ${many(tries, "attempt")} gave a pair: ` +
+    `${count(counts.pairs_accepted)} of the ${count(counts.pairs_asked)} configured. ` +
     `${count(counts.pairs_lost)} were lost (${portion(counts.pairs_lost, counts.pairs_asked)}; ` +
-    `${count(counts.pairs_unanswered)} of them to circumstances such as timeouts), and ` +
-    `${many(counts.examples, "example")} written.`;
+    `${count(counts.pairs_unanswered)} of them by failed requests), and ` +
+    `${many(counts.examples, "example")} ${counts.examples === 1 ? "was" : "were"} written.`;
   return section(
     "funnel",
     "Funnel",
@@ -57,7 +57,7 @@ function attemptsFigure(attempts) {
   const marks = Array.from({ length: last + 1 }, (_, k) => ({ at: k + 0.5, text: count(k + 1) }));
   return figure(
     "Which attempt gave the pair?",
-    `The first did for ${portion(attempts[0], all)} of the pairs.`,
+    `The first gave ${portion(attempts[0], all)} of the pairs.`,
     columns("Pairs by attempt", attempts.slice(0, last + 1), { texts, marks }),
     { numbers: [["Attempt", "Pairs"], attempts.map((number, k) => [count(k + 1), count(number)])] },
   );
@@ -70,11 +70,11 @@ function reasonsFigure(rejected) {
   const rows = entries.map(([name, value]) => ({ name, value, text: `${count(value)} (${portion(value, all)})` }));
   const answer = `${count(all)} rejections; most often ${short(entries[0][0], 60)}.`;
   return figure("Why were rows rejected?", answer, bars(rows), {
-    how: "By stage and reason. Each is an attempt; of assemble and portrait a whole pair, of annotate a response.",
+    how: "By stage and reason. A rejection is an attempt; for assemble and portrait a pair, for annotate a response.",
   });
 }
 
-/** What of the funnel of threads is a total, in order; all else was left out for the reason that it names. */
+/** Totals in the funnel of threads, in order; all other counts are reasons for rows that were left out. */
 const TOTALS = [
   ["posts/read", "posts read"],
   ["responses/read", "responses read"],
@@ -100,7 +100,7 @@ function threadsFigure(threads) {
       drawn(totals),
     ),
     lost.length > 0 &&
-      figure("What was left out of it?", `Most often ${short(lost[0][0], 60)}: ${count(lost[0][1])}.`, drawn(lost)),
+      figure("What was left out?", `Most often ${short(lost[0][0], 60)}: ${count(lost[0][1])}.`, drawn(lost)),
   ];
 }
 
@@ -115,17 +115,17 @@ function history(report) {
     "history",
     "History",
     figure(
-      "How much of the direction does the history show?",
+      "How much of the direction does the history support?",
       `${percent(support.mean)} of an example's dimensions on average, ${percent(support.median)} at the median. ` +
         (good
           ? "No history contradicts its example, and none repeats a text."
-          : `An item contradicts in ${many(contradicting, "example")}, a text is repeated in ${count(repeated)}.`),
+          : `An item contradicts ${many(contradicting, "example")}, and ${count(repeated)} repeat a text.`),
       histogram("Examples by share of dimensions that an item supports", support, "", 2),
       { how: "Share of the example's dimensions that at least one history item supports." },
     ),
     figure(
       "How many items does a history have?",
-      `${portion(items[most], all)} of the examples have ${many(most, "item")}, the most there are.`,
+      `${portion(items[most], all)} of the examples have ${many(most, "item")}, the largest number.`,
       columns("Examples by history items", items.slice(0, most + 1), { texts, marks: middles(most + 1) }),
       { numbers: [["Items", "Examples"], items.map((number, k) => [count(k), count(number)])] },
     ),
@@ -138,11 +138,11 @@ function cost(report) {
   const rows = [
     ["Prompt tokens", count(used.prompt_tokens)],
     ["Completion tokens", count(used.completion_tokens)],
-    ["Tokens an example", decimal(used.tokens_per_example, 1)],
+    ["Tokens per example", decimal(used.tokens_per_example, 1)],
     ["Time", duration(used.seconds)],
-    used.tokens_per_second !== null && ["Tokens a second", decimal(used.tokens_per_second, 1)],
-    used.prompt_price !== null && ["A million prompt tokens", money(used.prompt_price)],
-    used.completion_price !== null && ["A million completion tokens", money(used.completion_price)],
+    used.tokens_per_second !== null && ["Tokens per second", decimal(used.tokens_per_second, 1)],
+    used.prompt_price !== null && ["Price of a million prompt tokens", money(used.prompt_price)],
+    used.completion_price !== null && ["Price of a million completion tokens", money(used.completion_price)],
     used.total !== null && ["Total", money(used.total)],
   ].filter(Boolean);
   const said = used.total === null ? "" : `, ${money(used.total)}`;
@@ -169,10 +169,10 @@ function paceFigure(pace) {
   }));
   const end = pace.at(-1);
   return figure(
-    "How fast did it go?",
-    `${many(end.pairs, "pair")} in ${duration(end.seconds)}, ${decimal((60 * end.pairs) / end.seconds, 1)} a minute.`,
+    "How fast was the build?",
+    `${many(end.pairs, "pair")} in ${duration(end.seconds)}, ${decimal((60 * end.pairs) / end.seconds, 1)} per minute.`,
     curve("Pairs done over time", points),
-    { how: "Pairs that were settled, accepted or lost, by time of work; what lay between runs is left out." },
+    { how: "Pairs accepted or lost over working time, without the time between runs." },
   );
 }
 

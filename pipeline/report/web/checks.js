@@ -1,17 +1,17 @@
-// What a reader should look at first: a number, a verdict where there is a threshold, and why.
+// Checks to read first: a value, a verdict by a threshold, and the reason.
 
 const FINE = "fine";
 const LOOK = "look";
 const PROBLEM = "problem";
 const TOO_FEW = "too few to tell";
 
-/** A verdict on a count of all there is, by two bounds: at most `fine` is fine, at most `look` deserves a look. */
+/** Return the verdict on an exact value: fine up to `fine`, worth a look up to `look`, else a problem. */
 function verdict(value, fine, look) {
   return verdictOf([value, value], fine, look);
 }
 
 /**
- * A verdict on what was estimated, of the interval `[low, high]` in which it lies: an alarm only where all of it is
+ * Return the verdict on an estimate in the interval `[low, high]`: an alarm only where all of the interval is
  * beyond the bound, and fine only where none of it is a problem.
  */
 function verdictOf([low, high], fine, look) {
@@ -20,10 +20,10 @@ function verdictOf([low, high], fine, look) {
   return high <= look ? FINE : TOO_FEW;
 }
 
-/** 99 % of a normal distribution are within so many standard deviations. */
+/** Standard deviations around the mean that hold 99 % of a normal distribution. */
 const SIGMAS = 2.576;
 
-/** The interval of a share of `number`, with 99 % confidence: E. B. Wilson, 1927. */
+/** Return the 99 % confidence interval of a share of `number` (E. B. Wilson, 1927). */
 function wilson(share, number) {
   if (!number) return [0, 1];
   const square = SIGMAS ** 2 / number;
@@ -32,27 +32,27 @@ function wilson(share, number) {
   return [Math.max(0, middle - half), Math.min(1, middle + half)];
 }
 
-/** How far from one half a share in `[low, high]` lies: `[least, most]`. */
+/** Return the distance from one half of a share in `[low, high]`, as `[least, most]`. */
 function fromHalf([low, high]) {
   return [Math.max(0, low - 0.5, 0.5 - high), Math.max(Math.abs(low - 0.5), Math.abs(high - 0.5))];
 }
 
-/** The interval of a correlation of nought over `number` rows, with 99 % confidence: R. A. Fisher, 1921. */
+/** Return the 99 % confidence interval of a zero correlation over `number` rows (R. A. Fisher, 1921). */
 function fisher(number) {
   return number > 3 ? Math.tanh(SIGMAS / Math.sqrt(number - 3)) : 1;
 }
 
-/** How far chance alone moves the AUC of `number` examples, at 3.3 standard errors: about one in a thousand poles. */
+/** Return the chance deviation of an AUC of `number` examples: 3.3 standard errors, about one pole in a thousand. */
 function chance(number) {
   return (3.3 * 0.5) / Math.sqrt(number);
 }
 
-/** Beyond chance by more than this, the length of a reply says something about the person. */
+/** Deviation of an AUC beyond chance from which a reply's length reveals the pole. */
 const GIVEN_AWAY = 0.05;
 
 /**
- * The dimensions whose length AUC is known, farthest beyond chance first: `{name, poles, beyond}`; each pole is
- * `{label, level, auc, number, beyond}`, and the farther one comes first.
+ * Return the dimensions with a length AUC, farthest beyond chance first: `{name, poles, beyond}`. Each pole is
+ * `{label, level, auc, number, beyond}`; the farther one comes first.
  */
 function lengthBias(report) {
   const pole = (label, level, auc, number) => ({
@@ -77,7 +77,7 @@ function lengthBias(report) {
     .sort((a, b) => b.beyond - a.beyond);
 }
 
-/** Every check that this report has the figures for, the worst first: `{name, value, verdict, why, section}`. */
+/** Return every check with figures in this report, the worst first: `{name, value, verdict, why, section}`. */
 function checks(report) {
   if (!report.examples) return [];
   const kinds = [leakChecks, lengthChecks, historyChecks, spaceChecks, replyChecks];
@@ -92,7 +92,7 @@ function lengthChecks(report) {
     value: percent(longer),
     verdict: verdictOf(fromHalf(wilson(longer, report.pairs)), 0.05, 0.15),
     why:
-      `of ${many(report.pairs, "row")} that are no mirror images; half means that length tells nothing, ` +
+      `of ${many(report.pairs, "row")} that are not mirrored; 50${THIN}% means no length bias, ` +
       `fine within 5${THIN}% and chance.`,
     section: "lengths",
   };
@@ -101,11 +101,11 @@ function lengthChecks(report) {
   const far = known.filter(({ beyond }) => beyond > GIVEN_AWAY);
   const [{ label, auc }] = known[0].poles;
   const each = {
-    name: "Dimensions that length gives away",
+    name: "Dimensions that length reveals",
     value: far.length ? `${count(far.length)} of ${count(known.length)}` : "0",
     verdict: verdict(far.length / known.length, 0, 0.1),
     why:
-      `by a length AUC more than ${GIVEN_AWAY} beyond chance` +
+      `with a length AUC more than ${GIVEN_AWAY} beyond chance` +
       (far.length ? `; farthest is \u201c${short(label, 60)}\u201d with ${decimal(auc)}.` : "."),
     section: "lengths",
   };
@@ -128,21 +128,21 @@ function leakChecks(report) {
       name: "Posts in two splits",
       value: count(posts),
       verdict: posts ? PROBLEM : FINE,
-      why: "by their text; a post must stay in one split.",
+      why: "by text; a post must be in one split only.",
       section: "duplicates",
     },
     {
       name: "Replies in two splits",
       value: count(exact),
       verdict: exact ? PROBLEM : FINE,
-      why: "equal to the letter; a build leaves such pairs out.",
+      why: "exactly equal; a build rejects such pairs.",
       section: "duplicates",
     },
     sampled && {
       name: "Near-duplicates across splits",
       value: count(near),
       verdict: near === 0 ? FINE : wilson(near / sampled, sampled)[0] > 0.01 ? PROBLEM : LOOK,
-      why: `of ${count(sampled)} replies; up to 1${THIN}%, beyond chance, deserves a look.`,
+      why: `of ${count(sampled)} replies; up to 1${THIN}% beyond chance deserves a look.`,
       section: "duplicates",
     },
     ...files,
@@ -157,7 +157,7 @@ function historyChecks(report) {
       name: "Histories that contradict",
       value: count(contradicting),
       verdict: contradicting ? LOOK : FINE,
-      why: "an item opposes the example's direction; to be expected where consistency is that of the paper.",
+      why: "an item opposes the example's direction; expected with history.consistency: paper.",
       section: "history",
     },
     {
@@ -172,7 +172,7 @@ function historyChecks(report) {
 
 function spaceChecks(report) {
   const active = report.dimensions.filter((d) => d.positive + d.negative);
-  // Fewer rows all have one pole by chance in more than one of a thousand dimensions.
+  // With fewer rows, more than one dimension in a thousand has a single pole by chance.
   const lopsided = active.filter((d) => Math.max(d.positive, d.negative) > 10 && !Math.min(d.positive, d.negative));
   const below = report.correlation.below_half;
   return [
@@ -182,14 +182,14 @@ function spaceChecks(report) {
       verdict: lopsided.length ? LOOK : FINE,
       why: lopsided.length
         ? `of ${count(active.length)} that occur: ${short(lopsided.map((d) => d.name).join(", "), 80)}.`
-        : `none of the ${count(active.length)} that occur lacks one beyond chance.`,
+        : `all of the ${count(active.length)} that occur have both poles, within chance.`,
       section: "coverage",
     },
     below !== null && {
       name: "Pairs of dimensions below 0.5",
       value: percent(below),
       verdict: fisher(report.pairs) < 0.5 ? verdict(1 - below, 0.01, 0.05) : TOO_FEW,
-      why: `by the size of their correlation; AlignX has ${percent(0.9965)}.`,
+      why: `by absolute correlation; AlignX has ${percent(0.9965)}.`,
       section: "correlations",
     },
   ].filter(Boolean);

@@ -1,6 +1,6 @@
-// Figures of HTML: questions with their answers, tables, bars, and what the pointer reads out.
+// Figures of HTML: questions with answers, tables, bars, and tooltips.
 
-// The one read-out, for pointers and the keyboard.
+// The one tooltip, for pointers and the keyboard.
 
 const tip = {
   show(text, box) {
@@ -30,7 +30,7 @@ function withTip(node, text) {
 
 const STEPS = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1, Home: -Infinity, End: Infinity };
 
-/** Of the buttons in a list, let arrow keys lead from one to the next, and Tab to the last that had the focus. */
+/** Let arrow keys move between the buttons of a list, and Tab return to the last focused one. */
 function roving(list) {
   list.addEventListener("keydown", (event) => {
     if (!(event.key in STEPS)) return;
@@ -46,18 +46,18 @@ function roving(list) {
 
 const ABSENT = "\u2013";
 
-/** A section of the page; parts that are not there are left out. */
+/** Return a section of the page without its missing parts. */
 function section(id, title, ...parts) {
   const heading = el("h2", { id: `${id}-title` }, title);
   return el("section", { id, "aria-labelledby": heading.id }, heading, el("div", { class: "parts" }, parts));
 }
 
-/** What stands where there is nothing to draw. */
+/** Return the text shown where there is nothing to draw. */
 function none(text) {
   return el("p", { class: "none" }, text);
 }
 
-/** A figure: a question, its answer in words, a drawing, how to read it, and the numbers as a table. */
+/** Return a figure: a question, its answer, a drawing, how to read it, and the numbers as a table. */
 function figure(question, answer, drawing, { how, numbers, wide } = {}) {
   return el(
     "figure",
@@ -70,14 +70,14 @@ function figure(question, answer, drawing, { how, numbers, wide } = {}) {
   );
 }
 
-/** A disclosure whose content is made when it is first opened. */
+/** Return a disclosure whose content is made when it is first opened. */
 function unfolded(title, make) {
   const details = el("details", { class: "numbers" }, el("summary", {}, title));
   details.addEventListener("toggle", () => details.open && details.children.length === 1 && details.append(make()));
   return details;
 }
 
-/** A table of texts, of which long ones are cut; numbers are right-aligned. `caption` is for screen readers. */
+/** Return a table. Long texts are cut, numbers are right-aligned, and `caption` is for screen readers. */
 function table(headings, rows, caption) {
   const isNumber = (column) =>
     rows.every((row) => typeof row[column] === "string" && /^[<>\u2212+\d\u2013]/.test(row[column]));
@@ -122,7 +122,7 @@ function legend(...entries) {
   );
 }
 
-/** Horizontal bars: `{name, value, text, kind}` each. The longest fills the track, unless `most` says otherwise. */
+/** Return horizontal bars of `{name, value, text, kind}`. A value of `most` (default: the largest) fills the track. */
 function bars(rows, most = Math.max(1, ...rows.map((row) => row.value))) {
   return el(
     "ul",

@@ -1,4 +1,4 @@
-// The head of the page, and what to know at a glance.
+// The head of the page and its overview.
 
 function themeButton() {
   const next = { auto: "light", light: "dark", dark: "auto" };
@@ -40,7 +40,7 @@ function glance(report) {
     ["Posts", count(report.posts)],
     ["Distinct directions", count(report.diversity.distinct_directions)],
     ["Dimensions", count(report.dimensions.filter((d) => d.positive + d.negative).length)],
-    ["Tokens an example", count(report.cost.tokens_per_example)],
+    ["Tokens per example", count(report.cost.tokens_per_example)],
   ];
   const found = checks(report);
   const of = (word) => found.filter((check) => check.verdict === word).length;
@@ -48,7 +48,7 @@ function glance(report) {
     `${count(of(FINE))} of ${many(found.length, "check")} are fine`,
     of(LOOK) > 0 && `, ${count(of(LOOK))} deserve${of(LOOK) === 1 ? "s" : ""} a look`,
     of(PROBLEM) > 0 && `, ${count(of(PROBLEM))} found a problem`,
-    of(TOO_FEW) > 0 && `, ${count(of(TOO_FEW))} ${of(TOO_FEW) === 1 ? "has" : "have"} too few rows to tell`,
+    of(TOO_FEW) > 0 && `, ${count(of(TOO_FEW))} ${of(TOO_FEW) === 1 ? "has" : "have"} too few rows`,
     ".",
   ];
   return section(

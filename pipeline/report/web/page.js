@@ -1,6 +1,6 @@
-// Puts the page together.
+// Composition of the page.
 
-/** Mark the link of the section that is being read. */
+/** Mark the link of the section in view. */
 function follow(nav) {
   const links = new Map([...nav.querySelectorAll("a")].map((link) => [link.hash.slice(1), link]));
   const mark = (entries) => {

@@ -1,9 +1,9 @@
-// Figures of SVG, which the pointer and the arrow keys read out.
+// Figures of SVG whose marks the pointer and the arrow keys read out.
 
 /**
- * An SVG that is drawn anew for every width. `draw(width)` gives `nodes` and `marks`: boxes with a text each, which the
- * pointer or the arrow keys read out. `pick(x, y)` finds a mark; by default it is the nearest from left to right.
- * `step(at, key)` says where an arrow key leads.
+ * Return an SVG that is drawn again for every width. `draw(width)` returns `nodes` and `marks`, which are boxes with
+ * texts that the pointer or the arrow keys read out. `pick(x, y)` finds a mark, by default the horizontally nearest.
+ * `step(at, key)` returns the next mark for an arrow key.
  */
 function plot(label, height, draw) {
   const cursor = svg("rect", { class: "cursor" });
@@ -18,7 +18,7 @@ function plot(label, height, draw) {
   let width = 0;
 
   function redraw(room) {
-    // A drawing narrower than this would only have overlapping labels.
+    // Labels would overlap in a narrower drawing.
     const now = Math.max(240, Math.round(room));
     if (now === width) return;
     width = now;
@@ -80,7 +80,7 @@ function rule(x1, y1, x2, y2, kind) {
   return svg("line", { x1, y1, x2, y2, class: kind });
 }
 
-/** Axis lines and labels of counts, on the left of a plot. */
+/** Return axis lines and labels of counts for the left side of a plot. */
 function scaleLeft(most, left, width, y, text) {
   return ticks(most, 5).map((value) => [
     rule(left, y(value), width, y(value), value ? "grid" : "axis"),
@@ -89,8 +89,8 @@ function scaleLeft(most, left, width, y, text) {
 }
 
 /**
- * Columns side by side. `at` in ticks and lines counts columns: 0 is the left edge of the first, 0.5 its middle.
- * `texts` are read out, one a column.
+ * Return columns side by side. `at` in ticks and lines counts columns: 0 is the left edge of the first, 0.5 its middle.
+ * `texts` are read out, one for each column.
  */
 function columns(title, values, { texts, marks, lines = [], height = 170 }) {
   return plot(title, height, (width) => {

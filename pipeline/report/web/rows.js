@@ -1,6 +1,6 @@
-// One row of the dataset: in the list, and whole.
+// A row of the dataset: its entry in the list, and the whole row.
 
-/** The first line of a post: its title, where it has one. */
+/** Return the first line of a post, which is its title where it has one. */
 function title(prompt) {
   return prompt.trim().split("\n", 1)[0];
 }
@@ -24,7 +24,7 @@ function exampleView(row, dimensions, sought) {
     row.split,
     row.source,
     row.mirrored && "mirror image",
-    `history shows ${percent(row.history_support)} of the direction`,
+    `history supports ${percent(row.history_support)} of the direction`,
   ];
   return el(
     "article",
@@ -46,7 +46,7 @@ function exampleView(row, dimensions, sought) {
 }
 
 function rejectionView(row, dimensions, sought) {
-  const facts = [row.split, `attempt ${row.attempt + 1}`, row.final && "the last: the pair was lost"];
+  const facts = [row.split, `attempt ${row.attempt + 1}`, row.final && "last attempt: the pair was lost"];
   const found = el(
     "p",
     { class: "why" },
@@ -66,7 +66,7 @@ function rejectionView(row, dimensions, sought) {
       { class: "two" },
       row.texts.map((reply, k) => text(`Text ${k + 1}`, reply, sought)),
     ),
-    !row.texts.length && none("No text came back."),
+    !row.texts.length && none("The model returned no text."),
   );
 }
 
@@ -137,7 +137,7 @@ function historyItem(item, sought) {
   );
 }
 
-/** The text, in pieces, with the words that were sought marked. */
+/** Return the text in pieces, with the searched words marked. */
 function marked(content, sought) {
   if (!sought.length) return [content];
   const pattern = new RegExp(`(${sought.map((word) => word.replace(/[.*+?^${}()|[\]\\]/g, "\\$&")).join("|")})`, "giu");

@@ -15,7 +15,7 @@ function groups(dimensions) {
   return [...Map.groupBy(dimensions, (d) => d.group)];
 }
 
-/** A name of the kind `work_and_life_style`, for people. */
+/** Return a name such as `work_and_life_style` in readable form. */
 function spaced(name) {
   return name.charAt(0).toUpperCase() + name.slice(1).replaceAll("_", " ");
 }
@@ -36,8 +36,8 @@ function coverage(report, open) {
     figure("Which preferences do the examples express?", coverageAnswer(report, occur), coverageRows(occur, open), {
       wide: true,
       how:
-        "Examples in which each pole of a dimension is active, on one scale. A row names its poles on hover or " +
-        "focus; Enter or a click lists its examples below.",
+        "Examples with each pole of a dimension, on one scale. Hover or focus a row to see its poles; press Enter or " +
+        "click to list its examples below.",
       numbers: [["Dimension", "Negative pole", "Examples", "Positive pole", "Examples"], rows],
     }),
     unusedDimensions(report.dimensions.filter((d) => !d.positive && !d.negative)),
@@ -45,7 +45,7 @@ function coverage(report, open) {
   );
 }
 
-/** Dimensions that no example speaks about: a build may be of a few on purpose. */
+/** Return the list of dimensions without examples; a build may use only a few on purpose. */
 function unusedDimensions(unused) {
   const list = () => el("p", { class: "none" }, short(unused.map((d) => d.name).join(", "), 4000));
   return unused.length > 0 && unfolded(`${many(unused.length, "dimension")} without an example`, list);
@@ -64,7 +64,7 @@ function coverageAnswer(report, occur) {
       ? `All ${count(occur.length)} dimensions occur`
       : `${count(occur.length)} of ${count(report.dimensions.length)} dimensions occur`,
     missing
-      ? `; ${many(missing, "pole")} of them never ${missing === 1 ? "does" : "do"}. `
+      ? `, but ${many(missing, "pole")} of them never ${missing === 1 ? "does" : "do"}. `
       : ", each with both poles. ",
     `The rarest pole is \u201c${short(label, 60)}\u201d with ${many(least, "example")}. `,
     uneven
@@ -138,7 +138,7 @@ function activeFigure(report) {
     (number, k) => `${many(k, "dimension")}\n${many(number, "example")} (${portion(number, all)})`,
   );
   return figure(
-    "How many dimensions does one example speak about?",
+    "How many dimensions are active in an example?",
     first === last
       ? `Always ${count(first)}.`
       : `From ${count(first)} to ${count(last)}, ${decimal(mean, 1)} on average.`,
@@ -205,7 +205,7 @@ function heatMap(report, name) {
   const index = (i, j) => (i * (i - 1)) / 2 + j;
 
   const map = plot("Correlations of the dimensions", 0, (width) => {
-    // A map of few dimensions need not be large.
+    // A map of few dimensions is small.
     const side = Math.min(width, 620, 60 * order.length);
     const size = side / order.length;
     return {
@@ -262,13 +262,13 @@ function heatMap(report, name) {
   );
 }
 
-/** Where the scale ends: past all but one in two hundred, so that a few strong ones do not pale the rest. */
+/** Return the end of the colour scale: the 99.5th percentile, so that a few strong ones do not pale the rest. */
 function scaleEnd(sizes) {
   const far = sizes.toSorted((a, b) => a - b)[Math.floor(0.995 * (sizes.length - 1))];
   return Math.min(1, Math.max(0.1, Math.ceil(far * 20) / 20));
 }
 
-/** One path for all cells of a shade: twenty elements where there would be four thousand. */
+/** Return one path for all cells of a shade: twenty elements instead of four thousand. */
 function shades(cells, value, most, size) {
   const paths = new Map();
   const side = (size > 8 ? size - 1 : size).toFixed(2);
@@ -283,7 +283,7 @@ function shades(cells, value, most, size) {
   });
 }
 
-/** The name of each dimension beside the diagonal. */
+/** Return the names of dimensions beside the diagonal. */
 function names(of, size, width) {
   return of.flatMap((text, k) => {
     const room = Math.floor((width - (k + 0.5) * size - 10) / 7);
@@ -291,7 +291,7 @@ function names(of, size, width) {
   });
 }
 
-/** Names of groups beside the diagonal, where the triangle leaves room, and lines where groups meet. */
+/** Return the names of groups beside the diagonal, where there is room, and the lines between groups. */
 function groupLabels(of, size, side, width) {
   const nodes = [];
   for (let start = 0, end; start < of.length; start = end) {

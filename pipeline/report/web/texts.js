@@ -21,8 +21,8 @@ function lengths(report) {
     "Lengths and length bias",
     figure(
       "How long are the texts?",
-      `At the median, a chosen reply has ${count(chosen.median)} words and a rejected one ` +
-        `${count(rejected.median)}; the longer reply of a pair is ${decimal(ratio.median)} times as long as the other.`,
+      `The median chosen reply has ${count(chosen.median)} words, the median rejected one ` +
+        `${count(rejected.median)}. The longer reply of a pair is ${decimal(ratio.median)} times as long (median).`,
       el(
         "div",
         { class: "panels" },
@@ -31,7 +31,7 @@ function lengths(report) {
       ),
       {
         wide: true,
-        how: "Words, and for the ratio characters. The line is the median; the last column holds all that is longer.",
+        how: "Words; for the ratio, characters. The line is the median. The last column also counts all larger values.",
         numbers: [
           ["Text", "Mean", "Median", "95th percentile", "Largest"],
           [...kinds.map(([name, given]) => line(name, given, 1)), line("Longer reply / shorter", ratio, 2)],
@@ -49,8 +49,8 @@ function biasFigure(report) {
   const { length_auc: auc, longer_chosen_unmirrored: longer } = report.lengths;
   const far = (limit) => count(known.filter(({ beyond }) => beyond > limit).length);
   const answer =
-    `The longer reply is the chosen one in ${percent(longer)} of the rows that are no mirror images, and in ` +
-    `${percent(auc)} of all. For people of one pole it tells more than chance in ${far(0)} of ` +
+    `The longer reply is the chosen one in ${percent(longer)} of the rows that are not mirrored, and in ` +
+    `${percent(auc)} of all rows. A pole is biased beyond chance in ${far(0)} of ` +
     `${many(known.length, "dimension")}, by more than ${GIVEN_AWAY} in ${far(GIVEN_AWAY)}.`;
   const list = el("ul", { class: "dots" });
   const farthest = Math.max(0, ...known.flatMap((d) => d.poles.map((pole) => Math.abs(pole.auc - 0.5))));
@@ -72,11 +72,11 @@ function biasFigure(report) {
     known.length > FARTHEST && more,
   );
   const poles = known.flatMap((d) => d.poles);
-  return figure("Does length give the preference away?", answer, known.length > 0 && drawing, {
+  return figure("Does length reveal the preference?", answer, known.length > 0 && drawing, {
     wide: true,
     how:
-      "How often people of a pole prefer the longer reply, from 0 (never) to 1 (always). The band is where chance " +
-      "leaves so many examples but once in a thousand; dimensions farthest beyond it come first.",
+      "How often people of a pole prefer the longer reply, from 0 (never) to 1 (always). The band holds 999 of 1,000 " +
+      "unbiased poles with as many examples. Dimensions farthest beyond it come first.",
     numbers: known.length > 0 && [
       ["Pole", "Longer preferred (AUC)", "Examples", "Beyond chance"],
       poles.map((p) => [p.label, decimal(p.auc, 3), count(p.number), p.beyond > 0 ? signed(p.beyond) : ABSENT]),
@@ -84,7 +84,7 @@ function biasFigure(report) {
   });
 }
 
-/** One dimension's line: the band of chance, and a dot for each pole. */
+/** Return a dimension's line: the band of chance and a dot for each pole. */
 function dots({ name, poles, beyond }, reach) {
   const band = Math.min(1, chance(Math.min(...poles.map((pole) => pole.number))) / reach);
   const dot = ({ level, auc }) =>
@@ -125,15 +125,15 @@ function duplicates(report) {
   ];
   const answer =
     d.posts_across + d.exact_across + d.near_across
-      ? `Splits share ${shared[0]}, ${shared[1]} and ${shared[2]}.`
-      : "Splits share no post and no reply, not even nearly.";
+      ? `Two splits share ${shared[0]}, ${shared[1]} and ${shared[2]}.`
+      : "No two splits share a post, a reply or a near-duplicate.";
   return section(
     "duplicates",
     "Duplicates",
     figure("Do texts occur twice?", answer, table(["", "Within a split", "In two splits", "Of"], rows, "Duplicates"), {
       how:
-        "Near-duplicates have a Jaccard similarity of word trigrams, as MinHash estimates it, of " +
-        `${decimal(d.near_threshold)} or more with an earlier reply.`,
+        "Near-duplicates share word trigrams with an earlier reply: a Jaccard similarity, estimated by MinHash, of " +
+        `${decimal(d.near_threshold)} or more.`,
     }),
     d.examples.length > 0 &&
       figure(
@@ -184,7 +184,7 @@ function diversity(report) {
     "diversity",
     "Diversity",
     figure("How much do replies differ?", null, table(["Measure", "Value", "How to read it"], rows, "Diversity")),
-    d.vendi === null && none("No Vendi score: no embedder was at hand."),
+    d.vendi === null && none("No Vendi score: the replies could not be embedded."),
   );
 }
 
@@ -192,8 +192,8 @@ function contamination(report) {
   const files = report.contamination;
   if (!files.length)
     return section("contamination", "Contamination", none(
-        "The texts were compared with no file. `everyuser report DIR --benchmark FILE` looks for the texts of a " +
-          "benchmark in the dataset.",
+        "The texts were not compared with a benchmark. `everyuser report DIR --benchmark FILE` searches the dataset " +
+          "for a benchmark's texts.",
       ));
   const rows = files.map((f) => [
     f.file,
@@ -206,7 +206,7 @@ function contamination(report) {
   return section(
     "contamination",
     "Contamination",
-    figure("Does the dataset repeat texts of other files?", null, table(headings, rows, "Contamination"), {
+    figure("Does the dataset contain texts of benchmarks?", null, table(headings, rows, "Contamination"), {
       wide: true,
     }),
     files
@@ -217,7 +217,7 @@ function contamination(report) {
 
 function copies(report) {
   const { label: labels, portrait, examples } = report.copies;
-  if (!report.pairs) return section("copies", "Persona copies", none("There are no replies to look into."));
+  if (!report.pairs) return section("copies", "Persona copies", none("There are no replies to check."));
   const rows = [
     { name: "Label of an active dimension", value: labels, text: percent(labels) },
     { name: "Six words of a portrait", value: portrait, text: percent(portrait) },
@@ -227,7 +227,7 @@ function copies(report) {
     "copies",
     "Persona copies",
     figure("Do replies repeat the words that describe the person?", null, drawn, {
-      how: "Share of the pairs in which a reply does. A reader would not need to understand them.",
+      how: "Share of the pairs with such a reply. A model can match these words instead of the persona.",
     }),
     examples.length > 0 && figure("What was copied?", null, quotes(examples)),
   );

@@ -89,7 +89,7 @@ def test_size_category(rows: int, category: str) -> None:
 def test_what_nobody_stated_is_not_claimed() -> None:
     text = render_card(manifest(), None)
     assert "license" not in header(text) and "language" not in header(text)
-    assert "No licence was stated" in text
+    assert "No licence is stated" in text
     assert header(render_card(manifest(rules={"language": "fr"}), None))["language"] == ["fr"]
     assert "## Quality" not in text and "## An example" not in text
 
@@ -103,7 +103,7 @@ def test_every_column_is_explained() -> None:
     ("config", "there", "absent"),
     [
         ({}, ["Sampled pairs", "`packaged:smollm2-135m-instruct`", "occurs twice"], ["Mined pairs", "scrubbed"]),
-        ({"mining": MINING}, ["Mined pairs", "patterns", "read out of single replies"], ["Sampled pairs"]),
+        ({"mining": MINING}, ["Mined pairs", "patterns", "inferred from single replies"], ["Sampled pairs"]),
         ({"mining": MINING | {"share": 0.5}}, ["Mined pairs", "Sampled pairs", "drawn at random"], []),
         (
             {"mining": MINING | {"annotation": {"mode": "given"}}},
@@ -111,7 +111,7 @@ def test_every_column_is_explained() -> None:
             ["smollm2"],
         ),
         ({"mirror": False}, [], ["occurs twice"]),
-        ({"portrait": "paper"}, ["it gives the label away"], ["direction alone"]),
+        ({"portrait": "paper"}, ["which reveals the label"], ["direction alone"]),
         ({"generation": {"model": "/home/me/models/llama"}}, ["`llama`"], ["/home"]),
     ],
 )
@@ -157,8 +157,8 @@ def claims(config: BuildConfig) -> dict[str, bool]:
     has_histories = config.history.ugc + config.history.pair > 0
     is_strict = config.history.consistency == "strict" or not is_mined
     return {
-        "Every pair occurs twice, mirrored": config.mirror,
-        "No model was asked: every text": config.engine.kind == "dummy",
+        "Every pair occurs twice": config.mirror,
+        "No model was used": config.engine.kind == "dummy",
         "**Sampled pairs**": is_sampled,
         "refusals or talk about the task": is_sampled and bool(config.rules.refusals),
         "full of markup": is_sampled and bool(config.rules.markup),
@@ -166,13 +166,13 @@ def claims(config: BuildConfig) -> dict[str, bool]:
         "**Mined pairs**": is_mined,
         "most of them by models": is_rated,
         "A model annotates each": is_annotated,
-        "levels on the dimensions of the space that came with them": is_given,
+        "that came with levels on the dimensions of the space": is_given,
         "**Histories**": has_histories,
-        "and contradict it nowhere": has_histories and is_strict,
-        "those of sampled pairs contradict it nowhere": has_histories and not is_strict and is_sampled,
+        "and contradict it in no dimension": has_histories and is_strict,
+        "those of sampled pairs contradict it in no dimension": has_histories and not is_strict and is_sampled,
         "by a template from the direction alone": config.portrait == "template",
         "by the model from the direction alone": config.portrait == "model",
-        "it gives the label away": config.portrait == "paper",
+        "which reveals the label": config.portrait == "paper",
         "posts -> sample a direction": is_sampled,
         "threads -> annotate replies": is_annotated,
         "threads -> levels of replies": is_given,
@@ -180,14 +180,14 @@ def claims(config: BuildConfig) -> dict[str, bool]:
         "temperature, top-p": is_sampled or config.portrait != "template",
         "| model | none |": not is_sampled and not is_annotated and config.portrait == "template",
         "drawn at random and acted out by a model": is_sampled,
-        "read out of single replies by a model": is_annotated,
+        "inferred from single replies by a model": is_annotated,
         "taken from ratings of single responses": is_rated,
         "taken from levels that came with single replies": is_given,
-        "were replaced by patterns": mining is not None and mining.scrub,
-        "names of people were not looked for": mining is not None and mining.scrub,
-        "Mined posts and replies are as they were found": mining is not None and not mining.scrub,
-        "Posts that pairs were sampled for are as they were given": is_sampled and config.seeds.path != "packaged",
-        "No licence was stated": config.card.license is None,
+        "patterns replaced user names": mining is not None and mining.scrub,
+        "names of people were not searched": mining is not None and mining.scrub,
+        "Personal data in mined posts and replies were not removed": mining is not None and not mining.scrub,
+        "Personal data in the posts of sampled pairs were not removed": is_sampled and config.seeds.path != "packaged",
+        "No licence is stated": config.card.license is None,
         "scrubbed of names": False,
     }
 
@@ -212,7 +212,7 @@ def test_splits_are_spoken_of_where_there_are_some() -> None:
 
 def test_funnel_and_place() -> None:
     text = render_card(manifest(), "me/my-set")
-    assert "1000 examples from 500 pairs, of 600 asked for" in text and "| validate/empty | 7 |" in text
+    assert "1000 examples from 500 of 600 configured pairs" in text and "| validate/empty | 7 |" in text
     assert 'load_dataset("me/my-set")' in text
 
 

@@ -18,27 +18,27 @@ WIDTHS = (360, 820, 1280)
 FIGURES = """
 How large are the splits?
 Which preferences do the examples express?
-How many dimensions does one example speak about?
+How many dimensions are active in an example?
 Do preferences come in clusters?
 Which dimensions move together most?
 How long are the texts?
-Does length give the preference away?
+Does length reveal the preference?
 What was read before pairs were mined?
-What was left out of it?
+What was left out?
 What became of the attempts?
 Which attempt gave the pair?
 Why were rows rejected?
 Do texts occur twice?
 What do near-duplicates look like?
-How much of the direction does the history show?
+How much of the direction does the history support?
 How many items does a history have?
 How much do replies differ?
-Does the dataset repeat texts of other files?
+Does the dataset contain texts of benchmarks?
 What is shared with alignx_test.jsonl?
 Do replies repeat the words that describe the person?
 What was copied?
 What did the build use?
-How fast did it go?
+How fast was the build?
 Which runs made it?
 """.strip().splitlines()
 WITHOUT_MARKS = {
@@ -46,7 +46,7 @@ WITHOUT_MARKS = {
     "Do texts occur twice?": "tbody tr",
     "What do near-duplicates look like?": "blockquote",
     "How much do replies differ?": "tbody tr",
-    "Does the dataset repeat texts of other files?": "tbody tr",
+    "Does the dataset contain texts of benchmarks?": "tbody tr",
     "What is shared with alignx_test.jsonl?": "blockquote",
     "What was copied?": "blockquote",
     "What did the build use?": "tbody tr",
@@ -197,7 +197,7 @@ def test_the_search_narrows_the_list(browser: Browser, pages: dict[str, Path]) -
     browser.click("#search")
     browser.type(" nowhere-to-be-found")
     assert listed(browser) == []
-    assert text_of(browser, "#row") == "Nothing matches."
+    assert text_of(browser, "#row") == "No row matches."
     browser.click("#clear")
     assert len(listed(browser)) == len(shown)
 

@@ -23,7 +23,7 @@ def test_the_pictures_are_written_and_named(tmp_path: Path) -> None:
     ]
     assert figures[-1] == Figure(
         "figures/funnel.svg",
-        "19\u202f902 pairs accepted of 20\u202f000 asked for, with 7\u202f846 rejections, most often "
+        "19\u202f902 pairs accepted of 20\u202f000 configured, with 7\u202f846 rejections, most often "
         "validate/unfinished.",
     )
     for figure in figures:
