@@ -124,7 +124,7 @@ class PairItem(Record):
 class Example(Record):
     """One row of the finished dataset: AlignX's columns with their exact names, then this project's in snake_case."""
 
-    prompt: Text = Field(description="The post.")
+    prompt: Text = Field(description="The post to reply to.")
     chosen: Text = Field(description="The reply that this person prefers.")
     rejected: Text = Field(description="The other reply.")
     preference_direction: ReleasedDirection = Field(

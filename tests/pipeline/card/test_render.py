@@ -107,7 +107,7 @@ def test_every_column_is_explained() -> None:
         ({"mining": MINING | {"share": 0.5}}, ["Mined pairs", "Sampled pairs", "drawn at random"], []),
         (
             {"mining": MINING | {"annotation": {"mode": "given"}}},
-            ["| model | none |", "no model\n  annotated them"],
+            ["| model | none |", "no model annotated them"],
             ["smollm2"],
         ),
         ({"mirror": False}, [], ["occurs twice"]),
