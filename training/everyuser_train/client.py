@@ -25,8 +25,8 @@ from schemas.problems import Fits, Hidden
 T = TypeVar("T")
 
 _CONNECT_SECONDS = 10.0
-_RETRIED = frozenset({408, 409, 429})
-"""Statuses below 500 that the library retries."""
+_TRANSIENT = frozenset({408, 409, 425, 429})
+"""Statuses below 500 that a later run may not get. The library retries most of them."""
 
 
 class Endpoint(Record):
@@ -201,7 +201,7 @@ def _refusal(endpoint: Endpoint, call: Call[Any], status: int, payload: bytes) -
         )
     if 300 <= status < 400:
         raise UserError(f"{url} redirects (HTTP {status}); set base_url to the address that it leads to")
-    return Failure(f"http_{status}", detail, status < 500 and status not in _RETRIED)
+    return Failure(f"http_{status}", detail, status < 500 and status not in _TRANSIENT)
 
 
 def _message(payload: bytes) -> str:
