@@ -9,6 +9,7 @@ import contextlib
 import importlib.metadata
 import importlib.util
 import logging
+import os
 import threading
 import traceback
 from collections.abc import Iterator
@@ -372,6 +373,8 @@ def _reported(debug: bool, verbose: bool = False) -> Iterator[None]:
 
 def main() -> None:
     """Run the command line: the entry point of `everyuser`."""
+    # Read when Arrow is imported, here and in worker processes. Its own allocator keeps tens of MiB for itself.
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     app()
 
 

@@ -1,10 +1,10 @@
-"""One run at a time in a build's folder: a file lock on this machine, a lease in an object store.
+"""Locks that let one run at a time work in a build's folder: a file lock on this machine, a lease in an object store.
 
-A lease is an object that its holder writes anew every few seconds. Leases are numbered, and the highest holds: whoever
-takes over from a dead run creates the next number, which only one can, and a run that had only been asleep finds that
-number and stops. No clocks are compared: a lease is dead when it stands still while it is watched.
+A lease is an object that its holder rewrites every few seconds. Leases are numbered, and the highest number holds. To
+take over from a dead run, another run creates the next number, which only one run can do. A run that had been suspended
+finds that number and stops. Clocks are not compared: a lease has expired when it does not change while it is watched.
 
-A file lock goes with its process, and holds between hosts wherever the shared disk has locks, as NFS has.
+A file lock ends with its process. It holds between hosts where the shared disk supports locks, as NFS does.
 """
 
 from __future__ import annotations
@@ -36,31 +36,50 @@ from schemas.base import UsageError, UserError
 logger = logging.getLogger(__name__)
 
 LOCK = ".lock"
-_BEAT_SECONDS = 10.0
-_WATCHED_SECONDS = 35.0
-"""How long a lease must stand still to be dead: three beats, and a little."""
+_HEARTBEAT_SECONDS = 10.0
+_EXPIRY_SECONDS = 35.0
+"""Time without a change after which a lease has expired: three heartbeats and a little more."""
 
 
 @contextlib.contextmanager
 def locked(folder: AnyPath) -> Iterator[None]:
     """Hold a build's folder for this process alone.
 
-    Raises `UsageError` where another run holds it. On this machine the lock goes with the process, however it ends;
-    elsewhere the next run takes over after half a minute (at once where it sees that the process is gone).
+    A file lock ends with the process. A lease that was not released is taken over after half a minute, or at once
+    where the next run can see that the process is gone.
+
+    Raises:
+        UsageError: Another run holds the folder, or its file system has no locks.
+        UserError: Another run has taken over the lease.
     """
     if storage.is_local(folder):
         with _file_lock(folder):
             yield
         return
-    lease = _Lease(folder)
+    with _interruptible():
+        lease = _Lease(folder)
+        try:
+            yield
+        except KeyboardInterrupt:
+            lease.check()
+            raise
+        finally:
+            lease.release()
+        lease.check()
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Take interrupts within the block, by which a lost lease stops the run. Background commands ignore them."""
+    is_ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    if not is_ignored or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield
-    except KeyboardInterrupt:
-        lease.check()
-        raise
     finally:
-        lease.release()
-    lease.check()
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @contextlib.contextmanager
@@ -73,10 +92,10 @@ def _file_lock(folder: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = os.pread(file, 300, 0).decode(errors="replace").strip() or "process unknown"
-            raise _held(folder, holder) from None
+            raise _in_use(folder, holder) from None
         except OSError as error:
             raise UsageError(
-                f"{folder}: its file system has no locks ({error_text(error)}), so two runs could meet there; "
+                f"{folder}: its file system has no locks ({error_text(error)}), so two runs could write there at once; "
                 "choose an --output on another disk, or in a bucket"
             ) from None
         with storage.write_errors(folder):
@@ -89,67 +108,64 @@ def _file_lock(folder: Path) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _Holder:
-    """What a lease says. `beats` grows while its holder lives. Host and process are for people to read."""
+    """The content of a lease. `heartbeats` grows while the holder lives. Host and process are for people to read."""
 
     host: str
     process: int
     machine: str
     started: int | None
     run: str
-    beats: int = 0
+    heartbeats: int = 0
     released: bool = False
 
     @classmethod
     def current(cls) -> Self:
-        """Return this process, as the holder of a new lease."""
+        """Return this process as the holder of a new lease."""
         me = Process.current()
         return cls(socket.gethostname(), me.number, me.machine, me.started, uuid.uuid4().hex)
 
     @property
     def is_gone(self) -> bool:
-        """Whether it is known to be over without watching."""
+        """True where the holder has ended for sure. Otherwise its lease must be watched."""
         process = Process(self.machine, self.process, self.started)
         if self.released or process.is_gone:
             return True
-        # Of this very process, or of an earlier one of its number where no start times are told.
-        return process.is_here and self.process == os.getpid() and self.run not in _ours
+        # A lease of this process, or of an earlier one with its number where the system reports no start times.
+        return process.is_here and self.process == os.getpid() and self.run not in _own_runs
 
 
-_ours: set[str] = set()
-"""Leases that this process holds."""
+_own_runs: set[str] = set()
+"""Runs of the leases that this process holds."""
 
 
 class _Lease:
     def __init__(self, folder: UPath) -> None:
         self._folder = folder
-        self._me = _Holder.current()
+        self._holder = _Holder.current()
         self._number = self._acquire()
-        _ours.add(self._me.run)
+        _own_runs.add(self._holder.run)
         self._taken_by: _Holder | None = None
-        self._over = threading.Event()
-        if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-            # As for a command that a script has put into the background: it must be possible to stop it.
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-        self._thread = threading.Thread(target=self._beat, name="everyuser-lease", daemon=True)
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._send_heartbeats, name="everyuser-lease", daemon=True)
         self._thread.start()
 
     def check(self) -> None:
-        """Raises `UserError` where another run has taken over."""
+        """Raise `UserError` where another run has taken over."""
         if self._taken_by is not None:
             raise UserError(
                 f"{self._folder}: process {self._taken_by.process} on {self._taken_by.host} has taken over, as this "
-                "one had stood still; nothing is lost, let it finish"
+                "run did not renew its lease; nothing is lost, let the other run finish"
             )
 
     def release(self) -> None:
-        """Let the next one in."""
-        self._over.set()
-        _ours.discard(self._me.run)
-        # Where the store is gone a beat hangs for half a minute, and there is nothing to wait for.
+        """Let the next run in."""
+        self._stopped.set()
+        _own_runs.discard(self._holder.run)
+        # Where the store is down, a heartbeat takes half a minute, and waiting for it is useless.
         if self._taken_by is None and is_reachable(self._folder):
             self._thread.join()
             with contextlib.suppress(UserError), without_retries():
-                self._write(replace(self._me, released=True))
+                self._write(replace(self._holder, released=True))
 
     def _path(self, number: int) -> UPath:
         return self._folder / LOCK / f"{number:08d}.json"
@@ -166,26 +182,26 @@ class _Lease:
             raise UsageError(f"{self._path(number)} is damaged; delete it") from None
 
     def _write(self, holder: _Holder) -> None:
-        self._me = holder
+        self._holder = holder
         storage.write_text(self._path(self._number), json.dumps(asdict(holder)))
 
     def _acquire(self) -> int:
         last = max(self._numbers(), default=0)
         holder = self._read(last) if last else None
-        if holder is not None and not holder.is_gone and self._is_alive(last, holder):
-            raise _held(self._folder, f"process {holder.process} on {holder.host}")
+        if holder is not None and not holder.is_gone and self._is_renewed(last, holder):
+            raise _in_use(self._folder, f"process {holder.process} on {holder.host}")
         try:
-            storage.create(self._path(last + 1), json.dumps(asdict(self._me)).encode())
+            storage.create(self._path(last + 1), json.dumps(asdict(self._holder)).encode())
         except FileExistsError:
-            # Clients try again by themselves: it may be there by our own first try.
+            # The store's client retries by itself, so its own first try may have created the lease.
             winner = self._read(last + 1)
-            if winner is None or winner.run != self._me.run:
-                raise _held(self._folder, "one that began at the same moment") from None
+            if winner is None or winner.run != self._holder.run:
+                raise _in_use(self._folder, "a run that began at the same moment") from None
         numbers = self._numbers()
         if max(numbers) > last + 1:
-            # While this one looked, others have taken this very number and given it back.
+            # In the meantime other runs have taken and released this number.
             storage.remove(self._path(last + 1))
-            raise _held(self._folder, "one that began at the same moment")
+            raise _in_use(self._folder, "a run that began at the same moment")
         if holder is not None and not holder.released:
             logger.warning(
                 "%s: took over the lease of process %d on %s, which has ended or stopped renewing it",
@@ -198,34 +214,34 @@ class _Lease:
                 storage.remove(self._path(number))
         return last + 1
 
-    def _is_alive(self, number: int, holder: _Holder) -> bool:
-        """Watch a lease until it moves, or has stood still for too long."""
+    def _is_renewed(self, number: int, holder: _Holder) -> bool:
+        """Watch a lease; return False once it is released or has expired."""
         logger.info("%s: watching the lease of process %d on %s", self._folder, holder.process, holder.host)
-        watched, slowest = 0.0, _BEAT_SECONDS
-        while watched < _WATCHED_SECONDS:
+        watched, slowest = 0.0, _HEARTBEAT_SECONDS
+        while watched < _EXPIRY_SECONDS:
             sent = time.monotonic()
-            time.sleep(min(1.0, _WATCHED_SECONDS / 10))
+            time.sleep(min(1.0, _EXPIRY_SECONDS / 10))
             seen = self._read(number)
             if seen != holder:
                 return seen is None or not seen.released
             seconds = time.monotonic() - sent
-            # While a store is away no lease moves, and its holder needs a while to notice that it is back. It was away
-            # if it took longer than ever to answer; one that always takes so long is slow, and its answers count.
-            watched = 0.0 if seconds > slowest else watched + min(seconds, _BEAT_SECONDS)
+            # No lease changes while its store is down, and the holder notices its return late. So watching starts again
+            # after a response that took longer than any before. A store that is always slow is not down.
+            watched = 0.0 if seconds > slowest else watched + min(seconds, _HEARTBEAT_SECONDS)
             slowest = max(slowest, seconds)
         return False
 
-    def _beat(self) -> None:
-        while not self._over.wait(_BEAT_SECONDS):
-            # A store that cannot be reached for a moment is no reason to stop.
+    def _send_heartbeats(self) -> None:
+        while not self._stopped.wait(_HEARTBEAT_SECONDS):
+            # A store that is down for a moment is no reason to stop.
             with contextlib.suppress(UserError), without_retries():
                 newest = max(self._numbers(), default=self._number)
                 if newest > self._number:
                     self._taken_by = self._read(newest) or _Holder("another host", 0, "", None, "")
                     os.kill(os.getpid(), signal.SIGINT)
                     return
-                self._write(replace(self._me, beats=self._me.beats + 1))
+                self._write(replace(self._holder, heartbeats=self._holder.heartbeats + 1))
 
 
-def _held(folder: AnyPath, whom: str) -> UsageError:
+def _in_use(folder: AnyPath, whom: str) -> UsageError:
     return UsageError(f"{folder}: another build is at work there ({whom}); wait for it, or choose another --output")

@@ -1,4 +1,4 @@
-"""The manifest of a build's folder, read and written."""
+"""Reading and writing of a folder's manifest."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Which process it was: a process that others recognise as gone, also from another container.
+"""Identity of a process, by which other processes can tell that it is gone, also from another container.
 
-A host name and a number do not identify a process. Two containers may have the same host name, and each its own
-process 1. So a process is known by the boot of its machine and its namespace of process numbers, by its number there,
-and by the time at which it started.
+A host name and a number do not identify a process: two containers may have the same host name, and each has a
+process 1. So a process is identified by the boot of its machine, its namespace of process numbers, its number there,
+and its start time.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Self
 
 @dataclass(frozen=True)
 class Process:
-    """A process. `machine` is empty where nothing says which processes can be seen from here."""
+    """A process. `machine` is empty where the visible processes cannot be identified."""
 
     machine: str
     number: int
@@ -29,17 +29,17 @@ class Process:
 
     @classmethod
     def current(cls) -> Self:
-        """Return this very process."""
+        """Return this process."""
         return cls(_machine(), os.getpid(), (_stat(os.getpid()) or (None, None))[1])
 
     @property
     def is_here(self) -> bool:
-        """True where this process could see it: of the same machine, and of the same container."""
+        """True for a process of the same machine and container, which is visible from here."""
         return self.machine != "" and self.machine == _machine()
 
     @property
     def is_gone(self) -> bool:
-        """True where the process is surely over. Nothing is sure of a process that cannot be seen from here."""
+        """True where the process has ended for sure. Of a process that is not visible, nothing is sure."""
         if not self.is_here:
             return False
         try:
@@ -52,15 +52,15 @@ class Process:
         if found is None or self.started is None:
             return False
         state, started = found
-        # A number that was given to another process, or a process that nobody has waited for.
+        # The number belongs to another process now, or the process has ended and its parent has not noticed.
         return started != self.started or state in ("Z", "X")
 
 
 @lru_cache(maxsize=1)
 def _machine() -> str:
-    """Identify what process numbers belong to: on Linux a boot and a namespace, elsewhere a host."""
+    """Identify the set of process numbers: on Linux a boot and a namespace, elsewhere a host."""
     if sys.platform != "linux":
-        # No containers of its own: there is one set of numbers.
+        # Without containers a host has one set of numbers.
         parts = [socket.gethostname(), f"{uuid.getnode():x}"]
     else:
         try:
@@ -69,16 +69,16 @@ def _machine() -> str:
         except OSError:
             return ""
         with contextlib.suppress(OSError):
-            # Start times are told by the clock of this one.
+            # Start times are by the clock of this namespace.
             parts.append(str(Path("/proc/self/ns/time").readlink()))
     return hashlib.sha256(" ".join(parts).encode()).hexdigest()[:12]
 
 
 def _stat(number: int) -> tuple[str, int] | None:
-    """State and start time (in ticks since the boot) of a process, where the system tells."""
+    """Return state and start time (in ticks since the boot) of a process, where the system reports them."""
     try:
         text = Path(f"/proc/{number}/stat").read_text(errors="replace")
-        # The name, in parentheses, may hold anything.
+        # The process's name, in parentheses, may contain spaces and parentheses.
         fields = text.rpartition(")")[2].split()
         return fields[0], int(fields[19])
     except (OSError, ValueError, IndexError):

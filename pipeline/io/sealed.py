@@ -1,4 +1,4 @@
-"""JSON files that a build writes for itself, with a digest: what was damaged or edited since is not believed."""
+"""JSON files of a build with a digest, by which damage and edits are detected."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ _DIGEST = "digest"
 
 
 def write_sealed(path: AnyPath, document: Mapping[str, Any]) -> None:
-    """Write a JSON object with its digest, whole or not at all."""
+    """Write a JSON object with its digest, atomically."""
     storage.write_text(path, json.dumps({**document, _DIGEST: _digest(document)}, indent=1))
 
 
-def read_sealed(path: AnyPath, way_out: str = "delete it and run again") -> dict[str, Any] | None:
+def read_sealed(path: AnyPath, advice: str = "delete it and run again") -> dict[str, Any] | None:
     """Read a JSON object; None where there is no such file.
 
     Raises:
-        UserError: It is not what was written. Names the file and `way_out`.
+        UserError: The file is damaged or was edited. Names the file and `advice`.
     """
     try:
         document = json.loads(storage.read_bytes(path))
@@ -34,7 +34,7 @@ def read_sealed(path: AnyPath, way_out: str = "delete it and run again") -> dict
         return None
     except (ValueError, KeyError, TypeError, AttributeError):
         pass
-    raise UserError(f"{path} is damaged or was edited; {way_out}")
+    raise UserError(f"{path} is damaged or was edited; {advice}")
 
 
 def _digest(document: Mapping[str, Any]) -> str:

@@ -1,7 +1,7 @@
-"""Parquet files that appear whole or not at all, say which they are, and are checked whenever they are read.
+"""Shards: Parquet files that are written atomically and checked whenever they are read.
 
-A footer holds the file's name and a hash of what it says, every page a checksum. So a file that was damaged, edited or
-put in the place of another is an error that names it, and never other rows.
+A footer holds the file's name and its own hash, and every page has a checksum. So a file that was damaged, edited or
+swapped raises an error that names it, and never gives other rows.
 """
 
 from __future__ import annotations
@@ -24,17 +24,18 @@ from pipeline.io.storage import AnyPath
 from schemas.arrow import hf_metadata
 from schemas.base import UserError
 
-# Arrow's own allocator keeps tens of MiB for itself; shards are few and large, which malloc serves as fast.
-pa.set_memory_pool(pa.system_memory_pool())
-
 _META = "everyuser"
 _META_HASH = "everyuser.hash"
 
 
 def write_shard(path: AnyPath, schema: pa.Schema, groups: Iterable[pa.Table], meta: Mapping[str, Any]) -> None:
-    """Write `groups`, each as one row group, with `meta` (JSON) in the footer.
+    """Write a shard. Equal groups and meta give equal bytes.
 
-    Equal groups and meta give equal bytes.
+    Args:
+        path: The shard.
+        schema: Of the groups.
+        groups: Tables, each written as one row group.
+        meta: JSON object for the footer.
     """
     with staged_shard(path, schema, groups, meta):
         pass
@@ -44,7 +45,7 @@ def write_shard(path: AnyPath, schema: pa.Schema, groups: Iterable[pa.Table], me
 def staged_shard(
     path: AnyPath, schema: pa.Schema, groups: Iterable[pa.Table], meta: Mapping[str, Any]
 ) -> Iterator[dict[str, Any]]:
-    """Like `write_shard`, but the file appears at the end of the block, which is given its `bytes` and `sha256`."""
+    """Write a shard as `write_shard` does, but yield its `bytes` and `sha256` before the file appears."""
     with storage.atomic(path) as temporary:
         _write(temporary, schema, groups, {**meta, "file": _name(path)})
         with temporary.open("rb") as file:
@@ -53,7 +54,7 @@ def staged_shard(
 
 
 def _name(path: AnyPath) -> str:
-    """A shard's name in its footer: its place below the build's folder, which may itself be renamed."""
+    """Return a shard's name in its footer: relative to the build's folder, which may be renamed."""
     return f"{path.parent.name}/{path.name}"
 
 
@@ -75,28 +76,28 @@ def _write(path: Path, schema: pa.Schema, groups: Iterable[pa.Table], meta: Mapp
 
 
 def _hash(meta: str, schema: pa.Schema, rows: int) -> str:
-    """Hash what a footer says. Pages have checksums, a footer has none, and a changed bit there may rename a column."""
+    """Hash the content of a footer. Parquet has no checksum for it, and a changed bit may rename a column."""
     columns = schema.remove_metadata().to_string(show_field_metadata=False)
     return hashlib.blake2b(f"{meta}\n{columns}\n{rows}".encode(), digest_size=16).hexdigest()
 
 
 @contextmanager
 def open_shard(path: AnyPath, whole: bool = False, fingerprint: str | None = None) -> Iterator[pq.ParquetFile]:
-    """Open a shard to read rows. Errors of reading inside the block become errors of the shard too.
+    """Open a shard to read rows. Errors of reading within the block become errors of the shard, too.
 
     Args:
         path: The shard.
-        whole: Whether most of it will be read.
-        fingerprint: The build that it must be of.
+        whole: True where most of it will be read.
+        fingerprint: The build that it must belong to.
 
     Raises:
-        UserError: The file is damaged, is not ours, is another shard, or cannot be read; names it and the way out.
+        UserError: The file is damaged, was not written by everyuser, is another shard, or cannot be read.
         FileNotFoundError: There is no such file.
     """
     with (
-        damage_reported(path),
+        shard_errors(path),
         storage.open_parquet(path, whole) as opened,
-        # Without read-ahead: processes share the processors, and memory is what is scarce.
+        # Without read-ahead, which takes memory and saves no time where processes share the processors.
         pq.ParquetFile(opened, pre_buffer=False, page_checksum_verification=True) as file,
     ):
         meta = _meta_of(file.metadata, path)
@@ -106,11 +107,11 @@ def open_shard(path: AnyPath, whole: bool = False, fingerprint: str | None = Non
 
 
 @contextmanager
-def damage_reported(path: AnyPath) -> Iterator[None]:
-    """Turn what Arrow and the system say of a file into a `UserError` that names it; a missing file is named alone.
+def shard_errors(path: AnyPath) -> Iterator[None]:
+    """Convert errors of Arrow and the system to `UserError`; a missing file stays a `FileNotFoundError`.
 
-    Only what is certainly damaged is said to be: a good shard may be unreadable for want of a permission or of file
-    handles, and nobody should delete it for that.
+    Only damage is called damage: a good shard may be unreadable for lack of a permission or of file handles, and
+    nobody should delete it for that.
     """
     try:
         yield
@@ -121,10 +122,10 @@ def damage_reported(path: AnyPath) -> Iterator[None]:
     except OSError as error:
         if storage.is_local(path) and path.is_dir():
             raise UserError(f"{path} is a folder, where a file should be; remove it and run again") from None
-        # Arrow's own errors about a file's content have no number.
+        # Arrow's errors about a file's content have no number.
         if error.errno is None:
             raise _damaged(path, error) from None
-        raise UserError(f"cannot read {path}: {error_text(error)}; mend that and run the same command again") from error
+        raise UserError(f"cannot read {path}: {error_text(error)}; fix that and run the same command again") from error
     except pa.ArrowException as error:
         raise _damaged(path, error) from None
 
@@ -155,7 +156,7 @@ def read_groups(path: AnyPath, rows: npt.NDArray[np.int64]) -> pa.Table:
 def read_meta(path: AnyPath) -> dict[str, Any] | None:
     """Return the footer's `meta`; None where there is no such file. `open_shard` lists the errors."""
     try:
-        with damage_reported(path), storage.open_parquet(path) as opened:
+        with shard_errors(path), storage.open_parquet(path) as opened:
             return _meta_of(pq.read_metadata(opened), path)
     except FileNotFoundError:
         return None
@@ -176,6 +177,6 @@ def _meta_of(metadata: pq.FileMetaData, path: AnyPath) -> dict[str, Any]:
 
 
 def read_metas(folder: AnyPath, files: Sequence[str]) -> list[dict[str, Any] | None]:
-    """`read_meta` of many files of a folder. In an object store only what a listing shows is asked for, all at once."""
+    """Return `read_meta` of many files of a folder. In an object store only listed files are read, many at a time."""
     there = frozenset(storage.list_names(folder))
     return storage.map_files(folder, lambda file: read_meta(folder / file) if file in there else None, files)

@@ -1,7 +1,7 @@
-"""Where a build's files are: a folder of this machine, or a place in an object store. The difference ends here.
+"""Files of a build, on this machine or in an object store. No other module needs to know the difference.
 
-On this machine a file appears by being renamed; in an object store it appears when it has arrived whole, as such a
-store has neither renaming nor appending. Everything else of the pipeline only asks for files that appear whole.
+Files are written atomically. On this machine a temporary file is renamed. An object store can neither rename nor
+append, but an object appears there only when it has arrived whole.
 """
 
 from __future__ import annotations
@@ -31,24 +31,24 @@ from schemas.base import UsageError, UserError
 T = TypeVar("T")
 R = TypeVar("R")
 AnyPath = Path | UPath
-"""A file or folder: a `Path` on this machine, a `UPath` of any file system that fsspec knows elsewhere."""
+"""A file or folder: a `Path` on this machine, a `UPath` of any other file system that fsspec supports."""
 
 _THREADS = 32
-"""Requests to an object store at once, where there are many to be made."""
+"""Concurrent requests to an object store."""
 
 _OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oci", "oss", "r2", "memory"})
-"""Protocols under which a file appears when it is whole, and folders need not be made."""
+"""Protocols whose files appear whole, and whose folders need not be made."""
 _READ_ONLY = frozenset({"http", "https", "data", "hf", "git", "github", "zip", "tar", "libarchive"})
 _LARGE_FILES = 8
-"""Files on their way at once, where each fills the line for a while."""
+"""Concurrent downloads, each of which can use the whole bandwidth."""
 _BLOCK_BYTES = 8 << 20
 _ABANDONED_SECONDS = 3600
-"""Age at which a temporary file is nobody's any more, where its process cannot be seen from here."""
+"""Age from which a temporary file counts as abandoned where its process is not visible from here."""
 _PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
 
 
 def parse(name: str) -> AnyPath:
-    """The place that a user names: a path, or an address such as `gs://bucket/folder`. Raises `UsageError`."""
+    """Return the path or address (such as `gs://bucket/folder`) that a user names. Raises `UsageError`."""
     protocol, separator, rest = name.partition("://")
     if not separator:
         protocol, separator, rest = name.partition(":/")
@@ -63,25 +63,25 @@ def parse(name: str) -> AnyPath:
     if not rest.strip("/") or (rest.startswith("/") and protocol in _PACKAGES):
         raise UsageError(f"{name}: a bucket or host is missing")
     try:
-        # What other workers write must be seen, so no listing is remembered.
+        # Listings are not cached, as other workers write there.
         path = UPath(name.rstrip("/"), use_listings_cache=False)
         _ = path.fs
     except ImportError:
         package = _PACKAGES.get(protocol, f"the package for {protocol}://")
         raise UsageError(f"{name}: {package} is not installed in this Python; pip install {package}") from None
-    except Exception as error:  # Each file system has its own.
+    except Exception as error:  # Each file system has errors of its own.
         raise UsageError(f"{name}: cannot be used: {error_text(error)}") from None
     return path
 
 
 def is_local(path: AnyPath) -> TypeIs[Path]:
-    """Whether this machine's own file system has it."""
+    """Return whether a path belongs to this machine's own file system."""
     return isinstance(path, Path)
 
 
 @contextmanager
 def atomic(path: AnyPath) -> Iterator[Path]:
-    """A temporary file of this machine that becomes `path`, whole, at the end; it is dropped on an error."""
+    """Yield a temporary file of this machine that becomes `path` at the end, and is dropped on an error."""
     if not is_local(path):
         with tempfile.TemporaryDirectory(prefix="everyuser-") as scratch:
             temporary = Path(scratch) / path.name
@@ -119,13 +119,13 @@ def _put(local: Path, path: UPath) -> None:
 
 
 def _temporary_name(name: str) -> str:
-    """A name that no other call has, in any container: it says whose file it is, for `remove_temporary`."""
+    """Return a unique name that holds this process's identity, for `remove_temporary`."""
     me = Process.current()
     return f".tmp-{name}-{me.machine}-{me.number}-{me.started or 0}-{uuid.uuid4().hex[:8]}"
 
 
 def _is_abandoned(path: AnyPath) -> bool:
-    """Whether the process that began a temporary file is gone; of one that cannot be seen, the file's age decides."""
+    """Return whether a temporary file's process is gone. The file's age decides where the process is not visible."""
     parts = path.name.rsplit("-", 4)[1:]
     if len(parts) == 4 and parts[0] and parts[1].isdecimal() and parts[2].isdecimal():
         owner = Process(parts[0], int(parts[1]), int(parts[2]) or None)
@@ -135,7 +135,7 @@ def _is_abandoned(path: AnyPath) -> bool:
 
 
 def write_bytes(path: AnyPath, content: bytes) -> None:
-    """Write a small file whole or not at all."""
+    """Write a small file atomically."""
     if not is_local(path) and path.protocol in _OBJECT_STORES:
         with write_errors(path):
             retry_outages(path, lambda: path.fs.pipe_file(path.path, content))
@@ -145,18 +145,18 @@ def write_bytes(path: AnyPath, content: bytes) -> None:
 
 
 def write_text(path: AnyPath, text: str) -> None:
-    """Write a small text file whole or not at all."""
+    """Write a small text file atomically."""
     write_bytes(path, text.encode())
 
 
 def create(path: UPath, content: bytes) -> None:
-    """Write a small file that nobody else has written; raises `FileExistsError`. One of those who try at once wins."""
+    """Write a small file that does not exist; raises `FileExistsError`. One of several concurrent calls succeeds."""
 
     def request() -> None:
         try:
             path.fs.pipe_file(path.path, content, mode="create")
         except (NotImplementedError, TypeError):
-            # A store without conditional writing: between these two lines somebody else may write too.
+            # A store without conditional writes: another call may write between these two lines.
             if path.fs.exists(path.path):
                 raise FileExistsError(str(path)) from None
             path.fs.pipe_file(path.path, content)
@@ -166,9 +166,9 @@ def create(path: UPath, content: bytes) -> None:
 
 
 def check_folder(folder: AnyPath) -> None:
-    """Raise `UsageError` where no build can be kept: at a file, below one, or where nothing can be written.
+    """Raise `UsageError` for a folder that cannot hold a build: a file, below a file, or read-only.
 
-    A name that is a pattern or a chain of addresses is refused too: `load_dataset` would look for other folders.
+    Patterns and chains of addresses are refused, too: `load_dataset` would look for other folders.
     """
     if wild := [part for part in ("[", "*", "?", "::") if part in str(folder)]:
         raise UsageError(
@@ -189,13 +189,13 @@ def check_folder(folder: AnyPath) -> None:
             f"--output {folder}: nothing can be written by {folder.protocol}://; name a folder of this machine, or of "
             "a bucket (s3://, gs://, az://)"
         )
-    # A listing that is refused comes with the store's words, and a question about one object without.
+    # Listed first, as a refused listing comes with the store's message, and a refused request for one object without.
     elif not list_names(folder) and is_file(folder):
         raise UsageError(f"--output {folder}: a file is there; name a folder, which need not be there")
 
 
 def read_bytes(path: AnyPath) -> bytes:
-    """A whole file; raises `FileNotFoundError`."""
+    """Return the content of a file; raises `FileNotFoundError`."""
     with read_errors(path):
         if is_local(path):
             return path.read_bytes()
@@ -205,9 +205,9 @@ def read_bytes(path: AnyPath) -> bytes:
 
 @contextmanager
 def open_binary(path: AnyPath, from_start_to_end: bool = False) -> Iterator[Any]:
-    """A file to read; raises `FileNotFoundError`.
+    """Open a file to read; raises `FileNotFoundError`.
 
-    In an object store each read is a request for just its bytes, unless all is read in order: then blocks are.
+    In an object store each read is one request for its bytes, or for a block where `from_start_to_end` is set.
     """
     if is_local(path):
         with read_errors(path):
@@ -225,7 +225,7 @@ def open_binary(path: AnyPath, from_start_to_end: bool = False) -> Iterator[Any]
 
 
 class _Reader(io.RawIOBase):
-    """A file of an object store; its own errors are told in a line, and those of whoever reads it are left alone."""
+    """A file of an object store. Store errors become `UserError`; exceptions of the caller pass through."""
 
     def __init__(self, path: UPath, file: Any) -> None:
         self._path, self._file = path, file
@@ -253,7 +253,7 @@ class _Reader(io.RawIOBase):
 
 @contextmanager
 def open_parquet(path: AnyPath, whole: bool = False) -> Iterator[str | pa.NativeFile | Any]:
-    """What to give to `ParquetFile`; raises `FileNotFoundError`. `whole` says that most of it will be read."""
+    """Yield the source for `ParquetFile`; raises `FileNotFoundError`. `whole`: most of the file will be read."""
     if is_local(path):
         yield str(path)
     elif whole:
@@ -265,7 +265,7 @@ def open_parquet(path: AnyPath, whole: bool = False) -> Iterator[str | pa.Native
 
 @contextmanager
 def local_copy(path: AnyPath) -> Iterator[Path]:
-    """The file on this machine, for code that needs one there; raises `FileNotFoundError`."""
+    """Yield a file as one of this machine; raises `FileNotFoundError`."""
     if is_local(path):
         yield path
         return
@@ -278,7 +278,7 @@ def local_copy(path: AnyPath) -> Iterator[Path]:
 
 @contextmanager
 def local_folder(folder: AnyPath) -> Iterator[Path]:
-    """A folder with its files, on this machine, for code that needs it there."""
+    """Yield a folder with its files as one of this machine."""
     if is_local(folder):
         yield folder
         return
@@ -288,7 +288,7 @@ def local_folder(folder: AnyPath) -> Iterator[Path]:
 
 
 def download(folder: UPath, target: Path) -> None:
-    """Copy everything below a folder to this machine; raises `FileNotFoundError` for one that holds nothing."""
+    """Copy everything below a folder to this machine; raises `FileNotFoundError` for an empty folder."""
     with read_errors(folder):
         found = retry_outages(folder, lambda: folder.fs.find(folder.path))
         files = [file for file in found if not file.endswith("/")]
@@ -304,11 +304,11 @@ def download(folder: UPath, target: Path) -> None:
 
 
 def is_file(path: AnyPath) -> bool:
-    """Whether there is such a file."""
+    """Return whether a file exists."""
     if is_local(path):
         with read_errors(path):
             return path.is_file()
-    # What fsspec calls `isfile` takes any error, such as a refused key, for a file that is not there.
+    # fsspec's `isfile` would take any error, such as a refused key, for a missing file.
     try:
         with read_errors(path):
             return bool(retry_outages(path, lambda: path.fs.info(path.path))["type"] == "file")
@@ -317,7 +317,7 @@ def is_file(path: AnyPath) -> bool:
 
 
 def size(path: AnyPath) -> int:
-    """Bytes of a file; raises `FileNotFoundError`."""
+    """Return the size of a file in bytes; raises `FileNotFoundError`."""
     with read_errors(path):
         if is_local(path):
             return path.stat().st_size
@@ -325,7 +325,7 @@ def size(path: AnyPath) -> int:
 
 
 def content_id(path: AnyPath) -> str:
-    """Identifies what is in a file: a hash, or what an object store says of it (which saves reading it)."""
+    """Return an identity of a file's content: a hash, or the object store's checksum, which saves reading it."""
     with read_errors(path):
         if is_local(path):
             with path.open("rb") as file:
@@ -336,13 +336,13 @@ def content_id(path: AnyPath) -> str:
 
 
 def is_same(recorded: str, found: str) -> bool:
-    """Compare two of `content_id`. A hash and what a store says of a copy cannot be compared, and count as equal."""
+    """Compare two results of `content_id`. A hash and a store's checksum cannot be compared, and count as equal."""
     kinds = {identity.rpartition(":")[0] for identity in (recorded, found)}
     return len(kinds) > 1 or recorded == found
 
 
 def list_names(folder: AnyPath, files_only: bool = False) -> list[str]:
-    """What stands directly in a folder, sorted; nothing where there is no such folder."""
+    """Return the sorted names of a folder's entries; an empty list for a missing folder."""
     try:
         with read_errors(folder):
             if is_local(folder):
@@ -356,7 +356,7 @@ def list_names(folder: AnyPath, files_only: bool = False) -> list[str]:
 
 
 def map_files(folder: AnyPath, function: Callable[[T], R], items: Iterable[T]) -> list[R]:
-    """`function` of every item, in order: of what is in an object store many at once, as each waits for requests."""
+    """Return `function` of every item, in order. Calls are concurrent where `folder` is in an object store."""
     if is_local(folder):
         return [function(item) for item in items]
     with ThreadPoolExecutor(_THREADS) as pool:
@@ -364,7 +364,7 @@ def map_files(folder: AnyPath, function: Callable[[T], R], items: Iterable[T]) -
 
 
 def remove(path: AnyPath) -> None:
-    """Delete a file, if it is there."""
+    """Delete a file, if it exists."""
     if is_local(path):
         path.unlink(missing_ok=True)
         return
@@ -373,7 +373,7 @@ def remove(path: AnyPath) -> None:
 
 
 def remove_tree(folder: AnyPath) -> None:
-    """Delete a folder with all that it holds, if it is there."""
+    """Delete a folder with its content, if it exists."""
     with write_errors(folder), contextlib.suppress(FileNotFoundError):
         if is_local(folder):
             shutil.rmtree(folder)
@@ -382,7 +382,7 @@ def remove_tree(folder: AnyPath) -> None:
 
 
 def remove_temporary(folder: AnyPath) -> None:
-    """Delete what a killed run left half-written; what a process may still be writing stays."""
+    """Delete the temporary files of killed runs; those of live processes stay."""
     if not is_local(folder) and folder.protocol in _OBJECT_STORES:
         return
     for path in folder.rglob(".tmp-*"):
@@ -392,14 +392,14 @@ def remove_temporary(folder: AnyPath) -> None:
 
 
 def make_folder(folder: AnyPath) -> None:
-    """Make a folder, where there are such things."""
+    """Make a folder, where the file system has folders."""
     if is_local(folder) or folder.protocol not in _OBJECT_STORES:
         with write_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
 
 
 def private_folder() -> Path:
-    """A folder of this machine that is this user's alone."""
+    """Return a folder of this machine that belongs to this user alone."""
     folder = Path(tempfile.gettempdir()) / f"everyuser-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.stat().st_uid != os.getuid():
@@ -409,7 +409,7 @@ def private_folder() -> Path:
 
 @contextmanager
 def write_errors(path: AnyPath, passed: type[Exception] = UserError) -> Iterator[None]:
-    """Turns a failed write into one line with the way out. `passed` is let through, as are `UserError`s."""
+    """Convert errors of a failed write to `UserError`. `UserError` and `passed` pass through."""
     try:
         yield
     except (UserError, passed):
@@ -418,15 +418,15 @@ def write_errors(path: AnyPath, passed: type[Exception] = UserError) -> Iterator
         if is_local(path) and not isinstance(error, OSError):
             raise
         is_bucket_missing = not is_local(path) and isinstance(error, FileNotFoundError)
-        told = "no such bucket" if is_bucket_missing else error_text(error)
+        cause = "no such bucket" if is_bucket_missing else error_text(error)
         raise UserError(
-            f"cannot write {path}: {told}; mend that and run the same command again, finished work is kept"
+            f"cannot write {path}: {cause}; fix that and run the same command again, finished work is kept"
         ) from error
 
 
 @contextmanager
 def read_errors(path: AnyPath) -> Iterator[None]:
-    """Turns what a file system says of a failed read into one line; that nothing is there passes."""
+    """Convert errors of a failed read to `UserError`. `FileNotFoundError` passes through."""
     try:
         yield
     except (UserError, FileNotFoundError, NotADirectoryError, pa.ArrowInvalid):
@@ -437,5 +437,5 @@ def read_errors(path: AnyPath) -> Iterator[None]:
         if is_local(path) and not isinstance(error, OSError):
             raise
         raise UserError(
-            f"cannot read {path}: {error_text(error)}; mend that and run the same command again, finished work is kept"
+            f"cannot read {path}: {error_text(error)}; fix that and run the same command again, finished work is kept"
         ) from error

@@ -106,7 +106,7 @@ def test_a_store_that_stays_away_is_told_as_ever(folder: UPath, line: Line) -> N
     said: list[str] = []
     line.cut()
     with waiting_for_stores(0.5, said.append):
-        with pytest.raises(UserError, match=f"^cannot read {folder}/file: Could not connect .*; mend that and run"):
+        with pytest.raises(UserError, match=f"^cannot read {folder}/file: Could not connect .*; fix that and run"):
             storage.read_bytes(folder / "file")
         assert is_down(folder) and not outages.is_reachable(folder)
         line.mend()

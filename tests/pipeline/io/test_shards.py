@@ -252,7 +252,7 @@ def test_a_file_that_cannot_be_read_just_now_is_not_called_damaged(
     with pytest.raises(UserError) as caught:
         read(path)
 
-    told = f"cannot read {path}: {os.strerror(number)}; mend that and run the same command again"
+    told = f"cannot read {path}: {os.strerror(number)}; fix that and run the same command again"
     assert str(caught.value).startswith(told)
 
 
@@ -383,7 +383,7 @@ def test_folder_that_cannot_be_made_is_a_user_error(tmp_path: Path) -> None:
 
 
 def test_disk_error_names_the_path_and_the_way_out(tmp_path: Path) -> None:
-    expected = r"^cannot write x/y: No space left on device; mend that"
+    expected = r"^cannot write x/y: No space left on device; fix that"
 
     with pytest.raises(UserError, match=expected), write_errors(Path("x/y")):
         raise OSError(28, "No space left on device")

@@ -25,7 +25,7 @@ fsspec = pytest.importorskip("fsspec")
 local_files = pytest.importorskip("fsspec.implementations.local")
 registry = pytest.importorskip("fsspec.registry")
 
-WAY_OUT = "; mend that and run the same command again, finished work is kept"
+WAY_OUT = "; fix that and run the same command again, finished work is kept"
 PACKAGES = {"s3": "s3fs", "gs": "gcsfs"}
 
 in_a_store = pytest.mark.parametrize("place", ["memory", "s3", "gs"], indirect=True)
