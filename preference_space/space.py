@@ -30,7 +30,7 @@ Slug = Annotated[
 class Pole(Record):
     """One end of a dimension."""
 
-    label: Text = Field(description="Interchange name, of which `profile` strings are made.")
+    label: Text = Field(description="Interchange name; `profile` strings consist of these.")
     description: Text = Field(description="Completes 'This person ...' in portraits.")
     hint: Text = Field(description="Instruction to the model: how a reply shows this pole.")
 

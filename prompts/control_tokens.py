@@ -18,7 +18,7 @@ _TOKEN = re.compile(
     # MiniMax's.
     r"|[\[\]](?=~!?b[\[\]]|e~\[)"
 )
-"""The first character of each form of special tokens. A token without brackets cannot be told from a word."""
+"""The first character of each form of special tokens. A token without brackets looks like a word."""
 
 
 def defuse_tokens(value: Any) -> Any:

@@ -98,7 +98,7 @@ def prepare(config: BuildConfig, output: AnyPath) -> Prepared:
             inputs.delete_inputs(output)
         else:
             is_recovered = _holds_shards(output, fingerprint)
-        storage.write_text(output / _BEGUN, "A build has begun here.\n")
+        _mark_begun(output)
         manifest = Manifest(
             schema_version=SCHEMA_VERSION,
             status="incomplete",
@@ -210,9 +210,13 @@ def with_threads(plan: BuildPlan, index: Index) -> BuildPlan:
 
 def reset_folder(plan: BuildPlan) -> None:
     """Make the folder free for another configuration, since nothing of this one was built."""
-    storage.write_text(plan.output / _BEGUN, "A build has begun here.\n")
+    _mark_begun(plan.output)
     storage.remove(plan.output / MANIFEST)
     storage.remove_tree(plan.output / "threads")
+
+
+def _mark_begun(output: AnyPath) -> None:
+    storage.write_text(output / _BEGUN, "A build began here.\n")
 
 
 def _check_histories(config: BuildConfig, split: str, posts: int, shards: Sequence[ShardSpec], each: int = 1) -> None:

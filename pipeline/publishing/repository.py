@@ -11,9 +11,11 @@ from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.hf_api import RepoFile
 
 from pipeline.io import storage
+from pipeline.io.manifests import CARD, MANIFEST
 from pipeline.io.storage import AnyPath
 from pipeline.publishing.contents import Contents, is_published_path
 from pipeline.publishing.errors import hub_errors, require_token
+from pipeline.runtime.inputs import SPACE
 from schemas.base import UsageError, UserError
 from schemas.config import PublishConfig
 from schemas.manifest import FileEntry
@@ -67,7 +69,7 @@ def check_access(settings: PublishConfig) -> None:
             return
         _check_visibility(info, settings)
         # This request needs write access, and changes nothing.
-        card = CommitOperationAdd("README.md", b"-")
+        card = CommitOperationAdd(CARD, b"-")
         hub_api().preupload_lfs_files(settings.repo_id, [card], repo_type=REPO_TYPE)
 
 
@@ -201,8 +203,8 @@ def _check_visibility(info: DatasetInfo, settings: PublishConfig) -> None:
 
 def _check_content(repo_id: str, files: Mapping[str, RepoFile]) -> None:
     """Raise where the commit would replace data of others, since a mistyped name must delete nothing."""
-    theirs = sorted(path for path in files if is_published_path(path) and path != "README.md")
-    if theirs and not {"manifest.json", "preference_space.yaml"} <= files.keys():
+    theirs = sorted(path for path in files if is_published_path(path) and path != CARD)
+    if theirs and not {MANIFEST, SPACE} <= files.keys():
         raise UsageError(
             f"{repo_id} holds data that everyuser did not publish ({theirs[0]}) and would replace; name another "
             "repository, or delete these files first"

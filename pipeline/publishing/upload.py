@@ -139,7 +139,7 @@ def _count_retries(counts: Counters) -> Iterator[None]:
 
 
 class _RetryCounter(logging.Handler):
-    """Handler that counts retries. The client logs two warnings for each, of which only one has an address."""
+    """Handler that counts retries. The client logs two warnings for each; only one has an address."""
 
     def __init__(self, counts: Counters) -> None:
         super().__init__(logging.WARNING)

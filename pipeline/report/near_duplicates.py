@@ -18,8 +18,6 @@ THRESHOLD = 0.8
 
 _PERMUTATIONS = 128
 _GRAM = 3
-_BAND = 4
-"""Numbers in a band. Replies that share a band of the 32 are compared; of pairs at 0.8 one in ten million is missed."""
 _CANDIDATES = 8
 """Most replies of a split with which a reply is compared for a band: the first that share it."""
 _AT_ONCE = 1 << 15
@@ -137,6 +135,7 @@ def find_near(replies: Replies) -> NearPairs:
     """Return pairs of unequal replies with an estimated Jaccard similarity of `THRESHOLD` or more."""
     number = len(replies.keys)
     found = NearPairs(np.full(number, -1), np.full(number, -1))
+    # 32 bands of four numbers. Replies that share one are compared: of pairs at 0.8 one in ten million is missed.
     bands = np.ascontiguousarray(replies.signatures).view(np.uint64)
     splits = np.unique(replies.splits)
     for band in bands.T:

@@ -109,7 +109,7 @@ class ShownRejections:
 
 
 _NO_KEY = np.uint64((1 << 64) - 1)
-"""Key that stands for no row, higher than that of any row."""
+"""Key of no row, higher than that of any row."""
 
 
 def _round_robin(several: Sequence[Sequence[T]]) -> Iterator[T]:

@@ -174,7 +174,7 @@ def test_stream_key_is_the_same_in_every_process() -> None:
     assert stream_key("train", 0, 1) == 14614708279679873590
 
 
-def test_stream_key_tells_its_parts_apart() -> None:
+def test_stream_key_separates_its_parts() -> None:
     keys = {stream_key("a", 1, 23), stream_key("a", 12, 3), stream_key("a1", 23), stream_key("a", 123), stream_key("a")}
 
     assert len(keys) == 5

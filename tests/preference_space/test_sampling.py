@@ -370,7 +370,7 @@ def test_points_without_a_forbidden_combination_stay_as_they_are() -> None:
     assert np.array_equal(points[allowed], free[allowed])
 
 
-def test_points_that_hit_a_forbidden_combination_are_drawn_anew_from_what_is_left() -> None:
+def test_points_with_a_forbidden_combination_are_drawn_again_from_the_rest() -> None:
     config = BOTH.model_copy(update={"forbidden": ({"a": "positive", "b": "negative"},)})
 
     points = draw(space_of("a", "b"), config)

@@ -35,7 +35,7 @@ TOKENS = [token for tokens in SPECIAL.values() for token in tokens.split()]
 
 
 @pytest.mark.parametrize("token", TOKENS)
-def test_a_control_token_is_broken_up_wherever_it_stands(token: str) -> None:
+def test_a_control_token_is_broken_at_any_place(token: str) -> None:
     for text in (token, f"Hi{token}there", f"{token}{token}", f"<{token}>", f"[{token}]", f"<|im_{token}start|>"):
         found = defuse_tokens(text)
 

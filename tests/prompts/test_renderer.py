@@ -126,7 +126,7 @@ def test_persona_text_comes_last(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["reply"])
-def test_every_trait_is_told(name: str) -> None:
+def test_every_trait_is_in_the_prompt(name: str) -> None:
     words = [f"word{k}" for k in range(6)]
 
     user = load_templates()[name].render(post=POST, traits=[trait(word) for word in words])["user"]

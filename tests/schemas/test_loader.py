@@ -224,7 +224,7 @@ def test_missing_key_of_an_engine_is_named(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_wrong_value_is_told_with_what_was_given_and_what_is_expected(tmp_path: Path, text: str, said: str) -> None:
+def test_wrong_value_is_reported_with_given_and_expected(tmp_path: Path, text: str, said: str) -> None:
     path = write(tmp_path, text)
 
     assert refusal(path) == f"{path}: {said}"
@@ -339,7 +339,7 @@ def test_unknown_kind_of_engine_lists_the_known_ones(tmp_path: Path) -> None:
     assert "'vllm', 'openai', 'replay'" in message
 
 
-def test_several_problems_are_told_in_one_line(tmp_path: Path) -> None:
+def test_several_problems_are_reported_in_one_line(tmp_path: Path) -> None:
     message = refusal(write(tmp_path, "pairs: none\nseed: x\n"))
 
     assert "'pairs'" in message

@@ -97,7 +97,7 @@ def test_an_unknown_key_beside_the_others_is_named_with_the_nearest(title: str) 
 
 
 @pytest.mark.parametrize("value", [value for value in WRONG if not isinstance(value, str)])
-def test_arguments_of_publish_are_told_in_plain_words(value: Any) -> None:
+def test_arguments_of_publish_are_reported_in_plain_words(value: Any) -> None:
     for key in PublishConfig.model_fields:
         message = refused(PublishConfig, {"repo_id": "me/data"} | {key: value})
 

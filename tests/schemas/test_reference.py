@@ -76,11 +76,11 @@ def test_defaults_are_those_of_the_models() -> None:
 
 
 def test_keys_that_may_change_are_those_that_the_fingerprint_leaves_out() -> None:
-    told = re.search(r"^(`name`.*?) may change between runs", reference(), re.M | re.S)
+    keys = re.search(r"^(`name`.*?) may change between runs", reference(), re.M | re.S)
     base = BuildConfig(pairs=1).content()
 
-    assert told is not None
-    assert set(re.findall(r"`(\w+)`", told[1])) == {"name", *NO_CONTENT}
+    assert keys is not None
+    assert set(re.findall(r"`(\w+)`", keys[1])) == {"name", *NO_CONTENT}
     assert set(base) == set(BuildConfig.model_fields) - {"name", *NO_CONTENT, "space", "templates", "seeds"}
 
 

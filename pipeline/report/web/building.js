@@ -29,7 +29,7 @@ function survivors(counts) {
 
 function funnel(report) {
   const { counts, attempts } = report;
-  if (!counts.pairs_asked) return section("funnel", "Funnel", none("The build asked for no pairs."));
+  if (!counts.pairs_asked) return section("funnel", "Funnel", none("The build has no pairs."));
   const steps = survivors(counts);
   const tries = steps[0][1];
   const rows = steps.map(([name, value]) => ({ name, value, text: `${count(value)} (${portion(value, tries)})` }));

@@ -203,7 +203,7 @@ function replyChecks(report) {
       name: "Pairs lost",
       value: portion(lost, asked),
       verdict: verdict(lost / asked, 0.05, 0.2),
-      why: `${count(lost)} of the ${count(asked)} asked for; up to 5${THIN}% is fine.`,
+      why: `${count(lost)} of the ${count(asked)} configured; up to 5${THIN}% is fine.`,
       section: "funnel",
     },
     {

@@ -86,7 +86,7 @@ def test_size_category(rows: int, category: str) -> None:
     assert header(render_card(manifest((rows, 0, 0)), None))["size_categories"] == [category]
 
 
-def test_what_nobody_stated_is_not_claimed() -> None:
+def test_unstated_facts_are_not_claimed() -> None:
     text = render_card(manifest(), None)
     assert "license" not in header(text) and "language" not in header(text)
     assert "No licence is stated" in text
@@ -194,7 +194,7 @@ def claims(config: BuildConfig) -> dict[str, bool]:
 
 @pytest.mark.parametrize("option", OPTIONS)
 @pytest.mark.parametrize("source", SOURCES)
-def test_every_sentence_is_so(source: str, option: str) -> None:
+def test_every_sentence_is_true(source: str, option: str) -> None:
     given = SOURCES[source] | {key: value for key, value in OPTIONS[option].items() if key != "scrub"}
     if option == "unscrubbed" and "mining" in given:
         given["mining"] = given["mining"] | {"scrub": False}

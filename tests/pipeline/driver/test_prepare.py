@@ -155,7 +155,7 @@ def test_dropped_posts_are_reported(tmp_path: Path) -> None:
     assert dropped == {"duplicate": 1, "empty": 1}
 
 
-def test_same_configuration_goes_on_under_the_same_fingerprint(tmp_path: Path) -> None:
+def test_same_configuration_resumes_under_the_same_fingerprint(tmp_path: Path) -> None:
     assert prepared(tmp_path, tiny()) == prepared(tmp_path, tiny())
 
 
@@ -368,7 +368,7 @@ def test_unknown_slug_in_annotation_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["annotate", "annotate_json", "portrait_paper"])
-def test_template_of_mining_that_fails_is_told_before_the_first_row(tmp_path: Path, name: str) -> None:
+def test_template_of_mining_that_fails_is_reported_before_the_first_row(tmp_path: Path, name: str) -> None:
     folder = templates_with(
         tmp_path / "own", name, "{{ response }}" if "annotate" in name else "{{ post }}", "{{ x.y }}"
     )
@@ -603,7 +603,7 @@ def test_split_without_a_share_needs_no_posts(tmp_path: Path) -> None:
     ("new", "message"),
     [("{{ post.titel }}", "titel"), ("{{ traits[0].hnit }}", "hnit"), ("{{ 1 // 0 }}", "zero")],
 )
-def test_template_that_fails_is_told_before_the_first_row(tmp_path: Path, new: str, message: str) -> None:
+def test_template_that_fails_is_reported_before_the_first_row(tmp_path: Path, new: str, message: str) -> None:
     folder = templates_with(tmp_path / "own", "reply", "{{ post.title }}", new)
 
     with pytest.raises(UsageError, match=rf"reply.*{message}"):

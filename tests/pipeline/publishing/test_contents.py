@@ -103,7 +103,7 @@ def test_report_is_published_where_there_is_one(hub: FakeHub, built: Path) -> No
     }
 
 
-def test_published_manifest_tells_nothing_about_who_built(hub: FakeHub, built: Path) -> None:
+def test_published_manifest_has_nothing_about_the_builder(hub: FakeHub, built: Path) -> None:
     manifest = manifest_of(built).model_dump(mode="json")
     home = "/home/ann/secret place"
     manifest["config"] |= {
@@ -320,19 +320,19 @@ def test_folder_without_a_readable_manifest_is_not_published(
     assert not hub.requests
 
 
-def test_folder_that_is_not_there_is_not_made(hub: FakeHub, tmp_path: Path) -> None:
+def test_missing_folder_is_not_created(hub: FakeHub, tmp_path: Path) -> None:
     assert_one_line(publish(tmp_path / "nowhere"), 2, "nowhere holds no build")
     assert not (tmp_path / "nowhere").exists()
 
 
-def test_card_that_is_missing_is_made_anew(hub: FakeHub, built: Path) -> None:
+def test_missing_card_is_written_again(hub: FakeHub, built: Path) -> None:
     succeed(built)
     (built / "README.md").unlink()
 
     assert "unchanged" in succeed(built)
 
 
-def test_space_that_is_missing_is_told(hub: FakeHub, built: Path) -> None:
+def test_missing_space_is_reported(hub: FakeHub, built: Path) -> None:
     (built / "preference_space.yaml").unlink()
 
     assert_one_line(publish(built), 2, f"{built / 'preference_space.yaml'} is missing")

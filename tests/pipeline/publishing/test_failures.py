@@ -37,7 +37,7 @@ from tests.pipeline.publishing.runs import (
 )
 
 
-def test_missing_token_is_told_before_anything_is_asked(
+def test_missing_token_is_reported_before_any_request(
     hub: FakeHub, built: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("HF_TOKEN")
@@ -108,7 +108,7 @@ def test_refusal_or_failure_of_the_hub_is_one_line_and_the_next_run_publishes(
         (WRITER, "library/set", ["library/set: 'ann' has read access only in 'library'"]),
     ],
 )
-def test_token_without_rights_is_told_and_nothing_is_made(
+def test_token_without_rights_is_reported_and_nothing_is_created(
     hub: FakeHub, built: Path, monkeypatch: pytest.MonkeyPatch, token: str, repo_id: str, parts: list[str]
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", token)
@@ -117,7 +117,7 @@ def test_token_without_rights_is_told_and_nothing_is_made(
     assert not hub.repos
 
 
-def test_token_that_may_not_write_to_a_repository_that_it_sees_is_told(
+def test_token_without_write_access_to_a_visible_repository_is_reported(
     hub: FakeHub, built: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hub.create(SET, private=False)
@@ -128,7 +128,7 @@ def test_token_that_may_not_write_to_a_repository_that_it_sees_is_told(
     assert_one_line(result, 1, f"{SET}: the Hub forbids it; the Hub says: Forbidden", "(nothing was published)")
 
 
-def test_lost_race_is_told_and_the_other_commit_stays(hub: FakeHub, built: Path) -> None:
+def test_lost_race_is_reported_and_the_other_commit_is_kept(hub: FakeHub, built: Path) -> None:
     hub.create(SET)
     hub.on("POST", "/commit/", after(lambda: hub.repos[SET].add("notes.txt", b"by someone else")))
 
@@ -149,7 +149,7 @@ def test_commit_whose_answer_was_lost_counts(hub: FakeHub, built: Path) -> None:
     assert (len(commits(hub)), hub.seen("POST", "/commit/")) == (1, 1)
 
 
-def test_commit_of_which_nothing_is_heard_is_not_said_to_be_missing(hub: FakeHub, built: Path) -> None:
+def test_commit_with_unknown_outcome_is_not_reported_as_missing(hub: FakeHub, built: Path) -> None:
     hub.on("GET", "/refs", after(lambda: None))
     hub.on("GET", "/refs", respond(500))
     hub.on("POST", "/commit/", hidden)
@@ -162,7 +162,7 @@ def test_commit_of_which_nothing_is_heard_is_not_said_to_be_missing(hub: FakeHub
     assert len(commits(hub)) == 1
 
 
-def test_interrupted_upload_is_taken_up_by_the_client_itself(hub: FakeHub, built: Path, hasty: None) -> None:
+def test_interrupted_upload_is_retried_by_the_client(hub: FakeHub, built: Path, hasty: None) -> None:
     hub.on("PUT", "/storage/", cut_off)
 
     said = succeed(built)
@@ -173,7 +173,7 @@ def test_interrupted_upload_is_taken_up_by_the_client_itself(hub: FakeHub, built
     assert hub.seen("PUT", "/storage/") == len(shards(built)) + 1
 
 
-def test_upload_that_breaks_for_good_is_one_line_and_the_next_run_sends_the_rest_only(
+def test_upload_that_fails_is_one_line_and_the_next_run_sends_only_the_rest(
     hub: FakeHub, built: Path, hasty: None
 ) -> None:
     broken = min(hashes(built))
@@ -201,7 +201,7 @@ def test_offline_mode_is_one_line(hub: FakeHub, built: Path, monkeypatch: pytest
     assert_one_line(publish(built), 1, "unset HF_HUB_OFFLINE")
 
 
-def test_client_does_not_wait_for_ever(hub: FakeHub, built: Path) -> None:
+def test_client_has_timeouts(hub: FakeHub, built: Path) -> None:
     succeed(built)
 
     timeout = get_session().timeout
@@ -267,7 +267,9 @@ def stop_midway(hub: FakeHub, folder: Path, signal_number: int, gate: threading.
     return finish(process, code)
 
 
-def test_killed_upload_leaves_nothing_visible_and_is_taken_up_without_a_byte_twice(hub: FakeHub, built: Path) -> None:
+def test_killed_upload_leaves_nothing_visible_and_resumes_without_sending_a_byte_twice(
+    hub: FakeHub, built: Path
+) -> None:
     gate = threading.Event()
     stop_midway(hub, built, signal.SIGKILL, gate, -signal.SIGKILL)
     assert not commits(hub)
@@ -281,7 +283,7 @@ def test_killed_upload_leaves_nothing_visible_and_is_taken_up_without_a_byte_twi
     gate.set()
 
 
-def test_stopped_upload_says_so_in_one_line_and_is_taken_up(hub: FakeHub, built: Path) -> None:
+def test_stopped_upload_says_so_in_one_line_and_resumes(hub: FakeHub, built: Path) -> None:
     _, err = stop_midway(hub, built, signal.SIGINT, threading.Event(), 130)
     assert err == "stopped: finished work is kept; run the same command again to resume\n"
     assert not commits(hub)

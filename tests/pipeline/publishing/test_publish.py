@@ -100,7 +100,7 @@ def test_build_does_not_begin_where_the_repository_may_not_be_written_to(
         assert not stub.bodies
 
 
-def test_look_before_the_build_changes_nothing(hub: FakeHub, tmp_path: Path) -> None:
+def test_check_of_access_before_the_build_changes_nothing(hub: FakeHub, tmp_path: Path) -> None:
     with StubServer() as stub:
         result = build(tmp_path / "out", stub, publish={"repo_id": SET}, rules={"min_words": 500})
 
@@ -155,7 +155,7 @@ def test_terminal_gets_a_bar(hub: FakeHub, built: Path) -> None:
     assert "\x1b" in screen.getvalue()
 
 
-def test_run_that_goes_on_says_what_is_there(hub: FakeHub, built: Path) -> None:
+def test_resumed_run_reports_what_is_uploaded(hub: FakeHub, built: Path) -> None:
     hub.on("POST", "/commit/", respond(500))
     assert publish(built).code == 1
 
@@ -165,7 +165,7 @@ def test_run_that_goes_on_says_what_is_there(hub: FakeHub, built: Path) -> None:
     assert "shards, 0" not in said
 
 
-def test_nothing_published_is_nothing_said() -> None:
+def test_display_is_silent_where_nothing_is_published() -> None:
     screen = StringIO()
 
     PublishDisplay(Console(file=screen)).summary()

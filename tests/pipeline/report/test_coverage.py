@@ -115,7 +115,7 @@ def test_distinct_directions_are_counted(rows: list[Row]) -> None:
     assert tally_of(rows).directions.distinct == len({tuple(row["Preference Direction"]) for row in rows})
 
 
-def test_every_direction_has_a_hash_of_its_own() -> None:
+def test_directions_have_different_hashes() -> None:
     every = np.array([*itertools.product((-1, 0, 1), repeat=7)], dtype=np.int8)
 
     assert len(np.unique(hash_directions(every))) == 3**7

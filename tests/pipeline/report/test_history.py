@@ -87,7 +87,7 @@ def test_an_item_with_the_opposite_pole_contradicts(items: dict[str, Any], is_co
         ({"comments": [comment(TARGET, prompt="Own reply")]}, False),
     ],
 )
-def test_a_post_or_reply_that_stands_twice_is_repeated(items: dict[str, Any], is_repeated: bool) -> None:
+def test_a_post_or_reply_that_occurs_twice_is_repeated(items: dict[str, Any], is_repeated: bool) -> None:
     rows = [*pair("before"), *pair("p", TARGET, prompt="Own post", chosen="Own reply", **items)]
 
     assert repeated(batch_of(rows)).tolist() == ([2, 3] if is_repeated else [])

@@ -178,7 +178,7 @@ def test_order_of_the_shards_changes_nothing(folder: Path, tmp_path: Path) -> No
     assert reports[0] == reports[1] == reports[2]
 
 
-def test_what_is_estimated_is_said(folder: Path) -> None:
+def test_estimates_are_noted(folder: Path) -> None:
     report = report_of(folder, hashes=50)
 
     assert any("scaled up" in note for note in report.notes)

@@ -33,7 +33,7 @@ def test_notes_of_one_run_are_its_pace(tmp_path: Path) -> None:
     assert read(tmp_path, note("a", 1, 10, 100), note("a", 2.5, 30, 300)) == [(1, 10, 200, 100), (2.5, 30, 600, 300)]
 
 
-def test_a_run_goes_on_where_the_one_before_stopped(tmp_path: Path) -> None:
+def test_a_run_continues_where_the_one_before_stopped(tmp_path: Path) -> None:
     lines = [note("a", 1, 10, 100), note("a", 5, 50, 500), note("b", 1, 40, 5), note("b", 3, 60, 80)]
 
     assert read(tmp_path, *lines)[2:] == [(6, 50, 1010, 505), (8, 60, 1160, 580)]

@@ -87,7 +87,7 @@ def test_the_order_of_words_counts() -> None:
     assert grams[0] != grams[1]
 
 
-def test_texts_are_told_apart_to_the_letter() -> None:
+def test_texts_that_differ_in_a_letter_have_different_hashes() -> None:
     hashes = hash_texts(arrow("a", "A", "a ", "a"))
 
     assert hashes[0] == hashes[3]
