@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -22,7 +22,6 @@ from pipeline.threads.index import read_threads
 from preference_space.direction import Direction
 from preference_space.levels import one_hot
 from preference_space.philox import stream_key, uniforms
-from schemas.config import MiningConfig
 from schemas.records import Pair, Rejection
 
 
@@ -42,19 +41,15 @@ def load_threads(spec: ShardSpec, plan: BuildPlan) -> MinedShard:
 
 def select_pairs(shard: MinedShard, plan: BuildPlan) -> MinedShard:
     """Cluster the responses of every thread and draw its pairs. A pair that breaks a rule is drawn again."""
-    per_thread, attempts = plan.mining.pairs_per_post, plan.config.attempts
     indices = np.arange(shard.spec.start, shard.spec.start + shard.spec.count)
-    draws = [
-        uniforms(plan.config.seed, stream_key("mine", shard.spec.split, attempt), indices, 4)
-        for attempt in range(attempts)
-    ]
+    streams = [stream_key("mine", shard.spec.split, attempt) for attempt in range(plan.config.attempts)]
+    draws = np.stack([uniforms(plan.config.seed, stream, indices, 4) for stream in streams], axis=1)
     pairs: list[Pair] = []
     rejections = [*shard.rejections]
     unanswered = unanswered_responses(shard)
     with _one_thread():
         for thread in range(len(shard.threads.posts)):
-            slots = range(thread * per_thread, (thread + 1) * per_thread)
-            found, refused = _mine_thread(shard, thread, [(k, [d[k] for d in draws]) for k in slots], plan)
+            found, refused = _mine_thread(shard, thread, draws, plan)
             pairs += found
             # An unanswered response might have given the pair: another run then tries again.
             may_pass = not unanswered.isdisjoint(shard.threads.rows(thread))
@@ -162,8 +157,9 @@ def cluster_seed(seed: int, post: str) -> int:
 
 
 def _mine_thread(
-    shard: MinedShard, thread: int, slots: Sequence[tuple[int, Sequence[npt.NDArray[np.float64]]]], plan: BuildPlan
+    shard: MinedShard, thread: int, draws: npt.NDArray[np.float64], plan: BuildPlan
 ) -> tuple[list[Pair], list[Rejection]]:
+    """Draw the pairs of a thread. `draws` has four numbers for each pair of the shard and attempt, shape (P, A, 4)."""
     threads, mining = shard.threads, plan.mining
     rows = [row for row in threads.rows(thread) if threads.annotated[row]]
     labels = cluster(threads.levels[rows], mining.clusters, cluster_seed(plan.config.seed, threads.posts[thread].id))
@@ -175,28 +171,28 @@ def _mine_thread(
     pairs: list[Pair] = []
     rejections: list[Rejection] = []
     taken: set[frozenset[int]] = set()
-    for slot, draws in slots:
-        identity = shard.spec.record_id(plan.fingerprint, shard.spec.start + slot)
+    for slot in range(thread * mining.pairs_per_post, (thread + 1) * mining.pairs_per_post):
+        pair_id = shard.spec.record_id(plan.fingerprint, shard.spec.start + slot)
         if unusable:
-            rejections.append(_rejection(shard, thread, identity, None, unusable, 0, True))
+            rejections.append(_rejection(shard, thread, pair_id, None, unusable, 0, True))
             continue
-        for attempt, draw in enumerate(draws):
-            drawn = DrawnPair(*(rows[position] for position in draw_pair(labels, draw)))
-            verdict = _check(threads, thread, drawn, identity, attempt, taken, plan)
-            if isinstance(verdict, Pair):
-                pairs.append(verdict)
+        for attempt, uniform in enumerate(draws[slot]):
+            drawn = DrawnPair(*(rows[position] for position in draw_pair(labels, uniform)))
+            pair = _make_pair(threads, thread, drawn, pair_id, attempt, taken, plan)
+            if isinstance(pair, Pair):
+                pairs.append(pair)
                 taken.add(frozenset(drawn))
                 break
-            last = attempt + 1 == len(draws)
-            rejections.append(_rejection(shard, thread, identity, drawn, verdict, attempt, last))
+            last = attempt + 1 == plan.config.attempts
+            rejections.append(_rejection(shard, thread, pair_id, drawn, pair, attempt, last))
     return pairs, rejections
 
 
-def _check(
+def _make_pair(
     threads: ThreadBatch,
     thread: int,
     drawn: DrawnPair,
-    identity: str,
+    pair_id: str,
     attempt: int,
     taken: set[frozenset[int]],
     plan: BuildPlan,
@@ -207,13 +203,14 @@ def _check(
     levels = tuple(threads.levels[row] for row in drawn)
     direction = np.sign(levels[0] - levels[1]).astype(np.int8)
     score = margin(threads.probabilities[drawn.chosen], threads.probabilities[drawn.rejected], direction)
-    violation = _check_margin(score, plan.mining) or check_pair(chosen, rejected, plan.config.rules)
-    if violation:
+    post, mining = threads.posts[thread], plan.mining
+    if not mining.min_margin <= score <= mining.max_margin:
+        return Violation("margin", f"{score:.3f} is not within {mining.min_margin:g} to {mining.max_margin:g}")
+    if violation := check_pair(chosen, rejected, plan.config.rules):
         return violation
-    post = threads.posts[thread]
     try:
         return Pair(
-            pair_id=identity,
+            pair_id=pair_id,
             post_id=post.id,
             prompt=post.prompt,
             chosen=chosen,
@@ -221,7 +218,7 @@ def _check(
             direction=tuple(direction.tolist()),
             topics=post.topics,
             source="mined",
-            model="given" if plan.mining.annotation.mode == "given" else plan.config.generation.model,
+            model="given" if mining.annotation.mode == "given" else plan.config.generation.model,
             attempt=attempt,
             prompt_tokens=0,
             completion_tokens=0,
@@ -233,16 +230,10 @@ def _check(
         return schema_violation(error)
 
 
-def _check_margin(score: float, config: MiningConfig) -> Violation | None:
-    if config.min_margin <= score <= config.max_margin:
-        return None
-    return Violation("margin", f"{score:.3f} is not within {config.min_margin:g} to {config.max_margin:g}")
-
-
 def _rejection(
     shard: MinedShard,
     thread: int,
-    identity: str,
+    pair_id: str,
     drawn: DrawnPair | None,
     violation: Violation,
     attempt: int,
@@ -253,7 +244,7 @@ def _rejection(
     if drawn:
         direction = np.sign(threads.levels[drawn.chosen] - threads.levels[drawn.rejected]).astype(np.int8)
     return Rejection(
-        record_id=identity,
+        record_id=pair_id,
         stage="mine",
         reason=violation.reason,
         detail=violation.detail,

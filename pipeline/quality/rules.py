@@ -59,18 +59,15 @@ def check_text(text: str, finish_reason: str, rules: RulesConfig) -> Violation |
     found = _words(text)
     if not found:
         return Violation("empty", "")
-    control = find_control_character(text)
-    if control:
+    if control := find_control_character(text):
         return Violation("control_character", control)
     if len(found) < rules.min_words:
         return Violation("too_short", f"{len(found)} words")
-    violation = check_control_tokens(text, rules)
-    if violation:
+    if violation := check_control_tokens(text, rules):
         return violation
     plain = text.replace("\u2019", "'")
     for reason, pattern in _forbidden(rules.refusals, rules.markup):
-        match = pattern.search(plain)
-        if match:
+        if match := pattern.search(plain):
             return Violation(reason, match[0][:80])
     trigrams = list(zip(found, found[1:], found[2:], strict=False))
     if trigrams and 1 - len(set(trigrams)) / len(trigrams) > rules.max_repeated_share:
@@ -85,8 +82,7 @@ def check_text(text: str, finish_reason: str, rules: RulesConfig) -> Violation |
 def check_control_tokens(text: str, rules: RulesConfig) -> Violation | None:
     """Return a violation if the text holds a control token of a chat template, which a model would obey."""
     for pattern in _compiled(rules.control_tokens):
-        match = pattern.search(text)
-        if match:
+        if match := pattern.search(text):
             return Violation("markup", match[0][:80])
     return None
 
@@ -100,13 +96,11 @@ def check_reply(text: str, finish_reason: str, prompts: Sequence[str], rules: Ru
         prompts: Texts that the reply must not copy from.
         rules: Thresholds.
     """
-    violation = check_text(text, finish_reason, rules)
-    if violation:
+    if violation := check_text(text, finish_reason, rules):
         return violation
     grams = _grams(_words(text), rules.copied_ngram)
     for line in (line for prompt in prompts for line in prompt.splitlines()):
-        copied = grams & _line_grams(line, rules.copied_ngram)
-        if copied:
+        if copied := grams & _line_grams(line, rules.copied_ngram):
             return Violation("copied", " ".join(min(copied)))
     return None
 

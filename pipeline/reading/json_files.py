@@ -12,7 +12,7 @@ from typing import Any, TextIO
 
 import orjson
 
-from pipeline.reading.values import Row, Rows, UnreadableError, parse_list, shown
+from pipeline.reading.values import Row, Rows, UnreadableError, parse_list, short_repr
 
 _DOCUMENT_KEYS = ("data", "rows", "threads", "posts", "items")
 _MANY_BRACKETS = 500
@@ -78,7 +78,7 @@ def read_list(file: TextIO) -> Iterator[Any]:
             is_inside, at = not is_inside, at + 1
             continue
         if not is_inside and at < len(text):
-            raise ValueError(f"found {shown(text[at : at + 100])} after the end of the list")
+            raise ValueError(f"found {short_repr(text[at : at + 100])} after the end of the list")
         if not is_inside and is_over:
             return
         end = len(text)

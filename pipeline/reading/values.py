@@ -39,7 +39,7 @@ def parse_text(value: Any, name: str) -> str:
     if is_missing(value):
         return ""
     if not isinstance(value, str):
-        raise UnreadableError(f"'{name}' is not a text: {shown(value)}")
+        raise UnreadableError(f"'{name}' is not a text: {short_repr(value)}")
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -70,7 +70,7 @@ def parse_id(value: Any, name: str) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     if not is_missing(value) and not isinstance(value, str):
-        raise UnreadableError(f"'{name}' is neither a text nor an integer: {shown(value)}")
+        raise UnreadableError(f"'{name}' is neither a text nor an integer: {short_repr(value)}")
     return parse_text(value, name).strip()
 
 
@@ -89,9 +89,9 @@ def parse_list(value: Any, name: str) -> list[Any]:
     if isinstance(value, Mapping) and value and all(isinstance(column, (list, tuple)) for column in value.values()):
         lengths = {key: len(column) for key, column in value.items()}
         if len(set(lengths.values())) > 1:
-            raise UnreadableError(f"the lists in '{name}' differ in length: {shown(lengths)}")
+            raise UnreadableError(f"the lists in '{name}' differ in length: {short_repr(lengths)}")
         return [dict(zip(value, entry, strict=True)) for entry in zip(*value.values(), strict=True)]
-    raise UnreadableError(f"'{name}' is not a list: {shown(value)}")
+    raise UnreadableError(f"'{name}' is not a list: {short_repr(value)}")
 
 
 def parse_topics(value: Any, name: str) -> list[str]:
@@ -102,7 +102,7 @@ def parse_topics(value: Any, name: str) -> list[str]:
     return [topic for topic in found if topic]
 
 
-def shown(value: Any) -> str:
+def short_repr(value: Any) -> str:
     """Return a value as messages show it: short, in one line."""
     text = " ".join(repr(value).split())
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
@@ -129,7 +129,7 @@ def _message_text(content: Any, name: str) -> str:
     if not isinstance(content, (list, tuple)):
         return parse_text(content, name)
     if not all(isinstance(part, Mapping) and part.get("type") == "text" for part in content):
-        raise UnreadableError(f"'{name}' holds more than texts: {shown(content)}")
+        raise UnreadableError(f"'{name}' holds more than texts: {short_repr(content)}")
     return "\n\n".join(parse_text(part.get("text"), name) for part in content)
 
 
@@ -148,4 +148,4 @@ def _parse_written_list(text: str, name: str) -> Any:
                 return ast.literal_eval(text)
             except (ValueError, SyntaxError, RecursionError, MemoryError):
                 pass
-    raise UnreadableError(f"'{name}' is not a list: {shown(text)}")
+    raise UnreadableError(f"'{name}' is not a list: {short_repr(text)}")

@@ -117,12 +117,12 @@ def validate_pairs(shard: PairShard, plan: BuildPlan, last: bool) -> PairShard:
     """
     pairs, rejections, retries = [*shard.pairs], [*shard.rejections], []
     for draft in shard.drafts:
-        verdict = _check(draft, plan)
-        if isinstance(verdict, Pair):
-            pairs.append(verdict)
+        pair = _make_pair(draft, plan)
+        if isinstance(pair, Pair):
+            pairs.append(pair)
             continue
-        stage = "generate" if isinstance(verdict, Failure) else "validate"
-        rejections.append(_rejection(draft, stage, verdict, last))
+        stage = "generate" if isinstance(pair, Failure) else "validate"
+        rejections.append(_rejection(draft, stage, pair, last))
         if not last:
             retries.append(replace(draft, requests=(), outcomes=()))
     prompt_tokens, completion_tokens = count_tokens(outcome for draft in shard.drafts for outcome in draft.outcomes)
@@ -152,20 +152,18 @@ def _rendered(draft: Draft, spec: ShardSpec, plan: BuildPlan) -> Draft:
     return replace(draft, requests=tuple(requests))
 
 
-def _check(draft: Draft, plan: BuildPlan) -> Pair | Violation | Failure:
+def _make_pair(draft: Draft, plan: BuildPlan) -> Pair | Violation | Failure:
     rules = plan.config.rules
     texts = []
     for request, outcome in zip(draft.requests, draft.outcomes, strict=True):
         if isinstance(outcome, Failure):
             return outcome
         text = clean_reply(outcome.text)
-        violation = check_reply(text, outcome.finish_reason, request.texts, rules)
-        if violation:
+        if violation := check_reply(text, outcome.finish_reason, request.texts, rules):
             return violation
         texts.append(text)
     chosen, rejected = texts
-    violation = check_pair(chosen, rejected, rules)
-    if violation:
+    if violation := check_pair(chosen, rejected, rules):
         return violation
     prompt_tokens, completion_tokens = count_tokens(draft.outcomes)
     try:

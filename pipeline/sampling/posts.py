@@ -47,7 +47,7 @@ def identify_source(config: SeedsConfig) -> str:
     """Return what identifies the content of a source: a Hub dataset's commit, or a hash of the file."""
     if config.is_hub:
         return dataset_commit(config.path, config.revision, "seeds.path")
-    return storage.content_id(_file(config))
+    return storage.content_id(_source_path(config))
 
 
 def read_posts(config: SeedsConfig, dropped: Counter[str], max_unreadable_share: float) -> Iterator[SeedPost]:
@@ -64,7 +64,7 @@ def read_posts(config: SeedsConfig, dropped: Counter[str], max_unreadable_share:
         UsageError: No post is left, or too many rows are unreadable.
     """
     columns = Columns(config.columns, "seeds.columns.")
-    path = config.path if config.is_hub else _file(config)
+    path = config.path if config.is_hub else _source_path(config)
     seen: set[bytes] = set()
     ids: set[str] = set()
     read = unreadable = 0
@@ -167,7 +167,7 @@ def _rows(config: SeedsConfig, path: AnyPath | str) -> Rows:
     return read_rows(path)
 
 
-def _file(config: SeedsConfig) -> AnyPath:
+def _source_path(config: SeedsConfig) -> AnyPath:
     if config.path == "packaged":
         return Path(str(importlib.resources.files("pipeline.sampling") / "seed_posts.jsonl"))
     path = storage.parse(config.path)

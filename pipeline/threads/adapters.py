@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from pipeline.reading.values import UnreadableError, missing_column, parse_list, parse_post, parse_text, shown
+from pipeline.reading.values import UnreadableError, missing_column, parse_list, parse_post, parse_text, short_repr
 
 _ULTRAFEEDBACK_SLUGS = ("instruction_following", "honesty", "truthfulness", "helpfulness")
 # Column by slug. No dimension corresponds to `verbosity`.
@@ -50,7 +50,7 @@ def ultrafeedback(row: Mapping[str, Any]) -> RatedPost:
     taken: set[str] = set()
     for completion in parse_list(row["completions"], "completions"):
         if not isinstance(completion, Mapping):
-            raise UnreadableError(f"a completion is not an object: {shown(completion)}")
+            raise UnreadableError(f"a completion is not an object: {short_repr(completion)}")
         _require(completion, ("model", "response", "annotations"), "completions.")
         name = _unique(parse_text(completion["model"], "completions.model"), taken)
         taken.add(name)

@@ -24,7 +24,7 @@ from pipeline.reading.values import (
     parse_post,
     parse_text,
     parse_topics,
-    shown,
+    short_repr,
 )
 from pipeline.threads.adapters import ADAPTERS, SLUGS
 from pipeline.threads.filters import Filters
@@ -207,7 +207,7 @@ def _parse_response(post: Post, position: int, entry: Any, space: PreferenceSpac
     if isinstance(entry, str):
         return Response(post.id, fallback_id, "", clean_text(parse_text(entry, "text")), content_hash=post.content_hash)
     if not isinstance(entry, Mapping):
-        raise UnreadableError(f"neither a text nor an object with a 'text': {shown(entry)}")
+        raise UnreadableError(f"neither a text nor an object with a 'text': {short_repr(entry)}")
     if not columns.has(entry, "text"):
         raise missing_column("'text'", entry, "mining.source.columns.response_text")
     return Response(

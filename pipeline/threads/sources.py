@@ -55,7 +55,7 @@ def identify_sources(config: MiningConfig) -> list[str]:
     source = config.source
     if isinstance(source, ThreadsSource) and source.is_hub:
         return [dataset_commit(source.path[0], source.revision, "mining.source.path")]
-    return [f"{key}:{storage.content_id(path)}" for key, path in _files(source)]
+    return [f"{key}:{storage.content_id(path)}" for key, path in _source_files(source)]
 
 
 def list_slices(config: MiningConfig) -> list[Slice]:
@@ -64,7 +64,7 @@ def list_slices(config: MiningConfig) -> list[Slice]:
     if isinstance(source, ThreadsSource) and source.is_hub:
         return [Slice(0, "path", source.path[0])]
     slices: list[Slice] = []
-    for key, path in _files(source):
+    for key, path in _source_files(source):
         size = storage.size(path)
         if is_splittable(path):
             for start in range(0, max(size, 1), SLICE_BYTES):
@@ -79,7 +79,9 @@ def input_bytes(config: MiningConfig) -> int | None:
     source = config.source
     if isinstance(source, ThreadsSource) and source.is_hub:
         return None
-    return sum(storage.size(path) * (_COMPRESSION_RATIO if is_compressed(path) else 1) for _, path in _files(source))
+    return sum(
+        storage.size(path) * (_COMPRESSION_RATIO if is_compressed(path) else 1) for _, path in _source_files(source)
+    )
 
 
 def read_items(
@@ -131,13 +133,13 @@ def read_items(
         unreadable.append(first_unreadable())
 
 
-def _matches(pattern: str) -> list[AnyPath]:
+def _matching_files(pattern: str) -> list[AnyPath]:
     folder, _, name = pattern.rpartition("/")
     parent = storage.parse(folder or ".") if folder or not pattern.startswith("/") else Path("/")
     return [parent / found for found in storage.list_names(parent) if fnmatchcase(found, name)]
 
 
-def _files(source: DumpSource | ThreadsSource) -> list[tuple[Any, AnyPath]]:
+def _source_files(source: DumpSource | ThreadsSource) -> list[tuple[Any, AnyPath]]:
     """Return every file with the key that names it. Raise `UsageError` for one that is missing or of unknown format."""
     files: list[tuple[Any, AnyPath]] = []
     for key in source.paths:
@@ -147,7 +149,7 @@ def _files(source: DumpSource | ThreadsSource) -> list[tuple[Any, AnyPath]]:
                 continue
             path = storage.parse(pattern)
             # A file name may contain these characters.
-            found = _matches(pattern) if set(pattern) & set("*?[") and not storage.is_file(path) else [path]
+            found = _matching_files(pattern) if set(pattern) & set("*?[") and not storage.is_file(path) else [path]
             if not found:
                 raise UsageError(f"mining.source.{key}: no file matches {pattern}")
             for path in found:
