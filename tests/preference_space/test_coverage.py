@@ -40,7 +40,7 @@ def covered(space: PreferenceSpace, *rows: list[int]) -> Coverage:
 
 
 def naive_pairs(points: Direction) -> list[list[int]]:
-    """Points that have both poles, counted one by one; pole 2d is dimension d's positive one, 2d + 1 its negative."""
+    """Return the points with both poles, counted one by one. Pole 2d is positive, pole 2d + 1 negative."""
     poles = [(d, level) for d in range(points.shape[1]) for level in (1, -1)]
     return [
         [sum(int(row[d] == level and row[e] == other) for row in points) for e, other in poles] for d, level in poles

@@ -23,7 +23,7 @@ def parts(*rows: list[int]) -> Direction:
 
 
 def space_of(*labels: tuple[str, str]) -> PreferenceSpace:
-    """A space of one dimension for each (positive label, negative label)."""
+    """Return a space of one dimension for each (positive label, negative label)."""
     return PreferenceSpace(
         name="small",
         dimensions=tuple(

@@ -9,7 +9,7 @@ MASK = 2**64 - 1
 
 
 def philox4x64(counter: int, key: tuple[int, int]) -> list[int]:
-    """Philox 4x64-10 as published (Salmon et al. 2011, table 2), one step, in plain integers."""
+    """Return one step of Philox 4x64-10 as published (Salmon et al. 2011, table 2), in plain integers."""
     c0, c1, c2, c3 = ((counter >> shift) & MASK for shift in (0, 64, 128, 192))
     k0, k1 = key
     for _ in range(10):
@@ -20,7 +20,7 @@ def philox4x64(counter: int, key: tuple[int, int]) -> list[int]:
 
 
 def published(seed: int, stream: int, record: int, width: int) -> list[float]:
-    """Row `record` of `uniforms`, from the definition."""
+    """Return row `record` of `uniforms` by its definition."""
     steps = -(-width // 4)
     words = [word for step in range(steps) for word in philox4x64(record * steps + step + 1, (seed, stream))]
     return [((word >> 12) + 0.5) * 2.0**-52 for word in words[:width]]
@@ -155,7 +155,7 @@ def test_numbers_lie_strictly_between_zero_and_one() -> None:
 
 def test_extreme_words_lie_strictly_between_zero_and_one(monkeypatch: pytest.MonkeyPatch) -> None:
     class Extremes:
-        """Random words that no test would ever wait for."""
+        """Random words with extreme values, which random draws would hardly ever give."""
 
         def __init__(self, **_: object) -> None: ...
 

@@ -24,7 +24,7 @@ MANY = 20_000
 
 
 def space_of(*slugs: str, topical: Sequence[str] = ()) -> PreferenceSpace:
-    """A space of these dimensions, the topical ones last, in groups `traits` and `tags`."""
+    """Return a space of these dimensions, the topical ones last, in groups `traits` and `tags`."""
     return PreferenceSpace(
         name="small",
         dimensions=tuple(
@@ -51,7 +51,7 @@ def draw(
     seed: int = 0,
     attempt: int = 0,
 ) -> Direction:
-    """Points 0 to count - 1, all for posts of the same topics."""
+    """Return points 0 to count - 1, all for posts of the same topics."""
     return Sampler(space, config, seed).draw("train", attempt, np.arange(count), [topics] * count)
 
 
@@ -61,7 +61,7 @@ def active_counts(points: Direction) -> npt.NDArray[np.int64]:
 
 
 def assert_share(observed: float, expected: float, count: int) -> None:
-    """Within 4.5 standard errors of a share: a sound sampler fails once in 150,000 seeds, and the seed is fixed."""
+    """Assert a share within 4.5 standard errors, which a correct sampler misses for one seed in 150,000."""
     error = 4.5 * sqrt(max(expected * (1 - expected), 1e-12) / count)
     assert abs(observed - expected) <= error, f"{observed:.4f}, expected {expected:.4f} +- {error:.4f}"
 

@@ -32,7 +32,7 @@ def trait(word: str) -> dict[str, str]:
 
 
 def inputs_of(name: str) -> dict[str, Any]:
-    """Something for every input of a template."""
+    """Return a value for every input of a template."""
     values: dict[str, Any] = {
         "post": PROMPT if name == "portrait_paper" else POST,
         "traits": [trait("calm"), trait("kind")],
@@ -48,7 +48,7 @@ def inputs_of(name: str) -> dict[str, Any]:
 
 
 def write(folder: Path, user: str, *, system: str = "Be kind.", header: str = HEADER) -> Path:
-    """A folder that overrides `reply`."""
+    """Return a folder that overrides `reply`."""
     blocks = f"{{% block system %}}{system}{{% endblock %}}\n{{% block user %}}{user}{{% endblock %}}\n"
     (folder / "reply.j2").write_text(header + blocks, encoding="utf-8")
     return folder

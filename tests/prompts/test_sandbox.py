@@ -1,4 +1,4 @@
-"""What a template can reach, and how much it can do."""
+"""Limits of templates: the objects in reach, and the amount of work."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def rendered(folder: Path, user: str, **post: Any) -> str:
 
 
 def refused(folder: Path, user: str, **post: Any) -> str:
-    """What a template is refused with, at load or when it is rendered."""
+    """Return the message that refuses a template at load or at rendering."""
     with pytest.raises(UsageError) as caught:
         rendered(folder, user, **post)
     message = str(caught.value)
@@ -102,7 +102,7 @@ def test_what_is_not_in_the_language_is_refused(tmp_path: Path, attack: str) -> 
 
 
 def reachable(environment: PromptEnvironment, value: Any, seen: set[int], depth: int = 0) -> Iterator[Any]:
-    """A value, and all that its attributes and items hold."""
+    """Return a value and all values in its attributes and items."""
     yield value
     if id(value) in seen or depth > 6 or isinstance(value, Undefined):
         return

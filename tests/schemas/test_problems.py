@@ -31,7 +31,7 @@ REGEX = re.compile(r"\^\[|\]\$|\[A-Z|\\[dwsS]|\(\?|\]\*|\]\+")
 
 
 def document(title: str) -> tuple[dict[str, Any], list[str | int]]:
-    """A configuration that holds the section of the reference, and the place of the section in it."""
+    """Return a configuration with a section of the reference, and the path of that section."""
     path, _, kinds = title.partition(" (kind: ")
     kind = kinds.rstrip(")").split(", ")[0]
     whole: dict[str, Any] = {"pairs": 1, "generation": {"model": "dummy"}}
@@ -78,9 +78,9 @@ def test_every_key_with_a_wrong_value_is_named_in_plain_words(title: str) -> Non
             messages.append(message)
             dotted = ".".join(str(part) for part in (*place, key))
             assert f"'{dotted}" in message or (key in message and "kind" not in message), (value, message)
-            told = message.replace("no such! ^value$", "")
-            assert not PYDANTIC.search(told), message
-            assert not REGEX.search(told), message
+            ours = message.replace("no such! ^value$", "")
+            assert not PYDANTIC.search(ours), message
+            assert not REGEX.search(ours), message
             assert "\n" not in message
         assert messages, f"{key}: everything fits"
 

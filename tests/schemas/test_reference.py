@@ -21,13 +21,13 @@ MODELS = [
 
 
 def is_section(model: type[BaseModel], key: str) -> bool:
-    """Whether a key holds further keys, which have a section of their own."""
+    """Return whether a key holds further keys, which have another section."""
     inner = model.model_fields[key].annotation
     return key in ("engine", "source") or (isinstance(inner, type) and issubclass(inner, BaseModel))
 
 
 def rows(model: type[BaseModel]) -> str:
-    """The part of the page that belongs to one model."""
+    """Return the part of the page about one model."""
     title = next(title for title, owner in SECTIONS.items() if owner is model)
     return reference().split(f"## {title or 'Top level'}\n")[1].split("\n## ")[0]
 

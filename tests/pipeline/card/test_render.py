@@ -148,7 +148,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 def claims(config: BuildConfig) -> dict[str, bool]:
-    """Every sentence of a card that not all cards have, and whether it is so of this build."""
+    """Return every optional sentence of a card, and whether it is true of this build."""
     mining = config.mining
     is_mined, is_sampled = mining is not None, mining is None or mining.share < 1
     is_rated = mining is not None and mining.source.kind in DATASETS

@@ -1,4 +1,4 @@
-"""Every kind of file that a build leaves is damaged in every way, before and after its end: no row changes silently."""
+"""Damage of every kind to every kind of file, before and after the end of a build: no row changes silently."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def empty(path: Path) -> None:
 
 
 def swap(path: Path) -> None:
-    """Put another file of the folder in its place."""
+    """Replace a file by another one of its folder."""
     siblings = [other for other in sorted(path.parent.iterdir()) if other.suffix == path.suffix and other != path]
     if siblings:
         shutil.copy(siblings[0], path)
@@ -60,7 +60,7 @@ DAMAGES: list[Callable[[Path], None]] = [cut_off, flip_a_bit, empty, swap, put_a
 
 
 def is_harmless(file: str, damage: Callable[[Path], None]) -> bool:
-    """Whether nothing was lost: of a Parquet file the bit is one of statistics, and what a journal lacks is asked."""
+    """Return whether damage loses nothing: a bit in Parquet statistics, or journal lines, which are sent again."""
     if damage is flip_a_bit:
         return file.startswith(("pool/", "rejected/", "annotated/")) and file.endswith(".parquet")
     return file.startswith("journal/") and damage is not put_a_folder
@@ -94,7 +94,7 @@ def finished(config: BuildConfig, tmp_path_factory: pytest.TempPathFactory) -> P
 
 @pytest.fixture(scope="module")
 def unfinished(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """As a kill in phase one leaves it: the second shard is done, but for phase two; the first has only its journal."""
+    """Return a build killed in phase one: the second shard is finished, and the first has only its journal."""
     folder = tmp_path_factory.mktemp("unfinished") / "out"
     shutil.copytree(finished, folder)
     manifest = load_manifest(folder)

@@ -33,7 +33,7 @@ TEMPLATES = ROOT / "prompts" / "templates"
 
 @contextmanager
 def held_by_another_process(output: Path) -> Iterator[subprocess.Popen[str]]:
-    """A process that holds the folder until it is killed."""
+    """Start a process that holds the folder until it is killed."""
     code = """
 import sys, time
 from pathlib import Path
@@ -60,13 +60,13 @@ with locked(Path(sys.argv[1])):
 
 
 def touch_old(path: Path) -> None:
-    """A temporary file of a process that cannot be seen from here, and that is older than anything at work."""
+    """Create an old temporary file of a process on another machine."""
     path.touch()
     os.utime(path, (time.time() - 3700, time.time() - 3700))
 
 
 def templates_with(folder: Path, name: str, old: str, new: str) -> str:
-    """A folder with one template of the user's own: the packaged one, changed."""
+    """Return a folder with a changed copy of one packaged template."""
     folder.mkdir(exist_ok=True)
     source = (TEMPLATES / f"{name}.j2").read_text()
     assert old in source
@@ -248,7 +248,7 @@ def test_seed_file_and_templates_may_move(tmp_path: Path) -> None:
 
 
 def mined(folder: Path, threads: int = 30, **keys: Any) -> dict[str, Any]:
-    """A section that mines a file of threads."""
+    """Return a section that mines a file of threads."""
     return {"pairs": None, "mining": mining(write_threads(folder / "threads.jsonl", threads), **keys)}
 
 
@@ -339,7 +339,7 @@ def test_build_of_both_sources_reads_posts_for_the_sampled_pairs_alone(tmp_path:
 
 
 def index_of(**splits: int) -> Index:
-    """What was gathered."""
+    """Return the index of gathered threads."""
     return Index((sum(splits.values()),), splits, {}, "")
 
 

@@ -19,7 +19,7 @@ from tests.pipeline.helpers import run_build
 
 @pytest.fixture(scope="module", autouse=True)
 def restored() -> Iterator[None]:
-    """`everyuser build` silences a whole process, which here is that of the tests."""
+    """Restore logging, which `everyuser build` silences in the whole process of the tests."""
     level, hook = logging.getLogger().level, threading.excepthook
     yield
     logging.getLogger().setLevel(level)
@@ -28,7 +28,7 @@ def restored() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished build of five shards, which no test changes."""
+    """Return a finished build of five shards, which no test changes."""
     folder = tmp_path_factory.mktemp("finished") / "out"
     run_build(folder, name="my-set")
     return folder
@@ -36,13 +36,13 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def built(finished: Path, tmp_path: Path) -> Path:
-    """The finished build in a folder of the test's own."""
+    """Return a copy of the finished build."""
     return Path(shutil.copytree(finished, tmp_path / "out"))
 
 
 @pytest.fixture(scope="session")
 def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Another build, of fewer shards."""
+    """Return another build, with fewer shards."""
     folder = tmp_path_factory.mktemp("other") / "out"
     run_build(folder, name="my-set", pairs=20, seed=7)
     return folder
@@ -50,7 +50,7 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeHub]:
-    """A Hub, and this process's clients made to use it: they read the environment when they are imported."""
+    """Return a Hub that this process's clients use. They read the environment at import, so it is patched here."""
     with FakeHub() as hub:
         monkeypatch.setattr(constants, "ENDPOINT", hub.url)
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
@@ -62,5 +62,5 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeHub]:
 
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The client does not wait between its attempts."""
+    """Let the client retry without waiting."""
     monkeypatch.setattr("huggingface_hub.utils._http.time", SimpleNamespace(sleep=lambda seconds: None))

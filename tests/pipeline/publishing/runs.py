@@ -1,4 +1,4 @@
-"""Runs of `everyuser publish` and `everyuser build` against the tests' Hub, and what they leave."""
+"""Runs of `everyuser publish` and `everyuser build` against the tests' Hub, and their results."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ OTHERS = {
 
 
 class Result:
-    """What a command printed, and its exit code."""
+    """Output and exit code of a command."""
 
     def __init__(self, *arguments: str) -> None:
         outcome = CliRunner(env={"COLUMNS": "300"}).invoke(app, list(arguments))
@@ -45,14 +45,14 @@ def publish(folder: Path, *arguments: str, repo_id: str = SET) -> Result:
 
 
 def succeed(folder: Path, *arguments: str, repo_id: str = SET) -> str:
-    """Publish, which must work; what was printed."""
+    """Publish without an error and return the output."""
     result = publish(folder, *arguments, repo_id=repo_id)
     assert (result.code, result.err) == (0, "")
     return result.out
 
 
 def assert_one_line(result: Result, code: int, *parts: str) -> None:
-    """One line on standard error, with these parts, and nothing that looks like a traceback."""
+    """Assert one line on standard error with these parts, and no traceback."""
     assert result.code == code, result.out + result.err
     assert result.err.count("\n") == 1, result.err
     assert result.err.startswith("error: ")
@@ -63,13 +63,13 @@ EMPTY = "(nothing was published; ann/set was created and is still empty)"
 
 
 def environment(hub: FakeHub, home: Path, token: str = WRITER) -> dict[str, str]:
-    """That of a process of its own which uses a Hub."""
+    """Return the environment of another process that uses the Hub."""
     own = {"HF_ENDPOINT": hub.url, "HF_TOKEN": token, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1"}
     return os.environ | own | {"COLUMNS": "300"}
 
 
 def start(hub: FakeHub, folder: Path, *arguments: str, token: str = WRITER) -> Fork:
-    """`everyuser publish` as a process of its own."""
+    """Start `everyuser publish` as another process."""
     env = environment(hub, folder.parent / "home", token)
     return Fork("-m", "pipeline.cli", "publish", str(folder), SET, *arguments, env=env)
 
@@ -92,27 +92,27 @@ def manifest_of(folder: Path) -> Manifest:
 
 
 def shards(folder: Path) -> dict[str, bytes]:
-    """The data of a build, by path in the repository."""
+    """Return the shards of a build by path in the repository."""
     return {f"data/{path.name}": path.read_bytes() for path in (folder / "data").glob("*.parquet")}
 
 
 def hashes(folder: Path) -> dict[str, int]:
-    """SHA-256 and size of each shard."""
+    """Return SHA-256 and size of each shard."""
     return {entry.sha256: entry.bytes for entry in manifest_of(folder).files}
 
 
 def commits(hub: FakeHub, repo_id: str = SET) -> list[str]:
-    """The messages of all commits after the Hub's own first one."""
+    """Return the messages of all commits after the Hub's first one."""
     return [commit.message for commit in hub.repos[repo_id].commits.values()][1:]
 
 
 def write(folder: Path, manifest: dict[str, Any]) -> None:
-    """Replace a build's manifest by another that is as good."""
+    """Replace a build's manifest by another valid one."""
     write_manifest(folder, Manifest.model_validate_json(json.dumps(manifest)))
 
 
 def unfinished(folder: Path) -> Path:
-    """A build as it is when it was stopped in its last phase: the second of the train shards is missing."""
+    """Return a build stopped in its last phase, without its second train shard."""
     left = {"status": "incomplete", "files": [], "counts": {}}
     write(folder, manifest_of(folder).model_dump(mode="json") | left)
     (folder / "README.md").unlink()
@@ -121,7 +121,7 @@ def unfinished(folder: Path) -> Path:
 
 
 def build(folder: Path, stub: StubServer, *arguments: str, **keys: Any) -> Result:
-    """`everyuser build` of the small configuration that `finished` has, and what the test adds."""
+    """Run `everyuser build` with the small configuration of `finished` and the keys of the test."""
     config = folder.parent / "build.yaml"
     engine = {"engine": {"kind": "openai", "base_urls": [stub.url]}}
     config.write_text(yaml.safe_dump(TINY | engine | {"name": "my-set"} | keys))

@@ -1,4 +1,4 @@
-"""What is published of a build, and what is checked before anything is uploaded."""
+"""Published files of a build, and the checks before an upload."""
 
 from __future__ import annotations
 

@@ -246,7 +246,7 @@ def test_build_at_work_is_not_published(hub: FakeHub, built: Path) -> None:
 
 
 def stop_midway(hub: FakeHub, folder: Path, signal_number: int, gate: threading.Event, code: int) -> tuple[str, str]:
-    """Stop a process that publishes when two shards are uploaded and the others are on their way."""
+    """Stop a publishing process when two shards are uploaded and the others are in flight."""
     waiting = [*hashes(folder)][2:]
     hub.on("PUT", "|".join(waiting), held(gate), times=len(waiting))
     process = start(hub, folder)

@@ -1,4 +1,4 @@
-"""Finished builds made of plain rows, and the plain computations that figures are compared with."""
+"""Finished builds of plain rows, and plain computations to compare figures with."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ WORDS = [f"{one}{two}" for one in ("ta", "ke", "mi", "so", "ru", "pé") for two 
 
 
 def direction(**levels: int) -> list[int]:
-    """A direction by slugs."""
+    """Return a direction by slugs."""
     return [levels.get(slug, 0) for slug in SLUGS]
 
 
@@ -77,7 +77,7 @@ def pair(
     support: float = 1.0,
     mirror: bool = True,
 ) -> list[Row]:
-    """A pair's row and its mirror image, with texts of its own where none are given."""
+    """Return a pair's row and its mirror image, with unique texts where none are given."""
     replies = (chosen or f"Reply one of {name}.", rejected or f"Reply two of {name}.")
     rows = []
     for side, sign in (("a", 1), ("b", -1))[: 1 + mirror]:
@@ -142,7 +142,7 @@ def write_build(
     group: int = 8,
     **keys: Any,
 ) -> Path:
-    """A finished build of shards by name ("train-00000-of-00001"); rejections and attempts are by shard too."""
+    """Write a finished build of shards by name ("train-00000-of-00001"); rejections and attempts are by shard too."""
     meta = {"fingerprint": "f" * 64}
     write_text(folder / "preference_space.yaml", SPACE.to_yaml())
     entries = []
@@ -189,7 +189,7 @@ def run(seconds: float, completion_tokens: int) -> Run:
 
 
 def random_shards(pairs: int = 60, seed: int = 0) -> dict[str, list[Row]]:
-    """Shards of three splits whose texts, directions and histories are random, with repetitions among them."""
+    """Return shards of three splits with random texts, directions and histories, some of them repeated."""
     rng = random.Random(seed)
     posts = [text_of(rng, 12) for _ in range(pairs // 2)]
     replies = [text_of(rng, rng.randint(3, 30)) for _ in range(pairs * 2)]
@@ -212,7 +212,7 @@ def random_shards(pairs: int = 60, seed: int = 0) -> dict[str, list[Row]]:
 
 
 def some_levels(rng: random.Random) -> list[int]:
-    """One to three active dimensions of the first four; the second follows the first."""
+    """Return one to three active dimensions of the first four; the second follows the first."""
     levels = [0] * len(SLUGS)
     for d in rng.sample(range(4), rng.randint(1, 3)):
         levels[d] = rng.choice((-1, 1))
@@ -226,7 +226,7 @@ def text_of(rng: random.Random, words: int) -> str:
 
 
 def rows_of(shards: Mapping[str, Sequence[Row]]) -> list[tuple[str, Row]]:
-    """Split and row, of all shards in order."""
+    """Return split and row of all shards in order."""
     return [(name.split("-")[0], row) for name, rows in shards.items() for row in rows]
 
 
@@ -235,11 +235,11 @@ def batch_of(rows: Iterable[Row], split: int = 0, shard: int = 0) -> Batch:
 
 
 def sent(thing: T) -> T:
-    """As another process would receive it."""
+    """Return an object as another process receives it."""
     copy: T = pickle.loads(pickle.dumps(thing))  # noqa: S301 # our own bytes
     return copy
 
 
 def report_of(folder: Path, **settings: Any) -> Report:
-    """Measured in this process, without a word."""
+    """Return the report, measured in this process and without output."""
     return measure(folder, ReportSettings(**{"workers": 1} | settings), lambda what, done, of: None)

@@ -1,4 +1,4 @@
-"""Made-up reports of the size of a real one, the same at every call."""
+"""Invented reports of realistic size, equal at every call."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ Made = Callable[[], Report]
 
 @cache
 def report() -> Report:
-    """A mirrored build of 90 dimensions, of which one never occurs and one with one pole only; sampled and mined."""
+    """Return the report of a mirrored build of 90 dimensions. One never occurs, and one has a single pole."""
     dice = random.Random(7)
     dimensions = tuple(_dimension(d, dice) for d in load_space("alignx").dimensions)
     split = tuple(
@@ -193,7 +193,7 @@ def report() -> Report:
 
 @cache
 def empty() -> Report:
-    """A report of a build in which as little could be measured as the contract allows."""
+    """Return the report with the fewest figures that the record allows."""
     none = Histogram(edges=(0.0, 1.0), counts=(0,), mean=0.0, median=0.0, p95=0.0, largest=0.0)
     lengths = report().lengths.model_copy(
         update={"prompt": none, "chosen": none, "rejected": none, "portrait": none, "comment": None}
@@ -238,13 +238,13 @@ def empty() -> Report:
 
 @cache
 def hostile() -> Report:
-    """The report with `HOSTILE` in front of every text, of ten examples and ten rejections."""
+    """Return a report of ten examples and ten rejections with `HOSTILE` before every text."""
     few = report().model_copy(update={"shown": report().shown[:10], "rejections": report().rejections[:10]})
     return Report.model_validate_json(json.dumps(_poisoned(few.model_dump(mode="json"))))
 
 
 def _poisoned(value: Any) -> Any:
-    """`value` with every text in it made hostile; the same text always in the same way, so that names still match."""
+    """Return `value` with every text made hostile, equal texts in the same way, so that names still match."""
     if isinstance(value, str):
         return HOSTILE + value
     if isinstance(value, list):
@@ -259,7 +259,7 @@ def _poisoned(value: Any) -> Any:
 
 
 def field_names(model: Any) -> Iterator[str]:
-    """The fields of a record and of the records within it."""
+    """Return the fields of a record and of its inner records."""
     for name, field in model.model_fields.items():
         yield name
         for part in (field.annotation, *getattr(field.annotation, "__args__", ())):

@@ -71,7 +71,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def choose(browser: Browser, name: str, start: str) -> None:
-    """Choose the option of a filter whose text starts so."""
+    """Choose the option of a filter by the start of its text."""
     browser.evaluate(
         f"""(() => {{
           const select = document.getElementById({json.dumps(name)});
@@ -83,7 +83,7 @@ def choose(browser: Browser, name: str, start: str) -> None:
 
 
 def listed(browser: Browser) -> list[str]:
-    """The ids of all rows that the list holds: it draws the last ones when they are reached."""
+    """Return the ids of all rows in the list, which draws the last ones when it is scrolled."""
     browser.evaluate("document.getElementById('list').focus()")
     browser.press("End")
     found: list[str] = browser.evaluate(

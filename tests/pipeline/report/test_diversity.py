@@ -27,7 +27,7 @@ def grams(text: Sequence[str], size: int) -> Counter[tuple[str, ...]]:
 
 
 def plain_bleu(text: list[str], references: list[list[str]]) -> float:
-    """BLEU-4 of one sentence, by the book: every n-gram against every reference."""
+    """Return the BLEU-4 of a sentence by its definition: every n-gram against every reference."""
     logarithms, smoothing, matches = [], 1.0, 0
     for size in range(1, 5):
         own = grams(text, size)

@@ -36,7 +36,7 @@ HOSTILE = "</script><script>alert(1)</script> [bold]x[/] {{data}} \x00\x1b[31m \
 
 @pytest.fixture(scope="module")
 def shards() -> dict[str, list[Row]]:
-    """Random rows, and replies that are alike within and across splits."""
+    """Return random rows, with near-duplicate replies within and across splits."""
     shards = random_shards(80)
     shards["train-00000-of-00002"] += pair("planted1", chosen=LONG, rejected=f"{LONG} Or not.")
     shards["train-00001-of-00002"] += [*pair("planted2", chosen=LONG), *pair("planted3", chosen=LONG)]

@@ -18,18 +18,18 @@ def reply(seed: int, words: int = 60) -> list[str]:
 
 
 def jaccard(one: str, other: str) -> float:
-    """Of word trigrams, exactly."""
+    """Return the exact Jaccard similarity of word trigrams."""
     sets = [{tuple(text.split()[k : k + 3]) for k in range(len(text.split()) - 2)} for text in (one, other)]
     return len(sets[0] & sets[1]) / len(sets[0] | sets[1])
 
 
 def with_tail(words: Sequence[str], changed: int) -> str:
-    """The text with its last words changed."""
+    """Return the text with its last words changed."""
     return " ".join([*words[: len(words) - changed], *(f"other{k}" for k in range(changed))])
 
 
 def batch(texts: Sequence[str], split: int = 0, shard: int | None = None) -> Batch:
-    """Pairs of which the chosen replies are the texts; the others have nothing in common."""
+    """Return pairs with the texts as chosen replies and unrelated rejected replies."""
     shard = split if shard is None else shard
     rows = []
     for k, text in enumerate(texts):

@@ -43,7 +43,7 @@ def test_a_line_that_a_kill_cut_off_is_left_out(tmp_path: Path) -> None:
     cut = note("a", 2, 20, 200)[:30]
 
     assert [point[0] for point in read(tmp_path, note("a", 1, 10, 100), cut)] == [1]
-    # The next run goes on in the same line.
+    # The next run appends to the same line.
     lines = [note("a", 1, 10, 100), cut, note("b", 1, 20, 5), note("b", 2, 30, 9)]
     assert read(tmp_path, *lines) == [(1, 10, 200, 100), (3, 30, 218, 109)]
 

@@ -87,7 +87,7 @@ def test_nothing_is_loaded_and_no_text_is_parsed() -> None:
     parsing = r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|DOMParser|srcdoc"
     assert not re.findall(rf"{parsing}|\beval\b|new Function|fetch\(|import\(", script)
     assert not re.findall(r"url\(|@import|expression\(", sources(".css"))
-    # What would end the elements they stand in.
+    # Texts that would end their elements.
     assert "</script" not in script
     assert "<!--" not in script
     assert "</style" not in sources(".css")

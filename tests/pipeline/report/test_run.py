@@ -1,4 +1,4 @@
-"""`everyuser report`: a whole build measured by the command, and what it leaves behind."""
+"""`everyuser report` on a whole build, and the files that it writes."""
 
 from __future__ import annotations
 

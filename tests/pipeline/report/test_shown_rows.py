@@ -28,7 +28,7 @@ from tests.pipeline.report.builds import (
 
 @pytest.fixture(scope="module")
 def shards() -> dict[str, list[Row]]:
-    """Four shards, and a rare pole in one row of the largest split."""
+    """Return four shards with a rare pole in one row of the largest split."""
     shards = random_shards(120)
     for split, pairs in (("train-00000-of-00002", 100), ("train-00001-of-00002", 100)):
         shards[split] += [row for k in range(pairs) for row in pair(f"{split}{k}", direction(tone=1))]
@@ -147,7 +147,7 @@ def rejections_of(build: Build, order: tuple[int, ...] = (0, 1), **settings: Any
 
 @pytest.fixture
 def rejecting(tmp_path: Path) -> Build:
-    """300 rejections of one reason, and a few of two others."""
+    """Return 300 rejections of one reason, and a few of two others."""
     rng = random.Random(0)
     many = [rejection(f"r{k}", attempt=rng.randrange(3)) for k in range(300)]
     few: list[Row] = [
