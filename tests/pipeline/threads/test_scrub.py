@@ -108,6 +108,6 @@ def test_a_scrubbed_text_has_nothing_left_to_scrub() -> None:
     "piece", ["@", "a.", "1", "/u/", "a@", "a@1.", "@a", "http://a(", "www.a[", "](/", "1 ", "12-34 "]
 )
 def test_hostile_text_takes_linear_time(piece: str) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     scrub(piece * (100_000 // len(piece)))
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
