@@ -1,1 +1,1 @@
-"""Rules that decide whether a generated text is good enough."""
+"""Rules that generated texts and pairs must satisfy."""

@@ -1,1 +1,1 @@
-"""Files and datasets of users, read row by row into values."""
+"""Readers of users' files and Hub datasets: rows, values and texts."""

@@ -1,1 +1,1 @@
-"""From dumps of forums to joined, cleaned threads."""
+"""Threads of forums and datasets: read, joined, cleaned and indexed."""
