@@ -282,7 +282,7 @@ def _run_phase(phase: Phase, name: str, folder: str, plan: BuildPlan, runner: Ru
     """Run a phase for the shards that still have to be built."""
     work = find_work(plan, folder)
     if folder == "pool":
-        progress.counters_for(plan.output).add(progress.BEFORE, sum(spec.count for spec in work.done))
+        progress.counters_for(plan.output).add(progress.EARLIER_PAIRS, sum(spec.count for spec in work.done))
     observer.phase_begins(name, plan, work)
     try:
         if work.todo:

@@ -1,4 +1,4 @@
-"""What a build consists of: a list of shards, and the folders they are written to."""
+"""The plan of a build: its shards, and what each worker needs to know."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SPLITS = ("train", "validation", "test")
 
 @dataclass(frozen=True)
 class ShardSpec:
-    """The unit of work: pairs `start` to `start + count` of a split, counted for each source of pairs by itself."""
+    """A unit of work: pairs `start` to `start + count` of a split. Each source of pairs is counted separately."""
 
     split: str
     index: int
@@ -27,65 +27,65 @@ class ShardSpec:
 
     @property
     def name(self) -> str:
-        """File stem, as the Hub's convention has it."""
+        """File stem, in the form that the Hub uses."""
         return f"{self.split}-{self.index:05d}-of-{self.of:05d}"
 
     def record_id(self, fingerprint: str, index: int) -> str:
-        """The id of pair `index`, one of this shard's."""
+        """Return the id of pair `index` of this shard."""
         infix = "" if self.source == "sampled" else f"{self.source}-"
         return f"{fingerprint[:8]}-{self.split}-{infix}{index:07d}"
 
 
 @dataclass(frozen=True)
 class BuildPlan:
-    """All that a worker must know: small, so that it can be part of every stage.
+    """A build as a worker needs to know it: small, so that it can be part of every stage.
 
-    Space, templates and posts are read from the output folder, where `pipeline.driver.prepare` has put them.
+    Workers read space, templates and posts from the output folder, where `pipeline.driver.prepare` writes them.
     """
 
     output: AnyPath
     fingerprint: str
-    # The fingerprint stands for the configuration, which holds maps and so has no hash.
+    # Left out of comparison and hash: it holds maps, and the fingerprint identifies it.
     config: BuildConfig = field(compare=False)
     threads: Mapping[str, int] = field(default_factory=dict, compare=False)
-    """Threads of each split, once they are gathered: what is mined depends on what the source holds."""
+    """Number of threads of each split, known once they are gathered."""
     hashes: Mapping[str, str] = field(default_factory=dict, compare=False)
-    """Hashes of what workers load from the output folder: of each template by its name, and of the `space`."""
+    """Hashes of the files that workers load from the output folder: of each template by its name, and of `space`."""
     reopens_shards: bool = field(default=False, compare=False)
-    """Whether stored shards are opened again for the rows that circumstances cost them."""
+    """True where stored shards are built again for the rows that they lost to circumstances."""
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Be unpickled: a worker waits for its bucket as long as the driver does."""
+        """Restore the plan in a worker, which then waits for its bucket as long as the driver does."""
         self.__dict__.update(state)
         set_outage_limit(self.config.requests.outage_seconds)
 
     def shards(self) -> list[ShardSpec]:
-        """Every shard of the build, the same list in both phases."""
+        """Return every shard of the build, the same list in both phases."""
         return cut_shards(self.config, self.threads)
 
     def first_thread(self, split: str) -> int:
-        """Where a split's threads begin among those of all splits."""
+        """Return the position of a split's first thread among those of all splits."""
         return sum(self.threads[earlier] for earlier in SPLITS[: SPLITS.index(split)])
 
     @property
     def mining(self) -> MiningConfig:
-        """How pairs are mined; `ValueError` in a build that mines nothing."""
+        """Configuration of mining; raises `ValueError` in a build without mining."""
         if self.config.mining is None:
             raise ValueError("this build mines nothing")
         return self.config.mining
 
     @property
     def sides(self) -> tuple[int, ...]:
-        """How a pair is emitted: as it stands (1), and mirrored (-1)."""
+        """Sides of a pair that become examples: the pair itself (1), and its mirror image (-1)."""
         return (1, -1) if self.config.mirror else (1,)
 
     def path(self, folder: str, spec: ShardSpec) -> AnyPath:
-        """Where a shard's Parquet file of `pool`, `data`, `rejected/pairs` or `rejected/examples` is."""
+        """Return a shard's Parquet file in `pool`, `data`, `rejected/pairs` or `rejected/examples`."""
         return self.output / folder / f"{spec.name}.parquet"
 
 
 def cut_shards(config: BuildConfig, threads: Mapping[str, int]) -> list[ShardSpec]:
-    """The shards that a configuration and its threads make: of each split the sampled ones, then the mined ones."""
+    """Return the shards of a configuration and its threads: of each split the sampled ones, then the mined ones."""
     sampled = apportion(config.sampled_pairs, config.splits.model_dump())
     each = config.mining.pairs_per_post if config.mining else 1
     shards = []
@@ -106,7 +106,7 @@ def cut_shards(config: BuildConfig, threads: Mapping[str, int]) -> list[ShardSpe
 
 
 def apportion(total: int, shares: Mapping[str, float]) -> dict[str, int]:
-    """Whole numbers that sum to `total`, nearest to the shares (largest remainder; ties to the first)."""
+    """Return whole numbers that sum to `total`, nearest to the shares (largest remainder; ties to the first)."""
     counts = {key: int(total * share) for key, share in shares.items()}
     by_remainder = sorted(shares, key=lambda key: counts[key] - total * shares[key])
     for key in by_remainder[: total - sum(counts.values())]:
@@ -115,6 +115,6 @@ def apportion(total: int, shares: Mapping[str, float]) -> dict[str, int]:
 
 
 def _cut(items: int, largest: int) -> list[tuple[int, int]]:
-    """Ranges of nearly equal size."""
+    """Return ranges of nearly equal size."""
     of = -(-items // largest)
     return [(items * index // of, items * (index + 1) // of) for index in range(of)]

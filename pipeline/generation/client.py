@@ -165,8 +165,8 @@ class Client:
 
     def _fill_window(self) -> None:
         pause = self._endpoints.available_at() - time.monotonic()
-        self._counters.gauge("paused", int(pause > 0))
-        self._counters.gauge("in_flight", self._in_flight)
+        self._counters.set_gauge("paused", int(pause > 0))
+        self._counters.set_gauge("in_flight", self._in_flight)
         if pause > 0:
             if self._timer:
                 self._timer.cancel()
@@ -178,7 +178,7 @@ class Client:
             if self._in_flight and self._in_flight + size > int(self._window.limit):
                 break
             self._spawn(self._run(self._queue.popleft()), size)
-        self._counters.gauge("in_flight", self._in_flight)
+        self._counters.set_gauge("in_flight", self._in_flight)
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None], size: int = 0) -> asyncio.Task[None]:
         task: asyncio.Task[None] = self._loop.create_task(coroutine)
@@ -248,7 +248,7 @@ class Client:
                 finally:
                     self._endpoints.release(endpoint)
             failed = time.monotonic()
-            self._counters.gauge("outage", int(self._availability.is_outage))
+            self._counters.set_gauge("outage", int(self._availability.is_outage))
             is_unreachable = isinstance(result, Transient) and result.reason == "unreachable"
             self._counters.add("requests_sent", int(not is_unreachable))
             if isinstance(result, Completion):

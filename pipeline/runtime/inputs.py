@@ -1,6 +1,6 @@
-"""What a build reads back of its own folder: space, templates and posts. Laid out at its start, checked at every later.
+"""Inputs of a build in its own folder: space, templates and posts. They are written at its start and checked later.
 
-The configuration says what they must be, so what is missing is written again; what was changed is refused.
+The configuration determines their content: a missing file is written again, and a changed one is refused.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SEEDS = "seeds"
 
 
 def write_inputs(output: AnyPath, space: PreferenceSpace, templates: Mapping[str, Template]) -> None:
-    """Write the files of space and templates that are not there. Raise `UsageError` for one that differs."""
+    """Write the missing files of space and templates. Raise `UsageError` for a file that differs."""
     if not storage.is_file(output / SPACE):
         storage.write_text(output / SPACE, space.to_yaml())
     there = set(storage.list_names(output / TEMPLATES))
@@ -34,14 +34,14 @@ def write_inputs(output: AnyPath, space: PreferenceSpace, templates: Mapping[str
 
 
 def delete_inputs(output: AnyPath) -> None:
-    """Delete what a run that was killed while it laid out its folder has left; it may be of another configuration."""
+    """Delete the files of a run that was killed while it wrote them: its configuration may be another one."""
     storage.remove(output / SPACE)
     for folder in (TEMPLATES, SEEDS):
         storage.remove_tree(output / folder)
 
 
 def read_space(output: AnyPath, fingerprint: str) -> PreferenceSpace:
-    """Load a build's space. Raise `UsageError` where it is missing, or not the one of this fingerprint."""
+    """Load a build's space. Raise `UsageError` where it is missing or has another fingerprint."""
     path = output / SPACE
     if not storage.is_file(path):
         raise _missing(path)
@@ -53,7 +53,7 @@ def read_space(output: AnyPath, fingerprint: str) -> PreferenceSpace:
 
 
 def read_templates(output: AnyPath, fingerprints: Mapping[str, str]) -> dict[str, Template]:
-    """Load a build's templates. Raise `UsageError` where one is missing, or not the one of its fingerprint."""
+    """Load a build's templates. Raise `UsageError` where one is missing or has another fingerprint."""
     folder = output / TEMPLATES
     there = set(storage.list_names(folder, files_only=True))
     for file in (f"{name}.j2" for name in fingerprints):
@@ -73,12 +73,12 @@ def seed_paths(output: AnyPath) -> dict[str, AnyPath]:
 
 
 def space_hash(output: AnyPath) -> dict[str, str]:
-    """Return the hash of the space's file, by path: what reads a dataset elsewhere may not know our fingerprints."""
+    """Return the hash of the space's file, by path. Readers of a published dataset can check it without our code."""
     return {SPACE: hashlib.sha256(storage.read_bytes(output / SPACE)).hexdigest()}
 
 
 def check_seeds(output: AnyPath, fingerprint: str, recorded: Mapping[str, str]) -> dict[str, str]:
-    """Check the posts' files against what was recorded of them; return what identifies each, by path."""
+    """Check the posts' files against their recorded identities; return the identity of each, by path."""
     found = {}
     for path in seed_paths(output).values():
         meta = read_meta(path)
@@ -97,6 +97,6 @@ def _missing(path: AnyPath) -> UsageError:
 
 def _changed(path: AnyPath) -> UsageError:
     return UsageError(
-        f"{path} is not what this build began with; delete it and run the same build command again, which restores it, "
+        f"{path} has changed since the build began; delete it and run the same build command again, which restores it, "
         "or choose another folder"
     )

@@ -1,7 +1,7 @@
-"""Live counts: every worker process counts, and shares the counts through a small file; the driver sums them.
+"""Live counts: each process writes its counts to a small file, and the driver sums the files.
 
-What is counted here also goes to Beam's metrics (`metrics.py`), for runners that show them. The driver notes the
-sums down now and then, for `everyuser report` (`Pace`).
+The same counts become Beam's metrics (`metrics.py`), for runners that show them. The driver records the sums over time
+for `everyuser report` (`Pace`).
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from pipeline.io.storage import AnyPath
 from schemas.base import UserError
 
 PACE = "logs/pace.jsonl"
-"""Where a build's pace is, relative to its folder: one line a note, of all runs."""
+"""File of a build's pace, relative to its folder: one line for each record, of all runs."""
 
-BEFORE = "pairs/before"
-"""The count of pairs that earlier runs have stored."""
+EARLIER_PAIRS = "pairs/before"
+"""Name of the count of pairs that earlier runs have stored."""
 
 FOLDER = ".progress"
 _SECONDS = 0.3
 _REMOTE_SECONDS = 10.0
-"""How often counts are written, and read: in an object store each is a request that costs money."""
+"""Seconds between two writes, and two reads: in an object store each is a request that costs money."""
 
 
 class Counters:
-    """Counts of this process, written to the build's folder a few times a second (elsewhere: a minute)."""
+    """Counts of this process, written to the build's folder a few times a second (in a bucket: a minute)."""
 
     def __init__(self, output: AnyPath) -> None:
         self._path = output / FOLDER / f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.json"
@@ -48,8 +48,8 @@ class Counters:
         self._written: dict[str, int] = {}
         self._is_local = storage.is_local(output)
         storage.make_folder(self._path.parent)
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._share, name="everyuser-counters", daemon=True)
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._write_periodically, name="everyuser-counters", daemon=True)
         self._thread.start()
 
     def add(self, name: str, amount: int) -> None:
@@ -58,32 +58,32 @@ class Counters:
             self._counts[name] += amount
 
     def get(self, name: str) -> int:
-        """This process's count or value."""
+        """Return this process's count or gauge."""
         return self._counts[name] or self._gauges.get(name, 0)
 
-    def gauge(self, name: str, value: int) -> None:
-        """Set a value that is not a sum over time."""
+    def set_gauge(self, name: str, value: int) -> None:
+        """Set a value that is no sum over time."""
         self._gauges[name] = value
 
     def observe(self, name: str, value: int) -> None:
-        """Note one value of many, of which smallest, largest and mean are told."""
+        """Record one value of a distribution, which is reported by its smallest, largest and mean value."""
         with self._lock:
             self._observed.append((name, value))
 
     def take_unreported(self) -> tuple[Counter[str], Sequence[tuple[str, int]]]:
-        """What was counted and observed since the last call, whoever made it."""
+        """Return the counts and observations since the last call by any thread."""
         with self._lock:
             fresh, observed = self._counts - self._reported, self._observed
             self._reported, self._observed = self._counts.copy(), []
         return fresh, observed
 
     def close(self) -> None:
-        """Stop sharing."""
-        self._over.set()
+        """Stop writing."""
+        self._stopped.set()
         self._thread.join()
 
     def flush(self) -> None:
-        """Share the counts now. A full disk must not hide the error that it causes elsewhere, so it is ignored here."""
+        """Write the counts now. Errors are ignored: those of a full disk are raised elsewhere."""
         with self._lock:
             counts = dict(self._counts) | self._gauges
         if counts == self._written:
@@ -96,7 +96,7 @@ class Counters:
         if not storage.is_local(self._path):
             storage.write_bytes(self._path, content)
             return
-        # Not synced, as it may be lost.
+        # Not synced: a lost file does no harm.
         temporary = self._path.with_suffix(".tmp")
         try:
             temporary.write_bytes(content)
@@ -105,8 +105,8 @@ class Counters:
             temporary.unlink(missing_ok=True)
             raise
 
-    def _share(self) -> None:
-        while not self._over.wait(_SECONDS if self._is_local else _REMOTE_SECONDS):
+    def _write_periodically(self) -> None:
+        while not self._stopped.wait(_SECONDS if self._is_local else _REMOTE_SECONDS):
             self.flush()
 
 
@@ -126,13 +126,13 @@ _totals: dict[AnyPath, tuple[float, Counter[str]]] = {}
 
 
 def total(output: AnyPath, fresh: bool = False) -> Counter[str]:
-    """The sum over all processes that work on a build; elsewhere some seconds old, unless `fresh` is asked for."""
+    """Return the sum over all processes of a build. In a bucket it may be some seconds old, unless `fresh` is set."""
     if storage.is_local(output):
         return _sum(output)
     known = _totals.get(output)
     if known is None or fresh or time.monotonic() - known[0] > _REMOTE_SECONDS / 2:
         counts = known[1] if known else Counter()
-        # Each try to reach a store that is gone takes half a minute. Others notice when it is back.
+        # Each request to a store that is down takes half a minute. Other threads notice when it answers again.
         if not is_down(output):
             with contextlib.suppress(UserError), without_retries():
                 counts = _sum(output)
@@ -150,43 +150,43 @@ def _sum(output: AnyPath) -> Counter[str]:
 
 
 class Pace:
-    """Notes down how far a run is, every second at first and every half minute in the end, until it is closed.
+    """Records a run's progress, every second at first and every half minute later, until it is closed.
 
-    Pairs are those of the whole build, tokens those of this run. Each note is one short line at the file's end, so a
-    kill costs the last one at most. An object store does not append: there the whole file is written, twice a minute.
+    Pairs are those of the whole build, tokens those of this run. Each record is one appended line, so a kill loses one
+    record at most. An object store cannot append: there the whole file is written, twice a minute.
     """
 
     def __init__(self, output: AnyPath, run: str) -> None:
         self._output = output
         self._run = run
         self._started = time.monotonic()
-        self._over = threading.Event()
+        self._stopped = threading.Event()
         self._earlier: bytes | None = None
         self._thread = threading.Thread(target=self._watch, name="everyuser-pace", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        """Note down how far the run has come, and stop. To be called before the counts are deleted."""
-        self._over.set()
+        """Write the last record and stop. Call it before the counts are deleted."""
+        self._stopped.set()
         self._thread.join()
 
     def _watch(self) -> None:
         is_over = False
         while not is_over:
             first = 1.0 if storage.is_local(self._output) else 30.0
-            is_over = self._over.wait(min(30.0, max(first, (time.monotonic() - self._started) / 100)))
-            # A full disk must not hide the error that it causes elsewhere.
+            is_over = self._stopped.wait(min(30.0, max(first, (time.monotonic() - self._started) / 100)))
+            # Errors of a full disk are raised elsewhere.
             with contextlib.suppress(OSError, UserError), without_retries():
-                self._note()
+                self._record()
 
-    def _note(self) -> None:
+    def _record(self) -> None:
         counts = total(self._output)
         done = {
-            "pairs": counts[BEFORE] + counts["settled"],
+            "pairs": counts[EARLIER_PAIRS] + counts["settled"],
             "prompt_tokens": counts["prompt_tokens"],
             "completion_tokens": counts["completion_tokens"],
         }
-        # A run that has done nothing leaves nothing: its folder may be refused, and is then another build's.
+        # A run without progress writes nothing: its folder may yet be refused, as that of another build.
         if not any(done.values()):
             return
         seconds = round(time.monotonic() - self._started, 1)
@@ -208,7 +208,7 @@ class Pace:
 
 
 def delete_counts(output: AnyPath) -> None:
-    """Delete the counts, of this run or of an earlier one that was killed."""
+    """Delete the counts of this run, or of an earlier one that was killed."""
     with _lock:
         mine = _counters.pop(output, None)
     if mine:

@@ -68,7 +68,7 @@ def test_a_model_that_is_waited_for_is_named(tmp_path: Path, gauge: str, words: 
     plan = prepared(tmp_path, tiny())
     phase = Building("pairs", plan, plan.shards())
     for value in (1, 0):
-        counters_for(plan.output).gauge(gauge, value)
+        counters_for(plan.output).set_gauge(gauge, value)
         counters_for(plan.output).flush()
 
         assert (words in phase.facts()) == bool(value)

@@ -107,7 +107,7 @@ def test_what_workers_load_must_be_what_the_build_began_with(tmp_path: Path, pat
     assert old in text
     (tmp_path / path).write_text(text.replace(old, new))
 
-    with pytest.raises(UserError, match=f"{path} is not what this build began with"):
+    with pytest.raises(UserError, match=f"{path} has changed"):
         resources(plan)
 
 

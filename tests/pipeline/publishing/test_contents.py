@@ -357,7 +357,7 @@ def test_input_that_was_changed_is_not_published(
 ) -> None:
     change(built)
 
-    assert_one_line(publish(built, "--force"), 2, f"{built / file} is not what this build began with")
+    assert_one_line(publish(built, "--force"), 2, f"{built / file} has changed")
     assert not hub.requests
 
 

@@ -61,7 +61,7 @@ def test_a_build_without_notes_has_no_pace(tmp_path: Path) -> None:
 
 def test_progress_is_noted_until_the_end(tmp_path: Path) -> None:
     counts = progress.counters_for(tmp_path)
-    counts.add(progress.BEFORE, 100)
+    counts.add(progress.EARLIER_PAIRS, 100)
     pace = progress.Pace(tmp_path, "now")
     counts.add("settled", 7)
     counts.add("completion_tokens", 50)

@@ -65,7 +65,7 @@ def test_what_was_observed_is_handed_out_once_and_in_order(counts: Counters) -> 
 
 
 def test_values_that_are_no_sums_are_not_handed_out(counts: Counters) -> None:
-    counts.gauge("in_flight", 7)
+    counts.set_gauge("in_flight", 7)
 
     assert counts.take_unreported() == (Counter(), [])
     assert counts.get("in_flight") == 7

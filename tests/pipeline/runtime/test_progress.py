@@ -30,7 +30,7 @@ from pipeline.io.storage import parse
 counts = counters_for(parse(sys.argv[1]))
 counts.add("settled", int(sys.argv[2]))
 counts.add(sys.argv[3], 1)
-counts.gauge("in_flight", 5)
+counts.set_gauge("in_flight", 5)
 counts.flush()
 """
 
@@ -104,7 +104,7 @@ def test_counts_are_sums_and_gauges_the_last_value(output: AnyPath) -> None:
     counts = counters_for(output)
     for value in (1, 2, 3):
         counts.add("settled", value)
-        counts.gauge("in_flight", 10 * value)
+        counts.set_gauge("in_flight", 10 * value)
         counts.flush()
 
         assert counts.get("in_flight") == 10 * value
@@ -145,7 +145,7 @@ def test_counts_that_have_not_changed_are_not_written_again(output: AnyPath, mon
     counts.add("settled", 1)
     for _ in range(3):
         counts.flush()
-    counts.gauge("in_flight", 1)
+    counts.set_gauge("in_flight", 1)
     counts.flush()
 
     assert written == [{"settled": 1}, {"settled": 1, "in_flight": 1}]
@@ -314,7 +314,7 @@ def test_a_note_that_fails_is_made_up_for_by_the_next(output: UPath, monkeypatch
     with monkeypatch.context() as patch:
         patch.setattr(storage, "write_bytes", failing)
         with pytest.raises(UserError):
-            pace._note()
+            pace._record()
     pace.close()
 
     assert len(storage.read_bytes(output / PACE).splitlines()) == 2
