@@ -37,7 +37,7 @@ class Sampler:
         self.seed = seed
         self._range = (config.min_active, config.max_active)
         chosen = np.isin(np.arange(len(space)), space.select(config.dimensions, "sampling"))
-        for slug in _slugs(config):
+        for slug in _named_slugs(config):
             space.require(slug, "sampling")
 
         marginals = [config.marginals.get(d.slug, Marginal(weight=1.0, positive=0.5)) for d in space.dimensions]
@@ -45,7 +45,7 @@ class Sampler:
         self._weights = np.array([m.weight for m in marginals]) * chosen * np.where(topical, config.topical_weight, 1.0)
         self._topical = topical
         self._threshold = np.array([_quantile(m.positive) for m in marginals])
-        self._mixing = _mixing(space, config)
+        self._cholesky = _cholesky(space, config)
         self._forbidden = [
             [(space.index[slug], 1 if pole == "positive" else -1) for slug, pole in combination.items()]
             for combination in config.forbidden
@@ -85,7 +85,7 @@ class Sampler:
             points[offending] = self._points(key, records[offending], weights[offending])
             offending = offending[self._is_forbidden(points[offending])]
         for combination in self._forbidden:
-            points[_has(points, combination), combination[-1][0]] = 0
+            points[_has_combination(points, combination), combination[-1][0]] = 0
         return points
 
     def _points(self, stream: int, records: npt.NDArray[np.int64], weights: npt.NDArray[np.float64]) -> Direction:
@@ -100,19 +100,19 @@ class Sampler:
 
         radius = np.sqrt(-2 * np.log(u[:, 1 + size : 1 + 2 * size]))
         normal = radius * np.cos(2 * np.pi * u[:, 1 + 2 * size :])
-        if self._mixing is not None:
+        if self._cholesky is not None:
             # Not `@`: BLAS rounds a row differently in another batch, so point i would depend on its neighbours.
-            normal = np.einsum("nd,kd->nk", normal, self._mixing)
+            normal = np.einsum("nd,kd->nk", normal, self._cholesky)
         return np.where(active, np.where(normal < self._threshold, 1, -1), 0).astype(np.int8)
 
     def _is_forbidden(self, points: Direction) -> npt.NDArray[np.bool_]:
         hit = np.zeros(len(points), dtype=bool)
         for combination in self._forbidden:
-            hit |= _has(points, combination)
+            hit |= _has_combination(points, combination)
         return hit
 
 
-def _has(points: Direction, combination: list[tuple[int, int]]) -> npt.NDArray[np.bool_]:
+def _has_combination(points: Direction, combination: list[tuple[int, int]]) -> npt.NDArray[np.bool_]:
     """Return which points or their mirror images have a combination, since the opposite person is published too."""
     found = np.zeros(len(points), dtype=bool)
     for side in (1, -1):
@@ -120,7 +120,7 @@ def _has(points: Direction, combination: list[tuple[int, int]]) -> npt.NDArray[n
     return found
 
 
-def _slugs(config: SamplingConfig) -> list[str]:
+def _named_slugs(config: SamplingConfig) -> list[str]:
     correlated = [slug for c in config.correlations for slug in (c.a, c.b)]
     forbidden = [slug for combination in config.forbidden for slug in combination]
     return [*config.marginals, *correlated, *forbidden]
@@ -132,7 +132,7 @@ def _quantile(probability: float) -> float:
     return NormalDist().inv_cdf(probability)
 
 
-def _mixing(space: PreferenceSpace, config: SamplingConfig) -> npt.NDArray[np.float64] | None:
+def _cholesky(space: PreferenceSpace, config: SamplingConfig) -> npt.NDArray[np.float64] | None:
     """Return the Cholesky factor of the configured correlations; None where there are none."""
     if not config.correlations:
         return None

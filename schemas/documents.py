@@ -77,7 +77,7 @@ def read_yaml(path: Path) -> Any:
 def parse_yaml(text: str) -> Any:
     """Return the document in a text. Raise `ValueError` with one line that says what is wrong and where."""
     try:
-        _measure(text)
+        _check_bounds(text)
         return yaml.load(text, Loader=_Loader)  # noqa: S506 - a safe loader
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
@@ -99,7 +99,7 @@ def write_yaml(value: Any) -> str:
     return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
 
 
-def _measure(text: str) -> None:
+def _check_bounds(text: str) -> None:
     """Raise `ValueError` for a document beyond the bounds, before it is constructed."""
     sizes: dict[str, int] = {}
     opened: list[tuple[str | None, int]] = []

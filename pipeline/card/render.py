@@ -50,7 +50,7 @@ def render_card(
         counts=manifest.counts,
         rows=_rows_by_split(manifest),
         config=manifest.config,
-        made=_describe_making(manifest),
+        facts=_facts(manifest),
         rules=_rule_names(manifest.config["rules"]),
         columns=_column_rows(),
         fingerprint=manifest.fingerprint[:16],
@@ -121,7 +121,7 @@ _DATASETS = {
 }
 
 
-def _describe_making(manifest: Manifest) -> dict[str, Any]:
+def _facts(manifest: Manifest) -> dict[str, Any]:
     """Return the facts about the making of the pairs on which the card's sentences depend."""
     config = manifest.config
     mining = config["mining"] or {}

@@ -174,7 +174,7 @@ def _commit(contents: Contents, settings: PublishConfig, repository: Repository,
                 repo_type=REPO_TYPE,
                 revision=settings.revision,
                 parent_commit=repository.head,
-                num_threads=upload.THREADS,
+                num_threads=upload.UPLOAD_THREADS,
             )
         logger.info("commit %s in %s: %d files", made.oid[:12], repo_id, len(operations))
         return made.oid

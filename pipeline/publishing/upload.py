@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 Batch = tuple[FileEntry, ...]
 
-THREADS = 8
+UPLOAD_THREADS = 8
 """Files in a batch, uploaded at once. A batch costs two requests; the Hub allows 1,000 in five minutes."""
 
 
@@ -44,7 +44,7 @@ class Uploaded(Record):
 
 def batches(entries: Sequence[FileEntry]) -> list[Batch]:
     """Return the shards in batches, the units of upload."""
-    return [tuple(entries[start : start + THREADS]) for start in range(0, len(entries), THREADS)]
+    return [tuple(entries[start : start + UPLOAD_THREADS]) for start in range(0, len(entries), UPLOAD_THREADS)]
 
 
 def find_missing(folder: AnyPath, repo_id: str, entries: Sequence[FileEntry]) -> list[FileEntry]:
@@ -94,7 +94,7 @@ def preupload(operations: Sequence[CommitOperationAdd], settings: PublishConfig,
             operations,
             repo_type=REPO_TYPE,
             revision=settings.revision,
-            num_threads=THREADS,
+            num_threads=UPLOAD_THREADS,
             free_memory=False,
         )
     ignored = [add.path_in_repo for add in operations if is_ignored(add)]
