@@ -176,20 +176,20 @@ def _read_structured(outcome: Outcome, plan: BuildPlan) -> Levels | Violation | 
     if outcome.finish_reason != "stop":
         return Violation("unfinished", f"finish_reason {outcome.finish_reason}")
     try:
-        verdicts = read_object(outcome.text)
+        answers = read_object(outcome.text)
     except ValueError as error:
         return Violation("schema", str(error))
     space = resources(plan).space
     levels = np.zeros(len(space), dtype=np.int8)
     for d in annotated_dimensions(plan).tolist():
         slug = space.dimensions[d].slug
-        if slug not in verdicts:
+        if slug not in answers:
             return Violation("schema", f"no answer for '{slug}'")
-        verdict = verdicts[slug]
-        if not isinstance(verdict, str) or verdict not in LEVEL_OF:
-            found = orjson.dumps(verdict)[:40].decode(errors="replace")
+        answer = answers[slug]
+        if not isinstance(answer, str) or answer not in LEVEL_OF:
+            found = orjson.dumps(answer)[:40].decode(errors="replace")
             return Violation("schema", f"{slug}: found {found}, expected one of {', '.join(LEVEL_OF)}")
-        levels[d] = LEVEL_OF[verdict]
+        levels[d] = LEVEL_OF[answer]
     return levels, np.stack([levels > 0, levels < 0], axis=-1).astype(np.float32)
 
 

@@ -170,7 +170,7 @@ def _mine_thread(
         unusable = Violation("one_cluster", f"all {len(rows)} responses have the same levels")
     pairs: list[Pair] = []
     rejections: list[Rejection] = []
-    taken: set[frozenset[int]] = set()
+    used: set[frozenset[int]] = set()
     for slot in range(thread * mining.pairs_per_post, (thread + 1) * mining.pairs_per_post):
         pair_id = shard.spec.record_id(plan.fingerprint, shard.spec.start + slot)
         if unusable:
@@ -178,10 +178,10 @@ def _mine_thread(
             continue
         for attempt, uniform in enumerate(draws[slot]):
             drawn = DrawnPair(*(rows[position] for position in draw_pair(labels, uniform)))
-            pair = _make_pair(threads, thread, drawn, pair_id, attempt, taken, plan)
+            pair = _make_pair(threads, thread, drawn, pair_id, attempt, used, plan)
             if isinstance(pair, Pair):
                 pairs.append(pair)
-                taken.add(frozenset(drawn))
+                used.add(frozenset(drawn))
                 break
             last = attempt + 1 == plan.config.attempts
             rejections.append(_rejection(shard, thread, pair_id, drawn, pair, attempt, last))
@@ -194,10 +194,10 @@ def _make_pair(
     drawn: DrawnPair,
     pair_id: str,
     attempt: int,
-    taken: set[frozenset[int]],
+    used: set[frozenset[int]],
     plan: BuildPlan,
 ) -> Pair | Violation:
-    if frozenset(drawn) in taken:
+    if frozenset(drawn) in used:
         return Violation("repeated", "the thread has this pair already")
     chosen, rejected = (threads.texts[row] for row in drawn)
     levels = tuple(threads.levels[row] for row in drawn)

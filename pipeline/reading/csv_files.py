@@ -57,7 +57,7 @@ def read_csv(file: TextIO, delimiter: str | None) -> Rows:
 
 
 def _distinct(names: list[str]) -> list[str]:
-    """Number the names that occur several times, so that none of these columns is taken for the meant one."""
+    """Number repeated column names, so that a look-up does not silently use one of the columns."""
     return [
         name if names.count(name) == 1 else f"{name} ({names[: position + 1].count(name)})"
         for position, name in enumerate(names)

@@ -123,18 +123,18 @@ def is_all_unreadable(unreadable: int, read: int) -> bool:
     return unreadable == read == _SAMPLE_ROWS
 
 
-def unreadable_error(unreadable: int, read: int, share: float, first: str) -> str | None:
+def unreadable_error(unreadable: int, read: int, max_share: float, first: str) -> str | None:
     """Return a message if more than a share of rows is unreadable, else None. One unreadable row is always allowed.
 
     Args:
         unreadable: Number of unreadable rows.
         read: Number of all rows.
-        share: `limits.max_unreadable_share`.
+        max_share: `limits.max_unreadable_share`.
         first: Place and reason of the first unreadable row.
     """
-    if unreadable <= max(1, share * read):
+    if unreadable <= max(1, max_share * read):
         return None
-    some = f"{unreadable} of {read} cannot be read; raise limits.max_unreadable_share = {share:g} to build without them"
+    some = f"{unreadable} of {read} cannot be read; raise limits.max_unreadable_share = {max_share:g} to skip them"
     return f"{some if unreadable < read else f'none of {read} can be read'}; the first: {first}"
 
 

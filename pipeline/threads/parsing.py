@@ -175,13 +175,13 @@ def parse_rated(rows: Rows, filters: Filters, space: PreferenceSpace, kind: str)
         yield Post(identity, "", text, [], "", identity)
         for name, value, ratings in found.responses:
             try:
-                said = clean_text(parse_text(value, "response"), escaped=False)
+                reply = clean_text(parse_text(value, "response"), escaped=False)
             except UnreadableError as error:
                 filters.count_unreadable("responses", number, error)
                 continue
-            if filters.accepts_response("", said):
-                named_by = name or f"response_{hash_content(said)}"
-                yield Response(identity, named_by, "", said, ratings=ratings, content_hash=identity)
+            if filters.accepts_response("", reply):
+                response_id = name or f"response_{hash_content(reply)}"
+                yield Response(identity, response_id, "", reply, ratings=ratings, content_hash=identity)
 
 
 def _parse_thread(row: Mapping[str, Any], columns: Columns) -> tuple[Post, list[Any]]:
