@@ -1,4 +1,4 @@
-"""The manifest of a build: what was asked, what came out, and what made it. Written first, updated last."""
+"""The manifest of a build: configuration, versions, counts and files. Written first, updated at the end of a run."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Counts(Record):
     """The funnel of a build. `rejected` counts attempts by "stage/reason"; lost pairs failed all attempts.
 
     `pairs_unanswered` are lost pairs whose requests failed, which `everyuser build ... --retry-lost` sends again.
-    `threads` counts what was read and dropped before pairs were mined.
+    `threads` counts posts and responses that were read or dropped before mining.
     """
 
     pairs_asked: int = 0

@@ -157,7 +157,7 @@ def _facts(manifest: Manifest) -> dict[str, Any]:
 
 
 def _rule_names(rules: dict[str, Any]) -> list[str]:
-    """Return what the rules reject in replies of a model, in words."""
+    """Return the words for replies that the rules reject."""
     return [
         *("empty", "cut off", "too short", "too long", "repetitive"),
         *(["refusals or talk about the task"] if rules["refusals"] else []),

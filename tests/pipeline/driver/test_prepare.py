@@ -191,7 +191,7 @@ def test_engine_limits_requests_and_name_may_change(tmp_path: Path, keys: dict[s
         ({"rules": {"language": "en"}}, 'rules.language was null and is now "en"'),
         ({"sampling": {"max_active": 5}}, "sampling.max_active was 6 and is now 5"),
         ({"portrait": "model"}, 'portrait was "template" and is now "model"'),
-        ({"seeds": {"limit": 200}}, "seeds.limit is "),
+        ({"seeds": {"limit": 200}}, "seeds.limit was "),
     ],
 )
 def test_other_build_in_the_folder_is_refused_and_the_difference_named(
@@ -217,14 +217,14 @@ def test_changed_template_is_named(tmp_path: Path) -> None:
     prepared(tmp_path / "build", tiny())
     folder = templates_with(tmp_path / "own", "reply", "short reply", "brief reply")
 
-    with pytest.raises(UsageError, match=r"templates\.reply is .*; choose"):
+    with pytest.raises(UsageError, match=r"templates\.reply was .*; choose"):
         prepared(tmp_path / "build", tiny(templates=folder))
 
 
 def test_changed_space_is_named(tmp_path: Path) -> None:
     prepared(tmp_path / "build", tiny())
 
-    with pytest.raises(UsageError, match="holds another build: space is "):
+    with pytest.raises(UsageError, match="holds another build: space was "):
         prepared(tmp_path / "build", tiny(space=own_space(tmp_path)))
 
 
@@ -257,7 +257,7 @@ def mined(folder: Path, threads: int = 30, **keys: Any) -> dict[str, Any]:
     [
         ({"clusters": 4}, "mining.clusters was 3 and is now 4"),
         ({"share": 0.5}, "mining.share was 1.0 and is now 0.5"),
-        ({"bots": ["x"]}, "mining.bots is "),
+        ({"bots": ["x"]}, "mining.bots was "),
         ({"annotation": {"prompts_per_call": 7}}, "mining.annotation.prompts_per_call was 30 and is now 7"),
         ({"annotation": {"mode": "json"}}, 'mining.annotation.mode was "choice" and is now "json"'),
     ],
