@@ -124,7 +124,7 @@ class Line:
 
     def __enter__(self) -> Line:
         self._thread.start()
-        self.mend()
+        self.restore()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -133,12 +133,12 @@ class Line:
         self._thread.join()
         self._loop.close()
 
-    def mend(self) -> None:
+    def restore(self) -> None:
         asyncio.run_coroutine_threadsafe(self._mend(), self._loop).result()
 
-    def mend_if_cut(self) -> None:
+    def restore_if_cut(self) -> None:
         if not self._server.is_serving():
-            self.mend()
+            self.restore()
 
     def cut(self) -> None:
         asyncio.run_coroutine_threadsafe(self._cut(), self._loop).result()

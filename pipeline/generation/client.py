@@ -1,6 +1,6 @@
 """The client: sends the requests of many shards to the endpoints, within one limit of requests in flight.
 
-It runs on a thread of its own. `classify` says what one response means for its request. What it means for the run
+It runs on its own thread. `classify` says what one response means for its request. What it means for the run
 depends on others: a request is at fault only where the same endpoint completes another one. Where no other request is
 left to decide, trial requests are sent.
 """

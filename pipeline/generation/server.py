@@ -203,7 +203,7 @@ class ManagedServer:
         return await asyncio.open_unix_connection(self._socket)
 
     def _start_guard(self) -> None:
-        # In a session of its own, Ctrl-C in the terminal does not reach the guard, which cleans up after the build.
+        # In its own session, Ctrl-C in the terminal does not reach the guard, which cleans up after the build.
         subprocess.Popen(
             [sys.executable, "-m", "pipeline.generation.guard", str(self._socket), json.dumps(asdict(self._spec))],
             stdin=subprocess.DEVNULL,

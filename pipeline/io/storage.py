@@ -69,7 +69,7 @@ def parse(name: str) -> AnyPath:
     except ImportError:
         package = _PACKAGES.get(protocol, f"the package for {protocol}://")
         raise UsageError(f"{name}: {package} is not installed in this Python; pip install {package}") from None
-    except Exception as error:  # Each file system has errors of its own.
+    except Exception as error:  # Each file system has its own errors.
         raise UsageError(f"{name}: cannot be used: {error_text(error)}") from None
     return path
 

@@ -1065,7 +1065,7 @@ def away(site: Site) -> Away:
         wait_until(lambda: len(model.keys) >= PAIRS, process)
         line.cut()
         time.sleep(12)
-        line.mend()
+        line.restore()
         result = end(process)
     return Away(url, result, model.keys)
 
@@ -1107,7 +1107,7 @@ def abandoned(site: Site) -> Abandoned:
         except subprocess.TimeoutExpired:
             process.kill()
             result = end(process)
-        line.mend()
+        line.restore()
         model.seconds = 0.0
         finish(start(environment, config, url))
     return Abandoned(url, seconds, result, model.keys)

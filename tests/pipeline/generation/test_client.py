@@ -555,7 +555,7 @@ def make_choices(*sizes: int) -> list[ChoiceRequest]:
 
 
 def asked_prompts(folder: Path, requests: Sequence[AnyRequest], in_flight: int) -> list[int]:
-    """How many prompts the server had at once, whenever a call came in."""
+    """Numbers of prompts in flight on the server, at the arrival of each call."""
     load = Load()
 
     async def slowly(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
@@ -867,7 +867,7 @@ def test_one_bad_server_behind_an_address_costs_no_row_for_good(tmp_path: Path) 
 
 
 def test_answers_under_way_when_a_budget_ends_do_not_put_the_blame_on_rows(tmp_path: Path) -> None:
-    """They were let in before; only what is sent later tells."""
+    """Requests in flight were admitted earlier, so only later ones show a change of the server."""
     refused = asyncio.Event()
 
     async def admit_four(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:

@@ -245,7 +245,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def collecting(path: AnyPath) -> journal._PartsWriter:
-    """A writer that writes a part when it is told to."""
+    """A writer that writes a part when `flush` is called."""
     writer = open_journal(path)
     assert isinstance(writer, journal._PartsWriter)
     return writer
@@ -354,10 +354,10 @@ def killed_writer(path: UPath, *keys: str) -> None:
         text=True,
     )
     assert process.stdout is not None
-    told = process.stdout.readline()
+    line = process.stdout.readline()
     process.kill()
     process.communicate()
-    assert (told, process.returncode) == ("stored\n", -signal.SIGKILL)
+    assert (line, process.returncode) == ("stored\n", -signal.SIGKILL)
 
 
 @in_a_bucket

@@ -98,8 +98,8 @@ def upload(source: UPath, files: dict[str, bytes] = MODEL) -> None:
         storage.write_bytes(source / name, content)
 
 
-def told(model: object) -> str:
-    """What is told of a model that there is not."""
+def error_of(model: object) -> str:
+    """Return the error for a model that does not exist."""
     with pytest.raises(UserError) as caught:
         model_path(str(model))
     assert "\n" not in str(caught.value)
@@ -152,7 +152,7 @@ def test_a_bucket_that_is_a_model_is_copied(store: ObjectStore, source: UPath) -
 def test_a_model_that_is_not_there_is_told_and_leaves_nothing(source: UPath, tmp_path: Path) -> None:
     upload(source.parent / "qwen2")
 
-    assert told(source) == f"generation.model: {source} holds no model: nothing is there"
+    assert error_of(source) == f"generation.model: {source} holds no model: nothing is there"
     assert folders(tmp_path) == []
 
 
@@ -162,7 +162,7 @@ def test_a_folder_of_a_bucket_without_a_model_is_told_and_leaves_nothing(
 ) -> None:
     upload(source, files)
 
-    assert told(source) == f"generation.model: {source} holds no model (no config.json there)"
+    assert error_of(source) == f"generation.model: {source} holds no model (no config.json there)"
     assert folders(tmp_path) == []
 
     upload(source)
@@ -171,7 +171,7 @@ def test_a_folder_of_a_bucket_without_a_model_is_told_and_leaves_nothing(
 
 
 def test_a_bucket_that_lets_nobody_in_is_told(store: ObjectStore, source: UPath, tmp_path: Path) -> None:
-    text = told(f"{store.private_url}/qwen")
+    text = error_of(f"{store.private_url}/qwen")
 
     assert text.startswith(f"cannot read {store.private_url}/qwen: ")
     assert folders(tmp_path) == []
@@ -189,7 +189,7 @@ def test_a_copy_that_breaks_off_leaves_nothing_and_is_made_again(
 
     with monkeypatch.context() as patch:
         patch.setattr(storage, "download", breaking)
-        text = told(source)
+        text = error_of(source)
 
     assert "cannot write" in text and "No space left on device" in text
     assert folders(tmp_path) == []
@@ -225,8 +225,8 @@ def test_two_processes_at_once_copy_a_model_once(source: UPath, tmp_path: Path) 
 def test_a_local_folder_is_named_by_its_path(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
 
-    assert told(f"file://{tmp_path}") == f"generation.model: file://{tmp_path}: name a local folder by its path"
+    assert error_of(f"file://{tmp_path}") == f"generation.model: file://{tmp_path}: name a local folder by its path"
 
 
 def test_an_address_that_nobody_knows_is_told() -> None:
-    assert told("nope://bucket/qwen").startswith("nope://bucket/qwen: cannot be used: ")
+    assert error_of("nope://bucket/qwen").startswith("nope://bucket/qwen: cannot be used: ")

@@ -38,8 +38,6 @@ PATIENCE = 60.0
 GONE_SECONDS = 60.0
 """A server lingers some seconds after its last client."""
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the guard is for POSIX systems")
-
 
 def vllm_engine(**changes: Any) -> VllmEngine:
     return VllmEngine.model_validate({"device": "cpu", "start_seconds": PATIENCE} | changes)

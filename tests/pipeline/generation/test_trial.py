@@ -1,4 +1,4 @@
-"""What a server lacks is told before the work, or done without."""
+"""Features that a server lacks are reported before the first row, or replaced by another form of request."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.stub import Answer, StubServer, completion, good, good_text
 DIMENSIONS = ["demographics_and_traits"]
 
 
-class Told(Observer):
+class Notices(Observer):
     def __init__(self) -> None:
         self.lines: list[str] = []
 
@@ -33,7 +33,7 @@ def built(output: Path, answer: Answer, **annotation: Any) -> tuple[Manifest, St
     output.parent.mkdir(exist_ok=True)
     threads = write_threads(output.with_name("threads.jsonl"), 20)
     keys = mining(threads, annotation={"dimensions": DIMENSIONS, **annotation})
-    told = Told()
+    notices = Notices()
     with StubServer(answer, on_trial=answer) as stub:
         config = tiny(
             pairs=None,
@@ -42,7 +42,7 @@ def built(output: Path, answer: Answer, **annotation: Any) -> tuple[Manifest, St
             limits={"max_lost_share": 1},
             engine={"kind": "openai", "base_urls": [stub.url]},
         )
-        return build(config, output, observer=told), stub, told.lines
+        return build(config, output, observer=notices), stub, notices.lines
 
 
 def lacking(field: str, *refused: Any, status: int = 400) -> Answer:
@@ -77,11 +77,11 @@ async def good_without_schema(request: web.Request, body: dict[str, Any]) -> web
 def test_a_server_without_json_schemas_is_asked_in_other_words(
     tmp_path: Path, refused: tuple[str, ...], sent: str | None, status: int
 ) -> None:
-    manifest, stub, told = built(tmp_path / "out", lacking("response_format", *refused, status=status), mode="json")
+    manifest, stub, notices = built(tmp_path / "out", lacking("response_format", *refused, status=status), mode="json")
 
     assert {body.get("response_format", {}).get("type") for body in stub.bodies} == {sent}
     assert manifest.counts.examples > 0 and not any(name.startswith("annotate") for name in manifest.counts.rejected)
-    assert f"{stub.url}/chat/completions: requests take another form (HTTP {status}: no response_format" in told[0]
+    assert f"{stub.url}/chat/completions: requests take another form (HTTP {status}: no response_format" in notices[0]
 
 
 def test_the_rows_and_the_journal_are_those_of_a_server_that_lacks_nothing(tmp_path: Path) -> None:
@@ -95,11 +95,11 @@ def test_the_rows_and_the_journal_are_those_of_a_server_that_lacks_nothing(tmp_p
 
 
 def test_a_server_that_cannot_constrain_choices_answers_them_freely(tmp_path: Path) -> None:
-    manifest, stub, told = built(tmp_path / "out", lacking("structured_outputs"))
+    manifest, stub, notices = built(tmp_path / "out", lacking("structured_outputs"))
 
     assert not any("structured_outputs" in body for body in stub.bodies)
     assert manifest.counts.examples > 0
-    assert len(told) == 1 and "no structured_outputs" in told[0]
+    assert len(notices) == 1 and "no structured_outputs" in notices[0]
 
 
 @pytest.mark.parametrize("status", [400, 500])

@@ -54,7 +54,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For a lease that stands still."""
+    """Let a lease that is not renewed expire at once."""
     monkeypatch.setattr(locks, "_EXPIRY_SECONDS", 0.3)
 
 
@@ -67,7 +67,7 @@ def lease(folder: UPath, number: int = 1, **changes: Any) -> dict[str, Any]:
 
 
 def leases(folder: UPath) -> dict[int, dict[str, Any]]:
-    """What stands in the folder, by number."""
+    """Return the leases in the folder, by number."""
     return {
         int(name.removesuffix(".json")): json.loads(storage.read_bytes(folder / LOCK / name).decode())
         for name in storage.list_names(folder / LOCK)
@@ -249,7 +249,7 @@ def test_the_lease_of_a_gone_process_with_the_number_of_this_one_is_taken_at_onc
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("number", ["gone", "mine"])
 def test_a_live_lease_of_another_container_with_the_same_host_name_is_respected(folder: UPath, number: str) -> None:
-    # Its numbers of processes say nothing here: number 1 is a process of its own there.
+    # Process numbers of another machine mean nothing here: its process 1 is not ours.
     process = os.getpid() if number == "mine" else gone_process()["process"]
     holder, over = lease(folder, host=HERE, process=process), threading.Event()
 
@@ -304,7 +304,7 @@ def test_a_slow_store_frees_a_lease_too(folder: UPath, monkeypatch: pytest.Monke
     def slow(path: UPath) -> bytes:
         reads[0] += 1
         if reads[0] > 300:
-            pytest.fail("the lease is watched for ever")
+            pytest.fail("the lease is watched without end")
         time.sleep(0.1)
         return read(path)
 

@@ -46,28 +46,28 @@ def folder(line: Line) -> Iterator[UPath]:
     storage.write_text(found / "file", "x")
     storage.write_text(found / "file" / "below", "x")
     yield found
-    line.mend_if_cut()
+    line.restore_if_cut()
 
 
 @contextlib.contextmanager
 def away(line: Line, said: list[str]) -> Iterator[None]:
-    """Cut the line; it is mended as soon as somebody waits."""
+    """Cut the line; it is restored as soon as a request waits."""
     waits = threading.Event()
 
     def say(text: str) -> None:
         said.append(text)
         waits.set()
 
-    def mend() -> None:
+    def restore() -> None:
         assert waits.wait(60)
-        line.mend()
+        line.restore()
 
     with waiting_for_stores(600, say):
         line.cut()
-        mending = threading.Thread(target=mend)
-        mending.start()
+        restoring = threading.Thread(target=restore)
+        restoring.start()
         yield
-        mending.join()
+        restoring.join()
 
 
 USES: list[Use] = [*READS, *WRITES, storage.remove, storage.remove_tree, read_meta]
@@ -109,7 +109,7 @@ def test_a_store_that_stays_away_is_told_as_ever(folder: UPath, line: Line) -> N
         with pytest.raises(UserError, match=f"^cannot read {folder}/file: Could not connect .*; fix that and run"):
             storage.read_bytes(folder / "file")
         assert is_down(folder) and not outages.is_reachable(folder)
-        line.mend()
+        line.restore()
         assert storage.read_bytes(folder / "file") == b"x"
         assert not is_down(folder)
 

@@ -24,7 +24,7 @@ def other() -> Iterator[subprocess.Popen[bytes]]:
 
 
 def of(number: int) -> Process:
-    """A process of this machine, as it would tell of itself."""
+    """Return a process of this machine, as it would describe itself."""
     found = processes._stat(number)
     assert found
     return Process(Process.current().machine, number, found[1])
@@ -51,7 +51,7 @@ def test_a_number_that_was_given_anew_is_another_process(other: subprocess.Popen
     assert process.started
 
     assert replace(process, started=process.started - 1).is_gone
-    # Where no start times are told, the number has to do.
+    # Without start times, only the number identifies a process.
     assert not replace(process, started=None).is_gone
 
 

@@ -252,8 +252,8 @@ def test_a_file_that_cannot_be_read_just_now_is_not_called_damaged(
     with pytest.raises(UserError) as caught:
         read(path)
 
-    told = f"cannot read {path}: {os.strerror(number)}; fix that and run the same command again"
-    assert str(caught.value).startswith(told)
+    message = f"cannot read {path}: {os.strerror(number)}; fix that and run the same command again"
+    assert str(caught.value).startswith(message)
 
 
 def test_too_many_open_files_are_not_a_damaged_shard(tmp_path: Path) -> None:
@@ -347,7 +347,7 @@ def test_parquet_of_somebody_else_is_refused(tmp_path: Path) -> None:
 
 
 def test_disk_that_does_not_take_a_shard_is_a_user_error_and_leaves_nothing(tmp_path: Path) -> None:
-    # A real failure of a write, in a process of its own: no file may grow beyond 4 KiB there.
+    # A real failure of a write, in another process, where no file may exceed 4 KiB.
     code = """
 import resource, sys
 from pathlib import Path

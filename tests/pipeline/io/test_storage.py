@@ -25,7 +25,7 @@ fsspec = pytest.importorskip("fsspec")
 local_files = pytest.importorskip("fsspec.implementations.local")
 registry = pytest.importorskip("fsspec.registry")
 
-WAY_OUT = "; fix that and run the same command again, finished work is kept"
+ADVICE = "; fix that and run the same command again, finished work is kept"
 PACKAGES = {"s3": "s3fs", "gs": "gcsfs"}
 
 in_a_store = pytest.mark.parametrize("place", ["memory", "s3", "gs"], indirect=True)
@@ -294,7 +294,7 @@ def test_any_part_of_a_file_can_be_read(folder: AnyPath) -> None:
 
 
 def requests_noted(path: AnyPath, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many bytes each request for a part of a file like this one will have asked for."""
+    """Return the bytes that each request for a part of such a file asks for."""
     assert not storage.is_local(path)
     with path.fs.open(path.path, "rb") as file:
         kind = type(file)
@@ -454,7 +454,7 @@ def test_a_download_of_nothing_is_told(folder: AnyPath, tmp_path: Path) -> None:
         storage.download(folder, tmp_path)
 
 
-# What is there
+# Listing
 
 
 def test_only_files_are_files(folder: AnyPath) -> None:
@@ -667,14 +667,14 @@ def name_of(use: Use, position: int) -> str:
     return f"{position}-{getattr(use, '__name__', 'use').strip('<>')}"
 
 
-def told(use: Use, path: AnyPath) -> str:
-    """What is told where `use` fails: one line, without the way out."""
+def error_of(use: Use, path: AnyPath) -> str:
+    """Return the error of `use`: one line, without its advice."""
     with pytest.raises(UserError) as caught:
         use(path)
     text = str(caught.value)
     assert "\n" not in text
-    assert text.endswith(WAY_OUT)
-    return text.removesuffix(WAY_OUT)
+    assert text.endswith(ADVICE)
+    return text.removesuffix(ADVICE)
 
 
 @in_a_bucket
@@ -682,14 +682,14 @@ def told(use: Use, path: AnyPath) -> str:
 def test_a_write_to_a_bucket_that_is_not_there_is_told(folder: AnyPath, place: str, use: Use) -> None:
     path = storage.parse(f"{place}://no-such-bucket/folder/file")
 
-    assert told(use, path).startswith(f"cannot write {path}: ")
+    assert error_of(use, path).startswith(f"cannot write {path}: ")
 
 
 @in_a_bucket
 def test_that_there_is_no_such_bucket_is_said_in_words(folder: AnyPath, place: str) -> None:
     path = storage.parse(f"{place}://no-such-bucket/folder/file")
 
-    text = told(lambda path: storage.write_text(path, "x"), path)
+    text = error_of(lambda path: storage.write_text(path, "x"), path)
 
     assert re.search(r"(?i)does not exist|no such bucket|not found", text)
 
@@ -699,7 +699,7 @@ def test_that_there_is_no_such_bucket_is_said_in_words(folder: AnyPath, place: s
 def test_a_write_that_is_not_allowed_is_told(store: ObjectStore, use: Use) -> None:
     path = storage.parse(f"{store.private_url}/folder/file")
 
-    text = told(use, path)
+    text = error_of(use, path)
 
     assert text.startswith(f"cannot write {path}: ")
     assert "denied" in text.lower()
@@ -710,7 +710,7 @@ def test_a_write_that_is_not_allowed_is_told(store: ObjectStore, use: Use) -> No
 def test_a_read_that_is_not_allowed_is_told(store: ObjectStore, use: Use) -> None:
     path = storage.parse(f"{store.private_url}/folder/file")
 
-    text = told(use, path)
+    text = error_of(use, path)
 
     assert text.startswith(f"cannot read {path}: ")
     assert "denied" in text.lower() or "Forbidden" in text
@@ -721,9 +721,9 @@ def test_a_wrong_key_is_told(folder: AnyPath) -> None:
     with variables(AWS_ACCESS_KEY_ID="another"):
         path = storage.parse(f"{folder}/file")
 
-        assert "does not exist in our records" in told(lambda path: storage.write_text(path, "x"), path)
-        assert "Forbidden" in told(storage.read_bytes, path)
-        assert "does not exist in our records" in told(storage.list_names, path)
+        assert "does not exist in our records" in error_of(lambda path: storage.write_text(path, "x"), path)
+        assert "Forbidden" in error_of(storage.read_bytes, path)
+        assert "does not exist in our records" in error_of(storage.list_names, path)
 
 
 @pytest.mark.parametrize("place", ["s3"], indirect=True)
@@ -732,9 +732,9 @@ def test_a_store_that_cannot_be_reached_is_told(folder: AnyPath) -> None:
     with variables(AWS_MAX_ATTEMPTS="1", AWS_ENDPOINT_URL=nowhere, AWS_ENDPOINT_URL_S3=nowhere):
         path = storage.parse(f"{folder}/file")
 
-        text = told(lambda path: storage.write_text(path, "x"), path)
+        text = error_of(lambda path: storage.write_text(path, "x"), path)
         assert text.startswith(f"cannot write {path}: ") and nowhere in text
-        text = told(storage.read_bytes, path)
+        text = error_of(storage.read_bytes, path)
         assert text.startswith(f"cannot read {path}: ") and nowhere in text
 
 
@@ -771,7 +771,7 @@ def test_an_error_of_ours_on_this_machine_is_left_as_it_is(
 
 
 class _Disk:
-    """What a file system does when its disk is full, for the tests below."""
+    """Simulate a file system whose disk is full."""
 
     is_full = False
 
@@ -817,7 +817,7 @@ def test_elsewhere_a_failed_write_keeps_what_was_there_and_its_rest_is_removed(
     storage.write_text(renaming / "old.txt", "old")
     monkeypatch.setattr(_Disk, "is_full", True)
     for name in ("old.txt", "data/new.txt"):
-        text = told(lambda path: storage.write_text(path, "half of this"), renaming / name)
+        text = error_of(lambda path: storage.write_text(path, "half of this"), renaming / name)
 
         assert text == f"cannot write {renaming / name}: No space left on device"
 

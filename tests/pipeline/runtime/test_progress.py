@@ -37,7 +37,7 @@ counts.flush()
 
 @pytest.fixture(params=["local", "memory", "s3"])
 def output(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[AnyPath]:
-    """A build's folder, the counts of which are forgotten in the end."""
+    """A build's folder whose counts are deleted after the test."""
     if request.param == "local":
         found: AnyPath = tmp_path
     else:
