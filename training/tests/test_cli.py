@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 
 import orjson
@@ -32,6 +33,12 @@ def test_fit_evaluate_and_chat_go_together(tmp_path: Path) -> None:
     )
     assert talked.exit_code == 0, talked.output
     assert all(title in talked.output for title in ("portrait", "comment", "pair", "post", "policy", "reference"))
+
+
+def test_version_is_that_of_the_distribution() -> None:
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+    assert runner.invoke(app, ["--version"]).stdout == f"everyuser-train {project['version']}\n"
 
 
 def test_chat_asks_until_the_input_ends(tmp_path: Path) -> None:
