@@ -44,7 +44,7 @@ def load_config(path: Path, overrides: Sequence[str] = (), address: str | None =
 def build_config(
     document: dict[str, Any], origin: str, where: Callable[[Key], tuple[str, str]] = quote_key
 ) -> BuildConfig:
-    """Return the configuration in a document, with relative paths unchanged. Raise `UsageError` as `validate` does."""
+    """Return the configuration in a document, with relative paths unchanged. Arguments and errors are of `validate`."""
     completed = fill_sections(BuildConfig, document)
     if isinstance(completed.get("engine"), dict):
         # An engine without a kind is vLLM.
@@ -135,7 +135,17 @@ def apply_override(document: dict[str, Any], override: str, example: str) -> Key
 
 
 def set_key(document: dict[str, Any], path: Sequence[str], value: object, origin: str) -> None:
-    """Set a nested key of `document` in place, with parents as needed. `origin` is named in a `UsageError`."""
+    """Set a nested key of `document` in place, with parents as needed.
+
+    Args:
+        document: Keys and values, which are changed.
+        path: The key and its parents.
+        value: The new value.
+        origin: Source of the value that a message names, such as `--set pairs.a=1`.
+
+    Raises:
+        UsageError: A parent holds a value instead of keys.
+    """
     *parents, last = path
     for parent in parents:
         inner = document[parent] = {} if document.get(parent) is None else document[parent]

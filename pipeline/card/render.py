@@ -33,14 +33,28 @@ _TAGS = ("preference", "personalization", "alignment", "dpo", "alignx", "everyus
 def write_card(
     folder: AnyPath, manifest: Manifest, report: Report | None = None, pictures: Sequence[Figure] = ()
 ) -> None:
-    """Write the card of a finished build into its folder."""
+    """Write the card of a finished build into its folder.
+
+    Args:
+        folder: The build's output folder.
+        manifest: The complete manifest.
+        report: Adds its main figures and an example, where there is a report.
+        pictures: Pictures of the report.
+    """
     write_text(folder / CARD, render_card(manifest, None, report, pictures))
 
 
 def render_card(
     manifest: Manifest, repo_id: str | None, report: Report | None = None, pictures: Sequence[Figure] = ()
 ) -> str:
-    """Return the card as Markdown. Its example loads the dataset from `repo_id`, or from a folder for None."""
+    """Return the card as Markdown.
+
+    Args:
+        manifest: The manifest, complete or published.
+        repo_id: Repository that the card's code loads; None for a local folder.
+        report: Adds its main figures and an example, where there is a report.
+        pictures: Pictures of the report.
+    """
     header = yaml.safe_dump(_header(manifest), sort_keys=False, allow_unicode=True, width=1000)
     body = _template().render(
         name=manifest.config.get("card", {}).get("title") or manifest.name,

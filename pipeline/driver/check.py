@@ -73,6 +73,11 @@ def check_entry(folder: AnyPath, entry: FileEntry, fingerprint: str) -> None:
     """Raise `UsageError` for a shard that differs from its entry in the manifest.
 
     In an object store only the size is compared. Publishing compares the hash once it has fetched the bytes.
+
+    Args:
+        folder: The build's output folder.
+        entry: The shard's entry in the manifest.
+        fingerprint: Fingerprint that the shard's footer must have.
     """
     path = folder / entry.path
     try:

@@ -39,7 +39,10 @@ def check_engine(config: BuildConfig) -> None:
 def check_points(config: BuildConfig, sampler: Sampler, posts: Mapping[str, Sequence[SeedPost]]) -> None:
     """Raise `UsageError` where none of a split's first points is active, or none can have a history.
 
-    The points are those of the build's first attempts.
+    Args:
+        config: The build's configuration.
+        sampler: Draws the points, which are those of the build's first attempts.
+        posts: Posts of each split.
     """
     shards = [spec for spec in cut_shards(config, {}) if spec.source == "sampled"]
     for split in {spec.split: None for spec in shards}:

@@ -50,7 +50,16 @@ def count_rows(plan: BuildPlan, folders: Sequence[str] = ("pool", "data")) -> Co
 
 
 def read_footers(plan: BuildPlan, folder: str, shards: Sequence[ShardSpec]) -> list[dict[str, Any] | None]:
-    """Return the metadata in the shards' footers; None for a shard without a file in this folder."""
+    """Return the metadata in the shards' footers.
+
+    Args:
+        plan: The build's plan.
+        folder: Folder of the build, such as `pool`, `data` or `rejected/pairs`.
+        shards: The shards to read.
+
+    Returns:
+        One mapping for each shard, or None where the folder has no file of the shard.
+    """
     return read_metas(plan.output / folder, [plan.path(folder, spec).name for spec in shards])
 
 

@@ -79,7 +79,13 @@ def remedy_for(rejected: Mapping[str, int]) -> str:
 
 
 def losses_message(output: AnyPath, counts: Counts, limit: float) -> str:
-    """Return the message for a run that loses more pairs than it may, or all of them."""
+    """Return the message for a run that loses too many pairs.
+
+    Args:
+        output: The build's folder, from which an example is read.
+        counts: The funnel; `rejected` must have the reasons.
+        limit: `limits.max_lost_share`.
+    """
     why = summarise_rejections(output, counts.rejected)
     lost = f"{counts.pairs_lost} of {counts.pairs_asked} pairs were lost"
     if counts.pairs_lost - counts.pairs_unanswered <= limit * counts.pairs_asked and counts.pairs_unanswered:

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
+from pipeline.reading.values import texts_in
 from pipeline.runtime.inputs import SPACE
 from schemas.manifest import Manifest
 from schemas.report import Report
@@ -40,7 +41,7 @@ def public_manifest(manifest: Manifest) -> Manifest:
 
 def local_paths(manifest: Manifest, report: Report | None = None) -> dict[str, str]:
     """Return the published name of every local path in the configuration and the report."""
-    paths = [path for key in _PATHS for path in _strings_in(_get_nested(manifest.config, key))]
+    paths = [path for key in _PATHS for path in texts_in(_get_nested(manifest.config, key))]
     if report is not None:
         paths += [entry.file for entry in report.contamination]
     return {path: PurePath(path).name for path in paths if _is_local(path)}
@@ -63,14 +64,6 @@ def _get_nested(node: Any, key: str) -> Any:
     for part in key.split("."):
         node = node.get(part) if isinstance(node, dict) else None
     return node
-
-
-def _strings_in(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, (list, dict)):
-        for inner in value.values() if isinstance(value, dict) else value:
-            yield from _strings_in(inner)
 
 
 def _replace_paths(value: Any, names: Mapping[str, str]) -> Any:

@@ -87,7 +87,16 @@ def upload(batch: Batch, folder: AnyPath, settings: PublishConfig) -> None:
 
 
 def preupload(operations: Sequence[CommitOperationAdd], settings: PublishConfig, counts: Counters) -> None:
-    """Ask the Hub for the storage of each file, and send those that go to its large-file storage."""
+    """Ask the Hub for the storage of each file, and send those that go to its large-file storage.
+
+    Args:
+        operations: The files; the client stores the Hub's choice in them.
+        settings: Repository and branch.
+        counts: Counters of this process, which receive the client's retries.
+
+    Raises:
+        UserError: The Hub refuses or fails, or `.gitignore` excludes a file.
+    """
     with hub_errors(settings.repo_id), _count_retries(counts):
         hub_api().preupload_lfs_files(
             settings.repo_id,

@@ -29,6 +29,15 @@ Rows = Iterator[tuple[int, Row]]
 """Rows with their numbers from 1: line numbers in the decompressed text, or row numbers in formats without lines."""
 
 
+def texts_in(value: Any) -> Iterator[str]:
+    """Yield every text in a value of nested lists and maps."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (dict, list)):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from texts_in(inner)
+
+
 def is_missing(value: Any) -> bool:
     """Return whether a value is None or NaN, which pandas writes for None."""
     return value is None or (isinstance(value, float) and math.isnan(value))

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.reading.json_files import read_list
+from pipeline.reading.values import texts_in
 from pipeline.report.texts import Hashes, words_of
 from schemas.base import UsageError
 
@@ -104,7 +105,7 @@ def _group_texts(rows: Iterator[Any]) -> Texts:
     number, size = 0, 0
     texts: list[str] = []
     for row in rows:
-        found = [*_strings(row)]
+        found = [*texts_in(row)]
         texts += found
         number += 1
         size += sum(map(len, found))
@@ -112,14 +113,6 @@ def _group_texts(rows: Iterator[Any]) -> Texts:
             yield number, _array(texts)
             texts, number, size = [], 0, 0
     yield number, _array(texts)
-
-
-def _strings(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, (dict, list)):
-        for entry in value.values() if isinstance(value, dict) else value:
-            yield from _strings(entry)
 
 
 def _array(texts: list[str]) -> pa.Array:

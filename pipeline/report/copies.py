@@ -118,14 +118,32 @@ class LabelFinder:
 def add_excerpts(
     excerpts: Excerpts, keys: Hashes, texts: pa.Array, which: Integers, starts: Integers, ends: Integers
 ) -> None:
-    """Add characters `starts[k]` to `ends[k]` of text `which[k]` under key k, for every k."""
+    """Add pieces of texts to a sample.
+
+    Args:
+        excerpts: The sample.
+        keys: Key of each of the K pieces, shape (K,).
+        texts: The texts.
+        which: Number of the text of each piece, shape (K,).
+        starts: First character of each piece, shape (K,).
+        ends: End of each piece, shape (K,).
+    """
     for k in np.flatnonzero(excerpts.admits(keys)):
         piece = texts[int(which[k])].as_py()[max(0, int(starts[k])) : int(ends[k])]
         excerpts.add(int(keys[k]), " ".join(piece.split()))
 
 
 def add_runs(excerpts: Excerpts, texts: pa.Array, words: Words, grams: Grams, found: Integers, size: int) -> None:
-    """Add the texts of the runs of `size` words at places `found` of `grams`. Adjacent runs become one."""
+    """Add the texts of runs of words to a sample. Adjacent runs become one.
+
+    Args:
+        excerpts: The sample.
+        texts: The texts.
+        words: The words of the texts.
+        grams: All runs of `size` words.
+        found: Places of the wanted runs among `grams`, in increasing order.
+        size: Words in a run.
+    """
     first = grams.first[found]
     owners = words.texts[first]
     begins = np.flatnonzero(np.diff(first + owners, prepend=-1) != 1)

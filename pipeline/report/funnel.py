@@ -54,7 +54,13 @@ class FunnelTally:
 
 
 def cost_of(manifest: Manifest, examples: int, settings: ReportSettings) -> CostFigures:
-    """Return the cost: tokens of all attempts from the shards, time and speed from the runs that were not killed."""
+    """Return the cost of a build.
+
+    Args:
+        manifest: Its counts have the tokens of all attempts; its runs have the times, except of killed runs.
+        examples: Number of examples.
+        settings: Prices and currency.
+    """
     prompt, completion = manifest.counts.prompt_tokens, manifest.counts.completion_tokens
     seconds = sum(run.seconds for run in manifest.runs)
     answered = sum(run.completion_tokens for run in manifest.runs)
