@@ -4,7 +4,9 @@
 
 A fork is a process like any other, with a process ID, an environment and signals of its own. It imports our code and
 the Hub's client itself, since these read the environment when they are imported. Only the packages of `_IMPORTED` are
-there already. They cost 5 CPU seconds in each `python -m pipeline.cli build`, more than most builds of the tests.
+there already. They cost 3 to 5 CPU seconds in each `python -m pipeline.cli build`, more than most builds of the tests.
+The forks of a server have one hash seed. It differs from the seed of the process that started the server, so a test of
+equal bytes compares a fork with a build of its own process.
 """
 
 from __future__ import annotations
