@@ -240,7 +240,7 @@ def end(process: Fork, seconds: float = 300) -> tuple[int, str, str]:
     SAID.append(out + err)
     # The first run after a kill warns of the lease that it takes over.
     err = "".join(line for line in err.splitlines(keepends=True) if "took over the lease" not in line)
-    return process.returncode, out, err
+    return process.wait(), out, err
 
 
 def finish(process: Fork) -> None:
