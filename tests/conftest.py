@@ -18,7 +18,8 @@ LONG = (
     *("test_retry", "test_dag", "test_mined_builds", "test_check", "test_portable_cluster", "test_locks"),
     *("test_publish", "test_server", "test_object_stores", "test_planted", "test_cli", "test_logs"),
     *("test_dataflow", "test_journal", "test_failures", "test_contents", "test_launch", "test_packaged"),
-    *("test_browser", "test_everyuser", "test_tour", "test_operations"),
+    *("test_browser", "test_everyuser", "test_tour", "test_operations", "test_gather", "test_pairing"),
+    *("test_measure", "test_trial"),
 )
 """Files of tests that start processes or run many whole builds, the longest first: begun last, they delay the end."""
 
