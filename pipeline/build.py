@@ -155,7 +155,7 @@ def submit(config: BuildConfig, output: AnyPath, beam_args: Sequence[str] = (), 
 def _locked(output: AnyPath, config: BuildConfig, runner: Runner) -> Iterator[None]:
     """Lock a folder that is a build's, or new. Raise `UsageError` for another one, or if vLLM cannot start here."""
     check_output(output)
-    if runner.is_local and isinstance(config.engine, VllmEngine) and config.asks_a_model:
+    if runner.is_local and isinstance(config.engine, VllmEngine) and config.needs_model:
         found = find_intact_manifest(output)
         if found is None or found.status != "complete":
             require_vllm(config.engine)

@@ -72,7 +72,7 @@ _LONGEST_LIST = 60
 
 def reference() -> str:
     """Return the page as Markdown."""
-    *others, last = (f"`{key}`" for key in ("name", *config.NO_CONTENT))
+    *others, last = (f"`{key}`" for key in ("name", *config.NOT_FINGERPRINTED))
     unfingerprinted = MAY_CHANGE.format(keys=f"{', '.join(others)} and {last}")
     parts = [f"{PREAMBLE}{textwrap.fill(unfingerprinted, 120)}\n"]
     for title, model in SECTIONS.items():

@@ -138,7 +138,7 @@ def _fingerprint_parts(
         "schema_version": SCHEMA_VERSION,
         "space": space.fingerprint,
         "templates": {name: template.fingerprint for name, template in sorted(templates.items())},
-        **config.content(),
+        **config.fingerprinted(),
     }
     if config.sampled_pairs:
         Sampler(space, config.sampling, config.seed)

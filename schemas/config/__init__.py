@@ -3,7 +3,7 @@
 `docs/config.md` is generated from the descriptions (`python -m schemas.reference`).
 """
 
-from schemas.config.build import MAX_SHARDS, NO_CONTENT, BuildConfig, LimitsConfig
+from schemas.config.build import MAX_SHARDS, NOT_FINGERPRINTED, BuildConfig, LimitsConfig
 from schemas.config.engines import (
     DummyEngine,
     Engine,
@@ -21,7 +21,7 @@ from schemas.config.sources import DumpSource, MinedSource, SeedsConfig, ThreadF
 
 __all__ = [
     "MAX_SHARDS",
-    "NO_CONTENT",
+    "NOT_FINGERPRINTED",
     "AnnotationConfig",
     "BuildConfig",
     "CardConfig",

@@ -28,7 +28,7 @@ class LimitsConfig(Record):
     )
 
 
-NO_CONTENT = ("engine", "requests", "workers", "limits", "card", "publish")
+NOT_FINGERPRINTED = ("engine", "requests", "workers", "limits", "card", "publish")
 """Keys that decide how a build runs but not what its rows are."""
 
 
@@ -117,13 +117,13 @@ class BuildConfig(Record):
         return (self.pairs or 0) - self.mined_pairs
 
     @property
-    def asks_a_model(self) -> bool:
+    def needs_model(self) -> bool:
         """Return whether the build needs a model; mined pairs with given levels and portraits by template need none."""
         is_given = self.mining is not None and self.mining.annotation.mode == "given"
         return self.sampled_pairs > 0 or not is_given or self.portrait != "template"
 
-    def content(self) -> dict[str, Any]:
+    def fingerprinted(self) -> dict[str, Any]:
         """Return the keys that decide the rows, without paths, whose contents are fingerprinted instead."""
-        left_out = ("name", "space", "templates", "seeds", *NO_CONTENT)
+        left_out = ("name", "space", "templates", "seeds", *NOT_FINGERPRINTED)
         source = dict.fromkeys(("path", "submissions", "comments", "revision"), True)
         return self.model_dump(mode="json", exclude=dict.fromkeys(left_out, True) | {"mining": {"source": source}})

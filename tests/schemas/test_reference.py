@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from schemas import config
 from schemas.base import Record
-from schemas.config import NO_CONTENT, BuildConfig, ReplayEngine
+from schemas.config import NOT_FINGERPRINTED, BuildConfig, ReplayEngine
 from schemas.reference import SECTIONS, reference
 from tests import ROOT
 
@@ -77,18 +77,18 @@ def test_defaults_are_those_of_the_models() -> None:
 
 def test_keys_that_may_change_are_those_that_the_fingerprint_leaves_out() -> None:
     keys = re.search(r"^(`name`.*?) may change between runs", reference(), re.M | re.S)
-    base = BuildConfig(pairs=1).content()
+    base = BuildConfig(pairs=1).fingerprinted()
 
     assert keys is not None
-    assert set(re.findall(r"`(\w+)`", keys[1])) == {"name", *NO_CONTENT}
-    assert set(base) == set(BuildConfig.model_fields) - {"name", *NO_CONTENT, "space", "templates", "seeds"}
+    assert set(re.findall(r"`(\w+)`", keys[1])) == {"name", *NOT_FINGERPRINTED}
+    assert set(base) == set(BuildConfig.model_fields) - {"name", *NOT_FINGERPRINTED, "space", "templates", "seeds"}
 
 
 def test_the_readme_lists_the_same_keys_that_may_change() -> None:
     row = re.search(r"^\| a changed configuration \|(.*)\|$", (ROOT / "README.md").read_text(encoding="utf-8"), re.M)
 
     assert row is not None
-    assert set(re.findall(r"`(\w+)`", row[1])) == {"name", *NO_CONTENT}
+    assert set(re.findall(r"`(\w+)`", row[1])) == {"name", *NOT_FINGERPRINTED}
 
 
 def test_every_row_of_every_table_has_four_cells() -> None:

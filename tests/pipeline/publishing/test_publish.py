@@ -135,7 +135,7 @@ def test_worker_processes_upload_and_the_driver_commits_once(hub: FakeHub, built
 def test_publish_is_no_part_of_the_fingerprint() -> None:
     with_it = validate_build(publish={"repo_id": SET})
 
-    assert with_it.content() == validate_build().content()
+    assert with_it.fingerprinted() == validate_build().fingerprinted()
 
 
 def validate_build(**keys: Any) -> Any:
