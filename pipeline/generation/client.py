@@ -78,9 +78,17 @@ class _Item:
 class Client:
     """Sends requests and journals their outcomes. `submit` and `wait` are called by other threads.
 
-    `trials` are sent before the first request. `backlog` counts the requests without an outcome; at `watermark` the
-    client needs more. The next call of `submit` or `wait` raises an error of the whole run. Requests without an outcome
-    are then not in the journal, so the next run sends them again.
+    `backlog` counts the requests without an outcome; at `watermark` the client needs more. The next call of `submit` or
+    `wait` raises an error of the whole run. Requests without an outcome are then not in the journal, so the next run
+    sends them again.
+
+    Args:
+        endpoints: Where requests are sent.
+        headers: Headers of every request, with the key.
+        trials: Trial requests, which are sent before the first request.
+        in_flight: Maximum number of sequences in flight.
+        config: Limits of retries and waits.
+        counters: Take the client's counts.
     """
 
     def __init__(

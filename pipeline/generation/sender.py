@@ -12,12 +12,12 @@ import aiohttp
 import orjson
 from multidict import CIMultiDict, CIMultiDictProxy
 
+from pipeline.generation.availability import Availability
 from pipeline.generation.classify import Busy, Result, Transient, classify, refusal_error
 from pipeline.generation.completions import AnyRequest, Completion, Failure
 from pipeline.generation.dialect import Dialect
 from pipeline.generation.endpoints import Endpoint, Endpoints
 from pipeline.generation.payload import TooLargeError, read_payload
-from pipeline.generation.verdicts import Availability
 from pipeline.generation.window import backoff_seconds
 from pipeline.io.outages import notify
 from schemas.base import UserError
@@ -90,7 +90,10 @@ class Sender:
             ) as response:
                 payload = await read_payload(response, self._mask)
         except (aiohttp.InvalidURL, UnicodeError) as error:
-            raise UserError(f"engine.base_urls: {endpoint.address()} is no address ({error})") from None
+            raise UserError(
+                f"engine.base_urls: {endpoint.address()} is not a valid URL ({error}); "
+                "an example is http://localhost:8000/v1"
+            ) from None
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             result = Transient("unreachable", self._mask.text(f"{endpoint.address()}: {type(error).__name__}: {error}"))
         except TimeoutError:

@@ -62,8 +62,8 @@ class GenerationService:
         self._counters.add("questions", sum(request.sequences for _, request in missing))
         if missing and self._replays:
             raise UserError(
-                f"engine replay: {path} lacks {len(missing)} of {len(requests)} completions; "
-                "the journal belongs to another configuration, or to a build that was not finished"
+                f"engine replay: {path} lacks {len(missing)} of {len(requests)} completions; set engine.journal to the "
+                "journal of a finished build with the same configuration"
             )
         if missing:
             # Connected only here: a build whose journals are complete needs no model.
@@ -119,8 +119,8 @@ def read_key(variable: str) -> str:
     key = os.environ.get(variable, "").strip()
     if not all("!" <= char <= "~" for char in key):
         raise UserError(
-            f"the environment variable {variable} (engine.api_key_env) is no key: it holds a space, a line break or "
-            "another character that no key has; set it to the key alone"
+            f"the environment variable {variable} (engine.api_key_env) holds no valid key: it contains a space, a line "
+            "break or a character outside ASCII; set it to the key alone"
         )
     return key
 

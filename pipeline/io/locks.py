@@ -179,7 +179,7 @@ class _Lease:
         except FileNotFoundError:
             return None
         except (ValueError, TypeError):
-            raise UsageError(f"{self._path(number)} is damaged; delete it") from None
+            raise UsageError(f"{self._path(number)} is damaged; delete it and run again") from None
 
     def _write(self, holder: _Holder) -> None:
         self._holder = holder

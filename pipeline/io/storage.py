@@ -61,7 +61,7 @@ def parse(name: str) -> AnyPath:
     if protocol == "file":
         return Path(rest)
     if not rest.strip("/") or (rest.startswith("/") and protocol in _PACKAGES):
-        raise UsageError(f"{name}: a bucket or host is missing")
+        raise UsageError(f"{name}: a bucket or host is missing; an example is {protocol}://bucket/folder")
     try:
         # Listings are not cached, as other workers write there.
         path = UPath(name.rstrip("/"), use_listings_cache=False)
@@ -172,7 +172,7 @@ def check_folder(folder: AnyPath) -> None:
     """
     if wild := [part for part in ("[", "*", "?", "::") if part in str(folder)]:
         raise UsageError(
-            f"--output {folder}: load_dataset takes a name with '{wild[0]}' for a pattern and does not find the "
+            f"--output {folder}: load_dataset reads a name with '{wild[0]}' as a pattern and does not find the "
             "dataset; name a folder without '[', '*', '?' and '::'"
         )
     if is_local(folder):
@@ -183,7 +183,7 @@ def check_folder(folder: AnyPath) -> None:
             except OSError as error:
                 raise UsageError(f"--output {folder}: {error_text(error)}; name another folder") from None
             if os.path.lexists(place):
-                raise UsageError(f"--output {folder}: {place} is no folder; name a folder, which need not be there")
+                raise UsageError(f"--output {folder}: {place} is not a folder; name a folder, which need not exist")
     elif folder.protocol in _READ_ONLY:
         raise UsageError(
             f"--output {folder}: nothing can be written by {folder.protocol}://; name a folder of this machine, or of "
@@ -191,7 +191,7 @@ def check_folder(folder: AnyPath) -> None:
         )
     # Listed first, as a refused listing comes with the store's message, and a refused request for one object without.
     elif not list_names(folder) and is_file(folder):
-        raise UsageError(f"--output {folder}: a file is there; name a folder, which need not be there")
+        raise UsageError(f"--output {folder}: a file has that name; name a folder, which need not exist")
 
 
 def read_bytes(path: AnyPath) -> bytes:

@@ -446,7 +446,7 @@ def test_folder_of_a_run_that_was_killed_at_any_step_is_taken_over(tmp_path: Pat
 def test_output_at_a_file_or_below_one_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").write_text("mine")
 
-    with pytest.raises(UsageError, match=rf"^--output {tmp_path}/{name}: {tmp_path}/file is no folder; name a folder"):
+    with pytest.raises(UsageError, match=rf"^--output {tmp_path}/{name}: {tmp_path}/file is not a folder"):
         prepared(tmp_path / name, tiny())
 
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
@@ -455,7 +455,7 @@ def test_output_at_a_file_or_below_one_is_refused(tmp_path: Path, name: str) -> 
 @pytest.mark.parametrize("name", ["run[1]", "run*", "run?/build", "a[b/c", "a::b"])
 def test_output_that_is_a_pattern_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(
-        UsageError, match=r"load_dataset takes a name with '(\[|\*|\?|::)' for a pattern .*; name a folder"
+        UsageError, match=r"load_dataset reads a name with '(\[|\*|\?|::)' as a pattern .*; name a folder"
     ):
         prepared(tmp_path / name, tiny())
 
@@ -480,7 +480,7 @@ def test_output_at_an_object_or_among_others_is_refused(place: str, request: pyt
     folder = storage.parse(f"{request.getfixturevalue(f'{place}_store').url}/{uuid.uuid4().hex}")
     storage.write_text(folder / "templates" / "reply.j2", "mine")
 
-    with pytest.raises(UsageError, match=r": a file is there; name a folder"):
+    with pytest.raises(UsageError, match=r": a file has that name"):
         check_output(folder / "templates" / "reply.j2")
     with pytest.raises(UsageError, match=r"is not empty \(templates\) and holds no build"):
         check_output(folder)

@@ -510,7 +510,7 @@ def test_a_damaged_lease_is_told(folder: UPath, text: str) -> None:
     with pytest.raises(UsageError) as caught, locked(folder):
         pass
 
-    assert str(caught.value) == f"{path} is damaged; delete it"
+    assert str(caught.value).startswith(f"{path} is damaged; delete it")
     storage.remove(path)
     with locked(folder):
         pass

@@ -129,7 +129,7 @@ def test_an_address_is_a_place_elsewhere(folder: AnyPath) -> None:
 
 @pytest.mark.parametrize("name", ["s3://", "gs://", "s3:///", "s3:///folder", "gs:///folder/of/a/build"])
 def test_an_address_without_a_bucket_is_refused(name: str, s3_store: ObjectStore, gs_store: ObjectStore) -> None:
-    with pytest.raises(UsageError, match=f"^{name}: a bucket or host is missing$"):
+    with pytest.raises(UsageError, match=f"^{name}: a bucket or host is missing; "):
         storage.parse(name)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from pipeline.generation.verdicts import Availability
+from pipeline.generation.availability import Availability
 from pipeline.runtime import logs, timing
 from preference_space.space import PreferenceSpace, load_space
 from schemas.config import RequestsConfig
