@@ -49,8 +49,8 @@ def _differences(
         elif old != new and f"{prefix}{key}" in changes:
             result.append(changes[f"{prefix}{key}"])
         elif old != new:
-            there, now = (_short(json.dumps(side[key])) if key in side else "not given" for side in (before, after))
-            result.append(f"{prefix}{key} was {there} and is now {now}")
+            was, is_now = (_short(json.dumps(side[key])) if key in side else "not given" for side in (before, after))
+            result.append(f"{prefix}{key} was {was} and is now {is_now}")
     return result
 
 

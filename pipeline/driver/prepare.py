@@ -51,14 +51,14 @@ def check_output(output: AnyPath) -> None:
     Called before the folder is locked, so that a refused folder is not changed.
     """
     storage.check_folder(output)
-    there = storage.list_names(output)
-    if _BEGUN in there or find_intact_manifest(output) is not None:
+    existing = storage.list_names(output)
+    if _BEGUN in existing or find_intact_manifest(output) is not None:
         return
     shards = _shards(output)
     if shards:
         read_meta(shards[0])  # An error for a foreign file; `prepare` compares the build, under the lock.
         return
-    strangers = [name for name in there if name != LOCK and not name.startswith(f".tmp-{_BEGUN}-")]
+    strangers = [name for name in existing if name != LOCK and not name.startswith(f".tmp-{_BEGUN}-")]
     if strangers:
         raise UsageError(f"{output} is not empty ({strangers[0]}) and holds no build; choose another --output")
 

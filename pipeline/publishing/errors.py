@@ -75,12 +75,12 @@ def to_user_error(error: Exception, repo_id: str) -> UserError:
     if any(isinstance(cause, OfflineModeIsEnabled) for cause in chain):
         return UserError("the Hub's client is in offline mode; unset HF_HUB_OFFLINE")
     cause = chain[-1]
-    said = f"{type(cause).__name__}: {_redacted(str(cause))}"
+    description = f"{type(cause).__name__}: {_redacted(str(cause))}"
     if any(isinstance(cause, (_HttpError, ConnectionError, TimeoutError)) for cause in chain):
-        return UserError(f"the connection to the Hub failed ({said}); {_RETRY}")
+        return UserError(f"the connection to the Hub failed ({description}); {_RETRY}")
     if isinstance(cause, OSError) and cause.filename is not None:
         return UserError(f"cannot read {cause.filename}: {cause.strerror}")
-    return UserError(f"{repo_id}: the Hub's client failed ({said}); {_RETRY}")
+    return UserError(f"{repo_id}: the Hub's client failed ({description}); {_RETRY}")
 
 
 def http_status(error: Exception) -> int | None:
@@ -91,8 +91,8 @@ def http_status(error: Exception) -> int | None:
 
 def _describe_response(error: HfHubHTTPError, repo_id: str) -> str:
     status = error.response.status_code
-    said = _redacted(error.server_message or "").rstrip(".")
-    quoted = f"; the Hub says: {said}" if said else ""
+    message = _redacted(error.server_message or "").rstrip(".")
+    quoted = f"; the Hub says: {message}" if message else ""
     if status in (401, 403) and error.response.request.method == "PUT":
         # Uploads carry no token: they go to an address that the Hub has signed for a limited time.
         return f"the Hub's storage refuses the upload (HTTP {status}){quoted}; {_RETRY}"

@@ -130,12 +130,12 @@ def _correlations(report: Report) -> _Drawing | None:
     alt = f"Correlations of {len(slugs)} dimensions." + "".join(
         f" Strongest: {names.get(p.a, p.a)} and {names.get(p.b, p.b)}, {p.correlation:+.2f}." for p in strongest
     )
-    said = "" if below is None else f"{_percent(below)} of all pairs are below 0.5 in absolute value. "
+    below_half = "" if below is None else f"{_percent(below)} of all pairs are below 0.5 in absolute value. "
     svg = _panel(
         2 * _MARGIN + max(side, 560),
         _TOP + side + 62,
         "Do preferences come in clusters?",
-        f"{said}Blue is positive, orange negative.",
+        f"{below_half}Blue is positive, orange negative.",
         alt,
     )
     for shade, path in _shades(matrix, order, end, cell).items():

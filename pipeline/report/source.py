@@ -66,9 +66,9 @@ def open_build(folder: AnyPath) -> Build:
         raise UsageError(f"{folder} holds an unfinished build; run `everyuser build` again first")
     if not any(entry.rows for entry in manifest.files):
         raise UsageError(f"{folder} holds a build without examples; rejected/ has the reasons")
-    there = {f"data/{name}" for name in storage.list_names(folder / "data", files_only=True)}
+    existing = {f"data/{name}" for name in storage.list_names(folder / "data", files_only=True)}
     for entry in manifest.files:
-        if entry.path not in there:
+        if entry.path not in existing:
             raise UsageError(f"{folder / entry.path} is missing; run `everyuser build` again, which builds it again")
     return Build(folder, manifest, read_space(folder, manifest.parts["space"]), manifest.files)
 
