@@ -16,7 +16,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import typer
 from rich.text import Text
 
@@ -320,6 +319,8 @@ def space_sample(
     Points are drawn as in a build, each for a post about one topic.
     """
     with _reported(debug):
+        import numpy as np
+
         from pipeline.console.show import show_coverage
         from preference_space.coverage import Coverage
         from preference_space.direction import verbalise

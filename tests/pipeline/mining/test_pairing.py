@@ -34,7 +34,6 @@ Levels = Sequence[int]
 
 FINGERPRINT = "0123456789abcdef" * 4
 WORDS = [a + b + c for a, b, c in product("bdfgklmnprst", "aeiou", "lmnrst")]
-LENIENT = {"near_equal": 0.999, "max_length_ratio": 1000.0}
 
 
 def random_levels(seed: int, rows: int = 12, size: int = 90) -> Direction:
