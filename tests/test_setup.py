@@ -76,8 +76,8 @@ def test_locks_of_several_pythons_are_merged_line_by_line() -> None:
     [
         (["build-dataset", "RUNNER=spark"], "RUNNER is 'spark'; the runners are local, dataflow and flink"),
         (["build-dataset", "ENGINE=vllm"], "ENGINE is 'vllm'; the engines are cuda, cpu and none"),
-        (["build-dataset", "CONFIG=my file.yaml"], "CONFIG is 'my file.yaml': there is no such file"),
-        (["build-dataset", "CONFIG=configs"], "CONFIG is 'configs': there is no such file"),
+        (["build-dataset", "CONFIG=my file.yaml"], "CONFIG is 'my file.yaml': no such file"),
+        (["build-dataset", "CONFIG=configs"], "CONFIG is 'configs': no such file"),
     ],
 )
 def test_wrong_usage_of_make_is_one_line_before_anything_is_set_up(
