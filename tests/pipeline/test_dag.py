@@ -324,7 +324,7 @@ def test_card_gives_the_counts_and_the_reasons(bad_build: Built) -> None:
     card, counts = (bad_build.folder / "README.md").read_text(), bad_build.manifest.counts
 
     assert "# my-set" in card
-    assert f"{counts.examples} examples from {counts.pairs_accepted} pairs, of 60 asked for" in card
+    assert f"{counts.examples} examples from {counts.pairs_accepted} of 60 configured pairs" in card
     assert all(f"| {reason} | {count} |" in card for reason, count in counts.rejected.items())
 
 
