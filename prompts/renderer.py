@@ -1,20 +1,17 @@
 """Loading, checking and sandboxed rendering of templates.
 
-A template file begins with a comment that holds YAML (`purpose`, `inputs`, `version`) and defines blocks: `system` and
-`user` for a chat prompt, `text` for a plain text. Templates are data: `prompts.sandbox` defines their language, their
-inputs are plain data, and an undefined variable is an error. The inputs that they print have no control tokens
-(`prompts.control_tokens`).
+A template file defines blocks: `system` and `user` for a chat prompt, `text` for a plain text. Templates are data:
+`prompts.sandbox` defines their language, their inputs are plain data, and an undefined variable is an error. The inputs
+that they print have no control tokens (`prompts.control_tokens`).
 """
 
 from __future__ import annotations
 
 import hashlib
 import importlib.resources
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import jinja2
 from jinja2 import meta
@@ -22,7 +19,6 @@ from jinja2 import meta
 from prompts.control_tokens import defuse_tokens
 from prompts.sandbox import PromptEnvironment, is_plain, join_output
 from schemas.base import UsageError
-from schemas.documents import parse_yaml
 
 INPUTS: dict[str, frozenset[str]] = {
     "reply": frozenset({"post", "traits"}),
@@ -55,7 +51,6 @@ HIDDEN_INPUTS: dict[str, frozenset[str]] = {
 _NOT_SENT = frozenset({"portrait_text"})
 """Templates of texts that are not sent to a model."""
 
-_HEADER = re.compile(r"\A\{#(.*?)#\}", re.DOTALL)
 _MAX_BYTES = 1 << 18
 """Bytes of the largest template file."""
 
@@ -71,9 +66,6 @@ class Template:
     """One loaded template."""
 
     name: str
-    purpose: str
-    inputs: frozenset[str]
-    version: int
     origin: str
     source: str
     compiled: jinja2.Template
@@ -105,8 +97,8 @@ def load_templates(folder: Path | None = None) -> dict[str, Template]:
     """Return all templates. A file `NAME.j2` in `folder` replaces the packaged template of that name.
 
     Raises:
-        UsageError: A name is unknown, a header is wrong, the syntax is wrong, a block is missing, or a variable is not
-            an input. All of these are found before the first row.
+        UsageError: A name is unknown, the syntax is wrong, a block is missing, or a variable is not an input. All of
+            these are found before the first row.
     """
     packaged = importlib.resources.files("prompts") / "templates"
     sources = {name: (f"{name}.j2", (packaged / f"{name}.j2").read_text(encoding="utf-8")) for name in INPUTS}
@@ -142,35 +134,13 @@ def _load(environment: PromptEnvironment, name: str, origin: str, source: str) -
         raise UsageError(
             f"template {origin}: too deeply nested, or a number too long: {str(error) or type(error).__name__}"
         ) from None
-    header = _read_header(origin, source)
     unknown = sorted(needed - INPUTS[name])
     if unknown:
         raise UsageError(
             f"template {origin}: uses '{unknown[0]}', which is not an input; "
             f"its inputs are {', '.join(sorted(INPUTS[name]))}"
         )
-    listed = header["inputs"]
-    declared = frozenset(part.strip() for part in (listed if isinstance(listed, list) else str(listed).split(",")))
-    if needed - declared:
-        raise UsageError(f"template {origin}: uses '{sorted(needed - declared)[0]}', which its header does not list")
     missing = [block for block in BLOCKS[name] if block not in compiled.blocks]
     if missing:
         raise UsageError(f"template {origin}: has no block '{missing[0]}'")
-    return Template(name, str(header["purpose"]), declared, int(header["version"]), origin, source, compiled)
-
-
-def _read_header(origin: str, source: str) -> Mapping[str, Any]:
-    found = _HEADER.match(source)
-    header: object = None
-    if found:
-        try:
-            header = parse_yaml(found.group(1))
-        except ValueError as error:
-            raise UsageError(f"template {origin}: its header is not YAML: {error}") from None
-    if not isinstance(header, dict) or not {"purpose", "inputs", "version"} <= header.keys():
-        raise UsageError(
-            f"template {origin}: must begin with a {{# comment #}} that holds the YAML keys purpose, inputs, version"
-        )
-    if type(header["version"]) is not int:
-        raise UsageError(f"template {origin}: 'version' must be an integer, found {header['version']!r}")
-    return header
+    return Template(name, origin, source, compiled)

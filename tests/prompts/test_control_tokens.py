@@ -70,7 +70,6 @@ TRAIT = dict.fromkeys(("slug", "name", "group", "label", "description", "hint"),
 
 def test_prompts_hold_no_control_token_of_their_inputs_but_the_template_keeps_its_own(tmp_path: Path) -> None:
     (tmp_path / "annotate.j2").write_text(
-        "{# {purpose: x, inputs: 'post, response, dimension, options', version: 1} #}"
         "{% block context %}<|im_start|>user {{ post.title }}{% for topic in post.topics %}{{ topic }}{% endfor %}"
         "{{ response ~ post.text }}<|im_end|>{% endblock %}"
         "{% block question %}{{ dimension.slug }}{% endblock %}"

@@ -8,8 +8,6 @@ import pytest
 from prompts.renderer import BLOCKS, INPUTS, Template, load_templates
 from schemas.base import UsageError
 
-HEADER = "{#\npurpose: A test.\ninputs: post, traits\nversion: 1\n#}\n"
-
 POST: dict[str, Any] = {"title": "Which pet?", "text": "A cat or a dog.", "topics": ["pets"]}
 PROMPT = "Which pet?\n\nA cat or a dog."
 
@@ -47,10 +45,10 @@ def inputs_of(name: str) -> dict[str, Any]:
     return {key: values[key] for key in INPUTS[name]}
 
 
-def write(folder: Path, user: str, *, system: str = "Be kind.", header: str = HEADER) -> Path:
+def write(folder: Path, user: str, *, system: str = "Be kind.") -> Path:
     """Return a folder that overrides `reply`."""
     blocks = f"{{% block system %}}{system}{{% endblock %}}\n{{% block user %}}{user}{{% endblock %}}\n"
-    (folder / "reply.j2").write_text(header + blocks, encoding="utf-8")
+    (folder / "reply.j2").write_text(blocks, encoding="utf-8")
     return folder
 
 
@@ -84,25 +82,14 @@ def test_packaged_template_renders_all_of_its_blocks(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", INPUTS)
-def test_packaged_template_has_a_purpose_and_a_version(name: str) -> None:
-    template = load_templates()[name]
-
-    assert template.purpose
-    assert template.version >= 1
-
-
-@pytest.mark.parametrize("name", INPUTS)
-def test_packaged_template_lists_the_inputs_that_the_pipeline_gives(name: str) -> None:
-    assert load_templates()[name].inputs == INPUTS[name]
-
-
-@pytest.mark.parametrize("name", INPUTS)
-def test_header_is_not_rendered(name: str) -> None:
+def test_the_comment_is_not_rendered(name: str) -> None:
     template = load_templates()[name]
 
     text = "".join(template.render(**inputs_of(name)).values())
 
-    assert template.purpose not in text
+    comment = template.source.partition("#}")[0].removeprefix("{#").strip()
+    assert comment
+    assert comment not in text
 
 
 def test_the_two_replies_share_their_prompt_up_to_the_persona() -> None:
@@ -200,7 +187,7 @@ def test_files_that_are_no_templates_are_left_alone(tmp_path: Path) -> None:
 
 def test_unknown_template_name_is_refused_with_the_known_ones(tmp_path: Path) -> None:
     path = tmp_path / "reply_choosen.j2"
-    path.write_text(HEADER, encoding="utf-8")
+    path.write_text("Reply.", encoding="utf-8")
 
     message = refusal(tmp_path)
 
@@ -246,12 +233,6 @@ def test_variable_in_a_branch_that_is_never_taken_is_refused_at_load(tmp_path: P
     assert "uses 'persona', which is not an input" in refusal(tmp_path)
 
 
-def test_variable_that_the_header_does_not_list_is_refused_at_load(tmp_path: Path) -> None:
-    write(tmp_path, "{{ post.title }}", header=HEADER.replace("post, traits", "traits"))
-
-    assert "uses 'post', which its header does not list" in refusal(tmp_path)
-
-
 def test_variable_of_a_loop_is_no_input(tmp_path: Path) -> None:
     template = load(write(tmp_path, "{% for one in traits %}{{ one.label }}{% endfor %}"))
 
@@ -288,48 +269,11 @@ def test_arithmetic_that_fails_is_refused_at_render(tmp_path: Path) -> None:
     assert "division by zero" in render_refusal(tmp_path)
 
 
-@pytest.mark.parametrize(
-    "header",
-    [
-        "",
-        "\n" + HEADER,
-        HEADER.replace("purpose: A test.\n", ""),
-        HEADER.replace("inputs: post, traits\n", ""),
-        HEADER.replace("version: 1\n", ""),
-        "{# Just a comment. #}\n",
-        "{##}\n",
-    ],
-    ids=["none", "not first", "no purpose", "no inputs", "no version", "no mapping", "empty"],
-)
-def test_template_without_a_whole_header_is_refused(tmp_path: Path, header: str) -> None:
-    write(tmp_path, "Reply.", header=header)
-
-    message = refusal(tmp_path)
-
-    assert message.startswith(f"template {tmp_path / 'reply.j2'}: must begin with ")
-
-
-def test_header_that_is_no_yaml_is_refused_in_one_line(tmp_path: Path) -> None:
-    write(tmp_path, "Reply.", header="{#\npurpose: [\n#}\n")
-
-    message = refusal(tmp_path)
-
-    assert "its header is not YAML" in message
-    assert "\n" not in message
-
-
-@pytest.mark.parametrize(("version", "found"), [("one", "'one'"), ("1.5", "1.5"), ("", "None")])
-def test_version_that_is_no_integer_is_refused(tmp_path: Path, version: str, found: str) -> None:
-    write(tmp_path, "Reply.", header=HEADER.replace("version: 1", f"version: {version}"))
-
-    assert f"'version' must be an integer, found {found}" in refusal(tmp_path)
-
-
 @pytest.mark.parametrize("block", ["system", "user"])
 def test_missing_block_is_named(tmp_path: Path, block: str) -> None:
     path = tmp_path / "reply.j2"
     path.write_text(
-        HEADER + "".join(f"{{% block {name} %}}x{{% endblock %}}" for name in ("system", "user") if name != block),
+        "".join(f"{{% block {name} %}}x{{% endblock %}}" for name in ("system", "user") if name != block),
         encoding="utf-8",
     )
 
@@ -338,7 +282,7 @@ def test_missing_block_is_named(tmp_path: Path, block: str) -> None:
 
 def test_plain_text_template_needs_a_text_block(tmp_path: Path) -> None:
     path = tmp_path / "portrait_text.j2"
-    path.write_text(HEADER.replace("post, ", "") + "{% block user %}x{% endblock %}", encoding="utf-8")
+    path.write_text("{% block user %}x{% endblock %}", encoding="utf-8")
 
     assert refusal(tmp_path) == f"template {path}: has no block 'text'"
 
@@ -347,7 +291,7 @@ def test_plain_text_template_needs_a_text_block(tmp_path: Path) -> None:
 def test_syntax_error_is_refused_at_load_with_its_line(tmp_path: Path, user: str) -> None:
     write(tmp_path, user)
 
-    assert refusal(tmp_path).startswith(f"template {tmp_path / 'reply.j2'}, line 7: ")
+    assert refusal(tmp_path).startswith(f"template {tmp_path / 'reply.j2'}, line 2: ")
 
 
 def test_template_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
@@ -419,7 +363,7 @@ def test_one_block_is_rendered_as_all_are() -> None:
 @pytest.mark.parametrize(("name", "unknown"), [("annotate", "persona"), ("annotate_json", "options")])
 def test_annotation_templates_refuse_what_they_are_not_given(tmp_path: Path, name: str, unknown: str) -> None:
     blocks = "".join(f"{{% block {block} %}}{{{{ {unknown} }}}}{{% endblock %}}" for block in BLOCKS[name])
-    (tmp_path / f"{name}.j2").write_text(HEADER.replace("traits", "response") + blocks, encoding="utf-8")
+    (tmp_path / f"{name}.j2").write_text(blocks, encoding="utf-8")
 
     assert f"uses '{unknown}', which is not an input" in refusal(tmp_path)
 
@@ -428,6 +372,6 @@ def test_annotation_templates_refuse_what_they_are_not_given(tmp_path: Path, nam
 def test_an_annotation_template_needs_both_blocks(tmp_path: Path, block: str) -> None:
     path = tmp_path / "annotate.j2"
     other = {"context": "question", "question": "context"}[block]
-    path.write_text(HEADER + f"{{% block {other} %}}x{{% endblock %}}", encoding="utf-8")
+    path.write_text(f"{{% block {other} %}}x{{% endblock %}}", encoding="utf-8")
 
     assert refusal(tmp_path) == f"template {path}: has no block '{block}'"

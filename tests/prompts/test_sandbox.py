@@ -238,7 +238,7 @@ def test_a_call_is_refused_at_load_with_what_there_is_instead(tmp_path: Path) ->
 
     message = refusal(tmp_path)
 
-    assert message.startswith(f"template {tmp_path / 'reply.j2'}, line 7: a call (of methods there are split, ")
+    assert message.startswith(f"template {tmp_path / 'reply.j2'}, line 2: a call (of methods there are split, ")
     assert message.endswith("is no part of the template language")
 
 
@@ -247,7 +247,7 @@ def test_an_unknown_filter_is_refused_at_load_even_where_it_is_not_used(tmp_path
 
     message = refusal(tmp_path)
 
-    assert "line 7: no filter named 'centre'; there are abs, capitalize, count, " in message
+    assert "line 2: no filter named 'centre'; there are abs, capitalize, count, " in message
     assert "counted" not in message
 
 
@@ -328,13 +328,3 @@ def test_a_template_larger_than_any_prompt_is_refused(tmp_path: Path) -> None:
     write(tmp_path, "x" * 300_000)
 
     assert "larger than 262144 bytes" in refusal(tmp_path)
-
-
-@pytest.mark.parametrize("header", ["purpose: &a [x, x]\ninputs: [*a, *a]\n", "a: " + "[" * 5000])
-def test_a_header_that_is_a_bomb_is_refused(tmp_path: Path, header: str) -> None:
-    bombs = "".join(f"b{k}: &b{k} [{', '.join([f'*b{k - 1}'] * 10)}]\n" for k in range(1, 12))
-    if header.startswith("purpose"):
-        header = f"b0: &b0 x\n{bombs}purpose: x\ninputs: post\nversion: 1\n"
-    write(tmp_path, "Reply.", header=f"{{#\n{header}#}}\n")
-
-    assert "its header is not YAML" in refusal(tmp_path)
