@@ -72,3 +72,9 @@ def test_version_names_the_distribution_and_the_schema() -> None:
     assert result.exit_code == 0
     version = tomllib.loads(read("pyproject.toml"))["project"]["version"]
     assert result.stdout == f"everyuser {version} (schema {SCHEMA_VERSION})\n"
+
+
+def test_no_two_modules_of_the_pipeline_have_one_name() -> None:
+    names = [path.stem for path in (ROOT / "pipeline").rglob("*.py") if path.stem != "__init__"]
+
+    assert sorted({name for name in names if names.count(name) > 1}) == []

@@ -24,12 +24,12 @@ from pipeline.report.coverage import CoverageTally
 from pipeline.report.diversity import ReplySample
 from pipeline.report.duplicates import DuplicateTally
 from pipeline.report.funnel import FunnelTally, cost_of
-from pipeline.report.history import HistoryTally
 from pipeline.report.lengths import LengthTally
 from pipeline.report.pace import read_pace
 from pipeline.report.settings import ReportSettings
 from pipeline.report.shown_rows import ShownExamples, ShownRejections
 from pipeline.report.source import Build, open_build, read_batches
+from pipeline.report.support import HistoryTally
 from schemas.base import UserError
 from schemas.report import REPORT_VERSION, DiversityFigures, Report
 

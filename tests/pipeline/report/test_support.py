@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.report.history import HistoryTally, contradicting, repeated
+from pipeline.report.support import HistoryTally, contradicting, repeated
 from schemas.report import HistoryFigures
 from tests.pipeline.report.builds import Row, batch_of, comment, direction, feedback, pair, random_shards, rows_of
 
