@@ -46,7 +46,7 @@ class Terminal(Console):
 
 def safe(text: str) -> str:
     """Return a text without control characters; invisible ones are shown by number, as `<U+202E>`."""
-    # Joiners come last: what stands beside them may just have become a number.
+    # Joiners come last: the character beside one may just have become a number.
     return _JOINERS.sub(_numbers, _INVISIBLE.sub(_numbers, _CONTROLS.sub(" ", text)))
 
 

@@ -220,9 +220,9 @@ class GcsStub:
 
     async def _copy(self, request: web.Request) -> web.Response:
         source, info, match = self._object(request), request.match_info, request.query.get("ifGenerationMatch")
-        told = source.resource
+        sent = source.resource
         bucket = info.get("to", info["bucket"])
-        resource = self._store(bucket, info["new"], source.content, told["contentType"], told.get("metadata"), match)
+        resource = self._store(bucket, info["new"], source.content, sent["contentType"], sent.get("metadata"), match)
         if info["verb"] == "moveTo":
             if (bucket, info["new"]) != (info["bucket"], info["name"]):
                 del self.buckets[info["bucket"]][info["name"]]
@@ -252,23 +252,23 @@ class GcsStub:
             parts = _MULTIPART.fullmatch(body)
             if parts is None:
                 raise _ProblemError(400, "Failed to parse the multipart body")
-            told = json.loads(parts["resource"])
+            sent = json.loads(parts["resource"])
             content_type = re.search(rb"(?i)^content-type:\s*([^\s;]+)", parts["headers"], re.MULTILINE)
             return web.json_response(
                 self._store(
                     bucket,
-                    told["name"],
+                    sent["name"],
                     parts["content"],
                     content_type[1].decode() if content_type else "application/octet-stream",
-                    told.get("metadata"),
+                    sent.get("metadata"),
                     match,
                 )
             )
         if kind == "resumable":
-            told = json.loads(body) if body else {}
-            name, key = query.get("name") or told["name"], f"upload-{next(self._generations)}"
+            sent = json.loads(body) if body else {}
+            name, key = query.get("name") or sent["name"], f"upload-{next(self._generations)}"
             content_type_header = request.headers.get("X-Upload-Content-Type", "application/octet-stream")
-            self._uploads[key] = Upload(bucket, name, content_type_header, told.get("metadata"), match)
+            self._uploads[key] = Upload(bucket, name, content_type_header, sent.get("metadata"), match)
             # As the real one's, it repeats the query, which `gcsfs` counts on when it gives an upload up.
             again = "".join(f"&{word}={quote(query[word])}" for word in ("name", "ifGenerationMatch") if word in query)
             location = f"http://{request.host}{request.path}?uploadType=resumable{again}&upload_id={key}"

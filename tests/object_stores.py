@@ -109,7 +109,7 @@ class GcsStore(ObjectStore):
 
 
 class Line:
-    """A way to a server, which can be cut and mended: `url` is at the other end of it."""
+    """A way to a server, which can be cut and restored: `url` is at the other end of it."""
 
     def __init__(self, address: str) -> None:
         self._host, self._port = address.removeprefix("http://").split(":")

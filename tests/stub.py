@@ -89,7 +89,7 @@ def option_shares(prompt: str) -> dict[str, float]:
 
 
 def choice_of(index: int, tokens: Mapping[str, float], text: str | None = None) -> dict[str, Any]:
-    """One prompt's choice as vLLM sends it; `tokens` are probabilities, of which the likeliest is the text."""
+    """One prompt's choice as vLLM sends it; `tokens` are probabilities; the likeliest token is the text."""
     logprobs = {token: math.log(share) if share > 0 else -9999.0 for token, share in tokens.items()}
     best = max(tokens, key=lambda token: tokens[token]) if text is None else text
     return {

@@ -23,7 +23,7 @@ _BATCH_ROWS = 256
 
 
 def validate_examples(shard: ExampleShard, plan: BuildPlan) -> ExampleShard:
-    """Reject every pair of which a row breaks a rule. Both of its rows are left out."""
+    """Reject every pair with a row that breaks a rule. Both of its rows are left out."""
     strict = shard.spec.source == "sampled" or plan.config.history.consistency == "strict"
     each = len(plan.sides)
     violations = [_violation_of(row, strict) for row in rows_of(shard.examples)]

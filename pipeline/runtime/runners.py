@@ -32,7 +32,7 @@ from schemas.config import BuildConfig, WorkersConfig
 
 _DATAFLOW = "DataflowRunner"
 _LONGEST_JOB = 30 * 24 * 3600
-"""Seconds. By default a portable runner's client gives a job up after five minutes, while it goes on."""
+"""Seconds. A portable runner's client gives up on a job after five minutes by default, although it still runs."""
 
 
 class Runner:

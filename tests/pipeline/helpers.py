@@ -56,12 +56,12 @@ def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
 
 
 def write_posts(path: Path, count: int) -> Path:
-    """Posts `p0`, `p1`, ..., each with a text of its own."""
+    """Posts `p0`, `p1`, ..., each with a different text."""
     return write_jsonl(path, ({"id": f"p{k}", "text": f"Question number {k}, what now?"} for k in range(count)))
 
 
 def thread(number: int, responses: int = 5, **keys: Any) -> dict[str, Any]:
-    """A thread `t0`, `t1`, ..., the texts of which are its own: the same for the same number."""
+    """A thread `t0`, `t1`, ..., with texts that are the same for the same number."""
     entries = [
         {"id": f"r{k}", "author": f"someone {k}", "text": good_text({"thread": number, "response": k})}
         for k in range(responses)

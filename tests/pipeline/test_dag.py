@@ -88,7 +88,7 @@ async def always_bad(request: web.Request, body: dict[str, Any]) -> web.StreamRe
 
 
 def bad(body: dict[str, Any]) -> web.Response:
-    """A reply that is no good, or choices of which none was made."""
+    """A bad reply, or choices without an answer."""
     return nothing_chosen(body) if "prompt" in body else completion("no")
 
 

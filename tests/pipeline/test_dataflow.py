@@ -137,7 +137,7 @@ def test_other_runners_get_no_hints_as_they_would_cut_the_dag() -> None:
 
 
 def worker_pool(proto: Any, run: Runner) -> Any:
-    """What the service is told of its workers."""
+    """The workers as the job describes them."""
     environment = apiclient.Environment(
         packages=[],
         options=run.options,
@@ -151,12 +151,12 @@ def worker_pool(proto: Any, run: Runner) -> Any:
 def test_workers_are_as_configured() -> None:
     proto, run = translated(config())
 
-    told = worker_pool(proto, run)
-    pool = told.worker_pools[0]
+    described = worker_pool(proto, run)
+    pool = described.worker_pools[0]
     assert (pool.machine_type, pool.disk_size_gb, pool.num_threads_per_worker) == ("g2-standard-8", 200, 12)
     assert pool.autoscaling_settings.max_num_workers == 20
-    assert {"no_use_multiple_sdk_containers", "some_experiment"} <= set(told.experiments)
-    assert "use_multiple_sdk_containers" not in told.experiments
+    assert {"no_use_multiple_sdk_containers", "some_experiment"} <= set(described.experiments)
+    assert "use_multiple_sdk_containers" not in described.experiments
     images = {image.container_image for image in pool.sdk_harness_container_images}
     assert images == {WORKERS["image"]}
 

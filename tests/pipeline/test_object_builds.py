@@ -110,7 +110,7 @@ class Site:
         return [f"{folder}/{name}" if folder else name for name in self.versions(f"{url}/{folder}".rstrip("/"))]
 
     def versions(self, url: str) -> dict[str, str]:
-        """What the store says of each object, which is other for one that was written anew, with the same content."""
+        """Return the store's version of each object, which every write changes."""
         root = url.partition("://")[2] + "/"
         keys = ("ETag", "etag", "LastModified", "updated")
         return {
@@ -446,7 +446,7 @@ class Stop:
 
 
 def stopped(process: Fork, site: Site, url: str, model: Model) -> Stop:
-    """Wait for the end of a build that was told to stop, and look at what it leaves."""
+    """Wait for the end of an interrupted build, and look at what it leaves."""
     code, _, err = end(process)
     journals = site.objects(url, "journal")
     pool = {Path(name).stem for name in site.names(url, "pool") if name.endswith(".parquet")}
@@ -455,7 +455,7 @@ def stopped(process: Fork, site: Site, url: str, model: Model) -> Stop:
 
 
 class Watch:
-    """Looks at every object below an address as soon as it is there, or is there anew, and whether it is whole."""
+    """Looks at every object below an address as soon as it is written, and whether it is whole."""
 
     def __init__(self, site: Site, url: str) -> None:
         self.contents: dict[str, set[bytes]] = {}
@@ -740,7 +740,7 @@ def test_a_finished_build_is_left_alone(site: Site, direct: str) -> None:
 
 @pytest.fixture(scope="module")
 def spare(site: Site, direct: str) -> str:
-    """A copy of the build, to be changed and mended."""
+    """A copy of the build, to be damaged and repaired."""
     return site.put(site.url("spare"), site.objects(direct))
 
 
@@ -846,7 +846,7 @@ CHANGED = "data/train-00001-of-00004.parquet"
 
 
 def assert_refused(result: Result, hub: FakeHub, url: str) -> None:
-    """The changed object is told, and nothing is published."""
+    """The changed object is reported, and nothing is published."""
     assert_one_line(result.code, result.err, [2], f"{url}/{CHANGED} ", "delete it and run `everyuser build` again")
     assert "ann/set" not in hub.repos or hub.repos["ann/set"].files().keys() == {".gitattributes"}
 
@@ -1078,7 +1078,7 @@ def test_a_build_waits_for_its_store(site: Site, away: Away, expected: dict[str,
     assert (code, err) == (0, ""), out + err
     assert site.objects(away.url, *ROWS) == expected
     assert len(away.keys) == len(set(away.keys))
-    # What the client has waited for by itself is not told.
+    # Waits within the client are not reported.
     assert out.count(" does not answer (") == out.count(f"{site.store.url} answers again") <= 1
 
 

@@ -93,7 +93,7 @@ def test_retry_of_a_server_that_is_still_bad_keeps_the_bytes(keys: Keys, tmp_pat
 
 
 class Heard(Observer):
-    """Notes what it is told."""
+    """Records its notices."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []

@@ -21,7 +21,7 @@ PERSONA = Persona((UgcItem(BAD, BAD),), (PairItem(BAD, BAD, BAD),), BAD, BAD)
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Any:
-    """One of which a special token has no shape that is known."""
+    """A tokenizer with a special token of unknown shape."""
     tokenizer = tiny_tokenizer()
     tokenizer.add_special_tokens({"additional_special_tokens": ["~*~"]})
     return tokenizer

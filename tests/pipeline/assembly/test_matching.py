@@ -61,7 +61,7 @@ def entry(chosen: Sequence[int], rejected: Sequence[int], name: str, post: str |
 
 
 def random_entries(seed: int, rows: int, size: int) -> list[Entry]:
-    """Pairs of replies by a few kinds of people, with noise, of which posts and replies repeat here and there."""
+    """Pairs of replies by a few kinds of people, with noise. Some posts and replies repeat."""
     numbers = np.random.default_rng(seed)
     kinds = numbers.choice([-1, 0, 0, 1], size=(int(numbers.integers(2, 6)), size))
     noise = float(numbers.choice([0.0, 0.05, 0.2, 0.5]))
@@ -556,7 +556,7 @@ def test_parts_are_votes_on_levels_and_on_directions() -> None:
     ]
     pool = pool_of(entries)
 
-    # Replies: b's chosen, c's rejected, d's chosen; pairs: b as it stands, c mirrored, d as it stands.
+    # Replies: b's chosen, c's rejected, d's chosen; pairs: b as stored, c mirrored, d as stored.
     found = parts_of(History(np.array([1, 6, 3]), np.array([1, 6, 3]), 0.0), pool)
 
     assert [part.tolist() for part in found] == [[1, 1], [1, 0]]

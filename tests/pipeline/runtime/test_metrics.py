@@ -17,7 +17,7 @@ from pipeline.runtime.progress import Counters, counters_for
 
 @pytest.fixture
 def output(tmp_path: Path) -> Iterator[Path]:
-    """A build's folder, the counts of which are forgotten in the end."""
+    """A build's folder. Its counts are deleted at the end."""
     yield tmp_path
     progress.delete_counts(tmp_path)
 
@@ -99,7 +99,7 @@ def test_threads_that_count_and_drain_at_once_lose_nothing(counts: Counters) -> 
     assert sorted(value for _, value in [*observed, *values]) == sorted([*range(2000)] * 4)
 
 
-# What Beam is told
+# What is reported to Beam
 
 
 def test_a_pipeline_tells_each_count_and_each_value_once(output: Path) -> None:

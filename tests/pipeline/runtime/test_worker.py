@@ -33,7 +33,7 @@ async def later(request: web.Request, body: dict[str, Any]) -> web.StreamRespons
 
 
 class Build:
-    """A build by two processes, of which what it says on each stream is kept."""
+    """A build by two processes, with the output of each stream."""
 
     def __init__(self, config: Path, output: Path, file_size: int | None = None) -> None:
         command = ["-m", "pipeline.cli", "build", str(config), "--output", str(output), *BY_TWO]
