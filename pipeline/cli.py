@@ -20,6 +20,7 @@ import typer
 from rich.text import Text
 
 from pipeline.runtime import logs
+from pipeline.runtime.exits import end_process
 from schemas import SCHEMA_VERSION
 from schemas.base import UsageError, UserError
 from schemas.terminal import Terminal, safe, say
@@ -376,7 +377,10 @@ def main() -> None:
     """Run the command line: the entry point of `everyuser`."""
     # Read when Arrow is imported, here and in worker processes. Its own allocator keeps tens of MiB for itself.
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
-    app()
+    try:
+        app()
+    except SystemExit as end:
+        end_process(end.code if isinstance(end.code, int) else 0 if end.code is None else 1)
 
 
 if __name__ == "__main__":

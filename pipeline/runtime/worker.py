@@ -22,6 +22,7 @@ from apache_beam.runners.worker import sdk_worker_main
 from apache_beam.transforms.environments import SubprocessSDKEnvironment
 
 from pipeline.runtime import logs
+from pipeline.runtime.exits import end_process
 from schemas.base import UserError
 
 
@@ -89,6 +90,7 @@ def main() -> None:
                 log = sys.stdout = sys.stderr = Log(Path(sys.argv[1]))
                 stack.enter_context(logs.shown(logging.INFO, lambda line: log.write(f"{line}\n")))
         sdk_worker_main.main(sys.argv)
+    end_process(0)
 
 
 if __name__ == "__main__":

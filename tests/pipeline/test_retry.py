@@ -127,11 +127,12 @@ def test_finished_build_does_not_ask_again_by_itself(tmp_path: Path) -> None:
     assert after == before
 
 
-@pytest.mark.parametrize("portrait", ["template", "model"])
-def test_build_that_failed_by_such_losses_asks_again_by_the_same_command(tmp_path: Path, portrait: str) -> None:
-    keys: Keys = {"portrait": portrait, "limits": {"max_lost_share": 0.4}}
+@pytest.mark.parametrize(("portrait", "limit", "every"), [("template", 0.4, 3), ("model", 0.5, 7)])
+def test_build_that_failed_by_such_losses_asks_again_by_the_same_command(
+    tmp_path: Path, portrait: str, limit: float, every: int
+) -> None:
+    keys: Keys = {"portrait": portrait, "limits": {"max_lost_share": limit}}
     undisturbed, _ = run_build(tmp_path / "good", UNDISTURBED, **keys)
-    every = {"template": 3, "model": 7}[portrait]
 
     with pytest.raises(UserError, match=r"because requests failed: \w+/http_500 .*out of memory.*same command"):
         run_build(tmp_path / "out", failing(every), **keys)
