@@ -5,7 +5,7 @@ OUTPUT ?= out/$(basename $(notdir $(CONFIG)))
 RUNNER ?= local
 BEAM_OPTIONS ?=
 SHOW ?= 3
-TEST_WORKERS ?= 3
+TEST_WORKERS ?= 4
 
 PYTHON ?= python3
 VENV ?= .venv

