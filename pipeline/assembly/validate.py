@@ -66,7 +66,7 @@ def rows_of(table: pa.Table) -> Iterator[dict[str, Any]]:
 def _values(array: pa.Array) -> list[Any]:
     """Return an array as Python values; equal directions share one tuple.
 
-    A row holds nine directions of ninety numbers. Arrow's `to_pylist` creates every number, in twice the time.
+    A row holds nine directions of ninety numbers. Arrow's `to_pylist` would create every number.
     """
     if pa.types.is_list(array.type):
         items = pc.list_flatten(array)

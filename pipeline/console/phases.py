@@ -53,8 +53,8 @@ class Measuring(Phase):
         return f"{self.done} of {self.total}"
 
 
-class _Tallied(Phase):
-    """A phase whose steps all processes count in the tallies of a build's folder."""
+class _Counted(Phase):
+    """A phase whose steps all processes count in the folder of the build."""
 
     def __init__(self, name: str, total: int, output: AnyPath) -> None:
         super().__init__(name, total)
@@ -68,7 +68,7 @@ class _Tallied(Phase):
         return {name: now[name] - self._before[name] for name in now}
 
 
-class Gathering(_Tallied):
+class Gathering(_Counted):
     """Threads being read or joined: slices of the input, or parts of its posts."""
 
     def __init__(self, name: str, plan: BuildPlan, steps: int) -> None:
@@ -86,7 +86,7 @@ class Gathering(_Tallied):
         return f"{self.completed()}/{self.total} slices, {items} posts and responses"
 
 
-class Building(_Tallied):
+class Building(_Counted):
     """Pairs of one of the two phases being built."""
 
     def __init__(self, name: str, plan: BuildPlan, todo: Sequence[ShardSpec]) -> None:
@@ -145,7 +145,7 @@ class Building(_Tallied):
         return ", ".join(parts)
 
 
-class Uploading(_Tallied):
+class Uploading(_Counted):
     """Shards on their way to the Hub. A step is a byte."""
 
     def __init__(self, folder: AnyPath, todo: Sequence[Sequence[FileEntry]]) -> None:

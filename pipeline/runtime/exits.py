@@ -12,7 +12,7 @@ from typing import NoReturn
 def end_process(code: int) -> NoReturn:
     """End this process with an exit code, without Python's finalization.
 
-    Finalization unwinds daemon threads wherever they are. In C++ code that must not throw, this aborts the process
+    Finalization unwinds daemon threads wherever they are. In C++ code that must not throw, this can abort the process
     after all work is done ("terminate called without an active exception").
     """
     # What modules registered for the end, such as the removal of temporary folders. `os._exit` would skip it.
