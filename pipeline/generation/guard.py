@@ -72,11 +72,16 @@ class Guard:
         abandoned = asyncio.create_task(self._wait_until_abandoned())
         try:
             await asyncio.wait({supervision, abandoned}, return_when=asyncio.FIRST_COMPLETED)
-            # The client that started this server must learn of the failure; a later client gets a new try.
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._first_client.wait(), _LINGER_SECONDS)
-            # Without the socket no new client finds this guard: it starts another, and does not see the old failure.
+            error = None if abandoned.done() else supervision.result()
+            if error is not None:
+                # The client that started this server must learn of the failure.
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._first_client.wait(), _LINGER_SECONDS)
+            # Without the socket no new client finds this guard. It goes before the failure is sent: a client that has
+            # read of it and tries again must find a new guard, not this one.
             Path(listener.getsockname()).unlink(missing_ok=True)  # noqa: ASYNC240 - a local file, once
+            if error is not None:
+                self._broadcast("failed", error=error)
             for writer in [*self._clients]:
                 with contextlib.suppress(OSError):
                     await writer.drain()
@@ -117,8 +122,8 @@ class Guard:
         with contextlib.suppress(OSError):
             writer.write(json.dumps(self._state | {"counts_restarts": counts}).encode() + b"\n")
 
-    async def _supervise(self) -> None:
-        """Run the server, and restart it until it cannot be started or has died too often."""
+    async def _supervise(self) -> str:
+        """Run the server, restart it until it cannot be started or has died too often, and return the error."""
         deaths = restarts = 0
         try:
             while deaths <= self._spec.max_restarts:
@@ -129,9 +134,9 @@ class Guard:
                 deaths = 1 if time.monotonic() - started > _STABLE_SECONDS else deaths + 1
                 restarts += 1
             verb = "died too often" if restarts else "did not start"
-            self._broadcast("failed", error=f"the model server {verb}: {_last_error(Path(self._spec.log))}")
+            return f"the model server {verb}: {_last_error(Path(self._spec.log))}"
         except OSError as error:
-            self._broadcast("failed", error=f"the model server cannot be started: {error}")
+            return f"the model server cannot be started: {error}"
 
     async def _run_server(self, restarts: int) -> bool:
         """Run the server to its end; return whether it was ever ready."""
