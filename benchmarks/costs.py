@@ -219,7 +219,9 @@ def main(given: Sequence[str] | None = None) -> None:
         "--price", action="append", default=[], metavar="NAME=USD", help=f"an hour of: {', '.join(PRICES)}"
     )
     parser.add_argument("--disk-gb", type=float, default=200)
-    parser.add_argument("--pairs-per-second", type=_positive, default=1043, help="without a model, by benchmarks.scale")
+    parser.add_argument(
+        "--pairs-per-second", type=_positive, default=1043, help="without a model, by benchmarks.throughput"
+    )
     parser.add_argument("--cores", type=_positive, default=2, help="cores on which --pairs-per-second was measured")
     arguments = parser.parse_args(given)
     words = sys.argv[1:] if given is None else given

@@ -196,7 +196,7 @@ def compare(scratch: Path, arguments: argparse.Namespace) -> None:
     print(f"{size}, {_window(config)} in flight, {config.generation.model}", flush=True)
     speeds: dict[str, list[float]] = {"pipeline": [], "offline": []}
     other_cores = 0.0
-    for number in range(1, arguments.max_attempts + 1):
+    for number in range(1, arguments.rounds + 1):
         print(f"round {number}")
         prompt_tokens = set()
         for side, found in speeds.items():

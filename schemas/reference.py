@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 import textwrap
@@ -67,7 +68,7 @@ MAY_CHANGE = (
 
 
 _LONGEST_LIST = 60
-"""Most characters of a default list that is shown in the table."""
+"""Characters from which a default list is shown below the tables."""
 
 
 def reference() -> str:
@@ -80,9 +81,11 @@ def reference() -> str:
         if model.__doc__:
             parts.append(f"{' '.join(model.__doc__.split())}\n")
         parts.append("| key | what fits | default | meaning |\n|---|---|---|---|\n" + "\n".join(_rows(model)) + "\n")
-    for name in ("refusals", "markup"):
-        entries = "\n".join(config.RulesConfig.model_fields[name].default)
-        parts.append(f"### Default of rules.{name}\n\n```\n{entries}\n```\n")
+    for title, model in SECTIONS.items():
+        for name, field in model.model_fields.items():
+            if _is_long(field.default):
+                entries = "\n".join(field.default)
+                parts.append(f"### Default of {title}.{name}\n\n```\n{entries}\n```\n")
     return "\n".join(parts)
 
 
@@ -109,15 +112,15 @@ def _default(field: Any) -> str:
     value = field.get_default(call_default_factory=True)
     if value is PydanticUndefined:
         return "required"
+    if _is_long(value):
+        return f"{len(value)} entries, below"
     if isinstance(value, tuple) and value:
-        entries = ", ".join(f"`{entry}`" for entry in value)
-        return entries if len(entries) < _LONGEST_LIST else f"{len(value)} entries, below"
-    shown = {None: "null", True: "true", False: "false", (): "[]"}.get(value if not isinstance(value, dict) else None)
-    if isinstance(value, dict):
-        shown = "{}"
-    elif isinstance(value, (int, float)) and not isinstance(value, bool):
-        shown = str(value)
-    return f"`{shown if shown is not None else value}`"
+        return ", ".join(f"`{entry}`" for entry in value)
+    return f"`{value if isinstance(value, str) else json.dumps(value)}`"
+
+
+def _is_long(value: object) -> bool:
+    return isinstance(value, tuple) and len("".join(map(str, value))) >= _LONGEST_LIST
 
 
 def _fits(annotation: Any, constraints: Iterable[Any] = ()) -> str:

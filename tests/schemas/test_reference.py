@@ -75,6 +75,13 @@ def test_defaults_are_those_of_the_models() -> None:
     assert re.search(r"\| `journal` \| a text \| required \|", rows(ReplayEngine))
 
 
+def test_every_default_that_is_shown_below_the_tables_is_there() -> None:
+    below = [key for key in config.RulesConfig.model_fields if re.search(rf"`{key}` .*, below \|", reference())]
+
+    assert below == ["refusals", "markup", "control_tokens"]
+    assert reference().count(", below |") == len(re.findall("^### Default of ", reference(), re.M)) == len(below)
+
+
 def test_keys_that_may_change_are_those_that_the_fingerprint_leaves_out() -> None:
     keys = re.search(r"^(`name`.*?) may change between runs", reference(), re.M | re.S)
     base = BuildConfig(pairs=1).fingerprinted()
