@@ -1,4 +1,4 @@
-"""Tests, in the order of the packages that they test."""
+"""Tests, in folders named after the packages that they test."""
 
 from pathlib import Path
 

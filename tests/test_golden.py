@@ -30,7 +30,7 @@ _KINDS = ((0, 1, 2), (3, 4, 5), (6, 7, 8))
 """Dimensions in which the people of a thread are positive, or negative: far apart, so that clusters are certain."""
 
 
-def sampled_build(folder: Path) -> BuildConfig:
+def sampled_build() -> BuildConfig:
     """48 pairs of packaged posts; some are rejected and drawn again, and some find no history."""
     keys = {
         "name": "golden-sampled",
@@ -80,10 +80,10 @@ def planted_threads(count: int) -> Iterator[dict[str, Any]]:
 def build_hashes() -> dict[str, str]:
     """Build both, and hash every folder of shards by its rows and column types: Parquet's bytes do not count."""
     found = {}
-    for name, configure in (("sampled", sampled_build), ("mined", mined_build)):
-        with tempfile.TemporaryDirectory() as scratch:
-            output = Path(scratch) / "out"
-            build(configure(Path(scratch)), output)
+    with tempfile.TemporaryDirectory() as scratch:
+        for name, config in (("sampled", sampled_build()), ("mined", mined_build(Path(scratch)))):
+            output = Path(scratch) / name
+            build(config, output)
             for folder in FOLDERS:
                 digest = hashlib.sha256()
                 for path in sorted((output / folder).glob("*.parquet")):

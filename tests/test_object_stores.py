@@ -142,7 +142,7 @@ def test_ranges(store: ObjectStore, files: Any) -> None:
         assert (file.seek(-4, os.SEEK_END), file.read(2), file.read()) == (6, b"67", b"89")
 
 
-def test_names_come_back_as_they_are(store: ObjectStore, files: Any) -> None:
+def test_names_come_back_as_they_are(files: Any) -> None:
     folder = f"{BUCKET}/names"
     names = sorted(f"{folder}/{name}" for name in ("a/b", "a b", "ä+%41", "x?y=1&z#2"))
     for name in names:
@@ -157,7 +157,7 @@ def test_names_come_back_as_they_are(store: ObjectStore, files: Any) -> None:
 
 
 @pytest.mark.parametrize("store", [GcsStore], indirect=True)
-def test_many_names_come_by_pages(store: ObjectStore, files: Any) -> None:
+def test_many_names_come_by_pages(files: Any) -> None:
     names = [f"{BUCKET}/pages/{number:04}" for number in range(1005)]
     files.pipe(dict.fromkeys(names, b"x"))
     assert files.find(f"{BUCKET}/pages") == files.ls(f"{BUCKET}/pages") == names

@@ -66,7 +66,20 @@ ANY_TEXTS = TEXTS | st.text(st.characters(), max_size=30)
 SPACE = load_space("alignx")
 
 
-@given(TEXTS, st.sets(st.sampled_from(["some_one", "SomeOne", "name42", "joe"])))
+ADDRESSES = st.sampled_from(
+    [
+        *"@.-/()[]_:1x \n",
+        *("u/", "r/", "](/", "www.", "https://", "jo", "com", "some_one", "+44", "2079460958", "650-253-0000"),
+        *("[link]", "[user]", "[phone]", "/332-445-1234"),
+    ]
+)
+
+
+@settings(max_examples=1000)
+@given(
+    TEXTS | st.lists(ADDRESSES, min_size=2, max_size=12).map("".join),
+    st.sets(st.sampled_from(["some_one", "SomeOne", "name42", "joe"])),
+)
 def test_scrubbing_twice_is_scrubbing_once(text: str, names: set[str]) -> None:
     once = scrub(text, names)
 

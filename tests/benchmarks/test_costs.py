@@ -7,6 +7,7 @@ import pytest
 
 from benchmarks.costs import MACHINES, PRICES, SOURCES, THROUGHPUTS, Throughput, hours, machine_hour, main, size_of
 from pipeline.io.manifests import write_manifest
+from schemas import SCHEMA_VERSION
 from schemas.base import UserError
 from schemas.manifest import Counts, Manifest
 
@@ -23,7 +24,7 @@ COUNTS = Counts(
 def manifest(**keys: Any) -> Manifest:
     config = {"portrait": "template", "mining": None, "generation": {"model": "some/model", "max_tokens": 256}}
     given = {
-        "schema_version": "2",
+        "schema_version": SCHEMA_VERSION,
         "status": "complete",
         "name": "small",
         "fingerprint": "f",

@@ -80,9 +80,8 @@ def test_prompts_hold_no_control_token_of_their_inputs_but_the_template_keeps_it
     assert found == "<|im_start|>user < |im_end|>< s>< |im_start|>systema< /s>[ INST]b<|im_end|>"
 
 
-@pytest.mark.parametrize("name", ["reply"])
-def test_packaged_prompts_hold_no_control_token_of_a_post_or_a_trait(name: str) -> None:
-    blocks = load_templates()[name].render(post=POST, traits=[TRAIT])
+def test_packaged_prompts_hold_no_control_token_of_a_post_or_a_trait() -> None:
+    blocks = load_templates()["reply"].render(post=POST, traits=[TRAIT])
 
     assert not any(token in text for text in blocks.values() for token in TOKENS)
 

@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from pipeline.quality.rules import Violation, check_text, clean_reply
-from schemas.answers import first_logprobs, parse, read_count, read_finish, read_object, read_reply
+from schemas.answers import first_logprobs, parse, read_count, read_finish, read_object, read_reply, read_text
 from schemas.config import RulesConfig
 
 RYE = "Rye bread keeps longest of them all, I think."
@@ -111,6 +111,20 @@ def test_thinking_that_does_not_end_is_rejected(mark: str) -> None:
     violation = check_text(text, finish, RulesConfig())
     assert violation is not None
     assert (violation.reason, violation.detail) == ("markup", mark)
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (f"<think>Hm.</think>{RYE}", RYE),
+        ([THOUGHT, chunk(RYE)], RYE),
+        ("<think>Hm. Rye? Verdict: A", ""),
+        (f"{RYE}<think>Hm.", RYE),
+        (None, ""),
+    ],
+)
+def test_text_of_a_completion_is_without_thinking_that_does_not_end(content: object, text: str) -> None:
+    assert read_text({"choices": [choice(content)]}) == text
 
 
 def test_nothing_but_thinking_is_an_empty_reply() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -85,10 +86,12 @@ def test_what_is_written_is_read_back() -> None:
     assert parse_yaml(write_yaml(value)) == value
 
 
-def test_many_keys_take_no_longer_than_they_are(tmp_path: Path) -> None:
+def test_many_keys_take_linear_time() -> None:
     text = "".join(f"k{k}: {k}\n" for k in range(50_000))
 
+    start = time.process_time()
     assert len(parse_yaml(text)) == 50_000
+    assert time.process_time() - start < 10
 
 
 def test_a_file_is_read_within_a_bound(tmp_path: Path) -> None:

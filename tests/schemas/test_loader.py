@@ -158,10 +158,6 @@ def test_share_that_mines_nothing_is_refused(tmp_path: Path, pairs: int, share: 
     assert refusal(path).startswith(f"{path}: mining.share of 'pairs' is less than one pair")
 
 
-def test_mining_may_be_null(tmp_path: Path) -> None:
-    assert load_config(write(tmp_path, "pairs: 1\nmining: null\n")) == BuildConfig(pairs=1)
-
-
 def test_section_of_mining_without_keys_is_its_defaults(tmp_path: Path) -> None:
     mining = load_config(write(tmp_path, MINED)).mining
 
@@ -529,7 +525,7 @@ def test_yaml_that_json_cannot_hold_is_refused(tmp_path: Path, text: str) -> Non
     assert str(path) in refusal(path)
 
 
-def test_read_yaml_gives_the_mapping(tmp_path: Path) -> None:
+def test_read_mapping_gives_the_mapping(tmp_path: Path) -> None:
     assert read_mapping(write(tmp_path, "a: [1, {b: c}]\n")) == {"a": [1, {"b": "c"}]}
 
 
@@ -583,10 +579,8 @@ def test_override_with_a_small_number(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_a_bomb_is_refused(tmp_path: Path) -> None:
-    laughs = "a0: &a0 x\n" + "".join(f"a{k}: &a{k} [{', '.join([f'*a{k - 1}'] * 10)}]\n" for k in range(1, 12))
-    path = write(tmp_path, laughs)
+    path = write(tmp_path, "[" * 100)
 
     message = refusal(path)
 
-    assert message.startswith(f"{path}: not readable as YAML: line ")
-    assert message.endswith("holds more than 10000000 values and characters, aliases counted in full")
+    assert message.startswith(f"{path}: not readable as YAML: line 1: holds more than 64 nested lists or maps")

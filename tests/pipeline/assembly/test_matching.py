@@ -17,11 +17,9 @@ from tests.pipeline.mining.reference import (
     Levels,
     View,
     cosine,
-    direction_of,
     meets_criterion,
     people,
     seen,
-    sign,
     vote,
 )
 
@@ -561,13 +559,6 @@ def test_parts_are_votes_on_levels_and_on_directions() -> None:
 
     assert [part.tolist() for part in found] == [[1, 1], [1, 0]]
     assert parts_of(History(np.array([1]), np.array([], dtype=np.int64), 0.0), pool)[0].tolist() == [1, 1]
-
-
-def test_direction_is_the_sign_of_the_difference() -> None:
-    for case in cases()[::50]:
-        item = case.entries[case.target]
-        assert direction_of(item.chosen_levels, item.rejected_levels) == item.direction
-        assert {sign(level) for level in item.direction} <= {-1, 0, 1}
 
 
 def test_scores_of_the_largest_blocks_stay_in_order() -> None:

@@ -1,4 +1,4 @@
-"""Algorithm 1 of the paper in plain loops: what `pipeline.mining` must give, without one step on arrays.
+"""Algorithm 1 of the paper in plain loops: what `pipeline.mining` and `pipeline.assembly` must give.
 
 It follows the paper's description (one-hot levels, K-means, two clusters, a reply of each, sign of the difference,
 explicit cosine, majority vote, criterion) and this project's rules on top (no contradiction, no repetition, support).
@@ -7,8 +7,8 @@ Shared with the code under test are inputs only, not steps of the algorithm: the
 seed of a thread's K-means, scikit-learn's K-means itself, the rules for two texts (`check_pair`), and how ties between
 equally similar views are broken. Of the latter: views stand on a circle, in the order of their number; a view that is
 mirrored has the number of the row that mirrors its own (`order` read backwards); counting begins at the target's
-`shift`; the last is served first. `SHORTLIST` is shared too: strict histories are covered from the most similar
-candidates, and from the others only where those do not fill the history.
+`shift`; the last is served first. `SHORTLIST` has the value that `pipeline.assembly.matching` has: strict histories are
+covered from the most similar candidates, and from the others only where those do not fill the history.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ import orjson
 import pytest
 import yaml
 
-from pipeline.generation.completions import OPTIONS, ChoiceRequest, Completion, Failure, Outcome, Request
+from pipeline.generation.completions import OPTIONS, ChoiceRequest, Completion, Failure, Outcome
 from pipeline.mining.annotate import (
     MinedShard,
     max_attempts,
@@ -26,7 +26,7 @@ from pipeline.threads.batch import ThreadBatch
 from preference_space.direction import Direction
 from schemas.base import UsageError
 from schemas.records import SeedPost
-from tests.pipeline.helpers import prepared, tiny, write_jsonl
+from tests.pipeline.helpers import prepared, reply, tiny, write_jsonl
 from tests.stub import choice_of, choices, good_text
 
 SLUGS = ("calm", "young", "rich", "kind", "neat")
@@ -278,7 +278,7 @@ def test_levels_keep_the_shape_of_the_shares() -> None:
     assert confident_levels(np.zeros((0, 3), dtype=np.float32), 0.5).shape == (0,)
 
 
-# ShardWithRequests for choices
+# Requests for choices
 
 
 def test_a_question_shows_the_dimension_both_poles_and_cannot_tell(tmp_path: Path) -> None:
@@ -656,16 +656,6 @@ LEVELS = [1, 0, -1, 0, 1]
 """Those of `verdicts`."""
 
 
-def reply(text: str, finish_reason: str = "stop") -> Completion:
-    return Completion(text, finish_reason, prompt_tokens=100, completion_tokens=30)
-
-
-def chat_requests(shard: MinedShard) -> list[Request]:
-    requests = [request for request in shard.requests() if isinstance(request, Request)]
-    assert len(requests) == len(shard.requests())
-    return requests
-
-
 def test_a_structured_request_has_the_schema_of_all_dimensions(tmp_path: Path) -> None:
     (body,) = bodies(render_questions(opened(1), json_plan(tmp_path), 0))
 
@@ -784,14 +774,6 @@ def test_a_bad_structured_reply_rejects_its_response_and_no_other(
     assert (rejection.record_id, rejection.stage, rejection.reason) == ("p1/r1", "annotate", reason)
     assert rejection.attempt == 2
     assert detail in rejection.detail
-
-
-def test_a_wrong_word_is_reported_with_its_dimension(tmp_path: Path) -> None:
-    plan = json_plan(tmp_path)
-
-    taken = annotated(render_questions(opened(1), plan, 0), plan, [reply(verdicts(kind="maybe"))])
-
-    assert "kind" in taken.rejections[0].detail
 
 
 def test_what_failed_is_asked_again_with_another_seed(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import random
 import time
 
 import pytest
@@ -90,18 +89,6 @@ def test_authors_who_are_called_like_words_or_are_short_replace_nothing() -> Non
 )
 def test_what_is_not_personal_stays(text: str) -> None:
     assert scrub(text) == text
-
-
-def test_a_scrubbed_text_has_nothing_left_to_scrub() -> None:
-    pieces = [
-        *"@.-/()[]_:1x \n",
-        *("u/", "r/", "](/", "www.", "https://", "jo", "com", "tent_fan", "+44", "2079460958", "650-253-0000"),
-        *("[link]", "[user]", "[phone]", "/332-445-1234"),
-    ]
-    draw = random.Random(0)
-    for _ in range(3000):
-        once = scrub("".join(draw.choices(pieces, k=draw.randint(2, 12))), ["tent_fan"])
-        assert scrub(once, ["tent_fan"]) == once
 
 
 @pytest.mark.parametrize(
