@@ -23,7 +23,7 @@ from pipeline.runtime import logs
 from pipeline.runtime.exits import end_process
 from schemas import SCHEMA_VERSION
 from schemas.base import UsageError, UserError
-from schemas.terminal import Terminal, safe, say
+from schemas.terminal import Terminal, say, say_error
 
 app = typer.Typer(
     help="Build personalised preference datasets.",
@@ -365,11 +365,7 @@ def _reported(debug: bool, verbose: bool = False) -> Iterator[None]:
             traceback.print_exc()
         if isinstance(error, ModuleNotFoundError) and importlib.util.find_spec("apache_beam") is None:
             error = UserError(f"{error.name} is not installed; run: pip install 'everyuser[build]'")
-        known = isinstance(error, UserError)
-        text = str(error) if known else f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        hint = "" if known else " (--debug shows where)"
-        line = " ".join(safe(text).split())
-        err.print(Text.assemble(("error", "bold red"), f": {line}{hint}"), soft_wrap=not err.is_terminal)
+        say_error(err, error)
         raise typer.Exit(2 if isinstance(error, UsageError) else 1) from None
 
 

@@ -125,6 +125,18 @@ def read_object(text: str) -> dict[str, Any]:
     return dict(_plain(found))
 
 
+def read_error(payload: bytes) -> str:
+    """Return the error message in a response, in one line of at most 200 characters."""
+    text: object = payload[:400].decode(errors="replace")
+    try:
+        body = orjson.loads(payload)
+        text = body.get("error", body)
+        text = text.get("message", text) if isinstance(text, dict) else text
+    except (ValueError, AttributeError):
+        pass
+    return " ".join((text if isinstance(text, str) else orjson.dumps(text).decode()).split())[:200]
+
+
 def _joined(content: object) -> str:
     """Return the text of a message's content: a text, a list of chunks, or None for no text."""
     content = "" if content is None else content

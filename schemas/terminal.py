@@ -12,6 +12,8 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from schemas.base import UserError
+
 _CONTROLS = re.compile(r"[^\S\n ]|[\x00-\x09\x0b-\x1f\x7f-\x9f]")
 _INVISIBLE = re.compile(
     # Soft hyphen, marks and overrides of direction, zero width, fillers, tags, variation selectors other than emoji's;
@@ -57,6 +59,15 @@ def _numbers(found: re.Match[str]) -> str:
 def say(console: Console, text: str) -> None:
     """Print an untrusted text, without markup and without wrapping."""
     console.print(Text(safe(text)), soft_wrap=True)
+
+
+def say_error(console: Console, error: Exception) -> None:
+    """Print an error as one line. An error that the user cannot fix is shown with its type."""
+    known = isinstance(error, UserError)
+    text = str(error) if known else f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    hint = "" if known else " (--debug shows where)"
+    line = " ".join(safe(text).split())
+    console.print(Text.assemble(("error", "bold red"), f": {line}{hint}"), soft_wrap=not console.is_terminal)
 
 
 def print_table(console: Console, table: Table) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import orjson
 
 from pipeline.generation.completions import AnyRequest, ChoiceRequest, Completion, Failure
-from schemas.answers import parse, read_count
+from schemas.answers import parse, read_count, read_error
 from schemas.base import UserError
 
 _OF_A_REQUEST = frozenset({400, 403, 413, 422, 451})
@@ -54,7 +54,7 @@ def classify(request: AnyRequest, status: int, headers: Mapping[str, str], paylo
     """
     if 200 <= status < 300:
         return _completion(request, status, payload)
-    detail = f"HTTP {status}: {_message(payload)}"
+    detail = f"HTTP {status}: {read_error(payload)}"
     if status in (429, 503):
         return Busy(_retry_after(headers.get("Retry-After")), detail)
     # Any other status says nothing about the request: one bad server behind a load balancer may answer 404.
@@ -111,27 +111,15 @@ def _completion(request: AnyRequest, status: int, payload: bytes) -> Completion 
         for choice in body["choices"]:
             if (error := choice.get("error")) or str(choice.get("finish_reason")).lower() == "error":
                 # A provider broke off in the middle of the reply.
-                detail = _message(orjson.dumps({"error": error or "finish_reason error"}))
+                detail = read_error(orjson.dumps({"error": error or "finish_reason error"}))
                 return Transient("error", f"HTTP {status} with an error: {detail}")
         text, finish_reason = request.read(body)
         usage = body.get("usage")
         return Completion(text, finish_reason, read_count(usage, "prompt"), read_count(usage, "completion"))
     except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError):
         if b'"error"' in payload[:200]:
-            return Transient("error", f"HTTP {status} with an error: {_message(payload)}")
+            return Transient("error", f"HTTP {status} with an error: {read_error(payload)}")
         return Transient("garbled", f"HTTP {status}, not a completion: {payload[:120].decode(errors='replace')!r}")
-
-
-def _message(payload: bytes) -> str:
-    """Return the error message in a response, in one line."""
-    text: object = payload[:400].decode(errors="replace")
-    try:
-        body = orjson.loads(payload)
-        text = body.get("error", body)
-        text = text.get("message", text) if isinstance(text, dict) else text
-    except (ValueError, AttributeError):
-        pass
-    return " ".join((text if isinstance(text, str) else orjson.dumps(text).decode()).split())[:200]
 
 
 def _retry_after(value: str | None) -> float | None:

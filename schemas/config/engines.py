@@ -9,7 +9,8 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator
 
 from schemas.base import Record
-from schemas.problems import Fits, Hidden
+from schemas.config.fields import KeyVariable
+from schemas.problems import Fits
 
 
 class VllmEngine(Record):
@@ -51,16 +52,7 @@ class OpenAiEngine(Record):
         ],
         ...,
     ] = Field(min_length=1, description="Base URLs, each ending in `/v1`. Requests go to the least busy endpoint.")
-    api_key_env: Annotated[
-        str,
-        # Keys have small letters or hyphens, so this refuses them. The manifest would publish a key.
-        Field(pattern=r"^[A-Z_][A-Z0-9_]{0,63}$"),
-        Fits(
-            "the name of an environment variable in capital letters, such as OPENAI_API_KEY; put the key itself into "
-            "that variable"
-        ),
-        Hidden(),
-    ] = Field(
+    api_key_env: KeyVariable = Field(
         "OPENAI_API_KEY",
         description="Name of the environment variable with the key, in capital letters; never the key itself.",
     )

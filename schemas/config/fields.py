@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import Field, JsonValue
 
-from schemas.problems import Fits
+from schemas.problems import Fits, Hidden
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -25,6 +25,18 @@ Name = Annotated[
     Fits(
         "a text of at most 96 letters, digits, '.', '_' and '-' that begins with a letter or digit, such as 'my-data'"
     ),
+]
+
+
+KeyVariable = Annotated[
+    str,
+    # Keys have small letters or hyphens, so this refuses them. Manifests, errors and reports would publish a key.
+    Field(pattern=r"^[A-Z_][A-Z0-9_]{0,63}$"),
+    Fits(
+        "the name of an environment variable in capital letters, such as OPENAI_API_KEY; put the key itself into that "
+        "variable"
+    ),
+    Hidden(),
 ]
 
 

@@ -17,10 +17,9 @@ from pathlib import Path
 from typing import Annotated, TypeVar
 
 import typer
-from rich.text import Text
 
-from schemas.base import Record, UsageError, UserError
-from schemas.terminal import Terminal, safe, say
+from schemas.base import Record, UsageError
+from schemas.terminal import Terminal, say, say_error
 
 app = typer.Typer(
     help="Align models with personas by DPO, and measure it.",
@@ -337,11 +336,7 @@ def _reported(debug: bool) -> Iterator[None]:
     except Exception as error:
         if debug:
             traceback.print_exc()
-        known = isinstance(error, UserError)
-        text = str(error) if known else f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        hint = "" if known else " (--debug shows where)"
-        line = " ".join(safe(text).split())
-        err.print(Text.assemble(("error", "bold red"), f": {line}{hint}"), soft_wrap=True)
+        say_error(err, error)
         raise typer.Exit(2 if isinstance(error, UsageError) else 1) from None
 
 

@@ -10,17 +10,16 @@ import os
 import urllib.parse
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import httpx2
 import openai
-import orjson
 from pydantic import Field, JsonValue, field_validator
 
-from schemas.answers import parse
+from schemas.answers import parse, read_error
 from schemas.base import Record, UsageError, UserError
+from schemas.config.fields import KeyVariable
 from schemas.mask import Mask
-from schemas.problems import Fits, Hidden
 
 T = TypeVar("T")
 
@@ -34,19 +33,7 @@ class Endpoint(Record):
 
     base_url: str = Field(description="Address up to and including the version, such as http://127.0.0.1:8000/v1.")
     model: str = Field(min_length=1, description="The model's name there.")
-    api_key_env: (
-        Annotated[
-            str,
-            # A key has small letters or hyphens. Without this pattern it would be written to errors and reports.
-            Field(pattern=r"^[A-Z_][A-Z0-9_]{0,63}$"),
-            Fits(
-                "the name of an environment variable in capital letters, such as OPENAI_API_KEY; the key itself "
-                "belongs into that variable"
-            ),
-            Hidden(),
-        ]
-        | None
-    ) = Field(
+    api_key_env: KeyVariable | None = Field(
         None, description="Environment variable, in capital letters, that holds the key; the only way to give it."
     )
     in_flight: int = Field(16, ge=1, le=1024, description="Most calls at the same time.")
@@ -192,7 +179,7 @@ def _unanswered(endpoint: Endpoint, error: openai.APIConnectionError, mask: Mask
 
 def _refusal(endpoint: Endpoint, call: Call[Any], status: int, payload: bytes) -> Failure:
     """Return the failure for a status other than 2xx. Raises `UserError` where it concerns every call."""
-    url, detail = endpoint.base_url + call.path, f"HTTP {status}: {_message(payload)}"
+    url, detail = endpoint.base_url + call.path, f"HTTP {status}: {read_error(payload)}"
     if status in (401, 403):
         raise UserError(f"{url} refuses the key ({detail}); set the environment variable that api_key_env names")
     if status == 404:
@@ -202,15 +189,3 @@ def _refusal(endpoint: Endpoint, call: Call[Any], status: int, payload: bytes) -
     if 300 <= status < 400:
         raise UserError(f"{url} redirects (HTTP {status}); set base_url to the address that it leads to")
     return Failure(f"http_{status}", detail, status < 500 and status not in _TRANSIENT)
-
-
-def _message(payload: bytes) -> str:
-    """Return the server's error message in one line."""
-    text: object = payload[:400].decode(errors="replace")
-    try:
-        body = orjson.loads(payload)
-        text = body.get("error", body)
-        text = text.get("message", text) if isinstance(text, dict) else text
-    except (ValueError, AttributeError):
-        pass
-    return " ".join((text if isinstance(text, str) else orjson.dumps(text).decode()).split())[:200]
