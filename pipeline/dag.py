@@ -15,7 +15,7 @@ from pipeline.assembly import examples, portraits
 from pipeline.assembly.mirror import mirror
 from pipeline.assembly.validate import validate_examples
 from pipeline.driver.finish import finish_build
-from pipeline.driver.plumbing import Shards, after, close_pool, emit, report, select, validate
+from pipeline.driver.plumbing import Shards, after, close_pool, emit, report, sample, select, validate
 from pipeline.generation.stage import generate
 from pipeline.io.storage import AnyPath
 from pipeline.mining import annotate, pairing
@@ -58,7 +58,7 @@ class Attempt(beam.PTransform):
         plan, last = self.plan, self.number + 1 == self.plan.config.attempts
         return (
             drafts
-            | "Sample" >> stage(pairs.sample_directions, plan, self.number)
+            | "Sample" >> stage(sample, plan, self.number)
             | "Render" >> stage(pairs.render_prompts, plan)
             | "Generate" >> generate(plan, pairs.PairShard, first=self.number == 0, last=last)
             | "Validate" >> stage(validate, plan, last)

@@ -48,16 +48,14 @@ class BuildDisplay(Display, Observer):
     def phase_begins(self, name: str, plan: BuildPlan, work: Work) -> None:
         """Print what earlier runs have built, and begin to follow the rest."""
         done, todo, lost = work
-        shards = len(done) + len(todo)
         if lost:
             self.notice(f"{name}: asking again for {lost} rows lost to timeouts and server errors")
         if done:
-            self.notice(f"{name}: {len(done)} of {shards} shards are there already")
-        if name == "pairs":
-            width = f"; stage width: up to {len(todo)} at once" if todo else ""
-            pairs = sum(spec.count for spec in (*done, *todo))
-            self.notice(f"pairs: {pairs} to build in {shards} shards{width}")
+            self.notice(f"{name}: {len(done)} of {len(done) + len(todo)} shards are there already")
         if todo:
+            if name == "pairs":
+                pairs = sum(spec.count for spec in todo)
+                self.notice(f"pairs: {pairs} to build in {len(todo)} shards; at most {len(todo)} workers share them")
             self.follow(Building(name, plan, todo))
 
     def phase_ends(self) -> None:
@@ -84,7 +82,7 @@ class BuildDisplay(Display, Observer):
         asked = (2 if manifest.config["mirror"] else 1) * counts.pairs_asked
         if shortfall := asked - counts.examples:
             why = f"{summarise_rejections(folder, counts.rejected)}; {remedy_for(counts.rejected)}"
-            self.notice(f" of {asked} asked for by {shortfall}: {why}", "short", "yellow")
+            self.notice(f" {shortfall} of {asked} examples are missing: {why}", "short", "yellow")
         for reason, number in sorted(counts.rejected.items(), key=lambda entry: -entry[1]):
             self.notice(f"  rejected {number:>6}  {reason}")
         if unanswered := _unanswered(counts):

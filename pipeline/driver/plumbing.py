@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import apache_beam as beam
 import numpy as np
@@ -19,7 +19,7 @@ from pipeline.mining.pairing import select_pairs
 from pipeline.plan import BuildPlan, ShardSpec
 from pipeline.runtime import metrics
 from pipeline.runtime.progress import counters_for
-from pipeline.sampling.pairs import PairShard, validate_pairs
+from pipeline.sampling.pairs import PairShard, sample_directions, validate_pairs
 from schemas.base import UserError
 from schemas.manifest import Counts
 
@@ -70,24 +70,37 @@ def _call(start: None, waited: int, function: Callable[[BuildPlan], None], plan:
     function(plan)
 
 
+def sample(shard: PairShard, plan: BuildPlan, attempt: int) -> PairShard:
+    """Call `sample_directions`, and count the drafts that it rejects."""
+    sampled = sample_directions(shard, plan, attempt)
+    _count_verdicts(shard, sampled, len(shard.drafts) - len(sampled.drafts), plan)
+    return sampled
+
+
 def validate(shard: PairShard, plan: BuildPlan, last: bool) -> PairShard:
-    """Call `validate_pairs`, and count its verdicts for the display."""
+    """Call `validate_pairs`, and count its verdicts."""
     judged = validate_pairs(shard, plan, last)
-    counts = counters_for(plan.output)
-    counts.add("accepted", len(judged.pairs) - len(shard.pairs))
-    counts.add("rejected", len(judged.rejections) - len(shard.rejections))
-    counts.add("settled", len(shard.drafts) - len(judged.drafts))
+    _count_verdicts(shard, judged, len(shard.drafts) - len(judged.drafts), plan)
     return judged
 
 
 def select(shard: MinedShard, plan: BuildPlan) -> MinedShard:
-    """Call `select_pairs`, and count its verdicts for the display."""
+    """Call `select_pairs`, and count its verdicts."""
     selected = select_pairs(shard, plan)
-    counts = counters_for(plan.output)
-    counts.add("accepted", len(selected.pairs))
-    counts.add("rejected", len(selected.rejections))
-    counts.add("settled", shard.spec.count)
+    _count_verdicts(shard, selected, shard.spec.count, plan)
     return selected
+
+
+_Shard = TypeVar("_Shard", PairShard, MinedShard)
+
+
+def _count_verdicts(before: _Shard, after: _Shard, settled: int, plan: BuildPlan) -> None:
+    """Count pairs accepted, rejected and settled by a stage, for the display and the record of the run's pace."""
+    counts = counters_for(plan.output)
+    counts.add("accepted", len(after.pairs) - len(before.pairs))
+    # The rejections before are those of earlier stages: of attempts, or of responses without levels.
+    counts.add("rejected", len(after.rejections) - len(before.rejections))
+    counts.add("settled", settled)
 
 
 def report(meta: dict[str, Any], plan: BuildPlan, phase: str) -> None:

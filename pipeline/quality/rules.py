@@ -83,7 +83,7 @@ def check_control_tokens(text: str, rules: RulesConfig) -> Violation | None:
     """Return a violation if the text holds a control token of a chat template, which a model would obey."""
     for pattern in _compiled(rules.control_tokens):
         if match := pattern.search(text):
-            return Violation("markup", match[0][:80])
+            return Violation("control_token", match[0][:80])
     return None
 
 

@@ -74,8 +74,9 @@ def watched() -> Iterator[None]:
     except KeyboardInterrupt:
         if killed:
             raise UserError(
-                f"a worker process was killed ({killed}); where memory has run out, take fewer (--direct_num_workers) "
-                "or a smaller shard_pairs; run the same command again, finished work is kept"
+                f"a worker process was killed ({killed}); finished work is kept: run the same command again; if memory "
+                "has run out, with fewer workers, such as --direct_num_workers=2 (a smaller shard_pairs needs another "
+                "--output)"
             ) from None
         raise
     finally:

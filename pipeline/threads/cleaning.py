@@ -55,7 +55,7 @@ def clean_thread(post: Post, responses: Sequence[Response], plan: BuildPlan, cou
         elif mining.annotation.mode == "given" and response.levels is None and response.ratings is None:
             counts["responses/without_levels"] += 1
         elif check_control_tokens(text, rules):
-            counts["responses/markup"] += 1
+            counts["responses/control_token"] += 1
         elif plain in texts or (response.id in ids and not response.content_hash):
             counts["responses/duplicate"] += 1
         elif mining.one_per_author and response.author in authors:

@@ -87,7 +87,7 @@ def test_build_says_what_was_built_where_and_how_to_load_it(built: tuple[Path, R
     assert lines[:3] == [
         f"checking {folder.parent / 'config.yaml'} and what it names",
         f"building into {folder}",
-        "pairs: 60 to build in 5 shards; stage width: up to 5 at once",
+        "pairs: 60 to build in 5 shards; at most 5 workers share them",
     ]
     assert "built 120 examples (train 72, validation 24, test 24) from 60 pairs; 60 of 60 attempts accepted" in lines
     assert lines[-3:] == [
@@ -113,9 +113,7 @@ def test_shortfall_and_reasons_are_reported(tmp_path: Path) -> None:
 
     rejected = len(rows_of(tmp_path / "out" / "rejected" / "examples"))
     assert rejected
-    expected = (
-        f"short of 120 asked for by {2 * rejected}: assemble/history_without_support {rejected}; lower history.min_"
-    )
+    expected = f"short {2 * rejected} of 120 examples are missing: assemble/history_without_support {rejected}; "
     assert expected in result.out
     assert f"  rejected {rejected:>6}  assemble/history_without_support" in result.out
 
@@ -389,7 +387,7 @@ def test_mined_build_says_what_became_of_the_threads_and_what_was_built(tmp_path
     assert "threads: 50 used, of 52 posts and 251 responses read" in lines
     assert "  dropped       1  posts/deleted" in lines
     assert "  dropped       1  posts/too_few_responses" in lines
-    assert "pairs: 50 to build in 4 shards; stage width: up to 4 at once" in lines
+    assert "pairs: 50 to build in 4 shards; at most 4 workers share them" in lines
     assert any(line.startswith("pairs: 4/4 shards, 50/50 pairs, 100% accepted, 22500/22500 answers") for line in lines)
     assert "from 50 pairs; 50 of 50 attempts accepted" in result.out
     assert lines[-1] == f'load  datasets.load_dataset("{tmp_path / "out"}")'
@@ -404,7 +402,7 @@ def test_mined_build_without_mirror_is_short_of_nothing_that_was_not_asked_for(t
     pool = len(rows_of(tmp_path / "out" / "pool"))
     assert rows + lost == pool
     assert f"built {rows} examples" in result.out
-    assert ("short of 50 asked for" in result.out) == (rows < 50)
+    assert ("of 50 examples are missing" in result.out) == (rows < 50)
 
 
 def test_output_that_would_be_gone_is_refused(tmp_path: Path) -> None:

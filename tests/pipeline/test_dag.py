@@ -26,13 +26,11 @@ from schemas.manifest import Manifest
 from schemas.records import Example
 from tests import ROOT
 from tests.pipeline.helpers import (
-    answered,
     asked,
     body_of,
     mining,
     number_of,
     prepared,
-    reply,
     rows_of,
     run_build,
     specs_of,
@@ -515,21 +513,6 @@ def test_card_names_no_split_that_is_not_there(source: Source, tmp_path: Path) -
 
     assert "path: data/train-*.parquet" in card
     assert "validation" not in card
-
-
-def test_validation_is_counted_for_the_display(tmp_path: Path) -> None:
-    plan = prepared(tmp_path / "out", tiny(attempts=2))
-    shard = answered(asked(plan.shards()[0], plan))
-    bad = [replace(draft, outcomes=(reply("no"), reply("no"))) for draft in shard.drafts[:4]]
-
-    plumbing.validate(replace(shard, drafts=[*bad, *shard.drafts[4:]]), plan, last=False)
-
-    counts = counters_for(plan.output)
-    assert {name: counts.get(name) for name in ("accepted", "rejected", "settled")} == {
-        "accepted": 8,
-        "rejected": 4,
-        "settled": 8,
-    }
 
 
 def meta_of(asked: int, lost: int) -> dict[str, Any]:

@@ -110,7 +110,7 @@ def test_thinking_that_does_not_end_is_rejected(mark: str) -> None:
 
     violation = check_text(text, finish, RulesConfig())
     assert violation is not None
-    assert (violation.reason, violation.detail) == ("markup", mark)
+    assert (violation.reason, violation.detail) == ("control_token", mark)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,8 @@ from pathlib import Path
 from rich.console import Console
 
 from pipeline.console.build_display import BuildDisplay
+from pipeline.driver.resume import Work
+from pipeline.plan import BuildPlan
 from schemas import SCHEMA_VERSION
 from schemas.manifest import Counts, FileEntry, Manifest
 from tests.pipeline.helpers import tiny
@@ -41,7 +43,7 @@ def test_summary_names_open_rows_and_the_command_that_asks_again(tmp_path: Path)
         f"open  3 pairs and 7 responses lost to timeouts and server errors; to ask again: {command}"
         in said.splitlines()
     )
-    assert "short of 120 asked for by 8: generate/timeout 4; check the server and its log" in said
+    assert "short 8 of 120 examples are missing: generate/timeout 4; check the server and its log" in said
 
 
 def test_summary_of_a_build_that_lost_nothing_offers_no_retry(tmp_path: Path) -> None:
@@ -59,3 +61,15 @@ def test_summary_gives_advice_that_fits_the_commonest_loss(tmp_path: Path) -> No
     (line,) = [line for line in said.splitlines() if line.startswith("short")]
     assert "assemble/history_too_short 25, validate/copied 2; use more pairs" in line
     assert "min_support" not in line
+
+
+def test_resumed_phase_names_only_the_pairs_that_are_missing(tmp_path: Path) -> None:
+    plan, screen = BuildPlan(tmp_path, "f", tiny()), io.StringIO()
+    done, todo = plan.shards()[:3], plan.shards()[3:]
+
+    with BuildDisplay(Console(file=screen, width=80)) as display:
+        display.phase_begins("pairs", plan, Work(done, todo, 0))
+
+    said = screen.getvalue()
+    assert "pairs: 3 of 5 shards are there already" in said
+    assert "pairs: 24 to build in 2 shards" in said

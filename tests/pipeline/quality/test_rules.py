@@ -147,7 +147,7 @@ def test_without_refusal_patterns_nothing_is_a_refusal() -> None:
     ],
 )
 def test_markup_and_template_junk_is_rejected(text: str) -> None:
-    assert reason(text) == "markup"
+    assert reason(text) in ("markup", "control_token")
 
 
 @pytest.mark.parametrize(
@@ -278,10 +278,10 @@ def test_replies_of_nearly_the_same_letters_are_near_equal() -> None:
         "\u25c1think\u25b7",
     ],
 )
-def test_tokens_of_chat_templates_are_markup_in_any_text(token: str) -> None:
+def test_tokens_of_chat_templates_are_rejected_in_any_text(token: str) -> None:
     text = f"{GOOD} {token} And so on."
     assert check_text(text, "stop", RULES) == check_control_tokens(text, RULES)
-    assert reason(text) == "markup"
+    assert reason(text) == "control_token"
 
 
 @pytest.mark.parametrize(

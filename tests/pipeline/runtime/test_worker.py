@@ -99,7 +99,7 @@ def test_what_befalls_worker_processes_is_said_in_one_line_each(folder: Path, co
     until_asked(stub, 30, build)
     os.kill(build.workers()[-1], signal.SIGKILL)
     line = build.end(1)
-    assert line.startswith("error: a worker process was killed (SIGKILL); where memory has run out, ")
+    assert line.startswith("error: a worker process was killed (SIGKILL); finished work is kept: ")
 
     finish(config, output, *BY_TWO)
     finish(config, folder / "undisturbed")

@@ -550,7 +550,7 @@ def test_responses_with_tokens_of_chat_templates_are_dropped(tmp_path: Path, tok
     )
 
     assert found.ids("t") == ["b", "c"]
-    assert found.counts("responses") == {"markup": 1}
+    assert found.counts("responses") == {"control_token": 1}
     check_funnel(found)
 
 
