@@ -16,6 +16,7 @@ from apache_beam.metrics import Metrics
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from tests.portable import LOST, PortableCluster
+from tests.waiting import wait_until
 
 ELEMENTS = 6
 
@@ -45,10 +46,7 @@ def traces(folder: Path) -> list[tuple[int, int]]:
 
 
 def wait_until_both_work(folder: Path) -> None:
-    deadline = time.monotonic() + 30
-    while len({pid for _, pid in traces(folder)}) < 2:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_until(lambda: len({pid for _, pid in traces(folder)}) == 2)
 
 
 @pytest.fixture(scope="module")

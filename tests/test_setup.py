@@ -104,3 +104,11 @@ def test_a_configuration_in_a_bucket_is_not_looked_for_here(tmp_path: Path) -> N
 
     assert result.returncode == 0, result.stderr
     assert "everyuser build 's3://bucket/my.yaml'" in result.stdout
+
+
+@pytest.mark.parametrize(("name", "runner"), [("dataflow", "DataflowRunner"), ("flink", "FlinkRunner")])
+def test_the_makefile_names_the_runners(tmp_path: Path, name: str, runner: str) -> None:
+    result = make("build-dataset", f"RUNNER={name}", "OUTPUT=gs://b/out", "ENGINE=none", f"VENV={tmp_path}/venv")
+
+    assert result.returncode == 0, result.stderr
+    assert f"--output 'gs://b/out' -- --runner={runner}" in result.stdout

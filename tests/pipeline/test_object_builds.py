@@ -45,6 +45,7 @@ from tests.object_stores import GcsStore, Line, ObjectStore, S3Store
 from tests.pipeline.helpers import NOWHERE, thread, write_jsonl, write_posts, write_threads
 from tests.pipeline.test_resume import CONFIG, openai, shards, sometimes_bad
 from tests.stub import StubServer
+from tests.waiting import wait_until
 
 PAIRS = 200
 SHARDS = 8
@@ -246,14 +247,6 @@ def end(process: Fork, seconds: float = 300) -> tuple[int, str, str]:
 def finish(process: Fork) -> None:
     code, out, err = end(process)
     assert (code, err) == (0, ""), out + err
-
-
-def wait_until(condition: Callable[[], bool], process: Fork) -> None:
-    deadline = time.monotonic() + 300
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 class Result:

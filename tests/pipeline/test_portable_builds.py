@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
-from schemas.manifest import Manifest
-from tests import ROOT
-from tests.pipeline.test_resume import end, finish, openai, shards, sometimes_bad, start, write_config
+from pipeline.io.manifests import load_manifest
+from tests.pipeline.processes import end, finish, openai, replay, shards, sometimes_bad, start, write_config
 from tests.portable import PortableCluster
 from tests.stub import StubServer
+from tests.waiting import wait_until
 
 JAR = "EVERYUSER_FLINK_JOB_SERVER_JAR"
 
@@ -43,14 +41,6 @@ def built(source: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with StubServer(sometimes_bad) as stub:
         finish(write_config(folder, openai(stub, in_flight=16), source), folder / "out")
     return folder / "out"
-
-
-def replay(built: Path) -> str:
-    return f"{{kind: replay, journal: {built / 'journal'}}}"
-
-
-def manifest_of(output: Path) -> Manifest:
-    return Manifest.model_validate_json((output / "manifest.json").read_bytes())
 
 
 def served(folder: Path, delay: float = 0.0) -> str:
@@ -84,11 +74,8 @@ def test_a_detached_job_on_two_workers_gives_the_same_bytes(
     config, output = write_config(tmp_path, replay(built), source), tmp_path / "out"
 
     finish(config, output, "--detach", "--", *cluster.options)
-    deadline = time.monotonic() + 120
-    while manifest_of(output).status != "complete" and time.monotonic() < deadline:
-        time.sleep(0.2)
+    wait_until(lambda: load_manifest(output).status == "complete")
 
-    assert manifest_of(output).status == "complete"
     assert shards(output) == shards(built)
 
 
@@ -105,9 +92,7 @@ def test_two_workers_feed_one_server_and_one_that_is_killed_costs_its_shards_in_
     config = write_config(tmp_path / "there", served(tmp_path / "there", delay=0.03), source)
 
     process = start(config, output, "--", *cluster.options)
-    deadline = time.monotonic() + 120
-    while len(shards(output)) < 2 and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_until(lambda: len(shards(output)) >= 2, process)
     workers = cluster.workers()
     assert (len(workers), len(servers(log))) == (2, 1)
     done = shards(output)
@@ -131,9 +116,9 @@ def test_metrics_of_all_workers_reach_the_manifest(cluster: PortableCluster, sou
         finish(config, tmp_path / "out", "--", *cluster.options)
         asked = len(stub.bodies)
 
-    run = manifest_of(tmp_path / "out").runs[-1]
+    run = load_manifest(tmp_path / "out").runs[-1]
     assert run.requests_sent == asked
-    assert run.completion_tokens == manifest_of(tmp_path / "out").counts.completion_tokens
+    assert run.completion_tokens == load_manifest(tmp_path / "out").counts.completion_tokens
     assert 0 < run.in_flight <= 32
     assert run.request_seconds > 0
 
@@ -149,18 +134,3 @@ def test_flink_gives_the_bytes_of_the_local_runner(
     finish(write_config(tmp_path, replay(built), source), tmp_path / "out", "--", *flink)
 
     assert shards(tmp_path / "out") == shards(built)
-
-
-def test_makefile_names_the_runners() -> None:
-    for name, runner in (("dataflow", "DataflowRunner"), ("flink", "FlinkRunner")):
-        dry = [
-            "make",
-            "-n",
-            f"RUNNER={name}",
-            "ENGINE=none",
-            "VENV=/nowhere",
-            "build-dataset",
-            "OUTPUT=gs://bucket/out",
-        ]
-        said = subprocess.run(dry, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-        assert f"--output 'gs://bucket/out' -- --runner={runner}" in said

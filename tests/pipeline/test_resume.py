@@ -8,9 +8,7 @@ import re
 import signal
 import socket
 import sys
-import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,82 +19,26 @@ from datasets import load_dataset
 from pipeline.build import build
 from pipeline.driver.configuration import read_config
 from schemas.manifest import Manifest
-from tests.forks import Fork
-from tests.pipeline.helpers import number_of, thread, write_jsonl, write_threads
-from tests.stub import StubServer, choices, completion, completions, good, good_text
-
-CONFIG = """
-pairs: {pairs}
-shard_pairs: 32
-attempts: 3
-splits: {{train: 0.6, validation: 0.2, test: 0.2}}
-history: {{ugc: 2, pair: 2, min_support: 0}}
-generation: {{model: stub}}
-engine: {engine}
-"""
-
-MINED = """
-mining:
-  source: {kind: threads, path: ['threads*.jsonl']}
-  annotation: {dimensions: [demographics_and_traits, humor], min_confidence: 0.85}
-"""
-"""Eight questions about each response, in one call."""
+from tests.pipeline.helpers import number_of, thread, write_jsonl
+from tests.pipeline.processes import (
+    BY_TWO,
+    end,
+    finish,
+    openai,
+    replay,
+    shards,
+    sometimes_bad,
+    start,
+    write_config,
+)
+from tests.stub import StubServer, good
+from tests.waiting import wait_until
 
 
 @pytest.fixture(scope="module", params=["sampled", "mined"])
 def source(request: pytest.FixtureRequest) -> str:
     """Where the pairs come from."""
     return str(request.param)
-
-
-def write_config(folder: Path, engine: str, source: str, pairs: int = 200) -> Path:
-    path = folder / "build.yaml"
-    path.write_text(CONFIG.format(pairs=pairs, engine=engine) + (MINED if source == "mined" else ""))
-    if source == "mined":
-        write_threads(folder / "threads.jsonl", pairs)
-    return path
-
-
-def start(config: Path, output: Path, *arguments: str, file_size: int | None = None) -> Fork:
-    command = ["-m", "pipeline.cli", "build", str(config), "--output", str(output), *arguments]
-    return Fork(*command, file_size=file_size)
-
-
-def end(process: Fork, code: int) -> str:
-    """Wait for the end of a build; what it printed last, which for an error is all on standard error."""
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == code, out + err
-    assert "Traceback" not in err
-    return (out + err).splitlines()[-1]
-
-
-def finish(config: Path, output: Path, *arguments: str) -> None:
-    end(start(config, output, *arguments), 0)
-
-
-def wait_until(condition: Callable[[], bool], process: Fork) -> None:
-    deadline = time.monotonic() + 60
-    while not condition() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.005)
-
-
-def shards(output: Path) -> dict[str, bytes]:
-    """Every shard that the build wrote, by its name."""
-    return {str(path.relative_to(output)): path.read_bytes() for path in sorted(output.rglob("*-of-*.parquet"))}
-
-
-async def sometimes_bad(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
-    """Good replies, cut-off ones, refusals and bad requests, as the request's number has it."""
-    kind = number_of(body) % 11
-    if kind in (0, 1) and "prompt" in body:
-        return completions([choice | {"text": "The", "logprobs": None} for choice in choices(body)])
-    if kind == 0:
-        return completion(good_text(body), finish_reason="length")
-    if kind == 1:
-        return completion("As an AI language model I would rather not say anything about it.")
-    if kind == 2:
-        return web.json_response({"error": {"message": "too long"}}, status=400)
-    return await good(request, body)
 
 
 @pytest.fixture(scope="module")
@@ -108,16 +50,6 @@ def built(source: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
         build(read_config(str(config), []), folder / "out")
     assert len(list((folder / "out" / "data").glob("*.parquet"))) == 8
     return folder / "out"
-
-
-def openai(stub: StubServer, in_flight: int) -> str:
-    """The engine that asks a stub server."""
-    return f"{{kind: openai, base_urls: ['{stub.url}'], in_flight: {in_flight}}}"
-
-
-def replay(built: Path) -> str:
-    """The engine that reads a build's journal."""
-    return f"{{kind: replay, journal: {built / 'journal'}}}"
 
 
 def test_another_window_gives_the_same_bytes(built: Path, source: str, tmp_path: Path) -> None:
@@ -137,9 +69,7 @@ def test_replay_gives_the_same_bytes_without_a_model(built: Path, source: str, t
 # The same of mined pairs: `test_threads_gathered_by_two_worker_processes_are_the_same_bytes`.
 @pytest.mark.parametrize("source", ["sampled"], indirect=True)
 def test_replay_in_two_worker_processes_gives_the_same_bytes(built: Path, source: str, tmp_path: Path) -> None:
-    beam_options = ("--", "--direct_running_mode=multi_processing", "--direct_num_workers=2")
-
-    finish(write_config(tmp_path, replay(built), source), tmp_path / "out", *beam_options)
+    finish(write_config(tmp_path, replay(built), source), tmp_path / "out", *BY_TWO)
 
     assert shards(tmp_path / "out") == shards(built)
 
@@ -413,9 +343,7 @@ def test_a_build_killed_while_it_gathers_threads_gives_the_same_bytes(
 def test_threads_gathered_by_two_worker_processes_are_the_same_bytes(
     many_threads: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
-    beam_options = ("--", "--direct_running_mode=multi_processing", "--direct_num_workers=2")
-
-    finish(many_threads, tmp_path / "out", "--set", f"engine={replay(undisturbed)}", *beam_options)
+    finish(many_threads, tmp_path / "out", "--set", f"engine={replay(undisturbed)}", *BY_TWO)
 
     assert shards(tmp_path / "out") == shards(undisturbed)
     assert gathered(tmp_path / "out") == gathered(undisturbed)

@@ -13,7 +13,7 @@ from datasets import load_dataset
 
 from schemas.manifest import Manifest
 from tests.forks import Fork
-from tests.pipeline.test_resume import finish, shards
+from tests.pipeline.processes import finish, shards
 from tests.portable import PortableCluster
 
 CONFIG = """

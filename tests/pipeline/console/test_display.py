@@ -9,6 +9,7 @@ from rich.console import Console
 from pipeline.console import display
 from pipeline.console.display import Display
 from pipeline.console.phases import Phase
+from tests.waiting import wait_until
 
 
 class Scripted(Phase):
@@ -36,10 +37,7 @@ def phase() -> Scripted:
 
 
 def wait_for(screen: io.StringIO, part: str) -> None:
-    deadline = time.monotonic() + 60
-    while part not in screen.getvalue() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert part in screen.getvalue()
+    wait_until(lambda: part in screen.getvalue())
 
 
 def test_plain_lines_are_printed_when_something_has_happened(phase: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:

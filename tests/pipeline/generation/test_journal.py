@@ -6,7 +6,6 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from pipeline.io import storage
 from pipeline.io.storage import AnyPath
 from schemas.base import UserError
 from tests import ROOT
+from tests.waiting import wait_until
 
 GOOD = Completion('Rye, wrapped in linen.\n\n"Always" \u2013 \u00fcber alles \U0001f35e', "stop", 120, 31)
 BAD = Failure("http_400", "HTTP 400: this prompt is too long\x00", may_pass=False)
@@ -255,13 +255,6 @@ def parts(folder: UPath) -> list[str]:
     return storage.list_names(folder / "pairs.parts")
 
 
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def test_in_a_store_outcomes_come_back_as_they_were(folder: UPath) -> None:
     outcomes: dict[str, Outcome] = {"a1": GOOD, "b2": BAD, "c3": Completion("", "unknown", 0, 0)}
 
@@ -294,10 +287,10 @@ def test_what_has_arrived_is_soon_a_part(folder: UPath) -> None:
     writer, another = open_journal(path), open_journal(folder / "other.jsonl")
     writer.append("a1", GOOD)
     another.append("o1", BAD)
-    until(lambda: read_journal(path) == {"a1": GOOD} and read_journal(folder / "other.jsonl") == {"o1": BAD})
+    wait_until(lambda: read_journal(path) == {"a1": GOOD} and read_journal(folder / "other.jsonl") == {"o1": BAD})
     writer.append("b2", BAD)
     writer.append("c3", GOOD)
-    until(lambda: read_journal(path) == {"a1": GOOD, "b2": BAD, "c3": GOOD})
+    wait_until(lambda: read_journal(path) == {"a1": GOOD, "b2": BAD, "c3": GOOD})
     time.sleep(0.2)
 
     assert 2 <= len(parts(folder)) <= 3
@@ -511,7 +504,7 @@ def test_a_fault_of_the_thread_that_writes_parts_is_told_and_loses_nothing(
     with monkeypatch.context() as patch:
         patch.setattr(storage, "write_bytes", failing)
         writer.append("a1", GOOD)
-        until(lambda: writer._error is not None)
+        wait_until(lambda: writer._error is not None)
         with pytest.raises(UserError, match="no way there"):
             writer.append("b2", GOOD)
 

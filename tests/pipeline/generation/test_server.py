@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from pipeline.generation.server import ManagedServer, server_spec
 from pipeline.runtime.progress import counters_for
 from schemas.base import UserError
 from schemas.config import GenerationConfig, RequestsConfig, VllmEngine
+from tests.waiting import wait_until
 
 PATIENCE = 60.0
 """Seconds after which a test that waits has failed."""
@@ -87,15 +88,8 @@ def submit(client: Client, requests: Sequence[AnyRequest], folder: Path) -> Requ
     return batch
 
 
-def wait_until(condition: Callable[[], bool], pause: Callable[[], None] = lambda: time.sleep(0.02)) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        pause()
-        assert time.monotonic() < deadline, "waited for too long"
-
-
 def finish(client: Client, batch: RequestBatch) -> list[Outcome]:
-    wait_until(lambda: batch.is_done, client.wait)
+    wait_until(lambda: batch.is_done, pause=client.wait)
     return batch.result()
 
 
@@ -578,7 +572,7 @@ def test_a_local_folder_without_a_model_is_refused(tmp_path: Path) -> None:
 
 
 def test_without_vllm_the_way_out_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "vllm", None)
 
     with pytest.raises(UserError) as caught:
         server_spec(vllm_engine(), "m", tmp_path / "log")

@@ -33,8 +33,8 @@ from tests.pipeline.publishing.runs import (
     shards,
     start,
     succeed,
-    wait_until,
 )
+from tests.waiting import wait_until
 
 
 def test_missing_token_is_reported_before_any_request(

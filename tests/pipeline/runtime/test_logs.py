@@ -17,7 +17,7 @@ from preference_space.space import PreferenceSpace, load_space
 from schemas.config import RequestsConfig
 from tests import ROOT
 from tests.pipeline.helpers import write_jsonl
-from tests.pipeline.runtime.test_worker import BY_TWO
+from tests.pipeline.processes import BY_TWO
 from tests.pipeline.test_cli import Result, config_file
 from tests.stub import StubServer, good, is_trial
 

@@ -22,6 +22,7 @@ from pipeline.runtime import progress
 from pipeline.runtime.progress import FOLDER, PACE, Counters, Pace, counters_for, delete_counts, total
 from schemas.base import UserError
 from tests import ROOT
+from tests.waiting import wait_until
 
 COUNT = """
 import sys
@@ -64,10 +65,7 @@ def count_elsewhere(output: AnyPath, settled: int, name: str) -> None:
 
 
 def until(output: AnyPath, name: str, value: int) -> None:
-    deadline = time.monotonic() + 60
-    while total(output, fresh=True)[name] != value:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_until(lambda: total(output, fresh=True)[name] == value)
 
 
 @pytest.mark.parametrize("output", ["local", "s3"], indirect=True)

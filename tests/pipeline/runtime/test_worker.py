@@ -21,10 +21,8 @@ from schemas.base import UserError
 from tests import ROOT
 from tests.forks import Fork
 from tests.pipeline.helpers import tiny
-from tests.pipeline.test_resume import finish, openai, shards, sometimes_bad, write_config
+from tests.pipeline.processes import BY_TWO, finish, openai, shards, sometimes_bad, write_config
 from tests.stub import StubServer
-
-BY_TWO = ("--", "--direct_running_mode=multi_processing", "--direct_num_workers=2")
 
 
 async def later(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
