@@ -43,7 +43,7 @@ from tests.forks import Fork
 from tests.hub_stub import WRITER, FakeHub
 from tests.object_stores import GcsStore, Line, ObjectStore, S3Store
 from tests.pipeline.helpers import NOWHERE, thread, write_jsonl, write_posts, write_threads
-from tests.pipeline.test_resume import CONFIG, openai, shards, sometimes_bad
+from tests.pipeline.processes import BY_TWO, CONFIG, openai, shards, sometimes_bad
 from tests.stub import StubServer
 from tests.waiting import wait_until
 
@@ -340,7 +340,6 @@ def direct(site: Site) -> str:
 def replayed(site: Site) -> str:
     """A journal of this machine, replayed into the bucket; into one of them by two worker processes."""
     url = site.url("replayed")
-    workers = ("--", "--direct_running_mode=multi_processing", "--direct_num_workers=2")
     direct = site.scenarios.start("direct", site).result()
     journal = site.work / "journal"
     journal.mkdir()
@@ -351,7 +350,7 @@ def replayed(site: Site) -> str:
             site.environment,
             write_config(site.work / "replayed", replay(journal)),
             url,
-            *(workers if site.store.scheme == "gs" else ()),
+            *(BY_TWO if site.store.scheme == "gs" else ()),
         )
     )
     return url
