@@ -43,14 +43,16 @@ class PortableCluster:
     """The job service and the pool: one process, with its log file in `folder`.
 
     `options` are the command line options of Beam that a pipeline needs to run here. `patience` is for how many seconds
-    a client waits for a job, at most: then `wait_until_finish` raises, and the job continues.
+    a client waits for a job, at most: then `wait_until_finish` raises, and the job continues. `one_core`: everything
+    that the cluster starts shares a core.
     """
 
-    def __init__(self, folder: Path, workers: int = 2, patience: int = 300) -> None:
+    def __init__(self, folder: Path, workers: int = 2, patience: int = 300, one_core: bool = False) -> None:
         self.options: list[str] = []
         self._folder = folder
         self._workers = workers
         self._patience = patience
+        self._one_core = one_core
 
     def __enter__(self) -> PortableCluster:
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -58,6 +60,8 @@ class PortableCluster:
         root = Path(__file__).parent.parent
         path = os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])
         arguments = ["--workers", str(self._workers), "--staging", str(self._folder / "staging")]
+        if self._one_core:
+            arguments.append("--one-core")
         log = self._folder / "cluster.log"
         with log.open("w") as file:
             # A session of its own: Ctrl-C, and what ends a build's process group, leave it alone.
@@ -182,7 +186,10 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--workers", type=int, required=True)
     parser.add_argument("--staging", required=True)
+    parser.add_argument("--one-core", action="store_true")
     arguments = parser.parse_args()
+    if arguments.one_core:
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     fork_from_here()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     _stay_local()
