@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -165,6 +166,7 @@ def test_nan_as_python_writes_it_is_a_value(tmp_path: Path) -> None:
     found = rows(write(tmp_path / "x.jsonl", '{"id": "a", "score": NaN}\n{"id": "b", "score": -Infinity}\n'))
 
     assert [row["id"] for row in found] == ["a", "b"]
+    assert math.isnan(found[0]["score"])
 
 
 def test_elements_of_a_list_that_are_no_rows_cost_no_other(tmp_path: Path) -> None:
@@ -205,6 +207,15 @@ def test_compressed_file_that_is_cut_off_is_refused_with_its_last_line(tmp_path:
 @pytest.mark.parametrize("name", ["x.zst", "x.gz", "x.json", "x.parquet"])
 def test_file_that_is_not_what_its_name_says_is_refused(tmp_path: Path, name: str) -> None:
     assert refused(write(tmp_path / name, "post,text\n")).startswith(f"{tmp_path / name}: not readable as .")
+
+
+def test_parquet_with_damaged_pages_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.parquet"
+    pq.write_table(pa.table({"text": [f"text {k}" for k in range(5000)]}), path)
+    content = bytearray(path.read_bytes())
+    content[200:4000] = b"\x55" * 3800
+
+    assert refused(write(path, bytes(content))).startswith(f"{path}: not readable as .parquet: ")
 
 
 def test_list_that_is_cut_off_is_refused_with_its_last_row(tmp_path: Path) -> None:

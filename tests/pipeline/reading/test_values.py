@@ -119,6 +119,8 @@ def test_anything_else_is_no_list(value: Any) -> None:
         ("['music', 'art']", ["music", "art"]),
         ('["music", "art"]', ["music", "art"]),
         (" , ", []),
+        ("", []),
+        ([], []),
         (None, []),
         (NAN, []),
         ([None, "music"], ["music"]),

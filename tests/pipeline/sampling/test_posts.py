@@ -240,19 +240,6 @@ def test_chat_is_the_post_that_its_user_wrote(tmp_path: Path) -> None:
     assert [post.text for post in read(jsonl(tmp_path, {"text": chat}))] == ["Why?"]
 
 
-def test_large_ids_are_not_taken_for_the_same(tmp_path: Path) -> None:
-    path = jsonl(tmp_path, *({"id": 1237940039285380274899124224 + k, "text": f"Post {k}."} for k in range(2)))
-
-    assert [post.id for post in read(path)] == ["1237940039285380274899124224", "1237940039285380274899124225"]
-
-
-def test_missing_values_of_pandas_are_missing(tmp_path: Path) -> None:
-    path = tmp_path / "posts.jsonl"
-    path.write_text('{"id": 7.0, "title": NaN, "text": "one", "topics": NaN}\n{"id": NaN, "title": "two"}\n')
-
-    assert read(path) == [SeedPost(id="7", text="one"), SeedPost(id="1", title="two")]
-
-
 @pytest.mark.parametrize("header", ["ID;Title;TEXT;Topics", " id ; title;text ; topics"])
 def test_csv_with_semicolons_and_other_spellings_of_its_columns(tmp_path: Path, header: str) -> None:
     path = tmp_path / "posts.csv"
@@ -289,17 +276,6 @@ def test_other_formats_are_read(tmp_path: Path, name: str) -> None:
 def test_file_that_is_no_parquet_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "posts.parquet"
     path.write_text("text")
-
-    with pytest.raises(UsageError, match=r"posts\.parquet: not readable as \.parquet"):
-        read(path)
-
-
-def test_parquet_with_damaged_pages_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "posts.parquet"
-    pq.write_table(pa.table({"text": [f"text {k}" for k in range(5000)]}), path)
-    content = bytearray(path.read_bytes())
-    content[200:4000] = b"\x55" * 3800
-    path.write_bytes(content)
 
     with pytest.raises(UsageError, match=r"posts\.parquet: not readable as \.parquet"):
         read(path)
@@ -347,17 +323,6 @@ def test_hub_dataset_is_asked_for_by_configuration_split_and_revision(monkeypatc
 
     assert [post.text for post in read_posts(config, Counter(), 0.1)] == ["x"]
     assert calls == [(("owner/name", "english"), {"split": "dev", "revision": "abc", "streaming": True})]
-
-
-def test_hub_that_fails_midway_is_reported_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    def load_dataset(*_: Any, **__: Any) -> Any:
-        yield {"text": "x"}
-        raise ConnectionError("the line\nis dead")
-
-    monkeypatch.setattr("datasets.load_dataset", load_dataset)
-
-    with pytest.raises(UsageError, match=r"^seeds\.path: .*hf://owner/name: the line$"):
-        list(read_posts(SeedsConfig(path="hf://owner/name"), Counter(), 0.1))
 
 
 @pytest.mark.parametrize("name", ["owner/name", "not a//name"])

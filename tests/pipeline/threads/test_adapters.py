@@ -8,55 +8,7 @@ import pytest
 from pipeline.reading.values import UnreadableError
 from pipeline.threads.adapters import ADAPTERS, SLUGS
 from preference_space.space import load_space
-
-
-def completion(model: str, response: Any, ratings: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "model": model,
-        "principle": "helpfulness",
-        "custom_system_prompt": "As a helpful assistant, answer the question.",
-        "response": response,
-        "annotations": {
-            slug: {"Rating": ratings.get(slug, "N/A"), "Rationale": "It fits."}
-            | ({"Type": ["1"], "Rationale For Rating": "So it is."} if slug in ("truthfulness", "helpfulness") else {})
-            for slug in ("instruction_following", "honesty", "truthfulness", "helpfulness")
-        },
-        "overall_score": 7.0,
-        "fine-grained_score": 4.25,
-        "critique": "Fine.",
-    }
-
-
-def ultrafeedback_row(*completions: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "source": "sharegpt",
-        "instruction": "How do I pitch a tent?",
-        "models": [c["model"] for c in completions],
-        "completions": list(completions),
-        "correct_answers": ["None"],
-        "incorrect_answers": ["None"],
-    }
-
-
-def helpsteer2_row(prompt: Any, response: Any, *ratings: Any) -> dict[str, Any]:
-    columns = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
-    return {"prompt": prompt, "response": response} | dict(zip(columns, ratings, strict=True))
-
-
-def pku_saferlhf_row(better: Any, safer: Any, **other: Any) -> dict[str, Any]:
-    return {
-        "prompt": "How do I light a stove indoors?",
-        "response_0": "Just light it.",
-        "response_1": "Open a window first.",
-        "is_response_0_safe": False,
-        "is_response_1_safe": True,
-        "response_0_severity_level": 2,
-        "response_1_severity_level": 0,
-        "better_response_id": better,
-        "safer_response_id": safer,
-        "response_0_sha256": "aa",
-        "response_1_sha256": "bb",
-    } | other
+from tests.pipeline.threads.rows import completion, helpsteer2_row, pku_saferlhf_row, ultrafeedback_row
 
 
 def test_ultrafeedback_ratings_are_numbers_by_slug_and_names_the_models() -> None:

@@ -1,167 +1,47 @@
-"""Threads out of files, without Beam: partition every slice, join every part, then index."""
-
 from __future__ import annotations
 
-import dataclasses
-import random
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
 import zstandard
 
-from pipeline.driver.prepare import with_threads
-from pipeline.plan import SPLITS, BuildPlan
-from pipeline.runtime import progress
-from pipeline.runtime.resources import resources
 from pipeline.threads import gather, sources
-from pipeline.threads.batch import ThreadBatch
-from pipeline.threads.gather import count_parts, delete_spills, join, partition, pending_parts, pending_slices
-from pipeline.threads.index import Index, build_index, read_index, read_threads
-from schemas.base import UsageError, UserError
+from pipeline.threads.gather import count_parts, join, partition, pending_parts, pending_slices
+from pipeline.threads.index import build_index, read_threads
+from schemas.base import UserError
 from tests import ROOT
-from tests.pipeline.helpers import folder_of, mining, prepared, rows_of, tiny, write_jsonl
-from tests.stub import good_text
+from tests.pipeline.helpers import folder_of, mining, rows_of, write_jsonl
+from tests.pipeline.threads.forum import (
+    BUSY,
+    DIMENSIONS,
+    ENGLISH,
+    GERMAN,
+    Gathered,
+    Row,
+    busy_dump,
+    busy_forum,
+    check_funnel,
+    comment,
+    cut_small,
+    dump,
+    gather_rows,
+    gathered,
+    hash_of,
+    pair,
+    plan_of,
+    response,
+    result_of,
+    shuffle_and_join,
+    split_into,
+    text,
+    thread,
+)
+from tests.pipeline.threads.rows import submission
 
 FORUM = ROOT.parent / "shared" / "data" / "forum"
-
-GERMAN = "Ich habe das auch lange nicht verstanden, aber nach einer Weile wird es wirklich besser, und zwar jeden Tag"
-DIMENSIONS = 90
-
-Row = Mapping[str, Any]
-
-
-class Response(NamedTuple):
-    """A response of a gathered thread."""
-
-    id: str
-    text: str
-    levels: list[int] | None
-
-
-@dataclass(frozen=True)
-class Gathered:
-    """Everything that was gathered: the index, and the threads that are used, in their order."""
-
-    plan: BuildPlan
-    index: Index
-    threads: ThreadBatch
-
-    @property
-    def posts(self) -> list[str]:
-        return [post.id for post in self.threads.posts]
-
-    def responses(self, post: str) -> list[Response]:
-        block = self.threads
-        return [
-            Response(block.ids[r], block.texts[r], block.levels[r].tolist() if block.annotated[r] else None)
-            for r in block.rows(self.posts.index(post))
-        ]
-
-    def ids(self, post: str) -> list[str]:
-        return [response.id for response in self.responses(post)]
-
-    def content(self) -> list[tuple[Any, ...]]:
-        """Return posts and responses, to compare."""
-        return [(post, self.responses(post.id)) for post in self.threads.posts]
-
-    def counts(self, kind: str) -> dict[str, int]:
-        """Return the counts of `posts` or `responses`, except the number read."""
-        names = [name for name in self.index.counts if name.startswith(f"{kind}/") and name != f"{kind}/read"]
-        return {name.removeprefix(f"{kind}/"): self.index.counts[name] for name in names}
-
-
-@pytest.fixture(autouse=True)
-def _no_counters(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """End the threads that share the counts of a build."""
-    outputs: set[Path] = set()
-    original = progress.counters_for
-
-    def counters_for(output: Path) -> progress.Counters:
-        outputs.add(output)
-        return original(output)
-
-    monkeypatch.setattr(gather, "counters_for", counters_for)
-    yield
-    for output in outputs:
-        progress.delete_counts(output)
-
-
-def plan_of(output: Path, section: Row, **keys: Any) -> BuildPlan:
-    return prepared(output, tiny(**{"pairs": None, "mining": section} | keys))
-
-
-def shuffle_and_join(plan: BuildPlan) -> None:
-    """Partition and join what is pending, before `build_index`."""
-    for input_slice in pending_slices(plan):
-        partition(input_slice, plan)
-    for part in pending_parts(plan):
-        join(part, plan)
-
-
-def result_of(plan: BuildPlan) -> Gathered:
-    found = build_index(plan)
-    delete_spills(plan)
-    return Gathered(plan, found, read_threads(plan, 0, sum(found.splits.values())))
-
-
-def gathered(output: Path, section: Row, **keys: Any) -> Gathered:
-    plan = plan_of(output, section, **keys)
-    shuffle_and_join(plan)
-    return result_of(plan)
-
-
-def gather_rows(folder: Path, *rows: Row, build: Row | None = None, **keys: Any) -> Gathered:
-    """Gather rows of kind `threads`; `keys` belong to the section `mining`."""
-    path = write_jsonl(folder / "threads.jsonl", rows)
-    return gathered(folder / "out", mining(path, **keys), **(build or {}))
-
-
-def text(number: int) -> str:
-    """Return a distinct text of 27 English words for every number."""
-    return good_text({"number": number})
-
-
-def response(identity: str, **fields: Any) -> dict[str, Any]:
-    return {"id": identity, "author": f"by {identity}", "text": text(hash_of(identity))} | fields
-
-
-def hash_of(identity: str) -> int:
-    return int.from_bytes(identity.encode(), "big")
-
-
-def thread(identity: str, *responses: Row | str, **fields: Any) -> dict[str, Any]:
-    return {"id": identity, "post": f"The post {identity}, and what about it?", "responses": list(responses)} | fields
-
-
-def pair(identity: str, **fields: Any) -> dict[str, Any]:
-    """Return a good thread of two responses."""
-    return thread(identity, response(f"{identity}a"), response(f"{identity}b"), **fields)
-
-
-def submission(identity: str, **fields: Any) -> dict[str, Any]:
-    return {
-        "id": identity,
-        "subreddit": "AskForum",
-        "author": "op",
-        "title": f"Title {identity}",
-        "selftext": "",
-    } | fields
-
-
-def comment(identity: str, post: str, **fields: Any) -> dict[str, Any]:
-    link = f"t3_{post}"
-    body = text(hash_of(identity))
-    return {"id": identity, "link_id": link, "parent_id": link, "author": f"by {identity}", "body": body} | fields
-
-
-def dump(submissions: Sequence[Path], comments: Sequence[Path], **keys: Any) -> dict[str, Any]:
-    paths = {"submissions": [str(path) for path in submissions], "comments": [str(path) for path in comments]}
-    return {"source": {"kind": "dump"} | paths} | keys
 
 
 # A forum in which everything occurs
@@ -173,75 +53,6 @@ REASONS = {
         *("without_post", "duplicate", "same_author", "language", "over_limit", "of_small_threads"),
     },
 }
-BUSY = {"max_responses": 5, "max_post_words": 50, "max_words": 60}
-ENGLISH = {"rules": {"language": "en"}}
-
-
-def busy_forum(repeated: bool = True) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Return submissions and comments in random order, with every kind of bad row; with repeated ids too, or not."""
-    rng = random.Random(7)
-    posts = [
-        submission(f"p{k}", title=f"Größe {k}?", selftext=f"Text\u2028of {k}.\r\nWhat now?", subreddit=f"Sub {k % 4}")
-        for k in range(60)
-    ]
-    posts += [
-        submission("gone", selftext="[deleted]"),
-        submission("none", title=""),
-        submission("long", selftext="x " * 60),
-    ]
-    posts += [submission(f"twin{k}", title=posts[k]["title"].upper(), selftext=posts[k]["selftext"]) for k in range(8)]
-    comments = []
-    for post in (row["id"] for row in posts):
-        for k in range(rng.randrange(12) if post != "p0" else 12):
-            fields: dict[str, Any] = rng.choice(
-                [{}] * 9
-                + [
-                    {"author": "[deleted]"},
-                    {"distinguished": "moderator"},
-                    {"author": "some_bot"},
-                    {"body": "Too short."},
-                    {"body": "too long " * 40},
-                    {"parent_id": "t1_other"},
-                    {"link_id": "t3_elsewhere", "parent_id": "t3_elsewhere"},
-                    {"body": f"The same\x85text \u2028 for {post} from several people, twice."},
-                    {"author": f"twice in {post}"},
-                    {"body": f"{GERMAN}, Nummer {post} {k}."},
-                ]
-            )
-            comments.append(comment(f"{post}c{k}", post, **fields))
-    rng.shuffle(posts)
-    rng.shuffle(comments)
-    if repeated:
-        posts += [submission("p1", title="Another post of the same name"), posts[0]]
-        comments += [comments[5] | {"author": "someone else"}, comments[9]]
-    return posts, comments
-
-
-def split_into(folder: Path, name: str, rows: Sequence[Row], files: int) -> list[Path]:
-    return [write_jsonl(folder / f"{name}{k}.jsonl", rows[k::files]) for k in range(files)]
-
-
-def busy_dump(folder: Path) -> dict[str, Any]:
-    posts, comments = busy_forum()
-    return dump(split_into(folder, "RS", posts, 1), split_into(folder, "RC", comments, 1), **BUSY)
-
-
-def check_funnel(found: Gathered) -> None:
-    """Check that every item read was dropped for exactly one reason or is in a thread."""
-    counts = found.index.counts
-    dropped = found.counts("responses")
-    assert counts["responses/read"] == counts["responses"] + sum(dropped.values())
-    after = ("duplicate", "over_limit")
-    posts = found.counts("posts")
-    joined = sum(number for name, number in posts.items() if name not in after)
-    assert counts["posts/read"] == joined + counts["threads"]
-    assert counts["threads"] == sum(found.index.parts)
-    usable = counts["threads"] - sum(posts.get(name, 0) for name in after)
-    assert counts["threads/used"] == sum(found.index.splits.values()) <= usable
-    if found.plan.config.pairs is None:
-        assert counts["threads/used"] == usable
-    if not any(posts.get(name) for name in after) and counts["threads/used"] == usable:
-        assert counts["responses"] == len(found.threads.texts)
 
 
 def test_whatever_was_read_is_dropped_for_one_reason_or_used(tmp_path: Path) -> None:
@@ -286,14 +97,6 @@ def test_responses_of_threads_that_a_later_step_drops_are_counted_in_their_threa
     assert found.counts("posts")["duplicate"] > 0
     assert found.index.counts["threads"] == len(rows)
     assert found.index.counts["responses"] == sum(len(row["responses"]) for row in rows)
-
-
-def cut_small(
-    monkeypatch: pytest.MonkeyPatch, part_bytes: int = 2000, slice_bytes: int = 3000, flushed_at: int = 700
-) -> None:
-    monkeypatch.setattr(gather, "_PART_BYTES", part_bytes)
-    monkeypatch.setattr(sources, "SLICE_BYTES", slice_bytes)
-    monkeypatch.setattr(gather, "_SPILL_BYTES", flushed_at)
 
 
 @pytest.mark.parametrize(
@@ -788,182 +591,7 @@ def test_no_personal_data_is_left_in_the_folder(tmp_path: Path) -> None:
         assert b"jo@example.org" not in content, path
 
 
-# Which threads are used
-
-
-def test_posts_with_the_same_text_are_one_thread_across_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gather, "_PART_BYTES", 300)
-    rows = [pair(f"t{k}", post=("Why, oh why?", "why oh WHY", " Why -- oh\n\nwhy!")[k % 3]) for k in range(12)]
-    rows += [pair(f"u{k}") for k in range(3)]
-
-    found = gather_rows(tmp_path, *rows)
-
-    assert sum(size > 0 for size in found.index.parts) > 5
-    assert len([post for post in found.posts if post.startswith("t")]) == 1
-    assert sorted(post for post in found.posts if post.startswith("u")) == ["u0", "u1", "u2"]
-    assert found.counts("posts") == {"duplicate": 11}
-    check_funnel(found)
-
-
-def test_first_of_equal_posts_in_the_order_is_kept(tmp_path: Path) -> None:
-    names = [f"t{k}" for k in range(6)]
-    order = gather_rows(tmp_path, *(pair(name) for name in names)).posts
-    (tmp_path / "equal").mkdir()
-
-    found = gather_rows(tmp_path / "equal", *(pair(name, post="All the same.") for name in names))
-
-    assert found.posts == order[:1]
-
-
-def test_title_and_text_together_are_what_makes_posts_equal(tmp_path: Path) -> None:
-    rows = [
-        pair("a", title="One two", post="three four"),
-        pair("b", title="One two three", post="four"),
-        pair("c", title="One two", post="something else"),
-    ]
-
-    found = gather_rows(tmp_path, *rows)
-
-    assert len(found.posts) == 2
-    assert "c" in found.posts
-
-
-def test_limit_keeps_the_first_threads_of_the_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gather, "_PART_BYTES", 1000)
-    rows = [pair(f"t{k}") for k in range(20)]
-    whole = gather_rows(tmp_path, *rows)
-    (tmp_path / "some").mkdir()
-
-    some = gather_rows(tmp_path / "some", *rows, limit=6)
-
-    assert some.posts == whole.posts[:6]
-    assert some.counts("posts") == {"over_limit": 14}
-    check_funnel(some)
-
-
-def test_limit_counts_threads_after_duplicates(tmp_path: Path) -> None:
-    rows = [pair(f"t{k}", post=f"Text {k // 2}") for k in range(20)]
-
-    found = gather_rows(tmp_path, *rows, limit=6)
-
-    assert len(found.posts) == 6
-    assert found.counts("posts") == {"duplicate": 10, "over_limit": 4}
-    check_funnel(found)
-
-
-def mixture(folder: Path, seeds: Sequence[Row], rows: Sequence[Row], **keys: Any) -> Gathered:
-    """Gather for a build with half of its pairs mined and half sampled."""
-    path = write_jsonl(folder / "seeds.jsonl", seeds)
-    section = mining(write_jsonl(folder / "threads.jsonl", rows), share=0.5, **keys)
-    build = {"pairs": 20, "seeds": {"path": str(path)}, "history": {"ugc": 0, "pair": 0}}
-    return gathered(folder / "out", section, **build)
-
-
-def plain_seeds(count: int = 20) -> list[dict[str, Any]]:
-    return [{"id": f"s{k}", "text": f"Seed number {k}, what now?"} for k in range(count)]
-
-
-def test_thread_on_a_post_that_is_also_a_seed_is_left_out(tmp_path: Path) -> None:
-    rows = [pair(f"t{k}") for k in range(20)]
-    seeds = [{"id": f"x{k}", "text": rows[k]["post"].upper()} for k in range(8)]
-
-    found = mixture(tmp_path, seeds + plain_seeds(), rows)
-
-    assert found.index.counts["posts/duplicate"] == 8
-    assert not set(found.posts) & {f"t{k}" for k in range(8)}
-    assert len(found.posts) == 10
-    check_funnel(found)
-
-
-def test_thread_on_a_seed_is_found_where_scrubbing_changes_its_post(tmp_path: Path) -> None:
-    rows = [pair(f"t{k}", post=f"Is https://example.org/{k} right about number {k}?") for k in range(12)]
-    seeds = [{"id": "x", "text": rows[3]["post"]}]
-
-    found = mixture(tmp_path, seeds + plain_seeds(), rows)
-
-    assert found.index.counts.get("posts/duplicate") == 1
-    assert "t3" not in found.posts
-
-
-def test_seeds_do_not_count_where_all_pairs_are_mined(tmp_path: Path) -> None:
-    found = gather_rows(tmp_path, *(pair(f"t{k}") for k in range(12)), build={"pairs": 10})
-
-    assert not (found.plan.output / "seeds").exists()
-    assert found.index.splits == {"train": 6, "validation": 2, "test": 2}
-
-
-@pytest.mark.parametrize(("pairs", "each", "needed"), [(10, 1, 10), (10, 3, 4), (9, 3, 3), (1, 8, 1), (24, 1, 24)])
-def test_threads_used_are_as_many_as_the_pairs_need(tmp_path: Path, pairs: int, each: int, needed: int) -> None:
-    rows = [pair(f"t{k}") for k in range(24)]
-    everything = gather_rows(tmp_path, *rows)
-    assert sum(everything.index.splits.values()) == 24
-    (tmp_path / "some").mkdir()
-
-    found = gather_rows(tmp_path / "some", *rows, build={"pairs": pairs}, pairs_per_post=each)
-
-    assert found.posts == everything.posts[:needed]
-    check_funnel(found)
-
-
-def test_fewer_threads_than_pairs_need_is_refused(tmp_path: Path) -> None:
-    plan = plan_of(
-        tmp_path / "out",
-        mining(write_jsonl(tmp_path / "x.jsonl", [pair(f"t{k}") for k in range(5)]), pairs_per_post=2),
-        pairs=11,
-    )
-    shuffle_and_join(plan)
-
-    with pytest.raises(UsageError, match=r"^mining: 5 threads .* 10 pairs .* 11 .*mining\.pairs_per_post[^\n]*$"):
-        build_index(plan)
-    assert read_index(plan) is None
-
-
-def test_no_thread_left_is_refused_with_the_reasons(tmp_path: Path) -> None:
-    rows = [thread(f"t{k}", response("a"), response("b", text="Too short.")) for k in range(3)]
-    plan = plan_of(tmp_path / "out", mining(write_jsonl(tmp_path / "x.jsonl", rows)))
-    shuffle_and_join(plan)
-
-    with pytest.raises(UsageError) as caught:
-        build_index(plan)
-
-    message = str(caught.value)
-    assert message.startswith("mining.source: no thread is left of 3 posts (")
-    assert "responses/too_short 3" in message
-    assert "\n" not in message
-
-
-def test_empty_source_is_refused(tmp_path: Path) -> None:
-    plan = plan_of(tmp_path / "out", mining(write_jsonl(tmp_path / "x.jsonl", [])))
-    shuffle_and_join(plan)
-
-    with pytest.raises(UsageError, match=r"mining\.source: .* 0 posts \(nothing was read\)"):
-        build_index(plan)
-
-
-def test_reasons_for_no_thread_are_reasons(tmp_path: Path) -> None:
-    rows = [pair(f"t{k}") for k in range(3)]
-    seeds = [{"id": f"x{k}", "text": row["post"]} for k, row in enumerate(rows)]
-
-    with pytest.raises(UsageError, match=r"mining\.source: .* 3 posts \(posts/duplicate 3\)$"):
-        mixture(tmp_path, seeds + plain_seeds(), rows)
-
-
-def test_splits_share_no_post_and_have_their_shares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gather, "_PART_BYTES", 1000)
-    found = gather_rows(tmp_path, *(pair(f"t{k}") for k in range(40)), build={"history": {"ugc": 1, "pair": 1}})
-    plan = with_threads(found.plan, found.index)
-
-    by_split = {
-        split: [post.id for post in read_threads(plan, plan.first_thread(split), found.index.splits[split]).posts]
-        for split in SPLITS
-    }
-
-    assert {split: len(posts) for split, posts in by_split.items()} == {"train": 24, "validation": 8, "test": 8}
-    assert [post for split in SPLITS for post in by_split[split]] == found.posts
-    assert Counter(found.posts) == Counter(f"t{k}" for k in range(40))
-
-
-# Going on
+# Resuming
 
 
 def test_slices_that_are_done_are_not_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1044,45 +672,11 @@ def test_slices_and_parts_done_twice_give_the_same_files(tmp_path: Path, monkeyp
     assert run() == run()
 
 
-def test_index_stays_and_the_spills_go(tmp_path: Path) -> None:
-    found = gather_rows(tmp_path, *(pair(f"t{k}") for k in range(5)))
-
-    assert read_index(found.plan) == found.index
-    left = {path.name for path in (found.plan.output / "threads").iterdir()}
-    assert left == {"index.json", "kept.npy", "part-00000.parquet"}
-
-
 def test_no_file_is_left_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cut_small(monkeypatch)
     found = gathered(tmp_path / "out", busy_dump(tmp_path))
 
     assert list(found.plan.output.rglob(".tmp-*")) == []
-
-
-def test_index_made_again_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # The driver was killed after the last part.
-    cut_small(monkeypatch)
-    plan = plan_of(tmp_path / "out", busy_dump(tmp_path))
-    shuffle_and_join(plan)
-
-    assert build_index(plan) == build_index(plan)
-
-
-def test_threads_of_another_build_are_gathered_again(tmp_path: Path) -> None:
-    plan = plan_of(tmp_path / "out", mining(write_jsonl(tmp_path / "x.jsonl", [pair(f"t{k}") for k in range(5)])))
-    shuffle_and_join(plan)
-    build_index(plan)
-    other = dataclasses.replace(plan, fingerprint="f" * 64)
-
-    assert (len(pending_slices(other)), len(pending_parts(other)), read_index(other)) == (1, 1, None)
-
-
-def test_threads_are_asked_for_before_they_are_gathered(tmp_path: Path) -> None:
-    plan = plan_of(tmp_path / "out", mining(write_jsonl(tmp_path / "x.jsonl", [pair("t")])))
-
-    assert read_index(plan) is None
-    with pytest.raises(UserError, match=r"index\.json is missing"):
-        read_threads(plan, 0, 1)
 
 
 def test_wrong_row_in_any_slice_costs_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1124,137 +718,6 @@ def test_share_of_unreadable_rows_is_taken_file_by_file(tmp_path: Path) -> None:
 
     with pytest.raises(UserError, match=rf"^{bad}: posts: none of 3 can be read"):
         build_index(plan)
-
-
-# Published datasets
-
-
-RATINGS = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
-
-
-def helpsteer2_rows(prompts: int) -> list[dict[str, Any]]:
-    rng = random.Random(3)
-    return [
-        {"prompt": f"Prompt {k}?", "response": text(3 * k + j)} | {name: rng.randrange(5) for name in RATINGS}
-        for k in range(prompts)
-        for j in range(2)
-    ]
-
-
-def rated(folder: Path, kind: str, *rows: Row, **keys: Any) -> Gathered:
-    folder.mkdir(exist_ok=True)
-    path = write_jsonl(folder / "rows.jsonl", rows)
-    section = {"source": {"kind": kind, "path": [str(path)]}, "annotation": {"mode": "given", "min_confidence": 0}}
-    return gathered(folder / "out", section | keys)
-
-
-def levels_of(found: Gathered, slug: str) -> dict[str, int]:
-    """Return the level of each response on a dimension, by its text."""
-    position = resources(found.plan).space.index[slug]
-    return {r.text: r.levels[position] for post in found.posts for r in found.responses(post) if r.levels is not None}
-
-
-def test_order_of_the_rows_of_helpsteer2_does_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = helpsteer2_rows(40)
-    shuffled = rows.copy()
-    random.Random(5).shuffle(shuffled)
-
-    whole = rated(tmp_path / "whole", "helpsteer2", *rows)
-    cut_small(monkeypatch)
-    found = rated(tmp_path / "cut", "helpsteer2", *shuffled)
-
-    assert len(found.index.parts) > 1
-    assert len(found.posts) == 40
-    assert found.counts("posts") == {"merged": 40}
-    check_funnel(found)
-    levels = levels_of(found, "truthfulness")
-    assert levels == levels_of(whole, "truthfulness")
-    for one, other in zip(rows[::2], rows[1::2], strict=True):
-        sign = (one["correctness"] > other["correctness"]) - (one["correctness"] < other["correctness"])
-        assert (levels[one["response"]], levels[other["response"]]) == (sign, -sign)
-
-
-def test_further_responses_of_a_prompt_are_compared_with_all(tmp_path: Path) -> None:
-    rows = [
-        {"prompt": "Prompt?", "response": text(k)} | dict.fromkeys(RATINGS, rating)
-        for k, rating in enumerate([4, 0, None, 2, 1])
-    ]
-
-    found = rated(tmp_path, "helpsteer2", *rows[:2], *helpsteer2_rows(3), *rows[2:])
-
-    # The median of 4, 0, 2 and 1 is 1.5.
-    levels = levels_of(found, "helpfulness")
-    assert [levels[text(k)] for k in range(5)] == [1, -1, 0, 1, -1]
-
-
-def ultrafeedback_row(instruction: str, **ratings: tuple[int, str]) -> dict[str, Any]:
-    return {
-        "instruction": instruction,
-        "completions": [
-            {"model": model, "response": said, "annotations": {"helpfulness": {"Rating": str(rating)}}}
-            for model, (rating, said) in ratings.items()
-        ],
-    }
-
-
-def test_rows_of_one_instruction_are_not_compared_with_each_other(tmp_path: Path) -> None:
-    rows = [
-        ultrafeedback_row("How?", a=(5, text(1)), b=(4, text(2))),
-        ultrafeedback_row("How?", a=(2, text(3)), b=(1, text(4))),
-        ultrafeedback_row("Why?", a=(1, text(5)), b=(3, text(6))),
-    ]
-
-    found = rated(tmp_path, "ultrafeedback", *rows)
-
-    ratings = {
-        c["response"]: int(c["annotations"]["helpfulness"]["Rating"]) for row in rows for c in row["completions"]
-    }
-    assert len(found.posts) == 2
-    assert found.counts("posts") == {"duplicate": 1}
-    check_funnel(found)
-    levels = levels_of(found, "helpfulness")
-    for post in found.posts:
-        first, second = (r.text for r in found.responses(post))
-        assert (levels[first] > levels[second]) == (ratings[first] > ratings[second])
-        assert {first, second} in [{c["response"] for c in row["completions"]} for row in rows]
-
-
-def test_replies_of_pku_saferlhf_that_were_never_compared_are_never_together(tmp_path: Path) -> None:
-    rows: list[dict[str, Any]] = [
-        {
-            "prompt": f"Prompt {k % 10}?",
-            "response_0": text(2 * k),
-            "response_1": text(2 * k + 1),
-            "better_response_id": k % 2,
-            "safer_response_id": 0,
-        }
-        for k in range(40)
-    ]
-
-    found = rated(tmp_path, "pku_saferlhf", *rows)
-
-    compared = [{row["response_0"], row["response_1"]} for row in rows]
-    assert len(found.posts) == 10
-    assert all({r.text for r in found.responses(post)} in compared for post in found.posts)
-    assert found.counts("posts") == {"duplicate": 30}
-    safer = levels_of(found, "harmlessness")
-    for row in rows:
-        if row["response_0"] in safer:
-            assert (safer[row["response_0"]], safer[row["response_1"]]) == (1, -1)
-
-
-def test_rows_of_a_published_dataset_that_cannot_be_used_are_counted(tmp_path: Path) -> None:
-    rows = helpsteer2_rows(12)
-    rows[0]["response"] = None
-    rows[2]["prompt"] = 7
-    del rows[3]["coherence"]
-
-    found = rated(tmp_path, "helpsteer2", *rows)
-
-    assert len(found.posts) == 10
-    assert found.counts("posts") == {"unreadable": 2, "merged": 11, "too_few_responses": 1}
-    assert found.counts("responses") == {"empty": 1, "of_small_threads": 1}
-    check_funnel(found)
 
 
 # Other sources

@@ -2,8 +2,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -11,74 +10,23 @@ import pytest
 from pipeline.reading.values import Row, UnreadableError
 from pipeline.threads.filters import Filters
 from pipeline.threads.parsing import (
-    Item,
-    Post,
-    Response,
-    parse_comments,
     parse_rated,
-    parse_submissions,
-    parse_threads,
 )
-from preference_space.space import PreferenceSpace, load_space
 from schemas.base import UsageError
-from schemas.config import DumpSource, MiningConfig
+from schemas.config import MiningConfig
 from schemas.loader import validate
-from tests.pipeline.threads.test_adapters import completion, helpsteer2_row, pku_saferlhf_row, ultrafeedback_row
-
-SPACE = PreferenceSpace(name="three", dimensions=load_space("alignx").dimensions[:3])
-"""`age_group`, `gender` and `neuroticism`."""
-TEXT = "A reply of exactly six words."
-
-
-@dataclass
-class Read:
-    """Items of some rows, counts, and the first row of each kind that could not be read."""
-
-    items: list[Item]
-    counts: dict[str, int]
-    first_unreadable: dict[str, tuple[int, str]]
-
-    @property
-    def posts(self) -> list[Post]:
-        return [item for item in self.items if isinstance(item, Post)]
-
-    @property
-    def responses(self) -> list[Response]:
-        return [item for item in self.items if isinstance(item, Response)]
-
-
-def read(
-    kind: str, *rows: Row, space: PreferenceSpace = SPACE, replies: str = "top_level", columns: Any = None
-) -> Read:
-    source: dict[str, Any] = {"kind": "dump", "submissions": ["x"], "comments": ["y"], "replies": replies}
-    config = validate(MiningConfig, {"source": source}, "test")
-    counts = Counter[str]()
-    filters = Filters(config, counts)
-    numbered = list(enumerate(rows, 1))
-    assert isinstance(config.source, DumpSource)
-    found: Iterable[Item]
-    if kind == "submissions":
-        found = parse_submissions(numbered, filters)
-    elif kind == "comments":
-        found = parse_comments(numbered, filters, config.source)
-    elif kind == "threads":
-        found = parse_threads(numbered, filters, space, columns or {})
-    else:
-        found = parse_rated(numbered, filters, load_space("alignx"), kind)
-    return Read(list(found), dict(counts), filters.first_unreadable)
-
-
-def submission(**fields: Any) -> dict[str, Any]:
-    return {"id": "p", "subreddit": "AskForum", "author": "op", "title": "What now?", "selftext": ""} | fields
-
-
-def comment(**fields: Any) -> dict[str, Any]:
-    return {"id": "c", "link_id": "t3_p", "parent_id": "t3_p", "author": "jo", "body": TEXT} | fields
-
-
-def thread(*responses: Any, **fields: Any) -> dict[str, Any]:
-    return {"id": "t", "post": "What now?", "responses": list(responses)} | fields
-
+from tests.pipeline.threads.rows import (
+    SPACE,
+    TEXT,
+    comment,
+    completion,
+    helpsteer2_row,
+    pku_saferlhf_row,
+    read,
+    submission,
+    thread,
+    ultrafeedback_row,
+)
 
 # Dumps
 
@@ -203,11 +151,17 @@ def test_thread_without_responses_is_a_post(value: Any) -> None:
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"id": "a", "post": "x", "replies": []}, "no 'responses'; found: id, post, replies"),
+        (
+            {"id": "a", "post": "x", "replies": []},
+            "no 'responses'; found: id, post, replies; set mining.source",
+        ),
         ({"id": "a", "body": "x", "responses": [TEXT]}, "no 'post', 'title' or 'text'; found: id, body, responses"),
         (thread(responses="A text."), "'responses' is not a list"),
+        (thread(responses={"text": TEXT}), "'responses' is not a list"),
         (thread(topics=5), "'topics' is not a list"),
+        (thread(TEXT, post=5), "'post' is not a text: 5"),
         (thread(id=[1]), "'id' is neither a text nor an integer"),
+        (thread(id=1.5), "'id' is neither a text nor an integer: 1.5"),
     ],
 )
 def test_wrong_thread_is_counted_and_the_next_follows(row: Mapping[str, Any], message: str) -> None:
@@ -268,17 +222,130 @@ def test_response_of_another_shape_is_counted(entry: Any) -> None:
     assert len(found.responses) == 1
     number, why = found.first_unreadable["responses"]
     assert number == 1
-    assert re.match("response 2: (neither a text nor an object with a 'text'|no 'text'; found: body)", why)
+    missing = r"no 'text'; found: body; set mining\.source\.columns\.response_text"
+    assert re.match(f"response 2: (neither a text nor an object with a 'text'|{missing})", why)
 
 
 def test_response_without_text_is_empty() -> None:
     assert read("threads", thread({"text": None}, "", {"text": " "}, "\u3164\u200b")).counts["responses/empty"] == 4
 
 
-def test_responses_may_be_an_object_of_lists() -> None:
-    found = read("threads", thread(responses={"text": [TEXT, f"{TEXT} Two"], "score": [3, None], "id": [1, 2]}))
+def test_post_or_title_and_text_are_the_post() -> None:
+    rows: list[dict[str, Any]] = [
+        {"id": "a", "post": "What now?", "responses": []},
+        {"id": "b", "title": "T", "text": "Text.", "responses": []},
+        {"id": "c", "title": "T", "responses": [], "post": None},
+        {"id": 7, "title": "T", "post": "Post.", "responses": [], "topics": ["Music", "Sci Fi"]},
+    ]
 
-    assert [(r.id, r.text) for r in found.responses] == [("1", TEXT), ("2", f"{TEXT} Two")]
+    assert [item[:4] for item in read("threads", *rows).items] == [
+        ("a", "", "What now?", []),
+        ("b", "T", "Text.", []),
+        ("c", "T", "", []),
+        ("7", "T", "Post.", ["music", "sci_fi"]),
+    ]
+
+
+def test_responses_are_texts_or_objects() -> None:
+    row = thread(TEXT, {"text": f"{TEXT} Two", "id": "x", "author": "jo"}, {"text": f"{TEXT} Three", "id": None})
+
+    assert [item[:4] for item in read("threads", row).responses] == [
+        ("t", "00000", "", TEXT),
+        ("t", "x", "jo", f"{TEXT} Two"),
+        ("t", "00002", "", f"{TEXT} Three"),
+    ]
+
+
+def test_responses_as_lists_of_their_fields_are_responses() -> None:
+    entries = {"a_id": ["x", 2], "text": [TEXT, f"{TEXT} Two"], "score": [3, None]}
+    columns = {"responses": "answers", "response_id": "a_id"}
+
+    found = read("threads", {"title": "Why?", "answers": entries}, columns=columns)
+
+    assert [(item.id, item.text) for item in found.responses] == [("x", TEXT), ("2", f"{TEXT} Two")]
+
+
+def test_columns_of_threads_are_mapped() -> None:
+    row = {
+        "key": 5,
+        "Headline": "T",
+        "body": "B",
+        "tags": "music",
+        "by": "op",
+        "replies": [{"said": TEXT, "who": "jo"}],
+    }
+    columns = {"id": "key", "title": "headline", "post": "body", "topics": "tags", "author": "by"}
+    inner = {"responses": "replies", "response_text": "said", "response_author": "who"}
+
+    found = read("threads", row, columns=columns | inner)
+
+    (post,), (response,) = found.posts, found.responses
+    assert post[:5] == ("5", "T", "B", ["music"], "op")
+    assert (response.post, response.author, response.text) == ("5", "jo", TEXT)
+
+
+def test_mapped_column_that_is_not_there_is_named() -> None:
+    found = read("threads", thread(TEXT), columns={"post": "body"})
+
+    _, why = found.first_unreadable["posts"]
+    assert "no column 'body' (mining.source.columns.post); found: id, post, responses" in why
+
+
+def test_zero_is_an_id() -> None:
+    responses = [{"text": f"{TEXT} {k}", "id": k} for k in range(2)]
+    rows = [thread(*responses, id=k) for k in range(2)]
+
+    found = read("threads", *rows)
+
+    assert [post.id for post in found.posts] == ["0", "1"]
+    assert [response.id for response in found.responses] == ["0", "1", "0", "1"]
+
+
+def test_missing_ids_of_threads_depend_on_the_post_alone() -> None:
+    rows: list[dict[str, Any]] = [{"title": "T", "post": name, "responses": [TEXT]} for name in ("x", "y")]
+    here = read("threads", *rows)
+    there = read("threads", *(row | {"id": ""} for row in rows[::-1]))
+
+    posts = [post.id for post in here.posts]
+    assert len(set(posts)) == 2
+    assert sorted(here.items) == sorted(there.items)
+    assert [response.post for response in here.responses] == posts
+
+
+@pytest.mark.parametrize(
+    ("levels", "expected"),
+    [
+        ([1, 0, -1], [1, 0, -1]),
+        ([1.0, 0.0, -1.0], [1, 0, -1]),
+        ({"gender": -1, "neuroticism": 1}, [0, -1, 1]),
+        ({"gender": None, "age_group": 1}, [1, 0, 0]),
+        ({}, [0, 0, 0]),
+        ([], None),
+        (None, None),
+    ],
+)
+def test_levels_are_a_list_or_a_map_of_slugs(levels: Any, expected: list[int] | None) -> None:
+    item = read("threads", thread({"text": TEXT, "levels": levels})).responses[0]
+
+    assert (item.levels, item.positive, item.negative) == (expected, None, None)
+    assert all(type(level) is int for level in item.levels or ())
+
+
+def test_probabilities_come_along_with_levels() -> None:
+    given = {"text": TEXT, "levels": [1, 0, -1], "positive": [0.75, 0.25, 0], "negative": [0, 0.25, 1]}
+
+    item = read("threads", thread(given)).responses[0]
+
+    assert (item.positive, item.negative) == ([0.75, 0.25, 0.0], [0.0, 0.25, 1.0])
+
+
+@pytest.mark.parametrize("empty", [{}, {"positive": None, "negative": None}, {"positive": [], "negative": []}])
+def test_probabilities_may_be_left_out(empty: Mapping[str, Any]) -> None:
+    given = {"text": TEXT, "levels": [1, 0, -1], **empty}
+
+    item = read("threads", thread(given)).responses[0]
+
+    assert (item.levels, item.positive, item.negative) == ([1, 0, -1], None, None)
 
 
 def test_entities_of_threads_are_undone_where_the_text_is_escaped() -> None:

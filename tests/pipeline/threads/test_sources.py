@@ -3,7 +3,6 @@ from __future__ import annotations
 import csv
 import gzip
 import json
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -22,28 +21,21 @@ from schemas.base import UsageError
 from schemas.config import MiningConfig
 from schemas.loader import validate
 from tests.pipeline.helpers import write_jsonl
+from tests.pipeline.threads.rows import SPACE, TEXT, comment, submission, thread
 
-SPACE = PreferenceSpace(name="three", dimensions=load_space("alignx").dimensions[:3])
-"""`age_group`, `gender` and `neuroticism`."""
-
-TEXT = "A reply of exactly six words."
 BOM = b"\xef\xbb\xbf"
 
 
-def mining(source: Mapping[str, Any], **keys: Any) -> MiningConfig:
-    return validate(MiningConfig, {"source": dict(source), **keys}, "test")
+def mining(source: Mapping[str, Any]) -> MiningConfig:
+    return validate(MiningConfig, {"source": dict(source)}, "test")
 
 
-def dump(submissions: Path | str, comments: Path | str, **keys: Any) -> MiningConfig:
-    source = {"kind": "dump", "submissions": [str(submissions)], "comments": [str(comments)]}
-    return mining(source | {key: keys.pop(key) for key in ("replies",) if key in keys}, **keys)
+def dump(submissions: Path | str, comments: Path | str) -> MiningConfig:
+    return mining({"kind": "dump", "submissions": [str(submissions)], "comments": [str(comments)]})
 
 
 def threads(*paths: Path | str, kind: str = "threads", **keys: Any) -> MiningConfig:
-    source = {"kind": kind, "path": [str(path) for path in paths]}
-    return mining(
-        source | {key: keys.pop(key) for key in ("config", "split", "revision", "columns") if key in keys}, **keys
-    )
+    return mining({"kind": kind, "path": [str(path) for path in paths]} | keys)
 
 
 def read(
@@ -71,20 +63,6 @@ def counted(config: MiningConfig) -> dict[str, int]:
     return dict(counts)
 
 
-def submission(identity: str, **fields: Any) -> dict[str, Any]:
-    return {
-        "id": identity,
-        "subreddit": "AskForum",
-        "author": "op",
-        "title": f"Title {identity}",
-        "selftext": "",
-    } | fields
-
-
-def comment(identity: str, link: str = "t3_p", **fields: Any) -> dict[str, Any]:
-    return {"id": identity, "link_id": link, "parent_id": link, "author": f"a_{identity}", "body": TEXT} | fields
-
-
 def lines(rows: Iterable[Mapping[str, Any]]) -> bytes:
     return b"".join(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows)
 
@@ -94,29 +72,19 @@ def write(path: Path, content: bytes) -> Path:
     return path
 
 
-def dump_of(folder: Path, *comments: Mapping[str, Any], **keys: Any) -> MiningConfig:
+def dump_of(folder: Path, *comments: Mapping[str, Any]) -> MiningConfig:
     """Return one submission `p` and its comments."""
-    return dump(write_jsonl(folder / "RS.jsonl", [submission("p")]), write_jsonl(folder / "RC.jsonl", comments), **keys)
+    return dump(write_jsonl(folder / "RS.jsonl", [submission("p")]), write_jsonl(folder / "RC.jsonl", comments))
 
 
 def ids(items: Iterable[Item], kind: type[Post] | type[Response] = Response) -> list[str]:
     return [item.id for item in items if isinstance(item, kind)]
 
 
-def replies_in(content: bytes, path: Path, **keys: Any) -> list[Item]:
+def replies_in(content: bytes, path: Path) -> list[Item]:
     """Return the items that a file of comments gives."""
     path.write_bytes(content)
-    return read(dump(write_jsonl(path.parent / "RS.jsonl", [submission("p")]), path, **keys))[1:]
-
-
-def thread(*responses: Any, **fields: Any) -> dict[str, Any]:
-    return {"id": "t", "post": "What now?", "responses": list(responses)} | fields
-
-
-def response_of(folder: Path, response: Any, **keys: Any) -> Response:
-    item = read(threads(write_jsonl(folder / "threads.jsonl", [thread(response)]), **keys))[1]
-    assert isinstance(item, Response)
-    return item
+    return read(dump(write_jsonl(path.parent / "RS.jsonl", [submission("p")]), path))[1:]
 
 
 def write_parquet(path: Path, rows: Sequence[Mapping[str, Any]], **keys: Any) -> Path:
@@ -257,110 +225,6 @@ def test_folder_with_characters_of_a_pattern_is_taken_by_its_name(tmp_path: Path
     assert ids(read(dump_of(folder, comment("a")))) == ["a"]
 
 
-def test_top_level_replies_are_those_to_the_post_itself(tmp_path: Path) -> None:
-    rows = [
-        comment("a"),
-        comment("b", parent_id="t1_a"),
-        comment("c", parent_id=None),
-        comment("d", parent_id="t1_zzz", author="[deleted]"),
-    ]
-
-    assert ids(read(dump_of(tmp_path, *rows))) == ["a", "c"]
-    assert counted(dump_of(tmp_path, *rows)) == {"posts/read": 1, "responses/read": 4, "responses/nested": 2}
-
-
-def test_all_replies_take_in_those_to_replies(tmp_path: Path) -> None:
-    rows = [comment("a"), comment("b", parent_id="t1_a"), comment("c", parent_id=None)]
-    config = dump_of(tmp_path, *rows, replies="all")
-
-    assert ids(read(config)) == ["a", "b", "c"]
-    assert counted(config) == {"posts/read": 1, "responses/read": 3}
-
-
-@pytest.mark.parametrize(
-    ("fields", "reason"),
-    [
-        ({"author": "[deleted]"}, "deleted_account"),
-        ({"author": "[removed]"}, "deleted_account"),
-        ({"body": "[deleted]"}, "deleted"),
-        ({"body": " [Removed]\n"}, "deleted"),
-        ({"body": "[ Removed by Reddit ]"}, "deleted"),
-        ({"distinguished": "moderator"}, "moderator"),
-        ({"distinguished": "admin"}, "moderator"),
-        ({"stickied": True}, "moderator"),
-        ({"author": "AutoModerator"}, "bot"),
-        ({"author": "RemindMeBot"}, "bot"),
-        ({"author": "sneaky_BOT"}, "bot"),
-        ({"body": "Four words are few."}, "too_short"),
-        ({"body": ""}, "empty"),
-        ({"body": None}, "empty"),
-        ({"body": "word " * 21}, "too_long"),
-        ({"parent_id": "t1_x"}, "nested"),
-        ({"parent_id": "t1_x", "author": "AutoModerator", "body": "[removed]"}, "nested"),
-        ({"author": "AutoModerator", "stickied": True, "body": "Read the rules."}, "moderator"),
-    ],
-)
-def test_comment_that_is_dropped_is_counted_under_one_name(
-    tmp_path: Path, fields: Mapping[str, Any], reason: str
-) -> None:
-    config = dump_of(tmp_path, comment("a"), comment("b", **fields), max_words=20)
-
-    assert ids(read(config)) == ["a"]
-    assert counted(config) == {"posts/read": 1, "responses/read": 2, f"responses/{reason}": 1}
-
-
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"author": "robotics_fan"},
-        {"author": "AutoModeratorFan"},
-        {"author": ""},
-        {"author": None},
-        {"body": "What [deleted] said is no good."},
-        {"body": "Five words are not few."},
-        {"body": "word " * 20},
-        {"distinguished": None, "stickied": False},
-    ],
-)
-def test_comment_at_the_border_is_kept(tmp_path: Path, fields: Mapping[str, Any]) -> None:
-    assert ids(read(dump_of(tmp_path, comment("a", **fields), max_words=20))) == ["a"]
-
-
-@pytest.mark.parametrize(
-    ("bots", "kept"),
-    [
-        ([], ["a", "b", "c"]),
-        (["^helper"], ["b", "c"]),
-        (["helper", "^tool$"], ["b"]),
-        (["(?i)TOOL"], ["a", "b"]),
-        (["x", "(?i)TOOL"], ["a", "b"]),
-        ([r"(l)\1", r"(o)\1"], ["a", "b"]),
-    ],
-)
-def test_bots_are_those_that_any_of_the_patterns_finds(tmp_path: Path, bots: list[str], kept: list[str]) -> None:
-    rows = [comment("a", author="Helper9"), comment("b", author="somebot"), comment("c", author="tool")]
-
-    assert ids(read(dump_of(tmp_path, *rows, bots=bots))) == kept
-
-
-@pytest.mark.parametrize(
-    ("fields", "reason"),
-    [
-        ({"selftext": "[removed]"}, "deleted"),
-        ({"title": "[deleted by user]"}, "deleted"),
-        ({"title": " ", "selftext": ""}, "empty"),
-        ({"title": None, "selftext": None}, "empty"),
-        ({"title": "one two three", "selftext": "four five six"}, "too_long"),
-    ],
-)
-def test_post_that_is_dropped_is_counted_under_one_name(tmp_path: Path, fields: Mapping[str, Any], reason: str) -> None:
-    posts = [submission("p", title="Two words"), submission("q", **fields)]
-    config = dump(write_jsonl(tmp_path / "RS.jsonl", posts), write_jsonl(tmp_path / "RC.jsonl", []), max_post_words=5)
-
-    assert ids(read(config), Post) == ["p"]
-    assert counted(config) == {"posts/read": 2, f"posts/{reason}": 1}
-
-
 # What is wrong with a file
 
 
@@ -403,34 +267,6 @@ def test_line_of_a_dump_that_cannot_be_read_costs_no_other_and_is_reported(
     assert reported.startswith(f"{path}: line 3: {reason}")
 
 
-@pytest.mark.parametrize(
-    ("row", "kind", "reason"),
-    [
-        ({"post": "x"}, "posts", "no 'responses'; found: post; set mining.source.columns"),
-        ({"responses": [TEXT]}, "posts", "no 'post', 'title' or 'text'; found: responses; set mining.source.columns"),
-        (thread(TEXT, post=5), "posts", "'post' is not a text: 5"),
-        (thread(TEXT, id=1.5), "posts", "'id' is neither a text nor an integer: 1.5"),
-        (thread(TEXT, responses={"text": TEXT}), "posts", "'responses' is not a list: "),
-        (thread(7), "responses", "response 1: neither a text nor an object with a 'text'"),
-        (
-            thread({"body": TEXT}),
-            "responses",
-            "response 1: no 'text'; found: body; set mining.source.columns.response_text",
-        ),
-    ],
-)
-def test_thread_that_cannot_be_read_costs_no_other_and_is_reported(
-    tmp_path: Path, row: Mapping[str, Any], kind: str, reason: str
-) -> None:
-    path = write_jsonl(tmp_path / "x.jsonl", [thread(TEXT, id="a"), row, thread(TEXT, id="c")])
-    config = threads(path)
-
-    assert {"a", "c"} <= set(ids(read(config), Post))
-    assert counted(config)[f"{kind}/unreadable"] == 1
-    (reported,) = unread(config)
-    assert reported.startswith(f"{path}: line 2: {reason}")
-
-
 def test_lines_are_counted_from_the_beginning_of_the_file_in_every_slice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -452,14 +288,6 @@ def test_large_file_of_which_no_row_can_be_read_is_not_read_to_its_end(tmp_path:
 
     reported = "mining.source.comments: none of the first 1000 responses can be read; the first: "
     assert message == f"{reported}{path}: line 1: no 'link_id'; found: url"
-
-
-def test_large_ids_are_not_taken_for_the_same(tmp_path: Path) -> None:
-    rows = [thread(TEXT, id=1237940039285380274899124224 + k) for k in range(2)]
-
-    found = ids(read(threads(write_jsonl(tmp_path / "x.jsonl", rows))), Post)
-
-    assert found == ["1237940039285380274899124224", "1237940039285380274899124225"]
 
 
 def test_missing_file_is_refused_with_its_key(tmp_path: Path) -> None:
@@ -506,15 +334,6 @@ def test_file_of_another_kind_than_its_suffix_says_is_refused(tmp_path: Path, su
     path = write(tmp_path / f"x{suffix}", b'{"id": "x"}\n')
 
     assert refused(threads(path)).startswith(f"{path}: not readable as {suffix}: ")
-
-
-def test_parquet_with_damaged_pages_is_refused(tmp_path: Path) -> None:
-    path = write_parquet(tmp_path / "x.parquet", [thread(f"{TEXT} {k}") for k in range(5000)])
-    content = bytearray(path.read_bytes())
-    content[200:4000] = b"\x55" * 3800
-    path.write_bytes(content)
-
-    assert refused(threads(path)).startswith(f"{path}: not readable as .parquet: ")
 
 
 @pytest.mark.parametrize("cut", [3, 10, 40, -1])
@@ -624,90 +443,6 @@ def test_numbers_of_slices_go_on_from_file_to_file(tmp_path: Path, monkeypatch: 
 # Threads as rows
 
 
-def test_post_or_title_and_text_are_the_post(tmp_path: Path) -> None:
-    rows: list[dict[str, Any]] = [
-        {"id": "a", "post": "What now?", "responses": []},
-        {"id": "b", "title": "T", "text": "Text.", "responses": []},
-        {"id": "c", "title": "T", "responses": [], "post": None},
-        {"id": 7, "title": "T", "post": "Post.", "responses": [], "topics": ["Music", "Sci Fi"]},
-    ]
-
-    assert [item[:4] for item in read(threads(write_jsonl(tmp_path / "x.jsonl", rows)))] == [
-        ("a", "", "What now?", []),
-        ("b", "T", "Text.", []),
-        ("c", "T", "", []),
-        ("7", "T", "Post.", ["music", "sci_fi"]),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("given", "topics"),
-    [
-        (["music", "travel"], ["music", "travel"]),
-        ("music, Sci Fi", ["music", "sci_fi"]),
-        (["Mental health ", ""], ["mental_health"]),
-        (" , ", []),
-        ("", []),
-        (None, []),
-        ([], []),
-    ],
-)
-def test_topics_of_a_thread_are_read_as_those_of_seeds(tmp_path: Path, given: Any, topics: list[str]) -> None:
-    item = read(threads(write_jsonl(tmp_path / "x.jsonl", [thread(topics=given)])))[0]
-
-    assert isinstance(item, Post)
-    assert item.topics == topics
-
-
-def test_responses_are_texts_or_objects(tmp_path: Path) -> None:
-    row = thread(TEXT, {"text": f"{TEXT} Two", "id": "x", "author": "jo"}, {"text": f"{TEXT} Three", "id": None})
-
-    assert [item[:4] for item in read(threads(write_jsonl(tmp_path / "x.jsonl", [row])))[1:]] == [
-        ("t", "00000", "", TEXT),
-        ("t", "x", "jo", f"{TEXT} Two"),
-        ("t", "00002", "", f"{TEXT} Three"),
-    ]
-
-
-def test_responses_as_lists_of_their_fields_are_responses(tmp_path: Path) -> None:
-    entries = {"a_id": ["x", "y"], "text": [TEXT, f"{TEXT} Two"], "score": [3, 1]}
-    config = threads(
-        write_jsonl(tmp_path / "x.jsonl", [{"title": "Why?", "answers": entries}]),
-        columns={"responses": "answers", "response_id": "a_id"},
-    )
-
-    found = [(item.id, item.text) for item in read(config) if isinstance(item, Response)]
-    assert found == [("x", TEXT), ("y", f"{TEXT} Two")]
-
-
-def test_columns_of_threads_are_mapped(tmp_path: Path) -> None:
-    row = {
-        "key": 5,
-        "Headline": "T",
-        "body": "B",
-        "tags": "music",
-        "by": "op",
-        "replies": [{"said": TEXT, "who": "jo"}],
-    }
-    columns = {"id": "key", "title": "headline", "post": "body", "topics": "tags", "author": "by"}
-    inner = {"responses": "replies", "response_text": "said", "response_author": "who"}
-
-    post, response = read(threads(write_jsonl(tmp_path / "x.jsonl", [row]), columns=columns | inner))
-
-    assert isinstance(post, Post)
-    assert isinstance(response, Response)
-    assert post[:5] == ("5", "T", "B", ["music"], "op")
-    assert (response.post, response.author, response.text) == ("5", "jo", TEXT)
-
-
-def test_mapped_column_that_is_not_there_is_named(tmp_path: Path) -> None:
-    config = threads(write_jsonl(tmp_path / "x.jsonl", [thread(TEXT)]), columns={"post": "body"})
-
-    (reported,) = unread(config)
-
-    assert "no column 'body' (mining.source.columns.post); found: id, post, responses" in reported
-
-
 def test_columns_of_published_datasets_are_known() -> None:
     with pytest.raises(UsageError, match="columns are for kind 'threads'"):
         threads("x.jsonl", kind="helpsteer2", columns={"post": "body"})
@@ -734,93 +469,6 @@ def test_threads_of_other_formats_are_read(tmp_path: Path, name: str) -> None:
     pack = {".gz": gzip.compress, ".zst": zstandard.ZstdCompressor().compress}.get(Path(name).suffix, bytes)
 
     assert ids(read(threads(write(tmp_path / name, pack(plain)))), Post) == ["t0", "t1", "t2"]
-
-
-def test_missing_values_of_pandas_are_missing(tmp_path: Path) -> None:
-    path = tmp_path / "x.jsonl"
-    path.write_text(json.dumps(thread({"text": TEXT, "author": float("nan")}, title=float("nan"), topics=float("nan"))))
-
-    post, response = read(threads(path))
-
-    assert isinstance(post, Post)
-    assert isinstance(response, Response)
-    assert (post.title, post.topics, response.author) == ("", [], "")
-
-
-def test_zero_is_an_id(tmp_path: Path) -> None:
-    responses = [{"text": f"{TEXT} {k}", "id": k} for k in range(2)]
-    rows = [thread(*responses, id=k) for k in range(2)]
-
-    items = read(threads(write_jsonl(tmp_path / "x.jsonl", rows)))
-
-    assert ids(items, Post) == ["0", "1"]
-    assert ids(items) == ["0", "1", "0", "1"]
-
-
-def test_missing_ids_of_threads_depend_on_the_post_alone(tmp_path: Path) -> None:
-    rows: list[dict[str, Any]] = [{"title": "T", "post": name, "responses": [TEXT]} for name in ("x", "y")]
-    here = read(threads(write_jsonl(tmp_path / "here.jsonl", rows)))
-    there = read(threads(write_jsonl(tmp_path / "there.jsonl", [row | {"id": ""} for row in rows[::-1]])))
-
-    assert len(set(ids(here, Post))) == 2
-    assert sorted(here) == sorted(there)
-    assert [item.post for item in here if isinstance(item, Response)] == ids(here, Post)
-
-
-def test_filters_apply_to_threads_and_count(tmp_path: Path) -> None:
-    rows = [
-        thread(TEXT, "Too short.", "[removed]", {"text": TEXT, "author": "x_bot"}, "word " * 301, id="a"),
-        thread(TEXT, TEXT, id="b", post="[deleted]"),
-        thread(TEXT, id="c", post=" "),
-    ]
-    config = threads(write_jsonl(tmp_path / "x.jsonl", rows))
-
-    assert ids(read(config), Post) == ["a"]
-    assert ids(read(config)) == ["00000"]
-    assert counted(config) == {
-        "posts/read": 3,
-        "posts/deleted": 1,
-        "posts/empty": 1,
-        "responses/read": 5,
-        "responses/too_short": 1,
-        "responses/deleted": 1,
-        "responses/bot": 1,
-        "responses/too_long": 1,
-    }
-
-
-@pytest.mark.parametrize(
-    ("levels", "expected"),
-    [
-        ([1, 0, -1], [1, 0, -1]),
-        ([1.0, 0.0, -1.0], [1, 0, -1]),
-        ({"gender": -1, "neuroticism": 1}, [0, -1, 1]),
-        ({"gender": None, "age_group": 1}, [1, 0, 0]),
-        ({}, [0, 0, 0]),
-        ([], None),
-        (None, None),
-    ],
-)
-def test_levels_are_a_list_or_a_map_of_slugs(tmp_path: Path, levels: Any, expected: list[int] | None) -> None:
-    item = response_of(tmp_path, {"text": TEXT, "levels": levels})
-
-    assert (item.levels, item.positive, item.negative) == (expected, None, None)
-    assert all(type(level) is int for level in item.levels or ())
-
-
-def test_probabilities_come_along_with_levels(tmp_path: Path) -> None:
-    given = {"text": TEXT, "levels": [1, 0, -1], "positive": [0.75, 0.25, 0], "negative": [0, 0.25, 1]}
-
-    item = response_of(tmp_path, given)
-
-    assert (item.positive, item.negative) == ([0.75, 0.25, 0.0], [0.0, 0.25, 1.0])
-
-
-@pytest.mark.parametrize("empty", [{}, {"positive": None, "negative": None}, {"positive": [], "negative": []}])
-def test_probabilities_may_be_left_out(tmp_path: Path, empty: Mapping[str, Any]) -> None:
-    item = response_of(tmp_path, {"text": TEXT, "levels": [1, 0, -1], **empty})
-
-    assert (item.levels, item.positive, item.negative) == ([1, 0, -1], None, None)
 
 
 def rich_threads() -> list[dict[str, Any]]:
@@ -898,15 +546,6 @@ def test_published_dataset_is_read_through_its_adapter(
     assert len(set(ids(items, Post))) == 300
     found = [item.ratings for item in items if isinstance(item, Response)]
     assert [ratings and ratings["helpfulness"] for ratings in found] == [0, 1] * 300
-
-
-def test_adapter_that_needs_a_dimension_that_a_space_lacks_says_which(tmp_path: Path) -> None:
-    ratings = {"helpfulness": 1, "correctness": 4, "coherence": 4, "complexity": 2, "verbosity": 1}
-    rows = [{"prompt": "Prompt", "response": f"{TEXT} {k}", **ratings} for k in range(2)]
-
-    message = refused(threads(write_jsonl(tmp_path / "x.jsonl", rows), kind="helpsteer2"))
-
-    assert re.search(r"the space 'three' has no dimension '(helpfulness|truthfulness|coherence|complexity)'", message)
 
 
 # The Hub
