@@ -17,10 +17,12 @@ import jinja2
 import yaml
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from pipeline.io.manifests import CARD
+from pipeline.io.manifests import CARD, MANIFEST
 from pipeline.io.storage import AnyPath, write_text
 from pipeline.plan import SPLITS
 from schemas.arrow import arrow_schema, card_features
+from schemas.config import MiningConfig
+from schemas.loader import validate
 from schemas.manifest import Manifest
 from schemas.records import Example
 from schemas.report import Figure, Report
@@ -138,10 +140,10 @@ _DATASETS = {
 def _facts(manifest: Manifest) -> dict[str, Any]:
     """Return the facts about the making of the pairs on which the card's sentences depend."""
     config = manifest.config
-    mining = config["mining"] or {}
-    is_sampled = mining.get("share", 0) < 1
-    dataset = _DATASETS.get(mining["source"]["kind"]) if mining else None
-    is_annotated = bool(mining) and dataset is None and mining["annotation"]["mode"] != "given"
+    mining = validate(MiningConfig, config["mining"], MANIFEST) if config["mining"] else None
+    is_sampled = mining is None or mining.share < 1
+    dataset = _DATASETS.get(mining.source.kind) if mining else None
+    is_annotated = mining is not None and mining.annotator is not None
     writes = is_sampled or config["portrait"] != "template"
     history = config["history"]
     has_histories = bool(history["ugc"] + history["pair"])
@@ -152,7 +154,7 @@ def _facts(manifest: Manifest) -> dict[str, Any]:
         *(["taken from levels that came with single replies"] if mining and not dataset and not is_annotated else []),
     ]
     return {
-        "mined": bool(mining),
+        "mined": mining is not None,
         "sampled": is_sampled,
         "dataset": dataset,
         "annotated": is_annotated,
@@ -160,8 +162,8 @@ def _facts(manifest: Manifest) -> dict[str, Any]:
         "dummy": config["generation"]["model"] == "dummy",
         "writes": writes,
         "histories": has_histories,
-        "strict": not mining or history["consistency"] == "strict",
-        "scrubbed": bool(mining) and mining["scrub"],
+        "strict": mining is None or history["consistency"] == "strict",
+        "scrubbed": mining is not None and mining.scrub,
         "own_posts": is_sampled and config["seeds"]["path"] != "packaged",
         "origins": origins,
         "phase_two": "histories, portrait" if has_histories else "portrait",

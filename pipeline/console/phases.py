@@ -91,13 +91,13 @@ class Building(_Counted):
 
     def __init__(self, name: str, plan: BuildPlan, todo: Sequence[ShardSpec]) -> None:
         super().__init__(name, sum(spec.count for spec in todo), plan.output)
-        mode = plan.config.mining.annotation.mode if plan.config.mining else "given"
+        annotator = plan.config.mining.annotator if plan.config.mining else None
         sampled = any(spec.source == "sampled" for spec in todo)
         self._shards = len(todo)
         # The answer to a choice is one token, so their number says nothing new.
-        self._writes = plan.config.portrait != "template" if name == "examples" else sampled or mode == "json"
+        self._writes = plan.config.portrait != "template" if name == "examples" else sampled or annotator == "json"
         self._starts_a_server = plan.config.engine.kind == "vllm" and (
-            self._writes or (name == "pairs" and mode == "choice")
+            self._writes or (name == "pairs" and annotator == "choice")
         )
         self._left = TimeLeft()
         self._reached = 0

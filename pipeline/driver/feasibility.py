@@ -26,7 +26,7 @@ def check_engine(config: BuildConfig) -> None:
     """Raise `UsageError` where the dummy engine would have to write JSON, which it cannot do."""
     if not isinstance(config.engine, DummyEngine):
         return
-    if config.mining is not None and config.mining.annotation.mode == "json":
+    if config.mining is not None and config.mining.annotator == "json":
         raise UsageError(
             "mining.annotation.mode: engine 'dummy' writes no JSON; use 'choice', or an engine with a model"
         )

@@ -19,26 +19,24 @@ _TOKENS = 16
 def trial_requests(plan: BuildPlan) -> list[AnyRequest]:
     """Return one request of each kind that the build needs, the plainest first."""
     config, mining = plan.config, plan.config.mining
-    # Rated datasets need no annotation: their adapters bring every level.
-    annotation = mining.annotation if mining and mining.source.kind in ("dump", "threads") else None
-    mode = annotation.mode if annotation else None
+    annotation, annotator = (mining.annotation, mining.annotator) if mining else (None, None)
     changes: dict[str, Any] = {"max_tokens": min(_TOKENS, config.generation.max_tokens)}
     # The build's own schemas, as servers differ in the JSON Schema that they support.
     formats = []
-    if annotation and mode == "json" and annotation.structured_outputs:
+    if annotation and annotator == "json" and annotation.structured_outputs:
         space = resources(plan).space
         asked = space.select(annotation.dimensions, "mining.annotation.dimensions")
         formats.append(levels_format([space.dimensions[d].slug for d in asked]))
     if config.portrait == "paper":
         formats.append(portrait_format(resources(plan).space))
     requests: list[AnyRequest] = []
-    if config.sampled_pairs or config.portrait != "template" or mode == "json":
+    if config.sampled_pairs or config.portrait != "template" or annotator == "json":
         requests.append(make_request(config.generation, {"user": TRIAL}, ("trial",), **changes))
     for wanted in formats:
         # Some servers refuse a request for JSON unless the prompt contains the word.
         messages = {"user": f"{TRIAL} Answer with a JSON object."}
         requests.append(make_request(config.generation, messages, ("trial",), **changes, response_format=wanted))
-    if annotation and mode == "choice":
+    if annotation and annotator == "choice":
         head = choice_head(config.generation.model, annotation.structured_outputs)
         plain = {name: head[name] for name in ("model", "max_tokens", "temperature")}
         requests += [_choices(plain, 1), _choices(head, 1)]

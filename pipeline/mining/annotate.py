@@ -93,9 +93,9 @@ def render_questions(shard: MinedShard, plan: BuildPlan, attempt: int) -> MinedS
         attempt: Number of the attempt, from 0; it changes the sampling seed of structured replies.
     """
     requests: list[AnnotationRequest] = []
-    if plan.mining.annotation.mode != "given":
+    if plan.mining.annotator is not None:
         for row in np.flatnonzero(~shard.threads.annotated).tolist():
-            if plan.mining.annotation.mode == "choice":
+            if plan.mining.annotator == "choice":
                 found = render_choices(shard.threads, row, plan)
             else:
                 found = [_render_structured(shard.threads, row, plan, attempt)]
@@ -115,14 +115,16 @@ def read_levels(shard: MinedShard, plan: BuildPlan, attempt: int) -> MinedShard:
     """
     threads, rejections = shard.threads, [*shard.rejections]
     levels, poles, annotated = threads.levels.copy(), threads.probabilities.copy(), threads.annotated.copy()
-    mode = plan.mining.annotation.mode
+    annotator = plan.mining.annotator
     answers = zip(shard.pending, shard.outcomes, strict=True)
     for row, group in itertools.groupby(answers, key=lambda answer: answer[0].row):
         outcomes = [outcome for _, outcome in group]
-        found = read_choices(outcomes, threads, row, plan) if mode == "choice" else _read_structured(outcomes[0], plan)
+        found = (
+            read_choices(outcomes, threads, row, plan) if annotator == "choice" else _read_structured(outcomes[0], plan)
+        )
         if isinstance(found, Violation | Failure):
             # People can read a structured reply; the probabilities of a choice say nothing to them.
-            readable = outcomes if mode == "json" else []
+            readable = outcomes if annotator == "json" else []
             rejections.append(_rejection(threads, row, found, attempt, readable))
         else:
             levels[row], poles[row] = found
@@ -141,7 +143,7 @@ def read_levels(shard: MinedShard, plan: BuildPlan, attempt: int) -> MinedShard:
 
 def max_attempts(plan: BuildPlan) -> int:
     """Return how often a response is annotated at most. A choice is deterministic, so asking again is of no use."""
-    return plan.config.attempts if plan.mining.annotation.mode == "json" else 1
+    return plan.config.attempts if plan.mining.annotator == "json" else 1
 
 
 @lru_cache(maxsize=4)

@@ -218,7 +218,7 @@ def _make_pair(
             direction=tuple(direction.tolist()),
             topics=post.topics,
             source="mined",
-            model="given" if mining.annotation.mode == "given" else plan.config.generation.model,
+            model="given" if mining.annotator is None else plan.config.generation.model,
             attempt=attempt,
             prompt_tokens=0,
             completion_tokens=0,

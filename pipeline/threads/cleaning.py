@@ -52,7 +52,7 @@ def clean_thread(post: Post, responses: Sequence[Response], plan: BuildPlan, cou
         if count_words(text) < mining.min_words:
             # Counted again, as scrubbing turns a link of many words into one.
             counts["responses/too_short"] += 1
-        elif mining.annotation.mode == "given" and response.levels is None and response.ratings is None:
+        elif mining.annotator is None and response.levels is None and response.ratings is None:
             counts["responses/without_levels"] += 1
         elif check_control_tokens(text, rules):
             counts["responses/control_token"] += 1

@@ -118,9 +118,9 @@ class BuildConfig(Record):
 
     @property
     def needs_model(self) -> bool:
-        """Return whether the build needs a model; mined pairs with given levels and portraits by template need none."""
-        is_given = self.mining is not None and self.mining.annotation.mode == "given"
-        return self.sampled_pairs > 0 or not is_given or self.portrait != "template"
+        """Return whether the build needs a model; mined pairs with levels and portraits by template need none."""
+        is_annotated = self.mining is not None and self.mining.annotator is not None
+        return self.sampled_pairs > 0 or is_annotated or self.portrait != "template"
 
     def fingerprinted(self) -> dict[str, Any]:
         """Return the keys that decide the rows, without paths, whose contents are fingerprinted instead."""

@@ -75,6 +75,12 @@ class MiningConfig(Record):
     )
     max_margin: float = Field(1.0, ge=-1, le=1, description="Largest margin of a pair.")
 
+    @property
+    def annotator(self) -> Literal["choice", "json"] | None:
+        """Return how a model annotates responses; None where their levels are given, or follow from ratings."""
+        mode = self.annotation.mode if self.source.kind in ("dump", "threads") else "given"
+        return None if mode == "given" else mode
+
     @field_validator("bots")
     @classmethod
     def _compile_bots(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ import pytest
 from aiohttp import web
 from datasets import load_dataset
 
+from pipeline.build import build
 from pipeline.io.shards import read_shard
 from pipeline.plan import SPLITS
 from preference_space.direction import from_released
@@ -25,7 +26,7 @@ from schemas.base import UsageError, UserError
 from schemas.manifest import Manifest
 from schemas.records import Example
 from tests import ROOT
-from tests.pipeline.helpers import mining, rows_of, run_build, thread, write_jsonl, write_threads
+from tests.pipeline.helpers import mining, rows_of, run_build, thread, tiny, write_jsonl, write_threads
 from tests.stub import (
     StubServer,
     choices,
@@ -236,6 +237,23 @@ def test_responses_that_bring_levels_are_not_asked_about(built: Built, tmp_path:
     asked = {comment_of(prompt) for body in again.stub.bodies for prompt in body["prompt"]}
     assert asked == {response["text"] for row in annotated[:40] for response in row["responses"]}
     assert responses_of(again) == responses_of(built)
+
+
+def test_rated_dataset_is_built_without_an_engine(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": f"Prompt {k // 2}?", "response": good_text({"number": k})}
+        | dict.fromkeys(("helpfulness", "correctness", "coherence", "complexity"), k % 2 * 4)
+        for k in range(60)
+    ]
+    section = {"source": {"kind": "helpsteer2", "path": [str(write_jsonl(tmp_path / "rows.jsonl", rows))]}}
+    config = tiny(pairs=None, mining=section)
+
+    manifest = build(config, tmp_path / "out")
+
+    assert not config.needs_model
+    assert manifest.counts.examples > 0
+    assert {row["model"] for row in rows_of(tmp_path / "out" / "data")} == {"given"}
+    assert "| model | none |" in (tmp_path / "out" / "README.md").read_text()
 
 
 # Mined and sampled pairs together
