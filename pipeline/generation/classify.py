@@ -11,8 +11,10 @@ from dataclasses import dataclass
 import orjson
 
 from pipeline.generation.completions import AnyRequest, ChoiceRequest, Completion, Failure
+from pipeline.generation.endpoints import Endpoint
 from schemas.answers import parse, read_count, read_error
 from schemas.base import UserError
+from schemas.mask import Mask
 
 _OF_A_REQUEST = frozenset({400, 403, 413, 422, 451})
 """Statuses about the content of a request: a prompt too long, content that a moderator stops."""
@@ -39,15 +41,18 @@ class Transient:
 Result = Completion | Failure | Busy | Transient
 
 
-def classify(request: AnyRequest, status: int, headers: Mapping[str, str], payload: bytes, address: str) -> Result:
+def classify(
+    request: AnyRequest, status: int, headers: Mapping[str, str], payload: bytes, endpoint: Endpoint, mask: Mask
+) -> Result:
     """Classify the response to a request. A `Failure` is provisional: the cause may be the request, or the run.
 
     Args:
         request: The request.
         status: HTTP status of the response.
         headers: Its headers.
-        payload: Its body.
-        address: The endpoint's address, for messages.
+        payload: Its body, without the key.
+        endpoint: The endpoint that sent it.
+        mask: Removes the key from headers that a message quotes.
 
     Raises:
         UserError: No request can succeed: 401, 402 or a redirect.
@@ -59,10 +64,11 @@ def classify(request: AnyRequest, status: int, headers: Mapping[str, str], paylo
         return Busy(_retry_after(headers.get("Retry-After")), detail)
     # Any other status says nothing about the request: one bad server behind a load balancer may answer 404.
     failure = Failure(f"http_{status}", detail, may_pass=status not in _OF_A_REQUEST)
+    address = endpoint.address(request.path)
     if status in (401, 402):
         raise refusal_error(failure, request, address)
     if 300 <= status < 400 and "Location" in headers:
-        target = urllib.parse.urljoin(address.partition(" ")[0], headers["Location"])
+        target = urllib.parse.urljoin(endpoint.url + request.path, mask.text(headers["Location"]))
         base = target.partition("?")[0].removesuffix("/").removesuffix(request.path)
         raise UserError(f"{address} redirects to {target} (HTTP {status}); set engine.base_urls to {base}")
     if status in (408, 409, 425) or status >= 500:

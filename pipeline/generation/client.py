@@ -84,7 +84,7 @@ class Client:
 
     Args:
         endpoints: Where requests are sent.
-        headers: Headers of every request, with the key.
+        key: The key that every request carries; empty for none.
         trials: Trial requests, which are sent before the first request.
         in_flight: Maximum number of sequences in flight.
         config: Limits of retries and waits.
@@ -94,7 +94,7 @@ class Client:
     def __init__(
         self,
         endpoints: Endpoints,
-        headers: dict[str, str],
+        key: str,
         trials: Sequence[AnyRequest],
         in_flight: int,
         config: RequestsConfig,
@@ -103,7 +103,7 @@ class Client:
         self.backlog = 0
         self.watermark = 4 * in_flight
         self._endpoints = endpoints
-        self._sender = Sender(endpoints, headers, trials, config)
+        self._sender = Sender(endpoints, key, trials, config)
         self._availability = self._sender.availability
         self._window = Window(in_flight)
         self._config = config

@@ -29,6 +29,8 @@ class Request:
     key: str
     body: bytes
     texts: tuple[str, ...]
+    wants_schema: bool = False
+    """Whether the build, and not `generation.extra`, set `response_format`."""
 
     def read(self, response: Any) -> tuple[str, str]:
         """Return text and finish reason of a parsed response. Raises `ValueError` and the like for other shapes."""
@@ -165,7 +167,8 @@ def make_request(
     # Copied, as orjson returns a buffer of nine kilobytes for one kilobyte, and whole shards of bodies are in memory.
     fields = {name: value for name, value in (body | config.extra | changes).items() if value is not None}
     encoded = bytes(memoryview(orjson.dumps(fields)))
-    return Request(hashlib.blake2b(encoded, digest_size=16).hexdigest(), encoded, tuple(messages.values()))
+    key = hashlib.blake2b(encoded, digest_size=16).hexdigest()
+    return Request(key, encoded, tuple(messages.values()), changes.get("response_format") is not None)
 
 
 def choice_head(model: str, structured_outputs: bool) -> dict[str, Any]:

@@ -72,4 +72,4 @@ def _field(request: AnyRequest) -> str | None:
     """Return the field of a request that servers may not know."""
     if isinstance(request, ChoiceRequest):
         return _CHOICE if _CHOICE in request.head else None
-    return _SCHEMA if b'"response_format"' in request.body else None
+    return _SCHEMA if request.wants_schema else None

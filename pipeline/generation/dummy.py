@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 
 import numpy as np
-import orjson
 
 from pipeline.generation.completions import OPTIONS, AnyRequest, ChoiceRequest, Completion, Failure, Outcome
 
@@ -26,7 +25,7 @@ def complete(request: AnyRequest) -> Outcome:
     """Return the outcome of a request. A request for JSON fails, as words fit no schema."""
     if isinstance(request, ChoiceRequest):
         return Completion(_choices(request), "stop", 0, 0)
-    if b'"response_format"' in request.body and "response_format" in orjson.loads(request.body):
+    if request.wants_schema:
         return Failure("dummy", "engine 'dummy' writes no JSON", may_pass=False)
     draws = hashlib.shake_128(request.key.encode()).digest(_LENGTH)
     words = [_WORDS[draw % len(_WORDS)] for draw in draws]

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 
 import aiohttp
 import orjson
-from multidict import CIMultiDict, CIMultiDictProxy
 
 from pipeline.generation.availability import Availability
 from pipeline.generation.classify import Busy, Result, Transient, classify, refusal_error
@@ -35,17 +34,17 @@ class Sender:
     Any method raises `UserError` where the responses show that the run cannot succeed, for now or at all.
     """
 
-    def __init__(
-        self, endpoints: Endpoints, headers: dict[str, str], trials: Sequence[AnyRequest], config: RequestsConfig
-    ) -> None:
+    def __init__(self, endpoints: Endpoints, key: str, trials: Sequence[AnyRequest], config: RequestsConfig) -> None:
         self.availability = Availability(config)
         self._endpoints = endpoints
-        self._headers = headers | {"Content-Type": "application/json"}
+        self._headers = {"Content-Type": "application/json"}
+        if key:
+            self._headers["Authorization"] = f"Bearer {key}"
         self._trials = trials
         self._dialects: dict[str, Dialect] = defaultdict(Dialect)
         self._config = config
         # A server may quote the key, and its responses go into the journal, the rejections and the dataset.
-        self._mask = Mask(headers.get("Authorization", "").removeprefix("Bearer "))
+        self._mask = Mask(key)
 
     async def open(self) -> None:
         """Return when some endpoint has completed all trial requests."""
@@ -103,10 +102,7 @@ class Sender:
         except TooLargeError as error:
             result = Transient("garbled", str(error))
         else:
-            headers = response.headers
-            if response.status != 200:
-                headers = CIMultiDictProxy(CIMultiDict((name, self._mask.text(text)) for name, text in headers.items()))
-            result = classify(request, response.status, headers, payload, endpoint.address(request.path))
+            result = classify(request, response.status, response.headers, payload, endpoint, self._mask)
         is_up = not isinstance(result, Transient)
         self._endpoints.mark(endpoint, is_up)
         if is_up or self._endpoints.any_up():

@@ -19,6 +19,7 @@ from typing import Any
 from pipeline.generation.endpoints import Endpoint
 from pipeline.generation.guard import ServerSpec
 from pipeline.generation.packaged import model_path
+from pipeline.io.processes import usable_cores
 from pipeline.io.storage import private_folder
 from pipeline.runtime.progress import Counters
 from schemas.base import UsageError, UserError
@@ -80,7 +81,7 @@ def _has_gpu() -> bool:
 def _environment(on_cpu: bool) -> dict[str, str]:
     environment = {"VLLM_NO_USAGE_STATS": "1", "TOKENIZERS_PARALLELISM": "false", "VLLM_CONFIGURE_LOGGING": "1"}
     if on_cpu:
-        cores = ",".join(str(core) for core in sorted(os.sched_getaffinity(0)))
+        cores = ",".join(str(core) for core in usable_cores())
         # Without this vLLM keeps one core for itself: with two cores, half the machine.
         environment |= {"VLLM_CPU_OMP_THREADS_BIND": cores, "VLLM_CPU_KVCACHE_SPACE": "2"}
     return environment

@@ -100,18 +100,16 @@ class GenerationService:
 
 def _connect(plan: BuildPlan) -> Client:
     engine, model, counts = plan.config.engine, plan.config.generation.model, counters_for(plan.output)
-    headers: dict[str, str] = {}
+    key = ""
     endpoints: Endpoints
     if isinstance(engine, OpenAiEngine):
         key = read_key(engine.api_key_env)
-        if key:
-            headers["Authorization"] = f"Bearer {key}"
         endpoints = RemoteEndpoints(engine.base_urls)
     elif isinstance(engine, VllmEngine):
         endpoints = ManagedServer(server_spec(engine, model, _server_log(plan)), counts)
     else:
         raise TypeError(f"engine {engine.kind} has no endpoint")
-    return Client(endpoints, headers, trial_requests(plan), engine.in_flight, plan.config.requests, counts)
+    return Client(endpoints, key, trial_requests(plan), engine.in_flight, plan.config.requests, counts)
 
 
 def read_key(variable: str) -> str:

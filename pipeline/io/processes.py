@@ -83,3 +83,10 @@ def _stat(number: int) -> tuple[str, int] | None:
         return fields[0], int(fields[19])
     except (OSError, ValueError, IndexError):
         return None
+
+
+def usable_cores() -> list[int]:
+    """Return the numbers of the cores that this process may use: a container may have fewer than its machine."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))

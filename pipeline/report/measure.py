@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import multiprocessing
-import os
 import signal
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from pipeline.io.processes import usable_cores
 from pipeline.io.storage import AnyPath
 from pipeline.report.benchmarks import read_benchmark
 from pipeline.report.contamination import BenchmarkRuns, ContaminationTally
@@ -194,7 +194,7 @@ def _read_benchmarks(settings: ReportSettings, scratch: Path, progress: Progress
 def _measure_shards(scope: Scope, progress: Progress) -> Tallies:
     """Return the tallies of all shards."""
     shards = len(scope.build.shards)
-    workers = min(scope.settings.workers or _processors(), shards)
+    workers = min(scope.settings.workers or len(usable_cores()), shards)
     size = max(1, min(_SHARDS_A_TASK, shards // (4 * workers)))
     tasks = [range(start, min(start + size, shards)) for start in range(0, shards, size)]
     total, done = Tallies(scope), 0
@@ -246,8 +246,3 @@ def _count(scope: Scope, shards: range) -> Tallies:
     for shard in shards:
         tallies.add(scope.build, shard)
     return tallies
-
-
-def _processors() -> int:
-    # A container may have fewer cores than the machine.
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -17,11 +17,14 @@ from pipeline.generation.completions import (
     make_choice_request,
     make_request,
 )
+from pipeline.generation.endpoints import Endpoint
 from schemas.base import UserError
 from schemas.config import GenerationConfig
+from schemas.mask import Mask
 from tests.stub import choice_of
 
-URL = "http://127.0.0.1:8000/v1/chat/completions"
+BASE = "http://127.0.0.1:8000/v1"
+URL = f"{BASE}/chat/completions"
 CHAT = make_request(GenerationConfig(model="m"), {"user": "Which bread keeps longest?"}, (0,))
 CHOICES = make_choice_request(choice_head("m", structured_outputs=True), "Rye keeps.", ("Kind?", "Young?"), b"known")
 """Two questions about one comment."""
@@ -30,7 +33,7 @@ CHOICES = make_choice_request(choice_head("m", structured_outputs=True), "Rye ke
 def answer(
     status: int, payload: bytes = b"", headers: dict[str, str] | None = None, request: AnyRequest = CHAT
 ) -> Completion | Failure | Busy | Transient:
-    return classify(request, status, headers or {}, payload, URL)
+    return classify(request, status, headers or {}, payload, Endpoint(BASE, BASE), Mask(""))
 
 
 def chat(**changes: Any) -> bytes:

@@ -68,7 +68,7 @@ def trials(**keys: Any) -> list[AnyRequest]:
 
 
 def connect(folder: Path, *urls: str, in_flight: int = 8, config: RequestsConfig | None = None) -> Client:
-    return Client(RemoteEndpoints(urls), {}, trials(), in_flight, config or settings(), counters_for(folder))
+    return Client(RemoteEndpoints(urls), "", trials(), in_flight, config or settings(), counters_for(folder))
 
 
 @contextmanager
@@ -909,7 +909,7 @@ def test_a_row_lost_to_circumstances_may_pass(tmp_path: Path, status: int) -> No
 def test_trial_questions_are_no_rows(tmp_path: Path) -> None:
     keys = {"mining": {"source": {"kind": "threads", "path": ("packaged",)}, "share": 0.5}}
     with StubServer() as stub:
-        client = Client(RemoteEndpoints([stub.url]), {}, trials(pairs=2, **keys), 4, settings(), counters_for(tmp_path))
+        client = Client(RemoteEndpoints([stub.url]), "", trials(pairs=2, **keys), 4, settings(), counters_for(tmp_path))
         try:
             finish(client, submit(client, make_requests(3), tmp_path))
         finally:
@@ -927,7 +927,7 @@ def test_a_kind_of_request_that_the_server_does_not_know_ends_the_run(tmp_path: 
 
     mined = trials(pairs=None, mining={"source": {"kind": "threads", "path": ("packaged",)}})
     with StubServer(on_trial=chat_alone) as stub:
-        client = Client(RemoteEndpoints([stub.url]), {}, mined, 4, settings(), counters_for(tmp_path))
+        client = Client(RemoteEndpoints([stub.url]), "", mined, 4, settings(), counters_for(tmp_path))
         batch = submit(client, make_choices(2), tmp_path)
         with pytest.raises(UserError, match=f"{stub.url}/completions does not know") as caught:
             finish(client, batch)

@@ -13,6 +13,7 @@ from schemas.config import GenerationConfig
 CONFIG = GenerationConfig(model="m")
 MESSAGES = {"user": 'Say "response_format" and {"structured_outputs": 1}.'}
 SCHEMA = {"type": "object", "properties": {"hi": {"type": "string"}}}
+OF_EXTRA = make_request(GenerationConfig(model="m", extra={"response_format": {"type": "json_object"}}), MESSAGES, (0,))
 CHAT = make_request(CONFIG, MESSAGES, (0,))
 JSON = make_request(CONFIG, MESSAGES, (0,), response_format=json_format("hi", SCHEMA))
 FREE = make_choice_request(choice_head("m", structured_outputs=False), "Rye.", ("Kind?",), b"known")
@@ -24,12 +25,12 @@ def sent(dialect: Dialect, request: AnyRequest) -> dict[str, Any]:
     return body
 
 
-@pytest.mark.parametrize("request_", [CHAT, JSON, FREE, CHOICE])
+@pytest.mark.parametrize("request_", [CHAT, OF_EXTRA, JSON, FREE, CHOICE])
 def test_where_nothing_is_refused_all_is_sent_as_it_is(request_: AnyRequest) -> None:
     assert Dialect().body(request_) == request_.body
 
 
-@pytest.mark.parametrize("request_", [CHAT, FREE])
+@pytest.mark.parametrize("request_", [CHAT, OF_EXTRA, FREE])
 def test_what_has_no_other_form_does_not_yield(request_: AnyRequest) -> None:
     dialect = Dialect()
 

@@ -75,7 +75,7 @@ def connected(folder: Path, spec: ServerSpec, in_flight: int = 4, retries: int =
     folder.mkdir(exist_ok=True)
     counts = counters_for(folder)
     config = RequestsConfig(timeout_seconds=60.0, max_retries=retries, max_wait_seconds=60.0, outage_seconds=60.0)
-    client = Client(ManagedServer(spec, counts), {}, [TRIAL], in_flight, config, counts)
+    client = Client(ManagedServer(spec, counts), "", [TRIAL], in_flight, config, counts)
     try:
         yield client
     finally:
@@ -491,7 +491,7 @@ def test_another_command_is_another_server(tmp_path: Path) -> None:
 def test_closing_does_not_wait_for_a_server_that_is_still_starting(tmp_path: Path) -> None:
     counts = counters_for(tmp_path)
     endpoint = ManagedServer(script_spec(tmp_path, "import time; time.sleep(600)"), counts)
-    client = Client(endpoint, {}, [TRIAL], 4, RequestsConfig(), counts)
+    client = Client(endpoint, "", [TRIAL], 4, RequestsConfig(), counts)
     submit(client, make_requests(5), tmp_path)
     find_server(tmp_path)
 
