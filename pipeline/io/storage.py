@@ -1,4 +1,6 @@
-"""Files of a build, on this machine or in an object store. No other module needs to know the difference.
+"""Files of a build, on this machine or in an object store.
+
+Only this module and `outages.py` call fsspec. Other modules ask `is_local` where a store needs another way.
 
 Files are written atomically. On this machine a temporary file is renamed. An object store can neither rename nor
 append, but an object appears there only when it has arrived whole.
@@ -365,11 +367,11 @@ def map_files(folder: AnyPath, function: Callable[[T], R], items: Iterable[T]) -
 
 def remove(path: AnyPath) -> None:
     """Delete a file, if it exists."""
-    if is_local(path):
-        path.unlink(missing_ok=True)
-        return
     with write_errors(path), contextlib.suppress(FileNotFoundError):
-        retry_outages(path, lambda: path.fs.rm_file(path.path))
+        if is_local(path):
+            path.unlink()
+        else:
+            retry_outages(path, lambda: path.fs.rm_file(path.path))
 
 
 def remove_tree(folder: AnyPath) -> None:

@@ -1,8 +1,8 @@
 """Removal of private data from a published manifest: facts about the builder's machine or account.
 
-The sections `engine` (addresses, commands, names of environment variables) and `publish` are dropped. A local path
-becomes its last part: a file's name may say where posts came from, but its folders show who keeps them. The
-fingerprint identifies the contents anyway.
+The sections `engine` (addresses, commands, names of environment variables), `workers` (images and options that name a
+cloud project) and `publish` are dropped. A local path becomes its last part: a file's name may say where posts came
+from, but its folders show who keeps them. The fingerprint identifies the contents anyway.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pipeline.runtime.inputs import SPACE
 from schemas.manifest import Manifest
 from schemas.report import Report
 
-_PRIVATE = ("engine", "publish")
+_PRIVATE = ("engine", "workers", "publish")
 _PATHS = (
     *("space", "templates", "seeds.path", "generation.model", "generation.extra"),
     *("mining.source.path", "mining.source.submissions", "mining.source.comments"),

@@ -508,6 +508,13 @@ def test_content_in_a_store_is_identified_without_being_read(folder: AnyPath, mo
     assert storage.content_id(folder / "a").startswith(f"{folder.protocol}:")
 
 
+def test_refused_deletion_names_the_file(tmp_path: Path) -> None:
+    (tmp_path / "posts").mkdir()
+
+    with pytest.raises(UserError, match=rf"^cannot write {tmp_path / 'posts'}: .*{ADVICE}"):
+        storage.remove(tmp_path / "posts")
+
+
 def test_names_are_those_directly_in_a_folder(folder: AnyPath) -> None:
     for name in ("b", "a/1", "a/2", "a/c/3", "a.txt", "d e/\N{SNOWMAN}"):
         storage.write_text(folder / name, "text")

@@ -111,6 +111,7 @@ def test_published_manifest_has_nothing_about_the_builder(hub: FakeHub, built: P
         "templates": f"{home}/templates",
         "seeds": manifest["config"]["seeds"] | {"path": f"{home}/posts.jsonl"},
         "engine": {"kind": "openai", "base_urls": ["http://ann:pa55word@10.0.0.1/v1"], "api_key_env": "MY_KEY"},
+        "workers": {"image": "europe-docker.pkg.dev/cloud-project/everyuser", "experiments": ["use_cloud-project"]},
         "publish": {"repo_id": "ann/rehearsal"},
     }
     for part in ("config", "parts"):
@@ -123,7 +124,9 @@ def test_published_manifest_has_nothing_about_the_builder(hub: FakeHub, built: P
 
     published = hub.repos[SET].files()
     text = b"".join(published.values())
-    assert all(secret not in text for secret in (b"secret place", b"pa55word", b"MY_KEY", b"rehearsal"))
+    assert all(
+        secret not in text for secret in (b"secret place", b"pa55word", b"MY_KEY", b"cloud-project", b"rehearsal")
+    )
     assert published["README.md"].endswith(b"\nModel: model\n")
     public = Manifest.model_validate_json(published["manifest.json"])
     assert (public.status, public.schema_version, public.files) == (
