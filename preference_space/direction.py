@@ -39,28 +39,6 @@ def verbalise(space: PreferenceSpace, direction: Direction) -> str:
     return ", ".join(space.dimensions[d].pole(int(direction[d])).label for d in np.flatnonzero(direction))
 
 
-def parse_profile(space: PreferenceSpace, profile: str) -> Direction:
-    """Return the direction of a `profile` string. Raise `ValueError` at the first text that is no label.
-
-    Labels may contain commas, so the longest label that fits is taken at each position.
-    """
-    labels = sorted(
-        ((dim.pole(level).label, d, level) for d, dim in enumerate(space.dimensions) for level in (1, -1)),
-        key=lambda entry: -len(entry[0]),
-    )
-    direction = np.zeros(len(space), dtype=np.int8)
-    rest = profile.strip()
-    while rest:
-        for label, d, level in labels:
-            if rest == label or rest.startswith(label + ","):
-                direction[d] = level
-                rest = rest[len(label) :].lstrip(",").lstrip()
-                break
-        else:
-            raise ValueError(f"no dimension of space '{space.name}' has a label that begins {rest[:60]!r}")
-    return direction
-
-
 def aggregate(directions: Direction) -> Direction:
     """Return the persona's direction from its parts, shape (N, D) to (D,) (paper, section 4: P-tilde).
 

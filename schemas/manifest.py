@@ -75,19 +75,7 @@ class Manifest(Record):
     inputs: dict[str, str] = Field(default_factory=dict)
     """Identities of the stored space and posts by path, mostly SHA-256."""
     digest: str = ""
-    """Hash of all other fields, by which a damaged or edited manifest is refused."""
-
-    def sealed(self) -> Manifest:
-        """Return the manifest with its digest."""
-        return self.model_copy(update={"digest": self._digest()})
-
-    @property
-    def is_sealed(self) -> bool:
-        """Return whether the digest is that of the content."""
-        return self.digest == self._digest()
-
-    def _digest(self) -> str:
-        return hashlib.sha256(self.model_dump_json(exclude={"digest"}).encode()).hexdigest()
+    """Hash of all other fields, which only the file has: a damaged or edited manifest is refused."""
 
     @property
     def files_digest(self) -> str:

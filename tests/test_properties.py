@@ -28,7 +28,7 @@ from pipeline.reading.text import (
 from pipeline.report.page import render_page
 from pipeline.sampling.posts import read_posts, read_shard_posts, store_posts
 from pipeline.threads.scrub import scrub
-from preference_space.direction import from_released, parse_profile, to_released, verbalise
+from preference_space.direction import from_released, to_released
 from preference_space.space import load_space
 from schemas.config import SeedsConfig
 from schemas.terminal import Terminal, safe
@@ -139,10 +139,9 @@ def test_shards_hold_each_pair_once_and_none_is_too_large(
 
 
 @given(st.lists(st.sampled_from([-1, 0, 1]), min_size=len(SPACE), max_size=len(SPACE)))
-def test_a_profile_and_released_numbers_name_their_direction(levels: list[int]) -> None:
+def test_released_numbers_name_their_direction(levels: list[int]) -> None:
     direction = np.array(levels, dtype=np.int8)
 
-    assert (parse_profile(SPACE, verbalise(SPACE, direction)) == direction).all()
     assert (from_released(to_released(direction)) == direction).all()
 
 

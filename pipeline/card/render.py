@@ -27,6 +27,9 @@ from schemas.manifest import Manifest
 from schemas.records import Example
 from schemas.report import Figure, Report
 
+UNKNOWN_FOLDER = "PATH_OF_THIS_FOLDER"
+"""Placeholder of the build's folder in the code of the card; publishing puts the repository there."""
+
 _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
 _LARGEST = "10M<n<100M"
 _TAGS = ("preference", "personalization", "alignment", "dpo", "alignx", "everyuser")
@@ -59,10 +62,10 @@ def render_card(
     """
     header = yaml.safe_dump(_header(manifest), sort_keys=False, allow_unicode=True, width=1000)
     body = _template().render(
-        name=manifest.config.get("card", {}).get("title") or manifest.name,
-        description=manifest.config.get("card", {}).get("description"),
-        licence=manifest.config.get("card", {}).get("license"),
-        location=repo_id or "PATH_OF_THIS_FOLDER",
+        name=manifest.config["card"]["title"] or manifest.name,
+        description=manifest.config["card"]["description"],
+        licence=manifest.config["card"]["license"],
+        location=repo_id or UNKNOWN_FOLDER,
         counts=manifest.counts,
         rows=_rows_by_split(manifest),
         config=manifest.config,
@@ -71,7 +74,7 @@ def render_card(
         columns=_column_rows(),
         fingerprint=manifest.fingerprint[:16],
         schema_version=manifest.schema_version,
-        templates=manifest.parts.get("templates", {}),
+        templates=manifest.parts["templates"],
         quality=[] if report is None else _quality_rows(report),
         pictures=pictures,
         shown=None if report is None or not report.shown else report.shown[0],
@@ -87,16 +90,15 @@ def _header(manifest: Manifest) -> dict[str, Any]:
     """
     rows = _rows_by_split(manifest)
     size = {split: sum(file.bytes for file in manifest.files if _split_of(file.path) == split) for split in rows}
-    settings = manifest.config.get("card", {})
-    language = manifest.config.get("rules", {}).get("language")
-    languages = settings.get("languages") or ([language] if language else [])
-    header: dict[str, Any] = {"pretty_name": settings.get("title") or manifest.name}
-    header |= {"license": settings["license"]} if settings.get("license") else {}
+    settings, language = manifest.config["card"], manifest.config["rules"]["language"]
+    languages = settings["languages"] or ([language] if language else [])
+    header: dict[str, Any] = {"pretty_name": settings["title"] or manifest.name}
+    header |= {"license": settings["license"]} if settings["license"] else {}
     header |= {"language": list(languages)} if languages else {}
     header |= {
         "size_categories": [_size_category(sum(rows.values()))],
         "task_categories": ["text-generation"],
-        "tags": [*_TAGS, *(tag for tag in settings.get("tags", ()) if tag not in _TAGS)],
+        "tags": [*_TAGS, *(tag for tag in settings["tags"] if tag not in _TAGS)],
         "configs": [
             {
                 "config_name": "default",

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from pydantic import ValidationError
-
 from pipeline.io import storage
+from pipeline.io.sealed import seal, unseal
 from pipeline.io.storage import AnyPath
 from schemas.base import UsageError
 from schemas.manifest import Manifest
@@ -25,14 +24,16 @@ def find_manifest(output: AnyPath) -> Manifest | None:
     """
     path = output / MANIFEST
     try:
-        manifest = Manifest.model_validate_json(storage.read_bytes(path))
+        content = storage.read_bytes(path)
+        unseal(content)
+        return Manifest.model_validate_json(content)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except ValidationError:
-        raise _damaged(path) from None
-    if not manifest.is_sealed:
-        raise _damaged(path)
-    return manifest
+    except ValueError:
+        raise DamagedManifestError(
+            f"{path} is damaged, edited, or of another version; `everyuser build` with the configuration of this build "
+            "and this --output writes it again from the finished shards"
+        ) from None
 
 
 def load_manifest(folder: AnyPath) -> Manifest:
@@ -43,18 +44,13 @@ def load_manifest(folder: AnyPath) -> Manifest:
     return manifest
 
 
-def _damaged(path: AnyPath) -> DamagedManifestError:
-    return DamagedManifestError(
-        f"{path} is damaged, edited, or of another version; `everyuser build` with the configuration of this build and "
-        "this --output writes it again from the finished shards"
-    )
-
-
-def write_manifest(output: AnyPath, manifest: Manifest) -> None:
-    """Replace the folder's manifest."""
-    storage.write_text(output / MANIFEST, manifest_text(manifest))
+def write_manifest(output: AnyPath, manifest: Manifest) -> Manifest:
+    """Replace the folder's manifest. Return it with its digest."""
+    text = manifest_text(manifest)
+    storage.write_text(output / MANIFEST, text)
+    return Manifest.model_validate_json(text)
 
 
 def manifest_text(manifest: Manifest) -> str:
     """Return the text of `manifest.json`."""
-    return manifest.sealed().model_dump_json(indent=1) + "\n"
+    return seal(manifest.model_dump(mode="json", exclude={"digest"}))

@@ -16,25 +16,30 @@ _DIGEST = "digest"
 
 def write_sealed(path: AnyPath, document: Mapping[str, Any]) -> None:
     """Write a JSON object with its digest, atomically."""
-    storage.write_text(path, json.dumps({**document, _DIGEST: _digest(document)}, indent=1))
+    storage.write_text(path, seal(document))
 
 
-def read_sealed(path: AnyPath, advice: str = "delete it and run again") -> dict[str, Any] | None:
-    """Read a JSON object; None where there is no such file.
-
-    Raises:
-        UserError: The file is damaged or was edited. Names the file and `advice`.
-    """
+def read_sealed(path: AnyPath) -> dict[str, Any] | None:
+    """Read a JSON object; None where there is no such file. Raise `UserError` where it is damaged or was edited."""
     try:
-        document = json.loads(storage.read_bytes(path))
-        digest = document.pop(_DIGEST)
-        if digest == _digest(document):
-            return dict(document)
+        return unseal(storage.read_bytes(path))
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError, AttributeError):
-        pass
-    raise UserError(f"{path} is damaged or was edited; {advice}")
+    except ValueError:
+        raise UserError(f"{path} is damaged or was edited; delete it and run again") from None
+
+
+def seal(document: Mapping[str, Any]) -> str:
+    """Return a JSON object with its digest, as text."""
+    return json.dumps({**document, _DIGEST: _digest(document)}, indent=1) + "\n"
+
+
+def unseal(content: bytes) -> dict[str, Any]:
+    """Return the object in a text of `seal`. Raise `ValueError` where the text was changed."""
+    document = json.loads(content)
+    if not isinstance(document, dict) or document.pop(_DIGEST, None) != _digest(document):
+        raise ValueError("the digest is not that of the content")
+    return document
 
 
 def _digest(document: Mapping[str, Any]) -> str:

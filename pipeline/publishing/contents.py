@@ -6,11 +6,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any
 
 from pydantic import ValidationError
 
-from pipeline.card.render import render_card
+from pipeline.card.render import UNKNOWN_FOLDER, render_card
 from pipeline.driver.check import check_entry, load_current_manifest, plan_of
 from pipeline.driver.finish import count_rows, is_complete
 from pipeline.io import storage
@@ -113,7 +112,7 @@ def _partial_manifest(folder: AnyPath, manifest: Manifest) -> Manifest:
 
 
 def _entry(folder: AnyPath, path: str) -> FileEntry:
-    meta = _read_footer(folder / path)
+    meta = read_meta(folder / path) or {}
     with storage.local_copy(folder / path) as copy:
         size, digest = copy.stat().st_size, storage.content_id(copy)
     return FileEntry(path=path, rows=meta.get("examples", 0), bytes=size, sha256=digest)
@@ -138,13 +137,6 @@ def _check_complete(folder: AnyPath, built: Manifest, found: Manifest) -> None:
     )
 
 
-def _read_footer(path: AnyPath) -> dict[str, Any]:
-    try:
-        return read_meta(path) or {}
-    except UserError as error:
-        raise UsageError(str(error)) from None
-
-
 def _read_other_files(folder: AnyPath, manifest: Manifest, repo_id: str, is_complete: bool) -> dict[str, bytes]:
     """Return every file except the shards. Local paths in them, also in card and report, are cut to their last part."""
     found = {
@@ -164,7 +156,7 @@ def _read_other_files(folder: AnyPath, manifest: Manifest, repo_id: str, is_comp
     if not is_complete or CARD not in found:
         found[CARD] = render_card(public, repo_id).encode()
     # The card in the folder shows how to load the dataset from that folder.
-    found[CARD] = found[CARD].replace(b'"PATH_OF_THIS_FOLDER"', json.dumps(repo_id).encode())
+    found[CARD] = found[CARD].replace(json.dumps(UNKNOWN_FOLDER).encode(), json.dumps(repo_id).encode())
     for path in found.keys() & {CARD, "report.html", _REPORT}:
         found[path] = privacy.without_paths(found[path].decode(), names).encode()
     return found | {MANIFEST: manifest_text(public).encode()}

@@ -36,9 +36,6 @@ UPLOAD_THREADS = 8
 class Uploaded(Record):
     """Record of a file that the Hub has, though no commit names it yet. `mode` is the Hub's choice of storage."""
 
-    path: str
-    sha256: str
-    bytes: int
     mode: UploadMode
 
 
@@ -78,7 +75,7 @@ def upload(batch: Batch, folder: AnyPath, settings: PublishConfig) -> None:
             add.upload_info.sha256 = bytes.fromhex(entry.sha256)
         preupload(operations, settings, counts)
     for entry, add in zip(batch, operations, strict=True):
-        done = Uploaded(path=entry.path, sha256=entry.sha256, bytes=entry.bytes, mode=upload_mode(add))
+        done = Uploaded(mode=upload_mode(add))
         write_text(_record_path(folder, settings.repo_id, entry), done.model_dump_json() + "\n")
         counts.add("publish/files", 1)
         counts.add("publish/bytes", entry.bytes)

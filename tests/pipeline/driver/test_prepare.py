@@ -521,9 +521,10 @@ def test_manifest_is_read_as_it_was_written(tmp_path: Path) -> None:
     manifest = find_manifest(tmp_path)
     assert manifest is not None
 
-    write_manifest(tmp_path, manifest.model_copy(update={"status": "complete"}))
+    written = write_manifest(tmp_path, manifest.model_copy(update={"status": "complete"}))
 
-    assert find_manifest(tmp_path) == manifest.model_copy(update={"status": "complete"}).sealed()
+    assert find_manifest(tmp_path) == written
+    assert written == manifest.model_copy(update={"status": "complete", "digest": written.digest})
 
 
 def test_second_build_on_a_folder_is_refused_until_the_first_is_killed(tmp_path: Path) -> None:
