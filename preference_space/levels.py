@@ -22,6 +22,11 @@ def one_hot(levels: Direction) -> npt.NDArray[np.float32]:
     return hot.reshape(len(levels), 3 * levels.shape[-1]).astype(np.float32)
 
 
+def pole_probabilities(levels: Direction) -> npt.NDArray[np.float32]:
+    """Return the probabilities of the positive and the negative pole for certain levels, shape (..., D, 2)."""
+    return np.stack([levels > 0, levels < 0], axis=-1).astype(np.float32)
+
+
 def majority(levels: Direction) -> Direction:
     """Return the majority vote, shape (N, D) to (D,): the pole of more than half of the rows, else 0."""
     positive, negative = ((levels == pole).sum(axis=0) > len(levels) / 2 for pole in (1, -1))

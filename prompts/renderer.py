@@ -1,6 +1,7 @@
 """Loading, checking and sandboxed rendering of templates.
 
-A template file defines blocks: `system` and `user` for a chat prompt, `text` for a plain text. Templates are data:
+A template file defines blocks: `system` and `user` for a chat prompt, `text` for a plain text, `context` and
+`question` for one of many questions. Templates are data:
 `prompts.sandbox` defines their language, their inputs are plain data, and an undefined variable is an error. The inputs
 that they print have no control tokens (`prompts.control_tokens`).
 """

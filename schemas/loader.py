@@ -12,7 +12,7 @@ from typing import Any, TypeVar, get_args
 from pydantic import BaseModel, ValidationError
 
 from schemas.base import UsageError
-from schemas.config import BuildConfig
+from schemas.config import PACKAGED, BuildConfig
 from schemas.documents import parse_yaml, read_yaml
 from schemas.problems import Key, describe_errors, quote_key
 
@@ -171,7 +171,7 @@ def _resolve_against(folder: str, path: str) -> str:
 
 def _with_absolute_paths(config: BuildConfig, folder: str) -> BuildConfig:
     def resolve(path: str) -> str:
-        if "://" in path or path == "packaged" or path.startswith("/"):
+        if "://" in path or path == PACKAGED or path.startswith("/"):
             return path
         return str(Path(path).expanduser()) if path.startswith("~") else _resolve_against(folder, path)
 
@@ -180,7 +180,7 @@ def _with_absolute_paths(config: BuildConfig, folder: str) -> BuildConfig:
         changes["space"] = resolve(config.space)
     if config.templates is not None:
         changes["templates"] = resolve(config.templates)
-    if config.seeds.path != "packaged":
+    if config.seeds.path != PACKAGED:
         changes["seeds"] = config.seeds.model_copy(update={"path": resolve(config.seeds.path)})
     if config.generation.model.startswith((".", "~")):
         changes["generation"] = config.generation.model_copy(update={"model": resolve(config.generation.model)})

@@ -17,6 +17,7 @@ from pipeline.io import storage
 from pipeline.io.sealed import read_sealed, write_sealed
 from pipeline.io.shards import read_metas, read_shard
 from pipeline.plan import SPLITS, BuildPlan
+from pipeline.reading.text import hash_texts
 
 _FILE = "pool/shared_replies.json"
 
@@ -78,6 +79,4 @@ def has_shared_reply(table: pa.Table, shared: npt.NDArray[np.uint64]) -> npt.NDA
 
 def _hashes(table: pa.Table) -> npt.NDArray[np.uint64]:
     """Return hashes of all chosen replies, then of all rejected ones, shape (2 * rows,)."""
-    texts = [*table["chosen"].to_pylist(), *table["rejected"].to_pylist()]
-    digests = b"".join(hashlib.blake2b(text.encode(), digest_size=8).digest() for text in texts)
-    return np.frombuffer(digests, dtype=np.uint64)
+    return hash_texts([*table["chosen"].to_pylist(), *table["rejected"].to_pylist()])

@@ -21,7 +21,7 @@ from pipeline.io.manifests import CARD, MANIFEST
 from pipeline.io.storage import AnyPath, write_text
 from pipeline.plan import SPLITS
 from schemas.arrow import arrow_schema, card_features
-from schemas.config import MiningConfig
+from schemas.config import PACKAGED, MiningConfig
 from schemas.loader import validate
 from schemas.manifest import Manifest
 from schemas.records import Example
@@ -166,7 +166,7 @@ def _facts(manifest: Manifest) -> dict[str, Any]:
         "histories": has_histories,
         "strict": mining is None or history["consistency"] == "strict",
         "scrubbed": mining is not None and mining.scrub,
-        "own_posts": is_sampled and config["seeds"]["path"] != "packaged",
+        "own_posts": is_sampled and config["seeds"]["path"] != PACKAGED,
         "origins": origins,
         "phase_two": "histories, portrait" if has_histories else "portrait",
         "model": _last_part(config["generation"]["model"]) if writes or is_annotated else None,
@@ -256,21 +256,25 @@ def _most_active(report: Report) -> int:
     return max(_active_counts(report), default=0)
 
 
+_UNPRINTED = r"\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069"
+"""Control characters, line separators and marks of direction, as a class of a pattern."""
+
+
 def _escape_inline(value: object) -> str:
     """Return a value as text for a line or a table's cell, without markup and line breaks."""
-    text = re.sub(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]+", " ", str(value))
+    text = re.sub(f"[{_UNPRINTED}]+", " ", str(value))
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return re.sub(r"([\\`*_{}\[\]#|!~$])", r"\\\1", text)
 
 
 def _escape_code(value: object) -> str:
     """Return a value as inline code. Backquotes are removed, since code has no escapes."""
-    return "`" + re.sub(r"[\x00-\x1f\x7f-\x9f`|]+", " ", str(value)) + "`"
+    return "`" + re.sub(f"[{_UNPRINTED}`|]+", " ", str(value)) + "`"
 
 
 def _fence(text: str) -> str:
     """Return a text as a code block whose fence is longer than any in the text."""
-    clean = re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", "\ufffd", text)
+    clean = re.sub(rf"(?![\n\t])[{_UNPRINTED}]", "\ufffd", text)
     longest = max((len(run) for run in re.findall(r"`+", clean)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}text\n{clean}\n{fence}"

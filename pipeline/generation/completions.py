@@ -45,7 +45,7 @@ OPTIONS = ("A", "B", "C")
 class ChoiceRequest:
     """A request for many one-token choices in one call: each of `questions` follows `prefix`.
 
-    The body is made when it is sent, as all bodies of a shard would take a gigabyte. `key` is a hash of its parts.
+    The body is made when it is sent, as the bodies of a shard repeat each prefix many times. `key` is a hash of its parts.
     """
 
     path: ClassVar[str] = "/completions"
@@ -164,7 +164,7 @@ def make_request(
     }
     if config.stop:
         body["stop"] = config.stop
-    # Copied, as orjson returns a buffer of nine kilobytes for one kilobyte, and whole shards of bodies are in memory.
+    # Copied, as orjson returns a buffer that is much larger, and whole shards of bodies are in memory.
     fields = {name: value for name, value in (body | config.extra | changes).items() if value is not None}
     encoded = bytes(memoryview(orjson.dumps(fields)))
     key = hashlib.blake2b(encoded, digest_size=16).hexdigest()

@@ -7,7 +7,7 @@ import aiohttp
 from schemas.mask import Mask
 
 MAX_BYTES = 8 * 2**20
-"""Size after decompression. A thousand choices with their log-probabilities take half a megabyte."""
+"""Size after decompression. Even a call of 1,024 choices with their log-probabilities takes far less."""
 
 
 class TooLargeError(ValueError):

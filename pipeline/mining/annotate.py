@@ -29,6 +29,7 @@ from pipeline.plan import BuildPlan, ShardSpec
 from pipeline.quality.rules import Violation
 from pipeline.runtime.resources import resources
 from pipeline.threads.batch import ThreadBatch
+from preference_space.levels import pole_probabilities
 from schemas.answers import read_object
 from schemas.records import Pair, Rejection
 
@@ -192,7 +193,7 @@ def _read_structured(outcome: Outcome, plan: BuildPlan) -> Levels | Violation | 
             found = orjson.dumps(answer)[:40].decode(errors="replace")
             return Violation("schema", f"{slug}: found {found}, expected one of {', '.join(LEVEL_OF)}")
         levels[d] = LEVEL_OF[answer]
-    return levels, np.stack([levels > 0, levels < 0], axis=-1).astype(np.float32)
+    return levels, pole_probabilities(levels)
 
 
 def unanswered_responses(shard: MinedShard) -> set[int]:

@@ -135,7 +135,8 @@ def find_near(replies: Replies) -> NearPairs:
     """Return pairs of unequal replies with an estimated Jaccard similarity of `THRESHOLD` or more."""
     number = len(replies.keys)
     found = NearPairs(np.full(number, -1), np.full(number, -1))
-    # 32 bands of four numbers. Replies that share one are compared: of pairs at 0.8 one in ten million is missed.
+    # 32 bands of four numbers. Similar replies differ in at most 25 of the 128, so they share a band and are compared.
+    # Only groups of more than `_CANDIDATES` in a split lose some pairs.
     bands = np.ascontiguousarray(replies.signatures).view(np.uint64)
     splits = np.unique(replies.splits)
     for band in bands.T:

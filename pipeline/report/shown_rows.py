@@ -10,10 +10,11 @@ import numpy as np
 import pyarrow.compute as pc
 
 from pipeline.io.shards import open_shard
+from pipeline.reading.text import hash_texts
 from pipeline.report.settings import ReportSettings
 from pipeline.report.source import Batch, Build, place_of, read_columns, shard_of
 from pipeline.report.tallies import RowSample
-from pipeline.report.texts import Hashes, Integers, hash_texts, rehash
+from pipeline.report.texts import Hashes, Integers, rehash
 from preference_space.direction import Direction, from_released, verbalise
 from preference_space.space import PreferenceSpace
 from schemas.base import Record
@@ -89,7 +90,7 @@ class ShownRejections:
                 continue
             reasons = pc.binary_join_element_wise(table["stage"], table["reason"], "/")
             names = pc.binary_join_element_wise(table["record_id"], reasons, table["attempt"].cast("string"), " ")
-            keys, held = rehash(hash_texts(names), self._settings.seed), np.array(reasons.to_pylist())
+            keys, held = rehash(hash_texts(names.to_pylist()), self._settings.seed), np.array(reasons.to_pylist())
             for reason in np.unique(held).tolist():
                 rows = np.flatnonzero(held == reason)
                 drawn = self._reasons.setdefault((folder, reason), RowSample(self._settings.rejections))

@@ -17,9 +17,10 @@ from pipeline.io.manifests import load_manifest
 from pipeline.io.shards import read_shard
 from pipeline.io.storage import AnyPath
 from pipeline.plan import SPLITS
-from pipeline.report.texts import Hashes, Integers, Words, characters_of, hash_texts, words_of
+from pipeline.reading.text import hash_texts
+from pipeline.report.texts import Hashes, Integers, Words, characters_of, words_of
 from pipeline.runtime.inputs import read_space
-from preference_space.direction import Direction
+from preference_space.direction import Direction, from_released
 from preference_space.space import PreferenceSpace
 from schemas.base import UsageError
 from schemas.manifest import FileEntry, Manifest
@@ -91,7 +92,8 @@ class Batch:
     @cached_property
     def directions(self) -> Direction:
         """Return the rows' directions, shape (N, D)."""
-        return _levels(self.table["Preference Direction"].combine_chunks()).reshape(len(self.table), -1)
+        lists = self.table["Preference Direction"].combine_chunks()
+        return from_released(lists.flatten().to_numpy()).reshape(len(self.table), -1)
 
     @cached_property
     def pairs(self) -> Integers:
@@ -110,7 +112,7 @@ class Batch:
     @cached_property
     def keys(self) -> Hashes:
         """Return hashes of the rows' ids, shape (N,), by which samples are drawn."""
-        return hash_texts(self.table["id"])
+        return hash_texts(self.table["id"].to_pylist())
 
     @cached_property
     def places(self) -> Integers:
@@ -132,12 +134,12 @@ class Batch:
     @cached_property
     def prompt_hashes(self) -> Hashes:
         """Return the hashes of `prompts`, shape (P,)."""
-        return hash_texts(self.prompts)
+        return hash_texts(self.prompts.to_pylist())
 
     @cached_property
     def reply_hashes(self) -> Hashes:
         """Return the hashes of `replies`, shape (2P,)."""
-        return hash_texts(self.replies)
+        return hash_texts(self.replies.to_pylist())
 
     @cached_property
     def reply_words(self) -> Words:
@@ -196,7 +198,8 @@ class Items:
     @cached_property
     def directions(self) -> Direction:
         """Return the items' directions, shape (I, D)."""
-        return _levels(self._items.field("Preference Direction")).reshape(-1, self._dimensions)
+        lists = self._items.field("Preference Direction")
+        return from_released(lists.flatten().to_numpy()).reshape(-1, self._dimensions)
 
 
 _ROW_BITS = 32
@@ -215,12 +218,6 @@ def shard_of(place: int) -> int:
 def row_of(place: int) -> int:
     """Return the row of a place in its shard."""
     return place & ((1 << _ROW_BITS) - 1)
-
-
-def _levels(lists: pa.ListArray) -> Direction:
-    """Return the released numbers (1, 0.5, 0) of all lists as levels, one after another."""
-    levels: Direction = (lists.flatten().to_numpy() * 2 - 1).astype(np.int8)
-    return levels
 
 
 def read_batches(build: Build, shard: int) -> Iterator[Batch]:

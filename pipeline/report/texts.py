@@ -1,8 +1,7 @@
-"""Hashes of many texts and of their words as arrays, so that n-grams are sums of numbers."""
+"""Hashes of the words of many texts as arrays, so that n-grams are sums of numbers."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -50,12 +49,6 @@ class Words(NamedTuple):
             total += self.hashes[k : number + k] * factor
         first = np.flatnonzero(self.texts[:number] == self.texts[size - 1 :][:number])
         return Grams(mix(total[first]), first)
-
-
-def hash_texts(texts: pa.Array | pa.ChunkedArray) -> Hashes:
-    """Return a 64-bit hash of each text, shape (T,)."""
-    digests = b"".join(hashlib.blake2b(text.encode(), digest_size=8).digest() for text in texts.to_pylist())
-    return np.frombuffer(digests, dtype="<u8").astype(np.uint64, copy=False)
 
 
 def mix(numbers: Hashes) -> Hashes:

@@ -37,7 +37,7 @@ from pipeline.reading.values import (
 )
 from schemas.arrow import arrow_schema, to_table
 from schemas.base import UsageError
-from schemas.config import SeedsConfig
+from schemas.config import PACKAGED, SeedsConfig
 from schemas.records import SeedPost
 
 _ROWS_PER_GROUP = 1024
@@ -168,7 +168,7 @@ def _rows(config: SeedsConfig, path: AnyPath | str) -> Rows:
 
 
 def _source_path(config: SeedsConfig) -> AnyPath:
-    if config.path == "packaged":
+    if config.path == PACKAGED:
         return Path(str(importlib.resources.files("pipeline.sampling") / "seed_posts.jsonl"))
     path = storage.parse(config.path)
     if detect_format(path) is None:

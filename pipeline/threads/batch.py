@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from preference_space.direction import Direction
+from preference_space.levels import pole_probabilities
 from schemas.arrow import arrow_schema
 from schemas.records import SeedPost, Thread
 
@@ -89,7 +90,7 @@ class ThreadBatch:
         given = _lengths(responses.field("positive")) > 0
         levels = np.zeros((len(responses), dimensions), dtype=np.int8)
         levels[annotated] = _values(responses.field("levels"), np.int8).reshape(-1, dimensions)
-        probabilities = np.stack([levels > 0, levels < 0], axis=-1).astype(np.float32)
+        probabilities = pole_probabilities(levels)
         for pole, name in enumerate(("positive", "negative")):
             probabilities[given, :, pole] = _values(responses.field(name), np.float32).reshape(-1, dimensions)
         return cls(

@@ -13,6 +13,7 @@ import os
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ from pipeline.threads.batch import ROWS_PER_GROUP, THREAD_SCHEMA, ThreadBatch
 from pipeline.threads.cleaning import CleanThread, clean_thread
 from pipeline.threads.parsing import Item, Post, Response
 from pipeline.threads.sources import Slice, input_bytes, list_slices, read_items
+from preference_space.levels import pole_probabilities
 from schemas.base import UserError
 
 _PART_BYTES = 32 << 20
@@ -51,7 +53,7 @@ def pending_slices(plan: BuildPlan) -> list[Slice]:
 
 def is_partly_partitioned(plan: BuildPlan) -> bool:
     """Return whether some slices are partitioned and others are not."""
-    return 0 < len(pending_slices(plan)) < len(list_slices(plan.mining))
+    return len({read_slice_record(plan, found.number) is None for found in list_slices(plan.mining)}) == 2
 
 
 def pending_parts(plan: BuildPlan) -> list[int]:
@@ -61,6 +63,7 @@ def pending_parts(plan: BuildPlan) -> list[int]:
     return [part for part, meta in enumerate(metas) if (meta or {}).get("fingerprint") != plan.fingerprint]
 
 
+@lru_cache(maxsize=2)
 def count_parts(plan: BuildPlan) -> int:
     """Return the number of parts. It depends on the input alone, so that a later run can resume."""
     size = input_bytes(plan.mining)
@@ -182,23 +185,29 @@ def _write_spill(
 
 
 def _read_part(plan: BuildPlan, part: int) -> Iterator[Item]:
-    parts = count_parts(plan)
+    for path in _spills(plan):
+        with storage.open_binary(path) as file:
+            file.seek(_TRAILER_BYTES * (part - count_parts(plan)), os.SEEK_END)
+            start, stop, checksum = np.frombuffer(file.read(_TRAILER_BYTES), dtype="<i8").tolist()
+            file.seek(start)
+            content = file.read(stop - start)
+        if zlib.crc32(content) != checksum:
+            raise UserError(f"{path} is damaged; delete {_shuffle(plan)} and run again")
+        for line in content.splitlines():
+            kind, *fields = orjson.loads(line)
+            yield Post(*fields) if kind == "p" else Response(*fields)
+
+
+@lru_cache(maxsize=2)
+def _spills(plan: BuildPlan) -> list[AnyPath]:
+    """Return the paths of all spills. They are listed once in a process, not once for each part."""
+    paths: list[AnyPath] = []
     for input_slice in list_slices(plan.mining):
         record = read_slice_record(plan, input_slice.number) or {}
-        if record.get("parts") != parts:
+        if record.get("parts") != count_parts(plan):
             raise UserError(f"{input_slice.path} has changed while it was read; choose another --output")
-        for number in range(record["spills"]):
-            path = _spill_path(plan, input_slice.number, number)
-            with storage.open_binary(path) as file:
-                file.seek(_TRAILER_BYTES * (part - parts), os.SEEK_END)
-                start, stop, checksum = np.frombuffer(file.read(_TRAILER_BYTES), dtype="<i8").tolist()
-                file.seek(start)
-                content = file.read(stop - start)
-            if zlib.crc32(content) != checksum:
-                raise UserError(f"{path} is damaged; delete {_shuffle(plan)} and run again")
-            for line in content.splitlines():
-                kind, *fields = orjson.loads(line)
-                yield Post(*fields) if kind == "p" else Response(*fields)
+        paths += [_spill_path(plan, input_slice.number, number) for number in range(record["spills"])]
+    return paths
 
 
 def _batch(threads: Sequence[CleanThread], dimensions: int) -> ThreadBatch:
@@ -208,7 +217,7 @@ def _batch(threads: Sequence[CleanThread], dimensions: int) -> ThreadBatch:
     for row, response in enumerate(responses):
         if response.levels is not None:
             levels[row] = response.levels
-    probabilities = np.stack([levels > 0, levels < 0], axis=-1).astype(np.float32)
+    probabilities = pole_probabilities(levels)
     for row, response in enumerate(responses):
         if response.positive is not None:
             probabilities[row, :, 0], probabilities[row, :, 1] = response.positive, response.negative

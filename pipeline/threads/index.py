@@ -6,10 +6,9 @@ splits.
 
 from __future__ import annotations
 
-import hashlib
 import io
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -23,7 +22,7 @@ from pipeline.io.shards import open_shard, read_groups, read_metas
 from pipeline.io.storage import AnyPath
 from pipeline.plan import SPLITS, BuildPlan, apportion
 from pipeline.reading.formats import unreadable_error
-from pipeline.reading.text import normalise
+from pipeline.reading.text import hash_texts, normalise
 from pipeline.runtime.resources import resources
 from pipeline.threads.batch import ThreadBatch
 from pipeline.threads.gather import count_parts, part_path, read_own, read_slice_record
@@ -109,7 +108,7 @@ def check_threads(plan: BuildPlan) -> None:
     """Raise `UserError` if a file of gathered threads is missing or has changed since it was indexed."""
     document = read_own(plan, _index_path(plan))
     if document is None:
-        raise UserError(f"{_index_path(plan)} is missing; run the same build command again, which gathers the threads")
+        raise _missing_index(plan)
     folder = plan.output / "threads"
     present = set(storage.list_names(folder))
 
@@ -124,28 +123,32 @@ def check_threads(plan: BuildPlan) -> None:
 
 def read_threads(plan: BuildPlan, start: int, count: int) -> ThreadBatch:
     """Return threads `start` to `start + count` of those that the build uses, counted over all splits."""
-    index = read_index(plan)
-    if index is None:
-        raise UserError(f"{_index_path(plan)} is missing; choose another --output")
-    wanted = _read_kept(plan)[start : start + count]
-    ends = np.cumsum(index.parts)
+    kept, sizes = _read_kept(plan)
+    wanted = kept[start : start + count]
+    ends = np.cumsum(sizes)
     part_of = np.searchsorted(ends, wanted, side="right")
     tables = [
-        read_groups(part_path(plan, part), wanted[part_of == part] - (ends[part] - index.parts[part]))
+        read_groups(part_path(plan, part), wanted[part_of == part] - (ends[part] - sizes[part]))
         for part in np.unique(part_of).tolist()
     ]
     return ThreadBatch.from_table(pa.concat_tables(tables).combine_chunks(), len(resources(plan).space))
 
 
 @lru_cache(maxsize=2)
-def _read_kept(plan: BuildPlan) -> npt.NDArray[np.int64]:
-    """Return the numbers of the threads that the build uses. A local file is mapped, not read."""
-    path = _kept_path(plan)
-    if storage.is_local(path):
-        mapped: npt.NDArray[np.int64] = np.load(path, mmap_mode="r")
-        return mapped
-    kept: npt.NDArray[np.int64] = np.load(io.BytesIO(storage.read_bytes(path)))
-    return kept
+def _read_kept(plan: BuildPlan) -> tuple[npt.NDArray[np.int64], tuple[int, ...]]:
+    """Return the numbers of the threads that the build uses, and the number of threads in each part."""
+    index, path = read_index(plan), _kept_path(plan)
+    if index is None:
+        raise _missing_index(plan)
+    # A local file is mapped, not read.
+    kept: npt.NDArray[np.int64] = (
+        np.load(path, mmap_mode="r") if storage.is_local(path) else np.load(io.BytesIO(storage.read_bytes(path)))
+    )
+    return kept, index.parts
+
+
+def _missing_index(plan: BuildPlan) -> UserError:
+    return UserError(f"{_index_path(plan)} is missing; run the same build command again, which gathers the threads")
 
 
 def _sum_counts(plan: BuildPlan) -> tuple[Counter[str], str]:
@@ -177,8 +180,8 @@ def _post_digests(path: AnyPath, clean: Callable[[str], str] = str) -> npt.NDArr
         found: list[npt.NDArray[np.uint64]] = [np.empty(0, dtype=np.uint64)]
         for batch in file.iter_batches(batch_size=4096, columns=["title", "text"]):
             titles, texts = (map(clean, batch[name].to_pylist()) for name in ("title", "text"))
-            posts = zip(titles, texts, strict=True)
-            found.append(_hash_texts(SeedPost(id="-", title=title, text=text).prompt for title, text in posts))
+            posts = (SeedPost(id="-", title=title, text=text) for title, text in zip(titles, texts, strict=True))
+            found.append(hash_texts(normalise(post.prompt) for post in posts))
     return np.concatenate(found)
 
 
@@ -190,11 +193,6 @@ def _seed_digests(plan: BuildPlan) -> npt.NDArray[np.uint64]:
     clean: Callable[[str], str] = scrub if plan.mining.scrub else str
     seeds = [_post_digests(plan.output / "seeds" / f"{split}.parquet", clean) for split in SPLITS]
     return np.unique(np.concatenate(seeds))
-
-
-def _hash_texts(texts: Iterable[str]) -> npt.NDArray[np.uint64]:
-    digests = b"".join(hashlib.blake2b(normalise(text).encode(), digest_size=8).digest() for text in texts)
-    return np.frombuffer(digests, dtype=np.uint64)
 
 
 def _splits(plan: BuildPlan, threads: int) -> dict[str, int]:

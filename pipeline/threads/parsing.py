@@ -7,7 +7,7 @@ Ids of other sources may start over in each file, so there a response meets the 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +16,7 @@ from pipeline.reading.columns import Columns
 from pipeline.reading.text import clean_text, to_slug
 from pipeline.reading.values import (
     Row,
+    Rows,
     UnreadableError,
     is_missing,
     missing_column,
@@ -32,10 +33,8 @@ from preference_space.space import PreferenceSpace
 from schemas.base import UsageError
 from schemas.config import DumpSource, ThreadField
 
-Rows = Iterable[tuple[int, Row]]
 _ROUNDING = 1e-3
 """How far the sum of given probabilities may exceed 1."""
-_DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 _MOST_DIGITS = 19
 """Longest decimal number that is read as an id in base 36."""
 
@@ -270,15 +269,8 @@ def _is_top_level(parent: str, link: str) -> bool:
     """
     if not parent or parent.removeprefix("t3_") == link:
         return True
-    return parent.isascii() and parent.isdigit() and len(parent) <= _MOST_DIGITS and _in_base_36(int(parent)) == link
-
-
-def _in_base_36(number: int) -> str:
-    digits = ""
-    while number:
-        number, digit = divmod(number, 36)
-        digits = _DIGITS[digit] + digits
-    return digits
+    is_number = parent.isascii() and parent.isdigit() and len(parent) <= _MOST_DIGITS
+    return is_number and np.base_repr(int(parent), 36).lower() == link
 
 
 def hash_content(*texts: str) -> str:

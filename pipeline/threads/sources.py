@@ -30,10 +30,8 @@ from pipeline.threads.filters import Filters
 from pipeline.threads.parsing import Item, parse_comments, parse_rated, parse_submissions, parse_threads
 from preference_space.space import PreferenceSpace
 from schemas.base import UsageError
-from schemas.config import DumpSource, MiningConfig, ThreadsSource
+from schemas.config import PACKAGED, DumpSource, MiningConfig, ThreadsSource
 
-PACKAGED = "packaged"
-"""Name of the forty short threads that the package contains."""
 SLICE_BYTES = 64 << 20
 _COMPRESSION_RATIO = 8
 """Estimated bytes of text for a byte of a compressed dump."""

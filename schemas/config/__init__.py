@@ -17,11 +17,12 @@ from schemas.config.generation import GenerationConfig, HistoryConfig, RulesConf
 from schemas.config.mining import AnnotationConfig, MiningConfig
 from schemas.config.publishing import CardConfig, PublishConfig
 from schemas.config.sampling import Correlation, Marginal, SamplingConfig, SplitsConfig
-from schemas.config.sources import DumpSource, MinedSource, SeedsConfig, ThreadField, ThreadsSource
+from schemas.config.sources import PACKAGED, DumpSource, MinedSource, SeedsConfig, ThreadField, ThreadsSource
 
 __all__ = [
     "MAX_SHARDS",
     "NOT_FINGERPRINTED",
+    "PACKAGED",
     "AnnotationConfig",
     "BuildConfig",
     "CardConfig",

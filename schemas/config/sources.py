@@ -9,12 +9,15 @@ from pydantic import Field, model_validator
 from schemas.base import Record
 from schemas.config.fields import Paths
 
+PACKAGED = "packaged"
+"""Name of the posts, or of the threads, that the package contains."""
+
 
 class SeedsConfig(Record):
     """The source of the posts."""
 
     path: str = Field(
-        "packaged",
+        PACKAGED,
         description="`packaged` (312 posts of this project), a Hub dataset `hf://owner/name`, or a file, local or at "
         "`s3://` or `gs://`. Files are `.jsonl`, `.ndjson`, `.json`, `.csv`, `.tsv` or `.parquet`; all but the last "
         "may also end in `.gz` or `.zst`.",

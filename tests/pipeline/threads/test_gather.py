@@ -12,6 +12,7 @@ from pipeline.threads import gather, sources
 from pipeline.threads.gather import count_parts, join, partition, pending_parts, pending_slices
 from pipeline.threads.index import build_index, read_threads
 from schemas.base import UserError
+from schemas.config import MiningConfig
 from tests import ROOT
 from tests.pipeline.helpers import folder_of, mining, rows_of, write_jsonl
 from tests.pipeline.threads.forum import (
@@ -670,6 +671,26 @@ def test_slices_and_parts_done_twice_give_the_same_files(tmp_path: Path, monkeyp
         return files()
 
     assert run() == run()
+
+
+def test_input_is_listed_once_for_all_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cut_small(monkeypatch)
+    plan = plan_of(tmp_path / "out", busy_dump(tmp_path))
+    for input_slice in pending_slices(plan):
+        partition(input_slice, plan)
+    parts, listed = pending_parts(plan), list[MiningConfig]()
+
+    def list_slices(config: MiningConfig) -> list[sources.Slice]:
+        listed.append(config)
+        return sources.list_slices(config)
+
+    monkeypatch.setattr(gather, "list_slices", list_slices)
+
+    for part in parts:
+        join(part, plan)
+
+    assert len(parts) > 50
+    assert len(listed) == 1
 
 
 def test_no_file_is_left_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
