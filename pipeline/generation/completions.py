@@ -45,7 +45,8 @@ OPTIONS = ("A", "B", "C")
 class ChoiceRequest:
     """A request for many one-token choices in one call: each of `questions` follows `prefix`.
 
-    The body is made when it is sent, as the bodies of a shard repeat each prefix many times. `key` is a hash of its parts.
+    The body is made when it is sent, as the bodies of a shard repeat each prefix many times. `key` is a hash of the
+    parts.
     """
 
     path: ClassVar[str] = "/completions"
