@@ -121,7 +121,7 @@ def read(
     config = validate(MiningConfig, {"source": source, **keys}, "test")
     counts = Counter[str]()
     filters = Filters(config, counts)
-    numbered = list(enumerate(rows, 1))
+    numbered = enumerate(rows, 1)
     assert isinstance(config.source, DumpSource)
     found: Iterable[Item]
     if kind == "submissions":

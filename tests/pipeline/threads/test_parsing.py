@@ -433,4 +433,4 @@ def test_space_must_have_what_a_dataset_rates() -> None:
     filters = Filters(validate(MiningConfig, {"source": {"kind": "helpsteer2", "path": ["x"]}}, "test"), Counter())
 
     with pytest.raises(UsageError, match=r"mining\.source\.kind: helpsteer2: .*'three'.*'truthfulness'"):
-        list(parse_rated([], filters, SPACE, "helpsteer2"))
+        list(parse_rated(iter([]), filters, SPACE, "helpsteer2"))
