@@ -32,7 +32,7 @@ from pipeline.mining import annotate
 from pipeline.mining.pairing import load_threads
 from pipeline.threads import gather
 from pipeline.threads.index import build_index
-from schemas.config import BuildConfig, VllmEngine
+from schemas.config import BuildConfig, GenerationConfig, VllmEngine
 from schemas.loader import validate
 
 _SETTINGS = {"with prefix reuse": (), "without": ("--no-enable-prefix-caching",)}
@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--dimensions", nargs="+", default=None, help="slugs and groups; by default all")
     parser.add_argument("--submissions", type=Path)
     parser.add_argument("--comments", type=Path)
-    parser.add_argument("--model", default="packaged:smollm2-135m-instruct")
+    parser.add_argument("--model", default=GenerationConfig().model)
     arguments = parser.parse_args()
     print(describe())
     computed = {}

@@ -42,7 +42,7 @@ from unittest.mock import patch
 import aiohttp
 import psutil
 
-from benchmarks.machine import describe
+from benchmarks.machine import busy_seconds, describe
 from pipeline.driver.prepare import prepare
 from pipeline.generation import service
 from pipeline.generation.completions import Completion, Outcome, Request, make_request
@@ -193,7 +193,7 @@ def compare(scratch: Path, arguments: argparse.Namespace) -> None:
     _write(scratch / _REQUESTS, [request.body for request in requests])
     _write(scratch / _WARM_UP, _warm_up(config))
     size = f"{len(requests)} requests in shards of {config.shard_pairs} pairs"
-    print(f"{size}, {_window(config)} in flight, {config.generation.model}", flush=True)
+    print(f"{size}, {_engine(config).in_flight} in flight, {config.generation.model}", flush=True)
     speeds: dict[str, list[float]] = {"pipeline": [], "offline": []}
     other_cores = 0.0
     for number in range(1, arguments.rounds + 1):
@@ -239,7 +239,7 @@ def run_pipeline(scratch: Path, name: str) -> None:
         name,
         seconds=watch.seconds,
         other_cores=watch.other_work / watch.seconds,
-        thin=watch.thin_seconds(_window(config)) / watch.seconds,
+        thin=watch.thin_seconds(_engine(config).in_flight) / watch.seconds,
         url=link.url,
     )
 
@@ -247,7 +247,7 @@ def run_pipeline(scratch: Path, name: str) -> None:
 def run_offline(scratch: Path, name: str) -> None:
     """Run the batch with the server's arguments, in a separate process."""
     config = load_config(scratch / _CONFIG)
-    spec = _spec(config, scratch)
+    spec = server_spec(_engine(config), config.generation.model, scratch / "server.log")
     os.environ.update(spec.environment)
     vllm: Any = importlib.import_module("vllm")
     parser = importlib.import_module("vllm.utils.argparse_utils").FlexibleArgumentParser()
@@ -351,14 +351,14 @@ def _warm_up(config: BuildConfig) -> list[bytes]:
             ("warm-up", k),
             max_tokens=_WARM_UP_TOKENS,
         ).body
-        for k in range(_window(config))
+        for k in range(_engine(config).in_flight)
     ]
 
 
-def _spec(config: BuildConfig, scratch: Path) -> ServerSpec:
+def _engine(config: BuildConfig) -> VllmEngine:
     if not isinstance(config.engine, VllmEngine):
-        sys.exit("this is about engine.kind vllm")
-    return server_spec(config.engine, config.generation.model, scratch / "server.log")
+        sys.exit(f"engine.kind: found '{config.engine.kind}', expected 'vllm'")
+    return config.engine
 
 
 def _until_gone(url: str) -> None:
@@ -388,8 +388,7 @@ def _store(scratch: Path, name: str, **found: object) -> None:
 
 def _other_work() -> float:
     """Return processor seconds of this machine, less those of this process and its children."""
-    spent = psutil.cpu_times()._asdict()
-    seconds: float = sum(spent.get(kind, 0.0) for kind in ("user", "nice", "system", "irq", "softirq", "steal"))
+    seconds = busy_seconds()
     for process in (psutil.Process(), *psutil.Process().children(recursive=True)):
         with contextlib.suppress(psutil.Error):
             own = process.cpu_times()
@@ -409,12 +408,6 @@ def _device() -> str:
     except (OSError, subprocess.SubprocessError):
         return "the CPU"
     return ", ".join(done.stdout.split("\n")).strip(", ")
-
-
-def _window(config: BuildConfig) -> int:
-    if not isinstance(config.engine, VllmEngine):
-        raise TypeError("this benchmark is of vLLM")
-    return config.engine.in_flight
 
 
 if __name__ == "__main__":

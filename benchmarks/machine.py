@@ -1,4 +1,4 @@
-"""Figures that all benchmarks share: the machine, the command, and a process tree's memory."""
+"""Figures that all benchmarks share: the machine and its work, the command, and a process tree's memory."""
 
 from __future__ import annotations
 
@@ -53,6 +53,12 @@ def tree_memory(pid: int) -> int:
         return sum(process.memory_info().rss for process in (root, *root.children(recursive=True)))
     except psutil.Error:
         return 0
+
+
+def busy_seconds() -> float:
+    """Return processor seconds that this machine has spent."""
+    spent = psutil.cpu_times()._asdict()
+    return float(sum(spent.get(kind, 0.0) for kind in ("user", "nice", "system", "irq", "softirq", "steal")))
 
 
 def free_port() -> int:

@@ -290,7 +290,7 @@ def draw_texts(rng: np.random.Generator, number: int, mean: float, spread: float
 
 
 def plant(shard: Shard, replies: list[str]) -> None:
-    """Return replies for the first shards of train and test, and near-duplicates for the second shard of train."""
+    """Put known replies into the first shards of train and test, and near-duplicates into the second of train."""
     known = [" ".join(draw_texts(np.random.default_rng([7, k]), 1, 60, 1)) for k in range(min(_PLANTED, len(replies)))]
     if shard.position == 0 and shard.split in ("train", "test"):
         replies[: len(known)] = known

@@ -36,7 +36,7 @@ import psutil
 import pyarrow.parquet as pq
 from pydantic import BaseModel
 
-from benchmarks.machine import describe
+from benchmarks.machine import busy_seconds, describe
 from benchmarks.report import draw_texts
 from pipeline.assembly import examples, leaks, portraits
 from pipeline.assembly.history import choose_histories
@@ -216,7 +216,7 @@ def run(output: Path, workers: int, overrides: Sequence[str]) -> None:
     sets = [part for override in overrides for part in ("--set", override)]
     given = ["build", str(output / _CONFIG), "--output", str(output / _FOLDER), *sets, *beam]
     print(f"runs: everyuser {' '.join(given)}", flush=True)
-    others = _busy_seconds()
+    others = busy_seconds()
     with (output / _LOG).open("wb") as log:
         begin = time.time()
         command = [sys.executable, "-m", "pipeline.cli", *given]
@@ -226,7 +226,7 @@ def run(output: Path, workers: int, overrides: Sequence[str]) -> None:
                 watch.look()
                 time.sleep(_MEMORY_SECONDS)
         end = time.time()
-    others = (_busy_seconds() - others - watch.processor_seconds) / (end - begin)
+    others = (busy_seconds() - others - watch.processor_seconds) / (end - begin)
     if process.returncode:
         sys.exit(f"the build failed:\n{(output / _LOG).read_text(errors='replace')[-4000:]}")
     folder = output / _FOLDER
@@ -293,13 +293,6 @@ def _folder_table(folder: Path, rows: int) -> list[str]:
 
 def _mib(size: int) -> str:
     return f"{size / 2**20:,.0f}"
-
-
-def _busy_seconds() -> float:
-    """Return processor seconds that this machine has spent."""
-    spent = psutil.cpu_times()._asdict()
-    seconds: float = sum(spent.get(kind, 0.0) for kind in ("user", "nice", "system", "irq", "softirq", "steal"))
-    return seconds
 
 
 class Stacks(Observer):

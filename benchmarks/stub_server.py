@@ -12,11 +12,7 @@ import sys
 from typing import cast
 
 import orjson
-
-try:
-    import uvloop
-except ImportError:
-    uvloop = None
+import uvloop
 
 _TEXT = """
 again almost always autumn balcony basket before bicycle bottle bread brother candle carpet chance cheese city corner
@@ -72,6 +68,5 @@ async def main(port: int) -> None:
 
 
 if __name__ == "__main__":
-    if uvloop is not None:
-        uvloop.install()
+    uvloop.install()
     asyncio.run(main(int(sys.argv[1])))

@@ -10,6 +10,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 from benchmarks.machine import describe, free_port, measure
@@ -44,14 +45,17 @@ def build(scratch: Path, pairs: int, in_flight: int, overrides: list[str]) -> st
         assert stub.stdout is not None  # noqa: S101 - for the type checker
         stub.stdout.readline()
         sets = [part for override in overrides for part in ("--set", override)]
+        started = time.time()
         done = measure([sys.executable, "-m", "pipeline.cli", "build", str(config), "--output", str(output), *sets])
     finally:
         stub.kill()
         stub.wait()
     manifest = json.loads((output / "manifest.json").read_text())
+    pool = max(path.stat().st_mtime for path in (output / "pool").glob("*.parquet"))
     size = sum(entry["bytes"] for entry in manifest["files"])
     return (
-        f"{pairs:>7} pairs: {pairs / done.seconds:6.0f} rows/s ({done.seconds:.1f} s), "
+        f"{pairs:>7} pairs: {pairs / done.seconds:6.0f} rows/s ({done.seconds:.1f} s, "
+        f"{pool - started:.1f} s to the end of phase 1), "
         f"{manifest['counts']['examples']} examples, peak {done.peak_bytes / 2**20:.0f} MiB, "
         f"{size / 2**20:.0f} MiB of shards"
     )

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,10 @@ from sklearn.linear_model import LogisticRegression
 from benchmarks.machine import describe
 
 LOGGED = ("loss", "rewards/accuracies", "rewards/margins")
-METRICS = ("alignment", "absolute", "reference_absolute", "margin")
+METRICS = (
+    *("alignment", "reference_absolute", "absolute", "margin"),
+    *("reference_absolute_per_token", "absolute_per_token"),
+)
 
 
 def main() -> None:
@@ -51,6 +55,12 @@ def main() -> None:
     print(describe())
     data = arguments.output / "data"
     run("build", [sys.executable, "-m", "pipeline.cli", "build", arguments.config, "--output", str(data)])
+    manifest = orjson.loads((data / "manifest.json").read_bytes())
+    sizes = Counter[str]()
+    for file in manifest["files"]:
+        sizes[Path(file["path"]).name.split("-")[0]] += file["rows"]
+    rows = ", ".join(f"{size} for {split}" for split, size in sizes.items())
+    print(f"  {manifest['counts']['pairs_accepted']} pairs; rows: {rows}")
     print(f"words of the replies, given the direction, by a linear classifier: {100 * words(data):.1f} %", flush=True)
     for method in arguments.methods:
         folder = arguments.output / method
@@ -88,9 +98,7 @@ def training(folder: Path, peak_tflops: float | None) -> None:
     lines = [line for line in lines if "loss" in line]
     quarter = max(1, len(lines) // 4)
     for name, some in (("first", lines[:quarter]), ("last", lines[-quarter:])):
-        means = {
-            key: np.mean([line[key] for line in some]) for key in ("loss", "rewards/accuracies", "rewards/margins")
-        }
+        means = {key: np.mean([line[key] for line in some]) for key in LOGGED}
         print(f"  {name} {len(some)} lines: " + ", ".join(f"{key} {value:.3f}" for key, value in means.items()))
     last, record = lines[-1], orjson.loads((folder / "run.json").read_bytes())
     rate, weights = last["num_tokens"] / last["seconds"], record["parameters"]

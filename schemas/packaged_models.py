@@ -101,8 +101,8 @@ def download(model: str, folder: Path) -> Path:
 
 
 _OTHER_MODELS = (
-    f"for another model name {SMALL} (small), a Hub id such as Qwen/Qwen2.5-1.5B-Instruct, or a folder; "
-    "or use an endpoint (engine.kind: openai)"
+    f"use another model: {SMALL} (small), a Hub id such as Qwen/Qwen2.5-1.5B-Instruct, or a folder; "
+    "a build can also use an endpoint (engine.kind: openai)"
 )
 
 

@@ -8,6 +8,7 @@ from pydantic import Field, JsonValue, field_validator
 
 from schemas.base import Record
 from schemas.config.fields import Probability, Share, compile_patterns, find_secrets
+from schemas.packaged_models import LARGE, SMALL
 from schemas.problems import Fits
 
 
@@ -15,9 +16,9 @@ class GenerationConfig(Record):
     """The model and its sampling parameters."""
 
     model: str = Field(
-        "packaged:smollm2-135m-instruct",
-        description="Hub id, folder (local, or at `s3://` or `gs://`), the name of an endpoint's model, or the "
-        "packaged small model.",
+        SMALL,
+        description="Hub id, folder (local, or at `s3://` or `gs://`), the name of an endpoint's model, or a packaged "
+        f"model: `{SMALL}` (135 million parameters) or `{LARGE}` (1.5 billion).",
     )
     temperature: float = Field(0.8, ge=0, description="Sampling temperature.")
     top_p: float = Field(0.95, gt=0, le=1, description="Probability mass of nucleus sampling.")

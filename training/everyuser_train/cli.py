@@ -36,7 +36,7 @@ err = Terminal(stderr=True)
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks, warnings and the libraries' logs.")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set a key; may be repeated.")]
 Config = Annotated[Path | None, typer.Argument(metavar="CONFIG", help="A YAML file with the command's keys.")]
-Model = Annotated[str | None, typer.Option("--model", "-m", help="The policy: a folder, a Hub id, the packaged model.")]
+Model = Annotated[str | None, typer.Option("--model", "-m", help="The policy: a folder, a Hub id, a packaged model.")]
 Reference = Annotated[
     str | None, typer.Option("--reference", "-r", help="The reference; by default the model under the adapters.")
 ]
@@ -150,7 +150,7 @@ def infer(
     space: Space = None,
     limit: Limit = None,
     annotator: Annotated[
-        str | None, typer.Option("--annotator", help="A model that runs here: a folder, a Hub id, the packaged model.")
+        str | None, typer.Option("--annotator", help="A model that runs here: a folder, a Hub id, a packaged model.")
     ] = None,
     base_url: BaseUrl = None,
     served_model: ServedModel = None,
@@ -225,7 +225,7 @@ def judge(
 
 @app.command()
 def chat(
-    model: Annotated[str, typer.Option("--model", "-m", help="The policy: a folder, a Hub id, the packaged model.")],
+    model: Annotated[str, typer.Option("--model", "-m", help="The policy: a folder, a Hub id, a packaged model.")],
     reference: Reference = None,
     data: Data = None,
     split: Split = None,

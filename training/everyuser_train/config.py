@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, JsonValue, model_validator
 
 from schemas.base import Record
+from schemas.packaged_models import SMALL
 
 Part = Literal["ugc", "pair", "demo"]
 
@@ -67,7 +68,7 @@ class PersonaConfig(Record):
 class ModelConfig(Record):
     """The model to train. The reference is the same model before training."""
 
-    name: str = Field(description="A Hub id, a folder, or `packaged:smollm2-135m-instruct`.")
+    name: str = Field(description=f"A Hub id, a folder, or a packaged model such as `{SMALL}`.")
     revision: str | None = Field(None, description="Revision of a Hub model.")
     dtype: Literal["float32", "bfloat16", "float16"] = Field("bfloat16", description="Data type of the computation.")
     tuning: Literal["full", "lora", "qlora"] = Field("lora", description="Train all weights, or adapters.")

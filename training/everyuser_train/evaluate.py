@@ -45,7 +45,7 @@ Parts = Annotated[tuple[Part, ...], Field(min_length=1)]
 class EvaluateConfig(Record):
     """One evaluation of a model against a reference."""
 
-    model: str = Field(description="The policy: a Hub id, a folder (of a model or of adapters), or the packaged model.")
+    model: str = Field(description="The policy: a Hub id, a folder (of a model or of adapters), or a packaged model.")
     model_revision: str | None = Field(None, description="Revision of a Hub model.")
     reference: str | None = Field(None, description="The reference; null: the model that the adapters were trained on.")
     reference_revision: str | None = Field(None, description="Revision of a Hub reference.")

@@ -37,6 +37,7 @@ from preference_space.direction import Direction, aggregate
 from preference_space.space import Dimension, PreferenceSpace
 from prompts.control_tokens import defuse_tokens
 from schemas.base import Record, UsageError
+from schemas.packaged_models import SMALL
 
 Orders = npt.NDArray[np.int64]
 """Shape (questions, 3): the meaning of each option, 0 the positive pole, 1 the negative one, 2 'cannot tell'."""
@@ -62,7 +63,7 @@ class LocalModel(Record):
     """An annotator that runs on this machine."""
 
     kind: Literal["local"]
-    name: str = Field(description="A Hub id, a folder, or `packaged:smollm2-135m-instruct`.")
+    name: str = Field(description=f"A Hub id, a folder, or a packaged model such as `{SMALL}`.")
     revision: str | None = Field(None, description="Revision of a Hub model.")
     dtype: Literal["float32", "bfloat16", "float16"] = Field("bfloat16", description="Data type of the computation.")
     batch_tokens: int = Field(16384, ge=1, description="Most tokens of a batch; the shared text counts in each row.")

