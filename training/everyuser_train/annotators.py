@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from everyuser_train.client import Call, Endpoint, Failure, ask_all, chat
-from everyuser_train.generate import left_padded
+from everyuser_train.generate import padded
 from everyuser_train.journal import key_of
 from schemas.answers import first_logprobs, read_text, top_logprobs
 from schemas.base import UserError
@@ -165,7 +165,7 @@ class LocalAnnotator:
             ).past_key_values
             for start in range(0, len(order), rows):
                 batch = order[start : start + rows]
-                ids, mask = left_padded([suffixes[place] for place in batch])
+                ids, mask = padded([suffixes[place] for place in batch], left=True)
                 # The forward pass grows the cache, so each batch gets a copy.
                 cache = copy.deepcopy(shared)
                 cache.batch_repeat_interleave(len(batch))

@@ -37,15 +37,11 @@ class Pair:
     """A policy and its reference. Adapters on the reference share one model with it."""
 
     def __init__(self, policy: str, reference: str | None, dtype: str) -> None:
-        base = models.adapter_base(policy)
-        if reference is None and base is None:
-            raise UsageError(
-                f"{policy} is not a folder of adapters; name the model that it was trained from by --reference"
-            )
+        theirs, base = models.reference_of(policy, reference), models.adapter_base(policy)
         self.tokenizer = models.load_tokenizer(policy)
         self._policy = models.load_model(policy, dtype=dtype)
-        shared = reference is None or (base is not None and base.name == reference)
-        self._reference = None if shared else models.load_model(str(reference), dtype=dtype)
+        shared = base is not None and base.name == theirs.name
+        self._reference = None if shared else models.load_model(theirs.name, dtype=dtype)
 
     def replies(self, method: Method, post: str, persona: Persona, sampling: Sampling) -> tuple[str, str]:
         """Return the policy's and the reference's reply. Raises `UsageError` for a post that is too long."""

@@ -14,12 +14,12 @@ import traceback
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, TypeVar, get_args
 
 import typer
 
 from schemas.base import Record, UsageError
-from schemas.terminal import Terminal, say, say_error
+from schemas.terminal import Terminal, print_table, say, say_error
 
 app = typer.Typer(
     help="Align models with personas by DPO, and measure it.",
@@ -29,8 +29,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-# Tables in a file or a pipe are not cut to a terminal's width.
-out = Terminal(width=None if sys.stdout.isatty() else 160)
+out = Terminal()
 err = Terminal(stderr=True)
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks, warnings and the libraries' logs.")]
@@ -217,7 +216,7 @@ def judge(
         )
         with Display(err) as display:
             report = run_judge(settings, display.stage)
-        out.print(report_table(report))
+        print_table(out, report_table(report))
         if report.first_failure is not None:
             say(out, f"{report.unjudged} cases have no verdict; the first: {report.first_failure}")
         say(out, f"written to {settings.output}")
@@ -249,7 +248,7 @@ def chat(
     """Show replies of a model and of its reference side by side, for a persona."""
     with _reported(debug):
         from everyuser_train import chat as talk
-        from everyuser_train.config import EvalData
+        from everyuser_train.config import Dtype, EvalData
         from everyuser_train.models import trained_method
         from everyuser_train.personas import NO_PERSONA, Method
 
@@ -257,8 +256,8 @@ def chat(
         chosen = methods.get(method or trained_method(model))
         if chosen is None:
             raise UsageError("give --method ica or --method pba: the one that the model was trained by")
-        if dtype not in ("float32", "bfloat16", "float16"):
-            raise UsageError(f"--dtype {dtype}: float32, bfloat16 or float16")
+        if dtype not in get_args(Dtype):
+            raise UsageError(f"--dtype {dtype}: expected one of {', '.join(get_args(Dtype))}")
         if data is not None and persona is not None:
             raise UsageError("give --data or --persona, not both")
         person, own = NO_PERSONA if persona is None else talk.written_persona(persona), None

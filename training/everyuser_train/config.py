@@ -10,6 +10,7 @@ from schemas.base import Record
 from schemas.packaged_models import SMALL
 
 Part = Literal["ugc", "pair", "demo"]
+Dtype = Literal["float32", "bfloat16", "float16"]
 
 
 class DataSource(Record):
@@ -70,7 +71,7 @@ class ModelConfig(Record):
 
     name: str = Field(description=f"A Hub id, a folder, or a packaged model such as `{SMALL}`.")
     revision: str | None = Field(None, description="Revision of a Hub model.")
-    dtype: Literal["float32", "bfloat16", "float16"] = Field("bfloat16", description="Data type of the computation.")
+    dtype: Dtype = Field("bfloat16", description="Data type of the computation.")
     tuning: Literal["full", "lora", "qlora"] = Field("lora", description="Train all weights, or adapters.")
     lora_rank: int = Field(16, ge=1, description="Rank of the adapters.")
     lora_alpha: int = Field(32, ge=1, description="Scale of the adapters.")

@@ -10,9 +10,10 @@ from typing import Any, NamedTuple, TypeVar
 import orjson
 
 from everyuser_train.examples import Example, PairItem, UgcItem
+from everyuser_train.files import replacing
 from preference_space.direction import Direction, from_released, to_released, verbalise
 from preference_space.space import PreferenceSpace
-from schemas.base import UsageError, UserError
+from schemas.base import UsageError
 
 Item = TypeVar("Item", UgcItem, PairItem)
 
@@ -49,9 +50,7 @@ def write_directions(
         }
         for example, result in zip(examples, results, strict=True)
     ]
-    scratch = path.with_name(f"{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as scratch:
         if path.suffix == ".parquet":
             import pyarrow as pa
             import pyarrow.parquet as pq
@@ -62,9 +61,6 @@ def write_directions(
             pq.write_table(pa.Table.from_pylist(rows, schema=pa.schema(fields.items())), scratch)
         else:
             scratch.write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows))
-        scratch.replace(path)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror}); choose another output") from None
 
 
 def read_directions(paths: Sequence[str]) -> dict[str, Inferred]:

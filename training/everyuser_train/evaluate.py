@@ -16,7 +16,7 @@ import torch
 from pydantic import Field
 
 from everyuser_train import models
-from everyuser_train.config import EvalData, Part
+from everyuser_train.config import Dtype, EvalData, Part
 from everyuser_train.data import Loaded, load
 from everyuser_train.display import ProgressCallback
 from everyuser_train.examples import Example
@@ -70,7 +70,7 @@ class EvaluateConfig(Record):
     dimensions: bool = Field(True, description="Report each dimension and pole.")
     max_length: int = Field(8192, ge=32, description="Most tokens of prompt and reply; history items are cut first.")
     batch_tokens: int = Field(8192, ge=1, description="Most tokens of a batch, padding included.")
-    dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="Data type of the computation.")
+    dtype: Dtype = Field("float32", description="Data type of the computation.")
     attention: str | None = Field(None, description="Attention implementation of transformers, such as `sdpa`.")
     cache: str | None = Field(None, description="Folder of the scores; null: `everyuser/scores` in the user's cache.")
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of all randomness.")
@@ -369,14 +369,8 @@ class Scorer:
 
 
 def _reference(settings: EvaluateConfig) -> Scorer:
-    if settings.reference is not None:
-        return Scorer(settings.reference, settings.reference_revision, settings)
-    base = models.adapter_base(settings.model)
-    if base is None:
-        raise UsageError(
-            f"{settings.model} is not a folder of adapters; name the model that it was trained from as `reference`"
-        )
-    return Scorer(base.name, base.revision, settings)
+    reference = models.reference_of(settings.model, settings.reference, settings.reference_revision)
+    return Scorer(reference.name, reference.revision, settings)
 
 
 def _cases(prepared: Prepared, policy: Scores, reference: Scores) -> Cases:

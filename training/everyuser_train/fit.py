@@ -21,6 +21,7 @@ from trl import DPOConfig, DPOTrainer
 
 from everyuser_train import rows as layout
 from everyuser_train.config import FitConfig, TrainingConfig
+from everyuser_train.files import replacing
 from everyuser_train.models import best_device, load_tokenizer, resolve
 from schemas.base import UsageError, UserError
 from schemas.problems import suggest_name
@@ -400,9 +401,8 @@ def _kept_metrics(output: Path, checkpoint: Path | None) -> dict[str, float]:
             kept.append(orjson.loads(line))
     if checkpoint is not None:
         kept = [line for line in kept if line["step"] <= _step(checkpoint)]
-    partial = path.with_name(f"{METRICS}.partial")
-    partial.write_bytes(b"".join(orjson.dumps(line) + b"\n" for line in kept))
-    partial.replace(path)
+    with replacing(path) as partial:
+        partial.write_bytes(b"".join(orjson.dumps(line) + b"\n" for line in kept))
     return {name: value for line in kept for name, value in line.items() if name in ("num_tokens", "seconds")}
 
 
@@ -417,9 +417,8 @@ def _summary(facts: Mapping[str, Any]) -> str:
 
 
 def _write_json(path: Path, value: object) -> None:
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_bytes(orjson.dumps(value, option=orjson.OPT_INDENT_2) + b"\n")
-    partial.replace(path)
+    with replacing(path) as partial:
+        partial.write_bytes(orjson.dumps(value, option=orjson.OPT_INDENT_2) + b"\n")
 
 
 @contextlib.contextmanager

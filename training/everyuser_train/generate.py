@@ -50,7 +50,7 @@ def generate(
     while order:
         rows = max(1, batch_tokens // (len(encoded[order[0]]) + max_new_tokens))
         batch, order = order[:rows], order[rows:]
-        ids, mask = left_padded([encoded[number] for number in batch])
+        ids, mask = padded([encoded[number] for number in batch], left=True)
         with torch.inference_mode():
             replies = model.generate(
                 input_ids=torch.from_numpy(ids).to(model.device),
@@ -62,13 +62,13 @@ def generate(
             done(number, text.strip())
 
 
-def left_padded(rows: Sequence[Sequence[int]]) -> tuple[IntArray, IntArray]:
-    """Return tokens and mask, (N, T) each, padded on the left: the last column holds every row's last token."""
-    width = max(map(len, rows))
-    ids, mask = np.zeros((len(rows), width), dtype=np.int64), np.zeros((len(rows), width), dtype=np.int64)
+def padded(rows: Sequence[Any], *, left: bool) -> tuple[IntArray, IntArray]:
+    """Return tokens and mask, (N, T) each: 1 for a token, 0 for padding. `left` pads before the tokens."""
+    shape = len(rows), max(map(len, rows))
+    ids, mask = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
     for number, row in enumerate(rows):
-        ids[number, width - len(row) :] = row
-        mask[number, width - len(row) :] = 1
+        place = slice(shape[1] - len(row), None) if left else slice(len(row))
+        ids[number, place], mask[number, place] = row, 1
     return ids, mask
 
 

@@ -26,7 +26,7 @@ from everyuser_train.annotators import (
     Questionnaire,
 )
 from everyuser_train.client import Endpoint, Failure
-from everyuser_train.config import EvalData, Part
+from everyuser_train.config import Dtype, EvalData, Part
 from everyuser_train.data import load
 from everyuser_train.directions import Inferred, write_directions
 from everyuser_train.display import ProgressCallback
@@ -65,7 +65,7 @@ class LocalModel(Record):
     kind: Literal["local"]
     name: str = Field(description=f"A Hub id, a folder, or a packaged model such as `{SMALL}`.")
     revision: str | None = Field(None, description="Revision of a Hub model.")
-    dtype: Literal["float32", "bfloat16", "float16"] = Field("bfloat16", description="Data type of the computation.")
+    dtype: Dtype = Field("bfloat16", description="Data type of the computation.")
     batch_tokens: int = Field(16384, ge=1, description="Most tokens of a batch; the shared text counts in each row.")
 
 
@@ -108,14 +108,6 @@ class InferSummary(Record):
     failed_texts: int
     unjudged: int
     first_failure: str | None
-
-
-def infer(
-    examples: Sequence[Example], space: PreferenceSpace, annotator: Annotator, progress: ProgressCallback | None = None
-) -> list[Direction]:
-    """Return the direction of each example's persona, shape (D,) each, aggregated over all of its parts."""
-    levels, _ = judge_texts(texts_of(examples), space, annotator, progress=progress)
-    return [infer_directions(example, space, levels).direction for example in examples]
 
 
 def infer_file(config: InferConfig, progress: ProgressCallback | None = None) -> InferSummary:

@@ -20,11 +20,12 @@ from rich.table import Table
 
 from everyuser_train import models
 from everyuser_train.client import Call, Endpoint, Failure, ask_all, chat
-from everyuser_train.config import EvalData, Part
+from everyuser_train.config import Dtype, EvalData, Part
 from everyuser_train.data import Loaded, load
 from everyuser_train.display import ProgressCallback
 from everyuser_train.evaluate import sample
 from everyuser_train.examples import Example
+from everyuser_train.files import replacing
 from everyuser_train.generate import generate
 from everyuser_train.journal import Journal, key_of
 from everyuser_train.metrics import REPLICATES, Estimate, estimates
@@ -71,7 +72,7 @@ class JudgeConfig(Record):
     max_new_tokens: int = Field(512, ge=1, description="Longest reply, in tokens.")
     temperature: float = Field(0.7, ge=0, description="Temperature of the replies; 0 takes the likeliest token.")
     batch_tokens: int = Field(16384, ge=1, description="Most tokens of a batch, with padding and room for replies.")
-    dtype: Literal["float32", "bfloat16", "float16"] = Field("bfloat16", description="Data type of the computation.")
+    dtype: Dtype = Field("bfloat16", description="Data type of the computation.")
     attention: str | None = Field(None, description="Attention implementation of transformers, such as `sdpa`.")
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of all randomness.")
     replicates: int = Field(REPLICATES, ge=1, description="Resamples of a bootstrap interval.")
@@ -117,13 +118,6 @@ class Case(NamedTuple):
     person: str
 
 
-class ModelRef(NamedTuple):
-    """A model by name and revision."""
-
-    name: str
-    revision: str | None
-
-
 Verdict = Literal["first", "second", "tie"]
 
 
@@ -134,7 +128,8 @@ def judge(config: JudgeConfig, progress: ProgressCallback | None = None) -> Judg
     """
     progress = progress or (lambda _stage, _done, _total: None)
     data, folder = config.data, Path(config.output)
-    policy, reference = ModelRef(config.model, config.model_revision), _reference(config)
+    policy = models.ModelRef(config.model, config.model_revision)
+    reference = models.reference_of(config.model, config.reference, config.reference_revision)
     loaded = load(data, data.split)
     tokenizer = models.load_tokenizer(policy.name, policy.revision)
     chosen = sample(loaded.pairs, config.cases, config.seed)
@@ -148,7 +143,8 @@ def judge(config: JudgeConfig, progress: ProgressCallback | None = None) -> Judg
         verdicts, failures = _verdicts(config, cases, ours, theirs, journal, partial(progress, "verdicts"))
     identical = sum(our == their for our, their in zip(ours, theirs, strict=True))
     report = _report(config, reference, cases, verdicts, failures, identical, len(chosen) - len(cases))
-    _write(report, folder / REPORT_FILE)
+    with replacing(folder / REPORT_FILE) as path:
+        path.write_bytes(orjson.dumps(report.model_dump(mode="json"), option=orjson.OPT_INDENT_2) + b"\n")
     return report
 
 
@@ -204,17 +200,6 @@ def report_table(report: JudgeReport) -> Table:
     return rows
 
 
-def _reference(config: JudgeConfig) -> ModelRef:
-    if config.reference is not None:
-        return ModelRef(config.reference, config.reference_revision)
-    base = models.adapter_base(models.resolve(config.model))
-    if base is None:
-        raise UsageError(
-            f"{config.model} is not a folder of adapters; name the model that it was trained from as `reference`"
-        )
-    return ModelRef(base.name, base.revision)
-
-
 def _case(example: Example, loaded: Loaded, config: JudgeConfig, tokenizer: Any) -> Case | None:
     persona = evaluation_persona(example, config.parts, config.items, config.method, config.direction, loaded.space)
     room = config.max_length - config.max_new_tokens
@@ -231,7 +216,11 @@ def _case(example: Example, loaded: Loaded, config: JudgeConfig, tokenizer: Any)
 
 
 def _replies(
-    side: ModelRef, cases: Sequence[Case], config: JudgeConfig, journal: Journal, progress: Callable[[int, int], None]
+    side: models.ModelRef,
+    cases: Sequence[Case],
+    config: JudgeConfig,
+    journal: Journal,
+    progress: Callable[[int, int], None],
 ) -> list[str]:
     """Return a reply to each case. The model is loaded only if one is missing; both models use the same seeds."""
     model = model_key(side.name, side.revision, config.dtype)
@@ -320,7 +309,7 @@ def _verdicts(
 
 def _report(
     config: JudgeConfig,
-    reference: ModelRef,
+    reference: models.ModelRef,
     cases: Sequence[Case],
     verdicts: Sequence[tuple[Verdict | None, Verdict | None]],
     failures: Sequence[str],
@@ -355,12 +344,3 @@ def _report(
         too_long=too_long,
         first_failure=failures[0] if failures else None,
     )
-
-
-def _write(report: JudgeReport, path: Path) -> None:
-    scratch = path.with_name(f"{path.name}.part")
-    try:
-        scratch.write_bytes(orjson.dumps(report.model_dump(mode="json"), option=orjson.OPT_INDENT_2) + b"\n")
-        scratch.replace(path)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror}); free some space and run again") from None

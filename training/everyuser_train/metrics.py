@@ -109,16 +109,16 @@ def estimates(
     posts: npt.ArrayLike,
     seed: int,
     replicates: int = REPLICATES,
-    level: float = LEVEL,
 ) -> dict[str, Estimate]:
     """Return the mean of each value, with a percentile bootstrap interval that resamples whole posts.
+
+    The intervals have coverage `LEVEL`.
 
     Args:
         values: Values per case by name, (N,) each, N > 0.
         posts: The post of each case, (N,).
         seed: Determines the resamples.
         replicates: Number of resamples.
-        level: Coverage of the interval.
     """
     names = list(values)
     _, cluster = np.unique(np.asarray(posts), return_inverse=True)
@@ -138,7 +138,7 @@ def estimates(
         weights = generator.multinomial(clusters, np.full(clusters, 1 / clusters), size=size)
         totals = weights @ sums
         resampled.append(totals[:, :-1] / totals[:, -1:])
-    low, high = np.quantile(np.concatenate(resampled), [(1 - level) / 2, (1 + level) / 2], axis=0)
+    low, high = np.quantile(np.concatenate(resampled), [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
     return {
         name: Estimate(value=float(means[k]), low=float(low[k]), high=float(high[k])) for k, name in enumerate(names)
     }

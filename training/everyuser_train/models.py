@@ -14,8 +14,8 @@ from schemas import packaged_models
 from schemas.base import UsageError
 
 
-class Base(NamedTuple):
-    """The model that adapters were trained on."""
+class ModelRef(NamedTuple):
+    """A model by name and, on the Hub, revision."""
 
     name: str
     revision: str | None
@@ -40,7 +40,7 @@ def resolve(name: str) -> str:
     return name
 
 
-def adapter_base(name: str) -> Base | None:
+def adapter_base(name: str) -> ModelRef | None:
     """Return the base model of the adapters in folder `name`, or None if it is not a folder of adapters."""
     path = Path(name).expanduser() / "adapter_config.json"
     if not path.is_file():
@@ -50,9 +50,23 @@ def adapter_base(name: str) -> Base | None:
         base = config["base_model_name_or_path"]
         # PEFT stores a packaged model's cache folder, which differs between machines.
         packaged = f"packaged:{Path(base).name}"
-        return Base(packaged if packaged in packaged_models.MODELS else base, config.get("revision"))
+        return ModelRef(packaged if packaged in packaged_models.MODELS else base, config.get("revision"))
     except (orjson.JSONDecodeError, KeyError, TypeError):
         raise UsageError(f"model '{name}': {path.name} does not name its base model") from None
+
+
+def reference_of(policy: str, reference: str | None, revision: str | None = None) -> ModelRef:
+    """Return the reference that is given, or else the model that the policy's adapters were trained on.
+
+    Raises `UsageError` if there is neither.
+    """
+    base = adapter_base(policy) if reference is None else ModelRef(reference, revision)
+    if base is None:
+        raise UsageError(
+            f"{policy} is not a folder of adapters; name the model that it was trained from by `reference` "
+            "or --reference"
+        )
+    return base
 
 
 def load_tokenizer(name: str, revision: str | None = None) -> Any:
@@ -74,17 +88,14 @@ def load_tokenizer(name: str, revision: str | None = None) -> Any:
     return tokenizer
 
 
-def load_model(
-    name: str, revision: str | None = None, dtype: str = "bfloat16", attention: str | None = None, *, device: Any = None
-) -> Any:
-    """Return a causal language model in evaluation mode, with adapters on their base model.
+def load_model(name: str, revision: str | None = None, dtype: str = "bfloat16", attention: str | None = None) -> Any:
+    """Return a causal language model on `best_device` in evaluation mode, with adapters on their base model.
 
     Args:
         name: A Hub id, a folder of a model or of adapters, or a packaged model.
         revision: Revision of a Hub model.
         dtype: Data type of the weights.
         attention: Attention implementation of transformers.
-        device: The device, or None for `best_device`.
 
     Raises:
         UsageError: The model cannot be loaded.
@@ -108,7 +119,7 @@ def load_model(
             from peft import PeftModel
 
             model = PeftModel.from_pretrained(model, resolved)
-    return model.to(best_device() if device is None else device).eval()
+    return model.to(best_device()).eval()
 
 
 def best_device() -> str:

@@ -11,10 +11,11 @@ from rich.table import Table
 from rich.text import Text
 
 from everyuser_train.config import Part
+from everyuser_train.files import replacing
 from everyuser_train.metrics import Estimate
 from everyuser_train.personas import Source
-from schemas.base import Record, UserError
-from schemas.terminal import safe
+from schemas.base import Record
+from schemas.terminal import print_table, safe
 
 Kind = Literal["persona", "length", "shuffled", "none"]
 
@@ -109,21 +110,21 @@ def show(report: Report, console: Console) -> None:
     for contrast in report.contrasts:
         name = f"own minus {_KINDS[contrast.kind]}{_suffix(contrast.direction)}"
         table.add_row(name, str(contrast.cases), "", *_cells(contrast.metrics, _TABLE_METRICS, signed=True))
-    console.print(table)
+    print_table(console, table)
     if report.flips:
         names = tuple(report.flips[0].metrics)
         table = Table("flip", "cases", *map(_heading, names), title="History and target pairs reversed")
         for flip in report.flips:
             source = flip.direction or "pairs"
             table.add_row(source, str(flip.cases), *_cells(flip.metrics, names))
-        console.print(table)
+        print_table(console, table)
     if report.dimensions:
         names = ("alignment", "absolute")
         table = Table("dimension", "pole", "cases", *map(_heading, names), title="By dimension and direction")
         for pole in report.dimensions:
             label = _text(f"{'+' if pole.level > 0 else '-'} {pole.label}")
             table.add_row(_text(pole.slug), label, str(pole.cases), *_cells(pole.metrics, names))
-        console.print(table)
+        print_table(console, table)
     for note in report.notes:
         console.print(_text(f"note: {note}"), soft_wrap=True)
     console.print(
@@ -134,18 +135,10 @@ def show(report: Report, console: Console) -> None:
 
 def save(report: Report, folder: Path) -> None:
     """Write `report.json` and `report.png`, each atomically. Raises `UserError` if the folder cannot be written."""
-
-    def write(name: str, writer: Callable[[Path], object]) -> None:
-        scratch = folder / f".{name}.tmp"
-        writer(scratch)
-        scratch.replace(folder / name)
-
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write(REPORT_FILE, lambda path: path.write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8"))
-        write(FIGURE_FILE, lambda path: figure(report).savefig(path, format="png", dpi=150))
-    except OSError as error:
-        raise UserError(f"cannot write the report into {folder}: {error.strerror or error}") from None
+    with replacing(folder / REPORT_FILE) as path:
+        path.write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    with replacing(folder / FIGURE_FILE) as path:
+        figure(report).savefig(path, format="png", dpi=150)
 
 
 def figure(report: Report) -> Any:

@@ -15,6 +15,7 @@ import torch
 from transformers import AutoConfig
 
 from everyuser_train import models
+from everyuser_train.generate import padded
 from everyuser_train.prompts import cleaner
 from schemas.base import UsageError, UserError
 
@@ -96,41 +97,6 @@ def encode(tokenizer: Any, pairs: Sequence[tuple[Messages, str]]) -> list[Encode
     return encoded
 
 
-def score(
-    model: Any,
-    tokenizer: Any,
-    pairs: Sequence[tuple[Messages, str]],
-    batch_tokens: int,
-    progress: Callable[[int], None] | None = None,
-) -> Scores:
-    """Return the scores of N pairs of a prompt and a reply; see `score_encoded`."""
-    encoded = encode(tokenizer, pairs)
-    return Scores(score_encoded(model, encoded, batch_tokens, progress), _reply_tokens(encoded))
-
-
-def score_encoded(
-    model: Any, encoded: Sequence[Encoded], batch_tokens: int, progress: Callable[[int], None] | None = None
-) -> FloatArray:
-    """Return the summed log-probabilities (N,) of the replies.
-
-    Args:
-        model: A causal language model of transformers.
-        encoded: Prompts and replies.
-        batch_tokens: Most tokens of a batch, with padding. The prompt of several replies counts once. A longer sequence
-            is a batch alone.
-        progress: Called with the number of replies of each finished batch.
-
-    Raises:
-        UserError: A log-probability is not finite.
-    """
-    logp = np.empty(len(encoded), dtype=np.float64)
-    for rows, part in _scored(model, encoded, batch_tokens):
-        logp[rows] = part
-        if progress:
-            progress(len(rows))
-    return logp
-
-
 def cached_score(
     folder: Path,
     key: str,
@@ -146,7 +112,7 @@ def cached_score(
         key: Identifies model, revision and data type, see `model_key`.
         load: Returns the model; called only if a score is missing.
         encoded: Prompts and replies.
-        batch_tokens: Most tokens of a batch, see `score_encoded`.
+        batch_tokens: Most tokens of a batch, see `score_batches`.
         progress: Called with the number of newly finished sequences.
 
     Raises:
@@ -166,7 +132,7 @@ def cached_score(
             if progress:
                 progress(len(first) - len(missing))
             if missing:
-                for rows, part in _scored(load(), [encoded[first[name]] for name in missing], batch_tokens):
+                for rows, part in score_batches(load(), [encoded[first[name]] for name in missing], batch_tokens):
                     new = {missing[row]: value for row, value in zip(rows.tolist(), part.tolist(), strict=True)}
                     with connection:
                         connection.executemany("INSERT OR REPLACE INTO scores VALUES (?, ?)", new.items())
@@ -179,7 +145,10 @@ def cached_score(
         ) from None
     if progress:
         progress(len(encoded) - len(first))
-    return Scores(np.array([known[name] for name in names], dtype=np.float64), _reply_tokens(encoded))
+    return Scores(
+        np.array([known[name] for name in names], dtype=np.float64),
+        np.array([entry.reply for entry in encoded], dtype=np.int64),
+    )
 
 
 def _open(path: Path) -> sqlite3.Connection:
@@ -205,12 +174,20 @@ def _name(key: str, entry: Encoded) -> bytes:
     return digest.digest()
 
 
-def _reply_tokens(encoded: Sequence[Encoded]) -> IntArray:
-    return np.array([entry.reply for entry in encoded], dtype=np.int64)
+def score_batches(model: Any, encoded: Sequence[Encoded], batch_tokens: int) -> Iterator[tuple[IntArray, FloatArray]]:
+    """Yield the rows of each batch and the summed log-probabilities of its replies.
 
+    The longest come first, so that memory runs out early or never.
 
-def _scored(model: Any, encoded: Sequence[Encoded], batch_tokens: int) -> Iterator[tuple[IntArray, FloatArray]]:
-    """Yield each batch's rows and log-probabilities. The longest come first, so that memory runs out early or never."""
+    Args:
+        model: A causal language model of transformers.
+        encoded: Prompts and replies.
+        batch_tokens: Most tokens of a batch, with padding. The prompt of several replies counts once. A longer sequence
+            is a batch alone.
+
+    Raises:
+        UserError: A log-probability is not finite.
+    """
     training = model.training
     model.eval()
     try:
@@ -249,8 +226,9 @@ def _score_batch(model: Any, batch: Sequence[Encoded]) -> FloatArray:
     numbers: dict[bytes, int] = {}
     which = torch.tensor([numbers.setdefault(entry.ids[: entry.prompt].tobytes(), len(numbers)) for entry in batch])
     prompts = [np.frombuffer(prompt, dtype=np.int32) for prompt in numbers]
-    contexts, context_mask = _padded(prompts, left=True)
-    replies, reply_mask = _padded([entry.ids[entry.prompt :] for entry in batch], left=False)
+    contexts, context_mask = map(torch.from_numpy, padded(prompts, left=True))
+    answers = [entry.ids[entry.prompt :] for entry in batch]
+    replies, reply_mask = map(torch.from_numpy, padded(answers, left=False))
     positions = (context_mask.cumsum(dim=1) - 1).clamp(min=0)
     with torch.inference_mode():
         before = model(
@@ -276,16 +254,6 @@ def _score_batch(model: Any, batch: Sequence[Encoded]) -> FloatArray:
             later = _logp(after.logits[rest.to(after.logits.device)], replies[:, 1:][rest])
             logp += np.bincount(rest.nonzero()[:, 0].numpy(), weights=later, minlength=len(batch))
     return logp
-
-
-def _padded(sequences: Sequence[npt.NDArray[np.int32]], *, left: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return tokens and mask, (N, T) int64 each: 1 for a token, 0 for padding."""
-    shape = len(sequences), max(map(len, sequences))
-    ids, mask = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
-    for row, sequence in enumerate(sequences):
-        place = slice(shape[1] - len(sequence), None) if left else slice(len(sequence))
-        ids[row, place], mask[row, place] = sequence, 1
-    return torch.from_numpy(ids), torch.from_numpy(mask)
 
 
 def _logp(logits: torch.Tensor, tokens: torch.Tensor) -> FloatArray:

@@ -19,7 +19,7 @@ from tests.tiny import save_tiny
 def test_one_model_with_and_without_its_adapters_is_policy_and_reference(tmp_path: Path) -> None:
     base = save_tiny(tmp_path / "base")
     adapted = get_peft_model(
-        models.load_model(base, dtype="float32", device="cpu"),
+        models.load_model(base, dtype="float32"),
         LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False),
     )
     adapted.save_pretrained(tmp_path / "adapters")

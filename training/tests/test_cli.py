@@ -61,7 +61,7 @@ def test_chat_asks_until_the_input_ends(tmp_path: Path) -> None:
         (["fit", "none.yaml"], "none.yaml: no such file"),
         (["evaluate", "-d", "x.json"], "'model' is required"),
         (["chat", "-m", "./none"], "give --method ica or --method pba"),
-        (["chat", "-m", "./none", "--method", "ica"], "by --reference"),
+        (["chat", "-m", "./none", "--method", "ica"], "--reference"),
         (["chat", "-m", "x", "--method", "ica", "--dtype", "int4"], "--dtype int4"),
         (["chat", "-m", "x", "--method", "ica", "-d", "x", "--persona", "x"], "not both"),
         (["infer", "--annotator", "x", "--base-url", "http://x"], "not both"),

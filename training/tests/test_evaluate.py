@@ -18,10 +18,10 @@ from everyuser_train.evaluate import EvaluateConfig, evaluate, partners, plan, s
 from everyuser_train.personas import evaluation_persona
 from everyuser_train.prompts import messages
 from everyuser_train.report import Report, Result
-from everyuser_train.score import Encoded, Scores, model_key, score
+from everyuser_train.score import Encoded, Scores, model_key
 from schemas.base import UsageError, UserError
 from tests.spaces import make_space
-from tests.tiny import save_tiny, tiny_tokenizer
+from tests.tiny import save_tiny, score, tiny_tokenizer
 
 SPACE = make_space("tiny", *((slug, "?", f"Likes {slug}", f"No {slug}") for slug in ("cats", "dogs", "birds")))
 WORDS = {("cats", 1): "purr", ("cats", -1): "hush", ("dogs", 1): "woof", ("dogs", -1): "calm"}
@@ -123,13 +123,13 @@ def test_what_is_reported_is_what_plain_loops_find(names: list[str], data: EvalD
     for name, parts in (("all", ("ugc", "pair", "demo")), ("pair", ("pair",))):
         margins[name] = []
         for model in names:
-            loaded_model = models.load_model(model, None, "float32", device="cpu")
+            loaded_model = models.load_model(model, None, "float32")
             pairs = [
                 (messages("ica", example.prompt, evaluation_persona(example, parts, 2, "ica", "target", None)), reply)  # type: ignore[arg-type]
                 for example in loaded.examples
                 for reply in (example.chosen, example.rejected)
             ]
-            logp = [score(loaded_model, tokenizer, [pair], 10**6).logp[0] for pair in pairs]
+            logp = [score(loaded_model, tokenizer, [pair], 10**6)[0] for pair in pairs]
             margins[name].append([w - b for w, b in zip(logp[::2], logp[1::2], strict=True)])
     for name, parts in (("all", ("ugc", "pair", "demo")), ("pair", ("pair",))):
         policy, reference = margins[name]

@@ -23,11 +23,11 @@ from everyuser_train.config import FitConfig
 from everyuser_train.fit import fit
 from everyuser_train.loader import load_config
 from everyuser_train.rows import write_rows
-from everyuser_train.score import score
 from schemas import packaged_models
 from schemas.base import UsageError
 from tests.small import Silent, prepare, small_config
 from tests.test_rows import with_splits
+from tests.tiny import score
 
 
 def lines(output: Path) -> list[dict[str, float]]:
@@ -95,10 +95,10 @@ def test_precomputed_reference_scores_belong_to_their_rows(tmp_path: Path) -> No
     found = write_rows(config, tokenizer, tmp_path / "rows")
     trainer = fitting._trainer(config, fitting._arguments(config), found, tokenizer, TrainerCallback())
 
-    base = models.load_model(config.model.name, dtype="float32", device="cpu")
+    base = models.load_model(config.model.name, dtype="float32")
     for side in ("chosen", "rejected"):
         pairs = [(row["prompt"], row[side][0]["content"]) for row in found.train]
-        expected = score(base, tokenizer, pairs, 4096).logp
+        expected = score(base, tokenizer, pairs, 4096)
         np.testing.assert_allclose(trainer.train_dataset[f"ref_{side}_logps"], expected, rtol=1e-4)
     # Another epoch, another prompt, another score.
     assert len(set(trainer.train_dataset["ref_chosen_logps"])) > 8
@@ -252,7 +252,7 @@ def test_full_tuning_keeps_the_weights_in_float32(tmp_path: Path) -> None:
 
     model = fit(config, Silent())
 
-    assert models.load_model(str(model), dtype="float32", device="cpu").dtype == torch.float32
+    assert models.load_model(str(model), dtype="float32").dtype == torch.float32
     assert not (model / "adapter_config.json").exists()
     assert fitting._arguments(config).model_init_kwargs["dtype"] == "float32"
     assert fitting._arguments(config).bf16

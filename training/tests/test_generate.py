@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from everyuser_train.generate import generate, left_padded
+from everyuser_train.generate import generate, padded
 from tests.tiny import tiny_model, tiny_tokenizer
 
 PROMPTS = [[{"role": "user", "content": "word " * length}] for length in (3, 9, 1, 14, 3)]
@@ -110,5 +110,5 @@ def test_draws_follow_the_distribution(model: Any, tokenizer: Any, temperature: 
 
 
 def test_padding_is_on_the_left() -> None:
-    ids, mask = left_padded([[1, 2, 3], [4]])
+    ids, mask = padded([[1, 2, 3], [4]], left=True)
     assert ids.tolist() == [[1, 2, 3], [0, 0, 4]] and mask.tolist() == [[1, 1, 1], [0, 0, 1]]

@@ -20,17 +20,17 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_folder_loads_in_the_asked_dtype_ready_to_evaluate(folder: Path) -> None:
-    model = load_model(str(folder / "base"), dtype="bfloat16", device="cpu")
+    model = load_model(str(folder / "base"), dtype="bfloat16")
 
     assert model.dtype == torch.bfloat16
     assert not model.training
 
 
 def test_adapters_load_with_their_base_and_its_tokenizer(folder: Path) -> None:
-    base = load_model(str(folder / "base"), dtype="float32", device="cpu")
+    base = load_model(str(folder / "base"), dtype="float32")
     get_peft_model(base, LoraConfig(r=2, target_modules="all-linear")).save_pretrained(folder / "adapters")
 
-    model = load_model(str(folder / "adapters"), dtype="float32", device="cpu")
+    model = load_model(str(folder / "adapters"), dtype="float32")
 
     assert adapter_base(str(folder / "adapters")) == (str(folder / "base"), None)
     assert adapter_base(str(folder / "base")) is None
@@ -79,7 +79,7 @@ def test_a_broken_folder_is_one_line(folder: Path) -> None:
     (folder / "base" / "model.safetensors").unlink()
 
     with pytest.raises(UsageError, match="cannot be loaded") as caught:
-        load_model(str(folder / "base"), device="cpu")
+        load_model(str(folder / "base"))
     assert "\n" not in str(caught.value)
 
 
@@ -98,7 +98,7 @@ def test_code_beside_the_weights_is_never_run(folder: Path, tmp_path: Path) -> N
     (folder / "base" / "config.json").write_bytes(orjson.dumps(config))
 
     with pytest.raises(UsageError, match="cannot be loaded"):
-        load_model(str(folder / "base"), dtype="float32", device="cpu")
+        load_model(str(folder / "base"), dtype="float32")
     assert not ran.exists()
 
 
@@ -114,5 +114,5 @@ def test_weights_that_are_a_pickle_of_code_are_never_run(folder: Path, tmp_path:
     torch.save({"x": Code()}, folder / "base" / "pytorch_model.bin")
 
     with pytest.raises(UsageError, match="cannot be loaded"):
-        load_model(str(folder / "base"), dtype="float32", device="cpu")
+        load_model(str(folder / "base"), dtype="float32")
     assert not ran.exists()

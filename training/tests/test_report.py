@@ -122,5 +122,5 @@ def test_a_skewed_interval_can_be_drawn() -> None:
 
 def test_a_folder_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="cannot write the report"):
+    with pytest.raises(UserError, match=r"report\.json cannot be written"):
         save(make_report(), tmp_path / "file")

@@ -13,9 +13,9 @@ from peft import LoraConfig, get_peft_model
 
 from everyuser_train import models
 from everyuser_train import score as score_module
-from everyuser_train.score import CACHE_FILE, FloatArray, cached_score, encode, model_key, score, score_encoded
+from everyuser_train.score import CACHE_FILE, FloatArray, cached_score, encode, model_key, score_batches
 from schemas.base import UserError
-from tests.tiny import TEMPLATE, save_tiny, tiny_model, tiny_tokenizer
+from tests.tiny import TEMPLATE, save_tiny, score, score_encoded, tiny_model, tiny_tokenizer
 
 Pair = tuple[list[dict[str, str]], str]
 
@@ -62,31 +62,29 @@ def model() -> Any:
 def test_scores_agree_with_plain_transformers(model: Any, tokenizer: Any) -> None:
     pairs = make_pairs(20)
     scores = score(model, tokenizer, pairs, 2000)
-    np.testing.assert_allclose(scores.logp, plain(model, tokenizer, pairs), rtol=1e-5)
+    np.testing.assert_allclose(scores, plain(model, tokenizer, pairs), rtol=1e-5)
     # A byte is a token; the template ends a turn with </s> and a line break.
-    assert scores.tokens.tolist() == [len(reply.encode()) + 2 for _, reply in pairs]
+    assert [entry.reply for entry in encode(tokenizer, pairs)] == [len(reply.encode()) + 2 for _, reply in pairs]
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 500, 3000, 10**6])
 def test_batches_and_padding_change_nothing(model: Any, tokenizer: Any, batch_tokens: int) -> None:
     pairs = make_pairs(16)
-    alone = np.array([score(model, tokenizer, [pair], 10**6).logp[0] for pair in pairs])
-    np.testing.assert_allclose(score(model, tokenizer, pairs, batch_tokens).logp, alone, rtol=1e-5)
+    alone = np.array([score(model, tokenizer, [pair], 10**6)[0] for pair in pairs])
+    np.testing.assert_allclose(score(model, tokenizer, pairs, batch_tokens), alone, rtol=1e-5)
 
 
 def test_order_changes_nothing(model: Any, tokenizer: Any) -> None:
     pairs = make_pairs(16)
     order = np.random.default_rng(1).permutation(len(pairs))
     scores, mixed = (score(model, tokenizer, some, 1500) for some in (pairs, [pairs[k] for k in order]))
-    np.testing.assert_allclose(mixed.logp, scores.logp[order], rtol=1e-5)
-    assert mixed.tokens.tolist() == scores.tokens[order].tolist()
+    np.testing.assert_allclose(mixed, scores[order], rtol=1e-5)
 
 
 def test_batches_are_within_bounds_and_progress_adds_up(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_model()
     forward = model.forward
     shapes: list[tuple[int, int]] = []
-    progress: list[int] = []
 
     def watched(**inputs: Any) -> Any:
         shapes.append(inputs["input_ids"].shape)
@@ -96,11 +94,11 @@ def test_batches_are_within_bounds_and_progress_adds_up(tokenizer: Any, monkeypa
     pairs = make_pairs(16)
     encoded = encode(tokenizer, pairs)
     longest = max(len(entry.ids) for entry in encoded)
-    score(model, tokenizer, pairs, longest + 20, progress.append)
+    done = [len(batch) for batch, _ in score_batches(model, encoded, longest + 20)]
 
     # Prompts and replies in turn; both together are within bounds, or one reply alone.
     contexts, replies = shapes[::2], shapes[1::2]
-    assert sum(progress) == sum(rows for rows, _ in replies) == len(pairs)
+    assert done == [rows for rows, _ in replies] and sum(done) == len(pairs)
     for (many, width), (rows, more) in zip(contexts, replies, strict=True):
         assert many * width + rows * (more + 1) <= longest + 20 or rows == 1
     assert max(rows for rows, _ in replies) > 1
@@ -120,7 +118,7 @@ def test_replies_to_one_prompt_share_its_cache(model: Any, tokenizer: Any, monke
 
     expected = plain(model, tokenizer, pairs)
     monkeypatch.setattr(model, "forward", watched)
-    np.testing.assert_allclose(score(model, tokenizer, pairs, 10**6).logp, expected, rtol=1e-5)
+    np.testing.assert_allclose(score(model, tokenizer, pairs, 10**6), expected, rtol=1e-5)
     assert len(runs) == 2 and runs[0] == 3 * max(entry.prompt for entry in encode(tokenizer, pairs))
 
 
@@ -128,17 +126,15 @@ def test_logits_are_taken_in_pieces_without_a_difference(
     model: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pairs = make_pairs(6)
-    whole = score(model, tokenizer, pairs, 10**6).logp
+    whole = score(model, tokenizer, pairs, 10**6)
     monkeypatch.setattr(score_module, "_CHUNK", 258 * 7)
-    np.testing.assert_allclose(score(model, tokenizer, pairs, 10**6).logp, whole, rtol=1e-6)
+    np.testing.assert_allclose(score(model, tokenizer, pairs, 10**6), whole, rtol=1e-6)
 
 
 def test_dropout_is_off_and_the_mode_comes_back(model: Any, tokenizer: Any) -> None:
     dropping = tiny_model(dropout=0.5).train()
     pairs = make_pairs(4)
-    np.testing.assert_array_equal(
-        score(dropping, tokenizer, pairs, 1000).logp, score(model, tokenizer, pairs, 1000).logp
-    )
+    np.testing.assert_array_equal(score(dropping, tokenizer, pairs, 1000), score(model, tokenizer, pairs, 1000))
     assert dropping.training
     assert not model.training
 
@@ -146,7 +142,7 @@ def test_dropout_is_off_and_the_mode_comes_back(model: Any, tokenizer: Any) -> N
 def test_half_precision_is_close(model: Any, tokenizer: Any) -> None:
     pairs = make_pairs(6)
     half = score(tiny_model().to(torch.bfloat16), tokenizer, pairs, 1000)
-    np.testing.assert_allclose(half.logp, score(model, tokenizer, pairs, 1000).logp, rtol=0.05)
+    np.testing.assert_allclose(half, score(model, tokenizer, pairs, 1000), rtol=0.05)
 
 
 def test_a_log_probability_that_is_not_finite_is_reported(tokenizer: Any) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from everyuser_train.score import Encoded, FloatArray, encode, score_batches
 
 TEMPLATE = (
     "{% for turn in messages %}<s>{{ turn.role }}\n{{ turn.content }}</s>\n{% endfor %}"
@@ -52,3 +56,18 @@ def save_tiny(folder: Path, seed: int = 0) -> str:
     tiny_model(seed).save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
     return str(folder)
+
+
+def score(
+    model: Any, tokenizer: Any, pairs: Sequence[tuple[Sequence[Mapping[str, str]], str]], batch_tokens: int
+) -> FloatArray:
+    """Return the log-probabilities of replies, (N,)."""
+    return score_encoded(model, encode(tokenizer, pairs), batch_tokens)
+
+
+def score_encoded(model: Any, encoded: Sequence[Encoded], batch_tokens: int) -> FloatArray:
+    """Return the log-probabilities of replies that are tokens already, (N,)."""
+    logp = np.full(len(encoded), np.nan)
+    for rows, part in score_batches(model, encoded, batch_tokens):
+        logp[rows] = part
+    return logp
