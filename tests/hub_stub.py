@@ -21,6 +21,8 @@ from typing import Any, NamedTuple
 
 from aiohttp import web
 
+from tests.servers import Server
+
 WRITER, READER, STRANGER = "hf_annMayWrite", "hf_annMayRead", "hf_bobMayWrite"
 """Tokens: of `ann`, who is in `club` (may write there) and `library` (may read); of `ann`, to read; and of `bob`."""
 
@@ -138,26 +140,19 @@ async def cut_off(request: web.Request, handler: Handler) -> web.StreamResponse:
     return web.Response()
 
 
-class FakeHub:
-    """Serves on a free port, on a thread of its own.
+class FakeHub(Server):
+    """A Hub on a thread.
 
     `requests` are the method and path of each request, `received` the bytes read of each large file's content.
     """
 
     def __init__(self) -> None:
+        super().__init__()
         self.repos: dict[str, Repo] = {}
         self.requests: list[str] = []
         self.received: Counter[str] = Counter()
         self.tokens_at_storage: list[str] = []
-        self._port = 0
         self._faults: list[tuple[str, str, Action, list[int]]] = []
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-
-    @property
-    def url(self) -> str:
-        """The endpoint."""
-        return f"http://127.0.0.1:{self._port}"
 
     def on(self, method: str, path: str, action: Action, times: int = 1) -> None:
         """Answer the next requests whose path has a part that matches in another way."""
@@ -173,18 +168,8 @@ class FakeHub:
         repo.commit({".gitattributes": Blob(b"*.parquet filter=lfs\n", False)}, "initial commit")
         return repo
 
-    def __enter__(self) -> FakeHub:
-        self._thread.start()
-        asyncio.run_coroutine_threadsafe(self._start(), self._loop).result()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
-    async def _start(self) -> None:
+    def app(self) -> web.Application:
+        """Return what answers as the Hub does."""
         app = web.Application(client_max_size=2**28, middlewares=[self._route])
         repo = "/api/datasets/{owner}/{name}"
         app.add_routes(
@@ -207,17 +192,7 @@ class FakeHub:
                 web.get("/datasets/{owner}/{name}/resolve/{revision}/{path:.*}", self._download),
             ]
         )
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
-        await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
-        self._port = self._runner.addresses[0][1]
-
-    async def _stop(self) -> None:
-        await self._runner.cleanup()
-        rest = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in rest:
-            task.cancel()
-        await asyncio.gather(*rest, return_exceptions=True)
+        return app
 
     @web.middleware
     async def _route(self, request: web.Request, handler: Handler) -> web.StreamResponse:

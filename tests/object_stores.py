@@ -25,6 +25,7 @@ import pytest
 from aiohttp import web
 
 from tests.gcs_stub import PRIVATE, GcsStub
+from tests.servers import Server
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -36,6 +37,10 @@ _DENIED = {
     "AccessDenied": "Access Denied",
     "InvalidAccessKeyId": "The AWS Access Key Id you provided does not exist in our records.",
 }
+
+
+in_a_bucket = pytest.mark.parametrize("place", ["s3", "gs"], indirect=True)
+"""A test's mark: its `folder` and `store` are those of a bucket."""
 
 
 class ObjectStore:
@@ -108,46 +113,29 @@ class GcsStore(ObjectStore):
         }
 
 
-class Line:
+class Line(Server):
     """A way to a server, which can be cut and restored: `url` is at the other end of it."""
 
     def __init__(self, address: str) -> None:
-        self._host, self._port = address.removeprefix("http://").split(":")
-        self._own = 0
+        super().__init__()
+        self._store = address.removeprefix("http://").split(":")
         self._writers: set[asyncio.StreamWriter] = set()
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self._own}"
-
-    def __enter__(self) -> Line:
-        self._thread.start()
-        self.restore()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.cut()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
 
     def restore(self) -> None:
-        asyncio.run_coroutine_threadsafe(self._mend(), self._loop).result()
+        self.complete(self.start())
 
     def restore_if_cut(self) -> None:
         if not self._server.is_serving():
             self.restore()
 
     def cut(self) -> None:
-        asyncio.run_coroutine_threadsafe(self._cut(), self._loop).result()
+        self.complete(self.stop())
 
-    async def _mend(self) -> None:
-        self._server = await asyncio.start_server(self._connect, "127.0.0.1", self._own)
-        self._own = self._server.sockets[0].getsockname()[1]
+    async def start(self) -> None:
+        self._server = await asyncio.start_server(self._connect, "127.0.0.1", self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
 
-    async def _cut(self) -> None:
+    async def stop(self) -> None:
         self._server.close()
         for writer in self._writers:
             writer.transport.abort()
@@ -156,7 +144,7 @@ class Line:
 
     async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            there, away = await asyncio.open_connection(self._host, int(self._port))
+            there, away = await asyncio.open_connection(*self._store)
         except OSError:
             writer.transport.abort()
             return

@@ -15,12 +15,14 @@ import math
 import os
 import random
 import re
-import threading
+import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from aiohttp import web
+
+from tests.servers import Server
 
 _TEXT = """
 again almost always autumn balcony basket before bicycle bottle bread brother candle carpet chance cheese city corner
@@ -129,6 +131,37 @@ async def good(request: web.Request, body: dict[str, Any]) -> web.StreamResponse
     return completions(choices(body)) if "prompt" in body else completion(good_text(body))
 
 
+def refuse(status: int, message: str = "not for you") -> Answer:
+    """Return an answer that is an error."""
+
+    async def answer(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        return web.json_response({"error": {"message": message}}, status=status)
+
+    return answer
+
+
+def delayed(seconds: float, answer: Answer = good) -> Answer:
+    """Return an answer that is some seconds late."""
+
+    async def later(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        await asyncio.sleep(seconds)
+        return await answer(request, body)
+
+    return later
+
+
+def budget_of(requests: int, afterwards: Answer) -> Answer:
+    """Good answers to so many requests, and then others."""
+    served = 0
+
+    async def answer(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        nonlocal served
+        served += 1
+        return await (good if served <= requests else afterwards)(request, body)
+
+    return answer
+
+
 def log_line(body: Mapping[str, Any]) -> str:
     """What identifies a request in a log: a chat's seed, or a hash of the prompts."""
     if "prompt" in body:
@@ -142,7 +175,7 @@ def is_trial(body: Mapping[str, Any]) -> bool:
     return str(asked).startswith("Say hello.")
 
 
-class StubServer:
+class StubServer(Server):
     """Serves on a free port of the loopback interface, on a thread of its own. `bodies` are the requests it saw.
 
     Trial questions go to `on_trial`, and into `trials`.
@@ -158,48 +191,24 @@ class StubServer:
         self.bodies: list[dict[str, Any]] = []
         self.trials: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
-        self.port = port
+        super().__init__(port)
         self._answer = answer
         self._on_trial = on_trial
         self._models = models
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
 
     @property
     def url(self) -> str:
         """The base URL, up to and with /v1."""
-        return f"http://127.0.0.1:{self.port}/v1"
+        return f"{super().url}/v1"
 
-    def __enter__(self) -> StubServer:
-        self._thread.start()
-        asyncio.run_coroutine_threadsafe(self.start(), self._loop).result()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
-    async def start(self) -> None:
-        """Begin to listen, on the running loop."""
+    def app(self) -> web.Application:
+        """Return what answers as a model server does."""
         app = web.Application(client_max_size=2**28)
         app.router.add_get("/health", self._health)
         app.router.add_get("/v1/models", self._list_models)
         app.router.add_post("/v1/chat/completions", self._complete)
         app.router.add_post("/v1/completions", self._complete)
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
-        await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", self.port)
-        await site.start()
-        self.port = self._runner.addresses[0][1]
-
-    async def _stop(self) -> None:
-        await self._runner.cleanup()
-        rest = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in rest:
-            task.cancel()
-        await asyncio.gather(*rest, return_exceptions=True)
+        return app
 
     async def _health(self, request: web.Request) -> web.Response:
         return web.Response()
@@ -217,10 +226,19 @@ class StubServer:
         return await self._answer(request, body)
 
 
+def serve(answer: Answer = good, on_trial: Answer = good) -> None:
+    """Be a model server process, on the port that the command line names, until somebody ends it."""
+
+    async def run() -> None:
+        await StubServer(answer, port=int(sys.argv[sys.argv.index("--port") + 1]), on_trial=on_trial).start()
+        await asyncio.Event().wait()
+
+    asyncio.run(run())
+
+
 def main() -> None:
     """Stand in for a model server process."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--log", type=Path, required=True, help="one line a request, when it came in: its seed")
     parser.add_argument("--delay", type=float, default=0.0)
     parser.add_argument("--die-after", type=int, default=0, help="exit at the Nth request this process sees")
@@ -237,11 +255,7 @@ def main() -> None:
         await asyncio.sleep(arguments.delay)
         return await good(request, body)
 
-    async def serve() -> None:
-        await StubServer(answer, port=arguments.port).start()
-        await asyncio.Event().wait()
-
-    asyncio.run(serve())
+    serve(answer)
 
 
 if __name__ == "__main__":

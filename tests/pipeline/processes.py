@@ -9,7 +9,7 @@ from aiohttp import web
 
 from tests.forks import Fork
 from tests.pipeline.helpers import number_of, write_threads
-from tests.stub import StubServer, choices, completion, completions, good, good_text
+from tests.stub import Answer, StubServer, choices, completion, completions, good, good_text, refuse
 
 CONFIG = """
 pairs: {pairs}
@@ -72,7 +72,7 @@ async def sometimes_bad(request: web.Request, body: dict[str, Any]) -> web.Strea
     if kind == 1:
         return completion("As an AI language model I would rather not say anything about it.")
     if kind == 2:
-        return web.json_response({"error": {"message": "too long"}}, status=400)
+        return await refuse(400, "too long")(request, body)
     return await good(request, body)
 
 
@@ -84,3 +84,16 @@ def openai(stub: StubServer, in_flight: int) -> str:
 def replay(built: Path) -> str:
     """The engine that reads a build's journal."""
     return f"{{kind: replay, journal: {built / 'journal'}}}"
+
+
+def failing(every: int) -> Answer:
+    """Some requests are answered by a server's error, always the same ones; some others by a bad reply of the row's."""
+
+    async def answer(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        if every and number_of(body) % every == 0:
+            return await refuse(500, "out of memory")(request, body)
+        if "messages" in body and "response_format" not in body and number_of(body) % 11 == 5:
+            return completion("no")
+        return await good(request, body)
+
+    return answer

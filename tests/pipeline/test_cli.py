@@ -1,11 +1,9 @@
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,16 +11,15 @@ from typing import Any
 import pytest
 import yaml
 from aiohttp import web
-from typer.testing import CliRunner
 
 from pipeline import build as pipeline_build
-from pipeline.cli import app
 from preference_space.space import load_space
 from schemas.base import UserError
 from schemas.manifest import Manifest
 from tests import ROOT
+from tests.pipeline.commands import Result, assert_one_line, run
 from tests.pipeline.helpers import TINY, mining, rows_of, thread, write_jsonl, write_threads
-from tests.stub import StubServer, completion, good
+from tests.stub import StubServer, completion, good, refuse
 
 OWN = """\
 name: "own [red]x[/] [/] :warning: \\e[31m"
@@ -37,14 +34,6 @@ dimensions:
 """
 
 
-class Result:
-    """What a command printed, and its exit code."""
-
-    def __init__(self, *arguments: str) -> None:
-        outcome = CliRunner(env={"COLUMNS": "300"}).invoke(app, list(arguments))
-        self.code, self.out, self.err = outcome.exit_code, outcome.stdout, outcome.stderr
-
-
 def config_file(folder: Path, stub: StubServer | None = None, **keys: Any) -> str:
     engine = {"engine": {"kind": "openai", "base_urls": [stub.url]}} if stub else {}
     path = folder / "config.yaml"
@@ -52,30 +41,12 @@ def config_file(folder: Path, stub: StubServer | None = None, **keys: Any) -> st
     return str(path)
 
 
-def assert_one_line(result: Result, code: int, *parts: str) -> None:
-    """One line on standard error, with these parts, and nothing that looks like a traceback."""
-    assert result.code == code, result.err
-    assert result.err.count("\n") == 1, result.err
-    assert result.err.startswith("error: ")
-    assert all(part in result.err for part in parts), result.err
-    assert "Traceback" not in result.err
-
-
-@pytest.fixture(scope="module", autouse=True)
-def restored() -> Iterator[None]:
-    """The command line silences a whole process, which here is that of the tests."""
-    level, hook = logging.getLogger().level, threading.excepthook
-    yield
-    logging.getLogger().setLevel(level)
-    threading.excepthook = hook
-
-
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Result]]:
     """A build by the command line, and what it printed."""
     root = tmp_path_factory.mktemp("cli")
     with StubServer() as stub:
-        result = Result("build", config_file(root, stub, name="my-set"), "--output", str(root / "out"))
+        result = run("build", config_file(root, stub, name="my-set"), "--output", str(root / "out"))
     yield root / "out", result
 
 
@@ -100,7 +71,7 @@ def test_build_says_what_was_built_where_and_how_to_load_it(built: tuple[Path, R
 def test_build_that_is_finished_says_so_again(built: tuple[Path, Result]) -> None:
     folder, _ = built
 
-    result = Result("build", str(folder.parent / "config.yaml"), "--output", str(folder))
+    result = run("build", str(folder.parent / "config.yaml"), "--output", str(folder))
 
     assert result.code == 0
     assert result.out.splitlines()[1].startswith("built 120 examples")
@@ -109,7 +80,7 @@ def test_build_that_is_finished_says_so_again(built: tuple[Path, Result]) -> Non
 def test_shortfall_and_reasons_are_reported(tmp_path: Path) -> None:
     with StubServer() as stub:
         config = config_file(tmp_path, stub, history={"ugc": 1, "pair": 1, "min_support": 0.5})
-        result = Result("build", config, "--output", str(tmp_path / "out"), "--set", "limits.max_lost_share=1")
+        result = run("build", config, "--output", str(tmp_path / "out"), "--set", "limits.max_lost_share=1")
 
     rejected = len(rows_of(tmp_path / "out" / "rejected" / "examples"))
     assert rejected
@@ -135,9 +106,7 @@ cli.app(["build", "config.yaml"])
 
 
 async def out_of_memory(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
-    if body["seed"] % 9 == 0:
-        return web.json_response({"error": {"message": "out of memory"}}, status=500)
-    return await good(request, body)
+    return await (good if body["seed"] % 9 else refuse(500, "out of memory"))(request, body)
 
 
 def test_without_the_extra_a_build_says_how_to_install_it() -> None:
@@ -153,15 +122,16 @@ def test_without_the_extra_a_build_says_how_to_install_it() -> None:
 def test_retry_of_what_circumstances_cost_is_offered_and_done(tmp_path: Path) -> None:
     output = tmp_path / "out"
     with StubServer(out_of_memory) as stub:
-        first = Result("build", config_file(tmp_path, stub), "--output", str(output))
+        first = run("build", config_file(tmp_path, stub), "--output", str(output))
     lost = len(rows_of(output / "rejected" / "pairs"))
     assert lost
     command = f"everyuser build {tmp_path / 'config.yaml'} -o {output} --retry-lost"
     assert f"open  {lost} pairs lost to timeouts and server errors; to ask again: {command}" in first.out.splitlines()
 
     with StubServer() as stub:
-        again = Result(*command.replace("config.yaml", config_file(tmp_path, stub).rpartition("/")[2]).split()[1:])
-        third = Result(*command.split()[1:])
+        config_file(tmp_path, stub)
+        again = run(*command.split()[1:])
+        third = run(*command.split()[1:])
 
     assert f"pairs: asking again for {lost} rows lost to timeouts and server errors" in again.out.splitlines()
     assert "built 120 examples" in again.out
@@ -176,7 +146,7 @@ def test_build_without_an_example_is_a_failed_build(tmp_path: Path) -> None:
 
     with StubServer(short_portraits) as stub:
         config = config_file(tmp_path, stub, portrait="model", limits={"max_lost_share": 1})
-        result = Result("build", config, "--output", str(tmp_path / "out"))
+        result = run("build", config, "--output", str(tmp_path / "out"))
 
     assert_one_line(result, 1, "no example is left of 60 pairs: portrait/too_short 60 (for example ", "1 words")
     assert "load_dataset" not in result.out
@@ -193,13 +163,13 @@ def test_disk_that_is_full_at_the_very_end_fails_the_build(tmp_path: Path, monke
         config = config_file(tmp_path, stub)
         with monkeypatch.context() as patch:
             patch.setattr(pipeline_build, "write_manifest", full)
-            result = Result("build", config, "--output", str(output))
+            result = run("build", config, "--output", str(output))
         asked = len(stub.bodies)
         assert_one_line(result, 1, "cannot write ", "manifest.json: No space left")
         assert "built" not in result.out
         assert Manifest.model_validate_json((output / "manifest.json").read_bytes()).status == "incomplete"
 
-        assert Result("build", config, "--output", str(output)).code == 0
+        assert run("build", config, "--output", str(output)).code == 0
         assert len(stub.bodies) == asked
     assert Manifest.model_validate_json((output / "manifest.json").read_bytes()).status == "complete"
 
@@ -218,7 +188,7 @@ def test_output_is_out_and_the_name_by_default(tmp_path: Path, monkeypatch: pyte
     monkeypatch.chdir(tmp_path)
 
     with StubServer() as stub:
-        result = Result("build", config_file(tmp_path, stub, name="my-set", pairs=15))
+        result = run("build", config_file(tmp_path, stub, name="my-set", pairs=15))
 
     assert result.code == 0, result.err
     assert (tmp_path / "out" / "my-set" / "manifest.json").exists()
@@ -229,13 +199,13 @@ def test_dropped_seeds_are_reported(tmp_path: Path) -> None:
 
     with StubServer() as stub:
         config = config_file(tmp_path, stub, seeds={"path": str(posts)})
-        result = Result("build", config, "--output", str(tmp_path / "out"))
+        result = run("build", config, "--output", str(tmp_path / "out"))
 
     assert "seeds: 10 posts dropped (duplicate)" in result.out
 
 
 def test_failed_run_exits_with_1_and_one_line(tmp_path: Path) -> None:
-    result = Result("build", config_file(tmp_path), "--output", str(tmp_path / "out"))
+    result = run("build", config_file(tmp_path), "--output", str(tmp_path / "out"))
 
     assert_one_line(result, 1, "engine.base_urls: http://127.0.0.1:9/v1 does not answer")
 
@@ -243,19 +213,19 @@ def test_failed_run_exits_with_1_and_one_line(tmp_path: Path) -> None:
 def test_run_that_loses_too_much_exits_with_1_and_one_line(tmp_path: Path) -> None:
     with StubServer() as stub:
         config = config_file(tmp_path, stub, rules={"min_words": 500})
-        result = Result("build", config, "--output", str(tmp_path / "out"))
+        result = run("build", config, "--output", str(tmp_path / "out"))
 
     assert_one_line(result, 1, "60 of 60 pairs were ", "limits.max_lost_share")
 
 
 def test_unknown_key_suggests_the_nearest(tmp_path: Path) -> None:
-    result = Result("build", config_file(tmp_path, shard_pair=3))
+    result = run("build", config_file(tmp_path, shard_pair=3))
 
     assert_one_line(result, 2, "config.yaml: unknown key 'shard_pair'; did you mean 'shard_pairs'?")
 
 
 def test_unknown_key_in_set_suggests_the_nearest(tmp_path: Path) -> None:
-    result = Result("build", config_file(tmp_path), "--set", "history.min_suport=0.3")
+    result = run("build", config_file(tmp_path), "--set", "history.min_suport=0.3")
 
     assert_one_line(result, 2, "unknown key 'history.min_suport' (by --set); did you mean 'min_support'?")
 
@@ -278,15 +248,15 @@ def test_wrong_usage_exits_with_2_and_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
 
-    assert_one_line(Result("build", config_file(tmp_path), *arguments), 2, *parts)
+    assert_one_line(run("build", config_file(tmp_path), *arguments), 2, *parts)
 
 
 def test_missing_configuration_exits_with_2_and_one_line(tmp_path: Path) -> None:
-    assert_one_line(Result("build", str(tmp_path / "config.yaml")), 2, "config.yaml: no such file")
+    assert_one_line(run("build", str(tmp_path / "config.yaml")), 2, "config.yaml: no such file")
 
 
 def test_second_configuration_is_not_silently_ignored(tmp_path: Path) -> None:
-    result = Result("build", config_file(tmp_path), "other.yaml", "--output", str(tmp_path / "out"))
+    result = run("build", config_file(tmp_path), "other.yaml", "--output", str(tmp_path / "out"))
 
     assert result.code == 2
     assert "other.yaml" in result.err
@@ -295,7 +265,7 @@ def test_second_configuration_is_not_silently_ignored(tmp_path: Path) -> None:
 def test_unknown_beam_option_is_not_silently_ignored(tmp_path: Path) -> None:
     with StubServer() as stub:
         config = config_file(tmp_path, stub)
-        result = Result("build", config, "--output", str(tmp_path / "out"), "--", "--direct_num_wokers=2")
+        result = run("build", config, "--output", str(tmp_path / "out"), "--", "--direct_num_wokers=2")
 
     assert result.code == 2
     assert "--direct_num_wokers" in result.err
@@ -339,7 +309,7 @@ def test_wrong_mining_exits_with_2_and_one_line(tmp_path: Path, overrides: list[
     (tmp_path / "empty.jsonl").touch()
     arguments = [argument for override in overrides for argument in ("--set", override)]
 
-    result = Result("build", mining_file(tmp_path), "--output", str(tmp_path / "out"), *arguments)
+    result = run("build", mining_file(tmp_path), "--output", str(tmp_path / "out"), *arguments)
 
     assert_one_line(result, 2, *parts)
 
@@ -361,7 +331,7 @@ def test_thread_that_cannot_be_read_exits_with_2_and_names_file_and_place(tmp_pa
     (tmp_path / "bad.jsonl").write_text(row + "\n")
 
     config = mining_file(tmp_path)
-    result = Result("build", config, "--output", str(tmp_path / "out"), "--set", "mining.source.path=[bad.jsonl]")
+    result = run("build", config, "--output", str(tmp_path / "out"), "--set", "mining.source.path=[bad.jsonl]")
 
     assert_one_line(result, 2, str(tmp_path / "bad.jsonl"), part)
 
@@ -369,7 +339,7 @@ def test_thread_that_cannot_be_read_exits_with_2_and_names_file_and_place(tmp_pa
 def test_dump_without_its_comments_exits_with_2_and_one_line(tmp_path: Path) -> None:
     config = config_file(tmp_path, pairs=None, mining={"source": {"kind": "dump", "submissions": ["RS.zst"]}})
 
-    assert_one_line(Result("build", config), 2, "'mining.source.comments' is required")
+    assert_one_line(run("build", config), 2, "'mining.source.comments' is required")
 
 
 def test_mined_build_says_what_became_of_the_threads_and_what_was_built(tmp_path: Path) -> None:
@@ -377,7 +347,7 @@ def test_mined_build_says_what_became_of_the_threads_and_what_was_built(tmp_path
     section = mining(write_jsonl(tmp_path / "threads.jsonl", threads))
     with StubServer() as stub:
         config = config_file(tmp_path, stub, pairs=None, mining=section, limits={"max_lost_share": 1})
-        result = Result("build", config, "--output", str(tmp_path / "out"))
+        result = run("build", config, "--output", str(tmp_path / "out"))
 
     assert (result.code, result.err) == (0, "")
     lines = result.out.splitlines()
@@ -396,7 +366,7 @@ def test_mined_build_says_what_became_of_the_threads_and_what_was_built(tmp_path
 def test_mined_build_without_mirror_is_short_of_nothing_that_was_not_asked_for(tmp_path: Path) -> None:
     with StubServer() as stub:
         config = mining_file(tmp_path, stub, mirror=False, limits={"max_lost_share": 1})
-        result = Result("build", config, "--output", str(tmp_path / "out"))
+        result = run("build", config, "--output", str(tmp_path / "out"))
 
     rows, lost = (len(rows_of(tmp_path / "out" / folder)) for folder in ("data", "rejected/examples"))
     pool = len(rows_of(tmp_path / "out" / "pool"))
@@ -406,7 +376,7 @@ def test_mined_build_without_mirror_is_short_of_nothing_that_was_not_asked_for(t
 
 
 def test_output_that_would_be_gone_is_refused(tmp_path: Path) -> None:
-    result = Result("build", config_file(tmp_path), "--output", "memory://x")
+    result = run("build", config_file(tmp_path), "--output", "memory://x")
 
     assert_one_line(result, 2, "--output memory://x: memory:// is emptied when the command ends; name a folder")
 
@@ -414,13 +384,13 @@ def test_output_that_would_be_gone_is_refused(tmp_path: Path) -> None:
 def test_folder_of_another_build_exits_with_2_and_names_the_key(built: tuple[Path, Result]) -> None:
     folder, _ = built
 
-    result = Result("build", str(folder.parent / "config.yaml"), "--output", str(folder), "--set", "seed=7")
+    result = run("build", str(folder.parent / "config.yaml"), "--output", str(folder), "--set", "seed=7")
 
     assert_one_line(result, 2, "holds another build: seed was 0 and is now 7")
 
 
 def test_text_of_an_error_is_shown_to_the_letter(tmp_path: Path) -> None:
-    result = Result("build", str(tmp_path / "[bold]x[/bold] [/] :warning:.yaml"))
+    result = run("build", str(tmp_path / "[bold]x[/bold] [/] :warning:.yaml"))
 
     assert_one_line(result, 2, "[bold]x[/bold] [/] :warning:.yaml: no such file")
 
@@ -429,7 +399,7 @@ def test_terminal_escapes_in_an_error_are_not_passed_on(tmp_path: Path) -> None:
     posts = write_jsonl(tmp_path / "posts.jsonl", [{"id": "a", "bo\x1b[31mdy\n": "x"}])
 
     config = config_file(tmp_path, seeds={"path": str(posts), "columns": {"text": "body"}})
-    result = Result("build", config, "--output", str(tmp_path / "out"))
+    result = run("build", config, "--output", str(tmp_path / "out"))
 
     assert_one_line(result, 2, "no column 'body'")
     assert "\x1b" not in result.err
@@ -439,8 +409,8 @@ def test_what_cannot_be_seen_is_named_in_errors_and_in_what_is_shown(tmp_path: P
     space = tmp_path / "space.yaml"
     space.write_text(load_space("alignx").model_copy(update={"name": "a\u202eb\u200bc"}).to_yaml(), encoding="utf-8")
 
-    missing, shown = Result("space", "check", f"{tmp_path}/\u202egone.yaml"), Result("space", "check", str(space))
-    unknown = Result("space", "show", str(space), "--dimension", "\u2066x")
+    missing, shown = run("space", "check", f"{tmp_path}/\u202egone.yaml"), run("space", "check", str(space))
+    unknown = run("space", "show", str(space), "--dimension", "\u2066x")
 
     assert_one_line(missing, 2, "<U+202E>gone.yaml: no such file")
     assert_one_line(unknown, 2, "space 'a<U+202E>b<U+200B>c' has no dimension '<U+2066>x'")
@@ -448,7 +418,7 @@ def test_what_cannot_be_seen_is_named_in_errors_and_in_what_is_shown(tmp_path: P
 
 
 def test_space_is_shown_whole_in_a_pipe() -> None:
-    lines = Result("space", "show").out.splitlines()
+    lines = run("space", "show").out.splitlines()
 
     dimensions = load_space("alignx").dimensions
     longest = max(len(dimension.slug) for dimension in dimensions)
@@ -467,8 +437,8 @@ def test_programming_error_is_one_line_too_and_a_traceback_only_with_debug(
     monkeypatch.setattr(pipeline_build, "prepare", fail)
     arguments = ["build", config_file(tmp_path), "--output", str(tmp_path / "out")]
 
-    assert_one_line(Result(*arguments), 1, "ZeroDivisionError: a bug (--debug shows where)")
-    debugged = Result(*arguments, "--debug")
+    assert_one_line(run(*arguments), 1, "ZeroDivisionError: a bug (--debug shows where)")
+    debugged = run(*arguments, "--debug")
     assert debugged.code == 1
     assert "Traceback" in debugged.err
 
@@ -479,7 +449,7 @@ def test_interrupted_run_exits_with_130(tmp_path: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(pipeline_build, "prepare", interrupt)
 
-    result = Result("build", config_file(tmp_path), "--output", str(tmp_path / "out"))
+    result = run("build", config_file(tmp_path), "--output", str(tmp_path / "out"))
 
     assert result.code == 130
     assert result.err == "stopped: finished work is kept; run the same command again to resume\n"
@@ -489,7 +459,7 @@ def test_inspect_shows_the_first_example(built: tuple[Path, Result]) -> None:
     folder, _ = built
     first, second = rows_of(folder / "data")[:2]
 
-    result = Result("inspect", str(folder))
+    result = run("inspect", str(folder))
 
     assert result.code == 0
     assert first["id"] in result.out
@@ -500,7 +470,7 @@ def test_inspect_shows_the_first_example(built: tuple[Path, Result]) -> None:
 def test_inspect_shows_as_many_as_asked(built: tuple[Path, Result]) -> None:
     folder, _ = built
 
-    result = Result("inspect", str(folder), "--count", "3")
+    result = run("inspect", str(folder), "--count", "3")
 
     assert [row["id"] in result.out for row in rows_of(folder / "data")[:4]] == [True, True, True, False]
 
@@ -509,7 +479,7 @@ def test_inspect_shows_the_example_with_an_id(built: tuple[Path, Result]) -> Non
     folder, _ = built
     row = rows_of(folder / "data")[-1]
 
-    result = Result("inspect", str(folder), "--row", row["id"])
+    result = run("inspect", str(folder), "--row", row["id"])
 
     assert result.code == 0
     assert row["chosen"] in result.out
@@ -518,8 +488,8 @@ def test_inspect_shows_the_example_with_an_id(built: tuple[Path, Result]) -> Non
 def test_inspect_of_an_unknown_id_or_folder_is_wrong_usage(built: tuple[Path, Result], tmp_path: Path) -> None:
     folder, _ = built
 
-    assert_one_line(Result("inspect", str(folder), "--row", "[b]x"), 2, "has no example with id '[b]x'")
-    assert_one_line(Result("inspect", str(tmp_path)), 2, "holds no build")
+    assert_one_line(run("inspect", str(folder), "--row", "[b]x"), 2, "has no example with id '[b]x'")
+    assert_one_line(run("inspect", str(tmp_path)), 2, "holds no build")
 
 
 def test_inspect_of_a_damaged_shard_is_one_line(built: tuple[Path, Result], tmp_path: Path) -> None:
@@ -530,13 +500,13 @@ def test_inspect_of_a_damaged_shard_is_one_line(built: tuple[Path, Result], tmp_
     for other in (copy / "data").iterdir():
         other.write_text("not a shard")
 
-    result = Result("inspect", str(copy))
+    result = run("inspect", str(copy))
 
     assert_one_line(result, 1, str(shard.parent), "is damaged")
 
 
 def test_space_show_lists_every_dimension() -> None:
-    result = Result("space", "show")
+    result = run("space", "show")
 
     assert result.code == 0
     assert all(dimension.slug in result.out for dimension in load_space("alignx").dimensions)
@@ -545,7 +515,7 @@ def test_space_show_lists_every_dimension() -> None:
 def test_space_show_shows_one_dimension_whole() -> None:
     dimension = load_space("alignx").dimensions[2]
 
-    result = Result("space", "show", "--dimension", dimension.slug)
+    result = run("space", "show", "--dimension", dimension.slug)
 
     texts = (dimension.name, dimension.question, dimension.positive.hint, dimension.negative.description)
     assert result.code == 0
@@ -553,13 +523,13 @@ def test_space_show_shows_one_dimension_whole() -> None:
 
 
 def test_space_show_of_an_unknown_dimension_is_wrong_usage() -> None:
-    assert_one_line(Result("space", "show", "--dimension", "opennes"), 2, "has no dimension 'opennes'")
+    assert_one_line(run("space", "show", "--dimension", "opennes"), 2, "has no dimension 'opennes'")
 
 
 def test_space_check_accepts_a_good_space(tmp_path: Path) -> None:
     (tmp_path / "own.yaml").write_text(OWN)
 
-    result = Result("space", "check", str(tmp_path / "own.yaml"))
+    result = run("space", "check", str(tmp_path / "own.yaml"))
 
     assert (result.code, result.err) == (0, "")
     assert "own [red]x[/] [/] :warning:" in result.out
@@ -573,7 +543,7 @@ def test_where_there_is_no_vllm_the_ways_out_are_said_at_the_start(
 ) -> None:
     monkeypatch.setitem(sys.modules, "vllm", None)
 
-    result = Result("build", config_file(tmp_path), "-o", str(tmp_path / "out"), "--set", f"engine={{kind: {kind}}}")
+    result = run("build", config_file(tmp_path), "-o", str(tmp_path / "out"), "--set", f"engine={{kind: {kind}}}")
 
     assert_one_line(result, 2, "vLLM is not installed", "engine.kind to openai", "engine.base_urls", "make setup")
     assert not list((tmp_path / "out").glob("*"))
@@ -588,7 +558,7 @@ def test_a_kind_that_needs_no_vllm_may_be_quoted_or_overridden(
     if "dummy" in kind:
         overrides = ["--set", f"engine={{kind: {kind}}}", "--set", "generation.model=dummy"]
 
-    result = Result("build", config_file(tmp_path), "-o", str(tmp_path / "out"), *overrides)
+    result = run("build", config_file(tmp_path), "-o", str(tmp_path / "out"), *overrides)
 
     if "dummy" in kind:
         assert result.code == 0, result.err
@@ -599,13 +569,13 @@ def test_a_kind_that_needs_no_vllm_may_be_quoted_or_overridden(
 def test_space_check_names_file_dimension_and_field(tmp_path: Path) -> None:
     (tmp_path / "own.yaml").write_text(OWN.replace("    question: Is the reply short?\n", ""))
 
-    result = Result("space", "check", str(tmp_path / "own.yaml"))
+    result = run("space", "check", str(tmp_path / "own.yaml"))
 
     assert_one_line(result, 2, "own.yaml: dimension 0 (brevity): 'question' is required")
 
 
 def test_space_sample_reports_what_is_covered() -> None:
-    result = Result("space", "sample", "-n", "5000")
+    result = run("space", "sample", "-n", "5000")
 
     assert result.code == 0
     assert "5000 points" in result.out
@@ -618,7 +588,7 @@ def test_space_sample_takes_sampling_and_seed_from_a_configuration(tmp_path: Pat
     sampling = {"min_active": 1, "max_active": 1, "marginals": {"brevity": {"positive": 1.0}}}
     config = config_file(tmp_path, sampling=sampling)
 
-    result = Result("space", "sample", str(tmp_path / "own.yaml"), "-n", "20", "--config", config)
+    result = run("space", "sample", str(tmp_path / "own.yaml"), "-n", "20", "--config", config)
 
     assert result.code == 0, result.err
     assert "20 points" in result.out
@@ -630,7 +600,7 @@ def test_space_sample_takes_sampling_and_seed_from_a_configuration(tmp_path: Pat
 def test_space_sample_of_a_space_too_small_for_the_sampling_is_wrong_usage(tmp_path: Path) -> None:
     (tmp_path / "own.yaml").write_text(OWN)
 
-    assert_one_line(Result("space", "sample", str(tmp_path / "own.yaml")), 2, "min_active is 3")
+    assert_one_line(run("space", "sample", str(tmp_path / "own.yaml")), 2, "min_active is 3")
 
 
 def test_command_in_a_process_of_its_own_prints_no_more_than_in_a_test(tmp_path: Path) -> None:
@@ -655,7 +625,7 @@ def test_an_output_that_is_no_place_for_a_build_exits_with_2_and_one_line(tmp_pa
     (tmp_path / "file").write_text("mine")
     output = name if "://" in name else str(tmp_path / name)
 
-    result = Result("build", config_file(tmp_path), "--output", output)
+    result = run("build", config_file(tmp_path), "--output", output)
 
     assert_one_line(result, 2, f"--output {output}: ")
     assert (tmp_path / "file").read_text() == "mine"

@@ -39,7 +39,7 @@ from tests.pipeline.helpers import (
     write_posts,
     write_threads,
 )
-from tests.stub import StubServer, choices, completion, completions, good, good_text
+from tests.stub import StubServer, budget_of, choices, completion, completions, good, good_text, refuse
 
 COLUMNS = [
     "prompt",
@@ -67,7 +67,7 @@ FAULTS = {
 async def sometimes_bad(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
     match FAULTS.get(number_of(body) % 40):
         case "generate/http_400":
-            return web.json_response({"error": {"message": "the prompt is too long"}}, status=400)
+            return await refuse(400, "the prompt is too long")(request, body)
         case "generate/garbled":
             return web.Response(text="<html>not a completion")
         case str() if "prompt" in body:
@@ -459,18 +459,13 @@ def test_row_that_failed_by_circumstance_is_asked_again_by_a_resumed_run(source:
 def test_a_budget_spent_amid_a_build_stops_it_and_the_same_command_finishes_it(
     source: Source, tmp_path: Path, status: int
 ) -> None:
-    served = 0
-
-    async def spent(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
-        nonlocal served
-        served += 1
-        if served <= 60:
-            return await good(request, body)
-        return web.json_response({"error": {"message": "budget_exceeded"}}, status=status)
-
+    spent = budget_of(60, refuse(status, "budget_exceeded"))
     keys = source.keys | {"requests": {"max_wait_seconds": 1.0}}
     whole, everything = run_build(tmp_path / "whole", **source.keys)
-    with StubServer(spent, on_trial=spent) as stub, pytest.raises(UserError, match=f"HTTP {status}: budget_exceeded"):
+    with (
+        StubServer(spent, on_trial=spent) as stub,
+        pytest.raises(UserError, match=f"HTTP {status}: budget_exceeded"),
+    ):
         build(tiny(engine={"kind": "openai", "base_urls": [stub.url]}, **keys), tmp_path / "out")
 
     manifest, again = run_build(tmp_path / "out", **keys)
@@ -486,10 +481,7 @@ def test_endpoint_that_does_not_answer_is_told_in_one_line(tmp_path: Path) -> No
 
 
 def test_endpoint_that_serves_another_model_is_told_in_one_line(tmp_path: Path) -> None:
-    async def unknown(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
-        return web.json_response({"error": {"message": "no such model"}}, status=404)
-
-    with StubServer(models=("another",), on_trial=unknown) as stub:
+    with StubServer(models=("another",), on_trial=refuse(404, "no such model")) as stub:
         engine = {"kind": "openai", "base_urls": [stub.url]}
 
         with pytest.raises(UserError, match=r"^http.* the model .*no such model.* that it lists: 'another'"):

@@ -6,22 +6,17 @@ stores, as builds wait much; the tests look at what came of them.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import hashlib
 import json
-import logging
 import os
 import re
 import shutil
 import signal
 import socket
 import subprocess
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,136 +26,42 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
-from aiohttp import web
-from huggingface_hub import constants
-from typer.testing import CliRunner
 
-from pipeline.cli import app
 from schemas.manifest import Manifest
 from schemas.report import Report
 from tests import ROOT
 from tests.forks import Fork
 from tests.hub_stub import WRITER, FakeHub
 from tests.object_stores import GcsStore, Line, ObjectStore, S3Store
-from tests.pipeline.helpers import NOWHERE, thread, write_jsonl, write_posts, write_threads
-from tests.pipeline.processes import BY_TWO, CONFIG, openai, shards, sometimes_bad
+from tests.pipeline.buckets import (
+    AWS_SECRET,
+    LIMIT,
+    MODEL_SECRET,
+    NO_MODEL,
+    PAIRS,
+    ROWS,
+    SHARDS,
+    Model,
+    Scenarios,
+    Site,
+    Stop,
+    Watch,
+    end,
+    files_in,
+    finish,
+    keys_in,
+    known,
+    replay,
+    scenario,
+    start,
+    stopped,
+    write_config,
+)
+from tests.pipeline.commands import PRINTED, Result, assert_one_line, run, succeed
+from tests.pipeline.helpers import thread, write_jsonl, write_posts, write_threads
+from tests.pipeline.processes import BY_TWO, openai, shards, sometimes_bad
 from tests.stub import StubServer
 from tests.waiting import wait_until
-
-PAIRS = 200
-SHARDS = 8
-ROWS = ("pool", "data", "rejected")
-"""The folders in which everything is the same bytes."""
-
-AWS_SECRET, MODEL_SECRET = "9f81ThisIsTheSecretOfTheStore", "sk-0c47ThisIsTheKeyOfTheModel"
-
-LIMIT = 90
-"""Seconds within which a build ends that has lost its store: its client tries for half a minute before it says so."""
-
-NO_MODEL = f"{{kind: openai, base_urls: ['{NOWHERE}']}}"
-"""The engine of what must not ask anything."""
-
-SAID: list[str] = []
-"""All that any command has printed."""
-
-
-class Model:
-    """The answers of `sometimes_bad`, `seconds` late, or `held`; `keys` are the journal's, of all that was asked."""
-
-    def __init__(self, seconds: float = 0.0) -> None:
-        self.keys: list[str] = []
-        self.seconds = seconds
-        self.held = False
-
-    async def __call__(self, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
-        self.keys.append(hashlib.blake2b(await request.read(), digest_size=16).hexdigest())
-        await asyncio.sleep(self.seconds)
-        while self.held:  # noqa: ASYNC110 - another thread lets go, and may never do so
-            await asyncio.sleep(0.01)
-        return await sometimes_bad(request, body)
-
-
-# Stores, and what is in them
-
-
-@dataclass(frozen=True)
-class Site:
-    """A store, as tests and builds use it. `files` is its file system in this process."""
-
-    store: ObjectStore
-    files: Any
-    environment: Mapping[str, str]
-    work: Path
-    scenarios: Scenarios
-
-    def url(self, name: str) -> str:
-        return f"{self.store.url}/{name}"
-
-    def objects(self, url: str, *folders: str) -> dict[str, bytes]:
-        """The objects below an address, or below some folders there, by their names."""
-        found = {}
-        for name in self.names(url):
-            if not folders or name.split("/")[0] in folders:
-                # A build at work may delete it meanwhile.
-                with contextlib.suppress(FileNotFoundError):
-                    found[name] = self.files.cat_file(f"{url}/{name}")
-        return found
-
-    def names(self, url: str, folder: str = "") -> list[str]:
-        """The names of the objects below an address, or in a folder there."""
-        return [f"{folder}/{name}" if folder else name for name in self.versions(f"{url}/{folder}".rstrip("/"))]
-
-    def versions(self, url: str) -> dict[str, str]:
-        """Return the store's version of each object, which every write changes."""
-        root = url.partition("://")[2] + "/"
-        keys = ("ETag", "etag", "LastModified", "updated")
-        return {
-            name.removeprefix(root): " ".join(str(info[key]) for key in keys if key in info)
-            for name, info in self.files.find(url, detail=True).items()
-            if info["type"] == "file"
-        }
-
-    def put(self, url: str, objects: Mapping[str, bytes]) -> str:
-        for name, content in objects.items():
-            self.files.pipe_file(f"{url}/{name}", content)
-        return url
-
-    def manifest(self, url: str) -> Manifest:
-        return Manifest.model_validate_json(self.files.cat_file(f"{url}/manifest.json"))
-
-
-class Scenarios:
-    """What threads work out, each once."""
-
-    def __init__(self) -> None:
-        # Two that are busy, and two that wait for a store that is gone.
-        self._pool = ThreadPoolExecutor(4)
-        self._futures: dict[tuple[str, str], Future[Any]] = {}
-        self._lock = threading.Lock()
-
-    def start(self, name: str, site: Site) -> Future[Any]:
-        with self._lock:
-            key = (name, site.store.scheme)
-            if key not in self._futures:
-                self._futures[key] = self._pool.submit(_known[name], site)
-            return self._futures[key]
-
-    def close(self) -> None:
-        self._pool.shutdown(cancel_futures=True)
-
-
-_known: dict[str, Callable[[Site], Any]] = {}
-
-
-def scenario(work: Callable[[Site], Any]) -> Any:
-    """Makes a fixture of a function: what it returns, as soon as some thread has worked it out."""
-    _known[work.__name__] = work
-
-    @pytest.fixture(scope="module", name=work.__name__)
-    def wait(site: Site) -> Any:
-        return site.scenarios.start(work.__name__, site).result()
-
-    return wait
 
 
 @pytest.fixture(scope="module")
@@ -194,7 +95,7 @@ def sites(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
             for test in tests
             if test.path == request.path
             for name in test.fixturenames
-            if name in _known
+            if name in known
         ]
         # Those first that take longest.
         for name, scheme in sorted(wanted, key=lambda entry: entry[0] not in ("abandoned", "away")):
@@ -205,87 +106,6 @@ def sites(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 @pytest.fixture(scope="module", params=["s3", "gs"])
 def site(request: pytest.FixtureRequest, sites: dict[str, Site]) -> Site:
     return sites[request.param]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def restored() -> Iterator[None]:
-    """`everyuser build` silences a whole process, which here is that of the tests."""
-    level, hook = logging.getLogger().level, threading.excepthook
-    yield
-    logging.getLogger().setLevel(level)
-    threading.excepthook = hook
-
-
-# Commands
-
-
-def write_config(folder: Path, engine: str, more: str = "") -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "build.yaml"
-    path.write_text(CONFIG.format(pairs=PAIRS, engine=engine) + more)
-    return path
-
-
-def start(
-    environment: Mapping[str, str],
-    config: Path | str,
-    output: Path | str,
-    *arguments: str,
-    program: Sequence[str] = ("-m", "pipeline.cli"),
-) -> Fork:
-    return Fork(*program, "build", str(config), "--output", str(output), *arguments, env=environment)
-
-
-def end(process: Fork, seconds: float = 300) -> tuple[int, str, str]:
-    out, err = process.communicate(timeout=seconds)
-    SAID.append(out + err)
-    # The first run after a kill warns of the lease that it takes over.
-    err = "".join(line for line in err.splitlines(keepends=True) if "took over the lease" not in line)
-    return process.wait(), out, err
-
-
-def finish(process: Fork) -> None:
-    code, out, err = end(process)
-    assert (code, err) == (0, ""), out + err
-
-
-class Result:
-    """What a command that this process runs printed, and its exit code."""
-
-    def __init__(self, *arguments: str) -> None:
-        outcome = CliRunner(env={"COLUMNS": "300"}).invoke(app, list(arguments))
-        self.code, self.out, self.err = outcome.exit_code, outcome.stdout, outcome.stderr
-        SAID.append(self.out + self.err)
-
-
-def succeed(*arguments: str) -> str:
-    """A command which must work; what was printed."""
-    result = Result(*arguments)
-    assert (result.code, result.err) == (0, ""), result.out + result.err
-    return result.out
-
-
-def assert_one_line(code: int, err: str, codes: Sequence[int], *parts: str) -> None:
-    """One line on standard error, with these parts."""
-    assert code in codes, err
-    assert err.count("\n") == 1, err
-    assert err.startswith("error: ")
-    assert all(part in err for part in parts), err
-
-
-def replay(journal: Path | str) -> str:
-    return f"{{kind: replay, journal: {journal}}}"
-
-
-def keys_in(journals: Iterable[bytes]) -> list[str]:
-    return [str(json.loads(line)["key"]) for content in journals for line in content.splitlines()]
-
-
-def files_in(folder: Path, *folders: str) -> dict[str, bytes]:
-    """As `Site.objects`, of this machine."""
-    paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-    names = {str(path.relative_to(folder)): path for path in paths}
-    return {name: path.read_bytes() for name, path in names.items() if not folders or name.split("/")[0] in folders}
 
 
 @pytest.fixture(scope="module")
@@ -416,96 +236,6 @@ def test_a_job_that_is_done_leaves_no_counts_behind(site: Site, detached: str) -
 
 
 @dataclass
-class Stop:
-    """A build's end before its time: what had been asked until then, and what was in the bucket."""
-
-    code: int
-    err: str
-    asked: int
-    stored: set[str]
-    """Keys of the outcomes in the journals."""
-    pool: set[str]
-    """Shards of the pool."""
-    parts: list[str]
-
-    def lost(self, keys: Sequence[str]) -> set[str]:
-        """What had been asked, and is not kept."""
-        return set(keys[: self.asked]) - self.stored
-
-    def again(self, keys: Sequence[str]) -> set[str]:
-        """What later runs have asked again."""
-        return set(keys[: self.asked]) & set(keys[self.asked :])
-
-
-def stopped(process: Fork, site: Site, url: str, model: Model) -> Stop:
-    """Wait for the end of an interrupted build, and look at what it leaves."""
-    code, _, err = end(process)
-    journals = site.objects(url, "journal")
-    pool = {Path(name).stem for name in site.names(url, "pool") if name.endswith(".parquet")}
-    parts = [name for name in journals if ".parts/" in name]
-    return Stop(code, err, len(model.keys), set(keys_in(journals.values())), pool, parts)
-
-
-class Watch:
-    """Looks at every object below an address as soon as it is written, and whether it is whole."""
-
-    def __init__(self, site: Site, url: str) -> None:
-        self.contents: dict[str, set[bytes]] = {}
-        """All that was ever to be read under a name."""
-        self.faults: list[str] = []
-        self.looks = 0
-        self._site = site
-        self._url = url
-        self._versions: dict[str, str] = {}
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-
-    def __enter__(self) -> Watch:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
-        self._look()
-
-    def _run(self) -> None:
-        while not self._over.wait(0.3):
-            try:
-                self._look()
-            except Exception as error:
-                self.faults.append(repr(error))
-
-    def _look(self) -> None:
-        self.looks += 1
-        for name, version in self._site.versions(self._url).items():
-            if self._versions.get(name) != version:
-                self._versions[name] = version
-                with contextlib.suppress(FileNotFoundError):
-                    content = self._site.files.cat_file(f"{self._url}/{name}")
-                    self.contents.setdefault(name, set()).add(content)
-                    try:
-                        check(name, content)
-                    except Exception as error:
-                        self.faults.append(f"{name}: {error!r}")
-
-
-def check(name: str, content: bytes) -> None:
-    """Raise for what is not whole."""
-    if name.endswith(".parquet"):
-        with pq.ParquetFile(pa.BufferReader(content)) as file:
-            file.read()
-            assert "-of-" not in name or b"everyuser" in file.metadata.metadata
-    elif name.endswith(".json"):
-        json.loads(content)
-    elif name.endswith(".jsonl"):
-        assert content.endswith(b"\n")
-        assert all(isinstance(json.loads(line), dict) for line in content.splitlines())
-    else:
-        assert content
-
-
-@dataclass
 class Disturbed:
     """A build that was killed, interrupted and killed again, and what was to be seen meanwhile."""
 
@@ -513,7 +243,7 @@ class Disturbed:
     keys: list[str]
     first: int
     """The process of the first run."""
-    second: tuple[int, str, str]
+    second: Result
     """What came of a run beside it."""
     stops: dict[str, Stop]
     after_kill: float
@@ -608,10 +338,9 @@ def test_nothing_half_written_is_ever_visible(disturbed: Disturbed, expected: di
 
 
 def test_a_second_run_in_the_same_folder_is_refused(disturbed: Disturbed) -> None:
-    code, _, err = disturbed.second
-
-    assert_one_line(code, err, [2], f"(process {disturbed.first} on {socket.gethostname()})")
-    assert "another build is at work there" in err
+    assert_one_line(
+        disturbed.second, 2, "another build is at work there", f"(process {disturbed.first} on {socket.gethostname()})"
+    )
 
 
 def test_the_folder_of_a_killed_run_is_taken_over_at_once(site: Site, disturbed: Disturbed) -> None:
@@ -698,11 +427,9 @@ def test_a_changed_configuration_is_refused(site: Site, direct: str) -> None:
     config = write_config(site.work / "changed", NO_MODEL)
     before = unlocked(site.versions(direct))
 
-    result = Result("build", str(config), "--output", direct, "--set", "sampling.max_active=5")
+    result = run("build", str(config), "--output", direct, "--set", "sampling.max_active=5")
 
-    assert_one_line(
-        result.code, result.err, [2], f"{direct} holds another build: sampling.max_active was 6 and is now 5"
-    )
+    assert_one_line(result, 2, f"{direct} holds another build: sampling.max_active was 6 and is now 5")
     assert unlocked(site.versions(direct)) == before
 
 
@@ -710,9 +437,9 @@ def test_a_folder_of_strangers_is_refused(site: Site) -> None:
     config = write_config(site.work / "strangers", NO_MODEL)
     url = site.put(site.url("strangers"), {"holiday/beach.jpg": b"picture"})
 
-    result = Result("build", str(config), "--output", url)
+    result = run("build", str(config), "--output", url)
 
-    assert_one_line(result.code, result.err, [2], f"{url} is not empty (holiday) and holds no build")
+    assert_one_line(result, 2, f"{url} is not empty (holiday) and holds no build")
     assert list(unlocked(site.versions(url))) == ["holiday/beach.jpg"]
 
 
@@ -803,18 +530,6 @@ def test_report_tells_what_it_tells_of_a_folder(site: Site, reported_there: str,
     assert b"figures/" in there["README.md"]
 
 
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeHub]:
-    """A Hub, and this process's clients made to use it: they read the environment when they are imported."""
-    with FakeHub() as hub:
-        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
-        monkeypatch.setenv("HF_TOKEN", WRITER)
-        yield hub
-        assert not hub.tokens_at_storage
-
-
 def test_publish_publishes_what_it_publishes_of_a_folder(
     site: Site, hub: FakeHub, reported_there: str, reported: Path
 ) -> None:
@@ -840,7 +555,7 @@ CHANGED = "data/train-00001-of-00004.parquet"
 
 def assert_refused(result: Result, hub: FakeHub, url: str) -> None:
     """The changed object is reported, and nothing is published."""
-    assert_one_line(result.code, result.err, [2], f"{url}/{CHANGED} ", "delete it and run `everyuser build` again")
+    assert_one_line(result, 2, f"{url}/{CHANGED} ", "delete it and run `everyuser build` again")
     assert "ann/set" not in hub.repos or hub.repos["ann/set"].files().keys() == {".gitattributes"}
 
 
@@ -851,8 +566,8 @@ def test_an_object_that_was_changed_after_the_build_is_not_published(site: Site,
     # As many bytes, and the same footer.
     site.files.pipe_file(f"{spare}/{CHANGED}", content[:2000] + bytes([content[2000] ^ 1]) + content[2001:])
 
-    assert_refused(Result("publish", spare, "ann/set"), hub, spare)
-    assert_refused(Result(*publishing), hub, spare)
+    assert_refused(run("publish", spare, "ann/set"), hub, spare)
+    assert_refused(run(*publishing), hub, spare)
 
     site.files.rm_file(f"{spare}/{CHANGED}")
     succeed(*publishing)
@@ -863,7 +578,7 @@ def test_an_object_of_another_size_is_not_published(site: Site, hub: FakeHub, sp
     content = site.files.cat_file(f"{spare}/{CHANGED}")
     site.files.pipe_file(f"{spare}/{CHANGED}", content[:2000] + content[2100:])
 
-    assert_refused(Result("publish", spare, "ann/set"), hub, spare)
+    assert_refused(run("publish", spare, "ann/set"), hub, spare)
 
     site.files.pipe_file(f"{spare}/{CHANGED}", content)
 
@@ -961,7 +676,7 @@ def test_rows_made_of_a_bucket_are_those_made_of_files(site: Site, mixed: str, m
     assert not [name for name in there if "shuffle" in name]
 
 
-def test_what_a_build_is_made_of_is_known_again_in_a_bucket(site: Site, mixed: str) -> None:
+def test_what_a_build_is_made_of_isknown_again_in_a_bucket(site: Site, mixed: str) -> None:
     before = unlocked(site.versions(f"{mixed}/out"))
 
     succeed("build", f"{mixed}/build.yaml", "--output", f"{mixed}/out", "--set", f"engine={NO_MODEL}")
@@ -974,9 +689,9 @@ def test_other_threads_in_the_bucket_are_another_build(site: Site, mixed: str) -
     config = site.files.cat_file(f"{url}/build.yaml").replace(mixed.encode(), url.encode())
     site.put(url, {"build.yaml": config, "input/threads-b.jsonl": b""})
 
-    result = Result("build", f"{url}/build.yaml", "--output", f"{url}/out", "--set", f"engine={NO_MODEL}")
+    result = run("build", f"{url}/build.yaml", "--output", f"{url}/out", "--set", f"engine={NO_MODEL}")
 
-    assert_one_line(result.code, result.err, [2], f"{url}/out holds another build: the threads of mining.source")
+    assert_one_line(result, 2, f"{url}/out holds another build: the threads of mining.source")
 
 
 NEARBY = """
@@ -1004,32 +719,30 @@ def test_a_path_in_a_configuration_in_a_bucket_is_relative_to_it(site: Site, tmp
 def test_a_bucket_that_is_not_there_is_one_line(site: Site) -> None:
     config = write_config(site.work / "nowhere", NO_MODEL)
 
-    result = Result("build", str(config), "--output", f"{site.store.scheme}://there-is-no-such-bucket/out")
+    result = run("build", str(config), "--output", f"{site.store.scheme}://there-is-no-such-bucket/out")
 
-    assert_one_line(result.code, result.err, [1, 2], "there-is-no-such-bucket")
+    assert_one_line(result, 1, "there-is-no-such-bucket")
 
 
 def test_a_bucket_that_lets_nobody_in_is_one_line(site: Site) -> None:
     config = write_config(site.work / "private", NO_MODEL)
 
-    result = Result("build", str(config), "--output", f"{site.store.private_url}/out")
+    result = run("build", str(config), "--output", f"{site.store.private_url}/out")
 
-    assert_one_line(result.code, result.err, [1, 2], site.store.private_url)
+    assert_one_line(result, 1, site.store.private_url)
     assert "denied" in result.err.lower()
 
 
 @scenario
-def locked_out(site: Site) -> tuple[int, str, str]:
+def locked_out(site: Site) -> Result:
     """What comes of a build with a wrong key."""
     environment = {**site.environment, "AWS_ACCESS_KEY_ID": "wrongKey"}
     return end(start(environment, write_config(site.work / "locked_out", NO_MODEL), site.url("locked_out")))
 
 
 @pytest.mark.parametrize("site", ["s3"], indirect=True)
-def test_a_wrong_key_is_one_line(site: Site, locked_out: tuple[int, str, str]) -> None:
-    code, _, err = locked_out
-
-    assert_one_line(code, err, [1, 2], "Access Key Id", "does not exist")
+def test_a_wrong_key_is_one_line(site: Site, locked_out: Result) -> None:
+    assert_one_line(locked_out, 1, "Access Key Id", "does not exist")
     assert not site.names(site.url("locked_out"))
 
 
@@ -1047,7 +760,7 @@ class Away:
     """A build whose store was away for a moment."""
 
     url: str
-    result: tuple[int, str, str]
+    result: Result
     keys: list[str]
 
 
@@ -1082,7 +795,7 @@ class Abandoned:
     url: str
     seconds: float
     """From then until the build ended; infinite if it was killed because it did not."""
-    result: tuple[int, str, str]
+    result: Result
     keys: list[str]
 
 
@@ -1109,11 +822,9 @@ def abandoned(site: Site) -> Abandoned:
 
 
 def test_a_build_whose_store_is_gone_ends_with_one_line(site: Site, abandoned: Abandoned) -> None:
-    code, out, err = abandoned.result
-
-    assert out.count(f"{site.store.url} does not answer (") == 1
+    assert abandoned.result.out.count(f"{site.store.url} does not answer (") == 1
     assert abandoned.seconds < LIMIT
-    assert_one_line(code, err, [1], f"{abandoned.url}/", "run the same command again, finished work is kept")
+    assert_one_line(abandoned.result, 1, f"{abandoned.url}/", "run the same command again, finished work is kept")
 
 
 def test_a_build_goes_on_when_its_store_is_back(site: Site, abandoned: Abandoned, expected: dict[str, bytes]) -> None:
@@ -1133,7 +844,7 @@ def test_no_secret_is_stored_or_said(
     stored = b"".join(content for _, content in objects).decode(errors="replace")
     shown = [str(pq.read_table(table).to_pylist()) for table in tables]
 
-    text = "\n".join([stored, *shown, *SAID])
+    text = "\n".join([stored, *shown, *PRINTED])
 
-    assert len(objects) > 150 and len(SAID) > 20
+    assert len(objects) > 150 and len(PRINTED) > 20
     assert [secret for secret in secrets if secret in text] == []

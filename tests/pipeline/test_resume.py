@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 import signal
@@ -31,7 +30,7 @@ from tests.pipeline.processes import (
     start,
     write_config,
 )
-from tests.stub import StubServer, good
+from tests.stub import StubServer, delayed, refuse
 from tests.waiting import wait_until
 
 
@@ -107,13 +106,9 @@ REQUESTS = {"sampled": 2, "mined": 5}
 
 
 def test_a_build_killed_half_way_repeats_at_most_the_requests_in_flight(source: str, tmp_path: Path) -> None:
-    async def slowly(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
-        await asyncio.sleep(0.02)
-        return await good(request, body)
-
     pairs = {"sampled": 2000, "mined": 400}[source]
     total = REQUESTS[source] * pairs
-    with StubServer(slowly) as stub:
+    with StubServer(delayed(0.02)) as stub:
         config = write_config(tmp_path, openai(stub, in_flight=64), source, pairs)
         output = tmp_path / "out"
         process = start(config, output)
@@ -133,11 +128,7 @@ def test_a_build_killed_half_way_repeats_at_most_the_requests_in_flight(source: 
 
 
 def test_ctrl_c_stops_with_one_line_and_loses_nothing(source: str, tmp_path: Path) -> None:
-    async def slowly(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
-        await asyncio.sleep(0.05)
-        return await good(request, body)
-
-    with StubServer(slowly) as stub:
+    with StubServer(delayed(0.05)) as stub:
         # Eight requests at once.
         in_flight = {"sampled": 8, "mined": 64}[source]
         config = write_config(tmp_path, openai(stub, in_flight), source)
@@ -170,11 +161,7 @@ def test_a_full_disk_is_told_in_one_line_and_the_build_goes_on_when_there_is_spa
 
 
 def test_a_second_build_in_the_same_folder_is_refused(source: str, tmp_path: Path) -> None:
-    async def never(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
-        await asyncio.sleep(60)
-        return await good(request, body)
-
-    with StubServer(never) as stub:
+    with StubServer(delayed(60)) as stub:
         config = write_config(tmp_path, openai(stub, in_flight=64), source)
         first = start(config, tmp_path / "out")
         wait_until(lambda: len(stub.bodies) > 0, first)
@@ -237,17 +224,16 @@ def test_retry_killed_half_way_gives_the_bytes_of_an_undisturbed_build(
     source: str, tmp_path: Path, moment: str
 ) -> None:
     async def out_of_memory(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
-        if number_of(body) % 7 == 3:
-            return web.json_response({"error": {"message": "out of memory"}}, status=500)
-        return await sometimes_bad(request, body)
-
-    async def slowly(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
-        await asyncio.sleep(0.02)
-        return await sometimes_bad(request, body)
+        answer = refuse(500, "out of memory") if number_of(body) % 7 == 3 else sometimes_bad
+        return await answer(request, body)
 
     overrides = ["attempts=1", "limits.max_lost_share=1", "requests.max_retries=0"]
     keys = [argument for override in overrides for argument in ("--set", override)]
-    with StubServer(sometimes_bad) as good_one, StubServer(out_of_memory) as bad_one, StubServer(slowly) as slow_one:
+    with (
+        StubServer(sometimes_bad) as good_one,
+        StubServer(out_of_memory) as bad_one,
+        StubServer(delayed(0.02, sometimes_bad)) as slow_one,
+    ):
         config, output = write_config(tmp_path, openai(good_one, 16), source, pairs=100), tmp_path / "out"
         build(read_config(str(config), overrides), tmp_path / "good")
         write_config(tmp_path, openai(bad_one, 16), source, pairs=100)
@@ -363,12 +349,8 @@ def test_ctrl_c_while_threads_are_gathered_stops_with_one_line(
 
 
 def test_disk_that_is_full_after_the_threads_are_gathered_is_told_in_one_line(tmp_path: Path) -> None:
-    async def never(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
-        await asyncio.sleep(60)
-        return await good(request, body)
-
     output = tmp_path / "out"
-    with StubServer(never) as stub:
+    with StubServer(delayed(60)) as stub:
         config = write_config(tmp_path, openai(stub, in_flight=64), "mined")
         process = start(config, output)
         wait_until(lambda: len(stub.bodies) > 0, process)

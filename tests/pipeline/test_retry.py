@@ -13,22 +13,10 @@ from pipeline.io.manifests import find_manifest
 from schemas.base import UsageError, UserError
 from schemas.manifest import Manifest
 from tests.pipeline.helpers import mining, number_of, rows_of, run_build, tiny, write_threads
-from tests.stub import Answer, StubServer, completion, good
+from tests.pipeline.processes import failing, shards
+from tests.stub import Answer, StubServer
 
 Keys = dict[str, Any]
-
-
-def failing(every: int) -> Answer:
-    """Some requests are answered by a server's error, always the same ones; some others by a bad reply of the row's."""
-
-    async def answer(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
-        if every and number_of(body) % every == 0:
-            return web.json_response({"error": {"message": "out of memory"}}, status=500)
-        if "messages" in body and "response_format" not in body and number_of(body) % 11 == 5:
-            return completion("no")
-        return await good(request, body)
-
-    return answer
 
 
 UNDISTURBED = failing(0)
@@ -48,11 +36,6 @@ def keys(request: pytest.FixtureRequest, tmp_path: Path) -> Keys:
         "json": mined | {"mining": mining(threads, annotation=few | {"mode": "json", "min_confidence": 0})},
     }
     return {"limits": {"max_lost_share": 1}, **kinds[str(request.param)]}
-
-
-def shards(output: Path) -> dict[str, bytes]:
-    """Every shard of a build, by its name."""
-    return {str(path.relative_to(output)): path.read_bytes() for path in sorted(output.rglob("*-of-*.parquet"))}
 
 
 def again(output: Path, answer: Answer, observer: Observer | None = None, **keys: Any) -> tuple[Manifest, StubServer]:

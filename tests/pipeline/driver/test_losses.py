@@ -9,7 +9,7 @@ from pipeline.driver.losses import REMEDIES, losses_message, remedy_for, summari
 from schemas.manifest import Counts
 from tests import ROOT
 from tests.pipeline.helpers import run_build
-from tests.pipeline.test_retry import failing
+from tests.pipeline.processes import failing
 
 
 def test_explanation_names_the_commonest_reasons_with_counts_and_one_example(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-import uuid
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from pipeline.io import storage
 from pipeline.io.storage import AnyPath
 from schemas.base import UserError
 from tests import ROOT
+from tests.object_stores import in_a_bucket
 from tests.waiting import wait_until
 
 GOOD = Completion('Rye, wrapped in linen.\n\n"Always" \u2013 \u00fcber alles \U0001f35e', "stop", 120, 31)
@@ -218,23 +218,6 @@ def test_a_journal_that_is_not_kept_leaves_nothing(tmp_path: Path) -> None:
 
 
 # In an object store
-
-in_a_bucket = pytest.mark.parametrize("place", ["s3", "gs"], indirect=True)
-
-
-@pytest.fixture(params=["memory", "s3", "gs"])
-def place(request: pytest.FixtureRequest) -> str:
-    kind: str = request.param
-    return kind
-
-
-@pytest.fixture
-def folder(place: str, request: pytest.FixtureRequest) -> UPath:
-    """A folder that nothing has written to yet."""
-    root = "memory:/" if place == "memory" else request.getfixturevalue(f"{place}_store").url
-    found = storage.parse(f"{root}/{uuid.uuid4().hex}/journal")
-    assert not storage.is_local(found)
-    return found
 
 
 @pytest.fixture

@@ -15,27 +15,19 @@ import psutil
 import pytest
 
 from pipeline.generation import trial
-from pipeline.generation.client import Client, RequestBatch
+from pipeline.generation.client import Client
 from pipeline.generation.completions import (
-    AnyRequest,
-    ChoiceRequest,
     Failure,
-    Outcome,
-    Request,
-    choice_head,
-    make_choice_request,
     make_request,
 )
 from pipeline.generation.guard import ServerSpec
-from pipeline.generation.journal import open_journal
 from pipeline.generation.server import ManagedServer, server_spec
 from pipeline.runtime.progress import counters_for
 from schemas.base import UserError
 from schemas.config import GenerationConfig, RequestsConfig, VllmEngine
+from tests.pipeline.generation.asking import PATIENCE, failures, finish, make_choices, make_requests, submit
 from tests.waiting import wait_until
 
-PATIENCE = 60.0
-"""Seconds after which a test that waits has failed."""
 GONE_SECONDS = 60.0
 """A server lingers some seconds after its last client."""
 
@@ -56,18 +48,7 @@ def script_spec(folder: Path, script: str, **changes: Any) -> ServerSpec:
     return server_spec(vllm_engine(command=command, **changes), "stub", folder / "server.log")
 
 
-def make_requests(count: int, start: int = 0) -> list[Request]:
-    config = GenerationConfig(model="stub")
-    return [make_request(config, {"user": f"post {k}"}, (k,)) for k in range(start, start + count)]
-
-
 TRIAL = make_request(GenerationConfig(model="stub"), {"user": trial.TRIAL}, ("trial",))
-
-
-def make_choices(count: int) -> list[ChoiceRequest]:
-    """Calls of three prompts each."""
-    head = choice_head("stub", structured_outputs=True)
-    return [make_choice_request(head, f"comment {k}\n", ("young?", "kind?", "rich?"), b"known") for k in range(count)]
 
 
 @contextmanager
@@ -80,21 +61,6 @@ def connected(folder: Path, spec: ServerSpec, in_flight: int = 4, retries: int =
         yield client
     finally:
         client.close()
-
-
-def submit(client: Client, requests: Sequence[AnyRequest], folder: Path) -> RequestBatch:
-    batch = RequestBatch([None] * len(requests), len(requests))
-    client.submit(list(enumerate(requests)), batch, open_journal(folder / "journal.jsonl"))
-    return batch
-
-
-def finish(client: Client, batch: RequestBatch) -> list[Outcome]:
-    wait_until(lambda: batch.is_done, pause=client.wait)
-    return batch.result()
-
-
-def failures(outcomes: Sequence[Outcome]) -> list[Failure]:
-    return [outcome for outcome in outcomes if isinstance(outcome, Failure)]
 
 
 def error_of(folder: Path, spec: ServerSpec) -> str:
@@ -174,7 +140,7 @@ def test_a_server_that_dies_is_restarted_and_loses_no_request(tmp_path: Path, ca
 
 def test_a_server_that_dies_loses_no_call_of_choices(tmp_path: Path) -> None:
     with connected(tmp_path, stub_spec(tmp_path, "--die-after", "15"), in_flight=12) as client:
-        outcomes = finish(client, submit(client, make_choices(24), tmp_path))
+        outcomes = finish(client, submit(client, make_choices(*[3] * 24), tmp_path))
 
     asked = seeds_asked(tmp_path)
     assert failures(outcomes) == []
@@ -203,20 +169,15 @@ def test_a_request_under_which_every_server_dies_fails_alone(tmp_path: Path) -> 
 
 
 POISONED = """
-import asyncio, os, sys
-from aiohttp import web
-from tests.stub import StubServer, good
+import os
+from tests.stub import good, serve
 
 async def answer(request, body):
     if body["messages"][0]["content"] == "post 4":
         os._exit(1)
     return await good(request, body)
 
-async def serve():
-    await StubServer(answer, port=int(sys.argv[sys.argv.index("--port") + 1])).start()
-    await asyncio.Event().wait()
-
-asyncio.run(serve())
+serve(answer)
 """
 
 
@@ -233,18 +194,14 @@ def test_a_killed_server_is_restarted(tmp_path: Path) -> None:
 
 
 ASKS_FOR_A_KEY = """
-import asyncio, os, sys
+import os
 from aiohttp import web
-from tests.stub import StubServer, good
+from tests.stub import good, serve
 
 async def answer(request, body):
     return web.Response(status=401) if "VLLM_API_KEY" in os.environ else await good(request, body)
 
-async def serve():
-    await StubServer(answer, port=int(sys.argv[sys.argv.index("--port") + 1]), on_trial=answer).start()
-    await asyncio.Event().wait()
-
-asyncio.run(serve())
+serve(answer, on_trial=answer)
 """
 
 
@@ -326,18 +283,14 @@ def test_a_build_that_is_run_again_at_once_gets_a_new_try(tmp_path: Path) -> Non
 
 
 WORKS_THE_SECOND_TIME = """
-import asyncio, pathlib, sys
-from tests.stub import StubServer
-
-async def serve():
-    await StubServer(port=int(sys.argv[sys.argv.index("--port") + 1])).start()
-    await asyncio.Event().wait()
+import pathlib, sys
+from tests.stub import serve
 
 mark = pathlib.Path(sys.argv[1], "tried")
 if not mark.exists():
     mark.touch()
     sys.exit("out of memory")
-asyncio.run(serve())
+serve()
 """
 
 
@@ -395,15 +348,11 @@ def test_a_child_of_a_server_ends_with_a_killed_guard(tmp_path: Path) -> None:
 
 
 WITH_A_CHILD = """
-import asyncio, subprocess, sys
-from tests.stub import StubServer
+import subprocess, sys
+from tests.stub import serve
 
-async def serve():
-    subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-    await StubServer(port=int(sys.argv[sys.argv.index("--port") + 1])).start()
-    await asyncio.Event().wait()
-
-asyncio.run(serve())
+subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+serve()
 """
 
 
@@ -424,7 +373,8 @@ CLIENT = """
 import json, sys, time
 from pathlib import Path
 from pipeline.generation.guard import ServerSpec
-from tests.pipeline.generation.test_server import connected, finish, make_requests, submit
+from tests.pipeline.generation.asking import finish, make_requests, submit
+from tests.pipeline.generation.test_server import connected
 
 folder, spec = Path(sys.argv[1]), json.loads(sys.argv[2])
 with connected(folder, ServerSpec(**spec | {"command": tuple(spec["command"])})) as client:

@@ -24,27 +24,11 @@ from pipeline.io.locks import LOCK, locked
 from pipeline.io.processes import Process
 from schemas.base import UsageError, UserError
 from tests import ROOT
+from tests.object_stores import in_a_bucket
 from tests.waiting import wait_until
 
 HERE = socket.gethostname()
 ELSEWHERE = "another-host"
-
-in_a_bucket = pytest.mark.parametrize("place", ["s3", "gs"], indirect=True)
-
-
-@pytest.fixture(params=["memory", "s3", "gs"])
-def place(request: pytest.FixtureRequest) -> str:
-    kind: str = request.param
-    return kind
-
-
-@pytest.fixture
-def folder(place: str, request: pytest.FixtureRequest) -> UPath:
-    """A folder that nothing has written to yet."""
-    root = "memory:/" if place == "memory" else request.getfixturevalue(f"{place}_store").url
-    found = storage.parse(f"{root}/{uuid.uuid4().hex}/build")
-    assert not storage.is_local(found)
-    return found
 
 
 @pytest.fixture(autouse=True)

@@ -19,7 +19,7 @@ import pytest
 from pipeline.io import storage
 from pipeline.io.storage import AnyPath
 from schemas.base import UsageError, UserError
-from tests.object_stores import ObjectStore, forget_clients
+from tests.object_stores import ObjectStore, forget_clients, in_a_bucket
 
 fsspec = pytest.importorskip("fsspec")
 local_files = pytest.importorskip("fsspec.implementations.local")
@@ -29,7 +29,6 @@ ADVICE = "; fix that and run the same command again, finished work is kept"
 PACKAGES = {"s3": "s3fs", "gs": "gcsfs"}
 
 in_a_store = pytest.mark.parametrize("place", ["memory", "s3", "gs"], indirect=True)
-in_a_bucket = pytest.mark.parametrize("place", ["s3", "gs"], indirect=True)
 
 
 @pytest.fixture(params=["local", "memory", "s3", "gs"])
@@ -37,21 +36,6 @@ def place(request: pytest.FixtureRequest) -> str:
     """Which kind of place a test is about."""
     kind: str = request.param
     return kind
-
-
-@pytest.fixture
-def store(place: str, request: pytest.FixtureRequest) -> ObjectStore:
-    found: ObjectStore = request.getfixturevalue(f"{place}_store")
-    return found
-
-
-@pytest.fixture
-def folder(place: str, request: pytest.FixtureRequest, tmp_path: Path) -> AnyPath:
-    """A folder that nothing has written to yet."""
-    if place == "local":
-        return tmp_path / "folder"
-    root = "memory:/" if place == "memory" else request.getfixturevalue(f"{place}_store").url
-    return storage.parse(f"{root}/{uuid.uuid4().hex}/folder")
 
 
 @contextlib.contextmanager

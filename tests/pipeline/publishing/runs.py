@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from typer.testing import CliRunner
 
-from pipeline.cli import app
 from pipeline.io.manifests import write_manifest
 from schemas.manifest import Manifest
 from tests.forks import Fork
@@ -18,6 +16,7 @@ from tests.hub_stub import (
     WRITER,
     FakeHub,
 )
+from tests.pipeline.commands import Result, run
 from tests.pipeline.helpers import TINY
 from tests.stub import StubServer
 
@@ -30,16 +29,8 @@ OTHERS = {
 """What is published of a build besides its shards, while there is no report."""
 
 
-class Result:
-    """Output and exit code of a command."""
-
-    def __init__(self, *arguments: str) -> None:
-        outcome = CliRunner(env={"COLUMNS": "300"}).invoke(app, list(arguments))
-        self.code, self.out, self.err = outcome.exit_code, outcome.stdout, outcome.stderr
-
-
 def publish(folder: Path, *arguments: str, repo_id: str = SET) -> Result:
-    return Result("publish", str(folder), repo_id, *arguments)
+    return run("publish", str(folder), repo_id, *arguments)
 
 
 def succeed(folder: Path, *arguments: str, repo_id: str = SET) -> str:
@@ -47,14 +38,6 @@ def succeed(folder: Path, *arguments: str, repo_id: str = SET) -> str:
     result = publish(folder, *arguments, repo_id=repo_id)
     assert (result.code, result.err) == (0, "")
     return result.out
-
-
-def assert_one_line(result: Result, code: int, *parts: str) -> None:
-    """Assert one line on standard error with these parts, and no traceback."""
-    assert result.code == code, result.out + result.err
-    assert result.err.count("\n") == 1, result.err
-    assert result.err.startswith("error: ")
-    assert all(part in result.err for part in parts), result.err
 
 
 EMPTY = "(nothing was published; ann/set was created and is still empty)"
@@ -116,4 +99,4 @@ def build(folder: Path, stub: StubServer, *arguments: str, **keys: Any) -> Resul
     config = folder.parent / "build.yaml"
     engine = {"engine": {"kind": "openai", "base_urls": [stub.url]}}
     config.write_text(yaml.safe_dump(TINY | engine | {"name": "my-set"} | keys))
-    return Result("build", str(config), "--output", str(folder), *arguments)
+    return run("build", str(config), "--output", str(folder), *arguments)

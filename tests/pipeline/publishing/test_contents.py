@@ -24,11 +24,11 @@ from tests.forks import Fork
 from tests.hub_stub import (
     FakeHub,
 )
+from tests.pipeline.commands import assert_one_line
 from tests.pipeline.helpers import rows_of
 from tests.pipeline.publishing.runs import (
     OTHERS,
     SET,
-    assert_one_line,
     commits,
     environment,
     finish,

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from huggingface_hub import constants, get_session
 
+from pipeline.io.locks import locked
 from tests.hub_stub import (
     READER,
     STRANGER,
@@ -22,10 +23,10 @@ from tests.hub_stub import (
     hidden,
     respond,
 )
+from tests.pipeline.commands import assert_one_line
 from tests.pipeline.publishing.runs import (
     EMPTY,
     SET,
-    assert_one_line,
     commits,
     finish,
     hashes,
@@ -239,8 +240,6 @@ def test_repository_that_was_deleted_since_the_upload_gets_everything_again(hub:
 
 
 def test_build_at_work_is_not_published(hub: FakeHub, built: Path) -> None:
-    from pipeline.io.locks import locked
-
     with locked(built):
         assert_one_line(publish(built), 2, f"{built}: another build is at work there")
 

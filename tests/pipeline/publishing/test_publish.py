@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from io import StringIO
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -13,7 +12,6 @@ from rich.console import Console
 from pipeline.console.publish_display import PublishDisplay
 from pipeline.publishing.publish import publish as run_publish
 from schemas.config import PublishConfig
-from schemas.loader import validate
 from tests.forks import Fork
 from tests.hub_stub import (
     STRANGER,
@@ -21,11 +19,12 @@ from tests.hub_stub import (
     FakeHub,
     respond,
 )
-from tests.pipeline.helpers import TINY
+from tests.pipeline.commands import assert_one_line
+from tests.pipeline.helpers import TINY, tiny
+from tests.pipeline.processes import BY_TWO
 from tests.pipeline.publishing.runs import (
     EMPTY,
     SET,
-    assert_one_line,
     build,
     commits,
     environment,
@@ -121,8 +120,7 @@ def test_failure_in_a_worker_is_one_line_and_the_build_stays_finished(hub: FakeH
 def test_worker_processes_upload_and_the_driver_commits_once(hub: FakeHub, built: Path) -> None:
     config = built.parent / "build.yaml"
     config.write_text(yaml.safe_dump(TINY | {"name": "my-set", "publish": {"repo_id": SET}}))
-    command = ["-m", "pipeline.cli", "build", str(config), "--output", str(built), "--"]
-    command += ["--direct_running_mode=multi_processing", "--direct_num_workers=2"]
+    command = ["-m", "pipeline.cli", "build", str(config), "--output", str(built), *BY_TWO]
 
     out, err = finish(Fork(*command, env=environment(hub, built.parent / "home")))
 
@@ -133,15 +131,7 @@ def test_worker_processes_upload_and_the_driver_commits_once(hub: FakeHub, built
 
 
 def test_publish_is_no_part_of_the_fingerprint() -> None:
-    with_it = validate_build(publish={"repo_id": SET})
-
-    assert with_it.fingerprinted() == validate_build().fingerprinted()
-
-
-def validate_build(**keys: Any) -> Any:
-    from schemas.config import BuildConfig
-
-    return validate(BuildConfig, TINY | keys, "test")
+    assert tiny(publish={"repo_id": SET}).fingerprinted() == tiny().fingerprinted()
 
 
 def test_terminal_gets_a_bar(hub: FakeHub, built: Path) -> None:

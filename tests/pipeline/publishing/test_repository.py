@@ -10,9 +10,9 @@ from tests.hub_stub import (
     FakeHub,
     respond,
 )
+from tests.pipeline.commands import assert_one_line
 from tests.pipeline.publishing.runs import (
     SET,
-    assert_one_line,
     commits,
     publish,
     shards,

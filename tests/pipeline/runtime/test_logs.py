@@ -16,9 +16,10 @@ from pipeline.runtime import logs, timing
 from preference_space.space import PreferenceSpace, load_space
 from schemas.config import RequestsConfig
 from tests import ROOT
+from tests.pipeline.commands import run
 from tests.pipeline.helpers import write_jsonl
 from tests.pipeline.processes import BY_TWO
-from tests.pipeline.test_cli import Result, config_file
+from tests.pipeline.test_cli import config_file
 from tests.stub import StubServer, good, is_trial
 
 KEY = "sk-secret-0123456789"
@@ -95,7 +96,7 @@ def test_the_command_shows_records_as_safe_text(
     alignx = load_space("alignx")
     monkeypatch.setattr("preference_space.space.load_space", load)
 
-    lines = Result("space", "check", "alignx", *flags).err.splitlines()
+    lines = run("space", "check", "alignx", *flags).err.splitlines()
 
     assert len(lines) == len(shown)
     assert all(level in line for level, line in zip(shown, lines, strict=True))

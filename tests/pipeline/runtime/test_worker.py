@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import subprocess
@@ -10,10 +9,8 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from aiohttp import web
 
 from pipeline.runtime.runners import Runner
 from pipeline.runtime.worker import watched
@@ -22,12 +19,7 @@ from tests import ROOT
 from tests.forks import Fork
 from tests.pipeline.helpers import tiny
 from tests.pipeline.processes import BY_TWO, finish, openai, shards, sometimes_bad, write_config
-from tests.stub import StubServer
-
-
-async def later(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
-    await asyncio.sleep(0.02)
-    return await sometimes_bad(request, body)
+from tests.stub import StubServer, delayed
 
 
 class Build:
@@ -60,7 +52,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def stub() -> Iterator[StubServer]:
-    with StubServer(later) as found:
+    with StubServer(delayed(0.02, sometimes_bad)) as found:
         yield found
 
 
