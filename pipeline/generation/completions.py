@@ -30,7 +30,7 @@ class Request:
     body: bytes
     texts: tuple[str, ...]
     wants_schema: bool = False
-    """Whether the build, and not `generation.extra`, set `response_format`."""
+    """True where the build itself, not `generation.extra`, sets `response_format`."""
 
     def read(self, response: Any) -> tuple[str, str]:
         """Return text and finish reason of a parsed response. Raises `ValueError` and the like for other shapes."""

@@ -193,7 +193,7 @@ def _read_benchmarks(settings: ReportSettings, scratch: Path, progress: Progress
 
 def _measure_shards(scope: Scope, progress: Progress) -> Tallies:
     """Return the tallies of all shards."""
-    shards = len(scope.build.shards)
+    shards = len(scope.build.manifest.files)
     workers = min(scope.settings.workers or len(usable_cores()), shards)
     size = max(1, min(_SHARDS_A_TASK, shards // (4 * workers)))
     tasks = [range(start, min(start + size, shards)) for start in range(0, shards, size)]

@@ -23,36 +23,35 @@ from pipeline.runtime.inputs import read_space
 from preference_space.direction import Direction, from_released
 from preference_space.space import PreferenceSpace
 from schemas.base import UsageError
-from schemas.manifest import FileEntry, Manifest
+from schemas.manifest import Manifest
 
 
 @dataclass(frozen=True)
 class Build:
-    """A finished build. `shards` are its data files, in the manifest's order, which is by split."""
+    """A finished build. Its shards are numbered in the manifest's order, which is by split."""
 
     folder: AnyPath
     manifest: Manifest
     space: PreferenceSpace
-    shards: tuple[FileEntry, ...]
 
     def path(self, shard: int, folder: str = "data") -> AnyPath:
         """Return a shard's file in `data`, `pool`, `rejected/pairs` or `rejected/examples`."""
-        return self.folder / folder / Path(self.shards[shard].path).name
+        return self.folder / folder / Path(self.manifest.files[shard].path).name
 
     def split(self, shard: int) -> str:
         """Return the split of a shard."""
-        return Path(self.shards[shard].path).name.split("-")[0]
+        return Path(self.manifest.files[shard].path).name.split("-")[0]
 
     @property
     def splits(self) -> tuple[str, ...]:
         """Return the splits that have shards, in order."""
-        present = {self.split(shard) for shard in range(len(self.shards))}
+        present = {self.split(shard) for shard in range(len(self.manifest.files))}
         return tuple(split for split in SPLITS if split in present)
 
     @property
     def examples(self) -> int:
         """Return the number of examples."""
-        return sum(entry.rows for entry in self.shards)
+        return sum(entry.rows for entry in self.manifest.files)
 
     @property
     def pairs(self) -> int:
@@ -71,7 +70,7 @@ def open_build(folder: AnyPath) -> Build:
     for entry in manifest.files:
         if entry.path not in existing:
             raise UsageError(f"{folder / entry.path} is missing; run `everyuser build` again, which builds it again")
-    return Build(folder, manifest, read_space(folder, manifest.parts["space"]), manifest.files)
+    return Build(folder, manifest, read_space(folder, manifest.parts["space"]))
 
 
 @dataclass(frozen=True)
@@ -222,7 +221,7 @@ def row_of(place: int) -> int:
 
 def read_batches(build: Build, shard: int) -> Iterator[Batch]:
     """Yield the row groups of a shard. Raise `UsageError` for a shard that was changed."""
-    entry, path = build.shards[shard], build.folder / build.shards[shard].path
+    entry, path = build.manifest.files[shard], build.path(shard)
     with storage.local_copy(path) as copy:
         if storage.content_id(copy) != entry.sha256:
             raise UsageError(f"{path} was changed after it was built; delete it and run `everyuser build` again")
