@@ -19,10 +19,13 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+from pipeline.report.settings import ReportSettings
 from pipeline.runtime import logs
 from pipeline.runtime.exits import end_process
 from schemas import SCHEMA_VERSION
 from schemas.base import UsageError, UserError
+from schemas.config import PublishConfig, SamplingConfig
+from schemas.loader import load_config, validate
 from schemas.terminal import Terminal, say, say_error
 
 app = typer.Typer(
@@ -34,6 +37,9 @@ app = typer.Typer(
 )
 space_app = typer.Typer(help="Look at a preference space.", no_args_is_help=True)
 app.add_typer(space_app, name="space")
+
+# Defaults of the options.
+_REPORT, _PUBLISH = ReportSettings(), PublishConfig(repo_id="owner/name")
 
 out = Terminal()
 err = Terminal(stderr=True)
@@ -96,7 +102,7 @@ def build(
     logging.getLogger().setLevel(logging.INFO if debug else logging.CRITICAL + 1)
     if not debug:
         threading.excepthook = lambda _: None
-    with _reported(debug, verbose):
+    with _reported(debug, verbose, resumes=True):
         # Printed first, as the imports take seconds.
         out.print(Text(f"checking {config} and what it names"), soft_wrap=not out.is_terminal)
         from pipeline.build import build as run_build
@@ -183,16 +189,20 @@ def report(
     ] = None,
     words: Annotated[
         int, typer.Option("--benchmark-words", min=1, help="Words in a row that a text must share with a benchmark.")
-    ] = 13,
-    examples: Annotated[int, typer.Option("--examples", min=0, help="Examples that the page shows.")] = 300,
-    rejections: Annotated[int, typer.Option("--rejections", min=0, help="Rejected rows that the page shows.")] = 200,
+    ] = _REPORT.contamination_words,
+    examples: Annotated[
+        int, typer.Option("--examples", min=0, help="Examples that the page shows.")
+    ] = _REPORT.examples,
+    rejections: Annotated[
+        int, typer.Option("--rejections", min=0, help="Rejected rows that the page shows.")
+    ] = _REPORT.rejections,
     prompt_price: Annotated[
         float | None, typer.Option("--prompt-price", min=0, help="Price of a million prompt tokens.")
     ] = None,
     completion_price: Annotated[
         float | None, typer.Option("--completion-price", min=0, help="Price of a million completion tokens.")
     ] = None,
-    currency: Annotated[str, typer.Option("--currency", help="Currency of the prices.")] = "USD",
+    currency: Annotated[str, typer.Option("--currency", help="Currency of the prices.")] = _REPORT.currency,
     workers: Annotated[int | None, typer.Option("--workers", min=1, help="Processes; by default one a CPU.")] = None,
     verbose: Verbose = False,
     debug: Debug = False,
@@ -208,21 +218,19 @@ def report(
         from pipeline.io.manifests import CARD
         from pipeline.io.storage import parse
         from pipeline.report.run import write_report
-        from pipeline.report.settings import ReportSettings
         from pipeline.report.source import open_build
 
-        if (prompt_price is None) != (completion_price is None):
-            raise UsageError("give both --prompt-price and --completion-price, or neither")
-        settings = ReportSettings(
-            contamination=tuple(benchmarks or ()),
-            contamination_words=words,
-            examples=examples,
-            rejections=rejections,
-            prompt_price=prompt_price,
-            completion_price=completion_price,
-            currency=currency,
-            workers=workers,
-        )
+        given = {
+            "contamination": [str(path) for path in benchmarks or ()],
+            "contamination_words": words,
+            "examples": examples,
+            "rejections": rejections,
+            "prompt_price": prompt_price,
+            "completion_price": completion_price,
+            "currency": currency,
+            "workers": workers,
+        }
+        settings = validate(ReportSettings, given, "everyuser report")
         build_folder = parse(folder)
         # Opened before the lock is taken, so that a folder without a build is left alone.
         manifest = open_build(build_folder).manifest
@@ -240,8 +248,10 @@ def publish(
     repo_id: Annotated[str, typer.Argument(metavar="REPO_ID", help="The dataset repository on the Hub, owner/name.")],
     private: Annotated[
         bool, typer.Option("--private/--public", help="Who sees the repository: its owner, or everybody.")
-    ] = True,
-    revision: Annotated[str, typer.Option("--revision", metavar="BRANCH", help="The branch to publish to.")] = "main",
+    ] = _PUBLISH.private,
+    revision: Annotated[
+        str, typer.Option("--revision", metavar="BRANCH", help="The branch to publish to.")
+    ] = _PUBLISH.revision,
     tag: Annotated[str | None, typer.Option("--tag", metavar="TAG", help="A tag for the commit.")] = None,
     message: Annotated[str | None, typer.Option("--message", metavar="TEXT", help="The commit's message.")] = None,
     force: Annotated[
@@ -255,20 +265,18 @@ def publish(
     One commit makes all files visible. The same command resumes where an earlier run stopped. The token comes from
     HF_TOKEN, or from `hf auth login`.
     """
-    with _reported(debug, verbose):
+    with _reported(debug, verbose, resumes=True):
         from pipeline.console.publish_display import PublishDisplay
         from pipeline.io import storage
         from pipeline.io.locks import locked
-        from pipeline.io.manifests import MANIFEST
+        from pipeline.io.manifests import load_manifest
         from pipeline.publishing.publish import publish as run_publish
-        from schemas.config import PublishConfig
-        from schemas.loader import validate
 
         given = {"repo_id": repo_id, "private": private, "revision": revision, "tag": tag, "message": message}
         settings = validate(PublishConfig, given, "everyuser publish")
         build_folder = storage.parse(folder).absolute()
-        if not storage.is_file(build_folder / MANIFEST):
-            raise UsageError(f"{folder} holds no build ({MANIFEST} is not there)")
+        # Read before the lock is taken, so that a folder without a build is left alone.
+        load_manifest(build_folder)
         with locked(build_folder), PublishDisplay(out) as display:
             run_publish(build_folder, settings, force, observer=display)
         display.summary()
@@ -327,8 +335,6 @@ def space_sample(
         from preference_space.direction import verbalise
         from preference_space.sampling import Sampler
         from preference_space.space import load_space
-        from schemas.config import SamplingConfig
-        from schemas.loader import load_config
 
         loaded = load_space(space)
         settings = load_config(config) if config else None
@@ -351,14 +357,14 @@ def _log(line: str) -> None:
 
 
 @contextlib.contextmanager
-def _reported(debug: bool, verbose: bool = False) -> Iterator[None]:
+def _reported(debug: bool, verbose: bool = False, resumes: bool = False) -> Iterator[None]:
     """Print log records, and an error as one line before the exit; a traceback only with `--debug`."""
     level = logging.DEBUG if debug else logging.INFO if verbose else logging.WARNING
     try:
         with logs.shown(level, _log):
             yield
     except KeyboardInterrupt:
-        err.print("[bold]stopped[/]: finished work is kept; run the same command again to resume")
+        err.print(f"[bold]stopped[/]{': finished work is kept; run the same command again to resume' * resumes}")
         raise typer.Exit(130) from None
     except Exception as error:
         if debug:

@@ -56,7 +56,7 @@ def test_a_build_is_measured_and_its_card_tells(build: Path, tmp_path: Path) -> 
     [
         (["{empty}"], "holds no build"),
         (["{build}", "--benchmark", "{empty}/none.json"], "none.json"),
-        (["{build}", "--prompt-price", "1"], "give both --prompt-price and --completion-price"),
+        (["{build}", "--prompt-price", "1"], "give both prompt_price and completion_price"),
     ],
 )
 def test_wrong_use_is_one_line(build: Path, tmp_path: Path, arguments: list[str], message: str) -> None:
