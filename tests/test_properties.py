@@ -152,9 +152,9 @@ def test_posts_come_back_from_their_files_as_they_were_read(texts: list[str]) ->
     with tempfile.TemporaryDirectory() as name:
         path = write_jsonl(Path(name) / "posts.jsonl", rows)
         posts = [*read_posts(SeedsConfig(path=str(path)), Counter(), 1)]
-        store_posts(Path(name), {"train": posts}, "fingerprint")
+        store_posts(Path(name) / "train.parquet", posts, "fingerprint")
         plan = tiny(pairs=len(posts), shard_pairs=4096, splits={"train": 1, "validation": 0, "test": 0})
-        stored = read_shard_posts(Path(name), cut_shards(plan, {})[0])
+        stored = read_shard_posts(Path(name) / "train.parquet", cut_shards(plan, {})[0])
 
     assert stored == posts
     written = {row["id"]: clean_text(row["text"]) for row in rows}

@@ -59,13 +59,15 @@ def read_footers(plan: BuildPlan, folder: str, shards: Sequence[ShardSpec]) -> l
 
     Returns:
         One mapping for each shard, or None where the folder has no file of the shard.
+
+    Raises:
+        UserError: A shard is damaged, or belongs to another build.
     """
-    return read_metas(plan.output / folder, [plan.path(folder, spec).name for spec in shards])
+    return read_metas(plan.output / folder, [plan.path(folder, spec).name for spec in shards], plan.fingerprint)
 
 
-def check_losses(plan: BuildPlan, folders: Sequence[str] = ("pool", "data")) -> None:
+def check_losses(plan: BuildPlan, counts: Counts) -> None:
     """Raise `UserError` where more pairs were lost than `limits.max_lost_share` allows, or no example is left."""
-    counts = count_rows(plan, folders)
     limit = plan.config.limits.max_lost_share
     if counts.pairs_lost > limit * counts.pairs_asked:
         raise UserError(losses_message(plan.output, counts, limit))
@@ -102,33 +104,31 @@ def is_complete(output: AnyPath, manifest: Manifest) -> bool:
     """
     if manifest.status != "complete":
         return False
-    metas = read_metas(output / "data", [entry.path.removeprefix("data/") for entry in manifest.files])
-    if not all(metas):
+    files = [entry.path.removeprefix("data/") for entry in manifest.files]
+    if not all(read_metas(output / "data", files, manifest.fingerprint)):
         return False
 
-    def check(found: tuple[FileEntry, dict[str, Any] | None]) -> None:
-        entry, meta = found
+    def check(entry: FileEntry) -> None:
         path = output / entry.path
-        if meta is not None and meta["fingerprint"] != manifest.fingerprint:
-            raise UserError(f"{path} belongs to another build; delete it and run `everyuser build` again")
         size = storage.size(path)
         if size != entry.bytes:
             raise UserError(
                 f"{path} has {size} bytes instead of {entry.bytes}; delete it and run `everyuser build` again"
             )
 
-    storage.map_files(output, check, zip(manifest.files, metas, strict=True))
+    storage.map_files(output, check, manifest.files)
     return True
 
 
 def complete_manifest(plan: BuildPlan, manifest: Manifest) -> Manifest:
     """Write the card of a build whose shards all exist, and return its complete manifest."""
-    check_losses(plan)
+    counts = count_rows(plan)
+    check_losses(plan, counts)
     update = {
         "status": "complete",
         "name": plan.config.name,
         "config": plan.config.model_dump(mode="json"),
-        "counts": count_rows(plan),
+        "counts": counts,
         "files": file_entries(plan),
     }
     finished = manifest.model_copy(update=update)

@@ -186,7 +186,7 @@ def _missing_as_usage_error(key: str, source: str) -> Iterator[None]:
 
 def _store_seeds(plan: BuildPlan, space: PreferenceSpace, dropped: Counter[str]) -> None:
     """Store the posts of the splits that have no file yet."""
-    missing = [split for split, path in inputs.seed_paths(plan.output).items() if read_meta(path) is None]
+    missing = {split: path for split, path in inputs.seed_paths(plan.output).items() if read_meta(path) is None}
     if not missing:
         return
     config = plan.config
@@ -195,7 +195,8 @@ def _store_seeds(plan: BuildPlan, space: PreferenceSpace, dropped: Counter[str])
     for split, posts in by_split.items():
         _check_histories(config, split, len(posts), cut_shards(config, {}))
     check_points(config, Sampler(space, config.sampling, config.seed), by_split)
-    store_posts(plan.output / inputs.SEEDS, {split: by_split[split] for split in missing}, plan.fingerprint)
+    for split, path in missing.items():
+        store_posts(path, by_split[split], plan.fingerprint)
 
 
 def with_threads(plan: BuildPlan, index: Index) -> BuildPlan:

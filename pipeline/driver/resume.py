@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from pipeline.assembly.leaks import PoolState, read_pool_state
-from pipeline.driver.finish import check_losses, read_footers
+from pipeline.driver.finish import check_losses, count_rows, read_footers
 from pipeline.io.shards import read_meta
 from pipeline.plan import BuildPlan, ShardSpec
 from pipeline.runtime import timing
@@ -31,8 +31,6 @@ def find_work(plan: BuildPlan, folder: str) -> Work:
     work, shards = Work([], [], 0), plan.shards()
     state = _pool_state(plan, folder)
     for spec, meta in zip(shards, read_footers(plan, folder, shards), strict=True):
-        if meta is not None and meta["fingerprint"] != plan.fingerprint:
-            raise UserError(f"{plan.path(folder, spec)} belongs to another build; delete it and run again")
         is_done = _is_done(meta, plan, state)
         (work.done if is_done else work.todo).append(spec)
         if meta is not None and plan.reopens_shards:
@@ -42,7 +40,7 @@ def find_work(plan: BuildPlan, folder: str) -> Work:
 
 def needs_building(spec: ShardSpec, plan: BuildPlan, folder: str) -> bool:
     """Return whether a shard must be built, and start its timing. Called by the worker that gets the shard."""
-    meta = read_meta(plan.path(folder, spec))
+    meta = read_meta(plan.path(folder, spec), plan.fingerprint)
     is_open = meta is None or not _is_done(meta, plan, _pool_state(plan, folder))
     if is_open:
         timing.begin(plan.path(folder, spec))
@@ -71,7 +69,7 @@ def can_finish(plan: BuildPlan) -> bool:
             if _common_meta(meta) != _common_meta(other) or not _is_done(meta, plan, state):
                 return False
     try:
-        check_losses(plan)
+        check_losses(plan, count_rows(plan))
     except UserError:
         return False
     return True
@@ -87,6 +85,6 @@ def _pool_state(plan: BuildPlan, folder: str) -> PoolState | None:
 
 
 def _is_done(meta: Mapping[str, Any] | None, plan: BuildPlan, state: PoolState | None) -> bool:
-    if meta is None or meta["fingerprint"] != plan.fingerprint or (plan.reopens_shards and meta["open"]):
+    if meta is None or (plan.reopens_shards and meta["open"]):
         return False
     return state is None or all(state.contents.get(name) == content for name, content in meta["made_of"].items())

@@ -100,9 +100,7 @@ def open_shard(path: AnyPath, whole: bool = False, fingerprint: str | None = Non
         # Without read-ahead, which takes memory and saves no time where processes share the processors.
         pq.ParquetFile(opened, pre_buffer=False, page_checksum_verification=True) as file,
     ):
-        meta = _meta_of(file.metadata, path)
-        if fingerprint is not None and meta["fingerprint"] != fingerprint:
-            raise UserError(f"{path} belongs to another build; delete it and run again")
+        _meta_of(file.metadata, path, fingerprint)
         yield file
 
 
@@ -143,26 +141,31 @@ def read_shard(path: AnyPath, columns: list[str] | None = None, fingerprint: str
 def read_groups(path: AnyPath, rows: npt.NDArray[np.int64]) -> pa.Table:
     """Read the given rows of a shard, in their order, and only the row groups that hold them."""
     with open_shard(path) as file:
-        sizes = [file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)]
-        ends = np.cumsum(sizes)
-        group_of = np.searchsorted(ends, rows, side="right")
-        groups = np.unique(group_of)
-        table = file.read_row_groups(groups.tolist()).replace_schema_metadata(None)
+        return take_rows(file, rows)
+
+
+def take_rows(file: pq.ParquetFile, rows: npt.NDArray[np.int64]) -> pa.Table:
+    """Read the given rows of an open shard, as `read_groups` does."""
+    sizes = [file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)]
+    ends = np.cumsum(sizes)
+    group_of = np.searchsorted(ends, rows, side="right")
+    groups = np.unique(group_of)
+    table = file.read_row_groups(groups.tolist()).replace_schema_metadata(None)
     starts_here = np.cumsum([0, *(sizes[group] for group in groups.tolist())])
     before = (ends - sizes)[group_of]
     return table.take(starts_here[np.searchsorted(groups, group_of)] + rows - before)
 
 
-def read_meta(path: AnyPath) -> dict[str, Any] | None:
+def read_meta(path: AnyPath, fingerprint: str | None = None) -> dict[str, Any] | None:
     """Return the footer's `meta`; None where there is no such file. `open_shard` lists the errors."""
     try:
         with shard_errors(path), storage.open_parquet(path) as opened:
-            return _meta_of(pq.read_metadata(opened), path)
+            return _meta_of(pq.read_metadata(opened), path, fingerprint)
     except FileNotFoundError:
         return None
 
 
-def _meta_of(metadata: pq.FileMetaData, path: AnyPath) -> dict[str, Any]:
+def _meta_of(metadata: pq.FileMetaData, path: AnyPath, fingerprint: str | None) -> dict[str, Any]:
     entries = metadata.metadata or {}
     text = entries.get(_META.encode())
     if text is None:
@@ -173,10 +176,16 @@ def _meta_of(metadata: pq.FileMetaData, path: AnyPath) -> dict[str, Any]:
     meta: dict[str, Any] = json.loads(text)
     if meta["file"] != _name(path):
         raise UserError(f"{path} is another shard, {meta['file']}; delete it and run again")
+    if fingerprint is not None and meta["fingerprint"] != fingerprint:
+        raise UserError(f"{path} belongs to another build; delete it and run `everyuser build` again")
     return meta
 
 
-def read_metas(folder: AnyPath, files: Sequence[str]) -> list[dict[str, Any] | None]:
+def read_metas(folder: AnyPath, files: Sequence[str], fingerprint: str | None = None) -> list[dict[str, Any] | None]:
     """Return `read_meta` of many files of a folder. In an object store only listed files are read, many at a time."""
     there = frozenset(storage.list_names(folder))
-    return storage.map_files(folder, lambda file: read_meta(folder / file) if file in there else None, files)
+
+    def read(file: str) -> dict[str, Any] | None:
+        return read_meta(folder / file, fingerprint) if file in there else None
+
+    return storage.map_files(folder, read, files)

@@ -44,7 +44,7 @@ def read_space(output: AnyPath, fingerprint: str) -> PreferenceSpace:
     """Load a build's space. Raise `UsageError` where it is missing or has another fingerprint."""
     path = output / SPACE
     if not storage.is_file(path):
-        raise _missing(path)
+        raise missing_input(path)
     with storage.local_copy(path) as copy:
         space = load_space(copy)
     if space.fingerprint != fingerprint:
@@ -58,7 +58,7 @@ def read_templates(output: AnyPath, fingerprints: Mapping[str, str]) -> dict[str
     there = set(storage.list_names(folder, files_only=True))
     for file in (f"{name}.j2" for name in fingerprints):
         if file not in there:
-            raise _missing(folder / file)
+            raise missing_input(folder / file)
     with storage.local_folder(folder) as copy:
         templates = load_templates(copy)
     for name, template in templates.items():
@@ -81,17 +81,17 @@ def check_seeds(output: AnyPath, fingerprint: str, recorded: Mapping[str, str]) 
     """Check the posts' files against their recorded identities; return the identity of each, by path."""
     found = {}
     for path in seed_paths(output).values():
-        meta = read_meta(path)
-        if meta is None:
-            raise _missing(path)
+        if read_meta(path, fingerprint) is None:
+            raise missing_input(path)
         key = f"{SEEDS}/{path.name}"
         found[key] = storage.content_id(path)
-        if meta["fingerprint"] != fingerprint or not storage.is_same(recorded.get(key, found[key]), found[key]):
+        if not storage.is_same(recorded.get(key, found[key]), found[key]):
             raise _changed(path)
     return found
 
 
-def _missing(path: AnyPath) -> UsageError:
+def missing_input(path: AnyPath) -> UsageError:
+    """Return the error for an input that is no longer in the build's folder."""
     return UsageError(f"{path} is missing; run the same build command again, which restores it")
 
 

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from pipeline.generation.completions import Completion, Failure, Outcome, Request, count_tokens, make_request
 from pipeline.plan import BuildPlan, ShardSpec
 from pipeline.quality.rules import Violation, check_pair, check_reply, clean_reply, schema_violation
+from pipeline.runtime.inputs import seed_paths
 from pipeline.runtime.resources import resources, sampler
 from pipeline.runtime.results import store_pool
 from pipeline.sampling.posts import read_shard_posts
@@ -68,7 +69,7 @@ class PairShard:
 def load_drafts(spec: ShardSpec, plan: BuildPlan) -> PairShard:
     """Return a shard with a draft for each post, all neutral."""
     neutral = np.zeros(len(resources(plan).space), dtype=np.int8)
-    posts = read_shard_posts(plan.output / "seeds", spec)
+    posts = read_shard_posts(seed_paths(plan.output)[spec.split], spec)
     drafts = [
         Draft(index, spec.record_id(plan.fingerprint, index), post, 0, neutral)
         for index, post in enumerate(posts, spec.start)

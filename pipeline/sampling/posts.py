@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import importlib.resources
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from pipeline.io import storage
-from pipeline.io.shards import read_groups, read_meta, write_shard
+from pipeline.io.shards import open_shard, take_rows, write_shard
 from pipeline.io.storage import AnyPath
 from pipeline.plan import SPLITS, ShardSpec, apportion
 from pipeline.reading.columns import Columns
@@ -35,6 +35,7 @@ from pipeline.reading.values import (
     parse_text,
     parse_topics,
 )
+from pipeline.runtime.inputs import missing_input
 from schemas.arrow import arrow_schema, to_table
 from schemas.base import UsageError
 from schemas.config import PACKAGED, SeedsConfig
@@ -130,21 +131,25 @@ def split_posts(posts: Iterable[SeedPost], shares: Mapping[str, float], seed: in
     return result
 
 
-def store_posts(folder: AnyPath, by_split: Mapping[str, list[SeedPost]], fingerprint: str) -> None:
-    """Write `{split}.parquet` in small row groups, so that a shard reads only the posts that it uses."""
+def store_posts(path: AnyPath, posts: Sequence[SeedPost], fingerprint: str) -> None:
+    """Write the posts of a split in small row groups, so that a shard reads only the posts that it uses."""
     schema = arrow_schema(SeedPost)
-    for split, posts in by_split.items():
-        starts = range(0, len(posts), _ROWS_PER_GROUP)
-        groups = (to_table(posts[start : start + _ROWS_PER_GROUP], schema) for start in starts)
-        write_shard(folder / f"{split}.parquet", schema, groups, {"fingerprint": fingerprint, "posts": len(posts)})
+    starts = range(0, len(posts), _ROWS_PER_GROUP)
+    groups = (to_table(posts[start : start + _ROWS_PER_GROUP], schema) for start in starts)
+    write_shard(path, schema, groups, {"fingerprint": fingerprint})
 
 
-def read_shard_posts(folder: AnyPath, spec: ShardSpec) -> list[SeedPost]:
-    """Return the post of each pair of a shard: pair i of a split uses post i mod n of its n posts."""
-    path = folder / f"{spec.split}.parquet"
-    posts = (read_meta(path) or {})["posts"]
-    wanted = np.arange(spec.start, spec.start + spec.count) % posts
-    return [SeedPost(**row | {"topics": tuple(row["topics"])}) for row in read_groups(path, wanted).to_pylist()]
+def read_shard_posts(path: AnyPath, spec: ShardSpec) -> list[SeedPost]:
+    """Return the post of each pair of a shard: pair i of a split uses post i mod n of the n posts at `path`.
+
+    Raises `UsageError` where the file is missing.
+    """
+    try:
+        with open_shard(path) as file:
+            rows = take_rows(file, np.arange(spec.start, spec.start + spec.count) % file.metadata.num_rows)
+    except FileNotFoundError:
+        raise missing_input(path) from None
+    return [SeedPost(**row | {"topics": tuple(row["topics"])}) for row in rows.to_pylist()]
 
 
 def _post(columns: Columns, index: int, row: Row) -> SeedPost | None:

@@ -20,9 +20,10 @@ from pipeline.io import storage
 from pipeline.io.sealed import write_sealed
 from pipeline.io.shards import open_shard, read_groups, read_metas
 from pipeline.io.storage import AnyPath
-from pipeline.plan import SPLITS, BuildPlan, apportion
+from pipeline.plan import BuildPlan, apportion
 from pipeline.reading.formats import unreadable_error
 from pipeline.reading.text import hash_texts, normalise
+from pipeline.runtime.inputs import seed_paths
 from pipeline.runtime.resources import resources
 from pipeline.threads.batch import ThreadBatch
 from pipeline.threads.gather import count_parts, part_path, read_own, read_slice_record
@@ -191,7 +192,7 @@ def _seed_digests(plan: BuildPlan) -> npt.NDArray[np.uint64]:
         return np.empty(0, dtype=np.uint64)
     # Stored threads are scrubbed, so that only scrubbed seeds compare equal.
     clean: Callable[[str], str] = scrub if plan.mining.scrub else str
-    seeds = [_post_digests(plan.output / "seeds" / f"{split}.parquet", clean) for split in SPLITS]
+    seeds = [_post_digests(path, clean) for path in seed_paths(plan.output).values()]
     return np.unique(np.concatenate(seeds))
 
 

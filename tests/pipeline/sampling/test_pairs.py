@@ -79,7 +79,8 @@ def test_opened_shard_has_its_posts_and_nothing_else(tmp_path: Path) -> None:
     shard = load_drafts(spec, plan)
 
     assert [draft.index for draft in shard.drafts] == list(range(12, 24))
-    assert [draft.post for draft in shard.drafts] == read_shard_posts(plan.output / "seeds", spec)
+    stored = read_shard_posts(plan.output / "seeds" / "train.parquet", spec)
+    assert [draft.post for draft in shard.drafts] == stored
     assert [draft.pair_id for draft in shard.drafts] == [f"{plan.fingerprint[:8]}-train-{k:07d}" for k in range(12, 24)]
     assert not any(draft.direction.any() or draft.requests or draft.outcomes for draft in shard.drafts)
     assert shard.journal == "pairs-train-00001-of-00003"

@@ -406,36 +406,41 @@ def test_split_depends_on_seed_and_ids_alone() -> None:
 
 @pytest.mark.parametrize("damage", [lambda content: content[:-20], lambda content: b""])
 def test_stored_posts_that_are_damaged_are_named(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
-    store_posts(tmp_path, {"train": numbered(5)}, "abc")
     path = tmp_path / "train.parquet"
+    store_posts(path, numbered(5), "abc")
     path.write_bytes(damage(path.read_bytes()))
 
     with pytest.raises(UserError, match=r"train\.parquet is damaged "):
-        read_shard_posts(tmp_path, ShardSpec("train", 0, 1, 0, 5))
+        read_shard_posts(tmp_path / "train.parquet", ShardSpec("train", 0, 1, 0, 5))
+
+
+def test_stored_posts_that_are_gone_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"train\.parquet is missing; run the same build command again"):
+        read_shard_posts(tmp_path / "train.parquet", ShardSpec("train", 0, 1, 0, 5))
 
 
 def test_posts_come_back_as_they_were_stored(tmp_path: Path) -> None:
     posts = numbered(5)
-    store_posts(tmp_path, {"train": posts, "test": []}, "abc")
+    store_posts(tmp_path / "train.parquet", posts, "abc")
 
-    assert read_shard_posts(tmp_path, ShardSpec("train", 0, 1, 0, 5)) == posts
+    assert read_shard_posts(tmp_path / "train.parquet", ShardSpec("train", 0, 1, 0, 5)) == posts
 
 
 @pytest.mark.parametrize(
     ("start", "count"), [(0, 7), (5, 10), (1020, 10), (1024, 1), (2040, 300), (2490, 30), (4990, 30), (100_000, 5)]
 )
 def test_pair_i_uses_post_i_and_begins_again_after_the_last(tmp_path: Path, start: int, count: int) -> None:
-    store_posts(tmp_path, {"train": numbered(2500)}, "abc")
+    store_posts(tmp_path / "train.parquet", numbered(2500), "abc")
 
-    posts = read_shard_posts(tmp_path, ShardSpec("train", 0, 1, start, count))
+    posts = read_shard_posts(tmp_path / "train.parquet", ShardSpec("train", 0, 1, start, count))
 
     assert [post.id for post in posts] == [f"p{k % 2500}" for k in range(start, start + count)]
 
 
 def test_shard_with_more_pairs_than_posts_uses_each_post_again(tmp_path: Path) -> None:
-    store_posts(tmp_path, {"train": numbered(3)}, "abc")
+    store_posts(tmp_path / "train.parquet", numbered(3), "abc")
 
-    posts = read_shard_posts(tmp_path, ShardSpec("train", 0, 1, 2, 7))
+    posts = read_shard_posts(tmp_path / "train.parquet", ShardSpec("train", 0, 1, 2, 7))
 
     assert [post.id for post in posts] == ["p2", "p0", "p1", "p2", "p0", "p1", "p2"]
 
