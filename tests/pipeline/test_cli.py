@@ -454,7 +454,7 @@ def test_interrupted_run_exits_with_130(tmp_path: Path, monkeypatch: pytest.Monk
     assert result.code == 130
     assert result.err == "stopped: finished work is kept; run the same command again to resume\n"
     monkeypatch.setattr("pipeline.driver.check.check_build", interrupt)
-    assert Result("check", str(tmp_path / "out")).err == "stopped\n"
+    assert run("check", str(tmp_path / "out")).err == "stopped\n"
 
 
 def test_inspect_shows_the_first_example(built: tuple[Path, Result]) -> None:
