@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from pipeline.assembly.leaks import find_shared_replies
-from pipeline.build import build
+from pipeline.build import Observer, build
 from pipeline.driver.prepare import check_output, prepare
 from pipeline.generation.completions import Completion, Outcome, Request
 from pipeline.io.locks import locked
@@ -95,6 +95,16 @@ def run_build(output: Path, answer: Answer = good, **keys: Any) -> tuple[Manifes
     """A whole build against a stub server; the server is returned for the requests that it saw."""
     with StubServer(answer) as stub:
         return build(tiny(**{"engine": {"kind": "openai", "base_urls": [stub.url]}} | keys), output), stub
+
+
+class Notices(Observer):
+    """An observer that keeps its notices."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def notice(self, line: str) -> None:
+        self.lines.append(line)
 
 
 def folder_of(plan: BuildPlan) -> Path:

@@ -12,7 +12,7 @@ from pipeline.build import Observer, build
 from pipeline.io.manifests import find_manifest
 from schemas.base import UsageError, UserError
 from schemas.manifest import Manifest
-from tests.pipeline.helpers import mining, number_of, rows_of, run_build, tiny, write_threads
+from tests.pipeline.helpers import Notices, mining, number_of, rows_of, run_build, tiny, write_threads
 from tests.pipeline.processes import failing, shards
 from tests.stub import Answer, StubServer
 
@@ -75,20 +75,10 @@ def test_retry_of_a_server_that_is_still_bad_keeps_the_bytes(keys: Keys, tmp_pat
     assert len(stub.bodies) > 0
 
 
-class Heard(Observer):
-    """Records its notices."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def notice(self, line: str) -> None:
-        self.lines.append(line)
-
-
 def test_retry_with_nothing_lost_says_so_and_changes_nothing(tmp_path: Path) -> None:
     before, _ = run_build(tmp_path / "out", UNDISTURBED)
     manifest = (tmp_path / "out" / "manifest.json").read_bytes()
-    observer = Heard()
+    observer = Notices()
 
     after, stub = again(tmp_path / "out", UNDISTURBED, observer)
 

@@ -3,12 +3,8 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,34 +25,6 @@ from tests.forks import Fork
 from tests.pipeline.helpers import NOWHERE, mining, prepared, tiny, write_jsonl, write_posts, write_threads
 
 TEMPLATES = ROOT / "prompts" / "templates"
-
-
-@contextmanager
-def held_by_another_process(output: Path) -> Iterator[subprocess.Popen[str]]:
-    """Start a process that holds the folder until it is killed."""
-    code = """
-import sys, time
-from pathlib import Path
-from pipeline.io import storage
-from pipeline.io.locks import locked
-with locked(Path(sys.argv[1])):
-    print("held", flush=True)
-    time.sleep(600)
-"""
-    holder = subprocess.Popen(
-        [sys.executable, "-c", code, str(output)],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "held\n"
-        yield holder
-    finally:
-        holder.kill()
-        holder.communicate()
 
 
 def touch_old(path: Path) -> None:
@@ -527,38 +495,6 @@ def test_manifest_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert written == manifest.model_copy(update={"status": "complete", "digest": written.digest})
 
 
-def test_second_build_on_a_folder_is_refused_until_the_first_is_killed(tmp_path: Path) -> None:
-    with held_by_another_process(tmp_path / "build") as holder:
-        with (
-            pytest.raises(
-                UsageError,
-                match=rf"another build is at work there \(process {holder.pid} on .+\)",
-            ),
-            locked(tmp_path / "build"),
-        ):
-            pass
-        holder.kill()
-        holder.wait()
-
-        with locked(tmp_path / "build"):
-            pass
-
-
-def test_lock_is_free_after_an_error(tmp_path: Path) -> None:
-    with pytest.raises(KeyError), locked(tmp_path):
-        raise KeyError("stop")
-
-    with locked(tmp_path):
-        pass
-
-
-def test_folder_that_cannot_be_made_is_a_user_error(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-
-    with pytest.raises(UserError, match="cannot write"), locked(tmp_path / "file" / "build"):
-        pass
-
-
 def test_empty_seed_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "posts.jsonl").touch()
 
@@ -629,10 +565,3 @@ def test_refused_build_leaves_a_folder_that_another_configuration_can_use(tmp_pa
         prepared(tmp_path, tiny(pairs=5))
 
     prepared(tmp_path, tiny())
-
-
-def test_locked_folder_names_no_process_that_it_does_not_know(tmp_path: Path) -> None:
-    with locked(tmp_path):
-        os.truncate(tmp_path / ".lock", 0)
-        with pytest.raises(UsageError, match=r"\(process unknown\)"), locked(tmp_path):
-            pass

@@ -9,23 +9,15 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from pipeline.build import Observer, build
+from pipeline.build import build
 from pipeline.generation.journal import read_journal
 from pipeline.generation.trial import trial_requests
 from schemas.base import UserError
 from schemas.manifest import Manifest
-from tests.pipeline.helpers import mining, prepared, rows_of, tiny, write_threads
+from tests.pipeline.helpers import Notices, mining, prepared, rows_of, tiny, write_threads
 from tests.stub import Answer, StubServer, completion, good, good_text
 
 DIMENSIONS = ["demographics_and_traits"]
-
-
-class Notices(Observer):
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def notice(self, line: str) -> None:
-        self.lines.append(line)
 
 
 def built(output: Path, answer: Answer, **annotation: Any) -> tuple[Manifest, StubServer, list[str]]:

@@ -1,4 +1,4 @@
-"""Leases, in object stores. The lock of a folder of this machine is in `test_prepare`."""
+"""Locks: of folders of this machine, and leases in object stores."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -64,6 +65,25 @@ def gone_process() -> dict[str, Any]:
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
     return {"host": HERE, "machine": Process.current().machine, "process": process.pid}
+
+
+@contextlib.contextmanager
+def beating(folder: UPath, holder: dict[str, Any], seconds: float) -> Iterator[None]:
+    """Renew a lease every so many seconds, on a thread."""
+    over = threading.Event()
+
+    def beat() -> None:
+        for beats in range(4, 10_000):
+            if over.wait(seconds):
+                return
+            lease(folder, **holder | {"heartbeats": beats})
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(beat)
+        try:
+            yield
+        finally:
+            over.set()
 
 
 HOLD = """
@@ -127,7 +147,10 @@ def test_a_refused_run_leaves_the_lease_alone(folder: UPath) -> None:
         }
 
 
-@in_a_bucket
+on_the_machine_and_in_a_bucket = pytest.mark.parametrize("place", ["local", "s3", "gs"], indirect=True)
+
+
+@on_the_machine_and_in_a_bucket
 def test_a_run_of_another_process_is_respected(folder: UPath) -> None:
     with (
         held_by_another_process(folder) as holder,
@@ -171,6 +194,7 @@ def test_a_released_lease_is_taken_at_once_and_the_old_one_deleted(
     assert [record.message for record in caplog.records if record.name.startswith("pipeline")] == []
 
 
+@pytest.mark.parametrize("place", ["local", "memory", "s3", "gs"], indirect=True)
 def test_a_lease_is_released_after_an_error(folder: UPath) -> None:
     with pytest.raises(KeyError), locked(folder):
         raise KeyError("stop")
@@ -201,7 +225,7 @@ def test_the_lease_of_a_process_of_this_host_that_is_gone_is_taken_at_once(
     assert [record.levelname for record in caplog.records if "took over" in record.getMessage()] == ["WARNING"]
 
 
-@in_a_bucket
+@on_the_machine_and_in_a_bucket
 def test_the_lease_of_a_killed_process_is_taken_at_once(folder: UPath) -> None:
     with held_by_another_process(folder) as holder:
         holder.kill()
@@ -229,21 +253,14 @@ def test_the_lease_of_a_gone_process_with_the_number_of_this_one_is_taken_at_onc
 def test_a_live_lease_of_another_container_with_the_same_host_name_is_respected(folder: UPath, number: str) -> None:
     # Process numbers of another machine mean nothing here: its process 1 is not ours.
     process = os.getpid() if number == "mine" else gone_process()["process"]
-    holder, over = lease(folder, host=HERE, process=process), threading.Event()
+    holder = lease(folder, host=HERE, process=process)
 
-    def beat() -> None:
-        for beats in range(4, 10_000):
-            if over.wait(0.05):
-                return
-            lease(folder, **holder | {"heartbeats": beats})
-
-    with ThreadPoolExecutor(1) as pool:
-        pool.submit(beat)
-        try:
-            with pytest.raises(UsageError, match="another build is at work there"), locked(folder):
-                pytest.fail("both hold it")
-        finally:
-            over.set()
+    with (
+        beating(folder, holder, 0.05),
+        pytest.raises(UsageError, match="another build is at work there"),
+        locked(folder),
+    ):
+        pytest.fail("both hold it")
 
 
 @pytest.mark.parametrize("place", ["memory"], indirect=True)
@@ -305,21 +322,14 @@ def test_a_lease_that_stands_still_is_taken_after_a_while(folder: UPath, holder:
 
 
 def test_a_lease_of_another_host_that_moves_is_respected(folder: UPath) -> None:
-    holder, over = lease(folder), threading.Event()
+    holder = lease(folder)
 
-    def beat() -> None:
-        for beats in range(4, 1000):
-            if over.wait(0.3):
-                return
-            lease(folder, **holder | {"heartbeats": beats})
-
-    with ThreadPoolExecutor(1) as pool:
-        pool.submit(beat)
-        try:
-            with pytest.raises(UsageError, match=rf"\(process 17 on {ELSEWHERE}\)"), locked(folder):
-                pytest.fail("both hold it")
-        finally:
-            over.set()
+    with (
+        beating(folder, holder, 0.3),
+        pytest.raises(UsageError, match=rf"\(process 17 on {ELSEWHERE}\)"),
+        locked(folder),
+    ):
+        pytest.fail("both hold it")
 
     assert leases(folder).keys() == {1}
 
@@ -533,3 +543,17 @@ def test_a_bucket_that_lets_nobody_in_is_told(place: str, request: pytest.Fixtur
         locked(storage.parse(f"{private}/build")),
     ):
         pass
+
+
+def test_a_folder_that_cannot_be_made_is_a_user_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    with pytest.raises(UserError, match="cannot write"), locked(tmp_path / "file" / "build"):
+        pass
+
+
+def test_a_locked_folder_names_no_process_that_it_does_not_know(tmp_path: Path) -> None:
+    with locked(tmp_path):
+        os.truncate(tmp_path / ".lock", 0)
+        with pytest.raises(UsageError, match=r"\(process unknown\)"), locked(tmp_path):
+            pass

@@ -20,7 +20,7 @@ from pipeline.plan import BuildPlan
 from schemas.base import UserError
 from schemas.config import BuildConfig
 from tests.object_stores import BUCKET, Line, ObjectStore, forget_clients
-from tests.pipeline.io.test_storage import READS, WRITES, Use, name_of
+from tests.pipeline.io.uses import READS, WRITES, Use, name_of
 
 s3fs = pytest.importorskip("s3fs")
 gcsfs = pytest.importorskip("gcsfs")

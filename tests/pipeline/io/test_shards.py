@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ import pytest
 from datasets import Features, load_dataset
 
 from pipeline.io.shards import read_groups, read_meta, read_shard, write_shard
-from pipeline.io.storage import atomic, remove_temporary, write_errors, write_text
 from schemas.arrow import arrow_schema, hf_metadata
 from schemas.base import UserError
 from schemas.records import Example, PairItem
@@ -129,100 +127,6 @@ def test_error_midway_leaves_nothing_behind(tmp_path: Path) -> None:
         write_shard(tmp_path / "shard.parquet", SCHEMA, groups(), META)
 
     assert names(tmp_path) == []
-
-
-def test_error_midway_keeps_the_earlier_file(tmp_path: Path) -> None:
-    path = tmp_path / "note.txt"
-    write_text(path, "old")
-
-    with pytest.raises(KeyError), atomic(path) as temporary:
-        temporary.write_text("new, half")
-        raise KeyError("stop")
-
-    assert path.read_text() == "old"
-    assert names(tmp_path) == ["note.txt"]
-
-
-def test_file_appears_only_when_it_is_whole(tmp_path: Path) -> None:
-    with atomic(tmp_path / "note.txt") as temporary:
-        temporary.write_text("text")
-        assert not (tmp_path / "note.txt").exists()
-
-    assert names(tmp_path) == ["note.txt"]
-
-
-DIE_HALFWAY = """
-import os, signal, sys
-from pathlib import Path
-from pipeline.io.storage import atomic
-with atomic(Path(sys.argv[1])) as temporary:
-    temporary.write_text("half")
-    if sys.argv[2] == "dies":
-        os.kill(os.getpid(), signal.SIGKILL)
-    print("half", flush=True)
-    input()
-"""
-
-
-def halfway(path: Path, what: str) -> subprocess.Popen[bytes]:
-    """A process in the middle of writing a file, which lives, or dies there."""
-    pipe, environment = subprocess.PIPE, os.environ | {"PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", DIE_HALFWAY, str(path), what]
-    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdin=pipe, stdout=pipe)
-    assert process.stdout is not None
-    process.stdout.readline()
-    return process
-
-
-def test_temporary_files_of_a_killed_run_are_removed_and_no_others(tmp_path: Path) -> None:
-    (tmp_path / "data").mkdir()
-    for name in ("data/b.parquet", ".lock"):
-        (tmp_path / name).touch()
-    for path in (tmp_path / "a.parquet", tmp_path / "data" / "b.parquet"):
-        halfway(path, "dies").communicate()
-    assert len(list(tmp_path.rglob(".tmp-*"))) == 2
-
-    remove_temporary(tmp_path)
-
-    assert names(tmp_path) == [".lock", "data"]
-    assert names(tmp_path / "data") == ["b.parquet"]
-
-
-def test_a_file_that_a_living_process_is_writing_is_left_alone(tmp_path: Path) -> None:
-    process = halfway(tmp_path / "a.txt", "lives")
-
-    with atomic(tmp_path / "a.txt") as temporary:
-        temporary.write_text("ours")
-        remove_temporary(tmp_path)
-
-    process.communicate(b"\n")
-    assert process.returncode == 0
-    assert names(tmp_path) == ["a.txt"]
-    assert (tmp_path / "a.txt").read_text() == "half"
-
-
-@pytest.mark.parametrize("name", [".tmp-a.parquet-17", ".tmp-a-b.parquet-0123456789ab-1-7-01234567", ".tmp-"])
-def test_of_a_file_of_another_container_the_age_decides(tmp_path: Path, name: str) -> None:
-    (tmp_path / name).touch()
-    remove_temporary(tmp_path)
-    assert names(tmp_path) == [name]
-
-    hour = time.time() - 3700
-    os.utime(tmp_path / name, (hour, hour))
-    remove_temporary(tmp_path)
-    assert names(tmp_path) == []
-
-
-def test_containers_that_write_one_file_at_once_meet_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Of each the process has number 1.
-    monkeypatch.setattr(os, "getpid", lambda: 1)
-    with atomic(tmp_path / "a.txt") as first, atomic(tmp_path / "a.txt") as second:
-        first.write_text("first")
-        second.write_text("second")
-
-    assert first != second
-    assert (tmp_path / "a.txt").read_text() == "first"
-    assert names(tmp_path) == ["a.txt"]
 
 
 @pytest.mark.parametrize("keep", [0, 3, 200])
@@ -373,17 +277,3 @@ except UserError as error:
     assert run.stdout.startswith(f"cannot write {tmp_path}/data/shard.parquet: "), run.stderr
     assert run.stdout.endswith("run the same command again, finished work is kept")
     assert names(tmp_path / "data") == []
-
-
-def test_folder_that_cannot_be_made_is_a_user_error(tmp_path: Path) -> None:
-    (tmp_path / "data").write_text("a file where a folder should be")
-
-    with pytest.raises(UserError, match="cannot write"):
-        write_text(tmp_path / "data" / "note.txt", "text")
-
-
-def test_disk_error_names_the_path_and_the_way_out(tmp_path: Path) -> None:
-    expected = r"^cannot write x/y: No space left on device; fix that"
-
-    with pytest.raises(UserError, match=expected), write_errors(Path("x/y")):
-        raise OSError(28, "No space left on device")

@@ -1,14 +1,13 @@
 from __future__ import annotations
 
-import contextlib
 import os
-import re
+import subprocess
 import sys
 import tempfile
 import time
 import uuid
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +18,14 @@ import pytest
 from pipeline.io import storage
 from pipeline.io.storage import AnyPath
 from schemas.base import UsageError, UserError
-from tests.object_stores import ObjectStore, forget_clients, in_a_bucket
+from tests import ROOT
+from tests.object_stores import ObjectStore, in_a_bucket
+from tests.pipeline.io.uses import ADVICE, error_of
 
 fsspec = pytest.importorskip("fsspec")
 local_files = pytest.importorskip("fsspec.implementations.local")
 registry = pytest.importorskip("fsspec.registry")
 
-ADVICE = "; fix that and run the same command again, finished work is kept"
-PACKAGES = {"s3": "s3fs", "gs": "gcsfs"}
 
 in_a_store = pytest.mark.parametrize("place", ["memory", "s3", "gs"], indirect=True)
 
@@ -36,17 +35,6 @@ def place(request: pytest.FixtureRequest) -> str:
     """Which kind of place a test is about."""
     kind: str = request.param
     return kind
-
-
-@contextlib.contextmanager
-def variables(**values: str) -> Iterator[None]:
-    """Other settings of a store, for clients that are new."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in values.items():
-            patch.setenv(name, value)
-        forget_clients()
-        yield
-    forget_clients()
 
 
 @pytest.fixture
@@ -605,157 +593,78 @@ def test_nothing_in_a_store_is_taken_for_temporary(folder: AnyPath) -> None:
     assert storage.list_names(folder) == [".tmp-file-1"]
 
 
-# Errors
-
-Use = Callable[[AnyPath], object]
-
-
-def write_atomically(path: AnyPath) -> None:
-    with storage.atomic(path) as temporary:
-        temporary.write_bytes(b"x")
-
-
-def create(path: AnyPath) -> None:
-    assert not storage.is_local(path)
-    storage.create(path, b"x")
+DIE_HALFWAY = """
+import os, signal, sys
+from pathlib import Path
+from pipeline.io.storage import atomic
+with atomic(Path(sys.argv[1])) as temporary:
+    temporary.write_text("half")
+    if sys.argv[2] == "dies":
+        os.kill(os.getpid(), signal.SIGKILL)
+    print("half", flush=True)
+    input()
+"""
 
 
-def read_part(path: AnyPath) -> None:
-    with storage.open_binary(path) as file:
-        file.read(1)
+def halfway(path: Path, what: str) -> subprocess.Popen[bytes]:
+    """A process in the middle of writing a file, which lives, or dies there."""
+    pipe, environment = subprocess.PIPE, os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", DIE_HALFWAY, str(path), what]
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdin=pipe, stdout=pipe)
+    assert process.stdout is not None
+    process.stdout.readline()
+    return process
 
 
-def copy(path: AnyPath) -> None:
-    with storage.local_copy(path):
-        pass
+def test_temporary_files_of_a_killed_run_are_removed_and_no_others(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    for name in ("data/b.parquet", ".lock"):
+        (tmp_path / name).touch()
+    for path in (tmp_path / "a.parquet", tmp_path / "data" / "b.parquet"):
+        halfway(path, "dies").communicate()
+    assert len(list(tmp_path.rglob(".tmp-*"))) == 2
+
+    storage.remove_temporary(tmp_path)
+
+    assert storage.list_names(tmp_path) == [".lock", "data"]
+    assert storage.list_names(tmp_path / "data") == ["b.parquet"]
 
 
-def copy_folder(path: AnyPath) -> None:
-    with storage.local_folder(path):
-        pass
+def test_a_file_that_a_living_process_is_writing_is_left_alone(tmp_path: Path) -> None:
+    process = halfway(tmp_path / "a.txt", "lives")
+
+    with storage.atomic(tmp_path / "a.txt") as temporary:
+        temporary.write_text("ours")
+        storage.remove_temporary(tmp_path)
+
+    process.communicate(b"\n")
+    assert process.returncode == 0
+    assert storage.list_names(tmp_path) == ["a.txt"]
+    assert (tmp_path / "a.txt").read_text() == "half"
 
 
-WRITES: list[Use] = [
-    lambda path: storage.write_bytes(path, b"x"),
-    lambda path: storage.write_text(path, "x"),
-    write_atomically,
-    create,
-]
-DELETIONS: list[Use] = [storage.remove, storage.remove_tree]
-READS: list[Use] = [
-    storage.read_bytes,
-    read_part,
-    copy,
-    copy_folder,
-    storage.size,
-    storage.content_id,
-    storage.list_names,
-    storage.is_file,
-]
+@pytest.mark.parametrize("name", [".tmp-a.parquet-17", ".tmp-a-b.parquet-0123456789ab-1-7-01234567", ".tmp-"])
+def test_of_a_file_of_another_container_the_age_decides(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).touch()
+    storage.remove_temporary(tmp_path)
+    assert storage.list_names(tmp_path) == [name]
+
+    hour = time.time() - 3700
+    os.utime(tmp_path / name, (hour, hour))
+    storage.remove_temporary(tmp_path)
+    assert storage.list_names(tmp_path) == []
 
 
-def name_of(use: Use, position: int) -> str:
-    return f"{position}-{getattr(use, '__name__', 'use').strip('<>')}"
+def test_containers_that_write_one_file_at_once_meet_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Of each the process has number 1.
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    with storage.atomic(tmp_path / "a.txt") as first, storage.atomic(tmp_path / "a.txt") as second:
+        first.write_text("first")
+        second.write_text("second")
 
-
-def error_of(use: Use, path: AnyPath) -> str:
-    """Return the error of `use`: one line, without its advice."""
-    with pytest.raises(UserError) as caught:
-        use(path)
-    text = str(caught.value)
-    assert "\n" not in text
-    assert text.endswith(ADVICE)
-    return text.removesuffix(ADVICE)
-
-
-@in_a_bucket
-@pytest.mark.parametrize("use", WRITES, ids=[name_of(use, k) for k, use in enumerate(WRITES)])
-def test_a_write_to_a_bucket_that_is_not_there_is_told(folder: AnyPath, place: str, use: Use) -> None:
-    path = storage.parse(f"{place}://no-such-bucket/folder/file")
-
-    assert error_of(use, path).startswith(f"cannot write {path}: ")
-
-
-@in_a_bucket
-def test_that_there_is_no_such_bucket_is_said_in_words(folder: AnyPath, place: str) -> None:
-    path = storage.parse(f"{place}://no-such-bucket/folder/file")
-
-    text = error_of(lambda path: storage.write_text(path, "x"), path)
-
-    assert re.search(r"(?i)does not exist|no such bucket|not found", text)
-
-
-@in_a_bucket
-@pytest.mark.parametrize("use", [*WRITES, *DELETIONS], ids=[name_of(u, k) for k, u in enumerate([*WRITES, *DELETIONS])])
-def test_a_write_that_is_not_allowed_is_told(store: ObjectStore, use: Use) -> None:
-    path = storage.parse(f"{store.private_url}/folder/file")
-
-    text = error_of(use, path)
-
-    assert text.startswith(f"cannot write {path}: ")
-    assert "denied" in text.lower()
-
-
-@in_a_bucket
-@pytest.mark.parametrize("use", READS, ids=[name_of(use, k) for k, use in enumerate(READS)])
-def test_a_read_that_is_not_allowed_is_told(store: ObjectStore, use: Use) -> None:
-    path = storage.parse(f"{store.private_url}/folder/file")
-
-    text = error_of(use, path)
-
-    assert text.startswith(f"cannot read {path}: ")
-    assert "denied" in text.lower() or "Forbidden" in text
-
-
-@pytest.mark.parametrize("place", ["s3"], indirect=True)
-def test_a_wrong_key_is_told(folder: AnyPath) -> None:
-    with variables(AWS_ACCESS_KEY_ID="another"):
-        path = storage.parse(f"{folder}/file")
-
-        assert "does not exist in our records" in error_of(lambda path: storage.write_text(path, "x"), path)
-        assert "Forbidden" in error_of(storage.read_bytes, path)
-        assert "does not exist in our records" in error_of(storage.list_names, path)
-
-
-@pytest.mark.parametrize("place", ["s3"], indirect=True)
-def test_a_store_that_cannot_be_reached_is_told(folder: AnyPath) -> None:
-    nowhere = "http://127.0.0.1:9"
-    with variables(AWS_MAX_ATTEMPTS="1", AWS_ENDPOINT_URL=nowhere, AWS_ENDPOINT_URL_S3=nowhere):
-        path = storage.parse(f"{folder}/file")
-
-        text = error_of(lambda path: storage.write_text(path, "x"), path)
-        assert text.startswith(f"cannot write {path}: ") and nowhere in text
-        text = error_of(storage.read_bytes, path)
-        assert text.startswith(f"cannot read {path}: ") and nowhere in text
-
-
-Manager = Callable[[AnyPath], contextlib.AbstractContextManager[None]]
-
-
-def fail(path: AnyPath, manager: Manager, error: Exception) -> None:
-    with manager(path):
-        raise error
-
-
-def test_an_error_of_any_kind_is_told_where_it_concerns_a_store() -> None:
-    path = storage.parse("memory://bucket/x")
-
-    for manager, verb in ((storage.write_errors, "write"), (storage.read_errors, "read")):
-        with pytest.raises(UserError, match=f"^cannot {verb} memory://bucket/x: two lines of it; ") as caught:
-            fail(path, manager, RuntimeError("two lines\n   of it"))
-        assert isinstance(caught.value.__cause__, RuntimeError)
-        with pytest.raises(UserError, match=r"^cannot .*: RuntimeError; "):
-            fail(path, manager, RuntimeError())
-        with pytest.raises(UsageError, match=r"^ours$"):
-            fail(path, manager, UsageError("ours"))
-
-
-@pytest.mark.parametrize("manager", [storage.write_errors, storage.read_errors])
-def test_an_error_of_ours_on_this_machine_is_left_as_it_is(
-    manager: Manager,
-) -> None:
-    with pytest.raises(KeyError), manager(Path("x")):
-        raise KeyError("ours")
+    assert first != second
+    assert (tmp_path / "a.txt").read_text() == "first"
+    assert storage.list_names(tmp_path) == ["a.txt"]
 
 
 # A file system that renames

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import pickle
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 import pyarrow as pa
 
@@ -232,6 +232,27 @@ def rows_of(shards: Mapping[str, Sequence[Row]]) -> list[tuple[str, Row]]:
 
 def batch_of(rows: Iterable[Row], split: int = 0, shard: int = 0) -> Batch:
     return Batch(split, shard, 0, pa.Table.from_pylist([*rows], schema=EXAMPLE_SCHEMA))
+
+
+class Tally(Protocol):
+    """Figures of rows, which are counted in parts."""
+
+    def add(self, batch: Batch) -> None: ...
+
+    def merge(self, other: Self) -> None: ...
+
+
+TallyT = TypeVar("TallyT", bound=Tally)
+
+
+def merged(make: Callable[[], TallyT], *parts: Sequence[Row]) -> TallyT:
+    """Return the tally of some rows, each part of which is counted alone."""
+    total = make()
+    for rows in parts:
+        tally = make()
+        tally.add(batch_of(rows))
+        total.merge(tally)
+    return total
 
 
 def sent(thing: T) -> T:

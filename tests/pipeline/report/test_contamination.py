@@ -16,7 +16,7 @@ from pipeline.report.contamination import BenchmarkRuns, ContaminationTally
 from pipeline.report.texts import Hashes, words_of
 from schemas.base import UsageError
 from schemas.report import ContaminationFigures
-from tests.pipeline.report.builds import Row, batch_of, pair
+from tests.pipeline.report.builds import Row, merged, pair
 
 TEST = "Should I tell my neighbour that his dog has eaten all of the roses that grew along our fence?"
 OTHER = "my neighbour that his dog has eaten"
@@ -152,12 +152,7 @@ def figures_of(folder: Path, text: str, *parts: list[Row], words: int = 13) -> C
     found = read_benchmark(write(folder / "test.txt", text), words)
     np.save(folder / "runs.npy", found.runs)
     named = BenchmarkRuns("test.txt", found.rows, len(found.runs), folder / "runs.npy")
-    total = ContaminationTally(named, words, 1000, 1000)
-    for rows in parts:
-        tally = ContaminationTally(named, words, 1000, 1000)
-        tally.add(batch_of(rows))
-        total.merge(tally)
-    return total.result()
+    return merged(lambda: ContaminationTally(named, words, 1000, 1000), *parts).result()
 
 
 def test_posts_and_rows_that_share_thirteen_words_are_counted(tmp_path: Path) -> None:

@@ -4,19 +4,14 @@ import pytest
 
 from pipeline.report.copies import CopyTally
 from schemas.report import CopyFigures
-from tests.pipeline.report.builds import SPACE, Row, batch_of, direction, pair
+from tests.pipeline.report.builds import SPACE, Row, batch_of, direction, merged, pair
 
 LIKES_TONE = "Well, I am one who likes MUCH tone, and why not."
 DISLIKES_TONE = "Whoever likes little tone will agree with me."
 
 
 def figures_of(*parts: list[Row]) -> CopyFigures:
-    total = CopyTally(SPACE)
-    for rows in parts:
-        tally = CopyTally(SPACE)
-        tally.add(batch_of(rows))
-        total.merge(tally)
-    return total.result()
+    return merged(lambda: CopyTally(SPACE), *parts).result()
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from pipeline.report.diversity import EMBEDDER, ReplySample, distinct_share, sel
 from pipeline.report.settings import ReportSettings
 from pipeline.report.texts import Words, words_of
 from schemas.report import DiversityFigures
-from tests.pipeline.report.builds import Row, batch_of, pair, random_shards, rows_of
+from tests.pipeline.report.builds import Row, merged, pair
 
 
 def words(*texts: str) -> Words:
@@ -117,17 +117,7 @@ def test_vendi_score_needs_texts_with_words(texts: list[str]) -> None:
 def figures_of(*parts: Sequence[Row], **settings: Any) -> DiversityFigures:
     chosen = ReportSettings(**settings)
     pairs = sum(not row["mirrored"] for part in parts for row in part)
-    total = ReplySample(pairs, chosen)
-    for part in parts:
-        sample = ReplySample(pairs, chosen)
-        sample.add(batch_of(part))
-        total.merge(sample)
-    return total.result(7)
-
-
-@pytest.fixture(scope="module")
-def rows() -> list[Row]:
-    return [row for _, row in rows_of(random_shards(100))]
+    return merged(lambda: ReplySample(pairs, chosen), *parts).result(7)
 
 
 def test_all_replies_are_sampled_where_they_are_few(rows: list[Row]) -> None:

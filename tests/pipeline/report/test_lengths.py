@@ -6,21 +6,11 @@ import pytest
 from pipeline.reading.text import count_words
 from pipeline.report.lengths import LengthTally
 from schemas.report import Histogram, LengthFigures
-from tests.pipeline.report.builds import Row, batch_of, pair, random_shards, rows_of
+from tests.pipeline.report.builds import Row, merged, pair
 
 
 def figures_of(*parts: list[Row]) -> LengthFigures:
-    total = LengthTally()
-    for rows in parts:
-        tally = LengthTally()
-        tally.add(batch_of(rows))
-        total.merge(tally)
-    return total.result()
-
-
-@pytest.fixture(scope="module")
-def rows() -> list[Row]:
-    return [row for _, row in rows_of(random_shards(100))]
+    return merged(LengthTally, *parts).result()
 
 
 def test_words_are_those_of_all_texts(rows: list[Row]) -> None:

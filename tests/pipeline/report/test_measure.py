@@ -146,7 +146,7 @@ def test_two_reports_are_equal_but_for_the_date(folder: Path, report: Report) ->
     assert without_date(report_of(folder)) == without_date(report)
 
 
-def test_number_of_processes_changes_nothing(folder: Path, report: Report, tmp_path: Path) -> None:
+def test_number_of_processes_changes_nothing(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "test.txt").write_text(LONG)
     steps: list[tuple[str, int, int]] = []
     contaminated = (tmp_path / "test.txt",)

@@ -7,23 +7,13 @@ import pytest
 
 from pipeline.report.support import HistoryTally, contradicting, repeated
 from schemas.report import HistoryFigures
-from tests.pipeline.report.builds import Row, batch_of, comment, direction, feedback, pair, random_shards, rows_of
+from tests.pipeline.report.builds import Row, batch_of, comment, direction, feedback, merged, pair
 
 TARGET = direction(tone=1, length=-1)
 
 
 def figures_of(*parts: list[Row]) -> HistoryFigures:
-    total = HistoryTally()
-    for rows in parts:
-        tally = HistoryTally()
-        tally.add(batch_of(rows))
-        total.merge(tally)
-    return total.result()
-
-
-@pytest.fixture(scope="module")
-def rows() -> list[Row]:
-    return [row for _, row in rows_of(random_shards(100))]
+    return merged(HistoryTally, *parts).result()
 
 
 def items_of(row: Row) -> list[Row]:
