@@ -10,9 +10,7 @@ import pytest
 
 import everyuser
 from tests import ROOT
-from tests.pipeline.helpers import tiny
-
-OFFLINE = {"generation": {"model": "dummy"}, "engine": {"kind": "dummy"}}
+from tests.pipeline.helpers import DUMMY, tiny
 
 
 def test_the_tutorial_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -26,7 +24,7 @@ def test_the_tutorial_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_file_and_a_configuration_build_the_same_rows(tmp_path: Path) -> None:
-    config = tiny(**OFFLINE)
+    config = tiny(**DUMMY)
     file = tmp_path / "config.yaml"
     file.write_text(config.model_dump_json(exclude_unset=True))
 

@@ -21,6 +21,7 @@ from pipeline.io.shards import read_shard
 from schemas import SCHEMA_VERSION
 from schemas.config import BuildConfig
 from schemas.loader import validate
+from tests.pipeline.helpers import DUMMY
 from tests.stub import good_text
 
 RECORD = Path(__file__).with_name("golden.json")
@@ -40,8 +41,7 @@ def sampled_build() -> BuildConfig:
         "splits": {"train": 0.5, "validation": 0.25, "test": 0.25},
         "history": {"ugc": 2, "pair": 2, "min_support": 0.3},
         "rules": {"max_length_ratio": 1.04},
-        "generation": {"model": "dummy"},
-        "engine": {"kind": "dummy"},
+        **DUMMY,
         "limits": {"max_lost_share": 1},
     }
     return validate(BuildConfig, keys, "golden")

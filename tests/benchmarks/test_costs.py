@@ -7,9 +7,9 @@ import pytest
 
 from benchmarks.costs import MACHINES, PRICES, SOURCES, THROUGHPUTS, Throughput, hours, machine_hour, main, size_of
 from pipeline.io.manifests import write_manifest
-from schemas import SCHEMA_VERSION
 from schemas.base import UserError
 from schemas.manifest import Counts, Manifest
+from tests.pipeline.helpers import made_manifest
 
 COUNTS = Counts(
     pairs_asked=100,
@@ -23,17 +23,7 @@ COUNTS = Counts(
 
 def manifest(**keys: Any) -> Manifest:
     config = {"portrait": "template", "mining": None, "generation": {"model": "some/model", "max_tokens": 256}}
-    given = {
-        "schema_version": SCHEMA_VERSION,
-        "status": "complete",
-        "name": "small",
-        "fingerprint": "f",
-        "parts": {},
-        "config": config,
-        "versions": {},
-        "counts": COUNTS,
-    }
-    return Manifest.model_validate(given | keys)
+    return made_manifest(**{"config": config, "counts": COUNTS} | keys)
 
 
 def build(folder: Path, **keys: Any) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -15,7 +16,7 @@ from pipeline.driver.prepare import check_output, prepare
 from pipeline.generation.completions import Completion, Outcome, Request
 from pipeline.io.locks import locked
 from pipeline.io.shards import read_shard
-from pipeline.plan import BuildPlan, ShardSpec
+from pipeline.plan import SPLITS, BuildPlan, ShardSpec
 from pipeline.sampling.pairs import (
     PairShard,
     load_drafts,
@@ -24,9 +25,11 @@ from pipeline.sampling.pairs import (
     store_pairs,
     validate_pairs,
 )
+from schemas import SCHEMA_VERSION
 from schemas.config import BuildConfig
 from schemas.loader import validate
-from schemas.manifest import Manifest
+from schemas.manifest import Counts, Manifest
+from tests.schemas.records import PAIR, UGC
 from tests.stub import Answer, StubServer, good, good_text, log_line
 
 NOWHERE = "http://127.0.0.1:9/v1"
@@ -43,11 +46,20 @@ TINY: dict[str, Any] = {
     "requests": {"max_retries": 0},
 }
 """36 train, 12 validation and 12 test pairs, in 5 shards of 12."""
+DUMMY: dict[str, Any] = {"generation": {"model": "dummy"}, "engine": {"kind": "dummy"}}
+"""Keys of a build that needs no model."""
 
 
 def tiny(**keys: Any) -> BuildConfig:
     """A small build's configuration, with top-level keys replaced."""
     return validate(BuildConfig, TINY | keys, "tiny")
+
+
+def made_manifest(**keys: Any) -> Manifest:
+    """Return the manifest of a finished build, with fields replaced."""
+    given = {"schema_version": SCHEMA_VERSION, "status": "complete", "name": "small", "fingerprint": "f" * 64}
+    empty: dict[str, Any] = {"parts": {}, "config": {}, "versions": {}, "counts": Counts()}
+    return Manifest.model_validate(given | empty | keys)
 
 
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
@@ -159,3 +171,27 @@ def fill_pool(plan: BuildPlan, answer: Callable[[str, str], str | None] = lambda
 
 def specs_of(plan: BuildPlan, split: str) -> list[ShardSpec]:
     return [spec for spec in plan.shards() if spec.split == split]
+
+
+class Built(NamedTuple):
+    """A finished build, and the server that it asked."""
+
+    folder: Path
+    manifest: Manifest
+    stub: StubServer
+
+    def rows(self, folder: str) -> list[dict[str, Any]]:
+        return rows_of(self.folder / folder)
+
+    def by_split(self, folder: str) -> list[list[dict[str, Any]]]:
+        files = [sorted((self.folder / folder).glob(f"{split}-*.parquet")) for split in SPLITS]
+        return [[row for path in paths for row in read_shard(path).to_pylist()] for paths in files]
+
+
+def posts_in(example: dict[str, Any]) -> set[str]:
+    return {example["prompt"]} | {item["prompt"] for item in (*example[UGC], *example[PAIR])}
+
+
+def assert_disjoint(sets: Iterable[set[Any]]) -> None:
+    counts = Counter(value for part in sets for value in part)
+    assert [value for value, count in counts.items() if count > 1] == []

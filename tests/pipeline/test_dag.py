@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,14 +21,16 @@ from pipeline.plan import SPLITS, BuildPlan
 from pipeline.runtime.progress import counters_for
 from pipeline.sampling.pairs import load_drafts, render_prompts, sample_directions
 from schemas.base import UserError
-from schemas.manifest import Manifest
 from schemas.records import Example
 from tests import ROOT
 from tests.pipeline.helpers import (
+    Built,
     asked,
+    assert_disjoint,
     body_of,
     mining,
     number_of,
+    posts_in,
     prepared,
     rows_of,
     run_build,
@@ -39,18 +40,8 @@ from tests.pipeline.helpers import (
     write_posts,
     write_threads,
 )
+from tests.schemas.records import ALIGNX_COLUMNS, PAIR, UGC
 from tests.stub import StubServer, budget_of, choices, completion, completions, good, good_text, refuse
-
-COLUMNS = [
-    "prompt",
-    "chosen",
-    "rejected",
-    "Preference Direction",
-    "Demographic Information",
-    "User-Generated Content",
-    "Pair-wise Comparative Feedback",
-]
-"""AlignX's, in the order of the release."""
 
 REFUSAL = "As an AI, I have no sister whom I could call tonight."
 
@@ -123,13 +114,9 @@ def by_split(folder: Path) -> dict[str, list[dict[str, Any]]]:
     }
 
 
-def posts_in(example: dict[str, Any]) -> set[str]:
-    return {example["prompt"]} | {item["prompt"] for item in (*example[COLUMNS[5]], *example[COLUMNS[6]])}
-
-
 def replies_in(example: dict[str, Any]) -> set[str]:
-    comments = {item["comment"] for item in example[COLUMNS[5]]}
-    pairs = {item[role] for item in example[COLUMNS[6]] for role in ("chosen", "rejected")}
+    comments = {item["comment"] for item in example[UGC]}
+    pairs = {item[role] for item in example[PAIR] for role in ("chosen", "rejected")}
     return {example["chosen"], example["rejected"]} | comments | pairs
 
 
@@ -140,19 +127,6 @@ def contents(folder: Path) -> dict[str, tuple[int, str]]:
         for path in folder.rglob("*")
         if path.is_file() and path.name != ".lock" and ".progress" not in path.parts
     }
-
-
-def assert_disjoint(sets: Iterable[set[Any]]) -> None:
-    counts = Counter(value for part in sets for value in part)
-    assert [value for value, count in counts.items() if count > 1] == []
-
-
-class Built(NamedTuple):
-    """A finished build, and the server that it asked."""
-
-    folder: Path
-    manifest: Manifest
-    stub: StubServer
 
 
 class Source(NamedTuple):
@@ -214,7 +188,7 @@ def test_load_dataset_opens_three_splits_with_alignx_columns(good_build: Built, 
 
     assert {split: len(rows) for split, rows in dataset.items()} == {"train": 72, "validation": 24, "test": 24}
     for split, rows in by_split(good_build.folder / "data").items():
-        assert dataset[split].column_names[: len(COLUMNS)] == COLUMNS
+        assert dataset[split].column_names[: len(ALIGNX_COLUMNS)] == ALIGNX_COLUMNS
         assert dataset[split].to_list() == rows
 
 

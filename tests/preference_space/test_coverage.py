@@ -7,26 +7,8 @@ import pytest
 
 from preference_space.coverage import Coverage
 from preference_space.direction import Direction
-from preference_space.space import Dimension, Pole, PreferenceSpace, load_space
-
-
-def space_of(*slugs: str) -> PreferenceSpace:
-    return PreferenceSpace(
-        name="small",
-        dimensions=tuple(
-            Dimension(
-                slug=slug,
-                name=slug,
-                group="group",
-                source="test",
-                topical=False,
-                question="question?",
-                positive=Pole(label=f"much {slug}", description="is so", hint="Be so."),
-                negative=Pole(label=f"little {slug}", description="is not", hint="Be not."),
-            )
-            for slug in slugs
-        ),
-    )
+from preference_space.space import PreferenceSpace, load_space
+from tests.preference_space.spaces import space_of
 
 
 def random_points(rows: int, size: int) -> Direction:

@@ -11,36 +11,17 @@ from pydantic import ValidationError
 
 from preference_space.direction import Direction
 from preference_space.sampling import Sampler
-from preference_space.space import Dimension, Pole, PreferenceSpace, load_space
+from preference_space.space import PreferenceSpace, load_space
 from schemas.base import UsageError
 from schemas.config import Correlation, Marginal, SamplingConfig
 from schemas.loader import load_config
 from tests import ROOT
+from tests.preference_space.spaces import space_of
 
 QUICKSTART = ROOT / "configs" / "quickstart.yaml"
 
 ALIGNX = load_space("alignx")
 MANY = 20_000
-
-
-def space_of(*slugs: str, topical: Sequence[str] = ()) -> PreferenceSpace:
-    """Return a space of these dimensions, the topical ones last, in groups `traits` and `tags`."""
-    return PreferenceSpace(
-        name="small",
-        dimensions=tuple(
-            Dimension(
-                slug=slug,
-                name=slug,
-                group="tags" if slug in topical else "traits",
-                source="test",
-                topical=slug in topical,
-                question="question?",
-                positive=Pole(label=f"much {slug}", description="is so", hint="Be so."),
-                negative=Pole(label=f"little {slug}", description="is not", hint="Be not."),
-            )
-            for slug in (*slugs, *topical)
-        ),
-    )
 
 
 def draw(

@@ -12,58 +12,9 @@ from datasets import Features, List, Value, load_dataset
 from schemas.arrow import arrow_schema, hf_metadata, to_table
 from schemas.base import Record
 from schemas.records import Example, Pair, PairItem, Rejection, Response, SeedPost, Thread, UgcItem
+from tests.schemas.records import ALIGNX_COLUMNS, example, pair
 
 RECORDS = [Example, Pair, PairItem, Rejection, Response, SeedPost, Thread, UgcItem]
-
-ALIGNX_COLUMNS = [
-    "prompt",
-    "chosen",
-    "rejected",
-    "Preference Direction",
-    "Demographic Information",
-    "User-Generated Content",
-    "Pair-wise Comparative Feedback",
-]
-
-
-def example() -> Example:
-    ugc = UgcItem(prompt="A cat?", comment="Yes, a cat.", preference_direction=(1.0, 0.5))
-    pair = PairItem(prompt="A dog?", chosen="No dog.", rejected="A dog!", preference_direction=(0.5, 0.0))
-    return Example(
-        prompt="Which pet?",
-        chosen="Take a cat.",
-        rejected="Take a dog.",
-        preference_direction=(1.0, 0.0),
-        demographic_information="This person is young.",
-        user_generated_content=(ugc,),
-        pairwise_feedback=(pair,),
-        profile="Young, Dislikes pets",
-        id="e-1",
-        pair_id="p-1",
-        post_id="s-1",
-        mirrored=False,
-        source="sampled",
-        topics=("pets",),
-        history_support=0.75,
-        model="m",
-    )
-
-
-def pair(number: int) -> Pair:
-    return Pair(
-        pair_id=f"p-{number}",
-        post_id="s",
-        prompt="Which pet?",
-        chosen="A cat.",
-        rejected="A dog.",
-        direction=(1, 0, -1),
-        topics=(),
-        source="sampled",
-        model="m",
-        attempt=0,
-        prompt_tokens=5,
-        completion_tokens=7,
-    )
 
 
 def test_example_begins_with_the_columns_of_alignx_to_the_letter() -> None:
@@ -147,13 +98,13 @@ def test_table_has_exactly_the_given_schema() -> None:
 
 
 def test_table_keeps_the_order_of_its_records() -> None:
-    table = to_table([pair(number) for number in (3, 1, 2)], arrow_schema(Pair))
+    table = to_table([pair(pair_id=f"p-{number}") for number in (3, 1, 2)], arrow_schema(Pair))
 
     assert table["pair_id"].to_pylist() == ["p-3", "p-1", "p-2"]
 
 
 def test_table_reads_an_iterator_once() -> None:
-    table = to_table((pair(number) for number in range(3)), arrow_schema(Pair))
+    table = to_table((pair(pair_id=f"p-{number}") for number in range(3)), arrow_schema(Pair))
 
     assert table.num_rows == 3
 

@@ -15,3 +15,6 @@ def _dimension(slug: str, question: str, positive: str, negative: str) -> Dimens
     return Dimension(
         slug=slug, name=slug, group="g", source="s", question=question, positive=next(poles), negative=next(poles)
     )
+
+
+TWO = make_space("two", ("age", "Young?", "Young", "Older"), ("humor", "Funny?", "Likes humor", "Serious"))

@@ -4,28 +4,23 @@ import io
 from pathlib import Path
 
 import pytest
-from peft import LoraConfig, get_peft_model
 from rich.console import Console
 
-from everyuser_train import chat, models
+from everyuser_train import chat
 from everyuser_train.chat import Pair, Sampling
 from everyuser_train.config import EvalData
 from everyuser_train.personas import NO_PERSONA
 from schemas.base import UsageError
 from tests.small import prepare
-from tests.tiny import save_tiny
+from tests.tiny import save_adapters, save_tiny
 
 
 def test_one_model_with_and_without_its_adapters_is_policy_and_reference(tmp_path: Path) -> None:
     base = save_tiny(tmp_path / "base")
-    adapted = get_peft_model(
-        models.load_model(base, dtype="float32"),
-        LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False),
-    )
-    adapted.save_pretrained(tmp_path / "adapters")
+    adapters = save_adapters(tmp_path / "adapters", base)
     sampling = Sampling(max_new_tokens=12, temperature=0)
 
-    shared = Pair(str(tmp_path / "adapters"), None, "float32").replies("ica", "tea?", NO_PERSONA, sampling)
+    shared = Pair(adapters, None, "float32").replies("ica", "tea?", NO_PERSONA, sampling)
     plain = Pair(base, base, "float32").replies("ica", "tea?", NO_PERSONA, sampling)
 
     assert shared[1] == plain[0] == plain[1]

@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-import openai
 import orjson
 import pytest
 from aiohttp import web
@@ -18,10 +17,7 @@ from schemas.base import UsageError, UserError
 from schemas.loader import validate
 from tests.endpoint_stub import Answer, EndpointStub, refused, said
 
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(openai._base_client, "INITIAL_RETRY_DELAY", 0.001)
+pytestmark = pytest.mark.usefixtures("_quick")
 
 
 def ask(endpoint: Endpoint, texts: list[str]) -> dict[int, str | Failure]:

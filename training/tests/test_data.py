@@ -21,7 +21,7 @@ from everyuser_train.data import Loaded
 from everyuser_train.examples import Example, PairItem, UgcItem
 from schemas import SCHEMA_VERSION
 from schemas.base import UsageError
-from tests.spaces import make_space
+from tests.spaces import TWO
 
 
 def load(path: str, split: str, **keys: Any) -> Loaded:
@@ -31,8 +31,6 @@ def load(path: str, split: str, **keys: Any) -> Loaded:
 def stream(path: str, split: str, **keys: Any) -> Iterator[Example]:
     return data.stream(DataSource(path=path, **keys), split)
 
-
-SPACE = make_space("two", ("age", "Young?", "Young", "Older"), ("humor", "Funny?", "Likes humor", "Serious"))
 
 CARD = """---
 configs:
@@ -84,7 +82,7 @@ def folder(tmp_path: Path) -> Path:
     (folder / "pool").mkdir()
     pq.write_table(pa.table({"other": [1]}), folder / "pool" / "pairs.parquet")
     (folder / "README.md").write_text(CARD)
-    (folder / "preference_space.yaml").write_text(SPACE.to_yaml())
+    (folder / "preference_space.yaml").write_text(TWO.to_yaml())
     (folder / "manifest.json").write_text(json.dumps({"schema_version": SCHEMA_VERSION, "status": "complete"}))
     return folder
 
@@ -194,7 +192,7 @@ def test_broken_manifest(folder: Path) -> None:
 
 def test_a_given_space_goes_before_the_dataset_s_own(folder: Path, tmp_path: Path) -> None:
     own = tmp_path / "own.yaml"
-    own.write_text(SPACE.model_copy(update={"name": "mine"}).to_yaml())
+    own.write_text(TWO.model_copy(update={"name": "mine"}).to_yaml())
     space = load(str(folder), "train", space=str(own)).space
     assert space is not None
     assert space.name == "mine"
@@ -217,9 +215,7 @@ def test_rows_of_a_pair_are_numbered_alike(folder: Path, tmp_path: Path) -> None
 
 
 def test_a_direction_of_another_space(folder: Path) -> None:
-    (folder / "preference_space.yaml").write_text(
-        SPACE.model_copy(update={"dimensions": SPACE.dimensions[:1]}).to_yaml()
-    )
+    (folder / "preference_space.yaml").write_text(TWO.model_copy(update={"dimensions": TWO.dimensions[:1]}).to_yaml())
     examples = load(str(folder), "train").examples
     with pytest.raises(UsageError, match="row 1, 'Preference Direction': 2 numbers, where space two has 1 dimensions"):
         examples[0]

@@ -7,8 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from peft import LoraConfig, get_peft_model
 
 from everyuser_train import evaluate as module
 from everyuser_train import models
@@ -21,7 +19,7 @@ from everyuser_train.report import Report, Result
 from everyuser_train.score import Encoded, Scores, model_key
 from schemas.base import UsageError, UserError
 from tests.spaces import make_space
-from tests.tiny import save_tiny, score, tiny_tokenizer
+from tests.tiny import save_adapters, save_tiny, score, tiny_tokenizer
 
 SPACE = make_space("tiny", *((slug, "?", f"Likes {slug}", f"No {slug}") for slug in ("cats", "dogs", "birds")))
 WORDS = {("cats", 1): "purr", ("cats", -1): "hush", ("dogs", 1): "woof", ("dogs", -1): "calm"}
@@ -169,13 +167,8 @@ def test_the_second_time_no_model_is_loaded(
 
 
 def test_adapters_bring_their_reference(names: list[str], data: EvalData, cache: str, tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    adapted = get_peft_model(
-        models.load_model(names[0], None, "float32"),
-        LoraConfig(target_modules="all-linear", init_lora_weights=False),
-    )
-    adapted.save_pretrained(tmp_path / "adapters")
-    given = settings_of([str(tmp_path / "adapters"), names[0]], data, cache, lengths=(), flip=False)
+    adapters = save_adapters(tmp_path / "adapters", names[0])
+    given = settings_of([adapters, names[0]], data, cache, lengths=(), flip=False)
     report = evaluate(given.model_copy(update={"reference": None}))
     assert report.reference == names[0]
     assert report.results == evaluate(given).results

@@ -7,19 +7,8 @@ import pytest
 import torch
 
 from everyuser_train.generate import generate, padded
-from tests.tiny import tiny_model, tiny_tokenizer
 
 PROMPTS = [[{"role": "user", "content": "word " * length}] for length in (3, 9, 1, 14, 3)]
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> Any:
-    return tiny_tokenizer()
-
-
-@pytest.fixture(scope="module")
-def model() -> Any:
-    return tiny_model()
 
 
 def replies(

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import openai
 import pytest
 import torch
 from aiohttp import web
@@ -39,6 +38,8 @@ from tests.endpoint_stub import EndpointStub, refused, said
 from tests.spaces import make_space
 from tests.tiny import save_tiny, tiny_model, tiny_tokenizer
 
+pytestmark = pytest.mark.usefixtures("_quick")
+
 SPACE = make_space(
     "toy",
     ("age", "Is the writer young or old?", "Young", "Older"),
@@ -46,11 +47,6 @@ SPACE = make_space(
     ("music", "Does the writer like music?", "Likes music", "Dislikes music"),
     ("longest", f"Is this {'a very long question, ' * 9}or not?", "Long-winded", "Terse"),
 )
-
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(openai._base_client, "INITIAL_RETRY_DELAY", 0.001)
 
 
 def example(
@@ -127,16 +123,6 @@ class FakeAnnotator:
 
 
 # The local model
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> Any:
-    return tiny_tokenizer()
-
-
-@pytest.fixture(scope="module")
-def model() -> Any:
-    return tiny_model()
 
 
 def answers(annotator: LocalAnnotator | EndpointAnnotator, questionnaires: Sequence[Questionnaire]) -> dict[int, Any]:

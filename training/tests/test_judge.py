@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import openai
 import pytest
 from aiohttp import web
 from rich.console import Console
@@ -28,10 +27,7 @@ from schemas.base import UsageError, UserError
 from tests.endpoint_stub import EndpointStub, refused, said
 from tests.tiny import save_tiny
 
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(openai._base_client, "INITIAL_RETRY_DELAY", 0.001)
+pytestmark = pytest.mark.usefixtures("_quick")
 
 
 @pytest.fixture(scope="module")

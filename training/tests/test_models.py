@@ -5,12 +5,11 @@ from pathlib import Path
 import orjson
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
 
 from everyuser_train.models import adapter_base, load_model, load_tokenizer, resolve, trained_method
 from schemas import packaged_models
 from schemas.base import UsageError
-from tests.tiny import save_tiny, tiny_tokenizer
+from tests.tiny import save_adapters, save_tiny, tiny_tokenizer
 
 
 @pytest.fixture
@@ -27,8 +26,7 @@ def test_a_folder_loads_in_the_asked_dtype_ready_to_evaluate(folder: Path) -> No
 
 
 def test_adapters_load_with_their_base_and_its_tokenizer(folder: Path) -> None:
-    base = load_model(str(folder / "base"), dtype="float32")
-    get_peft_model(base, LoraConfig(r=2, target_modules="all-linear")).save_pretrained(folder / "adapters")
+    save_adapters(folder / "adapters", str(folder / "base"), trained=False)
 
     model = load_model(str(folder / "adapters"), dtype="float32")
 

@@ -15,9 +15,8 @@ from everyuser_train.config import PersonaConfig
 from everyuser_train.examples import Example, PairItem, UgcItem
 from everyuser_train.personas import NO_PERSONA, Persona, draw_persona, evaluation_persona
 from schemas.base import UsageError
-from tests.spaces import make_space
+from tests.spaces import TWO
 
-SPACE = make_space("two", ("age", "Young?", "Young", "Older"), ("humor", "Funny?", "Likes humor", "Serious"))
 ICA = PersonaConfig(method="ica")
 
 
@@ -48,9 +47,9 @@ def _names(persona: Persona) -> list[str]:
 
 def test_a_draw_depends_on_seed_epoch_and_number_alone() -> None:
     cases = [(seed, epoch, number) for seed in (0, 1) for epoch in (0, 1) for number in range(50)]
-    drawn = {case: _names(draw_persona(_example(case[2]), ICA, SPACE, case[0], case[1])) for case in cases}
+    drawn = {case: _names(draw_persona(_example(case[2]), ICA, TWO, case[0], case[1])) for case in cases}
     random.Random(0).shuffle(cases)
-    assert all(_names(draw_persona(_example(c[2]), ICA, SPACE, c[0], c[1])) == drawn[c] for c in cases)
+    assert all(_names(draw_persona(_example(c[2]), ICA, TWO, c[0], c[1])) == drawn[c] for c in cases)
     runs: list[list[list[str]]] = [
         [drawn[seed, epoch, n] for n in range(50)] for seed, epoch in ((0, 0), (0, 1), (1, 0))
     ]
@@ -61,7 +60,7 @@ def test_a_draw_depends_on_seed_epoch_and_number_alone() -> None:
 
 def test_draws_are_the_same_in_every_version() -> None:
     # A resumed run must see the same personas after an upgrade of numpy.
-    assert [_names(draw_persona(_example(number), ICA, SPACE, 3, 1)) for number in (0, 1, 10**12)] == [
+    assert [_names(draw_persona(_example(number), ICA, TWO, 3, 1)) for number in (0, 1, 10**12)] == [
         ["u2", "u0", "q3", "q2"],
         ["u2", "u0", "u3", "u1"],
         ["u2", "u0", "u1", "q2", "q1", "q0"],
@@ -71,12 +70,12 @@ def test_draws_are_the_same_in_every_version() -> None:
 def test_a_kind_is_drawn_alike_with_and_without_the_other() -> None:
     alone = PersonaConfig(method="ica", parts=("pair",))
     for number in range(20):
-        both = draw_persona(_example(number), ICA, SPACE, 0, 0)
-        assert _names(draw_persona(_example(number), alone, SPACE, 0, 0)) == _names(both._replace(ugc=()))
+        both = draw_persona(_example(number), ICA, TWO, 0, 0)
+        assert _names(draw_persona(_example(number), alone, TWO, 0, 0)) == _names(both._replace(ugc=()))
 
 
 def test_counts_items_and_places_are_uniform_and_without_repeats() -> None:
-    personas = [draw_persona(_example(number), ICA, SPACE, 0, 0) for number in range(5000)]
+    personas = [draw_persona(_example(number), ICA, TWO, 0, 0) for number in range(5000)]
     counts = Counter(len(persona.ugc) for persona in personas)
     assert sorted(counts) == [0, 1, 2, 3, 4]
     assert all(abs(count - 1000) < 130 for count in counts.values())  # 4.6 standard deviations
@@ -93,13 +92,13 @@ def test_counts_items_and_places_are_uniform_and_without_repeats() -> None:
 )
 def test_bounds_are_at_most_what_is_there(low: int, high: int, there: int, seen: set[int]) -> None:
     config = PersonaConfig(method="ica", items_min=low, items_max=high)
-    assert {len(draw_persona(_example(number, ugc=there), config, SPACE, 0, 0).ugc) for number in range(60)} == seen
+    assert {len(draw_persona(_example(number, ugc=there), config, TWO, 0, 0).ugc) for number in range(60)} == seen
 
 
 @pytest.mark.parametrize("parts", [("ugc",), ("pair",), ("demo",), ("ugc", "demo")])
 def test_parts_that_are_not_asked_for_are_empty(parts: Sequence[Any]) -> None:
-    drawn = draw_persona(_example(), PersonaConfig(method="ica", parts=tuple(parts), items_min=1), SPACE, 0, 0)
-    taken = evaluation_persona(_example(), parts, 2, "ica", "target", SPACE)
+    drawn = draw_persona(_example(), PersonaConfig(method="ica", parts=tuple(parts), items_min=1), TWO, 0, 0)
+    taken = evaluation_persona(_example(), parts, 2, "ica", "target", TWO)
     for persona in (drawn, taken):
         assert bool(persona.ugc) == ("ugc" in parts)
         assert bool(persona.pair) == ("pair" in parts)
@@ -107,14 +106,14 @@ def test_parts_that_are_not_asked_for_are_empty(parts: Sequence[Any]) -> None:
 
 
 def test_evaluation_takes_the_first_items() -> None:
-    assert _names(evaluation_persona(_example(), ("ugc", "pair"), 2, "ica", "target", SPACE)) == [
+    assert _names(evaluation_persona(_example(), ("ugc", "pair"), 2, "ica", "target", TWO)) == [
         "u0",
         "u1",
         "q0",
         "q1",
     ]
-    assert len(_names(evaluation_persona(_example(), ("ugc", "pair"), 16, "ica", "target", SPACE))) == 8
-    assert evaluation_persona(_example(), (), 4, "ica", "target", SPACE) == NO_PERSONA
+    assert len(_names(evaluation_persona(_example(), ("ugc", "pair"), 16, "ica", "target", TWO))) == 8
+    assert evaluation_persona(_example(), (), 4, "ica", "target", TWO) == NO_PERSONA
 
 
 def test_ica_needs_no_space_and_no_direction() -> None:
@@ -123,8 +122,8 @@ def test_ica_needs_no_space_and_no_direction() -> None:
 
 def test_target_profile_is_the_example_s_own_words_or_its_direction_s() -> None:
     assert evaluation_persona(_example(profile="Prefers tea"), (), 0, "pba", "target", None).profile == "Prefers tea"
-    assert evaluation_persona(_example(), (), 0, "pba", "target", SPACE).profile == "Young"
-    assert draw_persona(_example(), PersonaConfig(method="pba"), SPACE, 0, 0).profile == "Young"
+    assert evaluation_persona(_example(), (), 0, "pba", "target", TWO).profile == "Young"
+    assert draw_persona(_example(), PersonaConfig(method="pba"), TWO, 0, 0).profile == "Young"
 
 
 @pytest.mark.parametrize(
@@ -141,28 +140,28 @@ def test_target_profile_is_the_example_s_own_words_or_its_direction_s() -> None:
     ],
 )
 def test_history_profile_is_what_the_used_parts_say_together(parts: Sequence[Any], items: int, profile: str) -> None:
-    assert evaluation_persona(_example(), parts, items, "pba", "history", SPACE).profile == profile
+    assert evaluation_persona(_example(), parts, items, "pba", "history", TWO).profile == profile
 
 
 def test_the_example_s_direction_counts_only_with_a_portrait() -> None:
-    assert evaluation_persona(_example(portrait=""), ("demo",), 0, "pba", "history", SPACE).profile == ""
-    persona = evaluation_persona(_example(portrait="", ugc=1), ("ugc", "demo"), 1, "pba", "history", SPACE)
+    assert evaluation_persona(_example(portrait=""), ("demo",), 0, "pba", "history", TWO).profile == ""
+    persona = evaluation_persona(_example(portrait="", ugc=1), ("ugc", "demo"), 1, "pba", "history", TWO)
     assert persona.profile == "Young, Serious"
 
 
 def test_parts_without_a_direction_leave_the_word_to_the_others() -> None:
     example = _example(direction=None, pair=0, ugc=1)
     example = replace(example, ugc=(*example.ugc, UgcItem("u", "c")))
-    assert evaluation_persona(example, ("ugc", "demo"), 2, "pba", "history", SPACE).profile == "Young, Serious"
+    assert evaluation_persona(example, ("ugc", "demo"), 2, "pba", "history", TWO).profile == "Young, Serious"
 
 
 def test_profiles_need_a_direction_and_a_space() -> None:
     nothing = _example(direction=None, ugc=0, pair=1)
     nothing = replace(nothing, pair=(PairItem("q", "a", "b"),))
     with pytest.raises(UsageError, match="neither a direction nor a profile"):
-        evaluation_persona(nothing, (), 0, "pba", "target", SPACE)
+        evaluation_persona(nothing, (), 0, "pba", "target", TWO)
     with pytest.raises(UsageError, match="no part of the persona"):
-        evaluation_persona(nothing, ("pair",), 1, "pba", "history", SPACE)
+        evaluation_persona(nothing, ("pair",), 1, "pba", "history", TWO)
     with pytest.raises(UsageError, match="no preference space"):
         evaluation_persona(_example(), (), 0, "pba", "target", None)
     with pytest.raises(UsageError, match="no preference space"):
@@ -171,5 +170,5 @@ def test_profiles_need_a_direction_and_a_space() -> None:
 
 def test_flipped_examples_say_the_opposite() -> None:
     flipped = _example(direction=_levels(1, -1), profile="Young, Serious").flipped()
-    assert evaluation_persona(flipped, ("demo",), 0, "pba", "target", SPACE).profile == "Older, Likes humor"
-    assert evaluation_persona(flipped, ("ugc", "pair", "demo"), 4, "pba", "history", SPACE).profile == "Likes humor"
+    assert evaluation_persona(flipped, ("demo",), 0, "pba", "target", TWO).profile == "Older, Likes humor"
+    assert evaluation_persona(flipped, ("ugc", "pair", "demo"), 4, "pba", "history", TWO).profile == "Likes humor"

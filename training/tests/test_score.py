@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
 
 from everyuser_train import models
 from everyuser_train import score as score_module
 from everyuser_train.score import CACHE_FILE, FloatArray, cached_score, encode, model_key, score_batches
 from schemas.base import UserError
-from tests.tiny import TEMPLATE, save_tiny, score, score_encoded, tiny_model, tiny_tokenizer
+from tests.tiny import TEMPLATE, save_adapters, save_tiny, score, score_encoded, tiny_model, tiny_tokenizer
 
 Pair = tuple[list[dict[str, str]], str]
 
@@ -47,16 +46,6 @@ def plain(model: Any, tokenizer: Any, pairs: Sequence[Pair]) -> FloatArray:
             logp = torch.log_softmax(model(ids).logits.float(), dim=-1)[0]
         sums.append(sum(float(logp[place - 1, ids[0, place]]) for place in range(prompt.shape[1], ids.shape[1])))
     return np.array(sums)
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> Any:
-    return tiny_tokenizer()
-
-
-@pytest.fixture(scope="module")
-def model() -> Any:
-    return tiny_model()
 
 
 def test_scores_agree_with_plain_transformers(model: Any, tokenizer: Any) -> None:
@@ -317,11 +306,7 @@ def test_a_model_is_known_by_its_contents(tmp_path: Path) -> None:
 
 def test_adapters_have_a_key_of_their_own_and_untrained_ones_change_no_score(tokenizer: Any, tmp_path: Path) -> None:
     bases = [save_tiny(tmp_path / f"base{seed}", seed) for seed in (0, 1)]
-    for seed, base in enumerate(bases):
-        torch.manual_seed(0)
-        adapted = get_peft_model(models.load_model(base, None, "float32"), LoraConfig(target_modules="all-linear"))
-        adapted.save_pretrained(tmp_path / f"adapters{seed}")
-    adapters = [str(tmp_path / f"adapters{seed}") for seed in (0, 1)]
+    adapters = [save_adapters(tmp_path / f"adapters{k}", base, trained=False) for k, base in enumerate(bases)]
     assert len({model_key(name, None, "float32") for name in (*bases, *adapters)}) == 4
     encoded = encode(tokenizer, make_pairs(6))
     scores = [score_encoded(models.load_model(name, None, "float32"), encoded, 900) for name in (bases[0], adapters[0])]

@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from everyuser_train.models import load_model
 from everyuser_train.score import Encoded, FloatArray, encode, score_batches
 
 TEMPLATE = (
@@ -71,3 +73,12 @@ def score_encoded(model: Any, encoded: Sequence[Encoded], batch_tokens: int) -> 
     for rows, part in score_batches(model, encoded, batch_tokens):
         logp[rows] = part
     return logp
+
+
+def save_adapters(folder: Path, base: str, *, trained: bool = True) -> str:
+    """Write adapters of a saved model to a folder; return its path. Untrained ones change no reply."""
+    config = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=not trained)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        get_peft_model(load_model(base, dtype="float32"), config).save_pretrained(folder)
+    return str(folder)

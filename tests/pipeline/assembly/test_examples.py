@@ -22,10 +22,9 @@ from preference_space.direction import from_released, verbalise
 from schemas.config import HistoryConfig
 from schemas.records import Example
 from tests.pipeline.helpers import body_of, fill_pool, good_reply, prepared, reply, specs_of, tiny
+from tests.schemas.records import DIRECTION, PAIR, PORTRAIT, UGC
 from tests.stub import good_text
 
-DIRECTION, PORTRAIT = "Preference Direction", "Demographic Information"
-UGC, PAIR = "User-Generated Content", "Pair-wise Comparative Feedback"
 LONG = "The person of whom I speak is kind, patient and rather fond of long evenings."
 
 

@@ -9,13 +9,13 @@ import pytest
 import yaml
 
 from pipeline.card.render import render_card
-from schemas import SCHEMA_VERSION
 from schemas.arrow import arrow_schema, card_features
 from schemas.config import BuildConfig
 from schemas.loader import validate
 from schemas.manifest import Counts, FileEntry, Manifest
 from schemas.records import Example
 from schemas.report import Figure
+from tests.pipeline.helpers import made_manifest
 from tests.pipeline.report import fake
 
 DATASETS = ("ultrafeedback", "helpsteer2", "pku_saferlhf")
@@ -28,14 +28,10 @@ def manifest(rows: tuple[int, ...] = (900, 0, 100), **config: Any) -> Manifest:
         FileEntry(path=f"data/{split}-00000-of-00001.parquet", rows=count, bytes=10 * count, sha256="0" * 64)
         for split, count in zip(("train", "validation", "test"), rows, strict=True)
     )
-    return Manifest(
-        schema_version=SCHEMA_VERSION,
-        status="complete",
+    return made_manifest(
         name=settings.name,
-        fingerprint="f" * 64,
         parts={"templates": {"reply": "abcdef0123456789"}},
         config=settings.model_dump(mode="json"),
-        versions={},
         counts=Counts(pairs_asked=600, pairs_accepted=500, examples=1000, rejected={"validate/empty": 7}),
         files=files,
     )

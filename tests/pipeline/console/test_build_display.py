@@ -8,20 +8,13 @@ from rich.console import Console
 from pipeline.console.build_display import BuildDisplay
 from pipeline.driver.resume import Work
 from pipeline.plan import BuildPlan
-from schemas import SCHEMA_VERSION
 from schemas.manifest import Counts, FileEntry, Manifest
-from tests.pipeline.helpers import tiny
+from tests.pipeline.helpers import made_manifest, tiny
 
 
 def manifest_of(**counts: object) -> Manifest:
-    return Manifest(
-        schema_version=SCHEMA_VERSION,
-        status="complete",
-        name="x",
-        fingerprint="f",
-        parts={},
+    return made_manifest(
         config=tiny().model_dump(mode="json"),
-        versions={},
         counts=Counts(pairs_asked=60, **counts),  # type: ignore[arg-type]
         files=(FileEntry(path="data/train-00000-of-00001.parquet", rows=1, bytes=1, sha256=""),),
     )

@@ -5,13 +5,12 @@ from __future__ import annotations
 import gzip
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import orjson
 import pytest
 from aiohttp import web
@@ -23,12 +22,23 @@ from pipeline.plan import SPLITS
 from preference_space.direction import from_released
 from preference_space.space import load_space
 from schemas.base import UsageError, UserError
-from schemas.manifest import Manifest
 from schemas.records import Example
 from tests import ROOT
-from tests.pipeline.helpers import mining, rows_of, run_build, thread, tiny, write_jsonl, write_threads
+from tests.pipeline.helpers import (
+    Built,
+    assert_disjoint,
+    mining,
+    posts_in,
+    rows_of,
+    run_build,
+    thread,
+    tiny,
+    write_jsonl,
+    write_threads,
+)
+from tests.pipeline.mining.reference import Levels, meets_criterion, vote
+from tests.schemas.records import DIRECTION, PAIR, PORTRAIT, UGC
 from tests.stub import (
-    StubServer,
     choices,
     completion,
     completions,
@@ -39,30 +49,10 @@ from tests.stub import (
     option_texts,
 )
 
-DIRECTION, PORTRAIT = "Preference Direction", "Demographic Information"
-UGC, PAIR = "User-Generated Content", "Pair-wise Comparative Feedback"
-
 SPACE = load_space("alignx")
 SOME = ("age_group", "gender", "neuroticism", "extraversion", "openness", "agreeableness")
 """Dimensions that cost few questions."""
 SEED_POSTS = ROOT / "pipeline" / "sampling" / "seed_posts.jsonl"
-
-Levels = npt.NDArray[np.int8]
-
-
-class Built(NamedTuple):
-    """A finished build, and the server that it asked."""
-
-    folder: Path
-    manifest: Manifest
-    stub: StubServer
-
-    def rows(self, folder: str) -> list[dict[str, Any]]:
-        return rows_of(self.folder / folder)
-
-    def by_split(self, folder: str) -> list[list[dict[str, Any]]]:
-        files = [sorted((self.folder / folder).glob(f"{split}-*.parquet")) for split in SPLITS]
-        return [[row for path in paths for row in read_shard(path).to_pylist()] for paths in files]
 
 
 def mine(
@@ -116,15 +106,6 @@ def answered_levels(bodies: Iterable[dict[str, Any]], min_confidence: float) -> 
             d, level = poles()[label]
             listed[d] = level
     return levels
-
-
-def posts_in(example: dict[str, Any]) -> set[str]:
-    return {example["prompt"]} | {item["prompt"] for item in (*example[UGC], *example[PAIR])}
-
-
-def assert_disjoint(sets: Iterable[set[Any]]) -> None:
-    counts = Counter(value for part in sets for value in part)
-    assert [value for value, count in counts.items() if count > 1] == []
 
 
 def responses_of(built: Built) -> dict[str, dict[str, Any]]:
@@ -638,23 +619,13 @@ PAPER: dict[str, Any] = {
 """Most questions are answered with a pole, so that pairs clash, and agree too."""
 
 
-def vote(directions: Sequence[Levels]) -> Levels:
-    """Return the pole that more than half have, for each dimension."""
-    stacked = np.stack(directions)
-    positive, negative = ((stacked == pole).sum(axis=0) > len(stacked) / 2 for pole in (1, -1))
-    votes: Levels = positive.astype(np.int8) - negative.astype(np.int8)
-    return votes
+def direction_of(item: dict[str, Any]) -> Levels:
+    return tuple(from_released(item[DIRECTION]).tolist())
 
 
 def parts_of(row: dict[str, Any]) -> list[Levels]:
     """Return the row's direction, and those of its history's two parts by majority."""
-    votes = [vote([from_released(item[DIRECTION]) for item in row[column]]) for column in (UGC, PAIR)]
-    return [from_released(row[DIRECTION]), *votes]
-
-
-def agree(parts: Sequence[Levels]) -> bool:
-    stacked = np.stack(parts)
-    return bool(((stacked > 0).all(axis=0) | (stacked < 0).all(axis=0)).any())
+    return [direction_of(row), *(vote([direction_of(item) for item in row[column]]) for column in (UGC, PAIR))]
 
 
 @pytest.mark.parametrize("items", [1, 2, 3])
@@ -663,7 +634,7 @@ def test_paper_consistency_asks_for_one_dimension_in_which_all_parts_agree(tmp_p
 
     rows = build.rows("data")
     assert rows
-    assert all(agree(parts_of(row)) for row in rows)
+    assert all(meets_criterion(parts_of(row)) for row in rows)
     # It lets items contradict the row, which the strict rule does not.
     assert not all(Example.model_validate_json(orjson.dumps(row)).is_consistent for row in rows)
 
@@ -684,14 +655,13 @@ def test_paper_portraits_must_agree_with_the_history_where_the_paper_is_followed
 
     def portrayed(reply: str) -> Levels:
         named = said[reply]["dimensions"]
-        levels = [{"positive": 1, "negative": -1}.get(named.get(d.slug, ""), 0) for d in SPACE.dimensions]
-        return np.array(levels, dtype=np.int8)
+        return tuple({"positive": 1, "negative": -1}.get(named.get(d.slug, ""), 0) for d in SPACE.dimensions)
 
     rows = build.rows("data")
     refused = [row for row in build.rows("rejected/examples") if row["reason"] == "inconsistent"]
     assert rows
     assert refused
-    assert all(agree([*parts_of(row), portrayed(row["chosen"])]) for row in rows)
+    assert all(meets_criterion([*parts_of(row), portrayed(row["chosen"])]) for row in rows)
     assert all(row["stage"] == "portrait" for row in refused)
 
 

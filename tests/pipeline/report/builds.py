@@ -20,10 +20,10 @@ from pipeline.report.settings import ReportSettings
 from pipeline.report.source import Batch
 from pipeline.runtime.results import PAIR_SCHEMA, REJECTION_SCHEMA
 from preference_space.space import Dimension, Pole, PreferenceSpace
-from schemas import SCHEMA_VERSION
 from schemas.config import BuildConfig
-from schemas.manifest import Counts, FileEntry, Manifest, Run
+from schemas.manifest import Counts, FileEntry, Run
 from schemas.report import Report
+from tests.pipeline.helpers import made_manifest
 
 Row = dict[str, Any]
 T = TypeVar("T")
@@ -159,14 +159,9 @@ def write_build(
         pool = pa.Table.from_pylist([pooled(attempt) for attempt in (attempts or {}).get(name, ())], schema=PAIR_SCHEMA)
         write_shard(folder / "pool" / f"{name}.parquet", PAIR_SCHEMA, [pool], meta)
     given = {"name": "small", "mirror": mirror, "pairs": 100}
-    manifest = Manifest(
-        schema_version=SCHEMA_VERSION,
-        status="complete",
-        name="small",
-        fingerprint="f" * 64,
+    manifest = made_manifest(
         parts={"space": SPACE.fingerprint, "templates": {}},
         config=BuildConfig.model_validate(given).model_dump(mode="json"),
-        versions={},
         counts=Counts(prompt_tokens=9000, completion_tokens=1000),
         runs=(run(60.0, 600), run(40.0, 400)),
         files=tuple(entries),
