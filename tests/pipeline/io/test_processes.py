@@ -87,3 +87,9 @@ def test_where_no_system_tells_there_is_one_machine_or_none(monkeypatch: pytest.
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setattr(processes, "Path", lambda name: Path("/nowhere") / name.strip("/"))
     assert here() == ""
+
+
+def test_cores_are_counted_where_a_system_has_no_affinity(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+
+    assert processes.usable_cores() == list(range(os.cpu_count() or 1))
