@@ -2,281 +2,42 @@ from __future__ import annotations
 
 import json
 import random
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import orjson
 import pytest
-import yaml
 
-from pipeline.generation.completions import OPTIONS, ChoiceRequest, Completion, Failure, Outcome
-from pipeline.mining.annotate import (
-    MinedShard,
-    max_attempts,
-    read_levels,
-    render_questions,
-)
-from pipeline.mining.choices import annotated_dimensions, confident_levels, option_orders
-from pipeline.plan import BuildPlan, ShardSpec
+from pipeline.generation.completions import Completion, Failure, Outcome
+from pipeline.mining.annotate import MinedShard, max_attempts, read_levels, render_questions
+from pipeline.mining.choices import annotated_dimensions
+from pipeline.plan import BuildPlan
 from pipeline.runtime.resources import resources
 from pipeline.threads.batch import ThreadBatch
-from preference_space.direction import Direction
 from schemas.base import UsageError
 from schemas.records import SeedPost
-from tests.pipeline.helpers import prepared, reply, tiny, write_jsonl
-from tests.stub import choice_of, choices, good_text
-
-SLUGS = ("calm", "young", "rich", "kind", "neat")
-UNCLEAR = "The comment alone cannot tell"
-SPEC = ShardSpec("train", 0, 1, 0, 2, "mined")
-
-# Helpers: a space of five dimensions, a plan, a shard, and models that answer
-
-
-def write_space(path: Path) -> str:
-    dimensions = [
-        {
-            "slug": slug,
-            "name": slug,
-            "group": "first" if number < 2 else "second",
-            "source": "test",
-            "question": f"Is the writer {slug}?",
-            "positive": {"label": f"Very {slug}", "description": f"is {slug} indeed", "hint": "Yes."},
-            "negative": {"label": f"Hardly {slug}", "description": f"is anything but {slug}", "hint": "No."},
-        }
-        for number, slug in enumerate(SLUGS)
-    ]
-    path.write_text(yaml.safe_dump({"name": "five", "dimensions": dimensions}))
-    return str(path)
-
-
-def make_plan(folder: Path, space: str | None = None, **keys: Any) -> BuildPlan:
-    """Return the plan of a mined build; `annotation` has keys of `mining.annotation`, and `keys` those of a build."""
-    folder.mkdir(exist_ok=True)
-    source = {"kind": "threads", "path": [str(write_jsonl(folder / "threads.jsonl", [{"post": "Which?"}]))]}
-    mining = {"source": source, "annotation": keys.pop("annotation", {})}
-    config = tiny(**{"pairs": None, "space": space or write_space(folder / "space.yaml"), "mining": mining} | keys)
-    return prepared(folder / "build", config)
-
-
-def make_threads(*sizes: int, given: Mapping[int, Sequence[int]] | None = None, dimensions: int = 5) -> ThreadBatch:
-    """Return posts `p0`, `p1`, ... with so many responses each; `given` has levels by row."""
-    first = np.cumsum([0, *sizes])
-    count = int(first[-1])
-    levels, known = np.zeros((count, dimensions), dtype=np.int8), np.zeros(count, dtype=bool)
-    for row, values in (given or {}).items():
-        levels[row], known[row] = values, True
-    return ThreadBatch(
-        [SeedPost(id=f"p{k}", title=f"Title {k}", text=f"Text number {k}.") for k in range(len(sizes))],
-        first,
-        [f"r{row}" for row in range(count)],
-        [f"This is comment {row}." for row in range(count)],
-        levels,
-        np.stack([levels > 0, levels < 0], axis=-1).astype(np.float32),
-        known,
-    )
-
-
-def with_text(threads: ThreadBatch, text: str) -> ThreadBatch:
-    """Return the threads with another text in row 0."""
-    return ThreadBatch(
-        threads.posts,
-        threads.offsets,
-        threads.ids,
-        [text, *threads.texts[1:]],
-        threads.levels,
-        threads.probabilities,
-        threads.annotated,
-    )
-
-
-def opened(*sizes: int, **keys: Any) -> MinedShard:
-    return MinedShard(SPEC, make_threads(*sizes, **keys))
-
-
-def choice_requests(shard: MinedShard) -> list[ChoiceRequest]:
-    requests = [request for request in shard.requests() if isinstance(request, ChoiceRequest)]
-    assert len(requests) == len(shard.requests())
-    return requests
-
-
-def bodies(shard: MinedShard) -> list[dict[str, Any]]:
-    return [orjson.loads(request.body) for request in shard.requests()]
-
-
-def keys(shard: MinedShard) -> list[str]:
-    return [request.key for request in shard.requests()]
-
-
-def slug_of(question: str) -> str:
-    (slug,) = [slug for slug in SLUGS if f"Question: Is the writer {slug}?\n" in question]
-    return slug
-
-
-def options_of(question: str) -> dict[str, int]:
-    """Return the level of each option letter, by the text of the question."""
-    slug = slug_of(question)
-    level_of = {f"Very {slug}: is {slug} indeed": 1, f"Hardly {slug}: is anything but {slug}": -1, UNCLEAR: 0}
-    lines = [line for line in question.splitlines() if line.startswith("(")]
-    assert [line[:4] for line in lines] == ["(A) ", "(B) ", "(C) "]
-    return {line[1]: level_of[line[4:]] for line in lines}
-
-
-def read(request: ChoiceRequest, by_question: Callable[[str], Mapping[str, float]]) -> Completion:
-    """Return the outcome of a model that gives these probabilities to the options."""
-    found = [choice_of(index, by_question(question)) for index, question in enumerate(request.questions)]
-    text, finish_reason = request.read({"choices": found})
-    return Completion(text, finish_reason, prompt_tokens=10, completion_tokens=1)
-
-
-Truth = Mapping[str, Direction]
-"""The levels of each response, by its text."""
-
-
-def truth_of(threads: ThreadBatch, seed: int = 0) -> dict[str, Direction]:
-    draws = np.random.default_rng(seed).integers(-1, 2, size=(len(threads.texts), 5)).astype(np.int8)
-    return dict(zip(threads.texts, draws, strict=True))
-
-
-def oracle(request: ChoiceRequest, truth: Truth, sure: float = 1.0) -> Completion:
-    """Knows the levels, and says so by the text of the options."""
-    levels = truth[request.prefix.rpartition("\nComment: ")[2]]
-
-    def shares(question: str) -> dict[str, float]:
-        level = levels[SLUGS.index(slug_of(question))]
-        return {letter: sure if meant == level else (1 - sure) / 2 for letter, meant in options_of(question).items()}
-
-    return read(request, shares)
-
-
-def answered(shard: MinedShard, truth: Truth, sure: float = 1.0) -> MinedShard:
-    return shard.with_outcomes([oracle(request, truth, sure) for request in choice_requests(shard)])
-
-
-def annotated(shard: MinedShard, plan: BuildPlan, outcomes: Sequence[Outcome], attempt: int = 0) -> MinedShard:
-    return read_levels(shard.with_outcomes(outcomes), plan, attempt)
-
-
-# The order of the options
-
-
-def test_option_orders_are_a_function_of_seed_and_ids() -> None:
-    orders = option_orders(7, "post", "response", 90)
-
-    assert (orders == option_orders(7, "post", "response", 90)).all()
-    assert orders.shape == (90,)
-    for other in (option_orders(8, "post", "response", 90), option_orders(7, "post", "other", 90)):
-        assert 0.05 < (orders == other).mean() < 0.35
-    assert not (orders == option_orders(7, "other", "response", 90)).all()
-
-
-def test_fewer_dimensions_get_the_first_of_the_orders() -> None:
-    assert (option_orders(0, "p", "r", 90)[:5] == option_orders(0, "p", "r", 5)).all()
-
-
-def test_all_six_orders_occur_about_equally_often() -> None:
-    orders = np.concatenate([option_orders(0, f"p{k % 50}", f"r{k}", 90) for k in range(400)])
-
-    counts = np.bincount(orders, minlength=6)
-
-    assert len(counts) == 6
-    assert abs(counts - len(orders) / 6).max() < 0.04 * len(orders) / 6
-
-
-def test_no_dimension_prefers_an_order() -> None:
-    orders = np.stack([option_orders(0, "p", f"r{k}", 10) for k in range(3000)])
-
-    for column in orders.T:
-        assert abs(np.bincount(column, minlength=6) - 500).max() < 100
-
-
-def test_each_meaning_stands_behind_each_letter_equally_often(tmp_path: Path) -> None:
-    shard = render_questions(opened(*[6] * 100), make_plan(tmp_path), 0)
-
-    counts = Counter(
-        pair
-        for request in choice_requests(shard)
-        for question in request.questions
-        for pair in options_of(question).items()
-    )
-
-    assert counts.keys() == {(letter, level) for letter in OPTIONS for level in (1, -1, 0)}
-    assert all(900 < count < 1100 for count in counts.values())
-
-
-def test_fixed_options_are_positive_negative_cannot_tell(tmp_path: Path) -> None:
-    shard = render_questions(opened(2, 3), make_plan(tmp_path, annotation={"option_order": "fixed"}), 0)
-
-    orders = {tuple(options_of(question).items()) for r in choice_requests(shard) for question in r.questions}
-
-    assert orders == {(("A", 1), ("B", -1), ("C", 0))}
-
-
-def test_the_drawn_number_says_how_the_options_stand(tmp_path: Path) -> None:
-    plan = make_plan(tmp_path)
-    shard = render_questions(opened(*[1] * 20), plan, 0)
-
-    seen: dict[int, set[tuple[int, ...]]] = {}
-    for row, request in enumerate(choice_requests(shard)):
-        numbers = option_orders(plan.config.seed, f"p{row}", f"r{row}", 5).tolist()
-        for number, question in zip(numbers, request.questions, strict=True):
-            seen.setdefault(number, set()).add(tuple(options_of(question).values()))
-
-    assert seen.keys() == set(range(6))
-    assert all(len(orders) == 1 for orders in seen.values())
-    assert len(set.union(*seen.values())) == 6
-    assert seen[0] == {(1, -1, 0)}
-
-
-# From probabilities to levels
-
-
-def levels_of(shares: Any, min_confidence: float = 0.5) -> Any:
-    return confident_levels(np.array(shares, dtype=np.float32), min_confidence).tolist()
-
-
-def test_the_likeliest_meaning_is_the_level() -> None:
-    assert levels_of([[0.8, 0.1, 0.1], [0.1, 0.8, 0.1], [0.1, 0.1, 0.8]]) == [1, -1, 0]
-
-
-def test_a_less_likely_pole_than_the_threshold_counts_as_cannot_tell() -> None:
-    shares = [[0.59, 0.41, 0.0], [0.61, 0.39, 0.0], [0.39, 0.61, 0.0], [0.2, 0.2, 0.6], [0.3, 0.3, 0.4]]
-
-    assert levels_of(shares, 0.6) == [0, 1, -1, 0, 0]
-
-
-@pytest.mark.parametrize("byte", range(100, 256))
-def test_the_threshold_itself_is_enough(byte: int) -> None:
-    share = np.float32(byte) / np.float32(255)
-
-    assert levels_of([share, 0, 0], float(share)) == 1
-    assert levels_of([0, share, 0], byte / 255) == -1
-
-
-def test_no_answer_is_cannot_tell_even_without_a_threshold() -> None:
-    assert levels_of([0.0, 0.0, 0.0], 0.0) == 0
-
-
-def test_without_a_threshold_the_likeliest_pole_counts() -> None:
-    assert levels_of([[0.4, 0.3, 0.3], [0.3, 0.4, 0.3], [0.3, 0.3, 0.4]], 0.0) == [1, -1, 0]
-
-
-def test_certainty_may_be_asked_for() -> None:
-    assert levels_of([[1.0, 0.0, 0.0], [254 / 255, 1 / 255, 0.0]], 1.0) == [1, 0]
-
-
-@pytest.mark.parametrize("shares", [(0.5, 0.5, 0.0), (1 / 3, 1 / 3, 1 / 3), (0.5, 0.0, 0.5), (0.0, 0.5, 0.5)])
-def test_a_tie_tells_nothing(shares: tuple[float, float, float]) -> None:
-    assert levels_of(shares, 0.3) == 0
-
-
-def test_levels_keep_the_shape_of_the_shares() -> None:
-    assert confident_levels(np.zeros((4, 7, 3), dtype=np.float32), 0.5).shape == (4, 7)
-    assert confident_levels(np.zeros((0, 3), dtype=np.float32), 0.5).shape == (0,)
-
+from tests.pipeline.helpers import reply
+from tests.pipeline.mining.shards import (
+    SLUGS,
+    SPEC,
+    UNCLEAR,
+    annotated,
+    answered,
+    bodies,
+    choice_requests,
+    keys,
+    make_plan,
+    make_threads,
+    opened,
+    options_of,
+    read,
+    slug_of,
+    truth_of,
+    with_text,
+)
+from tests.stub import choices, good_text
 
 # Requests for choices
 
