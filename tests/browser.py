@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import itertools
 import json
 import os
@@ -126,11 +125,6 @@ class Browser:
         self.send("Input.dispatchMouseEvent", type="mousePressed", button="left", clickCount=1, **place)
         self.send("Input.dispatchMouseEvent", type="mouseReleased", button="left", clickCount=1, **place)
         self.settle()
-
-    def picture(self, path: Path, whole: bool = False) -> None:
-        """Save what the window shows, or the whole page, as PNG."""
-        answer = self.send("Page.captureScreenshot", captureBeyondViewport=whole)
-        path.write_bytes(base64.b64decode(answer["data"]))
 
     def send(self, method: str, **params: Any) -> dict[str, Any]:
         """One command of the DevTools protocol, and its answer."""

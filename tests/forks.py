@@ -1,4 +1,4 @@
-"""Python processes for tests that start in milliseconds: forks of a server that has imported what takes seconds.
+"""Python processes for tests: `python`, a new one, and `Fork`, a fork of a server that has imported what takes seconds.
 
 `process = Fork("-m", "pipeline.cli", "build", "build.yaml"); out, err = process.communicate()`
 
@@ -28,6 +28,8 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from tests import ROOT
 
 _IMPORTED = ("apache_beam", "aiohttp", "jinja2", "pyarrow.parquet", "pydantic", "rapidfuzz", "sklearn", "upath")
 _REQUEST_BYTES = 1 << 17
@@ -115,6 +117,19 @@ class Fork:
         return int(number)
 
 
+def python(code: str, *arguments: str) -> subprocess.Popen[str]:
+    """Start `python -c CODE ARGUMENTS` as a new interpreter that can import the project, with pipes to its streams."""
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *arguments],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
 def fork_from_here() -> None:
     """Have the forks of this process come from a copy of it as it is now: it must have no other thread."""
     global _server
@@ -130,7 +145,7 @@ def _start_server() -> socket.socket:
     ours, theirs = _sockets()
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.forks", str(theirs.fileno())],
-        cwd=Path(__file__).parent.parent,
+        cwd=ROOT,
         pass_fds=[theirs.fileno()],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,

@@ -1,15 +1,13 @@
 from __future__ import annotations
 
 import doctest
-import subprocess
-import sys
 from pathlib import Path
 
 import datasets
 import pytest
 
 import everyuser
-from tests import ROOT
+from tests.forks import python
 from tests.pipeline.helpers import DUMMY, tiny
 
 
@@ -43,6 +41,6 @@ def test_a_folder_without_a_build_and_a_wrong_space_are_user_errors(tmp_path: Pa
 
 def test_the_import_loads_no_beam() -> None:
     code = "import everyuser, sys; print(*{'apache_beam', 'pyarrow', 'datasets'} & {*sys.modules})"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    out, err = python(code).communicate()
 
-    assert done.stdout.strip() == ""
+    assert (out.strip(), err) == ("", "")

@@ -13,10 +13,12 @@ import yaml
 from aiohttp import web
 
 from pipeline import build as pipeline_build
+from pipeline.io.manifests import load_manifest
 from preference_space.space import load_space
 from schemas.base import UserError
 from schemas.manifest import Manifest
 from tests import ROOT
+from tests.forks import python
 from tests.pipeline.commands import Result, assert_one_line, run
 from tests.pipeline.helpers import TINY, mining, rows_of, thread, write_jsonl, write_threads
 from tests.stub import StubServer, completion, good, refuse
@@ -100,9 +102,9 @@ cli.out.print = say
 cli.app(["build", "config.yaml"])
 """
 
-    said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    out, err = python(code).communicate()
 
-    assert said.stdout.split() == ["False", "False"], said.stderr
+    assert out.split() == ["False", "False"], err
 
 
 async def out_of_memory(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
@@ -111,12 +113,12 @@ async def out_of_memory(request: web.Request, body: dict[str, Any]) -> web.Strea
 
 def test_without_the_extra_a_build_says_how_to_install_it() -> None:
     code = "import sys; sys.modules['apache_beam'] = None; import pipeline.cli; pipeline.cli.main()"
-    command = [sys.executable, "-c", code, "build", "configs/quickstart.yaml"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    process = python(code, "build", "configs/quickstart.yaml")
+    _, err = process.communicate()
 
-    assert done.returncode == 1
-    assert "pip install 'everyuser[build]'" in done.stderr
-    assert done.stderr.count("\n") == 1
+    assert process.returncode == 1
+    assert "pip install 'everyuser[build]'" in err
+    assert err.count("\n") == 1
 
 
 def test_retry_of_what_circumstances_cost_is_offered_and_done(tmp_path: Path) -> None:
@@ -150,7 +152,7 @@ def test_build_without_an_example_is_a_failed_build(tmp_path: Path) -> None:
 
     assert_one_line(result, 1, "no example is left of 60 pairs: portrait/too_short 60 (for example ", "1 words")
     assert "load_dataset" not in result.out
-    manifest = Manifest.model_validate_json((tmp_path / "out" / "manifest.json").read_bytes())
+    manifest = load_manifest(tmp_path / "out")
     assert (manifest.status, manifest.counts.rejected) == ("incomplete", {"portrait/too_short": 60})
 
 
@@ -167,11 +169,11 @@ def test_disk_that_is_full_at_the_very_end_fails_the_build(tmp_path: Path, monke
         asked = len(stub.bodies)
         assert_one_line(result, 1, "cannot write ", "manifest.json: No space left")
         assert "built" not in result.out
-        assert Manifest.model_validate_json((output / "manifest.json").read_bytes()).status == "incomplete"
+        assert load_manifest(output).status == "incomplete"
 
         assert run("build", config, "--output", str(output)).code == 0
         assert len(stub.bodies) == asked
-    assert Manifest.model_validate_json((output / "manifest.json").read_bytes()).status == "complete"
+    assert load_manifest(output).status == "complete"
 
 
 def test_reader_that_leaves_is_no_error(built: tuple[Path, Result]) -> None:

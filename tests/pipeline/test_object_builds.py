@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
+from pipeline.io.manifests import load_manifest
 from schemas.manifest import Manifest
 from schemas.report import Report
 from tests import ROOT
@@ -196,7 +197,7 @@ def test_a_bucket_holds_what_a_folder_holds(site: Site, direct: str, local: Path
     there = {name for name in site.names(direct) if not own.match(name)}
 
     assert there == {name for name in files_in(local) if not own.match(name)}
-    here = Manifest.model_validate_json((local / "manifest.json").read_bytes())
+    here = load_manifest(local)
     # A store identifies the content of a file in its own way.
     left = {"runs", "config", "inputs", "digest"}
     assert site.manifest(direct).model_dump(exclude=left) == here.model_dump(exclude=left)
@@ -223,7 +224,7 @@ def test_journal_in_a_bucket_is_replayed_by_one_job_to_the_same_bytes(
     site: Site, detached: str, expected: dict[str, bytes], local: Path
 ) -> None:
     assert site.objects(detached, *ROWS) == expected
-    manifest, here = site.manifest(detached), Manifest.model_validate_json((local / "manifest.json").read_bytes())
+    manifest, here = site.manifest(detached), load_manifest(local)
     assert (manifest.status, manifest.counts, manifest.files) == ("complete", here.counts, here.files)
     assert "README.md" in site.names(detached)
 

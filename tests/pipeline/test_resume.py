@@ -17,7 +17,7 @@ from datasets import load_dataset
 
 from pipeline.build import build
 from pipeline.driver.configuration import read_config
-from schemas.manifest import Manifest
+from pipeline.io.manifests import load_manifest
 from tests.pipeline.helpers import number_of, thread, write_jsonl
 from tests.pipeline.processes import (
     BY_TWO,
@@ -122,7 +122,7 @@ def test_a_build_killed_half_way_repeats_at_most_the_requests_in_flight(source: 
         assert len({number_of(body) for body in stub.bodies}) == total
         assert repeated(stub) <= 64
 
-    manifest = Manifest.model_validate_json((output / "manifest.json").read_bytes())
+    manifest = load_manifest(output)
     assert manifest.status == "complete"
     assert manifest.counts.examples == 2 * (pairs - manifest.counts.pairs_lost)
 
@@ -142,7 +142,7 @@ def test_ctrl_c_stops_with_one_line_and_loses_nothing(source: str, tmp_path: Pat
         assert repeated(stub) <= in_flight
         assert before < len(stub.bodies)
 
-    manifest = Manifest.model_validate_json((tmp_path / "out" / "manifest.json").read_bytes())
+    manifest = load_manifest(tmp_path / "out")
     assert [run.status for run in manifest.runs] == ["interrupted", "complete"]
 
 
@@ -188,7 +188,7 @@ def test_another_build_in_a_folder_of_the_same_name_is_not_answered_from_a_cache
 
 
 def rows_in(output: Path) -> int:
-    manifest = Manifest.model_validate_json((output / "manifest.json").read_bytes())
+    manifest = load_manifest(output)
     return manifest.counts.examples
 
 
@@ -211,7 +211,7 @@ def test_a_server_that_dies_is_restarted_and_the_bytes_are_the_same(source: str,
 
     finish(write_config(tmp_path / "there", engine, source, pairs=60), tmp_path / "there" / "out")
 
-    manifest = Manifest.model_validate_json((tmp_path / "there" / "out" / "manifest.json").read_bytes())
+    manifest = load_manifest(tmp_path / "there" / "out")
     assert manifest.runs[-1].server_restarts > 0
     assert shards(tmp_path / "there" / "out") == shards(tmp_path / "here" / "out")
 
@@ -238,7 +238,7 @@ def test_retry_killed_half_way_gives_the_bytes_of_an_undisturbed_build(
         build(read_config(str(config), overrides), tmp_path / "good")
         write_config(tmp_path, openai(bad_one, 16), source, pairs=100)
         build(read_config(str(config), overrides), output)
-        before = Manifest.model_validate_json((output / "manifest.json").read_bytes())
+        before = load_manifest(output)
         assert before.counts.pairs_unanswered + before.counts.threads.get("responses/unanswered", 0) > 0
         there = shards(output / moment)
 
@@ -251,7 +251,7 @@ def test_retry_killed_half_way_gives_the_bytes_of_an_undisturbed_build(
         wait_until(has_changed, process)
         process.kill()
         process.communicate()
-        assert Manifest.model_validate_json((output / "manifest.json").read_bytes()).status == "incomplete"
+        assert load_manifest(output).status == "incomplete"
         finish(config, output, *keys, "--retry-lost")
 
     assert shards(output) == shards(tmp_path / "good")

@@ -15,7 +15,7 @@ from schemas.loader import validate
 from schemas.manifest import Counts, FileEntry, Manifest
 from schemas.records import Example
 from schemas.report import Figure
-from tests.pipeline.helpers import made_manifest
+from tests.pipeline.helpers import DUMMY, made_manifest
 from tests.pipeline.report import fake
 
 DATASETS = ("ultrafeedback", "helpsteer2", "pku_saferlhf")
@@ -135,7 +135,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "portrait of the paper": {"portrait": "paper"},
     "no history": {"history": {"ugc": 0, "pair": 0}},
     "consistency of the paper": {"history": {"consistency": "paper"}},
-    "dummy": {"engine": {"kind": "dummy"}, "generation": {"model": "dummy"}},
+    "dummy": DUMMY,
     "own posts": {"seeds": {"path": "mine.jsonl"}},
     "no rules": {"rules": {"refusals": [], "markup": []}},
     "language": {"rules": {"language": "fr"}},

@@ -8,11 +8,10 @@ import pytest
 from pipeline.io.manifests import MANIFEST
 from preference_space.space import load_space
 from schemas.base import UsageError
-from tests.pipeline.helpers import mining, prepared, tiny, write_posts, write_threads
+from tests.pipeline.helpers import DUMMY, mining, prepared, tiny, write_posts, write_threads
 
 SLUGS = [dimension.slug for dimension in load_space("alignx").dimensions if not dimension.topical][:2]
 EITHER = [{slug: pole} for slug in SLUGS for pole in ("positive", "negative")]
-DUMMY = {"engine": {"kind": "dummy"}, "generation": {"model": "dummy"}}
 EVERY_DIMENSION = {"min_active": 90, "max_active": 90}
 TOPICAL = [dimension.slug for dimension in load_space("alignx").dimensions if dimension.topical]
 

@@ -19,9 +19,8 @@ from pipeline.quality.rules import check_pair, check_reply
 from schemas.base import UsageError
 from schemas.config import BuildConfig, GenerationConfig, RulesConfig
 from schemas.loader import validate
-from tests.pipeline.helpers import rows_of, write_threads
+from tests.pipeline.helpers import DUMMY, rows_of, write_threads
 
-DUMMY: dict[str, Any] = {"generation": {"model": "dummy"}, "engine": {"kind": "dummy"}}
 SMALL: dict[str, Any] = {"shard_pairs": 16, "history": {"ugc": 1, "pair": 1, "min_support": 0}}
 
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -17,7 +16,7 @@ from pipeline.generation.journal import open_journal, read_journal
 from pipeline.io import storage
 from pipeline.io.storage import AnyPath
 from schemas.base import UserError
-from tests import ROOT
+from tests.forks import python
 from tests.object_stores import in_a_bucket
 from tests.waiting import wait_until
 
@@ -322,13 +321,7 @@ time.sleep(600)
 
 def killed_writer(path: UPath, *keys: str) -> None:
     """A process that stores completions, and is killed before it has finished the shard."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", WRITE_AND_WAIT, str(path), *keys],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    process = python(WRITE_AND_WAIT, str(path), *keys)
     assert process.stdout is not None
     line = process.stdout.readline()
     process.kill()

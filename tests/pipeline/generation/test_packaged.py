@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import uuid
 from pathlib import Path
 
@@ -13,7 +10,7 @@ from pipeline.generation.packaged import model_path
 from pipeline.io import storage
 from schemas.base import UserError
 from schemas.packaged_models import SMALL, folder_name
-from tests import ROOT
+from tests.forks import python
 from tests.object_stores import ObjectStore
 
 
@@ -198,17 +195,7 @@ def test_a_copy_that_breaks_off_leaves_nothing_and_is_made_again(
 
 def test_two_processes_at_once_copy_a_model_once(source: UPath, tmp_path: Path) -> None:
     upload(source)
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", COPY_SLOWLY, str(source)],
-            cwd=ROOT,
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(2)
-    ]
+    processes = [python(COPY_SLOWLY, str(source)) for _ in range(2)]
     for process in processes:
         assert process.stdout is not None and process.stdout.readline() == "ready\n"
     for process in processes:

@@ -8,7 +8,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 import uuid
@@ -24,7 +23,7 @@ from pipeline.io import locks, storage
 from pipeline.io.locks import LOCK, locked
 from pipeline.io.processes import Process
 from schemas.base import UsageError, UserError
-from tests import ROOT
+from tests.forks import python
 from tests.object_stores import in_a_bucket
 from tests.waiting import wait_until
 
@@ -62,8 +61,8 @@ def leases(folder: UPath) -> dict[int, dict[str, Any]]:
 
 def gone_process() -> dict[str, Any]:
     """A process of this machine that has ended, as a lease has it."""
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    process.wait()
+    process = python("")
+    process.communicate()
     return {"host": HERE, "machine": Process.current().machine, "process": process.pid}
 
 
@@ -108,13 +107,7 @@ except UserError as error:
 def held_by_another_process(
     folder: UPath, seconds: float = 60, ignores_interrupts: bool = False
 ) -> Iterator[subprocess.Popen[str]]:
-    holder = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(folder), str(seconds), str(ignores_interrupts)],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    holder = python(HOLD, str(folder), str(seconds), str(ignores_interrupts))
     try:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
@@ -265,7 +258,7 @@ def test_a_live_lease_of_another_container_with_the_same_host_name_is_respected(
 
 @pytest.mark.parametrize("place", ["memory"], indirect=True)
 def test_a_number_that_another_process_was_given_is_known(folder: UPath) -> None:
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+    with python("input()") as other:
         lease(folder, **gone_process() | {"process": other.pid, "started": 1})
         clock = time.monotonic()
         with locked(folder):

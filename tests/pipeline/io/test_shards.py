@@ -3,8 +3,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,7 @@ from pipeline.io.shards import read_groups, read_meta, read_shard, write_shard
 from schemas.arrow import arrow_schema, hf_metadata
 from schemas.base import UserError
 from schemas.records import Example, PairItem
-from tests import ROOT
+from tests.forks import python
 
 SCHEMA = arrow_schema(PairItem)
 META = {"fingerprint": "abc", "rejected": {"validate/equal": 2}, "asked": 5}
@@ -180,13 +178,10 @@ except UserError as error:
     files.clear()
     print(error)
 """
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    run = subprocess.run(
-        [sys.executable, "-c", code, str(path)], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
-    )
+    out, err = python(code, str(path)).communicate()
 
-    assert run.stdout.startswith(f"cannot read {path}: "), run.stderr
-    assert "Too many open files" in run.stdout and "delete" not in run.stdout
+    assert out.startswith(f"cannot read {path}: "), err
+    assert "Too many open files" in out and "delete" not in out
 
 
 @pytest.mark.parametrize("read", READS[1:])
@@ -265,15 +260,8 @@ try:
 except UserError as error:
     sys.stdout.write(str(error))
 """
-    run = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "data" / "shard.parquet")],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    out, err = python(code, str(tmp_path / "data" / "shard.parquet")).communicate()
 
-    assert run.stdout.startswith(f"cannot write {tmp_path}/data/shard.parquet: "), run.stderr
-    assert run.stdout.endswith("run the same command again, finished work is kept")
+    assert out.startswith(f"cannot write {tmp_path}/data/shard.parquet: "), err
+    assert out.endswith("run the same command again, finished work is kept")
     assert names(tmp_path / "data") == []

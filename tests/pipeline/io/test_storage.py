@@ -18,7 +18,7 @@ import pytest
 from pipeline.io import storage
 from pipeline.io.storage import AnyPath
 from schemas.base import UsageError, UserError
-from tests import ROOT
+from tests.forks import python
 from tests.object_stores import ObjectStore, in_a_bucket
 from tests.pipeline.io.uses import ADVICE, error_of
 
@@ -606,11 +606,9 @@ with atomic(Path(sys.argv[1])) as temporary:
 """
 
 
-def halfway(path: Path, what: str) -> subprocess.Popen[bytes]:
+def halfway(path: Path, what: str) -> subprocess.Popen[str]:
     """A process in the middle of writing a file, which lives, or dies there."""
-    pipe, environment = subprocess.PIPE, os.environ | {"PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", DIE_HALFWAY, str(path), what]
-    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdin=pipe, stdout=pipe)
+    process = python(DIE_HALFWAY, str(path), what)
     assert process.stdout is not None
     process.stdout.readline()
     return process
@@ -637,7 +635,7 @@ def test_a_file_that_a_living_process_is_writing_is_left_alone(tmp_path: Path) -
         temporary.write_text("ours")
         storage.remove_temporary(tmp_path)
 
-    process.communicate(b"\n")
+    process.communicate("\n")
     assert process.returncode == 0
     assert storage.list_names(tmp_path) == ["a.txt"]
     assert (tmp_path / "a.txt").read_text() == "half"

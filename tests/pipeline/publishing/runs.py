@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from pipeline.io.manifests import write_manifest
+from pipeline.io.manifests import load_manifest, write_manifest
 from schemas.manifest import Manifest
 from tests.forks import Fork
 from tests.hub_stub import (
@@ -61,10 +61,6 @@ def finish(process: Fork, code: int = 0) -> tuple[str, str]:
     return out, err
 
 
-def manifest_of(folder: Path) -> Manifest:
-    return Manifest.model_validate_json((folder / "manifest.json").read_bytes())
-
-
 def shards(folder: Path) -> dict[str, bytes]:
     """Return the shards of a build by path in the repository."""
     return {f"data/{path.name}": path.read_bytes() for path in (folder / "data").glob("*.parquet")}
@@ -72,7 +68,7 @@ def shards(folder: Path) -> dict[str, bytes]:
 
 def hashes(folder: Path) -> dict[str, int]:
     """Return SHA-256 and size of each shard."""
-    return {entry.sha256: entry.bytes for entry in manifest_of(folder).files}
+    return {entry.sha256: entry.bytes for entry in load_manifest(folder).files}
 
 
 def commits(hub: FakeHub, repo_id: str = SET) -> list[str]:
@@ -88,7 +84,7 @@ def write(folder: Path, manifest: dict[str, Any]) -> None:
 def unfinished(folder: Path) -> Path:
     """Return a build stopped in its last phase, without its second train shard."""
     left = {"status": "incomplete", "files": [], "counts": {}}
-    write(folder, manifest_of(folder).model_dump(mode="json") | left)
+    write(folder, load_manifest(folder).model_dump(mode="json") | left)
     (folder / "README.md").unlink()
     (folder / "data" / "train-00001-of-00003.parquet").unlink()
     return folder

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from pipeline.io.manifests import load_manifest
 from pipeline.io.shards import read_meta, write_shard
 from pipeline.publishing.contents import is_published_path
 from pipeline.publishing.privacy import local_paths, public_manifest, without_paths
@@ -33,7 +34,6 @@ from tests.pipeline.publishing.runs import (
     environment,
     finish,
     hashes,
-    manifest_of,
     publish,
     shards,
     succeed,
@@ -46,7 +46,7 @@ from tests.pipeline.report import fake
 def test_first_publish_makes_a_private_repository_and_one_commit(hub: FakeHub, built: Path) -> None:
     said = succeed(built).splitlines()
 
-    repo, fingerprint = hub.repos[SET], manifest_of(built).fingerprint
+    repo, fingerprint = hub.repos[SET], load_manifest(built).fingerprint
     assert repo.private
     assert repo.files().keys() == {".gitattributes", *OTHERS, *shards(built)}
     assert shards(built).items() <= repo.files().items()
@@ -104,7 +104,7 @@ def test_report_is_published_where_there_is_one(hub: FakeHub, built: Path) -> No
 
 
 def test_published_manifest_has_nothing_about_the_builder(hub: FakeHub, built: Path) -> None:
-    manifest = manifest_of(built).model_dump(mode="json")
+    manifest = load_manifest(built).model_dump(mode="json")
     home = "/home/ann/secret place"
     manifest["config"] |= {
         "space": f"{home}/own.yaml",
@@ -132,7 +132,7 @@ def test_published_manifest_has_nothing_about_the_builder(hub: FakeHub, built: P
     assert (public.status, public.schema_version, public.files) == (
         "complete",
         SCHEMA_VERSION,
-        manifest_of(built).files,
+        load_manifest(built).files,
     )
     assert (public.config["seeds"]["path"], public.config["space"]) == ("posts.jsonl", "own.yaml")
     assert public.parts["generation"]["extra"] == {"chat_template": "chat.j2", "top_k": 5}
@@ -151,7 +151,7 @@ def test_published_manifest_has_nothing_about_the_builder(hub: FakeHub, built: P
     ],
 )
 def test_of_a_local_path_its_last_part_is_left(finished: Path, path: str, left: str) -> None:
-    manifest = manifest_of(finished)
+    manifest = load_manifest(finished)
     mining = {"source": {"path": [path, "packaged"]}}
     config = manifest.config | {"mining": mining, "generation": {"model": path, "extra": {"a": [path]}}}
 
@@ -172,11 +172,11 @@ def test_paths_are_cut_out_of_texts_as_json_and_html_spell_them() -> None:
 def test_files_that_a_report_was_compared_with_are_named_without_their_folders(finished: Path) -> None:
     report: Any = SimpleNamespace(contamination=[SimpleNamespace(file="/home/ann/benchmark.jsonl")])
 
-    assert local_paths(manifest_of(finished), report) == {"/home/ann/benchmark.jsonl": "benchmark.jsonl"}
+    assert local_paths(load_manifest(finished), report) == {"/home/ann/benchmark.jsonl": "benchmark.jsonl"}
 
 
 def test_report_about_other_shards_is_not_published(hub: FakeHub, built: Path) -> None:
-    ours = fake.report().model_copy(update={"files_digest": manifest_of(built).files_digest})
+    ours = fake.report().model_copy(update={"files_digest": load_manifest(built).files_digest})
     (built / "report.json").write_text(ours.model_dump_json())
     succeed(built)
     (built / "report.json").write_text(fake.report().model_dump_json())
@@ -315,7 +315,7 @@ def test_folder_without_a_readable_manifest_is_not_published(
     if manifest is None:
         (built / "manifest.json").unlink()
     elif manifest == "schema":
-        write(built, manifest_of(built).model_dump(mode="json") | {"schema_version": "0"})
+        write(built, load_manifest(built).model_dump(mode="json") | {"schema_version": "0"})
     else:
         (built / "manifest.json").write_text(manifest)
 
@@ -395,7 +395,7 @@ def test_finished_build_that_lost_a_shard_is_published_by_force_only(hub: FakeHu
 
 
 def test_build_that_lost_too_many_pairs_is_published_by_force_only(hub: FakeHub, built: Path) -> None:
-    manifest = manifest_of(built).model_dump(mode="json")
+    manifest = load_manifest(built).model_dump(mode="json")
     manifest["config"]["limits"]["max_lost_share"] = 0.1
     manifest["counts"]["pairs_lost"] = 7
     write(built, manifest)

@@ -10,6 +10,7 @@ import yaml
 from rich.console import Console
 
 from pipeline.console.publish_display import PublishDisplay
+from pipeline.io.manifests import load_manifest
 from pipeline.publishing.publish import publish as run_publish
 from schemas.config import PublishConfig
 from tests.forks import Fork
@@ -30,7 +31,6 @@ from tests.pipeline.publishing.runs import (
     environment,
     finish,
     hashes,
-    manifest_of,
     publish,
     shards,
     succeed,
@@ -114,7 +114,7 @@ def test_failure_in_a_worker_is_one_line_and_the_build_stays_finished(hub: FakeH
         result = build(built, stub, publish={"repo_id": SET})
 
     assert_one_line(result, 1, "ann/set: the Hub forbids it; the Hub says: Private storage limit", EMPTY)
-    assert manifest_of(built).status == "complete"
+    assert load_manifest(built).status == "complete"
 
 
 def test_worker_processes_upload_and_the_driver_commits_once(hub: FakeHub, built: Path) -> None:

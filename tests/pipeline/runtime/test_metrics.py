@@ -148,7 +148,7 @@ def test_what_was_counted_before_the_first_bundle_is_told_with_it(output: Path) 
     assert measured.counts == Counter(asked=100)
 
 
-def test_metrics_of_others_are_left_out(output: Path) -> None:
+def test_metrics_of_others_are_left_out() -> None:
     def work(number: int) -> int:
         beam.metrics.Metrics.counter("another", "asked").inc()
         beam.metrics.Metrics.distribution("another", "in_flight").update(5)
@@ -160,7 +160,7 @@ def test_metrics_of_others_are_left_out(output: Path) -> None:
     assert measured == Measured()
 
 
-def test_a_pipeline_that_counts_nothing_adds_nothing(output: Path) -> None:
+def test_a_pipeline_that_counts_nothing_adds_nothing() -> None:
     measured = Measured()
     measured.add(run(abs, 3))
 

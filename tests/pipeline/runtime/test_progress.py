@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import socket
-import subprocess
-import sys
 import time
 import uuid
 from collections import Counter
@@ -21,7 +18,7 @@ from pipeline.io.storage import AnyPath
 from pipeline.runtime import progress
 from pipeline.runtime.progress import FOLDER, PACE, Counters, Pace, counters_for, delete_counts, total
 from schemas.base import UserError
-from tests import ROOT
+from tests.forks import python
 from tests.waiting import wait_until
 
 COUNT = """
@@ -60,8 +57,8 @@ def calm(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def count_elsewhere(output: AnyPath, settled: int, name: str) -> None:
     """A process that counts, and ends."""
-    code = [sys.executable, "-c", COUNT, str(output), str(settled), name]
-    subprocess.run(code, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True)
+    process = python(COUNT, str(output), str(settled), name)
+    assert process.communicate() == ("", "")
 
 
 def until(output: AnyPath, name: str, value: int) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,8 +13,7 @@ import pytest
 from pipeline.runtime.runners import Runner
 from pipeline.runtime.worker import watched
 from schemas.base import UserError
-from tests import ROOT
-from tests.forks import Fork
+from tests.forks import Fork, python
 from tests.pipeline.helpers import tiny
 from tests.pipeline.processes import BY_TWO, finish, openai, shards, sometimes_bad, write_config
 from tests.stub import StubServer, delayed
@@ -107,10 +104,10 @@ for _ in range(5):
     print("123456", file=log, flush=True)
 sys.exit(7)
 """
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    run = subprocess.run([sys.executable, "-c", code, str(tmp_path / "log")], cwd=ROOT, env=environment, check=False)
+    process = python(code, str(tmp_path / "log"))
+    process.communicate()
 
-    assert run.returncode == 7
+    assert process.returncode == 7
     assert (tmp_path / "log").read_text() == "123456\n123"
 
 
