@@ -248,7 +248,7 @@ def _gather_threads(plan: BuildPlan, runner: Runner, observer: Observer) -> Buil
     if index is None:
         try:
             index = _run_gathering(plan, runner, observer)
-            with_threads(plan, index)
+            plan = with_threads(plan, index)
         except UsageError:
             # Slices that were read stay: a fault of one file is no reason to read the others again.
             if not gather.is_partly_partitioned(plan):
@@ -257,8 +257,9 @@ def _gather_threads(plan: BuildPlan, runner: Runner, observer: Observer) -> Buil
         observer.gathered(index.counts, index.first_unreadable)
     else:
         check_threads(plan)
+        plan = with_threads(plan, index)
     gather.delete_spills(plan)
-    return with_threads(plan, index)
+    return plan
 
 
 def _run_gathering(plan: BuildPlan, runner: Runner, observer: Observer) -> Index:

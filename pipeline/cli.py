@@ -377,7 +377,7 @@ def _reported(debug: bool, verbose: bool = False, resumes: bool = False) -> Iter
 
 def main() -> None:
     """Run the command line: the entry point of `everyuser`."""
-    # Read when Arrow is imported, here and in worker processes. Its own allocator keeps tens of MiB for itself.
+    # Read when Arrow is imported, here and in worker processes. Its own allocator keeps memory that is no longer used.
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     try:
         app()

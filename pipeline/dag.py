@@ -1,7 +1,8 @@
 """The DAG: the picture of docs/design.md in Beam. A shard is one element; each stage calls a function of a shard.
 
-Nothing is grouped between generation and disk. The only shuffle is that of the shards' numbers, so that a distributed
-runner can hand them out. A driver that waits runs each phase as a pipeline; a detached build is one job (`build_all`).
+Nothing is grouped between generation and disk. Only specifications of work, such as those of shards, are shuffled, so
+that a distributed runner can spread them. A driver that waits runs each phase as a pipeline; a detached build is one
+job (`build_all`).
 """
 
 from __future__ import annotations

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from pipeline.io.outages import set_outage_limit
@@ -54,14 +55,23 @@ class BuildPlan:
     reopens_shards: bool = field(default=False, compare=False)
     """True where stored shards are built again for the rows that they lost to circumstances."""
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the state without the list of shards, which each worker makes again: a job's description is small."""
+        return {name: value for name, value in self.__dict__.items() if name != "_shards"}
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore the plan in a worker, which then waits for its bucket as long as the driver does."""
         self.__dict__.update(state)
         set_outage_limit(self.config.requests.outage_seconds)
 
-    def shards(self) -> list[ShardSpec]:
-        """Return every shard of the build, the same list in both phases."""
-        return cut_shards(self.config, self.threads)
+    def shards(self) -> Sequence[ShardSpec]:
+        """Return every shard of the build, the same sequence in both phases."""
+        return self._shards
+
+    @cached_property
+    def _shards(self) -> tuple[ShardSpec, ...]:
+        # Kept, as phase two looks for the other shards of a block once a shard.
+        return tuple(cut_shards(self.config, self.threads))
 
     def first_thread(self, split: str) -> int:
         """Return the position of a split's first thread among those of all splits."""

@@ -178,7 +178,7 @@ def store_examples(shard: ExampleShard, plan: BuildPlan) -> dict[str, Any]:
 
 
 _PAIRS_A_GROUP = 256
-"""Pairs in a row group: some 7 MB of examples."""
+"""Pairs in a row group, which bounds the memory that writing takes."""
 
 
 def _codes(texts: pa.ChunkedArray) -> npt.NDArray[np.int64]:

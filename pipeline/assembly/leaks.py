@@ -29,11 +29,8 @@ class PoolState(NamedTuple):
     contents: Mapping[str, str]
 
 
-def find_shared_replies(plan: BuildPlan) -> int:
-    """Store the hashes of replies that two splits share, and the content hash of each pool shard.
-
-    Returns the number of shared replies. Needs 16 bytes of memory a pair.
-    """
+def find_shared_replies(plan: BuildPlan) -> None:
+    """Store the hashes of replies that two splits share, and the content hash of each pool shard."""
     seen: dict[str, npt.NDArray[np.uint64]] = {}
     for split in SPLITS:
         paths = [plan.path("pool", spec) for spec in plan.shards() if spec.split == split]
@@ -46,7 +43,6 @@ def find_shared_replies(plan: BuildPlan) -> int:
     contents = {name: meta["content"] for name, meta in metas if meta is not None}
     replies = [f"{value:016x}" for value in shared.tolist()]
     write_sealed(plan.output / _FILE, {"replies": replies, "contents": contents})
-    return len(shared)
 
 
 def read_pool_state(plan: BuildPlan) -> PoolState:

@@ -1,7 +1,7 @@
 """Mirror: a pair becomes the row of one person and, with replies swapped, the row of the opposite person.
 
-The rows of a shard are one Arrow table, made by taking views from the columns of the pool. Taking views costs a few
-microseconds a row; converting nested records to Arrow costs a millisecond.
+The rows of a shard are one Arrow table, made by taking views from the columns of the pool, as converting nested
+records to Arrow is far slower.
 """
 
 from __future__ import annotations

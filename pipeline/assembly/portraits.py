@@ -95,11 +95,13 @@ def write_portraits(shard: ExampleShard, plan: BuildPlan) -> ExampleShard:
 def render_portraits(shard: ExampleShard, plan: BuildPlan) -> ExampleShard:
     """Render the requests that ask the model for the portraits."""
     columns = {name: shard.block.table[name].to_pylist() for name in ("pair_id", "prompt", "chosen", "rejected")}
-    request = _paper_request if plan.config.portrait == "paper" else _request
 
     def requests(row: int) -> tuple[Request, ...]:
         pair = {name: values[row] for name, values in columns.items()}
-        return tuple(request(pair, shard.block.pool.directions[row], side, plan) for side in plan.sides)
+        if plan.config.portrait == "paper":
+            return tuple(_paper_request(pair, side, plan) for side in plan.sides)
+        direction = shard.block.pool.directions[row]
+        return tuple(_request(pair["pair_id"], direction, side, plan) for side in plan.sides)
 
     return replace(shard, personas=[replace(persona, requests=requests(persona.row)) for persona in shard.personas])
 
@@ -123,14 +125,14 @@ def read_portraits(shard: ExampleShard, plan: BuildPlan) -> ExampleShard:
     return replace(shard, personas=personas, rejections=rejections)
 
 
-def _request(pair: dict[str, str], direction: Direction, side: int, plan: BuildPlan) -> Request:
+def _request(pair_id: str, direction: Direction, side: int, plan: BuildPlan) -> Request:
     """Ask for a portrait from the direction alone."""
     parts = resources(plan)
     messages = parts.templates["portrait_model"].render(traits=parts.space.traits(side * direction))
-    return make_request(plan.config.generation, messages, (plan.config.seed, "portrait", pair["pair_id"], side))
+    return make_request(plan.config.generation, messages, (plan.config.seed, "portrait", pair_id, side))
 
 
-def _paper_request(pair: dict[str, str], direction: Direction, side: int, plan: BuildPlan) -> Request:
+def _paper_request(pair: dict[str, str], side: int, plan: BuildPlan) -> Request:
     """Ask for a portrait from the post and both replies, as in the paper. It may reveal which reply is preferred."""
     parts = resources(plan)
     preferred, other = ("chosen", "rejected")[::side]

@@ -19,7 +19,7 @@ from pipeline.quality.rules import Violation, schema_violation
 from schemas.records import Example
 
 _BATCH_ROWS = 256
-"""Rows that are Python objects at a time: some 10 MB."""
+"""Rows that are Python objects at a time, which bounds memory."""
 
 
 def validate_examples(shard: ExampleShard, plan: BuildPlan) -> ExampleShard:

@@ -203,9 +203,8 @@ def with_threads(plan: BuildPlan, index: Index) -> BuildPlan:
     """Return the plan with the gathered threads. Raise `UsageError` where there are too few."""
     complete = dataclasses.replace(plan, threads=index.splits)
     mined = [spec for spec in complete.shards() if spec.source == "mined"]
-    each = plan.config.mining.pairs_per_post if plan.config.mining else 1
     for split, threads in index.splits.items():
-        _check_histories(plan.config, split, threads, mined, each)
+        _check_histories(plan.config, split, threads, mined, plan.mining.pairs_per_post)
     return complete
 
 

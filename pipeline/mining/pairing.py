@@ -95,7 +95,7 @@ def cluster(levels: Direction, max_clusters: int, seed: int) -> npt.NDArray[np.i
     labels = np.array([numbers.setdefault(row.tobytes(), len(numbers)) for row in levels], dtype=np.int64)
     if len(numbers) <= max_clusters:
         return labels
-    # Imported here, as it takes 70 MiB and only builds that mine need it.
+    # Imported here, as it takes much memory and only builds that mine need it.
     from sklearn.cluster import KMeans
 
     means = KMeans(n_clusters=max_clusters, n_init=1, random_state=seed)

@@ -65,10 +65,10 @@ def _content(pairs: Sequence[Pair]) -> str:
 
 
 def loss_meta(plan: BuildPlan, rejections: Sequence[Rejection], open_responses: int = 0) -> dict[str, Any]:
-    """Return what a footer says of losses: numbers of `lost`, `unanswered` and `open` pairs, and reasons.
+    """Return what a footer says of losses: numbers of `lost` and `unanswered` pairs, `open` rows, and reasons.
 
-    A lost pair is unanswered if a timeout or server error failed any of its attempts. Open pairs are those that another
-    run would ask for again.
+    A lost pair is unanswered if a timeout or server error failed any of its attempts. `open` counts what another run
+    would ask for again: responses of mined threads, otherwise unanswered pairs.
     """
     final = {rejection.record_id for rejection in rejections if rejection.final}
     unanswered = len(final & {rejection.record_id for rejection in rejections if rejection.may_pass})

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import pickle
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -120,7 +122,7 @@ def test_pairs_of_both_sources_have_different_ids() -> None:
 
 
 def test_build_that_mines_has_no_mined_shards_before_its_threads_are_counted() -> None:
-    assert mined_plan({}).shards() == []
+    assert not mined_plan({}).shards()
     assert {spec.source for spec in mined_plan({}, share=0.5, pairs=60).shards()} == {"sampled"}
 
 
@@ -149,3 +151,20 @@ def test_plan_is_the_same_whatever_engine_works_on_it() -> None:
 
     assert here == there
     assert hash(here) == hash(there)
+
+
+def test_pickled_plan_holds_no_list_of_its_shards() -> None:
+    plan = plan_of(10_000, 1)
+    size = len(pickle.dumps(plan))
+    shards = plan.shards()
+
+    restored = pickle.loads(pickle.dumps(plan))  # noqa: S301 - made here
+
+    assert len(pickle.dumps(plan)) == size
+    assert restored.shards() == shards
+
+
+def test_shards_follow_the_threads_of_a_plan() -> None:
+    plan = mined_plan({})
+    assert not plan.shards()
+    assert sum(spec.count for spec in replace(plan, threads={"train": 7}).shards()) == 7

@@ -58,7 +58,7 @@ def test_summary_gives_advice_that_fits_the_commonest_loss(tmp_path: Path) -> No
 
 def test_resumed_phase_names_only_the_pairs_that_are_missing(tmp_path: Path) -> None:
     plan, screen = BuildPlan(tmp_path, "f", tiny()), io.StringIO()
-    done, todo = plan.shards()[:3], plan.shards()[3:]
+    done, todo = [*plan.shards()[:3]], [*plan.shards()[3:]]
 
     with BuildDisplay(Console(file=screen, width=80)) as display:
         display.phase_begins("pairs", plan, Work(done, todo, 0))
