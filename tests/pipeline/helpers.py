@@ -13,7 +13,7 @@ import orjson
 from pipeline.assembly.leaks import find_shared_replies
 from pipeline.build import Observer, build
 from pipeline.driver.prepare import check_output, prepare
-from pipeline.generation.completions import Completion, Outcome, Request
+from pipeline.generation.completions import AnyRequest, Completion, Outcome, Request
 from pipeline.io.locks import locked
 from pipeline.io.shards import read_shard
 from pipeline.plan import SPLITS, BuildPlan, ShardSpec
@@ -130,7 +130,7 @@ def rows_of(folder: Path) -> list[dict[str, Any]]:
     return [row for path in sorted(folder.glob("*.parquet")) for row in read_shard(path).to_pylist()]
 
 
-def body_of(request: Request) -> dict[str, Any]:
+def body_of(request: AnyRequest) -> dict[str, Any]:
     body: dict[str, Any] = orjson.loads(request.body)
     return body
 

@@ -4,11 +4,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import orjson
 import pytest
 
 from pipeline.generation.completions import (
-    AnyRequest,
     ChoiceRequest,
     Request,
     choice_head,
@@ -17,14 +15,10 @@ from pipeline.generation.completions import (
     make_request,
 )
 from schemas.config import GenerationConfig
+from tests.pipeline.helpers import body_of
 from tests.stub import choice_of, choices
 
 MESSAGES = {"system": "You write forum replies.", "user": "Which bread keeps longest?"}
-
-
-def body(request: AnyRequest) -> dict[str, Any]:
-    decoded: dict[str, Any] = orjson.loads(request.body)
-    return decoded
 
 
 def request(
@@ -65,18 +59,18 @@ def test_any_difference_gives_another_key(other: Request) -> None:
 
 
 def test_seed_depends_on_the_counter_alone() -> None:
-    seed = body(request())["seed"]
+    seed = body_of(request())["seed"]
 
-    assert body(request({"user": "Another post"}, model="other", temperature=0.1, stop=("x",)))["seed"] == seed
-    assert body(request(counter=("pairs", 0, 8)))["seed"] != seed
+    assert body_of(request({"user": "Another post"}, model="other", temperature=0.1, stop=("x",)))["seed"] == seed
+    assert body_of(request(counter=("pairs", 0, 8)))["seed"] != seed
 
 
 def test_parts_of_a_counter_do_not_run_together() -> None:
-    assert body(request(counter=(1, 23)))["seed"] != body(request(counter=(12, 3)))["seed"]
+    assert body_of(request(counter=(1, 23)))["seed"] != body_of(request(counter=(12, 3)))["seed"]
 
 
 def test_seeds_are_31_bit_and_rarely_meet() -> None:
-    seeds = [body(request(counter=("pairs", k)))["seed"] for k in range(2000)]
+    seeds = [body_of(request(counter=("pairs", k)))["seed"] for k in range(2000)]
 
     assert min(seeds) >= 0
     assert max(seeds) < 2**31
@@ -84,7 +78,7 @@ def test_seeds_are_31_bit_and_rarely_meet() -> None:
 
 
 def test_body_is_a_chat_completion_request() -> None:
-    sent = body(request(temperature=0.5, top_p=0.75, max_tokens=99))
+    sent = body_of(request(temperature=0.5, top_p=0.75, max_tokens=99))
 
     seed = sent.pop("seed")
     assert isinstance(seed, int)
@@ -101,7 +95,9 @@ def test_body_is_a_chat_completion_request() -> None:
 
 
 def test_stop_strings_and_extra_fields_are_in_the_body() -> None:
-    sent = body(request(stop=("\n\n", "###"), extra={"top_k": 20, "chat_template_kwargs": {"enable_thinking": False}}))
+    sent = body_of(
+        request(stop=("\n\n", "###"), extra={"top_k": 20, "chat_template_kwargs": {"enable_thinking": False}})
+    )
 
     assert sent["stop"] == ["\n\n", "###"]
     assert sent["top_k"] == 20
@@ -109,14 +105,14 @@ def test_stop_strings_and_extra_fields_are_in_the_body() -> None:
 
 
 def test_null_takes_a_field_out_of_the_body() -> None:
-    sent = body(request(extra={"max_tokens": None, "max_completion_tokens": 9, "seed": None}))
+    sent = body_of(request(extra={"max_tokens": None, "max_completion_tokens": 9, "seed": None}))
 
     assert sent.keys() == {"model", "messages", "temperature", "top_p", "max_completion_tokens"}
     assert sent["max_completion_tokens"] == 9
 
 
 def test_a_message_without_text_is_not_sent() -> None:
-    sent = body(request({"system": "", "user": "A post"}))
+    sent = body_of(request({"system": "", "user": "A post"}))
 
     assert sent["messages"] == [{"role": "user", "content": "A post"}]
 
@@ -152,7 +148,7 @@ def top(logprobs: Mapping[str, Any] | None, text: str = "A") -> dict[str, Any]:
 
 
 def test_body_of_choices_is_what_vllm_wants() -> None:
-    assert body(choice_request()) == {
+    assert body_of(choice_request()) == {
         "model": "m",
         "prompt": [f"Comment: Rye.{question}" for question in QUESTIONS],
         "max_tokens": 1,
@@ -163,7 +159,7 @@ def test_body_of_choices_is_what_vllm_wants() -> None:
 
 
 def test_body_of_unconstrained_choices_does_not_ask_for_structured_outputs() -> None:
-    sent = body(choice_request(structured_outputs=False))
+    sent = body_of(choice_request(structured_outputs=False))
 
     assert sent.keys() == {"model", "prompt", "max_tokens", "temperature", "logprobs"}
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 import yaml
 
 from pipeline.generation.completions import ChoiceRequest, Completion, Outcome
@@ -16,15 +15,11 @@ from pipeline.plan import BuildPlan, ShardSpec
 from pipeline.threads.batch import ThreadBatch
 from preference_space.direction import Direction
 from schemas.records import SeedPost
-from tests.pipeline.helpers import prepared, tiny, write_jsonl
+from tests.pipeline.helpers import body_of, prepared, tiny, write_jsonl
 from tests.stub import choice_of
 
 SLUGS = ("calm", "young", "rich", "kind", "neat")
-
-
 UNCLEAR = "The comment alone cannot tell"
-
-
 SPEC = ShardSpec("train", 0, 1, 0, 2, "mined")
 
 
@@ -96,7 +91,7 @@ def choice_requests(shard: MinedShard) -> list[ChoiceRequest]:
 
 
 def bodies(shard: MinedShard) -> list[dict[str, Any]]:
-    return [orjson.loads(request.body) for request in shard.requests()]
+    return [body_of(request) for request in shard.requests()]
 
 
 def keys(shard: MinedShard) -> list[str]:

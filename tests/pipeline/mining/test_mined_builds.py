@@ -45,6 +45,7 @@ from tests.stub import (
     log_line,
     option_shares,
     option_texts,
+    refuse,
 )
 
 SEED_POSTS = ROOT / "pipeline" / "sampling" / "seed_posts.jsonl"
@@ -403,7 +404,7 @@ async def badly_structured(request: web.Request, body: dict[str, Any]) -> web.St
         case 2:
             return completion(good_text(body), "length")
         case 3:
-            return web.json_response({"error": {"message": "too long"}}, status=400)
+            return await refuse(400, "too long")(request, body)
     return completion(good_text(body))
 
 
@@ -438,7 +439,7 @@ def kind_of(body: dict[str, Any]) -> int:
 async def badly_chosen(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
     match kind_of(body):
         case 0:
-            return web.json_response({"error": {"message": "the prompt is too long"}}, status=400)
+            return await refuse(400, "the prompt is too long")(request, body)
         case 1:
             return web.Response(text="<html>not a completion")
         case 2:
@@ -468,7 +469,7 @@ def test_exactly_the_responses_that_were_answered_badly_are_left_out_each_with_i
 def test_threads_of_which_nothing_was_annotated_are_rejected(tmp_path: Path) -> None:
     async def refuses_some(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
         if "thread number 7," in body["prompt"][0].lower().rpartition("post: ")[2]:
-            return web.json_response({"error": {"message": "no"}}, status=400)
+            return await refuse(400, "no")(request, body)
         return await good(request, body)
 
     build = few(tmp_path, answer=refuses_some)
@@ -485,7 +486,7 @@ def test_build_of_which_one_split_loses_every_pair_is_finished(built: Built, tmp
 
     async def refuses_validation(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
         if comment_of(body["prompt"][0]) in texts:
-            return web.json_response({"error": {"message": "no"}}, status=400)
+            return await refuse(400, "no")(request, body)
         return await good(request, body)
 
     again = mine(

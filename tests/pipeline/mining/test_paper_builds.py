@@ -16,7 +16,7 @@ from schemas.records import Example
 from tests.pipeline.mining.builds import SPACE, few
 from tests.pipeline.mining.reference import Levels, meets_criterion, vote
 from tests.schemas.records import DIRECTION, PAIR, PORTRAIT, UGC
-from tests.stub import completion, good, good_text
+from tests.stub import completion, good, good_text, refuse
 
 
 def is_portrait(body: dict[str, Any]) -> bool:
@@ -64,7 +64,7 @@ async def badly_portrayed(request: web.Request, body: dict[str, Any]) -> web.Str
         case 3:
             return completion(json.dumps(json.loads(good_text(body)) | {"portrait": "This person."}))
         case 4:
-            return web.json_response({"error": {"message": "too long"}}, status=400)
+            return await refuse(400, "too long")(request, body)
     return await good(request, body)
 
 

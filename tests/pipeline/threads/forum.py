@@ -23,7 +23,6 @@ from tests.stub import good_text
 GERMAN = "Ich habe das auch lange nicht verstanden, aber nach einer Weile wird es wirklich besser, und zwar jeden Tag"
 
 DIMENSIONS = 90
-
 Row = Mapping[str, Any]
 
 
