@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
+import yaml
 from typer.testing import CliRunner
 
 from pipeline.cli import app
+from tests.pipeline.helpers import TINY
+from tests.stub import StubServer
 
 PRINTED: list[str] = []
 """The output of each command of this process."""
@@ -40,3 +44,11 @@ def assert_one_line(result: Result, code: int, *parts: str) -> None:
     assert result.err.count("\n") == 1, result.err
     assert result.err.startswith("error: ")
     assert all(part in result.err for part in parts), result.err
+
+
+def config_file(folder: Path, stub: StubServer | None = None, **keys: Any) -> str:
+    """Write the configuration of a small build, with keys replaced, and return its path."""
+    engine = {"engine": {"kind": "openai", "base_urls": [stub.url]}} if stub else {}
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(TINY | engine | keys))
+    return str(path)

@@ -46,6 +46,7 @@ TINY: dict[str, Any] = {
     "requests": {"max_retries": 0},
 }
 """36 train, 12 validation and 12 test pairs, in 5 shards of 12."""
+
 DUMMY: dict[str, Any] = {"generation": {"model": "dummy"}, "engine": {"kind": "dummy"}}
 """Keys of a build that needs no model."""
 

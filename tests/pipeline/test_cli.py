@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from aiohttp import web
 
 from pipeline import build as pipeline_build
@@ -19,8 +18,8 @@ from schemas.base import UserError
 from schemas.manifest import Manifest
 from tests import ROOT
 from tests.forks import python
-from tests.pipeline.commands import Result, assert_one_line, run
-from tests.pipeline.helpers import TINY, mining, rows_of, thread, write_jsonl, write_threads
+from tests.pipeline.commands import Result, assert_one_line, config_file, run
+from tests.pipeline.helpers import mining, rows_of, thread, write_jsonl, write_threads
 from tests.stub import StubServer, completion, good, refuse
 
 OWN = """\
@@ -34,13 +33,6 @@ dimensions:
     positive: {label: "Likes short [b]replies[/] \\e[31m", description: likes short replies, hint: Be brief.}
     negative: {label: Likes long replies, description: likes long replies, hint: Take your time.}
 """
-
-
-def config_file(folder: Path, stub: StubServer | None = None, **keys: Any) -> str:
-    engine = {"engine": {"kind": "openai", "base_urls": [stub.url]}} if stub else {}
-    path = folder / "config.yaml"
-    path.write_text(yaml.safe_dump(TINY | engine | keys))
-    return str(path)
 
 
 @pytest.fixture(scope="module")

@@ -677,7 +677,7 @@ def test_rows_made_of_a_bucket_are_those_made_of_files(site: Site, mixed: str, m
     assert not [name for name in there if "shuffle" in name]
 
 
-def test_what_a_build_is_made_of_isknown_again_in_a_bucket(site: Site, mixed: str) -> None:
+def test_what_a_build_is_made_of_is_known_again_in_a_bucket(site: Site, mixed: str) -> None:
     before = unlocked(site.versions(f"{mixed}/out"))
 
     succeed("build", f"{mixed}/build.yaml", "--output", f"{mixed}/out", "--set", f"engine={NO_MODEL}")

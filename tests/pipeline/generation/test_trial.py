@@ -15,7 +15,7 @@ from pipeline.generation.trial import trial_requests
 from schemas.base import UserError
 from schemas.manifest import Manifest
 from tests.pipeline.helpers import Notices, mining, prepared, rows_of, tiny, write_threads
-from tests.stub import Answer, StubServer, completion, good, good_text
+from tests.stub import Answer, StubServer, completion, good, good_text, refuse
 
 DIMENSIONS = ["demographics_and_traits"]
 
@@ -44,7 +44,7 @@ def lacking(field: str, *refused: Any, status: int = 400) -> Answer:
         found = body.get(field)
         kind = found["type"] if isinstance(found, dict) and "type" in found else found
         if field in body and (not refused or kind in refused):
-            return web.json_response({"error": {"message": f"no {field} of {kind}"}}, status=status)
+            return await refuse(status, f"no {field} of {kind}")(request, body)
         return await good_without_schema(request, body)
 
     return answer
@@ -105,9 +105,8 @@ def test_a_server_without_logprobs_ends_the_run_before_the_work(tmp_path: Path, 
 @pytest.mark.parametrize("status", [400, 500])
 def test_a_server_of_one_prompt_a_call_ends_the_run_and_names_the_setting(tmp_path: Path, status: int) -> None:
     async def single(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
-        if len(body.get("prompt", ())) > 1:
-            return web.json_response({"error": {"message": "one prompt only"}}, status=status)
-        return await good(request, body)
+        is_refused = len(body.get("prompt", ())) > 1
+        return await (refuse(status, "one prompt only") if is_refused else good)(request, body)
 
     with pytest.raises(UserError, match=r"one prompt only.*mining\.annotation\.prompts_per_call: 1"):
         built(tmp_path / "many" / "out", single)

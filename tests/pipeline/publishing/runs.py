@@ -7,8 +7,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from pipeline.io.manifests import load_manifest, write_manifest
 from schemas.manifest import Manifest
 from tests.forks import Fork
@@ -16,8 +14,7 @@ from tests.hub_stub import (
     WRITER,
     FakeHub,
 )
-from tests.pipeline.commands import Result, run
-from tests.pipeline.helpers import TINY
+from tests.pipeline.commands import Result, config_file, run
 from tests.stub import StubServer
 
 SET = "ann/set"
@@ -92,7 +89,5 @@ def unfinished(folder: Path) -> Path:
 
 def build(folder: Path, stub: StubServer, *arguments: str, **keys: Any) -> Result:
     """Run `everyuser build` with the small configuration of `finished` and the keys of the test."""
-    config = folder.parent / "build.yaml"
-    engine = {"engine": {"kind": "openai", "base_urls": [stub.url]}}
-    config.write_text(yaml.safe_dump(TINY | engine | {"name": "my-set"} | keys))
-    return run("build", str(config), "--output", str(folder), *arguments)
+    config = config_file(folder.parent, stub, **{"name": "my-set"} | keys)
+    return run("build", config, "--output", str(folder), *arguments)

@@ -16,10 +16,9 @@ from pipeline.runtime import logs, timing
 from preference_space.space import PreferenceSpace, load_space
 from schemas.config import RequestsConfig
 from tests import ROOT
-from tests.pipeline.commands import run
+from tests.pipeline.commands import config_file, run
 from tests.pipeline.helpers import write_jsonl
 from tests.pipeline.processes import BY_TWO
-from tests.pipeline.test_cli import config_file
 from tests.stub import StubServer, good, is_trial
 
 KEY = "sk-secret-0123456789"
