@@ -18,7 +18,7 @@ from prompts.renderer import _RENDER_ERRORS, INPUTS, Template, load_templates
 from prompts.sandbox import MAX_WORK, PromptEnvironment, is_plain
 from schemas.base import UsageError
 from schemas.records import SeedPost
-from tests.prompts.test_renderer import POST, inputs_of, load, refusal, trait, write
+from tests.prompts.templates import POST, inputs_of, load, refusal, trait, write
 
 PLAIN = (str, int, float, bool, type(None), list, dict, tuple)
 

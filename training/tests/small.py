@@ -80,3 +80,13 @@ training:
 
 def small_config(folder: Path, *overrides: str, rows: int = 16) -> FitConfig:
     return load_config(FitConfig, prepare(folder, rows), {}, overrides)
+
+
+def with_splits(config: FitConfig, folder: Path) -> FitConfig:
+    """Return the configuration with its data as a folder with two splits, the second of four rows."""
+    from datasets import load_dataset
+
+    rows = load_dataset("json", data_files=config.data.path, split="train", cache_dir=str(folder / "cache"))
+    rows.to_parquet(folder / "splits" / "data" / "train-00000-of-00001.parquet")
+    rows.select(range(4)).to_parquet(folder / "splits" / "data" / "validation-00000-of-00001.parquet")
+    return config.model_copy(update={"data": config.data.model_copy(update={"path": str(folder / "splits")})})

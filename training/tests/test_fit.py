@@ -25,8 +25,7 @@ from everyuser_train.loader import load_config
 from everyuser_train.rows import write_rows
 from schemas import packaged_models
 from schemas.base import UsageError
-from tests.small import Silent, prepare, small_config
-from tests.test_rows import with_splits
+from tests.small import Silent, prepare, small_config, with_splits
 from tests.tiny import score
 
 

@@ -9,10 +9,9 @@ import orjson
 import pytest
 
 from everyuser_train import data, personas, prompts
-from everyuser_train.config import FitConfig
 from everyuser_train.rows import order, places, stream_rows, write_rows
 from schemas.base import UsageError, UserError
-from tests.small import small_config
+from tests.small import small_config, with_splits
 from tests.tiny import TEMPLATE, tiny_tokenizer
 
 
@@ -138,16 +137,6 @@ def test_a_template_that_changes_the_prompt_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(UserError, match="chat template"):
         write_rows(small_config(tmp_path), tokenizer, tmp_path / "rows")
-
-
-def with_splits(config: FitConfig, folder: Path) -> FitConfig:
-    """The same data as a folder with two splits, the second of four rows."""
-    from datasets import load_dataset
-
-    rows = load_dataset("json", data_files=config.data.path, split="train", cache_dir=str(folder / "cache"))
-    rows.to_parquet(folder / "splits" / "data" / "train-00000-of-00001.parquet")
-    rows.select(range(4)).to_parquet(folder / "splits" / "data" / "validation-00000-of-00001.parquet")
-    return config.model_copy(update={"data": config.data.model_copy(update={"path": str(folder / "splits")})})
 
 
 def test_a_split_to_evaluate_on_is_laid_out_in_its_order(tmp_path: Path) -> None:
