@@ -58,9 +58,9 @@ def finish(config: Path, output: Path, *arguments: str) -> None:
 
 
 def shards(output: Path) -> dict[str, bytes]:
-    """Every shard that the build wrote, by its name."""
+    """Every shard of a build, or of one of its folders, by its name."""
     # A recursive glob would also list folders that a build at work deletes meanwhile, and then fail.
-    paths = [*output.glob("[!.]*/*-of-*.parquet"), *output.glob("rejected/*/*-of-*.parquet")]
+    paths = [path for folder in ("", "[!.]*/", "rejected/*/") for path in output.glob(f"{folder}*-of-*.parquet")]
     return {str(path.relative_to(output)): path.read_bytes() for path in sorted(paths)}
 
 
