@@ -21,7 +21,7 @@ from pipeline.generation.completions import (
     make_request,
 )
 from pipeline.generation.guard import ServerSpec
-from pipeline.generation.server import ManagedServer, server_spec
+from pipeline.generation.server import ManagedServer, cpu_dtype, server_spec
 from pipeline.runtime.progress import counters_for
 from schemas.base import UserError
 from schemas.config import GenerationConfig, RequestsConfig, VllmEngine
@@ -482,6 +482,24 @@ def test_on_a_gpu_there_are_no_arguments_for_a_cpu(tmp_path: Path) -> None:
 
     assert "--no-enable-chunked-prefill" not in spec.command
     assert not any("CPU" in name for name in spec.environment)
+
+
+@pytest.mark.parametrize(
+    ("line", "dtype"),
+    [
+        ("flags\t\t: fpu avx2 avx512f avx512_bf16 amx_tile", "bfloat16"),
+        ("flags\t\t: fpu amx_bf16", "bfloat16"),
+        ("Features\t: asimd bf16 i8mm", "bfloat16"),
+        ("flags\t\t: fpu f16c avx2 avx512f", "float32"),
+        (None, "float32"),
+    ],
+)
+def test_a_cpu_without_instructions_for_bfloat16_computes_in_float32(
+    tmp_path: Path, line: str | None, dtype: str
+) -> None:
+    if line is not None:
+        (tmp_path / "cpuinfo").write_text(f"processor\t: 0\n{line}\n")
+    assert cpu_dtype(tmp_path / "cpuinfo") == dtype
 
 
 @pytest.mark.parametrize(("code", "on_cpu"), [(0, False), (9, True), (None, True)])
