@@ -104,7 +104,7 @@ def open_space(name_or_path: str | Path) -> PreferenceSpace:
 
 def read_manifest(folder: str | Path) -> Manifest:
     """Return the manifest of a build. Raise `UserError` where there is none of this schema version."""
-    from pipeline.driver.check import load_current_manifest
+    from pipeline.io.manifests import load_manifest
     from pipeline.io.storage import parse
 
-    return load_current_manifest(parse(str(folder)))
+    return load_manifest(parse(str(folder)))

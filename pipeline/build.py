@@ -236,7 +236,7 @@ def _build(plan: BuildPlan, prepared: Prepared, runner: Runner, observer: Observ
                     manifest = manifest.model_copy(update={"counts": count_rows(plan)})
                 # A build whose threads could not be read has no manifest.
                 if status == "complete" or storage.is_file(output / MANIFEST):
-                    manifest = write_manifest(output, manifest)
+                    write_manifest(output, manifest)
     return manifest
 
 

@@ -364,7 +364,8 @@ def _reported(debug: bool, verbose: bool = False, resumes: bool = False) -> Iter
         with logs.shown(level, _log):
             yield
     except KeyboardInterrupt:
-        err.print(f"[bold]stopped[/]{': finished work is kept; run the same command again to resume' * resumes}")
+        advice = ": finished work is kept; run the same command again to resume" if resumes else ""
+        err.print(f"[bold]stopped[/]{advice}")
         raise typer.Exit(130) from None
     except Exception as error:
         if debug:

@@ -74,8 +74,6 @@ class Manifest(Record):
     files: tuple[FileEntry, ...] = ()
     inputs: dict[str, str] = Field(default_factory=dict)
     """Identities of the stored space and posts by path, mostly SHA-256."""
-    digest: str = ""
-    """Hash of all other fields, which only the file has: a damaged or edited manifest is refused."""
 
     @property
     def files_digest(self) -> str:

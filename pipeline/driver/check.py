@@ -19,7 +19,6 @@ from pipeline.io.storage import AnyPath
 from pipeline.plan import BuildPlan
 from pipeline.runtime import inputs
 from pipeline.threads.index import check_threads, read_index
-from schemas import SCHEMA_VERSION
 from schemas.base import UsageError, UserError
 from schemas.config import BuildConfig
 from schemas.manifest import FileEntry, Manifest
@@ -39,23 +38,12 @@ def check_build(folder: AnyPath) -> CheckResult:
 
     Raises `UsageError` where the folder holds no build of this version, or its manifest is damaged.
     """
-    manifest = load_current_manifest(folder)
+    manifest = load_manifest(folder)
     plan = plan_of(folder, manifest)
     checks = [*_checks(plan, manifest)]
     # Several checks may report the same missing file.
     problems = dict.fromkeys(problem for problem in storage.map_files(folder, _problem_in, checks) if problem)
     return CheckResult(len(checks), tuple(problems), manifest.status == "complete")
-
-
-def load_current_manifest(folder: AnyPath) -> Manifest:
-    """Return the manifest of a build. Raise `UsageError` for a build of another version."""
-    manifest = load_manifest(folder)
-    if manifest.schema_version != SCHEMA_VERSION:
-        raise UsageError(
-            f"{folder} was built by another version of everyuser (schema {manifest.schema_version}, here "
-            f"{SCHEMA_VERSION}); use that version"
-        )
-    return manifest
 
 
 def plan_of(folder: AnyPath, manifest: Manifest) -> BuildPlan:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 from pipeline.io import storage
 from pipeline.io.sealed import seal, unseal
 from pipeline.io.storage import AnyPath
+from schemas import SCHEMA_VERSION
 from schemas.base import UsageError
 from schemas.manifest import Manifest
 
@@ -24,9 +27,7 @@ def find_manifest(output: AnyPath) -> Manifest | None:
     """
     path = output / MANIFEST
     try:
-        content = storage.read_bytes(path)
-        unseal(content)
-        return Manifest.model_validate_json(content)
+        return read_manifest(storage.read_bytes(path))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except ValueError:
@@ -37,20 +38,28 @@ def find_manifest(output: AnyPath) -> Manifest | None:
 
 
 def load_manifest(folder: AnyPath) -> Manifest:
-    """Read the manifest of a folder that must hold a build. Raise `UsageError` where there is none."""
+    """Read the manifest of a folder that must hold a build. Raise `UsageError` for none, or one of another version."""
     manifest = find_manifest(folder)
     if manifest is None:
         raise UsageError(f"{folder} holds no build ({MANIFEST} is not there); name a build's output folder")
+    if manifest.schema_version != SCHEMA_VERSION:
+        raise UsageError(
+            f"{folder} was built by another version of everyuser (schema {manifest.schema_version}, here "
+            f"{SCHEMA_VERSION}); use that version"
+        )
     return manifest
 
 
-def write_manifest(output: AnyPath, manifest: Manifest) -> Manifest:
-    """Replace the folder's manifest. Return it with its digest."""
-    text = manifest_text(manifest)
-    storage.write_text(output / MANIFEST, text)
-    return Manifest.model_validate_json(text)
+def write_manifest(output: AnyPath, manifest: Manifest) -> None:
+    """Replace the folder's manifest."""
+    storage.write_text(output / MANIFEST, manifest_text(manifest))
 
 
 def manifest_text(manifest: Manifest) -> str:
     """Return the text of `manifest.json`."""
-    return seal(manifest.model_dump(mode="json", exclude={"digest"}))
+    return seal(manifest.model_dump(mode="json"))
+
+
+def read_manifest(text: bytes) -> Manifest:
+    """Return the manifest in a text of `manifest_text`. Raise `ValueError` where it was changed."""
+    return Manifest.model_validate_json(json.dumps(unseal(text)))

@@ -10,10 +10,10 @@ from fnmatch import fnmatchcase
 from pydantic import ValidationError
 
 from pipeline.card.render import UNKNOWN_FOLDER, render_card
-from pipeline.driver.check import check_entry, load_current_manifest, plan_of
+from pipeline.driver.check import check_entry, plan_of
 from pipeline.driver.finish import count_rows, is_complete
 from pipeline.io import storage
-from pipeline.io.manifests import CARD, MANIFEST, manifest_text
+from pipeline.io.manifests import CARD, MANIFEST, load_manifest, manifest_text
 from pipeline.io.shards import read_meta
 from pipeline.io.storage import AnyPath
 from pipeline.publishing import privacy
@@ -65,7 +65,7 @@ def read_contents(folder: AnyPath, repo_id: str, force: bool) -> Contents:
         UsageError: A file differs from the manifest in hash, rows, schema or fingerprint. Without `force` also where
             shards are missing, or more pairs were lost than `limits.max_lost_share` allows.
     """
-    built = load_current_manifest(folder)
+    built = load_manifest(folder)
     try:
         manifest = built if is_complete(folder, built) else _partial_manifest(folder, built)
     except UserError as error:

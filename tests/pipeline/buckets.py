@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 from aiohttp import web
 
+from pipeline.io.manifests import read_manifest
 from schemas.manifest import Manifest
 from tests.forks import Fork
 from tests.object_stores import ObjectStore
@@ -101,7 +102,7 @@ class Site:
         return url
 
     def manifest(self, url: str) -> Manifest:
-        return Manifest.model_validate_json(self.files.cat_file(f"{url}/manifest.json"))
+        return read_manifest(self.files.cat_file(f"{url}/manifest.json"))
 
 
 class Scenarios:

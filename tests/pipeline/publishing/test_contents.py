@@ -14,13 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from pipeline.io.manifests import load_manifest
+from pipeline.io.manifests import load_manifest, read_manifest
 from pipeline.io.shards import read_meta, write_shard
 from pipeline.publishing.contents import is_published_path
 from pipeline.publishing.privacy import local_paths, public_manifest, without_paths
 from preference_space.space import load_space
 from schemas import SCHEMA_VERSION
-from schemas.manifest import Manifest
 from tests.forks import Fork
 from tests.hub_stub import (
     FakeHub,
@@ -128,7 +127,7 @@ def test_published_manifest_has_nothing_about_the_builder(hub: FakeHub, built: P
         secret not in text for secret in (b"secret place", b"pa55word", b"MY_KEY", b"cloud-project", b"rehearsal")
     )
     assert published["README.md"].endswith(b"\nModel: model\n")
-    public = Manifest.model_validate_json(published["manifest.json"])
+    public = read_manifest(published["manifest.json"])
     assert (public.status, public.schema_version, public.files) == (
         "complete",
         SCHEMA_VERSION,
@@ -306,7 +305,7 @@ def test_shard_of_another_build_is_not_published(hub: FakeHub, built: Path, othe
     [
         (None, "holds no build (manifest.json is not there)"),
         ("{}", "manifest.json is damaged, edited, or of another version"),
-        ("schema", "was built by another version of everyuser (schema 0, here 3); use that version"),
+        ("schema", "was built by another version of everyuser (schema 0, here"),
     ],
 )
 def test_folder_without_a_readable_manifest_is_not_published(
@@ -373,7 +372,7 @@ def test_unfinished_build_is_published_by_force_only_and_says_that_it_is_one(hub
     succeed(built, "--force")
 
     files = hub.repos[SET].files()
-    published = Manifest.model_validate_json(files["manifest.json"])
+    published = read_manifest(files["manifest.json"])
     assert files.keys() == {".gitattributes", *OTHERS, *shards(built)}
     assert {entry.path: entry.rows for entry in published.files} == dict.fromkeys(shards(built), 24)
     assert (published.status, published.counts.examples) == ("incomplete", 96)
@@ -391,7 +390,7 @@ def test_finished_build_that_lost_a_shard_is_published_by_force_only(hub: FakeHu
     assert_one_line(publish(built), 2, "is not finished: 4 of 5 shards")
     succeed(built, "--force")
 
-    assert Manifest.model_validate_json(hub.repos[SET].files()["manifest.json"]).status == "incomplete"
+    assert read_manifest(hub.repos[SET].files()["manifest.json"]).status == "incomplete"
 
 
 def test_build_that_lost_too_many_pairs_is_published_by_force_only(hub: FakeHub, built: Path) -> None:

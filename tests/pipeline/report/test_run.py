@@ -65,9 +65,18 @@ def test_wrong_use_is_one_line(build: Path, tmp_path: Path, arguments: list[str]
     assert not list(tmp_path.iterdir())
 
 
-def test_an_unfinished_build_is_not_measured(build: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"status": "incomplete"}, "unfinished build"),
+        ({"schema_version": "2"}, "was built by another version of everyuser (schema 2, here"),
+    ],
+)
+def test_a_build_that_is_unfinished_or_of_another_version_is_not_measured(
+    build: Path, tmp_path: Path, change: dict[str, str], message: str
+) -> None:
     folder = tmp_path / "out"
     shutil.copytree(build, folder)
-    write_manifest(folder, load_manifest(folder).model_copy(update={"status": "incomplete"}))
+    write_manifest(folder, load_manifest(folder).model_copy(update=change))
     code, said = report(str(folder))
-    assert code == 2 and "unfinished build" in said
+    assert code == 2 and message in said
