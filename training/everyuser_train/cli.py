@@ -29,7 +29,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-out = Terminal()
+# In a file or a pipe a panel has room for two replies side by side.
+out = Terminal(width=None if sys.stdout.isatty() else 160)
 err = Terminal(stderr=True)
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks, warnings and the libraries' logs.")]

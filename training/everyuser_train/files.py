@@ -21,6 +21,8 @@ def replacing(path: Path) -> Iterator[Path]:
         yield scratch
         scratch.replace(path)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            scratch.unlink()
         raise UserError(
             f"{path} cannot be written ({error.strerror or error}); free some space, or choose another output"
         ) from None

@@ -32,12 +32,17 @@ def resolve(name: str) -> str:
         raise UsageError(
             f"model '{name}': found no such packaged model, expected one of {', '.join(packaged_models.MODELS)}"
         )
+    return _folder(name) or name
+
+
+def _folder(name: str) -> str | None:
+    """Return the folder that `name` means, or None for a Hub id. Raises `UsageError` for a folder without a model."""
     path = Path(name).expanduser()
-    if name.startswith((".", "/", "~")) or path.is_dir():
-        if not any((path / file).is_file() for file in ("config.json", "adapter_config.json")):
-            raise UsageError(f"model '{name}': no model there (neither config.json nor adapter_config.json)")
-        return str(path)
-    return name
+    if not name.startswith((".", "/", "~")) and not path.is_dir():
+        return None
+    if not any((path / file).is_file() for file in ("config.json", "adapter_config.json")):
+        raise UsageError(f"model '{name}': no model there (neither config.json nor adapter_config.json)")
+    return str(path)
 
 
 def adapter_base(name: str) -> ModelRef | None:
@@ -58,10 +63,11 @@ def adapter_base(name: str) -> ModelRef | None:
 def reference_of(policy: str, reference: str | None, revision: str | None = None) -> ModelRef:
     """Return the reference that is given, or else the model that the policy's adapters were trained on.
 
-    Raises `UsageError` if there is neither.
+    Raises `UsageError` if there is neither, or for a folder without a model.
     """
     base = adapter_base(policy) if reference is None else ModelRef(reference, revision)
     if base is None:
+        _folder(policy)
         raise UsageError(
             f"{policy} is not a folder of adapters; name the model that it was trained from by `reference` "
             "or --reference"

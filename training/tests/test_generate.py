@@ -98,6 +98,8 @@ def test_draws_follow_the_distribution(model: Any, tokenizer: Any, temperature: 
     assert ((observed - expected) ** 2 / expected).sum() < freedom + 5 * np.sqrt(2 * freedom)
 
 
-def test_padding_is_on_the_left() -> None:
+def test_padding_is_on_the_asked_side() -> None:
     ids, mask = padded([[1, 2, 3], [4]], left=True)
     assert ids.tolist() == [[1, 2, 3], [0, 0, 4]] and mask.tolist() == [[1, 1, 1], [0, 0, 1]]
+    ids, mask = padded([[1, 2, 3], [4]], left=False)
+    assert ids.tolist() == [[1, 2, 3], [4, 0, 0]] and mask.tolist() == [[1, 1, 1], [1, 0, 0]]

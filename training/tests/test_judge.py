@@ -180,6 +180,7 @@ def test_a_model_against_itself_is_all_ties(make: Callable[..., JudgeConfig], mo
 def test_the_judge_knows_the_person_and_no_more(make: Callable[..., JudgeConfig]) -> None:
     with EndpointStub(by_taste) as stub:
         judge(make(stub, cases=24))
+    assert stub.bodies
     for body in stub.bodies:
         text = body["messages"][1]["content"]
         number = re.search(r"Preferences: Likes (\d+)\n", text)

@@ -70,7 +70,7 @@ def test_order_changes_nothing(model: Any, tokenizer: Any) -> None:
     np.testing.assert_allclose(mixed, scores[order], rtol=1e-5)
 
 
-def test_batches_are_within_bounds_and_progress_adds_up(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_are_within_bounds_and_cover_every_reply(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_model()
     forward = model.forward
     shapes: list[tuple[int, int]] = []
@@ -211,6 +211,7 @@ def test_the_cache_spares_the_model(model: Any, tokenizer: Any, tmp_path: Path) 
     progress: list[int] = []
     first = cached_score(tmp_path / "new", "a", lambda: model, encoded, 900, progress.append)
     np.testing.assert_array_equal(first.logp, score_encoded(model, encoded, 900))
+    assert first.tokens.tolist() == [entry.reply for entry in encoded]
     again = cached_score(tmp_path / "new", "a", no_model, encoded[::-1], 1, progress.append)
     np.testing.assert_array_equal(again.logp, first.logp[::-1])
     np.testing.assert_array_equal(again.tokens, first.tokens[::-1])

@@ -77,6 +77,7 @@ def test_pair_is_leaked_when_either_reply_is(tmp_path: Path) -> None:
 def test_finding_again_finds_the_same(tmp_path: Path) -> None:
     plan = pool_with(tmp_path, ("train", 3, "chosen"), ("test", 5, "chosen"))
     before = read_pool_state(plan).shared.tolist()
+    assert len(before) == 1
 
     find_shared_replies(plan)
     assert read_pool_state(plan).shared.tolist() == before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from pipeline.mining.annotate import MinedShard, read_levels
 from pipeline.plan import BuildPlan, ShardSpec
 from pipeline.threads.batch import ThreadBatch
 from preference_space.direction import Direction
+from preference_space.levels import pole_probabilities
 from schemas.records import SeedPost
 from tests.pipeline.helpers import body_of, prepared, tiny, write_jsonl
 from tests.stub import choice_of
@@ -62,22 +64,14 @@ def make_threads(*sizes: int, given: Mapping[int, Sequence[int]] | None = None, 
         [f"r{row}" for row in range(count)],
         [f"This is comment {row}." for row in range(count)],
         levels,
-        np.stack([levels > 0, levels < 0], axis=-1).astype(np.float32),
+        pole_probabilities(levels),
         known,
     )
 
 
 def with_text(threads: ThreadBatch, text: str) -> ThreadBatch:
     """Return the threads with another text in row 0."""
-    return ThreadBatch(
-        threads.posts,
-        threads.offsets,
-        threads.ids,
-        [text, *threads.texts[1:]],
-        threads.levels,
-        threads.probabilities,
-        threads.annotated,
-    )
+    return dataclasses.replace(threads, texts=[text, *threads.texts[1:]])
 
 
 def opened(*sizes: int, **keys: Any) -> MinedShard:

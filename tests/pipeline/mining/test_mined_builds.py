@@ -35,6 +35,7 @@ from tests.pipeline.helpers import (
     write_threads,
 )
 from tests.pipeline.mining.builds import SOME, SPACE, few, mine
+from tests.pipeline.threads.rows import helpsteer2_row
 from tests.schemas.records import DIRECTION, PAIR, UGC
 from tests.stub import (
     choices,
@@ -209,11 +210,7 @@ def test_responses_that_bring_levels_are_not_asked_about(built: Built, tmp_path:
 
 
 def test_rated_dataset_is_built_without_an_engine(tmp_path: Path) -> None:
-    rows = [
-        {"prompt": f"Prompt {k // 2}?", "response": good_text({"number": k})}
-        | dict.fromkeys(("helpfulness", "correctness", "coherence", "complexity"), k % 2 * 4)
-        for k in range(60)
-    ]
+    rows = [helpsteer2_row(f"Prompt {k // 2}?", good_text({"number": k}), *[k % 2 * 4] * 5) for k in range(60)]
     section = {"source": {"kind": "helpsteer2", "path": [str(write_jsonl(tmp_path / "rows.jsonl", rows))]}}
     config = tiny(pairs=None, mining=section)
 

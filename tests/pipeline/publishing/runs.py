@@ -10,10 +10,8 @@ from typing import Any
 from pipeline.io.manifests import load_manifest, write_manifest
 from schemas.manifest import Manifest
 from tests.forks import Fork
-from tests.hub_stub import (
-    WRITER,
-    FakeHub,
-)
+from tests.hub_stub import WRITER, FakeHub
+from tests.pipeline import commands
 from tests.pipeline.commands import Result, config_file, run
 from tests.stub import StubServer
 
@@ -32,9 +30,7 @@ def publish(folder: Path, *arguments: str, repo_id: str = SET) -> Result:
 
 def succeed(folder: Path, *arguments: str, repo_id: str = SET) -> str:
     """Publish without an error and return the output."""
-    result = publish(folder, *arguments, repo_id=repo_id)
-    assert (result.code, result.err) == (0, "")
-    return result.out
+    return commands.succeed("publish", str(folder), repo_id, *arguments)
 
 
 EMPTY = "(nothing was published; ann/set was created and is still empty)"
