@@ -103,10 +103,6 @@ class Fork:
         if self.poll() is None:
             os.kill(self.pid, number)
 
-    def terminate(self) -> None:
-        """Ask the process to end."""
-        self.send_signal(signal.SIGTERM)
-
     def kill(self) -> None:
         """End the process as `kill -9` does."""
         self.send_signal(signal.SIGKILL)

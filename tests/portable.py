@@ -31,6 +31,7 @@ from apache_beam.runners.portability import local_job_service
 from apache_beam.runners.portability.fn_api_runner import fn_runner, worker_handlers
 from apache_beam.runners.worker import worker_pool_main
 
+from tests import ROOT
 from tests.forks import Fork, fork_from_here
 
 LOST = "the connection to a worker process was lost"
@@ -57,8 +58,7 @@ class PortableCluster:
     def __enter__(self) -> PortableCluster:
         self._folder.mkdir(parents=True, exist_ok=True)
         # Workers import what a pipeline names, be it of a test's module.
-        root = Path(__file__).parent.parent
-        path = os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])
+        path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         arguments = ["--workers", str(self._workers), "--staging", str(self._folder / "staging")]
         if self._one_core:
             arguments.append("--one-core")

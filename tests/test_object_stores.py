@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from tests import ROOT
+from tests.forks import python
 from tests.object_stores import BUCKET, GcsStore, ObjectStore, S3Store, serving
 
 fsspec = pytest.importorskip("fsspec")
@@ -82,12 +83,7 @@ def test_only_the_first_creation_of_a_key_succeeds(store: ObjectStore, files: An
 
 def test_of_two_processes_that_create_a_key_one_succeeds(store: ObjectStore, files: Any) -> None:
     url = f"{store.url}/race"
-    racers = [
-        subprocess.Popen(
-            [sys.executable, "-c", _CREATE, url, name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        for name in ("ann", "bob")
-    ]
+    racers = [python(_CREATE, url, name) for name in ("ann", "bob")]
     for racer in racers:
         assert racer.stdout is not None and racer.stdout.readline() == "ready\n"
     start = f"{time.time() + 0.3}\n"

@@ -24,9 +24,10 @@ from tests.forks import Fork
 from tests.object_stores import ObjectStore
 from tests.pipeline.commands import PRINTED, Result
 from tests.pipeline.helpers import NOWHERE
-from tests.pipeline.processes import CONFIG, sometimes_bad
+from tests.pipeline.processes import sometimes_bad
 
 PAIRS = 200
+"""As many as `write_config` asks for by default."""
 SHARDS = 8
 ROWS = ("pool", "data", "rejected")
 """The folders in which everything is the same bytes."""
@@ -142,13 +143,6 @@ def scenario(work: Callable[[Site], Any]) -> Any:
 # Commands
 
 
-def write_config(folder: Path, engine: str, more: str = "") -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "build.yaml"
-    path.write_text(CONFIG.format(pairs=PAIRS, engine=engine) + more)
-    return path
-
-
 def start(
     environment: Mapping[str, str],
     config: Path | str,
@@ -171,10 +165,6 @@ def end(process: Fork, seconds: float = 300) -> Result:
 def finish(process: Fork) -> None:
     code, out, err = end(process)
     assert (code, err) == (0, ""), out + err
-
-
-def replay(journal: Path | str) -> str:
-    return f"{{kind: replay, journal: {journal}}}"
 
 
 def keys_in(journals: Iterable[bytes]) -> list[str]:

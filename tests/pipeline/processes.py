@@ -32,9 +32,10 @@ BY_TWO = ("--", "--direct_running_mode=multi_processing", "--direct_num_workers=
 """The arguments of a build by two worker processes."""
 
 
-def write_config(folder: Path, engine: str, source: str, pairs: int = 200) -> Path:
+def write_config(folder: Path, engine: str, source: str = "sampled", pairs: int = 200, more: str = "") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
     path = folder / "build.yaml"
-    path.write_text(CONFIG.format(pairs=pairs, engine=engine) + (MINED if source == "mined" else ""))
+    path.write_text(CONFIG.format(pairs=pairs, engine=engine) + (MINED if source == "mined" else "") + more)
     if source == "mined":
         write_threads(folder / "threads.jsonl", pairs)
     return path
@@ -83,9 +84,9 @@ def openai(stub: StubServer, in_flight: int) -> str:
     return f"{{kind: openai, base_urls: ['{stub.url}'], in_flight: {in_flight}}}"
 
 
-def replay(built: Path) -> str:
+def replay(journal: Path | str) -> str:
     """The engine that reads a build's journal."""
-    return f"{{kind: replay, journal: {built / 'journal'}}}"
+    return f"{{kind: replay, journal: {journal}}}"
 
 
 def failing(every: int) -> Answer:

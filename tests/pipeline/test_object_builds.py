@@ -51,15 +51,13 @@ from tests.pipeline.buckets import (
     finish,
     keys_in,
     known,
-    replay,
     scenario,
     start,
     stopped,
-    write_config,
 )
 from tests.pipeline.commands import PRINTED, Result, assert_one_line, run, succeed
 from tests.pipeline.helpers import thread, write_jsonl, write_posts, write_threads
-from tests.pipeline.processes import BY_TWO, openai, shards, sometimes_bad
+from tests.pipeline.processes import BY_TWO, openai, replay, shards, sometimes_bad, write_config
 from tests.stub import StubServer
 from tests.waiting import wait_until
 
@@ -67,6 +65,7 @@ from tests.waiting import wait_until
 @pytest.fixture(scope="module")
 def sites(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Site]]:
     """Both stores, with all scenarios begun that the tests of this session ask for."""
+    PRINTED.clear()
     pytest.importorskip("moto.server", reason="moto[s3,server] is not installed")
     for package in ("s3fs", "gcsfs"):
         pytest.importorskip(package, reason=f"{package} is not installed")
@@ -804,7 +803,8 @@ def abandoned(site: Site) -> Abandoned:
     model, url = Model(0.02), site.url("abandoned")
     with StubServer(model) as stub, Line(address_of(site)) as line:
         environment = through(site, line)
-        config = write_config(site.work / "abandoned", openai(stub, in_flight=8), "requests: {outage_seconds: 5}\n")
+        engine = openai(stub, in_flight=8)
+        config = write_config(site.work / "abandoned", engine, more="requests: {outage_seconds: 5}\n")
         process = start(environment, config, url)
         wait_until(lambda: len(model.keys) >= PAIRS, process)
         line.cut()
@@ -846,5 +846,6 @@ def test_no_secret_is_stored_or_said(
 
     text = "\n".join([stored, *shown, *PRINTED])
 
-    assert len(objects) > 150 and len(PRINTED) > 20
+    # The commands of these four builds alone are nine.
+    assert len(objects) > 150 and len(PRINTED) >= 9
     assert [secret for secret in secrets if secret in text] == []

@@ -62,7 +62,7 @@ def servers(log: Path) -> list[int]:
 def test_replay_on_two_workers_gives_the_bytes_of_the_local_runner(
     cluster: PortableCluster, built: Path, source: str, tmp_path: Path
 ) -> None:
-    finish(write_config(tmp_path, replay(built), source), tmp_path / "out", "--", *cluster.options)
+    finish(write_config(tmp_path, replay(built / "journal"), source), tmp_path / "out", "--", *cluster.options)
 
     assert shards(tmp_path / "out") == shards(built)
 
@@ -71,7 +71,7 @@ def test_replay_on_two_workers_gives_the_bytes_of_the_local_runner(
 def test_a_detached_job_on_two_workers_gives_the_same_bytes(
     cluster: PortableCluster, built: Path, tmp_path: Path, source: str
 ) -> None:
-    config, output = write_config(tmp_path, replay(built), source), tmp_path / "out"
+    config, output = write_config(tmp_path, replay(built / "journal"), source), tmp_path / "out"
 
     finish(config, output, "--detach", "--", *cluster.options)
     wait_until(lambda: load_manifest(output).status == "complete")
@@ -83,8 +83,6 @@ def test_a_detached_job_on_two_workers_gives_the_same_bytes(
 def test_two_workers_feed_one_server_and_one_that_is_killed_costs_its_shards_in_flight(
     cluster: PortableCluster, source: str, tmp_path: Path
 ) -> None:
-    (tmp_path / "here").mkdir()
-    (tmp_path / "there").mkdir()
     undisturbed, output = tmp_path / "here" / "out", tmp_path / "there" / "out"
     with StubServer() as stub:
         finish(write_config(tmp_path / "here", openai(stub, in_flight=16), source), undisturbed)
@@ -131,6 +129,6 @@ def test_flink_gives_the_bytes_of_the_local_runner(
     pool = [option for option in cluster.options if option.startswith("--environment_")]
     flink = ["--runner=FlinkRunner", f"--flink_job_server_jar={os.environ[JAR]}", "--parallelism=2", *pool]
 
-    finish(write_config(tmp_path, replay(built), source), tmp_path / "out", "--", *flink)
+    finish(write_config(tmp_path, replay(built / "journal"), source), tmp_path / "out", "--", *flink)
 
     assert shards(tmp_path / "out") == shards(built)

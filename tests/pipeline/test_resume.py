@@ -60,7 +60,7 @@ def test_another_window_gives_the_same_bytes(built: Path, source: str, tmp_path:
 
 
 def test_replay_gives_the_same_bytes_without_a_model(built: Path, source: str, tmp_path: Path) -> None:
-    finish(write_config(tmp_path, replay(built), source), tmp_path / "out")
+    finish(write_config(tmp_path, replay(built / "journal"), source), tmp_path / "out")
 
     assert shards(tmp_path / "out") == shards(built)
 
@@ -68,13 +68,13 @@ def test_replay_gives_the_same_bytes_without_a_model(built: Path, source: str, t
 # The same of mined pairs: `test_threads_gathered_by_two_worker_processes_are_the_same_bytes`.
 @pytest.mark.parametrize("source", ["sampled"], indirect=True)
 def test_replay_in_two_worker_processes_gives_the_same_bytes(built: Path, source: str, tmp_path: Path) -> None:
-    finish(write_config(tmp_path, replay(built), source), tmp_path / "out", *BY_TWO)
+    finish(write_config(tmp_path, replay(built / "journal"), source), tmp_path / "out", *BY_TWO)
 
     assert shards(tmp_path / "out") == shards(built)
 
 
 def test_replay_killed_three_times_gives_the_same_bytes(built: Path, source: str, tmp_path: Path) -> None:
-    config, output = write_config(tmp_path, replay(built), source), tmp_path / "out"
+    config, output = write_config(tmp_path, replay(built / "journal"), source), tmp_path / "out"
     for _ in range(3):
         before = len(shards(output))
         process = start(config, output)
@@ -89,7 +89,7 @@ def test_replay_killed_three_times_gives_the_same_bytes(built: Path, source: str
 
 
 def test_replay_of_an_incomplete_journal_says_what_is_missing(built: Path, source: str, tmp_path: Path) -> None:
-    config = write_config(tmp_path, replay(built), source, pairs=210)
+    config = write_config(tmp_path, replay(built / "journal"), source, pairs=210)
 
     assert "lacks" in end(start(config, tmp_path / "out"), 1)
 
@@ -193,7 +193,7 @@ def rows_in(output: Path) -> int:
 
 
 def test_changed_configuration_is_refused_and_the_key_named(built: Path, source: str, tmp_path: Path) -> None:
-    config = write_config(tmp_path, replay(built), source)
+    config = write_config(tmp_path, replay(built / "journal"), source)
     key, there = {"sampled": ("sampling.max_active", 6), "mined": ("mining.clusters", 3)}[source]
 
     said = end(start(config, built, "--set", f"{key}=5"), 2)
@@ -202,8 +202,6 @@ def test_changed_configuration_is_refused_and_the_key_named(built: Path, source:
 
 
 def test_a_server_that_dies_is_restarted_and_the_bytes_are_the_same(source: str, tmp_path: Path) -> None:
-    (tmp_path / "here").mkdir()
-    (tmp_path / "there").mkdir()
     with StubServer() as stub:
         finish(write_config(tmp_path / "here", openai(stub, in_flight=16), source, pairs=60), tmp_path / "here" / "out")
     server = [sys.executable, "-m", "tests.stub", "--log", str(tmp_path / "log"), "--die-after", "90"]
@@ -329,7 +327,7 @@ def test_a_build_killed_while_it_gathers_threads_gives_the_same_bytes(
 def test_threads_gathered_by_two_worker_processes_are_the_same_bytes(
     many_threads: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
-    finish(many_threads, tmp_path / "out", "--set", f"engine={replay(undisturbed)}", *BY_TWO)
+    finish(many_threads, tmp_path / "out", "--set", f"engine={replay(undisturbed / 'journal')}", *BY_TWO)
 
     assert shards(tmp_path / "out") == shards(undisturbed)
     assert gathered(tmp_path / "out") == gathered(undisturbed)
@@ -338,7 +336,7 @@ def test_threads_gathered_by_two_worker_processes_are_the_same_bytes(
 def test_ctrl_c_while_threads_are_gathered_stops_with_one_line(
     many_threads: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
-    engine = ("--set", f"engine={replay(undisturbed)}")
+    engine = ("--set", f"engine={replay(undisturbed / 'journal')}")
     process = start(many_threads, tmp_path / "out", *engine)
     wait_until(lambda: any((tmp_path / "out").glob("threads/shuffle/*.json")), process)
     process.send_signal(signal.SIGINT)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,8 +12,9 @@ from datasets import load_dataset
 
 from pipeline.io.manifests import read_manifest
 from tests.forks import Fork
-from tests.pipeline.processes import finish, shards
+from tests.pipeline.processes import finish, replay, shards
 from tests.portable import PortableCluster
+from tests.waiting import wait_until
 
 CONFIG = """
 pairs: 16
@@ -44,12 +44,8 @@ def test_two_workers_build_with_one_real_model_although_its_server_is_killed_onc
     with PortableCluster(tmp_path / "cluster", patience=900, one_core=True) as cluster:
         build = Fork(*command, *cluster.options)
         journal = output / "journal"
-        deadline = time.monotonic() + 300
-        while build.poll() is None and time.monotonic() < deadline:
-            # A worker opens a shard's journal when it asks for it.
-            if sum(path.stat().st_size > 0 for path in journal.glob("*.jsonl")) >= 2:
-                break
-            time.sleep(0.1)
+        # A worker opens a shard's journal when it asks for it.
+        wait_until(lambda: sum(path.stat().st_size > 0 for path in journal.glob("*.jsonl")) >= 2, build)
         workers = cluster.workers()
         running = servers_of(workers)
         assert (len(workers), len(running)) == (2, 1)
@@ -68,5 +64,5 @@ def test_two_workers_build_with_one_real_model_although_its_server_is_killed_onc
     row = dataset["train"][0]
     assert len(row["Preference Direction"]) == 90
     assert row["chosen"] != row["rejected"]
-    finish(config, tmp_path / "again", "--set", f"engine={{kind: replay, journal: {journal}}}")
+    finish(config, tmp_path / "again", "--set", f"engine={replay(journal)}")
     assert shards(tmp_path / "again") == shards(output)

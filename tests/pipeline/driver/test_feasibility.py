@@ -12,7 +12,6 @@ from tests.pipeline.helpers import DUMMY, mining, prepared, tiny, write_posts, w
 
 SLUGS = [dimension.slug for dimension in load_space("alignx").dimensions if not dimension.topical][:2]
 EITHER = [{slug: pole} for slug in SLUGS for pole in ("positive", "negative")]
-EVERY_DIMENSION = {"min_active": 90, "max_active": 90}
 TOPICAL = [dimension.slug for dimension in load_space("alignx").dimensions if dimension.topical]
 
 

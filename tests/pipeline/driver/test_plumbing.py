@@ -9,7 +9,7 @@ from pipeline.plan import BuildPlan
 from pipeline.runtime.progress import counters_for
 from pipeline.sampling.pairs import load_drafts
 from tests.pipeline.helpers import answered, asked, prepared, reply, tiny, write_jsonl
-from tests.pipeline.mining.test_pairing import plan_of, shard_of
+from tests.pipeline.mining.levels import plan_of, shard_of
 
 
 def verdicts(plan: BuildPlan) -> dict[str, int]:

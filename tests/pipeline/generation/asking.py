@@ -25,6 +25,7 @@ from pipeline.generation.completions import (
 )
 from pipeline.generation.endpoints import RemoteEndpoints
 from pipeline.generation.journal import open_journal
+from pipeline.generation.service import GenerationService
 from pipeline.generation.trial import trial_requests
 from pipeline.plan import BuildPlan
 from pipeline.runtime.progress import counters_for
@@ -33,7 +34,7 @@ from tests.stub import delayed
 from tests.waiting import wait_until
 
 PATIENCE = 60.0
-"""Seconds after which a test that waits has failed."""
+"""Seconds within which a client closes, or a server starts."""
 
 
 def make_requests(count: int, start: int = 0) -> list[Request]:
@@ -57,13 +58,26 @@ def trials(**keys: Any) -> list[AnyRequest]:
     return trial_requests(BuildPlan(Path(), "", config))
 
 
-def connect(folder: Path, *urls: str, in_flight: int = 8, config: RequestsConfig | None = None) -> Client:
-    return Client(RemoteEndpoints(urls), "", trials(), in_flight, config or settings(), counters_for(folder))
+def connect(
+    folder: Path,
+    *urls: str,
+    in_flight: int = 8,
+    config: RequestsConfig | None = None,
+    asked_first: Sequence[AnyRequest] | None = None,
+) -> Client:
+    first = trials() if asked_first is None else asked_first
+    return Client(RemoteEndpoints(urls), "", first, in_flight, config or settings(), counters_for(folder))
 
 
 @contextmanager
-def connected(folder: Path, *urls: str, in_flight: int = 8, config: RequestsConfig | None = None) -> Iterator[Client]:
-    client = connect(folder, *urls, in_flight=in_flight, config=config)
+def connected(
+    folder: Path,
+    *urls: str,
+    in_flight: int = 8,
+    config: RequestsConfig | None = None,
+    asked_first: Sequence[AnyRequest] | None = None,
+) -> Iterator[Client]:
+    client = connect(folder, *urls, in_flight=in_flight, config=config, asked_first=asked_first)
     try:
         yield client
     finally:
@@ -76,7 +90,7 @@ def submit(client: Client, requests: Sequence[AnyRequest], folder: Path) -> Requ
     return batch
 
 
-def finish(client: Client, batch: RequestBatch) -> list[Outcome]:
+def finish(client: Client | GenerationService, batch: RequestBatch) -> list[Outcome]:
     wait_until(lambda: batch.is_done, pause=client.wait)
     return batch.result()
 

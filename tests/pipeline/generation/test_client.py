@@ -646,7 +646,7 @@ def test_closing_does_not_wait_for_a_busy_server(tmp_path: Path) -> None:
 @pytest.mark.parametrize("queued", [0, 10])
 def test_closing_does_not_wait_for_a_server_that_has_not_answered_yet(tmp_path: Path, queued: int) -> None:
     with StubServer(on_trial=hang) as stub:
-        client = connect(tmp_path, stub.url, in_flight=4, config=settings())
+        client = connect(tmp_path, stub.url, in_flight=4, config=settings(timeout_seconds=600.0))
         submit(client, make_requests(queued), tmp_path)
         wait_until(lambda: len(stub.trials) == 1, pause=client.wait)
         close_in_time(client)

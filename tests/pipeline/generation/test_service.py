@@ -11,11 +11,9 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from pipeline.generation.client import RequestBatch
 from pipeline.generation.completions import (
     Completion,
     Failure,
-    Outcome,
 )
 from pipeline.generation.journal import open_journal, read_journal
 from pipeline.generation.service import GenerationService, read_key
@@ -23,9 +21,8 @@ from pipeline.plan import BuildPlan
 from pipeline.runtime.progress import counters_for
 from schemas.base import UserError
 from schemas.config import BuildConfig, GenerationConfig, OpenAiEngine
-from tests.pipeline.generation.asking import PATIENCE, failed, failures, make_requests, number, settings
+from tests.pipeline.generation.asking import failed, failures, finish, make_requests, number, settings
 from tests.stub import StubServer, budget_of, good, refuse
-from tests.waiting import wait_until
 
 
 def generator_with_key(
@@ -35,11 +32,6 @@ def generator_with_key(
     engine = OpenAiEngine(kind="openai", base_urls=(url,), api_key_env="KEY_OF_THIS_TEST", in_flight=4)
     config = BuildConfig(pairs=1, engine=engine, generation=GenerationConfig(model="stub"), requests=settings())
     return GenerationService(BuildPlan(folder, "fingerprint", config))
-
-
-def finish_served(service: GenerationService, batch: RequestBatch) -> list[Outcome]:
-    wait_until(lambda: batch.is_done, pause=service.wait, seconds=PATIENCE)
-    return batch.result()
 
 
 def files_with(folder: Path, secret: str) -> list[Path]:
@@ -52,7 +44,7 @@ def test_the_key_is_sent_and_is_in_no_file(tmp_path: Path, monkeypatch: pytest.M
 
     with StubServer(some_fail) as stub:
         service = generator_with_key(tmp_path, stub.url, monkeypatch)
-        finish_served(service, service.submit("train-0", make_requests(5)))
+        finish(service, service.submit("train-0", make_requests(5)))
         counters_for(tmp_path).flush()
         service.close()
 
@@ -83,7 +75,7 @@ def test_a_key_that_an_answer_quotes_is_in_no_outcome_and_no_file(
 
     with StubServer(quote) as stub:
         service = generator_with_key(tmp_path, stub.url, monkeypatch)
-        (outcome,) = finish_served(service, service.submit("train-0", make_requests(1)))
+        (outcome,) = finish(service, service.submit("train-0", make_requests(1)))
         counters_for(tmp_path).flush()
         service.close()
 
@@ -96,7 +88,7 @@ def test_a_key_that_an_answer_quotes_is_in_no_outcome_and_no_file(
 def test_white_space_around_a_key_is_none_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str) -> None:
     with StubServer() as stub:
         service = generator_with_key(tmp_path, stub.url, monkeypatch, key)
-        finish_served(service, service.submit("train-0", make_requests(1)))
+        finish(service, service.submit("train-0", make_requests(1)))
         service.close()
 
         assert stub.headers[0]["Authorization"] == "Bearer sk-very-secret"
@@ -122,7 +114,7 @@ def test_the_key_is_in_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
         service = generator_with_key(tmp_path, stub.url, monkeypatch)
         batch = service.submit("train-0", make_requests(5))
         with pytest.raises(UserError) as caught:
-            finish_served(service, batch)
+            finish(service, batch)
         service.close()
 
     assert f"HTTP {status}: not for" in str(caught.value)
@@ -134,12 +126,12 @@ def test_what_the_journal_knows_is_not_asked_again(tmp_path: Path, monkeypatch: 
     requests = make_requests(10)
     with StubServer() as stub:
         first = generator_with_key(tmp_path, stub.url, monkeypatch)
-        known = finish_served(first, first.submit("train-0", requests[:6]))
+        known = finish(first, first.submit("train-0", requests[:6]))
         first.close()
         asked_before = len(stub.bodies)
 
         second = generator_with_key(tmp_path, stub.url, monkeypatch)
-        outcomes = finish_served(second, second.submit("train-0", requests))
+        outcomes = finish(second, second.submit("train-0", requests))
         second.close()
 
         assert asked_before == 6
@@ -156,7 +148,7 @@ def test_of_failures_a_resumed_run_asks_again_what_may_pass(tmp_path: Path, monk
 
     with StubServer() as stub:
         service = generator_with_key(tmp_path, stub.url, monkeypatch)
-        outcomes = finish_served(service, service.submit("train-0", requests))
+        outcomes = finish(service, service.submit("train-0", requests))
         service.close()
 
         assert sorted(number(body) for body in stub.bodies) == [0, 2]
@@ -169,11 +161,11 @@ def test_after_topping_up_the_same_rows_are_asked_again(tmp_path: Path, monkeypa
     with StubServer(answer, on_trial=answer) as stub:
         first = generator_with_key(tmp_path, stub.url, monkeypatch)
         with pytest.raises(UserError):
-            finish_served(first, first.submit("train-0", requests))
+            finish(first, first.submit("train-0", requests))
         first.close()
     with StubServer() as stub:
         second = generator_with_key(tmp_path, stub.url, monkeypatch)
-        outcomes = finish_served(second, second.submit("train-0", requests))
+        outcomes = finish(second, second.submit("train-0", requests))
         second.close()
 
         assert len(stub.bodies) == 20
@@ -187,7 +179,7 @@ def test_a_redirect_does_not_show_the_key(tmp_path: Path, monkeypatch: pytest.Mo
     with StubServer(on_trial=elsewhere) as stub:
         service = generator_with_key(tmp_path, stub.url, monkeypatch)
         with pytest.raises(UserError, match=r"redirects to .*/\*\*\*/") as caught:
-            finish_served(service, service.submit("train-0", make_requests(1)))
+            finish(service, service.submit("train-0", make_requests(1)))
         service.close()
 
     assert "very" not in str(caught.value)

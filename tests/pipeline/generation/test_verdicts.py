@@ -16,7 +16,6 @@ from pipeline.generation.client import Client
 from pipeline.generation.completions import (
     Failure,
 )
-from pipeline.generation.endpoints import RemoteEndpoints
 from pipeline.generation.journal import read_journal
 from pipeline.runtime.progress import counters_for
 from schemas.base import UserError
@@ -202,12 +201,8 @@ def test_a_row_lost_to_circumstances_may_pass(tmp_path: Path, status: int) -> No
 
 def test_trial_questions_are_no_rows(tmp_path: Path) -> None:
     keys = {"mining": {"source": {"kind": "threads", "path": ("packaged",)}, "share": 0.5}}
-    with StubServer() as stub:
-        client = Client(RemoteEndpoints([stub.url]), "", trials(pairs=2, **keys), 4, settings(), counters_for(tmp_path))
-        try:
-            finish(client, submit(client, make_requests(3), tmp_path))
-        finally:
-            client.close()
+    with StubServer() as stub, connected(tmp_path, stub.url, asked_first=trials(pairs=2, **keys)) as client:
+        finish(client, submit(client, make_requests(3), tmp_path))
 
         assert ["prompt" in body for body in stub.trials] == [False, True, True, True]
         assert len(stub.bodies) == 3
@@ -220,12 +215,10 @@ def test_a_kind_of_request_that_the_server_does_not_know_ends_the_run(tmp_path: 
         return await (refuse(404) if "prompt" in body else good)(request, body)
 
     mined = trials(pairs=None, mining={"source": {"kind": "threads", "path": ("packaged",)}})
-    with StubServer(on_trial=chat_alone) as stub:
-        client = Client(RemoteEndpoints([stub.url]), "", mined, 4, settings(), counters_for(tmp_path))
+    with StubServer(on_trial=chat_alone) as stub, connected(tmp_path, stub.url, asked_first=mined) as client:
         batch = submit(client, make_choices(2), tmp_path)
         with pytest.raises(UserError, match=f"{stub.url}/completions does not know") as caught:
             finish(client, batch)
-        client.close()
 
     assert "mining.annotation.mode: json" in str(caught.value)
 

@@ -12,12 +12,13 @@ import pytest
 from pipeline.io import processes
 from pipeline.io.processes import Process
 from tests import ROOT
+from tests.forks import python
 
 
 @pytest.fixture
-def other() -> Iterator[subprocess.Popen[bytes]]:
+def other() -> Iterator[subprocess.Popen[str]]:
     """A process that lives until it is killed."""
-    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    process = python("input()")
     yield process
     process.kill()
     process.communicate()
@@ -30,13 +31,13 @@ def of(number: int) -> Process:
     return Process(Process.current().machine, number, found[1])
 
 
-def test_this_process_and_another_one_live(other: subprocess.Popen[bytes]) -> None:
+def test_this_process_and_another_one_live(other: subprocess.Popen[str]) -> None:
     assert Process.current() == of(os.getpid())
     assert Process.current().is_here and not Process.current().is_gone
     assert of(other.pid).is_here and not of(other.pid).is_gone
 
 
-def test_a_killed_process_is_gone_before_and_after_it_was_waited_for(other: subprocess.Popen[bytes]) -> None:
+def test_a_killed_process_is_gone_before_and_after_it_was_waited_for(other: subprocess.Popen[str]) -> None:
     process = of(other.pid)
     other.kill()
     os.waitid(os.P_PID, other.pid, os.WEXITED | os.WNOWAIT)
@@ -46,7 +47,7 @@ def test_a_killed_process_is_gone_before_and_after_it_was_waited_for(other: subp
     assert process.is_gone
 
 
-def test_a_number_that_was_given_anew_is_another_process(other: subprocess.Popen[bytes]) -> None:
+def test_a_number_that_was_given_anew_is_another_process(other: subprocess.Popen[str]) -> None:
     process = of(other.pid)
     assert process.started
 
@@ -57,8 +58,8 @@ def test_a_number_that_was_given_anew_is_another_process(other: subprocess.Popen
 
 @pytest.mark.parametrize("machine", ["", "another"])
 def test_nothing_is_sure_of_a_process_that_cannot_be_seen(machine: str) -> None:
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    process.wait()
+    process = python("")
+    process.communicate()
 
     assert not Process(machine, process.pid, 1).is_gone
     assert not Process(machine, process.pid, 1).is_here

@@ -17,6 +17,7 @@ from tests.forks import Fork, python
 from tests.pipeline.helpers import tiny
 from tests.pipeline.processes import BY_TWO, finish, openai, shards, sometimes_bad, write_config
 from tests.stub import StubServer, delayed
+from tests.waiting import wait_until
 
 
 class Build:
@@ -60,10 +61,8 @@ def config(folder: Path, stub: StubServer) -> Path:
 
 def until_asked(stub: StubServer, more: int, build: Build) -> None:
     """Wait until the workers have asked so much more."""
-    asked, patience = len(stub.bodies) + more, threading.Event()
-    while len(stub.bodies) < asked:
-        assert build.process.poll() is None, build.process.communicate()
-        patience.wait(0.02)
+    asked = len(stub.bodies) + more
+    wait_until(lambda: len(stub.bodies) >= asked, build.process)
 
 
 def test_what_befalls_worker_processes_is_said_in_one_line_each(folder: Path, config: Path, stub: StubServer) -> None:
