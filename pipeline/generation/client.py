@@ -111,6 +111,7 @@ class Client:
         self._queue: deque[_Item] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._in_flight = 0
+        self._at_work = 0
         self._verdicts: Verdicts[_Item] = Verdicts()
         self._trials: dict[str, asyncio.Task[None]] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -174,7 +175,6 @@ class Client:
     def _fill_window(self) -> None:
         pause = self._endpoints.available_at() - time.monotonic()
         self._counters.set_gauge("paused", int(pause > 0))
-        self._counters.set_gauge("in_flight", self._in_flight)
         if pause > 0:
             if self._timer:
                 self._timer.cancel()
@@ -186,7 +186,6 @@ class Client:
             if self._in_flight and self._in_flight + size > int(self._window.limit):
                 break
             self._spawn(self._run(self._queue.popleft()), size)
-        self._counters.set_gauge("in_flight", self._in_flight)
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None], size: int = 0) -> asyncio.Task[None]:
         task: asyncio.Task[None] = self._loop.create_task(coroutine)
@@ -233,6 +232,7 @@ class Client:
         if isinstance(outcome, Completion):
             self._counters.add("prompt_tokens", outcome.prompt_tokens)
             self._counters.add("completion_tokens", outcome.completion_tokens)
+            self._counters.add("tokens_heard", outcome.completion_tokens)
         self._counters.add("answers", item.request.sequences)
         item.batch.outcomes[item.position] = outcome
         with self._changed:
@@ -251,9 +251,11 @@ class Client:
             async with self._alone if item.deaths >= _ALONE_AFTER else contextlib.nullcontext():
                 endpoint = await self._endpoints.acquire()
                 sent = time.monotonic()
+                self._count_at_work(item.request.sequences)
                 try:
                     result = await self._sender.post(endpoint, item.request)
                 finally:
+                    self._count_at_work(-item.request.sequences)
                     self._endpoints.release(endpoint)
             failed = time.monotonic()
             self._counters.set_gauge("outage", int(self._availability.is_outage))
@@ -286,6 +288,11 @@ class Client:
                 if item.retries and item.retries >= self._config.max_retries:
                     return endpoint, result
                 item.failed_at = failed
+
+    def _count_at_work(self, sequences: int) -> None:
+        """Count the sequences that endpoints work on: none while a server starts, or while requests wait for a retry."""
+        self._at_work += sequences
+        self._counters.set_gauge("in_flight", self._at_work)
 
     def _postpone(self, item: _Item, endpoint: Endpoint, busy: Busy) -> None:
         """Queue a request again after a pause, behind the others."""

@@ -74,6 +74,7 @@ def test_tokens_and_requests_are_counted(tmp_path: Path) -> None:
 
     counts = counters_for(tmp_path)
     assert (counts.get("prompt_tokens"), counts.get("completion_tokens")) == (500, 150)
+    assert counts.get("tokens_heard") == 150
     assert (counts.get("requests_sent"), counts.get("in_flight")) == (5, 0)
 
 
@@ -406,6 +407,19 @@ def test_a_wait_and_an_outage_are_seen_while_they_last(tmp_path: Path) -> None:
             submit(client, make_requests(1), folder)
             is_seen = functools.partial(lambda counts, name: counts.get(name) == 1, counters_for(folder), gauge)
             wait_until(is_seen, pause=client.wait)
+
+
+def test_requests_that_wait_for_their_retry_are_not_in_flight(tmp_path: Path) -> None:
+    answer = refuse(502)
+    with (
+        StubServer(answer, on_trial=budget_of(1, answer)) as stub,
+        connected(tmp_path, stub.url, config=settings(outage_seconds=20.0)) as client,
+    ):
+        submit(client, make_requests(1), tmp_path)
+        counts = counters_for(tmp_path)
+        wait_until(lambda: counts.get("requests_sent") > 0 and counts.get("in_flight") == 0, pause=client.wait)
+
+        assert client.backlog == 1
 
 
 def test_an_endpoint_that_rests_leaves_the_work_to_the_other(tmp_path: Path) -> None:
