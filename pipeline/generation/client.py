@@ -38,6 +38,8 @@ _TRIAL_SECONDS = 1.0
 """Seconds between the trial requests to an endpoint that is down."""
 _ALONE_AFTER = 2
 """Servers that may die under a request before it is sent alone."""
+_START = 16
+"""Sequences in flight at first, on an endpoint of unknown capacity."""
 
 
 @dataclass(eq=False, slots=True)
@@ -73,6 +75,7 @@ class _Item:
     waits: int = 0
     """How often the endpoint was busy."""
     waited_seconds: float = 0.0
+    sent_at: float = -math.inf
 
 
 class Client:
@@ -86,7 +89,7 @@ class Client:
         endpoints: Where requests are sent.
         key: The key that every request carries; empty for none.
         trials: Trial requests, which are sent before the first request.
-        in_flight: Maximum number of sequences in flight.
+        in_flight: Upper bound of the number of sequences in flight.
         config: Limits of retries and waits.
         counters: Take the client's counts.
     """
@@ -105,7 +108,7 @@ class Client:
         self._endpoints = endpoints
         self._sender = Sender(endpoints, key, trials, config)
         self._availability = self._sender.availability
-        self._window = Window(in_flight)
+        self._window = Window(in_flight, None if endpoints.is_managed else _START)
         self._config = config
         self._counters = counters
         self._queue: deque[_Item] = deque()
@@ -175,7 +178,9 @@ class Client:
     def _fill_window(self) -> None:
         pause = self._endpoints.available_at() - time.monotonic()
         self._counters.set_gauge("paused", int(pause > 0))
+        self._counters.set_gauge("window", self._window.limit)
         if pause > 0:
+            self._window.void(time.monotonic())
             if self._timer:
                 self._timer.cancel()
             self._timer = self._loop.call_later(pause, self._fill_window)
@@ -183,9 +188,11 @@ class Client:
         while self._queue and self._error is None:
             # A request that is larger than the window is sent alone.
             size = self._queue[0].request.sequences
-            if self._in_flight and self._in_flight + size > int(self._window.limit):
+            if self._in_flight and self._in_flight + size > self._window.limit:
                 break
             self._spawn(self._run(self._queue.popleft()), size)
+        if not self._queue and self._in_flight < self._window.limit:
+            self._window.void(time.monotonic())
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None], size: int = 0) -> asyncio.Task[None]:
         task: asyncio.Task[None] = self._loop.create_task(coroutine)
@@ -250,7 +257,7 @@ class Client:
             # A request under which servers have died twice is sent alone, so that no other counts these deaths.
             async with self._alone if item.deaths >= _ALONE_AFTER else contextlib.nullcontext():
                 endpoint = await self._endpoints.acquire()
-                sent = time.monotonic()
+                sent = item.sent_at = time.monotonic()
                 self._count_at_work(item.request.sequences)
                 try:
                     result = await self._sender.post(endpoint, item.request)
@@ -262,7 +269,9 @@ class Client:
             is_unreachable = isinstance(result, Transient) and result.reason == "unreachable"
             self._counters.add("requests_sent", int(not is_unreachable))
             if isinstance(result, Completion):
-                self._window.grow(item.request.sequences)
+                # Where the server counts no tokens, characters stand for them: the window only compares rates.
+                tokens = result.completion_tokens or len(result.text) / 4
+                self._window.record(sent, failed, item.request.sequences, tokens, self._in_flight)
                 self._record_success(endpoint, sent)
             if not isinstance(result, Transient):
                 return endpoint, result
@@ -296,7 +305,7 @@ class Client:
 
     def _postpone(self, item: _Item, endpoint: Endpoint, busy: Busy) -> None:
         """Queue a request again after a pause, behind the others."""
-        self._window.shrink(time.monotonic())
+        self._window.shrink(time.monotonic(), item.sent_at)
         pause = self._sender.pause_seconds(busy, item.waits)
         if item.waits and (
             item.waited_seconds + pause > self._config.max_wait_seconds or self._availability.exceeds_wait(pause)
