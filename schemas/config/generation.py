@@ -2,34 +2,58 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import json
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, JsonValue, field_validator
+from pydantic import Field, JsonValue, field_validator, model_validator
 
 from schemas.base import Record
 from schemas.config.fields import Probability, Share, compile_patterns, find_secrets
-from schemas.packaged_models import LARGE, SMALL
+from schemas.packaged_models import LARGE, MODELS, SMALL
 from schemas.problems import Fits
 
 
+def _own_defaults(model: str) -> str:
+    return ", ".join(f"`{key}: {json.dumps(value)}`" for key, value in MODELS[model].generation.items())
+
+
 class GenerationConfig(Record):
-    """The model and its sampling parameters."""
+    """The model and its sampling parameters. Keys that are not set take the packaged model's values, if it has any."""
 
     model: str = Field(
         SMALL,
         description="Hub id, folder (local, or at `s3://` or `gs://`), the name of an endpoint's model, or a packaged "
-        f"model: `{SMALL}` (135 million parameters) or `{LARGE}` (1.5 billion).",
+        f"model: `{SMALL}` (135 million parameters) or `{LARGE}` (1.5 billion). The first has defaults of its own for "
+        f"the keys below: {_own_defaults(SMALL)}.",
     )
     temperature: float = Field(0.8, ge=0, description="Sampling temperature.")
     top_p: float = Field(0.95, gt=0, le=1, description="Probability mass of nucleus sampling.")
     max_tokens: int = Field(256, ge=1, description="Most tokens of a reply. A reply that is cut off there is rejected.")
-    stop: tuple[str, ...] = Field((), description="Strings that end a reply.")
+    # Not strict, as `_take_defaults_of_model` hands on the lists of a JSON document, which no tuple is.
+    stop: tuple[str, ...] = Field((), strict=False, description="Strings that end a reply.")
     extra: dict[str, JsonValue] = Field(
         default_factory=dict,
         description="Further fields of a chat request, such as `chat_template_kwargs` or `top_k`. Null removes a field "
         "that a server refuses: `{max_tokens: null, max_completion_tokens: 256}`. Secrets are refused here; use the "
         "environment variable of `engine.api_key_env`.",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_defaults_of_model(cls, given: Any) -> Any:
+        if not isinstance(given, dict) or (packaged := MODELS.get(str(given.get("model", SMALL)))) is None:
+            return given
+        completed = {**packaged.generation, **given}
+        if isinstance(given.get("extra"), dict):
+            completed["extra"] = {**packaged.generation.get("extra", {}), **given["extra"]}
+        return completed
+
+    @field_validator("model")
+    @classmethod
+    def _is_packaged(cls, model: str) -> str:
+        if model.startswith("packaged:") and model not in MODELS:
+            raise ValueError(f"'{model}' is no packaged model; expected one of {', '.join(MODELS)}")
+        return model
 
     @field_validator("extra")
     @classmethod

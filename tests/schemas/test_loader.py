@@ -5,12 +5,10 @@ from pathlib import Path
 import pytest
 
 from schemas.base import UsageError
-from schemas.config import BuildConfig, Correlation, OpenAiEngine, ReplayEngine, VllmEngine
+from schemas.config import BuildConfig, Correlation, GenerationConfig, OpenAiEngine, ReplayEngine, VllmEngine
 from schemas.loader import load_config, read_mapping
+from schemas.packaged_models import MODELS, SMALL
 from tests import ROOT
-
-QUICKSTART = ROOT / "configs" / "quickstart.yaml"
-
 
 MINED = "mining:\n  source: {kind: threads, path: [x.jsonl]}\n"
 
@@ -33,10 +31,60 @@ def test_pairs_alone_make_a_configuration(tmp_path: Path) -> None:
     assert config == BuildConfig(pairs=7)
 
 
-def test_quickstart_configuration_loads() -> None:
-    config = load_config(QUICKSTART)
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.name)
+def test_every_configuration_loads_and_is_named_after_its_file(path: Path) -> None:
+    assert load_config(path).name == path.stem
 
-    assert (config.name, config.pairs) == ("quickstart", 64)
+
+def test_a_configuration_for_real_models_has_nothing_of_the_small_one() -> None:
+    generation = load_config(ROOT / "configs" / "real.yaml").generation
+
+    assert generation.model not in MODELS
+    assert (generation.stop, generation.extra) == ((), {})
+
+
+def test_keys_that_are_not_set_take_the_values_of_the_packaged_model(tmp_path: Path) -> None:
+    path = write(tmp_path, "pairs: 1\ngeneration: {max_tokens: 50, extra: {top_k: 5}}\n")
+
+    found = load_config(path).generation
+
+    assert found == GenerationConfig(
+        model=SMALL,
+        temperature=0.7,
+        top_p=0.9,
+        max_tokens=50,
+        stop=("\n",),
+        extra={"repetition_penalty": 1.1, "top_k": 5},
+    )
+
+
+@pytest.mark.parametrize(
+    ("keys", "name", "value"),
+    [
+        ("stop: []", "stop", ()),
+        ("extra: {repetition_penalty: null}", "extra", {"repetition_penalty": None}),
+        ("model: my-model", "stop", ()),
+        ("model: my-model", "temperature", 0.8),
+    ],
+)
+def test_the_values_of_the_packaged_model_are_not_forced(tmp_path: Path, keys: str, name: str, value: object) -> None:
+    found = load_config(write(tmp_path, f"pairs: 1\ngeneration: {{{keys}}}\n")).generation
+
+    assert getattr(found, name) == value
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_manifest_holds_the_values_that_were_taken(model: str) -> None:
+    generation = GenerationConfig(model=model)
+
+    assert GenerationConfig.model_validate_json(generation.model_dump_json()) == generation
+
+
+def test_an_unknown_packaged_model_is_refused_with_the_known_ones(tmp_path: Path) -> None:
+    message = refusal(write(tmp_path, "pairs: 1\n"), "generation.model=packaged:smollm3")
+
+    assert "'generation.model' (by --set): 'packaged:smollm3' is no packaged model; expected one of" in message
+    assert SMALL in message
 
 
 def test_lists_and_maps_become_typed_records(tmp_path: Path) -> None:

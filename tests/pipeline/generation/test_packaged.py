@@ -43,11 +43,6 @@ def test_a_folder_without_a_model_is_refused(tmp_path: Path, name: str) -> None:
     assert str(tmp_path / name) in str(caught.value)
 
 
-def test_another_packaged_name_is_refused_with_the_right_one() -> None:
-    with pytest.raises(UserError, match=SMALL):
-        model_path("packaged:smollm3")
-
-
 def test_the_packaged_model_is_taken_from_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = tmp_path / "everyuser" / folder_name(SMALL)
     checkpoint.mkdir(parents=True)
