@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import apache_beam as beam
 
 from pipeline import dag
+from pipeline.driver.diagnosis import Diagnosis
 from pipeline.driver.finish import complete_manifest, count_rows, is_complete
 from pipeline.driver.plumbing import close_pool
 from pipeline.driver.prepare import Prepared, check_output, find_intact_manifest, prepare, reset_folder, with_threads
@@ -61,7 +62,10 @@ class Observer:
         """All threads are gathered; `counts` is their funnel. `first_unreadable` may quote a row: do not log it."""
 
     def notice(self, line: str) -> None:
-        """Show a line about something that lasts, such as a bucket that does not answer. By default it is logged."""
+        """Show a line about something that lasts, such as a bucket that does not answer, or an engine that is slow.
+
+        Several threads call it. By default the line is logged.
+        """
         logger.warning(line)
 
     def phase_begins(self, name: str, plan: BuildPlan, work: Work) -> None:
@@ -209,7 +213,9 @@ def _build(plan: BuildPlan, prepared: Prepared, runner: Runner, observer: Observ
     progress.delete_counts(output)
     observer.prepared(plan, prepared.dropped, prepared.is_recovered)
     started, clock = datetime.datetime.now(datetime.UTC), time.monotonic()
-    pace = progress.Pace(output, started.isoformat(timespec="seconds"))
+    writes = plan.config.mining is None or plan.config.mining.annotator != "choice"
+    diagnosis = Diagnosis(observer.notice, writes)
+    pace = progress.Pace(output, started.isoformat(timespec="seconds"), diagnosis.update)
     status: RunStatus = "failed"
     try:
         plan = _with_retries(_gather_threads(plan, runner, observer), retry_lost)
@@ -230,10 +236,11 @@ def _build(plan: BuildPlan, prepared: Prepared, runner: Runner, observer: Observ
             pace.close()
             progress.delete_counts(output)
             manifest = manifest.model_copy(update={"runs": (*manifest.runs, summary)})
-            # On a full disk this fails too. That must not hide the first error, but is an error if there is no other.
-            with contextlib.suppress(*([] if status == "complete" else [UserError])):
-                if status == "failed":
+            # Neither a damaged shard nor a full disk may hide the first error. Alone, they are errors.
+            if status == "failed":
+                with contextlib.suppress(UserError):
                     manifest = manifest.model_copy(update={"counts": count_rows(plan)})
+            with contextlib.suppress(*([] if status == "complete" else [UserError])):
                 # A build whose threads could not be read has no manifest.
                 if status == "complete" or storage.is_file(output / MANIFEST):
                     write_manifest(output, manifest)

@@ -16,7 +16,7 @@ from pipeline.assembly import examples, portraits
 from pipeline.assembly.mirror import mirror
 from pipeline.assembly.validate import validate_examples
 from pipeline.driver.finish import finish_build
-from pipeline.driver.plumbing import Shards, after, close_pool, emit, report, sample, select, validate
+from pipeline.driver.plumbing import Shards, after, close_pool, emit, read_answers, report, sample, select, validate
 from pipeline.generation.stage import generate
 from pipeline.io.storage import AnyPath
 from pipeline.mining import annotate, pairing
@@ -95,7 +95,7 @@ class Annotate(beam.PTransform):
             threads
             | "Ask" >> stage(annotate.render_questions, self.plan, self.number)
             | "Generate" >> generate(self.plan, annotate.MinedShard, first=self.number == 0, last=self.last)
-            | "Levels" >> stage(annotate.read_levels, self.plan, self.number)
+            | "Levels" >> stage(read_answers, self.plan, self.number)
         )
 
 

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from pipeline.io.storage import AnyPath
 from pipeline.plan import BuildPlan, ShardSpec
 from pipeline.runtime import progress
+from pipeline.runtime.recent import Recent
 from schemas.manifest import FileEntry
 
 _UNSETTLED = 0.95
 """The most that answers alone move the bar: rows that fail a rule are asked about again."""
+_TOKEN_SECONDS = 30.0
+_STEP_SECONDS = 120.0
+"""Seconds whose pace the time left is judged by: longer, as answers come in bursts."""
 
 
 class Phase(ABC):
@@ -92,23 +96,24 @@ class Building(_Counted):
     def __init__(self, name: str, plan: BuildPlan, todo: Sequence[ShardSpec]) -> None:
         super().__init__(name, sum(spec.count for spec in todo), plan.output)
         annotator = plan.config.mining.annotator if plan.config.mining else None
-        sampled = any(spec.source == "sampled" for spec in todo)
+        sources = {spec.source for spec in todo}
         self._shards = len(todo)
         # The answer to a choice is one token, so their number says nothing new.
-        self._writes = plan.config.portrait != "template" if name == "examples" else sampled or annotator == "json"
-        self._starts_a_server = plan.config.engine.kind == "vllm" and (
-            self._writes or (name == "pairs" and annotator == "choice")
+        self._writes = (
+            plan.config.portrait != "template" if name == "examples" else "sampled" in sources or annotator == "json"
         )
-        self._left = TimeLeft()
+        self._starts_a_server = plan.config.engine.kind == "vllm"
+        self._attempts = plan.config.attempts if name == "pairs" and sources == {"sampled"} else 1
+        self._tokens = Recent(_TOKEN_SECONDS)
+        self._answers_left, self._pairs_left = TimeLeft(), TimeLeft()
         self._reached = 0
 
     def completed(self) -> int:
-        """Return the pairs that are settled; or, of those begun, the share whose requests were answered."""
+        """Return the pairs that are settled; or the share of the answers that are expected in all."""
         counts = self.counts()
-        settled = counts.get("settled" if self.name == "pairs" else "examples/asked", 0)
-        questions = counts.get("questions", 0)
-        answered = counts.get("begun", 0) * counts.get("answers", 0) // questions if questions else 0
-        self._reached = max(self._reached, settled, min(answered, int(_UNSETTLED * self.total)))
+        done, left = self._work(counts)
+        answered = int(self.total * done / (done + left)) if done else 0
+        self._reached = max(self._reached, self._settled(counts), min(answered, int(_UNSETTLED * self.total)))
         return self._reached
 
     def facts(self) -> str:
@@ -119,30 +124,58 @@ class Building(_Counted):
             tried = counts.get("accepted", 0) + counts.get("rejected", 0)
             parts.append(f"{counts.get('accepted', 0)}/{self.total} pairs")
             if tried:
-                parts.append(f"{counts.get('accepted', 0) / tried:.0%} accepted")
+                parts.append(f"{counts.get('accepted', 0) / tried:.0%} of {tried} attempts accepted")
         else:
             parts.append(f"{counts.get('examples/examples', 0)} examples")
-        gauges = progress.total(self._output)
-        if gauges["in_flight"]:
-            parts.append(f"{gauges['in_flight']} in flight")
-        if gauges["paused"]:
-            parts.append("paused: the endpoint asks to wait")
-        if gauges["outage"]:
-            parts.append("no endpoint answers")
-        questions = counts.get("questions", 0)
+        questions, answers = counts.get("questions", 0), counts.get("answers", 0)
         if questions:
-            parts.append(f"{counts.get('answers', 0)}/{questions} answers")
-        tokens = counts.get("completion_tokens", 0)
-        if tokens and self._writes:
-            parts.append(f"{tokens / max(now - self._started, 1e-9):.0f} tokens/s")
+            parts.append(f"{answers}/{questions} answers")
+        gauges = progress.total(self._output)
+        parts += self._engine(gauges, questions > answers, now)
         if counts.get("server_restarts"):
             parts.append(f"{counts['server_restarts']} server restarts")
-        left = self._left.update(self.completed(), self.total, now)
-        if left is not None:
-            parts.append(f"about {_duration(left)} left")
-        elif self._starts_a_server and not counts.get("requests_sent"):
-            parts.append("starting the model")
+        # What comes before the first step, such as the start of a model, says nothing about the pace.
+        if gauges["in_flight"] or (self._settled(counts) and not questions):
+            estimate = self._answers_left if questions else self._pairs_left
+            left = estimate.update(*self._work(counts), now)
+            if left is not None:
+                parts.append(f"about {_duration(left)} left")
         return ", ".join(parts)
+
+    def _engine(self, gauges: Mapping[str, int], is_asked: bool, now: float) -> list[str]:
+        """Return what the engine does now: requests in flight and tokens, or why it does nothing."""
+        if gauges["paused"]:
+            return ["paused: the endpoint asks to wait"]
+        if gauges["outage"]:
+            return ["no endpoint answers"]
+        if not gauges["in_flight"]:
+            return ["starting the model"] if self._starts_a_server and is_asked else []
+        parts = [f"{gauges['in_flight']} of {gauges['window']} in flight"]
+        self._tokens.add(now, gauges["tokens_heard"])
+        if self._writes:
+            parts.append(f"{self._tokens.rate:.0f} tokens/s")
+        if self._tokens.quiet_seconds > _TOKEN_SECONDS:
+            parts.append(f"nothing received for {self._tokens.quiet_seconds:.0f} s")
+        return parts
+
+    def _settled(self, counts: Mapping[str, int]) -> int:
+        return counts.get("settled" if self.name == "pairs" else "examples/asked", 0)
+
+    def _work(self, counts: Mapping[str, int]) -> tuple[float, float]:
+        """Return what is done, and what is expected to be left: in answers, or in pairs where nothing is asked."""
+        settled = self._settled(counts)
+        questions, answers, begun = (counts.get(name, 0) for name in ("questions", "answers", "begun"))
+        if not questions:
+            return settled, self.total - settled
+        accepted = counts.get("accepted", 0)
+        tried = accepted + counts.get("rejected", 0)
+        # Attempts that an open pair is expected to need after its present one.
+        failing = 1 - accepted / tried if tried else 0.0
+        retries = sum(failing**attempt for attempt in range(1, self._attempts))
+        attempts = begun - settled + tried if self._attempts > 1 else begun
+        per_attempt = questions / max(attempts, 1)
+        to_come = max(0, begun - settled) * retries + (self.total - begun) * (1 + retries)
+        return answers, questions - answers + per_attempt * to_come
 
 
 class Uploading(_Counted):
@@ -166,24 +199,18 @@ class Uploading(_Counted):
 
 
 class TimeLeft:
-    """An estimate of the seconds that are left, by the pace so far. Between two steps it falls and never rises."""
+    """An estimate of the seconds that are left, by the recent pace. Between two steps it falls and never rises."""
 
     def __init__(self) -> None:
-        self._began: tuple[float, int] | None = None
-        self._done = 0
+        self._pace = Recent(_STEP_SECONDS)
         self._end: float | None = None
 
-    def update(self, done: int, total: int, now: float) -> float | None:
+    def update(self, done: float, left: float, now: float) -> float | None:
         """Return the estimate at `now`, a monotonic time; None without a pace to judge by, and at the end."""
-        if done == 0 or self._began is None:
-            # What comes before the first step, such as the start of a model, says nothing about the pace.
-            self._began = (now, done)
-        began, before = self._began
-        if done > self._done and done > before:
-            self._end = now + (now - began) / (done - before) * (total - done)
-        self._done = max(self._done, done)
-        left = 0.0 if self._end is None else self._end - now
-        return left if left > 0 and done < total else None
+        if self._pace.add(now, done) and self._pace.rate:
+            self._end = now + left / self._pace.rate
+        seconds = 0.0 if self._end is None else self._end - now
+        return seconds if seconds > 0 and left > 0 else None
 
 
 def _duration(seconds: float) -> str:

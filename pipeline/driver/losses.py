@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from pipeline.io import storage
 from pipeline.io.shards import read_metas, read_shard
@@ -13,6 +13,7 @@ _LATER = ("assemble/", "portrait/")
 """Stages of phase two, whose rejections are in a separate folder."""
 _MOST_REASONS = 3
 _LONGEST_DETAIL = 160
+_LONGEST_TEXT = 120
 
 _HISTORY = "use more pairs, larger shard_pairs or history.blocks, fewer history.ugc and history.pair"
 _MODEL = "use another generation.model or other templates"
@@ -59,7 +60,7 @@ REMEDIES = {
 
 
 def summarise_rejections(output: AnyPath, rejected: Mapping[str, int]) -> str:
-    """Return the most frequent reasons ("stage/reason") with their counts, and an example of the first."""
+    """Return the most frequent reasons ("stage/reason") with their counts, and a rejected row of the first."""
     if not rejected:
         return "no reason is known"
     ordered = sorted(rejected.items(), key=lambda entry: (-entry[1], entry[0]))
@@ -100,15 +101,30 @@ def losses_message(output: AnyPath, counts: Counts, limit: float) -> str:
 
 
 def _example(output: AnyPath, key: str) -> str:
-    """Return id and detail of a rejection with this reason; empty where it has no detail."""
+    """Return id, detail and texts of a rejection with this reason; empty where it has neither of the last two.
+
+    Of a failed request, the detail alone is of interest: the other reply of its pair may be good.
+    """
     stage, _, reason = key.partition("/")
     folder = output / ("rejected/examples" if key.startswith(_LATER) else "rejected/pairs")
     files = [name for name in storage.list_names(folder) if name.endswith(".parquet") and not name.startswith(".")]
     for name, meta in zip(files, read_metas(folder, files), strict=True):
         if meta and meta["rejected"].get(key):
-            columns = ["stage", "reason", "record_id", "detail"]
+            columns = ["stage", "reason", "record_id", "detail", "texts"]
             for row in read_shard(folder / name, columns).to_pylist():
                 if (row["stage"], row["reason"]) == (stage, reason):
-                    detail = " ".join(row["detail"].split())[:_LONGEST_DETAIL]
-                    return f"{row['record_id']}: {detail}" if detail else ""
+                    facts = [
+                        _shortened(row["detail"], _LONGEST_DETAIL),
+                        "" if stage == "generate" else _quoted(row["texts"]),
+                    ]
+                    return f"{row['record_id']}: {'; '.join(filter(None, facts))}" if any(facts) else ""
     return ""
+
+
+def _quoted(texts: Sequence[str]) -> str:
+    return " and ".join(f'"{_shortened(text, _LONGEST_TEXT)}"' for text in texts if text.strip())
+
+
+def _shortened(text: str, longest: int) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= longest else f"{line[:longest]}..."

@@ -14,7 +14,7 @@ from pipeline.driver.finish import check_losses, count_rows
 from pipeline.driver.losses import losses_message
 from pipeline.driver.resume import needs_building
 from pipeline.io import storage
-from pipeline.mining.annotate import MinedShard
+from pipeline.mining.annotate import MinedShard, read_levels
 from pipeline.mining.pairing import select_pairs
 from pipeline.plan import BuildPlan, ShardSpec
 from pipeline.runtime import metrics
@@ -84,6 +84,14 @@ def validate(shard: PairShard, plan: BuildPlan, last: bool) -> PairShard:
     return judged
 
 
+def read_answers(shard: MinedShard, plan: BuildPlan, attempt: int) -> MinedShard:
+    """Call `read_levels`, and count the responses with and without levels."""
+    read = read_levels(shard, plan, attempt)
+    counters_for(plan.output).add("annotated", int(read.threads.annotated.sum() - shard.threads.annotated.sum()))
+    _count_reasons(shard, read, plan)
+    return read
+
+
 def select(shard: MinedShard, plan: BuildPlan) -> MinedShard:
     """Call `select_pairs`, and count its verdicts."""
     selected = select_pairs(shard, plan)
@@ -98,9 +106,16 @@ def _count_verdicts(before: _Shard, after: _Shard, settled: int, plan: BuildPlan
     """Count pairs accepted, rejected and settled by a stage, for the display and the record of the run's pace."""
     counts = counters_for(plan.output)
     counts.add("accepted", len(after.pairs) - len(before.pairs))
-    # The rejections before are those of earlier stages: of attempts, or of responses without levels.
-    counts.add("rejected", len(after.rejections) - len(before.rejections))
+    counts.add("rejected", _count_reasons(before, after, plan))
     counts.add("settled", settled)
+
+
+def _count_reasons(before: _Shard, after: _Shard, plan: BuildPlan) -> int:
+    """Count the rejections of a stage by reason, and return their number. Those before are of earlier stages."""
+    fresh = after.rejections[len(before.rejections) :]
+    for rejection in fresh:
+        counters_for(plan.output).add(f"rejected/{rejection.stage}/{rejection.reason}", 1)
+    return len(fresh)
 
 
 def report(meta: dict[str, Any], plan: BuildPlan, phase: str) -> None:
@@ -109,14 +124,19 @@ def report(meta: dict[str, Any], plan: BuildPlan, phase: str) -> None:
     counts.add("shards", 1)
     for name in ("asked", "lost", "unanswered", "examples"):
         counts.add(f"{phase}/{name}", meta[name])
-    for reason, number in meta["rejected"].items():
-        counts.add(f"rejected/{reason}", number)
+    if phase == "examples":
+        # Those of pairs are counted as they fall: a shard may take hours.
+        for reason, number in meta["rejected"].items():
+            counts.add(f"rejected/{reason}", number)
     emit(None, plan)
     asked, lost = counts.get(f"{phase}/asked"), counts.get(f"{phase}/lost")
     limit = plan.config.limits.max_lost_share
     if asked >= _JUDGED_FROM and lost > limit * asked:
         unanswered = counts.get(f"{phase}/unanswered")
-        rejected = {reason: counts.get(f"rejected/{reason}") for reason in meta["rejected"]}
+        # Where a runner splits the stages, another process may have judged.
+        rejected = {
+            reason: max(number, counts.get(f"rejected/{reason}")) for reason, number in meta["rejected"].items()
+        }
         found = Counts(pairs_asked=asked, pairs_lost=lost, pairs_unanswered=unanswered, rejected=rejected)
         raise UserError(losses_message(plan.output, found, limit))
 

@@ -299,7 +299,7 @@ class Client:
                 item.failed_at = failed
 
     def _count_at_work(self, sequences: int) -> None:
-        """Count the sequences that endpoints work on: none while a server starts, or while requests wait for a retry."""
+        """Count the sequences that endpoints work on. A request that waits for a retry or a server is none."""
         self._at_work += sequences
         self._counters.set_gauge("in_flight", self._at_work)
 

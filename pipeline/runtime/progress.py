@@ -13,7 +13,7 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import orjson
@@ -149,20 +149,29 @@ def _sum(output: AnyPath) -> Counter[str]:
     return counts
 
 
+Watch = Callable[[Mapping[str, int], float], None]
+
+
 class Pace:
     """Records a run's progress, every second at first and every half minute later, until it is closed.
 
     Pairs are those of the whole build, tokens those of this run. Each record is one appended line, so a kill loses one
     record at most. An object store cannot append: there the whole file is written, twice a minute.
+
+    Args:
+        output: The build's folder.
+        run: Name of the run.
+        watch: Gets the counts while the run goes on, with the monotonic time.
     """
 
-    def __init__(self, output: AnyPath, run: str) -> None:
+    def __init__(self, output: AnyPath, run: str, watch: Watch | None = None) -> None:
         self._output = output
         self._run = run
+        self._watch = watch
         self._started = time.monotonic()
         self._stopped = threading.Event()
         self._earlier: bytes | None = None
-        self._thread = threading.Thread(target=self._watch, name="everyuser-pace", daemon=True)
+        self._thread = threading.Thread(target=self._follow, name="everyuser-pace", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
@@ -170,17 +179,19 @@ class Pace:
         self._stopped.set()
         self._thread.join()
 
-    def _watch(self) -> None:
+    def _follow(self) -> None:
         is_over = False
         while not is_over:
             first = 1.0 if storage.is_local(self._output) else 30.0
             is_over = self._stopped.wait(min(30.0, max(first, (time.monotonic() - self._started) / 100)))
             # Errors of a full disk are raised elsewhere.
             with contextlib.suppress(OSError, UserError), without_retries():
-                self._record()
+                counts = total(self._output)
+                if self._watch is not None and not is_over:
+                    self._watch(counts, time.monotonic())
+                self._record(counts)
 
-    def _record(self) -> None:
-        counts = total(self._output)
+    def _record(self, counts: Counter[str]) -> None:
         done = {
             "pairs": counts[EARLIER_PAIRS] + counts["settled"],
             "prompt_tokens": counts["prompt_tokens"],

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -24,14 +25,22 @@ def plan(tmp_path: Path) -> BuildPlan:
 
 def test_time_left_counts_down_between_two_steps_and_never_up() -> None:
     left = TimeLeft()
-    assert left.update(0, 100, now=0.0) is None
-    # A model was loaded until second 50.
     assert left.update(0, 100, now=50.0) is None
-    assert left.update(10, 100, now=60.0) == 90.0
-    assert [left.update(10, 100, now=60.0 + passed) for passed in (10, 30, 89)] == [80.0, 60.0, 1.0]
-    assert left.update(10, 100, now=200.0) is None
-    assert left.update(20, 100, now=250.0) == 800.0
-    assert left.update(100, 100, now=260.0) is None
+    assert left.update(10, 90, now=60.0) == 90.0
+    assert [left.update(10, 90, now=60.0 + passed) for passed in (10, 30, 89)] == [80.0, 60.0, 1.0]
+    assert left.update(10, 90, now=200.0) is None
+    # The second step took 190 seconds; the time before it is not of the last two minutes.
+    assert left.update(20, 80, now=250.0) == 1520.0
+    assert left.update(100, 0, now=260.0) is None
+
+
+def test_time_left_follows_an_engine_that_becomes_faster() -> None:
+    left = TimeLeft()
+    slow = [left.update(second // 10, 1000 - second // 10, float(second)) for second in range(601)]
+    fast = [left.update(60 + second, 940 - second, 600.0 + second) for second in range(1, 241)]
+
+    assert slow[-1] == pytest.approx(9400, rel=0.02)
+    assert fast[-1] == 700.0
 
 
 def test_bar_moves_with_answers_before_a_shard_is_settled(plan: BuildPlan) -> None:
@@ -61,6 +70,16 @@ def test_bar_is_not_full_before_all_pairs_are_settled(plan: BuildPlan) -> None:
     assert phase.completed() == 60
 
 
+def test_rejected_pairs_are_expected_to_be_asked_again(plan: BuildPlan) -> None:
+    config = plan.config.model_copy(update={"attempts": 3})
+    phase = Building("pairs", dataclasses.replace(plan, config=config), plan.shards())
+
+    count(plan, begun=60, questions=180, answers=120, accepted=30, rejected=30, settled=30)
+
+    # 60 answers are under way, for 30 pairs; a half of these pairs needs a third attempt, and no fourth is made.
+    assert phase.completed() == 60 * 120 // (120 + 60 + 45)
+
+
 @pytest.mark.parametrize(
     ("gauge", "words"), [("paused", "paused: the endpoint asks to wait"), ("outage", "no endpoint answers")]
 )
@@ -80,7 +99,8 @@ def test_tokens_per_second_are_shown_for_text_and_not_for_choices(tmp_path: Path
     for name, keys in (("text", {}), ("choices", {"pairs": None, "mining": section})):
         plan = prepared(tmp_path / name, tiny(**keys))
         phase = Building("pairs", plan, plan.shards())
-        count(plan, questions=50, answers=20, completion_tokens=20)
+        counters_for(plan.output).set_gauge("in_flight", 8)
+        count(plan, questions=50, answers=20, tokens_heard=20)
         lines.append(phase.facts())
 
     assert "tokens/s" in lines[0]

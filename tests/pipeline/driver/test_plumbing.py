@@ -25,6 +25,7 @@ def test_validation_is_counted(tmp_path: Path) -> None:
     plumbing.validate(replace(shard, drafts=[*bad, *shard.drafts[4:]]), plan, last=False)
 
     assert verdicts(plan) == {"accepted": 8, "rejected": 4, "settled": 8}
+    assert counters_for(plan.output).get("rejected/validate/too_short") == 4
 
 
 def test_posts_that_no_dimension_fits_are_counted(tmp_path: Path) -> None:

@@ -309,7 +309,7 @@ def test_a_note_that_fails_is_made_up_for_by_the_next(output: UPath, monkeypatch
     with monkeypatch.context() as patch:
         patch.setattr(storage, "write_bytes", failing)
         with pytest.raises(UserError):
-            pace._record()
+            pace._record(total(output))
     pace.close()
 
     assert len(storage.read_bytes(output / PACE).splitlines()) == 2
