@@ -25,6 +25,7 @@ import numpy as np
 from benchmarks.machine import describe, free_port
 from pipeline.driver.prepare import prepare, with_threads
 from pipeline.generation.completions import Completion
+from pipeline.generation.device import find_device
 from pipeline.generation.server import server_spec
 from pipeline.generation.service import close_generation_service, generation_service
 from pipeline.io.locks import locked
@@ -67,7 +68,7 @@ def main() -> None:
 def run(scratch: Path, arguments: argparse.Namespace, extra: tuple[str, ...]) -> dict[str, Any]:
     """Annotate once, on a server of this setting."""
     engine, port = VllmEngine(args=extra), free_port()
-    spec = server_spec(engine, arguments.model, scratch / "server.log")
+    spec = server_spec(engine, arguments.model, scratch / "server.log", find_device(engine))
     command = [part.replace("{port}", str(port)) for part in spec.command]
     with (scratch / "server.log").open("wb") as log:
         server = subprocess.Popen(

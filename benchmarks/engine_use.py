@@ -46,6 +46,7 @@ from benchmarks.machine import busy_seconds, describe
 from pipeline.driver.prepare import prepare
 from pipeline.generation import service
 from pipeline.generation.completions import Completion, Outcome, Request, make_request
+from pipeline.generation.device import find_device
 from pipeline.generation.endpoints import Endpoint
 from pipeline.generation.guard import ServerSpec
 from pipeline.generation.journal import read_journal
@@ -193,7 +194,7 @@ def compare(scratch: Path, arguments: argparse.Namespace) -> None:
     _write(scratch / _REQUESTS, [request.body for request in requests])
     _write(scratch / _WARM_UP, _warm_up(config))
     size = f"{len(requests)} requests in shards of {config.shard_pairs} pairs"
-    print(f"{size}, {_engine(config).in_flight} in flight, {config.generation.model}", flush=True)
+    print(f"{size}, {_in_flight(config)} in flight, {config.generation.model}", flush=True)
     speeds: dict[str, list[float]] = {"pipeline": [], "offline": []}
     other_cores = 0.0
     for number in range(1, arguments.rounds + 1):
@@ -239,7 +240,7 @@ def run_pipeline(scratch: Path, name: str) -> None:
         name,
         seconds=watch.seconds,
         other_cores=watch.other_work / watch.seconds,
-        thin=watch.thin_seconds(_engine(config).in_flight) / watch.seconds,
+        thin=watch.thin_seconds(_in_flight(config)) / watch.seconds,
         url=link.url,
     )
 
@@ -247,7 +248,8 @@ def run_pipeline(scratch: Path, name: str) -> None:
 def run_offline(scratch: Path, name: str) -> None:
     """Run the batch with the server's arguments, in a separate process."""
     config = load_config(scratch / _CONFIG)
-    spec = server_spec(_engine(config), config.generation.model, scratch / "server.log")
+    managed = _engine(config)
+    spec = server_spec(managed, config.generation.model, scratch / "server.log", find_device(managed))
     os.environ.update(spec.environment)
     vllm: Any = importlib.import_module("vllm")
     parser = importlib.import_module("vllm.utils.argparse_utils").FlexibleArgumentParser()
@@ -351,8 +353,13 @@ def _warm_up(config: BuildConfig) -> list[bytes]:
             ("warm-up", k),
             max_tokens=_WARM_UP_TOKENS,
         ).body
-        for k in range(_engine(config).in_flight)
+        for k in range(_in_flight(config))
     ]
+
+
+def _in_flight(config: BuildConfig) -> int:
+    managed = _engine(config)
+    return find_device(managed).bound(managed)
 
 
 def _engine(config: BuildConfig) -> VllmEngine:

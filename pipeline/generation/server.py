@@ -16,6 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from pipeline.generation.device import Device, cpu_cache_gib, cpu_dtype
 from pipeline.generation.endpoints import Endpoint
 from pipeline.generation.guard import ServerSpec
 from pipeline.generation.packaged import model_path
@@ -37,24 +38,30 @@ def require_vllm(engine: VllmEngine) -> None:
         )
 
 
-def server_spec(engine: VllmEngine, model: str, log: Path) -> ServerSpec:
+def server_spec(engine: VllmEngine, model: str, log: Path, device: Device) -> ServerSpec:
     """Return the command that serves `model` under that name, on loopback.
+
+    Args:
+        engine: Settings of the server.
+        model: A model of the Hub, a folder or a packaged model.
+        log: File of the server's log.
+        device: Where the server runs.
 
     Raises:
         UserError: vLLM or the model is missing.
     """
     require_vllm(engine)
-    on_cpu = engine.device == "cpu" or (engine.device == "auto" and not _has_gpu())
+    in_flight = device.bound(engine)
     command = [
         *(engine.command or (sys.executable, "-m", "vllm.entrypoints.openai.api_server")),
         *("--model", model_path(model), "--served-model-name", model),
-        *("--host", "127.0.0.1", "--port", "{port}", "--max-num-seqs", str(engine.in_flight)),
-        *((*_CPU_ARGS, "--dtype", cpu_dtype()) if on_cpu else ()),
+        *("--host", "127.0.0.1", "--port", "{port}", "--max-num-seqs", str(in_flight)),
+        *((*_CPU_ARGS, "--dtype", cpu_dtype()) if device.is_cpu else ()),
         *engine.args,
     ]
     return ServerSpec(
         command=tuple(command),
-        environment=_environment(on_cpu),
+        environment=_environment(device, in_flight),
         log=str(log),
         start_seconds=engine.start_seconds,
         max_restarts=engine.max_restarts,
@@ -70,33 +77,12 @@ _CPU_ARGS = (
 )
 
 
-_BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
-"""Features that Linux lists of a CPU with instructions for bfloat16, x86-64 and ARM."""
-
-
-def cpu_dtype(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """Return the type that this CPU computes in fastest: bfloat16 is several times slower without such instructions."""
-    try:
-        flags = set(cpuinfo.read_text().split())
-    except OSError:
-        return "float32"
-    return "bfloat16" if flags & _BFLOAT16_FLAGS else "float32"
-
-
-def _has_gpu() -> bool:
-    """Return whether `nvidia-smi` succeeds; its mere presence says nothing about the driver."""
-    try:
-        return subprocess.run(["nvidia-smi"], capture_output=True, timeout=30, check=False).returncode == 0
-    except (OSError, subprocess.TimeoutExpired):
-        return False
-
-
-def _environment(on_cpu: bool) -> dict[str, str]:
+def _environment(device: Device, in_flight: int) -> dict[str, str]:
     environment = {"VLLM_NO_USAGE_STATS": "1", "TOKENIZERS_PARALLELISM": "false", "VLLM_CONFIGURE_LOGGING": "1"}
-    if on_cpu:
+    if device.is_cpu:
         cores = ",".join(str(core) for core in usable_cores())
         # Without this vLLM keeps one core for itself: with two cores, half the machine.
-        environment |= {"VLLM_CPU_OMP_THREADS_BIND": cores, "VLLM_CPU_KVCACHE_SPACE": "2"}
+        environment |= {"VLLM_CPU_OMP_THREADS_BIND": cores, "VLLM_CPU_KVCACHE_SPACE": str(cpu_cache_gib(in_flight))}
     return environment
 
 

@@ -11,16 +11,21 @@ from pathlib import Path
 from pipeline.generation import dummy
 from pipeline.generation.client import Client, RequestBatch
 from pipeline.generation.completions import AnyRequest, Failure, Outcome
+from pipeline.generation.device import find_device
 from pipeline.generation.endpoints import Endpoints, RemoteEndpoints
 from pipeline.generation.journal import JournalWriter, open_journal, read_journal
 from pipeline.generation.server import ManagedServer, server_spec
 from pipeline.generation.trial import trial_requests
 from pipeline.io import storage
+from pipeline.io.outages import notify
 from pipeline.io.storage import private_folder, write_errors
 from pipeline.plan import BuildPlan
 from pipeline.runtime.progress import counters_for
 from schemas.base import UserError
 from schemas.config import DummyEngine, OpenAiEngine, ReplayEngine, VllmEngine
+
+_IN_FLIGHT = 256
+"""Upper bound of requests in flight for each remote endpoint. The window finds how many of them it needs."""
 
 
 class GenerationService:
@@ -105,11 +110,18 @@ def _connect(plan: BuildPlan) -> Client:
     if isinstance(engine, OpenAiEngine):
         key = read_key(engine.api_key_env)
         endpoints = RemoteEndpoints(engine.base_urls)
+        in_flight = engine.in_flight or _IN_FLIGHT * len(engine.base_urls)
+        cause = f"{len(engine.base_urls)} endpoint{'s' if len(engine.base_urls) > 1 else ''}"
     elif isinstance(engine, VllmEngine):
-        endpoints = ManagedServer(server_spec(engine, model, _server_log(plan)), counts)
+        device = find_device(engine)
+        in_flight = device.bound(engine)
+        endpoints = ManagedServer(server_spec(engine, model, _server_log(plan), device), counts)
+        cause = str(device)
     else:
         raise TypeError(f"engine {engine.kind} has no endpoint")
-    return Client(endpoints, key, trial_requests(plan), engine.in_flight, plan.config.requests, counts)
+    if engine.in_flight is None:
+        notify(f"at most {in_flight} requests in flight (engine.in_flight; {cause})")
+    return Client(endpoints, key, trial_requests(plan), in_flight, plan.config.requests, counts)
 
 
 def read_key(variable: str) -> str:

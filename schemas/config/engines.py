@@ -27,7 +27,12 @@ class VllmEngine(Record):
     )
     start_seconds: float = Field(900.0, gt=0, description="Longest wait for the server's first answer.")
     max_restarts: int = Field(3, ge=0, description="Most restarts of a server that dies.")
-    in_flight: int = Field(64, ge=1, description="Most requests in flight.")
+    in_flight: int | None = Field(
+        None,
+        ge=1,
+        description="Most requests in flight, and vLLM's `--max-num-seqs`; null: by the device (12 a CPU core, from 16 "
+        "to 128; 6 for each GiB of a GPU's memory, from 32 to 512).",
+    )
 
     @field_validator("args")
     @classmethod
@@ -56,7 +61,12 @@ class OpenAiEngine(Record):
         "OPENAI_API_KEY",
         description="Name of the environment variable with the key, in capital letters; never the key itself.",
     )
-    in_flight: int = Field(64, ge=1, description="Most requests in flight over all endpoints.")
+    in_flight: int | None = Field(
+        None,
+        ge=1,
+        description="Most requests in flight over all endpoints; null: 256 for each. The build begins with 16 and "
+        "finds out how many make the most tokens a second.",
+    )
 
     @field_validator("base_urls")
     @classmethod

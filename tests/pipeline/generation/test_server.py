@@ -18,8 +18,9 @@ from pipeline.generation.completions import (
     Failure,
     make_request,
 )
+from pipeline.generation.device import find_device
 from pipeline.generation.guard import ServerSpec
-from pipeline.generation.server import ManagedServer, cpu_dtype, server_spec
+from pipeline.generation.server import ManagedServer, server_spec
 from pipeline.runtime.progress import counters_for
 from schemas.base import UserError
 from schemas.config import GenerationConfig, RequestsConfig, VllmEngine
@@ -43,16 +44,20 @@ def vllm_engine(**changes: Any) -> VllmEngine:
     return VllmEngine.model_validate({"device": "cpu", "start_seconds": PATIENCE} | changes)
 
 
+def spec_of(engine: VllmEngine, model: str, folder: Path) -> ServerSpec:
+    return server_spec(engine, model, folder / "server.log", find_device(engine))
+
+
 def stub_spec(folder: Path, *arguments: str, **changes: Any) -> ServerSpec:
     """A server of this test alone, as `folder` is part of its command."""
     command = (sys.executable, "-m", "tests.stub", "--log", str(folder / "requests.log"), *arguments)
-    return server_spec(vllm_engine(command=command, **changes), "stub", folder / "server.log")
+    return spec_of(vllm_engine(command=command, **changes), "stub", folder)
 
 
 def script_spec(folder: Path, script: str, **changes: Any) -> ServerSpec:
     """A server that is a Python script; `folder` makes its command this test's own."""
     command = (sys.executable, "-c", script, str(folder))
-    return server_spec(vllm_engine(command=command, **changes), "stub", folder / "server.log")
+    return spec_of(vllm_engine(command=command, **changes), "stub", folder)
 
 
 TRIAL = make_request(GenerationConfig(model="stub"), {"user": trial.TRIAL}, ("trial",))
@@ -303,14 +308,14 @@ serve()
 
 def test_a_command_that_is_not_there_is_told(tmp_path: Path) -> None:
     command = (str(tmp_path / "no-such-program"),)
-    spec = server_spec(vllm_engine(command=command), "stub", tmp_path / "server.log")
+    spec = spec_of(vllm_engine(command=command), "stub", tmp_path)
 
     assert "no-such-program" in error_of(tmp_path, spec)
 
 
 def test_a_log_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     command = (sys.executable, "-m", "tests.stub", "--log", str(tmp_path / "requests.log"))
-    spec = server_spec(vllm_engine(command=command), "stub", tmp_path / "no such folder" / "server.log")
+    spec = spec_of(vllm_engine(command=command), "stub", tmp_path / "no such folder")
 
     assert str(tmp_path / "no such folder" / "server.log") in error_of(tmp_path, spec)
 
@@ -464,7 +469,7 @@ def after(command: Sequence[str], option: str) -> str:
 def test_the_model_is_served_under_its_own_name_on_loopback_alone(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
 
-    command = server_spec(vllm_engine(command=("serve",), in_flight=7), str(tmp_path), tmp_path / "log").command
+    command = spec_of(vllm_engine(command=("serve",), in_flight=7), str(tmp_path), tmp_path).command
 
     assert command[0] == "serve"
     assert (after(command, "--host"), after(command, "--port")) == ("127.0.0.1", "{port}")
@@ -473,69 +478,36 @@ def test_the_model_is_served_under_its_own_name_on_loopback_alone(tmp_path: Path
 
 
 def test_on_a_cpu_chunked_prefill_is_off(tmp_path: Path) -> None:
-    spec = server_spec(vllm_engine(command=("serve",), device="cpu"), "m", tmp_path / "log")
+    spec = spec_of(vllm_engine(command=("serve",), device="cpu"), "m", tmp_path)
 
     assert "--no-enable-chunked-prefill" in spec.command
     assert "VLLM_CPU_KVCACHE_SPACE" in spec.environment
 
 
 def test_on_a_gpu_there_are_no_arguments_for_a_cpu(tmp_path: Path) -> None:
-    spec = server_spec(vllm_engine(command=("serve",), device="cuda"), "m", tmp_path / "log")
+    spec = spec_of(vllm_engine(command=("serve",), device="cuda"), "m", tmp_path)
 
     assert "--no-enable-chunked-prefill" not in spec.command
     assert not any("CPU" in name for name in spec.environment)
 
 
-@pytest.mark.parametrize(
-    ("line", "dtype"),
-    [
-        ("flags\t\t: fpu avx2 avx512f avx512_bf16 amx_tile", "bfloat16"),
-        ("flags\t\t: fpu amx_bf16", "bfloat16"),
-        ("Features\t: asimd bf16 i8mm", "bfloat16"),
-        ("flags\t\t: fpu f16c avx2 avx512f", "float32"),
-        (None, "float32"),
-    ],
-)
-def test_a_cpu_without_instructions_for_bfloat16_computes_in_float32(
-    tmp_path: Path, line: str | None, dtype: str
-) -> None:
-    if line is not None:
-        (tmp_path / "cpuinfo").write_text(f"processor\t: 0\n{line}\n")
-    assert cpu_dtype(tmp_path / "cpuinfo") == dtype
-
-
-@pytest.mark.parametrize(("code", "on_cpu"), [(0, False), (9, True), (None, True)])
-def test_the_device_is_cuda_where_nvidia_smi_answers(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int | None, on_cpu: bool
-) -> None:
-    if code is not None:
-        program = tmp_path / "nvidia-smi"
-        program.write_text(f"#!/bin/sh\nexit {code}\n")
-        program.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path))
-
-    spec = server_spec(vllm_engine(command=("serve",), device="auto"), "m", tmp_path / "log")
-
-    assert ("--no-enable-chunked-prefill" in spec.command) == on_cpu
-
-
 def test_arguments_of_the_user_come_last_so_that_they_win(tmp_path: Path) -> None:
     engine = vllm_engine(command=("serve",), args=("--max-model-len", "8192", "--block-size", "16"))
 
-    command = server_spec(engine, "m", tmp_path / "log").command
+    command = spec_of(engine, "m", tmp_path).command
 
     assert command[-4:] == ("--max-model-len", "8192", "--block-size", "16")
 
 
 def test_limits_and_log_are_those_of_the_engine(tmp_path: Path) -> None:
-    spec = server_spec(vllm_engine(command=("serve",), start_seconds=12.0, max_restarts=5), "m", tmp_path / "log")
+    spec = spec_of(vllm_engine(command=("serve",), start_seconds=12.0, max_restarts=5), "m", tmp_path)
 
-    assert (spec.start_seconds, spec.max_restarts, spec.log) == (12.0, 5, str(tmp_path / "log"))
+    assert (spec.start_seconds, spec.max_restarts, spec.log) == (12.0, 5, str(tmp_path / "server.log"))
 
 
 def test_a_local_folder_without_a_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
-        server_spec(vllm_engine(command=("serve",)), str(tmp_path / "nothing"), tmp_path / "log")
+        spec_of(vllm_engine(command=("serve",)), str(tmp_path / "nothing"), tmp_path)
 
     assert "generation.model" in str(caught.value)
     assert str(tmp_path / "nothing") in str(caught.value)
@@ -545,7 +517,7 @@ def test_without_vllm_the_way_out_is_named(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setitem(sys.modules, "vllm", None)
 
     with pytest.raises(UserError) as caught:
-        server_spec(vllm_engine(), "m", tmp_path / "log")
+        spec_of(vllm_engine(), "m", tmp_path)
 
     assert "vLLM is not installed" in str(caught.value)
     assert "openai" in str(caught.value)
@@ -554,6 +526,6 @@ def test_without_vllm_the_way_out_is_named(tmp_path: Path, monkeypatch: pytest.M
 def test_by_default_the_server_is_that_of_this_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
 
-    command = server_spec(vllm_engine(), "m", tmp_path / "log").command
+    command = spec_of(vllm_engine(), "m", tmp_path).command
 
     assert command[:3] == (sys.executable, "-m", "vllm.entrypoints.openai.api_server")

@@ -1,0 +1,83 @@
+"""The device of the build's own model server, and how many sequences it takes at once."""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from pipeline.io.processes import usable_cores
+from schemas.config import VllmEngine
+
+_GIB = 2**30
+_BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
+"""Features that Linux lists of a CPU with instructions for bfloat16, x86-64 and ARM."""
+
+
+@dataclass(frozen=True)
+class Device:
+    """A CPU or a GPU. `size` is the number of usable cores, or GiB of the smallest GPU's memory (0: unknown)."""
+
+    is_cpu: bool
+    size: int
+
+    def __str__(self) -> str:
+        if self.is_cpu:
+            return f"{self.size} CPU core{'s' if self.size > 1 else ''}"
+        return f"GPU memory of {self.size} GiB" if self.size else "GPU memory unknown"
+
+    def bound(self, engine: VllmEngine) -> int:
+        """Return the most sequences in flight: `engine.in_flight`, or what keeps the device busy by a rule of thumb.
+
+        A CPU gets 12 a core. A GPU gets 6 for each GiB: with half of the memory left for the cache of tokens, 6
+        sequences of 680 tokens fit where a token takes 128 KiB (a model of 8 billion parameters).
+        """
+        if engine.in_flight is not None:
+            return engine.in_flight
+        if self.is_cpu:
+            return min(128, max(16, 12 * self.size))
+        return min(512, max(32, 6 * self.size)) if self.size else 128
+
+
+def find_device(engine: VllmEngine) -> Device:
+    """Return the device on which the engine serves."""
+    size = None if engine.device == "cpu" else _gpu_gib()
+    if size is not None or engine.device == "cuda":
+        return Device(is_cpu=False, size=size or 0)
+    return Device(is_cpu=True, size=len(usable_cores()))
+
+
+def _gpu_gib() -> int | None:
+    """Return the smallest GPU's memory in GiB, 0 where it is unknown, or None where `nvidia-smi` does not succeed.
+
+    Its mere presence says nothing about the driver.
+    """
+    command = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    if done.returncode:
+        return None
+    # MiB, a line each; a GPU that shares the machine's memory has no number.
+    sizes = [int(line) for line in done.stdout.split("\n") if line.strip().isdigit()]
+    return round(min(sizes, default=0) / 1024)
+
+
+def cpu_dtype(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """Return the type that this CPU computes in fastest: bfloat16 is several times slower without such instructions."""
+    try:
+        flags = set(cpuinfo.read_text().split())
+    except OSError:
+        return "float32"
+    return "bfloat16" if flags & _BFLOAT16_FLAGS else "float32"
+
+
+def cpu_cache_gib(in_flight: int) -> int:
+    """Return the size of a CPU's cache of tokens: 64 MiB a sequence, and at most a quarter of the machine's memory.
+
+    That is 1,170 tokens of a model of 1.5 billion parameters in float32, which takes 56 KiB a token.
+    """
+    return max(2, min(in_flight // 16, psutil.virtual_memory().total // _GIB // 4))

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.generation.device import Device, cpu_cache_gib, cpu_dtype, find_device
+from pipeline.io.processes import usable_cores
+from schemas.config import VllmEngine
+
+CPU = Device(is_cpu=True, size=len(usable_cores()))
+
+
+@pytest.mark.parametrize(
+    ("printed", "code", "device"),
+    [
+        ("81559", 0, Device(is_cpu=False, size=80)),
+        ("24564\n16384", 0, Device(is_cpu=False, size=16)),
+        ("[N/A]", 0, Device(is_cpu=False, size=0)),
+        ("81559", 9, CPU),
+        (None, 0, CPU),
+    ],
+)
+def test_the_device_is_a_gpu_where_nvidia_smi_succeeds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, printed: str | None, code: int, device: Device
+) -> None:
+    if printed is not None:
+        program = tmp_path / "nvidia-smi"
+        program.write_text(f"#!/bin/sh\nprintf '{printed}\\n'\nexit {code}\n")
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    assert find_device(VllmEngine()) == device
+    assert find_device(VllmEngine(device="cpu")) == CPU
+    assert not find_device(VllmEngine(device="cuda")).is_cpu
+
+
+@pytest.mark.parametrize(
+    ("device", "bound", "words"),
+    [
+        (Device(is_cpu=True, size=1), 16, "1 CPU core"),
+        (Device(is_cpu=True, size=2), 24, "2 CPU cores"),
+        (Device(is_cpu=True, size=64), 128, "64 CPU cores"),
+        (Device(is_cpu=False, size=4), 32, "GPU memory of 4 GiB"),
+        (Device(is_cpu=False, size=24), 144, "GPU memory of 24 GiB"),
+        (Device(is_cpu=False, size=139), 512, "GPU memory of 139 GiB"),
+        (Device(is_cpu=False, size=0), 128, "GPU memory unknown"),
+    ],
+)
+def test_the_bound_follows_the_device_unless_it_is_given(device: Device, bound: int, words: str) -> None:
+    assert device.bound(VllmEngine()) == bound
+    assert device.bound(VllmEngine(in_flight=7)) == 7
+    assert str(device) == words
+
+
+def test_the_cache_of_a_cpu_grows_with_the_sequences_within_the_machines_memory() -> None:
+    assert cpu_cache_gib(24) == 2
+    assert cpu_cache_gib(10_000_000) < 10_000_000 // 16
+
+
+@pytest.mark.parametrize(
+    ("line", "dtype"),
+    [
+        ("flags\t\t: fpu avx2 avx512f avx512_bf16 amx_tile", "bfloat16"),
+        ("flags\t\t: fpu amx_bf16", "bfloat16"),
+        ("Features\t: asimd bf16 i8mm", "bfloat16"),
+        ("flags\t\t: fpu f16c avx2 avx512f", "float32"),
+        (None, "float32"),
+    ],
+)
+def test_a_cpu_without_instructions_for_bfloat16_computes_in_float32(
+    tmp_path: Path, line: str | None, dtype: str
+) -> None:
+    if line is not None:
+        (tmp_path / "cpuinfo").write_text(f"processor\t: 0\n{line}\n")
+    assert cpu_dtype(tmp_path / "cpuinfo") == dtype
