@@ -20,8 +20,8 @@ cousin evening family field forest friend garden gentle harbour honest kitchen l
 meadow morning mountain music narrow neighbour often paper patient pocket quiet rather river road season silver simple
 slowly sometimes song station story street summer table teacher travel village walk water weather window winter wonder
 """
-_WORDS = _TEXT.split()
-_BODIES = [" ".join(random.Random(k).choices(_WORDS, k=30 + k % 25)) for k in range(4096)]
+WORDS = _TEXT.split()
+_BODIES = [" ".join(random.Random(k).choices(WORDS, k=30 + k % 25)) for k in range(4096)]
 
 
 def reply(body: bytes) -> bytes:

@@ -49,7 +49,7 @@ class Window:
     """A limit of sequences in flight that climbs towards the highest rate of tokens, and yields to a busy server.
 
     It is the smallest window with nearly the best rate: a larger one only makes each request wait longer. A *round*,
-    one window of completions, measures the rate:
+    completions of half a window, measures the rate:
 
     - At first the window doubles each round while that raises the rate by a tenth (the startup of BBR: Cardwell et al.,
       "BBR: Congestion-Based Congestion Control", 2016).
@@ -58,8 +58,8 @@ class Window:
       ThreadPool", 2009).
     - Rates of other windows are forgotten with each rest, or when the same window suddenly has another rate: the
       engine has become faster or slower, or stood still. The window then stays until two rounds agree.
-    - A busy server or a timeout halves the window. It then grows by one a round to its former size (additive increase,
-      multiplicative decrease: Chiu and Jain, 1989).
+    - A busy server or a timeout halves the window. It then grows by one for each window of completions, to its former
+      size (additive increase, multiplicative decrease: Chiu and Jain, 1989).
 
     Args:
         maximum: Upper bound.
@@ -112,7 +112,7 @@ class Window:
         measured.tokens += tokens
         measured.busy_seconds += sequences * (now - sent)
         measured.in_flight += in_flight
-        if measured.sequences >= max(size := self.limit, _FEWEST):
+        if measured.sequences >= max((size := self.limit) / 2, _FEWEST):
             self._end_round(measured.rate)
             # While the window stays the same, requests that are in flight count in the next round.
             self._round = _Round(measured.since if self.limit == size else now)
