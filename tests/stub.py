@@ -16,7 +16,7 @@ import os
 import random
 import re
 import sys
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,9 @@ again almost always autumn balcony basket before bicycle bottle bread brother ca
 cousin evening family field forest friend garden gentle harbour honest kitchen lantern letter library little market
 """
 _WORDS = _TEXT.split()
+
+IS_STREAMED = web.RequestKey("is_streamed", bool)
+"""Key of a request: whether it asks for a stream."""
 
 Answer = Callable[[web.Request, dict[str, Any]], Awaitable[web.StreamResponse]]
 
@@ -68,6 +71,59 @@ def completion(text: str, finish_reason: str = "stop") -> web.Response:
             "usage": {"prompt_tokens": 100, "completion_tokens": 30, "total_tokens": 130},
         }
     )
+
+
+Piece = bytes | str | dict[str, Any]
+
+
+async def stream(
+    request: web.Request, pieces: Iterable[Piece] | AsyncIterable[Piece], pause: float = 0.0, ends: bool = True
+) -> web.StreamResponse:
+    """A streamed chat completion as vLLM sends it: a piece is text, a whole chunk, or bytes.
+
+    `pause`: seconds before each piece. `ends`: a finish reason, the token counts and the end mark follow.
+    """
+    response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
+    await response.prepare(request)
+    async for piece in _later(pieces, pause):
+        chunk = {"choices": [{"index": 0, "delta": {"content": piece}}]} if isinstance(piece, str) else piece
+        await response.write(chunk if isinstance(chunk, bytes) else event(chunk))
+    if ends:
+        usage = {"prompt_tokens": 100, "completion_tokens": 30, "total_tokens": 130}
+        last = {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
+        await response.write(event(last) + event({"choices": [], "usage": usage}) + b"data: [DONE]\n\n")
+    return response
+
+
+async def _later(pieces: Iterable[Piece] | AsyncIterable[Piece], pause: float) -> AsyncIterator[Piece]:
+    if isinstance(pieces, AsyncIterable):
+        async for piece in pieces:
+            yield piece
+    else:
+        for piece in pieces:
+            await asyncio.sleep(pause)
+            yield piece
+
+
+def event(chunk: object) -> bytes:
+    """A server-sent event."""
+    return b"data: " + json.dumps(chunk).encode() + b"\n\n"
+
+
+async def _streamed(request: web.Request, response: web.StreamResponse) -> web.StreamResponse:
+    """Send a chat completion as a stream, and anything else as it is."""
+    if not isinstance(response, web.Response) or response.content_type != "application/json":
+        return response
+    body = json.loads(response.text or "")
+    if body.get("object") != "chat.completion":
+        return response
+    (choice,) = body["choices"]
+    text = choice["message"]["content"]
+    role = {"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}}]}
+    end = {"choices": [{"index": 0, "delta": {}, "finish_reason": choice["finish_reason"]}]}
+    halves = [text[: len(text) // 2], text[len(text) // 2 :]]
+    usage = {"choices": [], "usage": body["usage"]}
+    return await stream(request, [role, *halves, end, usage, b"data: [DONE]\n\n"], ends=False)
 
 
 def option_texts(prompt: str) -> dict[str, str]:
@@ -178,7 +234,8 @@ def is_trial(body: Mapping[str, Any]) -> bool:
 class StubServer(Server):
     """Serves on a free port of the loopback interface, on a thread of its own. `bodies` are the requests it saw.
 
-    Trial questions go to `on_trial`, and into `trials`.
+    Trial questions go to `on_trial`, and into `trials`. A chat completion is streamed where a request asks for that,
+    unless `streams` is false; `bodies` lack what asks for it, and `streamed` says which did.
     """
 
     def __init__(
@@ -187,7 +244,11 @@ class StubServer(Server):
         models: tuple[str, ...] = ("stub",),
         port: int = 0,
         on_trial: Answer = good,
+        streams: bool = True,
+        owner: str = "vllm",
+        is_healthy: bool = True,
     ) -> None:
+        self.streamed: list[bool] = []
         self.bodies: list[dict[str, Any]] = []
         self.trials: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
@@ -195,6 +256,9 @@ class StubServer(Server):
         self._answer = answer
         self._on_trial = on_trial
         self._models = models
+        self._streams = streams
+        self._owner = owner
+        self._is_healthy = is_healthy
 
     @property
     def url(self) -> str:
@@ -214,16 +278,24 @@ class StubServer(Server):
         return web.Response()
 
     async def _list_models(self, request: web.Request) -> web.Response:
-        return web.json_response({"data": [{"id": model} for model in self._models]})
+        if not self._is_healthy:
+            return web.Response(status=502)
+        return web.json_response({"data": [{"id": model, "owned_by": self._owner} for model in self._models]})
 
     async def _complete(self, request: web.Request) -> web.StreamResponse:
         body: dict[str, Any] = await request.json()
+        is_streamed = request[IS_STREAMED] = bool(body.pop("stream", False))
+        body.pop("stream_options", None)
         if is_trial(body):
             self.trials.append(body)
-            return await self._on_trial(request, body)
-        self.bodies.append(body)
-        self.headers.append(dict(request.headers))
-        return await self._answer(request, body)
+            answer = self._on_trial
+        else:
+            self.bodies.append(body)
+            self.streamed.append(is_streamed)
+            self.headers.append(dict(request.headers))
+            answer = self._answer
+        response = await answer(request, body)
+        return await _streamed(request, response) if is_streamed and self._streams else response
 
 
 def serve(answer: Answer = good, on_trial: Answer = good) -> None:

@@ -6,6 +6,7 @@ import logging
 import time
 from datetime import datetime, timedelta
 
+from pipeline.runtime.progress import Counters
 from schemas.base import UserError
 from schemas.config import RequestsConfig
 
@@ -19,8 +20,9 @@ _AGAIN = "run the same command again, finished work is kept"
 class Availability:
     """Times since which the endpoints are down or busy. Times are of `time.monotonic`, endpoints are names."""
 
-    def __init__(self, config: RequestsConfig) -> None:
+    def __init__(self, config: RequestsConfig, counters: Counters) -> None:
         self._config = config
+        self._counters = counters
         self._last_success: dict[str, float] = {}
         self._down_since: float | None = None
         self._busy_since: float | None = None
@@ -37,20 +39,19 @@ class Availability:
         return self._last_success.get(endpoint, -1.0) >= since
 
     def record_up(self) -> None:
-        """Note that some server responds, even if it does not complete the request."""
-        self._down_since = None
+        """Note that some server responds, even by a token or an error of the request alone."""
+        if self._down_since is not None:
+            self._down_since = None
+            self._counters.set_gauge("outage", 0)
         if self._is_reported:
             self._is_reported = False
             logger.warning("an endpoint answers again")
 
     def record_down(self, now: float) -> None:
         """Note that no endpoint responds. An outage begins with its first failure."""
-        self._down_since = now if self._down_since is None else self._down_since
-
-    @property
-    def is_outage(self) -> bool:
-        """True while no endpoint responds."""
-        return self._down_since is not None
+        if self._down_since is None:
+            self._down_since = now
+            self._counters.set_gauge("outage", 1)
 
     def check_outage(self, now: float, detail: str) -> None:
         """Raise `UserError` where no endpoint has responded for `outage_seconds`."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import orjson
 
 from pipeline.generation.completions import AnyRequest, ChoiceRequest, Completion, Failure
+from pipeline.generation.continuation import Partial
 from pipeline.generation.endpoints import Endpoint
 from schemas.answers import parse, read_count, read_error
 from schemas.base import UserError
@@ -36,6 +37,8 @@ class Transient:
 
     reason: str
     detail: str
+    partial: Partial | None = None
+    """What came of the reply before the cut, where it is worth a continuation."""
 
 
 Result = Completion | Failure | Busy | Transient

@@ -2,13 +2,13 @@
 
 It runs on its own thread. `classify` says what one response means for its request. What it means for the run
 depends on others: a request is at fault only where the same endpoint completes another one. Where no other request is
-left to decide, trial requests are sent.
+left to decide, trial requests are sent. A request that the server had no time for is queued again, in the end to be
+sent alone.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import logging
 import math
@@ -23,6 +23,7 @@ import uvloop
 
 from pipeline.generation.classify import Busy, Result, Transient
 from pipeline.generation.completions import AnyRequest, Completion, Failure, Outcome
+from pipeline.generation.continuation import Partial
 from pipeline.generation.endpoints import Endpoint, Endpoints
 from pipeline.generation.journal import JournalWriter
 from pipeline.generation.sender import Sender
@@ -37,7 +38,9 @@ logger = logging.getLogger(__name__)
 _TRIAL_SECONDS = 1.0
 """Seconds between the trial requests to an endpoint that is down."""
 _ALONE_AFTER = 2
-"""Servers that may die under a request before it is sent alone."""
+"""Timeouts of a request, or servers that died under it, before it is sent alone."""
+_SLOW = frozenset({"timeout", "http_408", "http_504", "http_524"})
+"""Reasons of a server, or of a gateway before it, that had too much to do."""
 _START = 16
 """Sequences in flight at first, on an endpoint of unknown capacity."""
 
@@ -68,14 +71,26 @@ class _Item:
     request: AnyRequest
     journal: JournalWriter
     queued_at: float
+    attempts: int = 0
     retries: int = 0
+    """Failures while the endpoint completed other requests."""
+    is_last: bool = False
+    """True at the retry that was queued behind the others."""
+    timeouts: int = 0
     deaths: int = 0
     """Servers that died under this request."""
+    partial: Partial | None = None
+    """The beginning of a reply that was cut."""
     failed_at: float = math.inf
     waits: int = 0
     """How often the endpoint was busy."""
     waited_seconds: float = 0.0
     sent_at: float = -math.inf
+
+    @property
+    def is_alone(self) -> bool:
+        """True for a request that is sent while nothing else is in flight: what happens then, it alone can cause."""
+        return self.timeouts >= _ALONE_AFTER or self.deaths >= _ALONE_AFTER
 
 
 class Client:
@@ -106,7 +121,7 @@ class Client:
         self.backlog = 0
         self.watermark = 4 * in_flight
         self._endpoints = endpoints
-        self._sender = Sender(endpoints, key, trials, config)
+        self._sender = Sender(endpoints, key, trials, config, counters)
         self._availability = self._sender.availability
         self._window = Window(in_flight, None if endpoints.is_managed else _START)
         self._config = config
@@ -118,7 +133,7 @@ class Client:
         self._verdicts: Verdicts[_Item] = Verdicts()
         self._trials: dict[str, asyncio.Task[None]] = {}
         self._timer: asyncio.TimerHandle | None = None
-        self._alone = asyncio.Lock()
+        self._is_exclusive = False
         self._error: Exception | None = None
         self._changed = threading.Condition()
         self._loop = uvloop.new_event_loop()
@@ -186,12 +201,15 @@ class Client:
             self._timer = self._loop.call_later(pause, self._fill_window)
             return
         while self._queue and self._error is None:
-            # A request that is larger than the window is sent alone.
-            size = self._queue[0].request.sequences
-            if self._in_flight and self._in_flight + size > self._window.limit:
+            item = self._queue[0]
+            size = item.request.sequences
+            # A request that is larger than the window is sent alone, too.
+            is_full = item.is_alone or self._is_exclusive or self._in_flight + size > self._window.limit
+            if self._in_flight and is_full:
                 break
+            self._is_exclusive = item.is_alone
             self._spawn(self._run(self._queue.popleft()), size)
-        if not self._queue and self._in_flight < self._window.limit:
+        if self._in_flight < self._window.limit and (self._is_exclusive or not self._queue or self._queue[0].is_alone):
             self._window.void(time.monotonic())
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None], size: int = 0) -> asyncio.Task[None]:
@@ -225,7 +243,10 @@ class Client:
         self._counters.observe("in_flight", self._in_flight)
         endpoint, result = await self._send(item)
         self._counters.observe("request_milliseconds", round(1000 * (time.monotonic() - begun)))
-        if isinstance(result, Busy):
+        if result is None:
+            item.queued_at = time.monotonic()
+            self._enqueue([item])
+        elif isinstance(result, Busy):
             self._postpone(item, endpoint, result)
         elif isinstance(result, Transient):
             self._settle(item, Failure(result.reason, result.detail, may_pass=True))
@@ -239,7 +260,6 @@ class Client:
         if isinstance(outcome, Completion):
             self._counters.add("prompt_tokens", outcome.prompt_tokens)
             self._counters.add("completion_tokens", outcome.completion_tokens)
-            self._counters.add("tokens_heard", outcome.completion_tokens)
         self._counters.add("answers", item.request.sequences)
         item.batch.outcomes[item.position] = outcome
         with self._changed:
@@ -248,24 +268,20 @@ class Client:
             if item.batch.is_done or self.backlog == self.watermark:
                 self._changed.notify_all()
 
-    async def _send(self, item: _Item) -> tuple[Endpoint, Result]:
-        """Send a request until it has a result. Retries are limited, and so are servers that die under it."""
-        attempts = 0
+    async def _send(self, item: _Item) -> tuple[Endpoint, Result | None]:
+        """Send a request until it has a result. None: it is to be queued again, behind the others."""
         while True:
             if (pause := self._endpoints.available_at() - time.monotonic()) > 0:
                 await asyncio.sleep(pause)
-            # A request under which servers have died twice is sent alone, so that no other counts these deaths.
-            async with self._alone if item.deaths >= _ALONE_AFTER else contextlib.nullcontext():
-                endpoint = await self._endpoints.acquire()
-                sent = item.sent_at = time.monotonic()
-                self._count_at_work(item.request.sequences)
-                try:
-                    result = await self._sender.post(endpoint, item.request)
-                finally:
-                    self._count_at_work(-item.request.sequences)
-                    self._endpoints.release(endpoint)
+            endpoint = await self._endpoints.acquire()
+            sent = item.sent_at = time.monotonic()
+            self._count_at_work(item.request.sequences)
+            try:
+                result = await self._sender.post(endpoint, item.request, item.partial)
+            finally:
+                self._count_at_work(-item.request.sequences)
+                self._endpoints.release(endpoint)
             failed = time.monotonic()
-            self._counters.set_gauge("outage", int(self._availability.is_outage))
             is_unreachable = isinstance(result, Transient) and result.reason == "unreachable"
             self._counters.add("requests_sent", int(not is_unreachable))
             if isinstance(result, Completion):
@@ -276,27 +292,46 @@ class Client:
             if not isinstance(result, Transient):
                 return endpoint, result
             # Only the kind of failure is logged: its detail may quote the prompt.
-            logger.debug("%s: %s; retry %d of a request", endpoint.address(), result.reason, attempts + 1)
+            logger.debug("%s: %s; retry %d of a request", endpoint.address(), result.reason, item.attempts + 1)
             # Long enough to learn of a server's death, too.
-            await asyncio.sleep(backoff_seconds(attempts))
-            attempts += 1
+            await asyncio.sleep(backoff_seconds(item.attempts))
+            item.attempts += 1
+            if result.partial and result.partial != item.partial:
+                # A request that gets on is no bad one.
+                item.partial, item.timeouts = result.partial, 0
+            was_alone = item.is_alone
             if self._endpoints.restarts() != endpoint.restarts:
                 self._availability.record_up()
                 item.deaths += 1
                 if item.deaths > _ALONE_AFTER:
                     detail = f"the server died {item.deaths} times under this request"
                     return endpoint, Failure("server_died", detail, may_pass=False)
+                if item.is_alone and not was_alone:
+                    return endpoint, None
             elif is_unreachable:
                 self._availability.check_outage(time.monotonic(), result.detail)
+            elif result.reason in _SLOW:
+                item.timeouts += 1
+                if not was_alone:
+                    self._window.shrink(failed, sent)
+                if was_alone or not self._sender.worked_since(endpoint, sent):
+                    await asyncio.shield(self._start_trials(endpoint.name))
+                is_own = was_alone and self._availability.succeeded_since(endpoint.name, failed)
+                return endpoint, result if is_own else None
             else:
                 # A request is at fault when it fails before and after the same endpoint completes another one.
                 if not self._availability.succeeded_since(endpoint.name, sent):
                     await asyncio.shield(self._start_trials(endpoint.name))
                 since = item.failed_at if self._config.max_retries else sent
                 item.retries += self._availability.succeeded_since(endpoint.name, since)
-                if item.retries and item.retries >= self._config.max_retries:
-                    return endpoint, result
                 item.failed_at = failed
+                if item.retries and item.retries >= self._config.max_retries:
+                    # The fault may be of the moment, so the last retry comes after what is queued.
+                    is_only = not self._queue and self._in_flight == item.request.sequences
+                    if item.is_last or is_only:
+                        return endpoint, result
+                    item.is_last = True
+                    return endpoint, None
 
     def _count_at_work(self, sequences: int) -> None:
         """Count the sequences that endpoints work on. A request that waits for a retry or a server is none."""

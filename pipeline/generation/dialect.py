@@ -50,6 +50,8 @@ class Dialect:
 
     def __init__(self) -> None:
         self._refused = dict.fromkeys(_FALLBACKS, 0)
+        self.streams: bool | None = None
+        """True where the endpoint streams replies, None before the first trial request is completed."""
 
     def body(self, request: AnyRequest) -> bytes:
         """Return the HTTP body for this endpoint."""

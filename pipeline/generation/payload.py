@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+
 import aiohttp
 
 from schemas.mask import Mask
@@ -17,10 +19,17 @@ class TooLargeError(ValueError):
 async def read_payload(response: aiohttp.ClientResponse, mask: Mask) -> bytes:
     """Read a body. Raises `TooLargeError` once it exceeds `MAX_BYTES`, and errors of aiohttp."""
     payload = bytearray()
+    async for _ in read_pieces(response, payload):
+        pass
+    return mask(bytes(payload))
+
+
+async def read_pieces(response: aiohttp.ClientResponse, payload: bytearray) -> AsyncIterator[bytes]:
+    """Append a body to `payload` and yield each piece as it comes. Raises as `read_payload` does."""
     # Decompressed piece by piece, so that a small body never unpacks to gigabytes.
     async for piece in response.content.iter_any():
         payload += piece
         if len(payload) > MAX_BYTES:
             response.close()
             raise TooLargeError(f"the response is larger than {MAX_BYTES // 2**20} MiB")
-    return mask(bytes(payload))
+        yield piece

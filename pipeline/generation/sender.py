@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import functools
 import time
 from collections import defaultdict
 from collections.abc import Sequence
 
-import aiohttp
 import orjson
 
 from pipeline.generation.availability import Availability
-from pipeline.generation.classify import Busy, Result, Transient, classify, refusal_error
-from pipeline.generation.completions import AnyRequest, Completion, Failure
+from pipeline.generation.classify import Busy, Result, Transient, refusal_error
+from pipeline.generation.completions import AnyRequest, Completion, Failure, Request
+from pipeline.generation.continuation import Partial, continued, joined
 from pipeline.generation.dialect import Dialect
 from pipeline.generation.endpoints import Endpoint, Endpoints
-from pipeline.generation.payload import TooLargeError, read_payload
+from pipeline.generation.streaming import with_stream
+from pipeline.generation.transport import Transport
 from pipeline.generation.window import backoff_seconds
 from pipeline.io.outages import notify
+from pipeline.runtime.progress import Counters
 from schemas.base import UserError
 from schemas.config import RequestsConfig
-from schemas.mask import Mask
 
-_CONNECT_SECONDS = 10.0
+_REFUSALS = frozenset({"http_400", "http_422", "http_500", "http_501"})
+"""Reasons of servers that do not know a field."""
 _SHORTEST_PAUSE = 0.1
 """Seconds to wait for a busy server, even where it sends `Retry-After: 0`."""
 
@@ -34,26 +36,26 @@ class Sender:
     Any method raises `UserError` where the responses show that the run cannot succeed, for now or at all.
     """
 
-    def __init__(self, endpoints: Endpoints, key: str, trials: Sequence[AnyRequest], config: RequestsConfig) -> None:
-        self.availability = Availability(config)
+    def __init__(
+        self,
+        endpoints: Endpoints,
+        key: str,
+        trials: Sequence[AnyRequest],
+        config: RequestsConfig,
+        counters: Counters,
+    ) -> None:
+        self.availability = Availability(config, counters)
         self._endpoints = endpoints
-        self._headers = {"Content-Type": "application/json"}
-        if key:
-            self._headers["Authorization"] = f"Bearer {key}"
+        self._transport = Transport(key, config.timeout_seconds)
         self._trials = trials
         self._dialects: dict[str, Dialect] = defaultdict(Dialect)
+        self._continues: dict[str, bool] = {}
         self._config = config
-        # A server may quote the key, and its responses go into the journal, the rejections and the dataset.
-        self._mask = Mask(key)
+        self._counters = counters
 
     async def open(self) -> None:
         """Return when some endpoint has completed all trial requests."""
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0),
-            timeout=aiohttp.ClientTimeout(total=self._config.timeout_seconds, sock_connect=_CONNECT_SECONDS),
-            headers=self._headers,
-            cookie_jar=aiohttp.DummyCookieJar(),
-        )
+        await self._transport.open()
         await self._endpoints.open()
         retries = 0
         while True:
@@ -75,41 +77,72 @@ class Sender:
     async def close(self) -> None:
         """Close the connections and release the endpoints."""
         await self._endpoints.close()
-        await self._session.close()
+        await self._transport.close()
 
-    async def post(self, endpoint: Endpoint, request: AnyRequest) -> Result:
-        """Send a request and classify the response."""
-        result: Result
+    async def post(
+        self, endpoint: Endpoint, request: AnyRequest, partial: Partial | None = None, is_trial: bool = False
+    ) -> Result:
+        """Send a request and classify the response.
+
+        Args:
+            endpoint: Where to.
+            request: The request.
+            partial: The beginning of its reply, after a cut. The completion is whole.
+            is_trial: True for a trial request.
+        """
+        partial = partial if partial and await self._can_continue(endpoint) else None
+        deadlines = self._transport.deadlines(endpoint)
+        dialect = self._dialects[endpoint.name]
+        body = dialect.body(request)
+        is_streamed = isinstance(request, Request) and dialect.streams is not False and (is_trial or deadlines.is_slow)
+        if is_streamed or partial:
+            fields = orjson.loads(body)
+            fields = continued(fields, partial) if partial else fields
+            body = orjson.dumps(with_stream(fields) if is_streamed else fields)
+        hear = functools.partial(self._hear, endpoint, is_trial)
+        flight = deadlines.begin(endpoint, is_streamed)
         try:
-            async with self._session.post(
-                endpoint.url + request.path,
-                data=self._dialects[endpoint.name].body(request),
-                proxy=endpoint.proxy,
-                allow_redirects=False,
-            ) as response:
-                payload = await read_payload(response, self._mask)
-        except (aiohttp.InvalidURL, UnicodeError) as error:
-            raise UserError(
-                f"engine.base_urls: {endpoint.address()} is not a valid URL ({error}); "
-                "an example is http://localhost:8000/v1"
-            ) from None
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            result = Transient("unreachable", self._mask.text(f"{endpoint.address()}: {type(error).__name__}: {error}"))
-        except TimeoutError:
-            result = Transient("timeout", f"no reply within {self._config.timeout_seconds:g} s")
-        except (aiohttp.ClientError, OSError) as error:
-            result = Transient("connection", self._mask.text(f"{endpoint.address()}: {type(error).__name__}: {error}"))
-        except TooLargeError as error:
-            result = Transient("garbled", str(error))
-        else:
-            result = classify(request, response.status, response.headers, payload, endpoint, self._mask)
+            result = await self._transport.exchange(endpoint, request, body, flight, partial, hear)
+        finally:
+            deadlines.end(flight)
         is_up = not isinstance(result, Transient)
+        # A failure of one request is no outage while others get their tokens.
+        if is_up or not deadlines.worked_since(flight.sent):
+            self._record(endpoint, is_up)
+        if partial and isinstance(result, Failure):
+            # A chat template that changes the assistant's text, or the like.
+            self._continues[endpoint.name] = False
+            return await self.post(endpoint, request, is_trial=is_trial)
+        if isinstance(result, Completion):
+            dialect.streams = flight.has_stream if is_streamed else dialect.streams
+            deadlines.record_completion(flight, is_trial)
+            self._counters.add("tokens_heard", 0 if is_trial else max(0, result.completion_tokens - flight.events))
+            return joined(partial, result) if partial else result
+        return result
+
+    def worked_since(self, endpoint: Endpoint, since: float) -> bool:
+        """Return whether an endpoint has sent a token or an answer since then."""
+        return self._transport.deadlines(endpoint).worked_since(since)
+
+    def _hear(self, endpoint: Endpoint, is_trial: bool, events: int) -> None:
+        """Note so many events with a token."""
+        self._record(endpoint, is_up=True)
+        self._counters.add("tokens_heard", 0 if is_trial else events)
+
+    def _record(self, endpoint: Endpoint, is_up: bool) -> None:
         self._endpoints.mark(endpoint, is_up)
+        if is_up:
+            self._transport.deadlines(endpoint).record_work()
         if is_up or self._endpoints.any_up():
             self.availability.record_up()
         else:
             self.availability.record_down(time.monotonic())
-        return result
+
+    async def _can_continue(self, endpoint: Endpoint) -> bool:
+        if endpoint.name not in self._continues:
+            models = await self._transport.list_models(endpoint) or []
+            self._continues[endpoint.name] = any(model.get("owned_by") == "vllm" for model in models)
+        return self._continues[endpoint.name]
 
     def pause_seconds(self, busy: Busy, waits: int) -> float:
         """Return how long to wait for a busy endpoint, after so many earlier waits."""
@@ -130,7 +163,7 @@ class Sender:
         """Send the trial requests; return None where all are completed, or the problem of an endpoint that is down."""
         for number, request in enumerate(self._trials):
             retries = 0
-            while not isinstance(result := await self.post(endpoint, request), Completion):
+            while not isinstance(result := await self._try(endpoint, request), Completion):
                 if isinstance(result, Busy):
                     seconds = self.pause_seconds(result, retries)
                     self.pause(endpoint, result, seconds)
@@ -151,12 +184,19 @@ class Sender:
                 retries += 1
         return None
 
+    async def _try(self, endpoint: Endpoint, trial: AnyRequest) -> Result:
+        """Send a trial request. The first is sent without a stream, too, where it is refused with one."""
+        dialect = self._dialects[endpoint.name]
+        result = await self.post(endpoint, trial, is_trial=True)
+        if dialect.streams is None and isinstance(result, Failure | Transient) and result.reason in _REFUSALS:
+            dialect.streams = False
+            unstreamed = await self.post(endpoint, trial, is_trial=True)
+            if isinstance(unstreamed, Completion):
+                return unstreamed
+            dialect.streams = None
+        return result
+
     async def _list_models(self, endpoint: Endpoint) -> str:
         """Return the first models that an endpoint lists, for a message: such a list proves nothing."""
-        with contextlib.suppress(aiohttp.ClientError, OSError, ValueError, LookupError, TypeError, AttributeError):
-            async with self._session.get(
-                f"{endpoint.url}/models", proxy=endpoint.proxy, allow_redirects=False
-            ) as response:
-                listed = orjson.loads(await read_payload(response, self._mask))["data"]
-                return ", ".join(f"'{entry['id']}'" for entry in listed[:5])
-        return ""
+        models = await self._transport.list_models(endpoint) or []
+        return ", ".join(f"'{model.get('id')}'" for model in models[:5])

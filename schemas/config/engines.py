@@ -109,13 +109,20 @@ Engine = Annotated[VllmEngine | OpenAiEngine | ReplayEngine | DummyEngine, Field
 class RequestsConfig(Record):
     """Timeouts and retries of requests."""
 
-    timeout_seconds: float = Field(120.0, gt=0, description="Longest wait for a reply.")
+    timeout_seconds: float = Field(
+        120.0,
+        gt=0,
+        description="Longest silence: time without a token. Before its first token a request also waits while the "
+        "endpoint works on others, and up to five times as long while the server says that it is healthy. Where a "
+        "server does not stream, the time without an answer to any request. A timeout alone loses no row: the request "
+        "is sent again later, in the end alone.",
+    )
     max_retries: int = Field(
         3,
         ge=0,
-        description="Most retries after a timeout, a lost connection, a 5xx, 408, 409, 425 or a garbled reply, while "
-        "the endpoint answers other requests. While it answers none, `outage_seconds` applies. With 0 the start of an "
-        "outage may cost rows.",
+        description="Most retries after a lost connection, a 5xx, 409, 425 or a garbled reply, while the endpoint "
+        "answers other requests; the last one comes after the requests that are queued. While the endpoint answers "
+        "none, `outage_seconds` applies. With 0 the start of an outage may cost rows.",
     )
     max_wait_seconds: float = Field(
         600.0,
@@ -127,8 +134,8 @@ class RequestsConfig(Record):
         60.0,
         gt=0,
         description="Longest outage. The run stops when no endpoint has worked for this long after a failure (no "
-        "connection, timeout, 5xx, an error with status 200), or the build's bucket is unreachable for this long; the "
-        "same command resumes it.",
+        "connection, no token for `timeout_seconds`, 5xx, an error with status 200), or the build's bucket is "
+        "unreachable for this long; the same command resumes it.",
     )
     journal: bool = Field(
         True,

@@ -193,7 +193,7 @@ def test_every_kind_of_fault_at_once_rejects_exactly_its_rows(tmp_path: Path) ->
 
     with StubServer(faulty) as stub:
         outcomes = ask(
-            tmp_path, make_requests(30), stub.url, config=settings(timeout_seconds=1.0, max_wait_seconds=0.5)
+            tmp_path, make_requests(30), stub.url, config=settings(timeout_seconds=0.3, max_wait_seconds=0.5)
         )
 
     assert {k: outcome.reason for k, outcome in enumerate(outcomes) if isinstance(outcome, Failure)} == {
@@ -227,15 +227,15 @@ def test_a_connection_that_is_cut_for_ever_fails_after_the_retries(tmp_path: Pat
     assert reason(outcomes) == "connection"
 
 
-def test_a_slow_reply_fails_after_the_retries(tmp_path: Path) -> None:
+def test_a_reply_that_never_comes_fails_once_it_was_asked_alone(tmp_path: Path) -> None:
     with StubServer(hang) as stub:
-        outcomes = ask(tmp_path, make_requests(1), stub.url, config=settings(timeout_seconds=0.2))
+        outcomes = ask(tmp_path, make_requests(1), stub.url, config=settings(timeout_seconds=0.2, max_retries=0))
 
-        assert len(stub.bodies) == 2
+        assert len(stub.bodies) == 3
     assert outcomes == [Failure("timeout", "no reply within 0.2 s", may_pass=True)]
 
 
-def test_a_reply_that_trickles_in_fails_after_the_retries(tmp_path: Path) -> None:
+def test_a_reply_that_trickles_in_without_a_token_fails(tmp_path: Path) -> None:
     async def trickle(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
         response = web.StreamResponse()
         await response.prepare(request)
@@ -244,7 +244,7 @@ def test_a_reply_that_trickles_in_fails_after_the_retries(tmp_path: Path) -> Non
             await asyncio.sleep(0.05)
 
     with StubServer(trickle) as stub:
-        outcomes = ask(tmp_path, make_requests(1), stub.url, config=settings(timeout_seconds=0.3, max_retries=1))
+        outcomes = ask(tmp_path, make_requests(1), stub.url, config=settings(timeout_seconds=0.2))
 
     assert reason(outcomes) == "timeout"
 
@@ -532,17 +532,18 @@ async def short(request: web.Request, body: dict[str, Any]) -> web.StreamRespons
 @pytest.mark.parametrize(
     ("fault", "expected", "calls"),
     [
-        (lambda request, body: failed(400), "http_400", 1),
-        (lambda request, body: failed(500), "http_500", 2),
+        (lambda request, body: failed(400), "http_400", {1}),
+        # One more where others were still at work: the last retry comes after them.
+        (lambda request, body: failed(500), "http_500", {2, 3}),
         (lambda request, body: failed(503), "busy", None),
-        (short, "garbled", 2),
-        (hang, "timeout", 2),
-        (hang_up, "connection", 2),
+        (short, "garbled", {2, 3}),
+        (hang, "timeout", {3}),
+        (hang_up, "connection", {2, 3}),
     ],
     ids=["400", "500", "503", "short", "hangs", "hung up"],
 )
 def test_a_call_of_choices_fails_as_a_chat_does_and_fails_alone(
-    tmp_path: Path, fault: Any, expected: str, calls: int | None
+    tmp_path: Path, fault: Any, expected: str, calls: set[int] | None
 ) -> None:
     faulty_calls = 0
 
@@ -556,11 +557,11 @@ def test_a_call_of_choices_fails_as_a_chat_does_and_fails_alone(
 
     with StubServer(faulty) as stub:
         outcomes = ask(
-            tmp_path, make_choices(3, 3, 3, 3), stub.url, config=settings(timeout_seconds=1.0, max_wait_seconds=0.5)
+            tmp_path, make_choices(3, 3, 3, 3), stub.url, config=settings(timeout_seconds=0.5, max_wait_seconds=0.5)
         )
 
     assert {k: outcome.reason for k, outcome in enumerate(outcomes) if isinstance(outcome, Failure)} == {2: expected}
-    assert calls in (None, faulty_calls)
+    assert calls is None or faulty_calls in calls
 
 
 def test_a_call_of_choices_that_recovers_is_the_same_call(tmp_path: Path) -> None:

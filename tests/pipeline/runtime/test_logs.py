@@ -13,6 +13,7 @@ from aiohttp import web
 
 from pipeline.generation.availability import Availability
 from pipeline.runtime import logs, timing
+from pipeline.runtime.progress import counters_for
 from preference_space.space import PreferenceSpace, load_space
 from schemas.config import RequestsConfig
 from tests import ROOT
@@ -68,8 +69,10 @@ def test_a_shard_far_slower_than_the_median_is_a_warning(
     assert slow == ["slow shard pool/train-9: 101 s, where the median of this process is 20.0 s"]
 
 
-def test_an_outage_is_logged_once_when_it_lasts_and_when_it_ends(caplog: pytest.LogCaptureFixture) -> None:
-    availability = Availability(RequestsConfig(outage_seconds=60))
+def test_an_outage_is_logged_once_when_it_lasts_and_when_it_ends(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    availability = Availability(RequestsConfig(outage_seconds=60), counters_for(tmp_path))
     for now in (0.0, 1.0, 6.0, 7.0):
         availability.record_down(now)
         availability.check_outage(now, "connection refused")

@@ -1,0 +1,125 @@
+"""Deadlines of requests: a request is given up for silence, not for its duration.
+
+*Silence* is the time since a request was sent, or since its last token. After the limit a request is given up, except
+one without a token yet: it waits in the server's queue. While the endpoint works on others, that is no fault. Where the
+endpoint as a whole is silent, its health decides. A request that later ones overtook is lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from dataclasses import dataclass, field
+
+from pipeline.generation.endpoints import Endpoint
+from pipeline.generation.streaming import has_begun
+
+_PATIENCE = 5
+"""Limits for which an endpoint may be silent as a whole, while it says that it is healthy."""
+_SLOW_SHARE = 0.1
+"""Share of the limit from which on the usual duration of a request makes it worth a stream."""
+_MEMORY = 0.125
+"""Weight of the newest duration in the usual one."""
+
+
+@dataclass(eq=False, slots=True)
+class Flight:
+    """A request in flight. Within `scope`, it is given up by a `TimeoutError`."""
+
+    is_streamed: bool
+    """True where a stream was asked for."""
+    sent: float = field(default_factory=time.monotonic)
+    has_stream: bool = False
+    """True where a stream came."""
+    has_token: bool = False
+    scope: asyncio.Timeout = field(default_factory=lambda: asyncio.timeout(None))
+    heard: float = field(init=False)
+    events: int = 0
+    """Events that came, which stand for tokens until the server has counted."""
+
+    def __post_init__(self) -> None:
+        self.heard = self.sent
+
+    def hear(self, piece: bytes, received: bytearray) -> int:
+        """Note a piece of a stream of which `received` has come so far; return the number of its events with tokens."""
+        events = piece.count(b"data:") if self.has_token or has_begun(bytes(received)) else 0
+        if events:
+            self.has_token, self.heard = True, time.monotonic()
+            self.events += events
+        return events
+
+
+class Deadlines:
+    """The requests in flight to one endpoint, and its signs of life. Times are of `time.monotonic`.
+
+    Args:
+        seconds: Longest silence.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.endpoint: Endpoint | None = None
+        self._seconds = seconds
+        self._flights: set[Flight] = set()
+        self._worked_at = self._busy_since = -math.inf
+        self._is_hung = False
+        self._newest = -math.inf
+        self._duration = math.inf
+
+    def begin(self, endpoint: Endpoint, is_streamed: bool) -> Flight:
+        """Note that a request is sent."""
+        flight = Flight(is_streamed)
+        # An idle endpoint is silent without a fault.
+        if not self._flights and not self._is_hung:
+            self._busy_since = flight.sent
+        self.endpoint = endpoint
+        self._flights.add(flight)
+        return flight
+
+    def end(self, flight: Flight) -> None:
+        """Note that a request is no longer in flight."""
+        self._flights.discard(flight)
+
+    def record_work(self) -> None:
+        """Note a token, or an answer of a working server."""
+        self._worked_at, self._is_hung = time.monotonic(), False
+
+    def record_completion(self, flight: Flight, is_trial: bool) -> None:
+        """Note a completion. A trial request is short, so it shows nothing of the usual duration."""
+        self._newest = max(self._newest, flight.sent)
+        if not is_trial:
+            seconds = time.monotonic() - flight.sent
+            usual = self._duration if math.isfinite(self._duration) else seconds
+            self._duration = usual + _MEMORY * (seconds - usual)
+
+    @property
+    def is_slow(self) -> bool:
+        """True while requests take so long that their silence must be seen, and before the first completion."""
+        return self._duration > _SLOW_SHARE * self._seconds
+
+    def worked_since(self, since: float) -> bool:
+        """Return whether the endpoint has sent a token or an answer since then, and within the limit of silence."""
+        return self._worked_at >= max(since, time.monotonic() - self._seconds)
+
+    def needs_health(self) -> bool:
+        """Return whether the server's health decides on a request."""
+        now = time.monotonic()
+        return any(self._is_overdue(f, now, is_healthy=False) != self._is_overdue(f, now, True) for f in self._flights)
+
+    def give_up(self, is_healthy: bool) -> None:
+        """Give up the requests that are past their deadline."""
+        now = time.monotonic()
+        for flight in [f for f in self._flights if self._is_overdue(f, now, is_healthy)]:
+            self._flights.discard(flight)
+            self._is_hung = not self.worked_since(flight.sent)
+            self._duration = self._seconds
+            flight.scope.reschedule(0.0)
+
+    def _is_overdue(self, flight: Flight, now: float, is_healthy: bool) -> bool:
+        if now - flight.heard < self._seconds:
+            return False
+        if flight.has_token or self._newest - flight.sent >= self._seconds:
+            return True
+        silence = now - max(self._worked_at, self._busy_since)
+        patience = _PATIENCE if flight.is_streamed and is_healthy else 1
+        return silence >= patience * self._seconds

@@ -1,0 +1,106 @@
+"""Reader of streamed chat completions: server-sent events to the JSON body of the same completion sent whole.
+
+Events are parsed once, when the stream has ended. What follows then reads one shape only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from schemas.answers import parse
+
+MEDIA_TYPE = "text/event-stream"
+_TEXTS = ("content", "reasoning", "reasoning_content", "refusal")
+"""Fields of a delta that hold pieces of text. Servers name the reasoning either way."""
+
+
+@dataclass(frozen=True, slots=True)
+class Streamed:
+    """A stream as far as it was received.
+
+    `body` is a JSON body, of a completion or of an error. `is_whole`: the stream had its end. `text` is the content so
+    far, and `has_reasoning` says that the model also thought, apart from it.
+    """
+
+    body: bytes
+    is_whole: bool
+    text: str = ""
+    has_reasoning: bool = False
+
+
+def with_stream(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a request that asks for a stream which ends with its token counts."""
+    return fields | {"stream": True, "stream_options": {"include_usage": True}}
+
+
+def assemble(received: bytes) -> Streamed:
+    """Join the events of a stream. Raises `ValueError` and the like where one is not of a chat completion."""
+    parts: dict[str, list[Any]] = {}
+    choice: dict[str, Any] = {"index": 0}
+    usage, is_whole = None, False
+    for data, is_ended in _events(received):
+        if data.strip() == b"[DONE]":
+            is_whole = True
+            continue
+        try:
+            chunk = parse(data)
+        except ValueError:
+            if is_ended:
+                raise
+            break  # The connection was lost in the middle of an event.
+        if chunk.get("error"):
+            return Streamed(orjson.dumps({"error": chunk["error"]}), is_whole=True)
+        usage = chunk.get("usage") or usage
+        for piece in chunk.get("choices") or ():
+            # A server that ignores `stream_options` or `stream` in part may send the message whole.
+            delta = piece.get("delta") or piece.get("message") or {}
+            for name in _TEXTS:
+                if delta.get(name):
+                    parts.setdefault(name, []).append(delta[name])
+            choice |= {name: piece[name] for name in ("finish_reason", "error") if piece.get(name)}
+    is_whole = is_whole or "finish_reason" in choice or "error" in choice
+    message = {name: _join(found) for name, found in parts.items()}
+    content = message.setdefault("content", "")
+    body = orjson.dumps({"choices": [choice | {"message": message}], "usage": usage})
+    has_reasoning = not message.keys().isdisjoint(("reasoning", "reasoning_content")) or not isinstance(content, str)
+    return Streamed(body, is_whole, content if isinstance(content, str) else "", has_reasoning)
+
+
+def has_begun(received: bytes) -> bool:
+    """Return whether a stream holds a token. Comments and a first event that names the role alone are none."""
+    try:
+        stream = assemble(received)
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return False
+    return bool(stream.text) or stream.has_reasoning
+
+
+def _events(received: bytes) -> Iterator[tuple[bytes, bool]]:
+    """Yield the data of each event, and whether its line has ended. Comments and other fields are skipped."""
+    text = received.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    *lines, rest = text.split(b"\n")
+    data: list[bytes] = []
+    for line in lines:
+        if line.startswith(b"data:"):
+            data.append(line[5:].removeprefix(b" "))
+        elif not line and data:
+            yield b"\n".join(data), True
+            data.clear()
+    if rest.startswith(b"data:"):
+        data.append(rest[5:].removeprefix(b" "))
+    if data:
+        yield b"\n".join(data), False
+
+
+def _join(parts: list[Any]) -> Any:
+    """Return the text of pieces; a list of chunks where a server, as Mistral's, sends chunks."""
+    if all(isinstance(part, str) for part in parts):
+        return "".join(parts)
+    chunks: list[Any] = []
+    for part in parts:
+        chunks += part if isinstance(part, list) else [{"type": "text", "text": part}]
+    return chunks
