@@ -32,6 +32,7 @@ from pipeline.build import build
 from pipeline.generation import client
 from pipeline.generation.window import Window
 from schemas.config import BuildConfig
+from schemas.manifest import Counts
 
 _FULL = 256
 _SCENES: dict[str, tuple[float, tuple[str, ...]]] = {
@@ -46,7 +47,7 @@ _SCENES: dict[str, tuple[float, tuple[str, ...]]] = {
 def main() -> None:
     """Run the scenes and print their figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("scenes", nargs="*", default=list(_SCENES), choices=[*_SCENES, []], metavar="SCENE")
+    parser.add_argument("--scenes", nargs="+", default=list(_SCENES), choices=_SCENES)
     parser.add_argument("--pairs", type=int, default=48, help="of the slow engines")
     parser.add_argument("--fast-pairs", type=int, default=4000)
     parser.add_argument("--fixed", type=int, nargs="*", default=[64, 128, 256], help="windows beside `fast`")
@@ -55,25 +56,21 @@ def main() -> None:
     logging.getLogger("pipeline").setLevel(logging.ERROR)
     print(describe())
     for scene in arguments.scenes:
+        best, speed = _SCENES[scene]
         pairs = arguments.fast_pairs if scene == "fast" else arguments.pairs
-        print(line(scene, *run(scene, pairs)), flush=True)
+        print(line(scene, best, *run(pairs, *speed)), flush=True)
         for size in arguments.fixed if scene == "fast" else ():
             with patch.object(client, "Window", lambda maximum, _, size=size: Window(min(maximum, size))):
-                print(line(f"fixed at {size}", *run(scene, pairs)), flush=True)
+                print(line(f"fixed at {size}", best, *run(pairs, *speed)), flush=True)
 
 
-def run(scene: str, pairs: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Build once.
-
-    Returns:
-        The counts of the build's manifest, and what its engine saw (`Engine.stats`), with its `best` rate added.
-    """
-    best, speed = _SCENES[scene]
+def run(pairs: int, *speed: str) -> tuple[Counts, dict[str, Any]]:
+    """Build so many pairs on an engine of this speed. Returns the build's counts and what the engine saw."""
     with engine(*speed) as port, tempfile.TemporaryDirectory() as scratch:
         url = f"http://127.0.0.1:{port}/v1"
         manifest = build(config(pairs, url), Path(scratch) / "out")
         with urllib.request.urlopen(f"{url.removesuffix('/v1')}/stats") as response:  # noqa: S310 - our own server
-            return manifest.counts.model_dump(), json.load(response) | {"best": best}
+            return manifest.counts, json.load(response)
 
 
 def config(pairs: int, url: str) -> BuildConfig:
@@ -106,14 +103,14 @@ def engine(*speed: str) -> Iterator[int]:
             process.kill()
 
 
-def line(name: str, counts: dict[str, Any], seen: dict[str, Any]) -> str:
+def line(name: str, best: float, counts: Counts, seen: dict[str, Any]) -> str:
     """Return a build's figures as a line."""
     speed = seen["tokens"] / seen["seconds"]
     full = next((at for at, in_flight in seen["load"] if in_flight >= _FULL), None)
     return (
-        f"{name:>12}: {seen['seconds']:6.1f} s, {speed:8.1f} tokens/s ({speed / seen['best']:.3f} of the best); "
-        f"{counts['pairs_accepted']} of {counts['pairs_asked']} pairs, {sum(counts['rejected'].values())} rejected "
-        f"({', '.join(counts['rejected']) or 'for nothing'}); {seen['requests']} requests, {seen['repeated']} sent "
+        f"{name:>12}: {seen['seconds']:6.1f} s, {speed:8.1f} tokens/s ({speed / best:.3f} of the best); "
+        f"{counts.pairs_accepted} of {counts.pairs_asked} pairs, {sum(counts.rejected.values())} rejected "
+        f"({', '.join(counts.rejected) or 'for nothing'}); {seen['requests']} requests, {seen['repeated']} sent "
         f"twice; in flight: settled {seen['settled']:g}, largest {seen['largest']}"
         + ("" if full is None else f", {_FULL} after {full:.1f} s")
     )

@@ -29,6 +29,8 @@ class _Round:
     since: float = -math.inf
     completions: int = 0
     sequences: int = 0
+    largest: int = 1
+    """Sequences of the largest request."""
     tokens: float = 0.0
     busy_seconds: float = 0.0
     """Seconds in flight, summed over the sequences."""
@@ -109,11 +111,12 @@ class Window:
         measured = self._round
         measured.completions += 1
         measured.sequences += sequences
+        measured.largest = max(measured.largest, sequences)
         measured.tokens += tokens
         measured.busy_seconds += sequences * (now - sent)
         measured.in_flight += in_flight
         if measured.sequences >= max((size := self.limit) / 2, _FEWEST):
-            self._end_round(measured.rate)
+            self._end_round(measured.rate, measured.largest)
             # While the window stays the same, requests that are in flight count in the next round.
             self._round = _Round(measured.since if self.limit == size else now)
 
@@ -134,7 +137,7 @@ class Window:
         self._is_ramp = False
         self.void(now)
 
-    def _end_round(self, rate: float) -> None:
+    def _end_round(self, rate: float, unit: int) -> None:
         earlier = self._rates.get(self.limit, rate)
         if min(rate, earlier) < _STEADY * max(rate, earlier):
             self._rates.clear()
@@ -144,18 +147,18 @@ class Window:
         if self._rest:
             self._rest -= 1
         else:
-            self._size = self._goal = float(self._choose())
+            self._size = self._goal = float(self._choose(unit))
 
-    def _choose(self) -> int:
-        """Return the window of the next round."""
+    def _choose(self, unit: int) -> int:
+        """Return the window of the next round: a multiple of `unit`, the sequences of one request, so that it fills."""
         enough = max(self._rates.values()) * (1 / _RAMP_GAIN if self._is_ramp else _ENOUGH)
         best = min(window for window, rate in self._rates.items() if rate >= enough)
         if best == max(self._rates) and best < self.maximum:
-            return min(self.maximum, 2 * best if self._is_ramp else math.ceil(1.25 * best))
+            return min(self.maximum, math.ceil((2 if self._is_ramp else 1.25) * best / unit) * unit)
         if self._is_ramp:
             self._is_ramp = False
-            return self._choose()
-        lower = int(0.8 * best)
+            return self._choose(unit)
+        lower = int(0.8 * best / unit) * unit
         if lower >= _LOWEST and not any(lower <= window < best for window in self._rates):
             return lower
         # Both neighbours are known. They are forgotten, as an engine may change, and asked again after the rest.

@@ -16,9 +16,10 @@ class Engine:
         total: Tokens/s in all, of the number in flight and the time.
         window: Decides how many are in flight.
         noise: Relative standard deviation of the speed from one reply to the next.
+        size: Sequences of each request.
     """
 
-    def __init__(self, total: Callable[[int, float], float], window: Window, noise: float = 0.0) -> None:
+    def __init__(self, total: Callable[[int, float], float], window: Window, noise: float = 0.0, size: int = 1) -> None:
         self.now = 0.0
         self.done = 0
         self.tokens = 0
@@ -27,6 +28,7 @@ class Engine:
         self._total = total
         self._window = window
         self._noise = noise
+        self._size = size
         self._draw = random.Random(17)
         self._share = 0.0
         """Tokens that a sequence would have got that has been there from the beginning."""
@@ -36,10 +38,10 @@ class Engine:
     def reply(self, requests: int) -> None:
         """Answer so many requests."""
         for _ in range(requests):
-            while len(self._flights) < self._window.limit:
+            while not self._flights or (len(self._flights) + 1) * self._size <= self._window.limit:
                 tokens = max(5, int(self._draw.gauss(60, 24)))
                 heapq.heappush(self._flights, (self._share + tokens, self.now, tokens))
-            in_flight = len(self._flights)
+            in_flight = len(self._flights) * self._size
             end, sent, tokens = heapq.heappop(self._flights)
             # In steps of a second at most, as the total may change meanwhile.
             while self._share < end:
@@ -48,8 +50,8 @@ class Engine:
                 self.now += step
                 self._share = end if step < 1.0 else self._share + step * speed
             self.done += 1
-            self.tokens += tokens
-            self._window.record(sent, self.now, 1, tokens, in_flight)
+            self.tokens += tokens * self._size
+            self._window.record(sent, self.now, self._size, tokens * self._size, in_flight)
             self.limits.append(self._window.limit)
 
 
@@ -161,11 +163,20 @@ def test_a_window_is_not_tried_in_which_a_few_slow_requests_hold_up_all_others()
 def test_calls_of_many_sequences_count_as_those() -> None:
     window = Window(256, start=60)
 
-    window.record(sent=0.0, now=1.0, sequences=29, tokens=29, in_flight=58)
+    window.record(sent=0.0, now=1.0, sequences=20, tokens=20, in_flight=60)
     before = window.limit
-    window.record(sent=0.0, now=1.0, sequences=29, tokens=29, in_flight=58)
+    window.record(sent=0.0, now=1.0, sequences=20, tokens=20, in_flight=60)
 
     assert (before, window.limit) == (60, 120)
+
+
+def test_a_window_for_calls_of_many_sequences_is_filled_by_them() -> None:
+    calls = Engine(lambda n, _: 2.0 * min(n, 150), Window(256, start=16), size=30)
+
+    calls.reply(500)
+
+    assert rate_of(calls, 500) > 0.94 * 300
+    assert sorted(calls.limits[-500:])[250] in (150, 180)
 
 
 def test_the_window_of_a_server_that_schedules_itself_stays_full() -> None:
