@@ -30,7 +30,9 @@ def reply(body: bytes) -> bytes:
     number = int.from_bytes(digest, "little")
     text = f"Reply {digest.hex()} says: {_BODIES[number % len(_BODIES)]}."
     message = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
-    usage = {"prompt_tokens": 200, "completion_tokens": 60, "total_tokens": 260}
+    # Counted, since a server that counts the same for any prompt seems to drop the system message.
+    prompt = len(body) // 4
+    usage = {"prompt_tokens": prompt, "completion_tokens": 60, "total_tokens": prompt + 60}
     return orjson.dumps({"id": digest.hex(), "object": "chat.completion", "choices": [message], "usage": usage})
 
 

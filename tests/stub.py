@@ -60,15 +60,23 @@ def _value(schema: Mapping[str, Any], draw: random.Random) -> Any:
     return f"This person says {' '.join(draw.choices(_WORDS, k=24))}."
 
 
-def completion(text: str, finish_reason: str = "stop") -> web.Response:
-    """A chat completion as vLLM sends it."""
+def completion(text: str, finish_reason: str = "stop", prompt_tokens: int = 100, **message: Any) -> web.Response:
+    """A chat completion as vLLM sends it. `message` are further fields of the message."""
     return web.json_response(
         {
             "object": "chat.completion",
             "choices": [
-                {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish_reason}
+                {
+                    "index": 0,
+                    "message": {"role": "assistant", "content": text, **message},
+                    "finish_reason": finish_reason,
+                }
             ],
-            "usage": {"prompt_tokens": 100, "completion_tokens": 30, "total_tokens": 130},
+            "usage": {
+                "prompt_tokens": prompt_tokens,
+                "completion_tokens": 30,
+                "total_tokens": prompt_tokens + 30,
+            },
         }
     )
 
@@ -183,8 +191,10 @@ def completions(found: Sequence[Mapping[str, Any]]) -> web.Response:
 
 
 async def good(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
-    """The default: a good reply at once."""
-    return completions(choices(body)) if "prompt" in body else completion(good_text(body))
+    """The default: a good reply at once. A trial request's prompt is counted, a row's is 100 tokens."""
+    if "prompt" in body:
+        return completions(choices(body))
+    return completion(good_text(body), prompt_tokens=len(prompt_of(body).split()) if is_trial(body) else 100)
 
 
 def refuse(status: int, message: str = "not for you") -> Answer:
@@ -225,10 +235,14 @@ def log_line(body: Mapping[str, Any]) -> str:
     return str(body["seed"])
 
 
+def prompt_of(body: Mapping[str, Any]) -> str:
+    """All texts of a request."""
+    return "\n".join(body["prompt"] if "prompt" in body else (str(turn["content"]) for turn in body["messages"]))
+
+
 def is_trial(body: Mapping[str, Any]) -> bool:
     """Whether a request is a trial request (of `pipeline.generation.trial`), which belongs to no row."""
-    asked = body["prompt"][0] if "prompt" in body else body["messages"][-1]["content"]
-    return str(asked).startswith("Say hello.")
+    return "Say hello." in prompt_of(body)
 
 
 class StubServer(Server):

@@ -142,7 +142,8 @@ def _paper_request(pair: dict[str, str], side: int, plan: BuildPlan) -> Request:
         post=pair["prompt"], chosen=pair[preferred], rejected=pair[other], dimensions=dimensions, tags=tags
     )
     counter = (plan.config.seed, "portrait_paper", pair["pair_id"], side)
-    changes = {"max_tokens": _PAPER_TOKENS, "stop": None, "response_format": portrait_format(parts.space)}
+    limit = plan.config.generation.token_limit(_PAPER_TOKENS)
+    changes = {"max_tokens": limit, "stop": None, "response_format": portrait_format(parts.space)}
     return make_request(plan.config.generation, messages, counter, **changes)
 
 

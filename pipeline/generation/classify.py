@@ -13,7 +13,7 @@ import orjson
 from pipeline.generation.completions import AnyRequest, ChoiceRequest, Completion, Failure
 from pipeline.generation.continuation import Partial
 from pipeline.generation.endpoints import Endpoint
-from schemas.answers import parse, read_count, read_error
+from schemas.answers import count_reasoning, parse, read_count, read_error, read_reasoning, split_thinking
 from schemas.base import UserError
 from schemas.mask import Mask
 
@@ -123,8 +123,16 @@ def _completion(request: AnyRequest, status: int, payload: bytes) -> Completion 
                 detail = read_error(orjson.dumps({"error": error or "finish_reason error"}))
                 return Transient("error", f"HTTP {status} with an error: {detail}")
         text, finish_reason = request.read(body)
-        usage = body.get("usage")
-        return Completion(text, finish_reason, read_count(usage, "prompt"), read_count(usage, "completion"))
+        usage, reasoning = body.get("usage"), read_reasoning(body["choices"][0])
+        thinking, reply = split_thinking(text)
+        return Completion(
+            text,
+            finish_reason,
+            prompt_tokens=read_count(usage, "prompt"),
+            completion_tokens=read_count(usage, "completion"),
+            reasoning=reasoning,
+            reasoning_tokens=count_reasoning(usage, reasoning + thinking, reply),
+        )
     except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError):
         if b'"error"' in payload[:200]:
             return Transient("error", f"HTTP {status} with an error: {read_error(payload)}")

@@ -260,6 +260,7 @@ class Client:
         if isinstance(outcome, Completion):
             self._counters.add("prompt_tokens", outcome.prompt_tokens)
             self._counters.add("completion_tokens", outcome.completion_tokens)
+            self._counters.add("reasoning_tokens", outcome.reasoning_tokens)
         self._counters.add("answers", item.request.sequences)
         item.batch.outcomes[item.position] = outcome
         with self._changed:

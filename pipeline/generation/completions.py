@@ -29,8 +29,9 @@ class Request:
     key: str
     body: bytes
     texts: tuple[str, ...]
-    wants_schema: bool = False
-    """True where the build itself, not `generation.extra`, sets `response_format`."""
+    fields: tuple[str, ...] = ()
+    """What a server may refuse of what the build itself, not `generation.extra`, sends: `reasoning`, `system`,
+    `response_format`. `Dialect` knows other forms of it."""
 
     def read(self, response: Any) -> tuple[str, str]:
         """Return text and finish reason of a parsed response. Raises `ValueError` and the like for other shapes."""
@@ -55,6 +56,11 @@ class ChoiceRequest:
     head: Mapping[str, Any]
     prefix: str
     questions: tuple[str, ...]
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Return what a server may refuse, as in `Request`."""
+        return ("structured_outputs",) if "structured_outputs" in self.head else ()
 
     @property
     def sequences(self) -> int:
@@ -113,12 +119,18 @@ AnyRequest = Request | ChoiceRequest
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """A reply and its token counts."""
+    """A reply and its token counts.
+
+    `text` is as the server sent it, with the thinking that it contains. `reasoning` is thinking that the server
+    returned apart. `reasoning_tokens` counts both kinds; they are among `completion_tokens`.
+    """
 
     text: str
     finish_reason: str
     prompt_tokens: int
     completion_tokens: int
+    reasoning: str = ""
+    reasoning_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +155,14 @@ def count_tokens(outcomes: Iterable[Outcome]) -> tuple[int, int]:
     return sum(c.prompt_tokens for c in completions), sum(c.completion_tokens for c in completions)
 
 
+_NO_REASONING: dict[str, Any] = {
+    "chat_template_kwargs": {"enable_thinking": False, "thinking": False},
+    "reasoning_effort": "none",
+}
+"""Fields that switch reasoning off. Templates ignore variables that they lack: DeepSeek's knows `thinking`, the others
+`enable_thinking`."""
+
+
 def make_request(
     config: GenerationConfig, messages: Mapping[str, str], seed_parts: tuple[object, ...], **changes: object
 ) -> Request:
@@ -160,16 +180,24 @@ def make_request(
         "messages": [{"role": role, "content": text} for role, text in messages.items() if text],
         "temperature": config.temperature,
         "top_p": config.top_p,
-        "max_tokens": config.max_tokens,
+        "max_tokens": config.token_limit(config.max_tokens),
         "seed": int.from_bytes(digest, "little") >> 1,
     }
     if config.stop:
         body["stop"] = config.stop
+    asks_not_to_reason = config.reasoning == "off" and not config.extra.keys() & _NO_REASONING.keys()
+    if asks_not_to_reason:
+        body |= _NO_REASONING
+    sent = {name: value for name, value in (body | config.extra | changes).items() if value is not None}
     # Copied, as orjson returns a buffer that is much larger, and whole shards of bodies are in memory.
-    fields = {name: value for name, value in (body | config.extra | changes).items() if value is not None}
-    encoded = bytes(memoryview(orjson.dumps(fields)))
+    encoded = bytes(memoryview(orjson.dumps(sent)))
     key = hashlib.blake2b(encoded, digest_size=16).hexdigest()
-    return Request(key, encoded, tuple(messages.values()), changes.get("response_format") is not None)
+    fields = {
+        "reasoning": asks_not_to_reason,
+        "system": bool(messages.get("system")),
+        "response_format": changes.get("response_format") is not None,
+    }
+    return Request(key, encoded, tuple(messages.values()), tuple(name for name, is_sent in fields.items() if is_sent))
 
 
 def choice_head(model: str, structured_outputs: bool) -> dict[str, Any]:

@@ -11,67 +11,79 @@ from typing import Any
 
 import orjson
 
-from pipeline.generation.completions import AnyRequest, ChoiceRequest
+from pipeline.generation.completions import AnyRequest
 
 Body = dict[str, Any]
+Form = Callable[[Body], Body]
 
-_SCHEMA, _CHOICE = "response_format", "structured_outputs"
+
+def _without(*names: str) -> Form:
+    return lambda body: {name: value for name, value in body.items() if name not in names}
+
+
+def _one_turn(body: Body) -> Body:
+    """Write the system message into the user's turn. Gemma's chat template, and others, know no third role."""
+    messages = body["messages"]
+    text = "\n\n".join(message["content"] for message in messages[:2])
+    return body | {"messages": [{"role": "user", "content": text}, *messages[2:]]}
 
 
 def _non_strict(body: Body) -> Body:
     """Leave OpenAI's strict mode, which takes no schema with optional keys."""
-    wanted = body[_SCHEMA]["json_schema"] | {"strict": False}
-    return body | {_SCHEMA: {"type": "json_schema", "json_schema": wanted}}
+    wanted = body["response_format"]["json_schema"] | {"strict": False}
+    return body | {"response_format": {"type": "json_schema", "json_schema": wanted}}
 
 
 def _with_schema(body: Body) -> Body:
     """Write the schema as `llama-cpp-python` and others take it."""
-    schema = body[_SCHEMA]["json_schema"]["schema"]
-    return body | {_SCHEMA: {"type": "json_object", "schema": schema}}
+    schema = body["response_format"]["json_schema"]["schema"]
+    return body | {"response_format": {"type": "json_object", "schema": schema}}
 
 
 def _any_object(body: Body) -> Body:
-    return body | {_SCHEMA: {"type": "json_object"}}
+    return body | {"response_format": {"type": "json_object"}}
 
 
-def _plain(body: Body) -> Body:
-    return {name: value for name, value in body.items() if name not in (_SCHEMA, _CHOICE)}
-
-
-_FALLBACKS: dict[str, tuple[Callable[[Body], Body], ...]] = {
-    _SCHEMA: (_non_strict, _with_schema, _any_object, _plain),
-    _CHOICE: (_plain,),
+_TEMPLATE, _EFFORT = "chat_template_kwargs", "reasoning_effort"
+_FORMS: dict[str, tuple[Form, ...]] = {
+    # vLLM, SGLang and llama.cpp take the first field; Ollama, OpenAI and other hosted models the second.
+    "reasoning": (_without(_EFFORT), _without(_TEMPLATE), _without(_TEMPLATE, _EFFORT)),
+    "system": (_one_turn,),
+    "response_format": (_non_strict, _with_schema, _any_object, _without("response_format")),
+    "structured_outputs": (_without("structured_outputs"),),
 }
-"""Forms to send instead of a refused field, the strictest first. The response is checked in any case."""
+"""Forms to send instead of what a request has, the closest first. The response is checked in any case."""
 
 
 class Dialect:
-    """The forms of fields that one endpoint takes."""
+    """The forms that one endpoint takes, by the names in `Request.fields`.
+
+    `is_settled` once the endpoint has completed all trial requests. What it refuses later is not for a field's sake.
+    """
 
     def __init__(self) -> None:
-        self._refused = dict.fromkeys(_FALLBACKS, 0)
+        self.is_settled = False
+        self._refused = dict.fromkeys(_FORMS, 0)
         self.streams: bool | None = None
         """True where the endpoint streams replies, None before the first trial request is completed."""
 
     def body(self, request: AnyRequest) -> bytes:
         """Return the HTTP body for this endpoint."""
-        field = _field(request)
-        if field is None or not self._refused[field]:
+        refused = [field for field in request.fields if self._refused[field]]
+        if not refused:
             return request.body
-        form = _FALLBACKS[field][self._refused[field] - 1]
-        return orjson.dumps(form(orjson.loads(request.body)))
+        body = orjson.loads(request.body)
+        for field in refused:
+            body = _FORMS[field][self._refused[field] - 1](body)
+        return orjson.dumps(body)
 
-    def fall_back(self, request: AnyRequest) -> bool:
-        """Take the next form for requests like this one, which was refused; return False where there is none."""
-        field = _field(request)
-        if field is None or self._refused[field] == len(_FALLBACKS[field]):
+    def fall_back(self, trial: AnyRequest) -> bool:
+        """Take the next form of the last field of a refused trial request; return False where there is none.
+
+        Trial requests add one field at a time, so the endpoint has completed one that differs in this field only.
+        """
+        field = trial.fields[-1] if trial.fields else None
+        if self.is_settled or field is None or self._refused[field] == len(_FORMS[field]):
             return False
         self._refused[field] += 1
         return True
-
-
-def _field(request: AnyRequest) -> str | None:
-    """Return the field of a request that servers may not know."""
-    if isinstance(request, ChoiceRequest):
-        return _CHOICE if _CHOICE in request.head else None
-    return _SCHEMA if request.wants_schema else None

@@ -25,7 +25,7 @@ def complete(request: AnyRequest) -> Outcome:
     """Return the outcome of a request. A request for JSON fails, as words fit no schema."""
     if isinstance(request, ChoiceRequest):
         return Completion(_choices(request), "stop", 0, 0)
-    if request.wants_schema:
+    if "response_format" in request.fields:
         return Failure("dummy", "engine 'dummy' writes no JSON", may_pass=False)
     draws = hashlib.shake_128(request.key.encode()).digest(_LENGTH)
     words = [_WORDS[draw % len(_WORDS)] for draw in draws]

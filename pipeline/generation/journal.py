@@ -83,8 +83,10 @@ def open_journal(path: AnyPath, is_kept: bool = True) -> JournalWriter:
 
 def _line(key: str, outcome: Outcome) -> bytes:
     """Return a line: an object whose first field is a checksum of the rest, as a changed reply would change rows."""
-    # orjson serialises dataclasses.
-    rest = b'"key":"' + key.encode() + b'",' + orjson.dumps(outcome)[1:]
+    # Most models do not reason, and a journal has many lines.
+    fields = {name: getattr(outcome, name) for name in outcome.__slots__}
+    fields = {name: value for name, value in fields.items() if value or name not in ("reasoning", "reasoning_tokens")}
+    rest = b'"key":"' + key.encode() + b'",' + orjson.dumps(fields)[1:]
     return b'{"crc":"%08x",' % zlib.crc32(rest) + rest + b"\n"
 
 

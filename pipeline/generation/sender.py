@@ -18,6 +18,7 @@ from pipeline.generation.dialect import Dialect
 from pipeline.generation.endpoints import Endpoint, Endpoints
 from pipeline.generation.streaming import with_stream
 from pipeline.generation.transport import Transport
+from pipeline.generation.trial import ignores_system, reasons_all_the_same
 from pipeline.generation.window import backoff_seconds
 from pipeline.io.outages import notify
 from pipeline.runtime.progress import Counters
@@ -161,28 +162,50 @@ class Sender:
 
     async def _run_trials(self, endpoint: Endpoint) -> Transient | None:
         """Send the trial requests; return None where all are completed, or the problem of an endpoint that is down."""
-        for number, request in enumerate(self._trials):
-            retries = 0
-            while not isinstance(result := await self._try(endpoint, request), Completion):
-                if isinstance(result, Busy):
-                    seconds = self.pause_seconds(result, retries)
-                    self.pause(endpoint, result, seconds)
-                    await asyncio.sleep(seconds)
-                elif isinstance(result, Transient) and (number == 0 or result.reason == "unreachable"):
-                    self.availability.check_outage(time.monotonic(), f"{endpoint.address()}: {result.detail}")
-                    return result
-                elif isinstance(result, Failure) or retries == self._config.max_retries:
-                    # The server completes plainer requests, so it does not support a field of this one.
-                    if self._dialects[endpoint.name].fall_back(request):
-                        notify(f"{endpoint.address(request.path)}: requests take another form ({result.detail})")
-                        retries = 0
-                        continue
-                    models = await self._list_models(endpoint)
-                    raise refusal_error(result, request, endpoint.address(request.path), models)
-                else:
-                    await asyncio.sleep(backoff_seconds(retries))
-                retries += 1
+        plain: Completion | None = None
+        for trial in self._trials:
+            result = await self._run_trial(endpoint, trial, plain)
+            if isinstance(result, Transient):
+                return result
+            plain = plain or result
+            if reasons_all_the_same(trial, result):
+                notify(
+                    f"{endpoint.address()}: the model reasons although it is asked not to; if many replies are "
+                    "unfinished, set generation.reasoning: keep out"
+                )
+        self._dialects[endpoint.name].is_settled = True
         return None
+
+    async def _run_trial(
+        self, endpoint: Endpoint, trial: AnyRequest, plain: Completion | None
+    ) -> Completion | Transient:
+        """Send a trial request in the forms of its last field until one is completed; None as `plain` is the first."""
+        may_be_down = plain is None or self._dialects[endpoint.name].is_settled
+        retries = 0
+        while True:
+            result = await self._try(endpoint, trial)
+            if isinstance(result, Completion):
+                if not ignores_system(trial, result, plain) or not self._falls_back(
+                    endpoint, trial, "the model gets no system message"
+                ):
+                    return result
+            elif isinstance(result, Busy):
+                seconds = self.pause_seconds(result, retries)
+                self.pause(endpoint, result, seconds)
+                await asyncio.sleep(seconds)
+            elif isinstance(result, Transient) and (may_be_down or result.reason == "unreachable"):
+                self.availability.check_outage(time.monotonic(), f"{endpoint.address()}: {result.detail}")
+                return result
+            elif isinstance(result, Failure) or retries == self._config.max_retries:
+                # The server completes plainer requests, so it does not support the last field of this one.
+                if not self._falls_back(endpoint, trial, result.detail):
+                    models = await self._list_models(endpoint)
+                    raise refusal_error(result, trial, endpoint.address(trial.path), models)
+                retries = 0
+                continue
+            else:
+                await asyncio.sleep(backoff_seconds(retries))
+            retries += 1
 
     async def _try(self, endpoint: Endpoint, trial: AnyRequest) -> Result:
         """Send a trial request. The first is sent without a stream, too, where it is refused with one."""
@@ -195,6 +218,13 @@ class Sender:
                 return unstreamed
             dialect.streams = None
         return result
+
+    def _falls_back(self, endpoint: Endpoint, trial: AnyRequest, detail: str) -> bool:
+        """Change the dialect to the next form of a trial request; return False where there is none."""
+        falls_back = self._dialects[endpoint.name].fall_back(trial)
+        if falls_back:
+            notify(f"{endpoint.address(trial.path)}: requests take another form ({detail})")
+        return falls_back
 
     async def _list_models(self, endpoint: Endpoint) -> str:
         """Return the first models that an endpoint lists, for a message: such a list proves nothing."""

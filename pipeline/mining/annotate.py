@@ -167,7 +167,7 @@ def _render_structured(threads: ThreadBatch, row: int, plan: BuildPlan, attempt:
         plan.config.generation,
         messages,
         counter,
-        max_tokens=plan.mining.annotation.max_tokens,
+        max_tokens=plan.config.generation.token_limit(plan.mining.annotation.max_tokens),
         stop=None,
         response_format=_levels_format(plan),
     )

@@ -31,6 +31,18 @@ class GenerationConfig(Record):
     max_tokens: int = Field(256, ge=1, description="Most tokens of a reply. A reply that is cut off there is rejected.")
     # Not strict, as `_take_defaults_of_model` hands on the lists of a JSON document, which no tuple is.
     stop: tuple[str, ...] = Field((), strict=False, description="Strings that end a reply.")
+    reasoning: Literal["off", "keep out"] = Field(
+        "off",
+        description="Models that reason before they reply. `off`: they are asked not to (by `chat_template_kwargs` and "
+        "`reasoning_effort`, as far as the server takes them; either in `extra` replaces both). `keep out`: they "
+        "reason as they do by default, which is no part of the reply.",
+    )
+    reasoning_tokens: int = Field(
+        2048,
+        ge=0,
+        description="With `reasoning: keep out`, tokens for the reasoning, on top of `max_tokens`. Where the model "
+        "needs fewer, the reply may be as much longer.",
+    )
     extra: dict[str, JsonValue] = Field(
         default_factory=dict,
         description="Further fields of a chat request, such as `chat_template_kwargs` or `top_k`. Null removes a field "
@@ -55,6 +67,12 @@ class GenerationConfig(Record):
             raise ValueError(f"'{model}' is no packaged model; expected one of {', '.join(MODELS)}")
         return model
 
+    @field_validator("reasoning", mode="before")
+    @classmethod
+    def _read_off(cls, reasoning: object) -> object:
+        # YAML 1.1 reads the word as false.
+        return "off" if reasoning is False else reasoning
+
     @field_validator("extra")
     @classmethod
     def _no_secret(cls, extra: dict[str, JsonValue]) -> dict[str, JsonValue]:
@@ -64,6 +82,10 @@ class GenerationConfig(Record):
                 "a key into the environment variable that engine.api_key_env names"
             )
         return extra
+
+    def token_limit(self, reply: int) -> int:
+        """Return `max_tokens` of a request whose reply may have so many tokens."""
+        return reply + (self.reasoning_tokens if self.reasoning == "keep out" else 0)
 
 
 class RulesConfig(Record):

@@ -8,7 +8,18 @@ import orjson
 import pytest
 
 from pipeline.quality.rules import Violation, check_text, clean_reply
-from schemas.answers import first_logprobs, parse, read_count, read_finish, read_object, read_reply, read_text
+from schemas.answers import (
+    count_reasoning,
+    first_logprobs,
+    parse,
+    read_count,
+    read_finish,
+    read_object,
+    read_reasoning,
+    read_reply,
+    read_text,
+    split_thinking,
+)
 from schemas.config import RulesConfig
 
 RYE = "Rye bread keeps longest of them all, I think."
@@ -101,16 +112,18 @@ def test_a_refusal_beside_the_content_is_no_empty_reply() -> None:
 def test_what_stands_before_the_end_of_thinking_is_cut_off(content: object) -> None:
     text, finish = read_reply(choice(content))
 
+    assert split_thinking(text)[0]
     assert (clean_reply(text), finish) == (RYE, "stop")
 
 
 @pytest.mark.parametrize("mark", ["<think>", "<thinking>", "<Thought>", "<reasoning>", "[THINK]", "◁think▷"])
-def test_thinking_that_does_not_end_is_rejected(mark: str) -> None:
-    text, finish = read_reply(choice(f"{mark}Which bread do they mean? {RYE}"))
+def test_thinking_that_does_not_end_leaves_no_reply(mark: str) -> None:
+    text, finish = read_reply(choice(f"{mark}Which bread do they mean? {RYE}", "length"))
 
-    violation = check_text(text, finish, RulesConfig())
-    assert violation is not None
-    assert (violation.reason, violation.detail) == ("control_token", mark)
+    assert split_thinking(text) == (f"Which bread do they mean? {RYE}", "")
+    assert check_text(clean_reply(text), finish, RulesConfig()) == Violation(
+        "unfinished", "finish_reason length, no text"
+    )
 
 
 @pytest.mark.parametrize(
@@ -128,8 +141,44 @@ def test_text_of_a_completion_is_without_thinking_that_does_not_end(content: obj
 
 
 def test_nothing_but_thinking_is_an_empty_reply() -> None:
-    assert read_reply(choice("<think>Which bread?</think>")) == ("", "stop")
-    assert read_reply(choice("<think>Which bread?</think>", None)) == ("", "unknown")
+    text, finish = read_reply(choice("<think>Which bread?</think>"))
+    assert (clean_reply(text), finish) == ("", "stop")
+    assert read_reply(choice("<think>Which bread?</think>", None))[1] == "unknown"
+
+
+@pytest.mark.parametrize(
+    ("found", "reasoning"),
+    [
+        (choice(RYE), ""),
+        (choice(RYE, reasoning="Which bread?"), "Which bread?"),
+        (choice(None, reasoning_content="Which bread?", reasoning=None), "Which bread?"),
+        (choice(RYE, reasoning={"effort": "none"}), ""),
+        (choice([THOUGHT, chunk(RYE)]), "Which bread?"),
+        (choice([chunk("Which ", "reasoning"), chunk("bread?", "reasoning"), chunk(RYE)]), "Which bread?"),
+        (choice([{"type": "redacted_thinking", "data": "xyz"}, chunk(RYE)]), ""),
+        ({"index": 0, "text": "A", "finish_reason": "length"}, ""),
+    ],
+)
+def test_reasoning_is_what_the_server_returns_beside_the_text(found: dict[str, Any], reasoning: str) -> None:
+    assert read_reasoning(found) == reasoning
+
+
+@pytest.mark.parametrize(
+    ("usage", "count"),
+    [
+        ({"completion_tokens": 100, "completion_tokens_details": {"reasoning_tokens": 61}}, 61),
+        ({"completion_tokens": 100, "completion_tokens_details": {"reasoning_tokens": 0}}, 75),
+        ({"completion_tokens": 100, "completion_tokens_details": None}, 75),
+        ({"completion_tokens": 100}, 75),
+        (None, 0),
+    ],
+)
+def test_tokens_of_reasoning_are_counted_by_the_server_or_by_their_share_of_the_text(usage: object, count: int) -> None:
+    assert count_reasoning(usage, "a" * 30, "b" * 10) == count
+
+
+def test_without_reasoning_nothing_is_counted() -> None:
+    assert count_reasoning({"completion_tokens": 100}, "", "") == 0
 
 
 # Finish reasons

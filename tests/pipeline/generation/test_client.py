@@ -41,6 +41,7 @@ from tests.pipeline.generation.asking import (
     settings,
     submit,
     texts,
+    trials,
     unused_port,
 )
 from tests.stub import Answer, StubServer, budget_of, choices, completion, completions, delayed, good, good_text, refuse
@@ -401,7 +402,7 @@ def test_a_wait_and_an_outage_are_seen_while_they_last(tmp_path: Path) -> None:
         folder.mkdir()
         config = settings(outage_seconds=20.0)
         with (
-            StubServer(answer, on_trial=budget_of(1, answer)) as stub,
+            StubServer(answer, on_trial=budget_of(len(trials()), answer)) as stub,
             connected(folder, stub.url, config=config) as client,
         ):
             submit(client, make_requests(1), folder)

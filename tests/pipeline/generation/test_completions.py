@@ -48,10 +48,11 @@ def test_same_question_has_the_same_key_and_body() -> None:
         request(max_tokens=64),
         request(stop=("\n\n",)),
         request(extra={"top_k": 20}),
+        request(reasoning="keep out"),
     ],
     ids=[
         *("user text", "system text", "no system", "roles swapped", "counter", "attempt", "model"),
-        *("temperature", "top_p", "max_tokens", "stop", "extra"),
+        *("temperature", "top_p", "max_tokens", "stop", "extra", "reasoning"),
     ],
 )
 def test_any_difference_gives_another_key(other: Request) -> None:
@@ -91,7 +92,34 @@ def test_body_is_a_chat_completion_request() -> None:
         "temperature": 0.5,
         "top_p": 0.75,
         "max_tokens": 99,
+        "chat_template_kwargs": {"enable_thinking": False, "thinking": False},
+        "reasoning_effort": "none",
     }
+
+
+def test_reasoning_that_is_kept_out_has_tokens_of_its_own() -> None:
+    sent = body_of(request(reasoning="keep out", reasoning_tokens=1000, max_tokens=99))
+
+    assert sent["max_tokens"] == 1099
+    assert not sent.keys() & {"chat_template_kwargs", "reasoning_effort"}
+
+
+@pytest.mark.parametrize("extra", [{"reasoning_effort": "minimal"}, {"chat_template_kwargs": None}])
+def test_fields_of_extra_take_the_place_of_all_that_switches_reasoning_off(extra: dict[str, Any]) -> None:
+    made = request(extra=extra)
+
+    plain = body_of(request(reasoning="keep out", reasoning_tokens=0))
+    assert body_of(made) == plain | {name: value for name, value in extra.items() if value}
+    assert made.fields == ("system",)
+
+
+def test_fields_that_a_server_may_refuse_are_those_of_the_build_alone() -> None:
+    user = {"user": MESSAGES["user"]}
+
+    assert request().fields == ("reasoning", "system")
+    assert request(user, reasoning="keep out", extra={"response_format": {"type": "text"}}).fields == ()
+    wanted = make_request(GenerationConfig(model="m"), user, (0,), response_format={"type": "json_object"})
+    assert wanted.fields == ("reasoning", "response_format")
 
 
 def test_stop_strings_and_extra_fields_are_in_the_body() -> None:
@@ -105,7 +133,8 @@ def test_stop_strings_and_extra_fields_are_in_the_body() -> None:
 
 
 def test_null_takes_a_field_out_of_the_body() -> None:
-    sent = body_of(request(extra={"max_tokens": None, "max_completion_tokens": 9, "seed": None}))
+    extra = {"max_tokens": None, "max_completion_tokens": 9, "seed": None, "reasoning_effort": None}
+    sent = body_of(request(extra=extra))
 
     assert sent.keys() == {"model", "messages", "temperature", "top_p", "max_completion_tokens"}
     assert sent["max_completion_tokens"] == 9

@@ -34,9 +34,11 @@ def write(path: AnyPath, outcomes: dict[str, Outcome]) -> None:
 def test_completions_and_failures_come_back_as_they_were(tmp_path: Path) -> None:
     path = tmp_path / "journal" / "pairs.jsonl"
 
-    write(path, {"a1": GOOD, "b2": BAD, "c3": Completion("", "unknown", 0, 0)})
+    thought = Completion("Rye.", "stop", 1, 9, "Which bread?", 7)
+    write(path, {"a1": GOOD, "b2": BAD, "c3": Completion("", "unknown", 0, 0), "d4": thought})
 
-    assert read_journal(path) == {"a1": GOOD, "b2": BAD, "c3": Completion("", "unknown", 0, 0)}
+    assert read_journal(path) == {"a1": GOOD, "b2": BAD, "c3": Completion("", "unknown", 0, 0), "d4": thought}
+    assert [b"reasoning" in line for line in path.read_bytes().splitlines()] == [False, False, False, True]
 
 
 def test_an_outcome_is_one_line(tmp_path: Path) -> None:

@@ -10,12 +10,13 @@ import pytest
 from aiohttp import web
 
 from pipeline.build import build
+from pipeline.generation.completions import Completion
 from pipeline.generation.journal import read_journal
 from pipeline.generation.trial import trial_requests
 from schemas.base import UserError
 from schemas.manifest import Manifest
 from tests.pipeline.helpers import Notices, mining, prepared, rows_of, tiny, write_threads
-from tests.stub import Answer, StubServer, completion, good, good_text, refuse
+from tests.stub import Answer, StubServer, completion, good, good_text, prompt_of, refuse
 
 DIMENSIONS = ["demographics_and_traits"]
 
@@ -121,7 +122,129 @@ def test_each_kind_of_request_is_tried_the_plainest_first(tmp_path: Path) -> Non
     bodies = [json.loads(request.body) for request in trial_requests(plan)]
 
     formats = [body.get("response_format", {}).get("json_schema", {}) for body in bodies]
-    assert [wanted.get("name") for wanted in formats] == [None, "levels", "portrait"]
+    assert [wanted.get("name") for wanted in formats] == [None, None, None, "levels", "portrait"]
     # As they will be sent: some servers refuse keys of JSON Schema.
-    assert len(formats[1]["schema"]["required"]) == 90
-    assert all(body["max_tokens"] == 16 for body in bodies)
+    assert len(formats[3]["schema"]["required"]) == 90
+    assert ["reasoning_effort" in body for body in bodies] == [False, True, True, True, True]
+    assert [len(body["messages"]) for body in bodies] == [1, 1, 2, 1, 1]
+    assert [body["max_tokens"] for body in bodies] == [16, 256, 16, 16, 16]
+
+
+# Models without a system role, and models that reason
+
+
+def sampled(output: Path, answer: Answer, **generation: Any) -> tuple[Manifest, StubServer, list[str]]:
+    """A build of sampled pairs against a server that answers trial requests as it does all others."""
+    notices = Notices()
+    with StubServer(answer, on_trial=answer) as stub:
+        config = tiny(engine={"kind": "openai", "base_urls": [stub.url]}, generation={"model": "stub", **generation})
+        return build(config, output, observer=notices), stub, notices.lines
+
+
+def roles(stub: StubServer) -> set[tuple[str, ...]]:
+    return {tuple(turn["role"] for turn in body["messages"]) for body in stub.bodies}
+
+
+@pytest.mark.parametrize(
+    ("status", "message"),
+    [(400, "System role not supported"), (500, "Conversation roles must alternate user/assistant/user/assistant/...")],
+)
+def test_where_the_model_has_no_system_role_the_user_says_it_all(tmp_path: Path, status: int, message: str) -> None:
+    async def gemma(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        has_system = any(turn["role"] == "system" for turn in body["messages"])
+        return await (refuse(status, message) if has_system else good)(request, body)
+
+    manifest, stub, notices = sampled(tmp_path / "out", gemma)
+
+    assert roles(stub) == {("user",)}
+    assert all("Say hello." not in prompt_of(body) and "\n\n" in prompt_of(body) for body in stub.bodies)
+    assert manifest.counts.pairs_accepted == manifest.counts.pairs_asked > 0
+    assert notices == [f"{stub.url}/chat/completions: requests take another form (HTTP {status}: {message})"]
+
+
+def test_a_system_message_that_the_template_drops_in_silence_is_noticed(tmp_path: Path) -> None:
+    async def drops(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        kept = [turn for turn in body["messages"] if turn["role"] != "system"]
+        return completion(good_text(body), prompt_tokens=len(prompt_of({"messages": kept}).split()))
+
+    _, stub, notices = sampled(tmp_path / "out", drops)
+
+    assert roles(stub) == {("user",)}
+    assert notices == [f"{stub.url}/chat/completions: requests take another form (the model gets no system message)"]
+
+
+@pytest.mark.parametrize("counted", [0, 7])
+def test_a_server_that_counts_no_prompt_is_no_error(tmp_path: Path, counted: int) -> None:
+    async def answer(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        return completion(good_text(body), prompt_tokens=counted)
+
+    manifest, _, _ = sampled(tmp_path / "out", answer)
+
+    assert manifest.counts.pairs_accepted == manifest.counts.pairs_asked
+
+
+@pytest.mark.parametrize(
+    ("refused", "taken"),
+    [
+        ((), {"chat_template_kwargs", "reasoning_effort"}),
+        (("chat_template_kwargs",), {"reasoning_effort"}),
+        (("reasoning_effort",), {"chat_template_kwargs"}),
+        (("chat_template_kwargs", "reasoning_effort"), set()),
+    ],
+)
+@pytest.mark.parametrize("status", [400, 422])
+def test_reasoning_is_switched_off_in_the_words_that_a_server_knows(
+    tmp_path: Path, refused: tuple[str, ...], taken: set[str], status: int
+) -> None:
+    async def strict(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        unknown = next((name for name in refused if name in body), None)
+        return await (refuse(status, f"unknown field {unknown}") if unknown else good)(request, body)
+
+    manifest, stub, _ = sampled(tmp_path / "out", strict)
+
+    assert all(body.keys() & {"chat_template_kwargs", "reasoning_effort"} == taken for body in stub.bodies)
+    assert manifest.counts.pairs_accepted == manifest.counts.pairs_asked
+
+
+async def qwen(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+    """A model that reasons inside its text, unless its chat template is told not to."""
+    template = body.get("chat_template_kwargs", {})
+    thinking = "" if template.get("enable_thinking") is False else "<think>\nThey ask for a reply.\n</think>\n\n"
+    return completion(thinking + good_text(body), prompt_tokens=len(prompt_of(body).split()))
+
+
+async def apart(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+    """A server that returns the reasoning beside the text, and cannot switch it off."""
+    words = len(prompt_of(body).split())
+    return completion(good_text(body), prompt_tokens=words, reasoning_content="They ask for a reply.")
+
+
+def test_a_model_that_can_reason_does_not(tmp_path: Path) -> None:
+    manifest, stub, notices = sampled(tmp_path / "out", qwen)
+
+    assert notices == []
+    assert roles(stub) == {("system", "user")}
+    assert manifest.counts.pairs_accepted == manifest.counts.pairs_asked
+
+
+def test_a_model_that_reasons_all_the_same_is_reported_with_the_key_to_set(tmp_path: Path) -> None:
+    manifest, stub, notices = sampled(tmp_path / "out", apart)
+
+    assert len(notices) == 1
+    assert notices[0].startswith(f"{stub.url}: the model reasons although it is asked not to")
+    assert "generation.reasoning: keep out" in notices[0]
+    assert manifest.counts.pairs_accepted == manifest.counts.pairs_asked
+
+
+@pytest.mark.parametrize("answer", [qwen, apart])
+def test_reasoning_is_kept_out_of_the_rows(tmp_path: Path, answer: Answer) -> None:
+    output = tmp_path / "out"
+    manifest, stub, notices = sampled(output, answer, reasoning="keep out", max_tokens=50, reasoning_tokens=500)
+
+    assert notices == []
+    assert {body["max_tokens"] for body in stub.bodies} == {550}
+    assert manifest.counts.pairs_accepted == manifest.counts.pairs_asked
+    assert not any("They ask" in row["chosen"] + row["rejected"] for row in rows_of(output / "pool"))
+    replies = [reply for path in (output / "journal").glob("*.jsonl") for reply in read_journal(path).values()]
+    assert all(isinstance(reply, Completion) and "They ask" in reply.reasoning + reply.text for reply in replies)
+    assert all(isinstance(reply, Completion) and 0 < reply.reasoning_tokens < 30 for reply in replies)

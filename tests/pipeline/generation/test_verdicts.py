@@ -128,7 +128,7 @@ def test_what_befalls_all_rows_from_one_on_is_the_fault_of_the_run(tmp_path: Pat
         ask(tmp_path, requests, stub.url)
 
     journal = read_journal(tmp_path / "journal.jsonl")
-    assert len(journal) == 59  # One was the trial request.
+    assert len(journal) == 60 - len(trials())
     assert failures([*journal.values()]) == []
 
 
@@ -172,7 +172,7 @@ def test_answers_under_way_when_a_budget_ends_do_not_put_the_blame_on_rows(tmp_p
         await asyncio.sleep(0.2)
         return await good(request, body)
 
-    spent = budget_of(1, refuse(400, "budget_exceeded"))
+    spent = budget_of(len(trials()), refuse(400, "budget_exceeded"))
     with StubServer(admit_four, on_trial=spent) as stub, pytest.raises(UserError, match="budget_exceeded"):
         ask(tmp_path, make_requests(10), stub.url, in_flight=10)
 
@@ -205,7 +205,7 @@ def test_trial_questions_are_no_rows(tmp_path: Path) -> None:
     with StubServer() as stub, connected(tmp_path, stub.url, asked_first=trials(pairs=2, **keys)) as client:
         finish(client, submit(client, make_requests(3), tmp_path))
 
-        assert ["prompt" in body for body in stub.trials] == [False, True, True, True]
+        assert ["prompt" in body for body in stub.trials] == [False] * 3 + [True] * 3
         assert len(stub.bodies) == 3
     assert (counters_for(tmp_path).get("requests_sent"), counters_for(tmp_path).get("prompt_tokens")) == (3, 300)
     assert len(read_journal(tmp_path / "journal.jsonl")) == 3
