@@ -16,7 +16,18 @@ from pipeline.assembly import examples, portraits
 from pipeline.assembly.mirror import mirror
 from pipeline.assembly.validate import validate_examples
 from pipeline.driver.finish import finish_build
-from pipeline.driver.plumbing import Shards, after, close_pool, emit, read_answers, report, sample, select, validate
+from pipeline.driver.plumbing import (
+    Shards,
+    after,
+    close_pool,
+    emit,
+    judge_early,
+    read_answers,
+    report,
+    sample,
+    select,
+    validate,
+)
 from pipeline.generation.stage import generate
 from pipeline.io.storage import AnyPath
 from pipeline.mining import annotate, pairing
@@ -57,11 +68,12 @@ class Attempt(beam.PTransform):
     def expand(self, drafts: beam.PCollection) -> beam.PCollection:
         """Sample a point, render both prompts, generate both replies, validate the pair."""
         plan, last = self.plan, self.number + 1 == self.plan.config.attempts
+        early = judge_early if self.number == 0 else None
         return (
             drafts
             | "Sample" >> stage(sample, plan, self.number)
             | "Render" >> stage(pairs.render_prompts, plan)
-            | "Generate" >> generate(plan, pairs.PairShard, first=self.number == 0, last=last)
+            | "Generate" >> generate(plan, pairs.PairShard, first=self.number == 0, last=last, early=early)
             | "Validate" >> stage(validate, plan, last)
         )
 

@@ -6,6 +6,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 
+from pipeline.driver.diagnosis import latest_verdicts
 from pipeline.io.storage import AnyPath
 from pipeline.plan import BuildPlan, ShardSpec
 from pipeline.runtime import progress
@@ -121,10 +122,10 @@ class Building(_Counted):
         counts, now = self.counts(), time.monotonic()
         parts = [f"{counts.get('shards', 0)}/{self._shards} shards"]
         if self.name == "pairs":
-            tried = counts.get("accepted", 0) + counts.get("rejected", 0)
+            verdicts = latest_verdicts(counts)
             parts.append(f"{counts.get('accepted', 0)}/{self.total} pairs")
-            if tried:
-                parts.append(f"{counts.get('accepted', 0) / tried:.0%} of {tried} attempts accepted")
+            if verdicts.tried:
+                parts.append(f"{verdicts.accepted / verdicts.tried:.0%} of {verdicts.tried} accepted")
         else:
             parts.append(f"{counts.get('examples/examples', 0)} examples")
         questions, answers = counts.get("questions", 0), counts.get("answers", 0)
@@ -167,15 +168,16 @@ class Building(_Counted):
         questions, answers, begun = (counts.get(name, 0) for name in ("questions", "answers", "begun"))
         if not questions:
             return settled, self.total - settled
-        accepted = counts.get("accepted", 0)
-        tried = accepted + counts.get("rejected", 0)
-        # Attempts that an open pair is expected to need after its present one.
-        failing = 1 - accepted / tried if tried else 0.0
+        verdicts = latest_verdicts(counts)
+        # Attempts that an open pair is expected to need after its present one. At first, three in four are good.
+        failing = (verdicts.rejected + 1) / (verdicts.tried + 4)
         retries = sum(failing**attempt for attempt in range(1, self._attempts))
-        attempts = begun - settled + tried if self._attempts > 1 else begun
-        per_attempt = questions / max(attempts, 1)
+        attempts = (
+            begun - settled + counts.get("accepted", 0) + counts.get("rejected", 0) if self._attempts > 1 else begun
+        )
         to_come = max(0, begun - settled) * retries + (self.total - begun) * (1 + retries)
-        return answers, questions - answers + per_attempt * to_come
+        to_come = min(to_come, self.total * self._attempts - attempts)
+        return answers, questions - answers + questions / max(attempts, 1) * to_come
 
 
 class Uploading(_Counted):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 from pipeline.driver.losses import remedy_for
 from pipeline.runtime.recent import Recent
@@ -43,20 +44,42 @@ class Diagnosis:
                 self._notice(line)
 
 
+class Verdicts(NamedTuple):
+    """Attempts at a pair, accepted and rejected, and the rejections by "stage/reason"."""
+
+    accepted: int
+    rejected: int
+    reasons: Mapping[str, int]
+
+    @property
+    def tried(self) -> int:
+        """Return the number of attempts."""
+        return self.accepted + self.rejected
+
+
+def latest_verdicts(counts: Mapping[str, int]) -> Verdicts:
+    """Return the verdicts that have fallen; before the first, the early ones on a part of a shard."""
+    prefix = "" if counts.get("accepted", 0) + counts.get("rejected", 0) else "early/"
+    reasons = _with_prefix(counts, f"{prefix}rejected/")
+    pairs = {key: number for key, number in reasons.items() if not key.startswith("annotate/")}
+    return Verdicts(counts.get(f"{prefix}accepted", 0), counts.get(f"{prefix}rejected", 0), pairs)
+
+
 def explain_rejections(counts: Mapping[str, int]) -> dict[str, str]:
     """Return a line by cause: nothing was accepted, or few and most rejections have one reason.
 
     Args:
         counts: Those of `runtime.progress`, with every verdict as it falls.
     """
-    reasons = {
-        name.removeprefix("rejected/"): number for name, number in counts.items() if name.startswith("rejected/")
-    }
-    annotations = {key: number for key, number in reasons.items() if key.startswith("annotate/")}
-    attempts = {key: number for key, number in reasons.items() if key not in annotations}
-    return _explain("pair", "attempts", counts.get("accepted", 0), attempts) | _explain(
+    verdicts = latest_verdicts(counts)
+    annotations = {f"annotate/{key}": n for key, n in _with_prefix(counts, "rejected/annotate/").items()}
+    return _explain("pair", "attempts", verdicts.accepted, verdicts.reasons) | _explain(
         "annotation", "responses", counts.get("annotated", 0), annotations
     )
+
+
+def _with_prefix(counts: Mapping[str, int], prefix: str) -> dict[str, int]:
+    return {name.removeprefix(prefix): number for name, number in counts.items() if name.startswith(prefix)}
 
 
 def _explain(result: str, tries: str, good: int, reasons: Mapping[str, int]) -> dict[str, str]:

@@ -101,10 +101,7 @@ def losses_message(output: AnyPath, counts: Counts, limit: float) -> str:
 
 
 def _example(output: AnyPath, key: str) -> str:
-    """Return id, detail and texts of a rejection with this reason; empty where it has neither of the last two.
-
-    Of a failed request, the detail alone is of interest: the other reply of its pair may be good.
-    """
+    """Return id, detail and texts of a rejection with this reason; empty where it has neither of the last two."""
     stage, _, reason = key.partition("/")
     folder = output / ("rejected/examples" if key.startswith(_LATER) else "rejected/pairs")
     files = [name for name in storage.list_names(folder) if name.endswith(".parquet") and not name.startswith(".")]
@@ -115,14 +112,18 @@ def _example(output: AnyPath, key: str) -> str:
                 if (row["stage"], row["reason"]) == (stage, reason):
                     facts = [
                         _shortened(row["detail"], _LONGEST_DETAIL),
-                        "" if stage == "generate" else _quoted(row["texts"]),
+                        _quoted(stage, row["texts"]),
                     ]
                     return f"{row['record_id']}: {'; '.join(filter(None, facts))}" if any(facts) else ""
     return ""
 
 
-def _quoted(texts: Sequence[str]) -> str:
-    return " and ".join(f'"{_shortened(text, _LONGEST_TEXT)}"' for text in texts if text.strip())
+def _quoted(stage: str, texts: Sequence[str]) -> str:
+    """Return the texts of a rejection. Where a request failed, the reply of the other may be good: it says nothing."""
+    found = " and ".join(f'"{_shortened(text, _LONGEST_TEXT)}"' for text in texts if text.strip())
+    if not found or stage == "generate":
+        return ""
+    return f"the model wrote {found}" if stage == "validate" else f"texts {found}"
 
 
 def _shortened(text: str, longest: int) -> str:

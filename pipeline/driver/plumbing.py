@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import apache_beam as beam
@@ -13,6 +13,7 @@ from pipeline.assembly.leaks import find_shared_replies
 from pipeline.driver.finish import check_losses, count_rows
 from pipeline.driver.losses import losses_message
 from pipeline.driver.resume import needs_building
+from pipeline.generation.completions import Outcome
 from pipeline.io import storage
 from pipeline.mining.annotate import MinedShard, read_levels
 from pipeline.mining.pairing import select_pairs
@@ -23,6 +24,8 @@ from pipeline.sampling.pairs import PairShard, sample_directions, validate_pairs
 from schemas.base import UserError
 from schemas.manifest import Counts
 
+_EARLY_PAIRS = 32
+"""Pairs of a first shard whose replies are judged as soon as they are there."""
 _JUDGED_FROM = 1000
 """Pairs that a process must have finished before its share of lost ones can fail the run."""
 
@@ -77,6 +80,25 @@ def sample(shard: PairShard, plan: BuildPlan, attempt: int) -> PairShard:
     return sampled
 
 
+def judge_early(shard: PairShard, outcomes: Sequence[Outcome | None], plan: BuildPlan) -> bool:
+    """Judge the first pairs of a shard whose other requests are open. Return False while they are too few.
+
+    All verdicts on a shard fall together, and one of 1,024 pairs may take hours. The early ones only tell the user how
+    the run goes: they are counted apart, as the pairs are judged again.
+    """
+    answered, position = [], 0
+    for draft in shard.drafts:
+        mine = outcomes[position : position + len(draft.requests)]
+        position += len(draft.requests)
+        if all(mine):
+            answered.append(replace(draft, outcomes=tuple(filter(None, mine))))
+    if len(answered) < _EARLY_PAIRS:
+        return False
+    judged = validate_pairs(replace(shard, drafts=answered), plan, last=False)
+    _count(shard, judged, plan, "early/")
+    return True
+
+
 def validate(shard: PairShard, plan: BuildPlan, last: bool) -> PairShard:
     """Call `validate_pairs`, and count its verdicts."""
     judged = validate_pairs(shard, plan, last)
@@ -104,18 +126,21 @@ _Shard = TypeVar("_Shard", PairShard, MinedShard)
 
 def _count_verdicts(before: _Shard, after: _Shard, settled: int, plan: BuildPlan) -> None:
     """Count pairs accepted, rejected and settled by a stage, for the display and the record of the run's pace."""
+    _count(before, after, plan)
+    counters_for(plan.output).add("settled", settled)
+
+
+def _count(before: _Shard, after: _Shard, plan: BuildPlan, prefix: str = "") -> None:
     counts = counters_for(plan.output)
-    counts.add("accepted", len(after.pairs) - len(before.pairs))
-    counts.add("rejected", _count_reasons(before, after, plan))
-    counts.add("settled", settled)
+    counts.add(f"{prefix}accepted", len(after.pairs) - len(before.pairs))
+    counts.add(f"{prefix}rejected", len(after.rejections) - len(before.rejections))
+    _count_reasons(before, after, plan, prefix)
 
 
-def _count_reasons(before: _Shard, after: _Shard, plan: BuildPlan) -> int:
-    """Count the rejections of a stage by reason, and return their number. Those before are of earlier stages."""
-    fresh = after.rejections[len(before.rejections) :]
-    for rejection in fresh:
-        counters_for(plan.output).add(f"rejected/{rejection.stage}/{rejection.reason}", 1)
-    return len(fresh)
+def _count_reasons(before: _Shard, after: _Shard, plan: BuildPlan, prefix: str = "") -> None:
+    """Count the rejections of a stage by reason. Those before are of earlier stages."""
+    for rejection in after.rejections[len(before.rejections) :]:
+        counters_for(plan.output).add(f"{prefix}rejected/{rejection.stage}/{rejection.reason}", 1)
 
 
 def report(meta: dict[str, Any], plan: BuildPlan, phase: str) -> None:

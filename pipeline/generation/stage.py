@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Protocol, Self
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol, Self
 
 import apache_beam as beam
 from apache_beam.utils.windowed_value import WindowedValue
@@ -38,16 +38,22 @@ class ShardWithRequests(Protocol):
         """Return the shard with the outcomes of its requests, in order."""
 
 
+Early = Callable[[Any, Sequence[Outcome | None], BuildPlan], bool]
+"""Judges a shard by the outcomes that are there; returns False while they are too few."""
+
+
 class GenerateFn(beam.DoFn):
     """Has each shard's requests completed. Shards leave when they are complete, not in the order of their arrival.
 
     `process` returns as soon as the backlog is short, so that the next shard's requests are sent before this shard's
-    last ones have ended. `first` and `last`: no earlier or later stage has requests of the same shard.
+    last ones have ended. `first` and `last`: no earlier or later stage has requests of the same shard. The first shard
+    is passed to `early`, if there is one, while its requests are answered.
     """
 
-    def __init__(self, plan: BuildPlan, first: bool, last: bool) -> None:
+    def __init__(self, plan: BuildPlan, first: bool, last: bool, early: Early | None) -> None:
         self._plan = plan
         self._first = first
+        self._early = early
         # Where stages are not fused, the next one may run on another machine, which reads the journal.
         self._closes = last or not storage.is_local(plan.output)
 
@@ -65,7 +71,7 @@ class GenerateFn(beam.DoFn):
         self._pending.append((shard, service.submit(shard.journal, shard.requests())))
         yield from self._take_done(service)
         while self._pending and not (service.wants_more and len(self._pending) <= _SHARDS_AHEAD):
-            service.wait()
+            self._wait(service)
             yield from self._take_done(service)
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
@@ -76,7 +82,14 @@ class GenerateFn(beam.DoFn):
             for shard in self._take_done(service):
                 yield WindowedValue(shard, window.max_timestamp(), [window])
             if self._pending:
-                service.wait()
+                self._wait(service)
+
+    def _wait(self, service: GenerationService) -> None:
+        service.wait()
+        if self._early is not None:
+            shard, batch = self._pending[0]
+            if batch.is_done or self._early(shard, batch.outcomes, self._plan):
+                self._early = None
 
     def _take_done(self, service: GenerationService) -> Iterator[ShardWithRequests]:
         done = [(shard, batch) for shard, batch in self._pending if batch.is_done]
@@ -88,12 +101,12 @@ class GenerateFn(beam.DoFn):
             yield shard.with_outcomes(batch.result())
 
 
-def generate(plan: BuildPlan, kind: type, first: bool, last: bool) -> beam.PTransform:
+def generate(plan: BuildPlan, kind: type, first: bool, last: bool, early: Early | None = None) -> beam.PTransform:
     """Return the generation stage for shards of type `kind`.
 
     It alone needs an accelerator, where the model is served by its worker: it carries the resource hints.
     """
-    stage = beam.ParDo(GenerateFn(plan, first, last)).with_output_types(kind)
+    stage = beam.ParDo(GenerateFn(plan, first, last, early)).with_output_types(kind)
     workers = plan.config.workers
     hints: dict[str, str] = {}
     if plan.config.engine.kind == "vllm":

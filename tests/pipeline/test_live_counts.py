@@ -73,7 +73,9 @@ def test_a_hopeless_build_says_why_and_its_error_quotes_what_the_model_wrote(tmp
     observer = Watching()
     with StubServer(delayed(0.02, lead_in)) as stub:
         config = tiny(attempts=3, engine={"kind": "openai", "base_urls": [stub.url], "in_flight": 2})
-        with pytest.raises(UserError, match=r': 4 words; "Sure! Here you go" and "Sure! Here you go"\); lower rules'):
+        with pytest.raises(
+            UserError, match=r': 4 words; the model wrote "Sure! Here you go" and "Sure! Here you go"\); lower rules'
+        ):
             build(config, tmp_path / "out", observer=observer)
 
     (line,) = observer.lines
@@ -88,3 +90,15 @@ def test_a_build_that_goes_well_says_nothing(tmp_path: Path) -> None:
         build(tiny(engine={"kind": "openai", "base_urls": [stub.url]}), tmp_path / "out", observer=observer)
 
     assert observer.lines == []
+
+
+def test_a_large_shard_is_judged_before_it_is_answered(tmp_path: Path) -> None:
+    observer, keys = Watching(), {"pairs": 400, "shard_pairs": 400, "limits": {"max_lost_share": 1}}
+    with StubServer(delayed(0.02, lead_in)) as stub:
+        config = tiny(engine={"kind": "openai", "base_urls": [stub.url], "in_flight": 8}, **keys)
+        with pytest.raises(UserError, match="no example is left"):
+            build(config, tmp_path / "out", observer=observer)
+
+    assert 32 <= observer.counts["early/rejected"] < 240
+    (line,) = observer.lines
+    assert line.startswith("no pair yet: all of the first ")

@@ -74,10 +74,11 @@ def test_rejected_pairs_are_expected_to_be_asked_again(plan: BuildPlan) -> None:
     config = plan.config.model_copy(update={"attempts": 3})
     phase = Building("pairs", dataclasses.replace(plan, config=config), plan.shards())
 
-    count(plan, begun=60, questions=180, answers=120, accepted=30, rejected=30, settled=30)
+    count(plan, begun=60, questions=180, answers=120, accepted=33, rejected=27, settled=30)
 
-    # 60 answers are under way, for 30 pairs; a half of these pairs needs a third attempt, and no fourth is made.
-    assert phase.completed() == 60 * 120 // (120 + 60 + 45)
+    # 60 answers are under way, for 30 pairs; 28 of 64 attempts fail, and no fourth is made.
+    again = 2 * 30 * (28 / 64 + (28 / 64) ** 2)
+    assert phase.completed() == int(60 * 120 / (120 + 60 + again))
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,15 @@ from collections.abc import Iterable, Mapping
 
 import pytest
 
-from pipeline.driver.diagnosis import Diagnosis, explain_rejections
+from pipeline.driver.diagnosis import Diagnosis, explain_rejections, latest_verdicts
 
 Look = tuple[float, Mapping[str, int]]
+
+
+def verdicts(accepted: int, prefix: str = "", **rejected: int) -> dict[str, int]:
+    """Return counts of attempts at a pair, as the stages of a build make them."""
+    reasons = {f"{prefix}rejected/validate/{reason}": number for reason, number in rejected.items()}
+    return {f"{prefix}accepted": accepted, f"{prefix}rejected": sum(rejected.values()), **reasons}
 
 
 def lines_of(looks: Iterable[Look], writes: bool = True) -> list[str]:
@@ -18,10 +24,9 @@ def lines_of(looks: Iterable[Look], writes: bool = True) -> list[str]:
     return lines
 
 
-def test_a_run_without_a_pair_names_the_commonest_reason_and_its_remedy() -> None:
-    counts = {"accepted": 0, "rejected/validate/copied": 30, "rejected/validate/too_short": 2, "rejected": 32}
-
-    (line,) = explain_rejections(counts).values()
+@pytest.mark.parametrize("prefix", ["", "early/"])
+def test_a_run_without_a_pair_names_the_commonest_reason_and_its_remedy(prefix: str) -> None:
+    (line,) = explain_rejections(verdicts(0, prefix, copied=30, too_short=2)).values()
 
     assert line == (
         "no pair yet: all of the first 32 attempts were rejected, 30 as validate/copied: use another generation.model "
@@ -29,39 +34,44 @@ def test_a_run_without_a_pair_names_the_commonest_reason_and_its_remedy() -> Non
     )
 
 
-@pytest.mark.parametrize(
-    "counts", [{}, {"rejected/validate/copied": 31}, {"accepted": 1, "rejected/validate/copied": 40}]
-)
+@pytest.mark.parametrize("counts", [{}, verdicts(0, copied=31), verdicts(1, copied=40)])
 def test_bad_luck_is_not_reported(counts: dict[str, int]) -> None:
     assert explain_rejections(counts) == {}
 
 
 def test_a_reason_of_most_rejections_is_named_where_few_attempts_are_accepted() -> None:
-    rejected = {"rejected/validate/copied": 130, "rejected/validate/unfinished": 80}
-
-    (line,) = explain_rejections({"accepted": 20} | rejected).values()
+    (line,) = explain_rejections(verdicts(20, copied=130, unfinished=80)).values()
 
     assert line.startswith("62% of 210 rejections are validate/copied, and 9% of attempts are accepted: use another")
-    assert explain_rejections({"accepted": 110} | rejected) == {}
-    assert explain_rejections({"accepted": 20, "rejected/validate/equal": 60} | rejected) == {}
+    assert explain_rejections(verdicts(110, copied=130, unfinished=80)) == {}
+    assert explain_rejections(verdicts(20, copied=100, unfinished=100)) == {}
+
+
+def test_early_verdicts_count_until_the_first_shard_is_judged() -> None:
+    early = verdicts(0, "early/", copied=40)
+
+    assert latest_verdicts(early).tried == 40
+    assert latest_verdicts(early | verdicts(9, copied=1)) == (9, 1, {"validate/copied": 1})
+    assert explain_rejections(early | verdicts(9, copied=1)) == {}
 
 
 def test_responses_without_levels_are_no_attempts_at_a_pair() -> None:
-    (line,) = explain_rejections({"accepted": 5, "rejected/annotate/schema": 40}).values()
+    (line,) = explain_rejections(verdicts(5) | {"rejected/annotate/schema": 40}).values()
 
     assert line.startswith("no annotation yet: all of the first 40 responses were rejected, 40 as annotate/schema: ")
-    assert explain_rejections({"accepted": 0, "annotated": 60, "rejected/annotate/schema": 40}) == {}
+    assert len(explain_rejections({"rejected/annotate/schema": 40})) == 1
+    assert explain_rejections({"annotated": 60, "rejected/annotate/schema": 40}) == {}
 
 
 def test_each_cause_is_reported_once() -> None:
-    looks: list[Look] = [
-        (0.0, {"rejected/validate/copied": 40}),
-        (1.0, {"rejected/validate/copied": 80, "rejected/validate/empty": 20}),
-        (2.0, {"rejected/validate/copied": 90, "rejected/validate/empty": 20, "accepted": 1}),
-        (3.0, {"rejected/validate/copied": 95, "rejected/validate/empty": 20, "accepted": 1}),
+    counts = [
+        verdicts(0, copied=40),
+        verdicts(0, copied=80, empty=20),
+        verdicts(1, copied=90, empty=20),
+        verdicts(1, copied=95, empty=20),
     ]
 
-    first, second = lines_of(looks)
+    first, second = lines_of((float(second), found) for second, found in enumerate(counts))
 
     assert first.startswith("no pair yet: all of the first 40")
     assert second.startswith("82% of 110 rejections are validate/copied, and 1% of attempts")

@@ -8,7 +8,7 @@ from pipeline.mining.annotate import MinedShard
 from pipeline.plan import BuildPlan
 from pipeline.runtime.progress import counters_for
 from pipeline.sampling.pairs import load_drafts
-from tests.pipeline.helpers import answered, asked, prepared, reply, tiny, write_jsonl
+from tests.pipeline.helpers import answered, asked, good_reply, prepared, reply, tiny, write_jsonl
 from tests.pipeline.mining.levels import plan_of, shard_of
 
 
@@ -26,6 +26,22 @@ def test_validation_is_counted(tmp_path: Path) -> None:
 
     assert verdicts(plan) == {"accepted": 8, "rejected": 4, "settled": 8}
     assert counters_for(plan.output).get("rejected/validate/too_short") == 4
+
+
+def test_first_pairs_of_a_shard_are_judged_before_the_others_are_answered(tmp_path: Path) -> None:
+    plan = prepared(tmp_path / "out", tiny(shard_pairs=64, pairs=100))
+    shard = asked(plan.shards()[0], plan)
+    outcomes = [
+        reply("no") if number % 8 == 0 else good_reply(request) for number, request in enumerate(shard.requests())
+    ]
+
+    # Of 31 pairs both replies are there, of the next only one.
+    assert not plumbing.judge_early(shard, [*outcomes[:63], *[None] * (len(outcomes) - 63)], plan)
+    assert plumbing.judge_early(shard, [*[None] * 2, *outcomes[2:66], *[None] * (len(outcomes) - 66)], plan)
+
+    counts = counters_for(plan.output)
+    assert (counts.get("early/accepted"), counts.get("early/rejected/validate/too_short")) == (24, 8)
+    assert verdicts(plan) == {"accepted": 0, "rejected": 0, "settled": 0}
 
 
 def test_posts_that_no_dimension_fits_are_counted(tmp_path: Path) -> None:
