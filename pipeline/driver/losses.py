@@ -51,7 +51,7 @@ REMEDIES = {
     "equal": f"raise generation.temperature, or {_MODEL}",
     "near_equal": f"raise generation.temperature or rules.max_similarity, or {_MODEL}",
     "schema": "see the detail for the rule of the record that the row breaks",
-    "timeout": f"{_SERVER}; a slow one needs a higher requests.timeout_seconds or a smaller engine.in_flight",
+    "timeout": f"{_SERVER}: these requests fail even alone; if it needs longer, raise requests.timeout_seconds",
     "server_died": "logs/model-server.log says why the server dies",
     "http_404": f"{_SERVER}: one of several behind an address may lack the model; then use --retry-lost",
     "http_4": "the server refuses these requests: change what it names, or use another generation.model",
