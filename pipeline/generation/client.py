@@ -11,20 +11,18 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-import math
 import threading
 import time
 from collections import deque
 from collections.abc import Coroutine, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import uvloop
 
 from pipeline.generation.classify import Busy, Result, Transient
 from pipeline.generation.completions import AnyRequest, Completion, Failure, Outcome
-from pipeline.generation.continuation import Partial
 from pipeline.generation.endpoints import Endpoint, Endpoints
+from pipeline.generation.items import ALONE_AFTER, Item, RequestBatch
 from pipeline.generation.journal import JournalWriter
 from pipeline.generation.sender import Sender
 from pipeline.generation.verdicts import Verdicts
@@ -37,60 +35,10 @@ logger = logging.getLogger(__name__)
 
 _TRIAL_SECONDS = 1.0
 """Seconds between the trial requests to an endpoint that is down."""
-_ALONE_AFTER = 2
-"""Timeouts of a request, or servers that died under it, before it is sent alone."""
 _SLOW = frozenset({"timeout", "http_408", "http_504", "http_524"})
 """Reasons of a server, or of a gateway before it, that had too much to do."""
 _START = 16
 """Sequences in flight at first, on an endpoint of unknown capacity."""
-
-
-@dataclass(eq=False, slots=True)
-class RequestBatch:
-    """The requests of a shard: `outcomes` in their order, and how many are `pending`."""
-
-    outcomes: list[Outcome | None]
-    pending: int
-
-    @property
-    def is_done(self) -> bool:
-        """True when every request has its outcome."""
-        return self.pending == 0
-
-    def result(self) -> list[Outcome]:
-        """Return the outcomes, in the order of the requests."""
-        return [outcome for outcome in self.outcomes if outcome is not None]
-
-
-@dataclass(eq=False, slots=True)
-class _Item:
-    """A request in the queue or in flight. Times are of `time.monotonic`."""
-
-    batch: RequestBatch
-    position: int
-    request: AnyRequest
-    journal: JournalWriter
-    queued_at: float
-    attempts: int = 0
-    retries: int = 0
-    """Failures while the endpoint completed other requests."""
-    is_last: bool = False
-    """True at the retry that was queued behind the others."""
-    timeouts: int = 0
-    deaths: int = 0
-    """Servers that died under this request."""
-    partial: Partial | None = None
-    """The beginning of a reply that was cut."""
-    failed_at: float = math.inf
-    waits: int = 0
-    """How often the endpoint was busy."""
-    waited_seconds: float = 0.0
-    sent_at: float = -math.inf
-
-    @property
-    def is_alone(self) -> bool:
-        """True for a request that is sent while nothing else is in flight: what happens then, it alone can cause."""
-        return self.timeouts >= _ALONE_AFTER or self.deaths >= _ALONE_AFTER
 
 
 class Client:
@@ -126,11 +74,11 @@ class Client:
         self._window = Window(in_flight, None if endpoints.is_managed else _START)
         self._config = config
         self._counters = counters
-        self._queue: deque[_Item] = deque()
+        self._queue: deque[Item] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._in_flight = 0
         self._at_work = 0
-        self._verdicts: Verdicts[_Item] = Verdicts()
+        self._verdicts: Verdicts[Item] = Verdicts()
         self._trials: dict[str, asyncio.Task[None]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._is_exclusive = False
@@ -153,7 +101,7 @@ class Client:
         with self._changed:
             self.backlog += len(requests)
         now = time.monotonic()
-        items = [_Item(batch, position, request, journal, now) for position, request in requests]
+        items = [Item(batch, position, request, journal, now) for position, request in requests]
         self._loop.call_soon_threadsafe(self._enqueue, items)
 
     def wait(self) -> None:
@@ -186,7 +134,7 @@ class Client:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._sender.close()
 
-    def _enqueue(self, items: list[_Item]) -> None:
+    def _enqueue(self, items: list[Item]) -> None:
         self._queue.extend(items)
         self._fill_window()
 
@@ -236,7 +184,7 @@ class Client:
         with self._changed:
             self._changed.notify_all()
 
-    async def _run(self, item: _Item) -> None:
+    async def _run(self, item: Item) -> None:
         await asyncio.wrap_future(self._opening)
         begun = time.monotonic()
         self._counters.observe("queue_milliseconds", round(1000 * (begun - item.queued_at)))
@@ -255,7 +203,7 @@ class Client:
         else:
             self._settle(item, result)
 
-    def _settle(self, item: _Item, outcome: Outcome) -> None:
+    def _settle(self, item: Item, outcome: Outcome) -> None:
         item.journal.append(item.request.key, outcome)
         if isinstance(outcome, Completion):
             self._counters.add("prompt_tokens", outcome.prompt_tokens)
@@ -269,7 +217,7 @@ class Client:
             if item.batch.is_done or self.backlog == self.watermark:
                 self._changed.notify_all()
 
-    async def _send(self, item: _Item) -> tuple[Endpoint, Result | None]:
+    async def _send(self, item: Item) -> tuple[Endpoint, Result | None]:
         """Send a request until it has a result. None: it is to be queued again, behind the others."""
         while True:
             if (pause := self._endpoints.available_at() - time.monotonic()) > 0:
@@ -297,49 +245,63 @@ class Client:
             # Long enough to learn of a server's death, too.
             await asyncio.sleep(backoff_seconds(item.attempts))
             item.attempts += 1
-            if result.partial and result.partial != item.partial:
-                # A request that gets on is no bad one.
-                item.partial, item.timeouts = result.partial, 0
-            was_alone = item.is_alone
-            if self._endpoints.restarts() != endpoint.restarts:
-                self._availability.record_up()
-                item.deaths += 1
-                if item.deaths > _ALONE_AFTER:
-                    detail = f"the server died {item.deaths} times under this request"
-                    return endpoint, Failure("server_died", detail, may_pass=False)
-                if item.is_alone and not was_alone:
-                    return endpoint, None
-            elif is_unreachable:
-                self._availability.check_outage(time.monotonic(), result.detail)
-            elif result.reason in _SLOW:
-                item.timeouts += 1
-                if not was_alone:
-                    self._window.shrink(failed, sent)
-                if was_alone or not self._sender.worked_since(endpoint, sent):
-                    await asyncio.shield(self._start_trials(endpoint.name))
-                is_own = was_alone and self._availability.succeeded_since(endpoint.name, failed)
-                return endpoint, result if is_own else None
-            else:
-                # A request is at fault when it fails before and after the same endpoint completes another one.
-                if not self._availability.succeeded_since(endpoint.name, sent):
-                    await asyncio.shield(self._start_trials(endpoint.name))
-                since = item.failed_at if self._config.max_retries else sent
-                item.retries += self._availability.succeeded_since(endpoint.name, since)
-                item.failed_at = failed
-                if item.retries and item.retries >= self._config.max_retries:
-                    # The fault may be of the moment, so the last retry comes after what is queued.
-                    is_only = not self._queue and self._in_flight == item.request.sequences
-                    if item.is_last or is_only:
-                        return endpoint, result
-                    item.is_last = True
-                    return endpoint, None
+            item.keep_partial(result.partial)
+            outcome = await self._judge(item, endpoint, sent, failed, result)
+            if outcome != "retry":
+                return endpoint, outcome
+
+    async def _judge(
+        self, item: Item, endpoint: Endpoint, sent: float, failed: float, problem: Transient
+    ) -> Transient | Failure | Literal["retry"] | None:
+        """Return the problem where it is the request's own, or what follows: a retry at once, or None for one later.
+
+        Args:
+            item: The request.
+            endpoint: Where it was sent.
+            sent: When.
+            failed: When the problem showed.
+            problem: The problem.
+        """
+        was_alone = item.is_alone
+        if self._endpoints.restarts() != endpoint.restarts:
+            self._availability.record_up()
+            item.deaths += 1
+            if item.deaths > ALONE_AFTER:
+                detail = f"the server died {item.deaths} times under this request"
+                return Failure("server_died", detail, may_pass=False)
+            return None if item.is_alone and not was_alone else "retry"
+        if problem.reason == "unreachable":
+            self._availability.check_outage(time.monotonic(), problem.detail)
+            return "retry"
+        if problem.reason in _SLOW:
+            item.timeouts += 1
+            if not was_alone:
+                self._window.shrink(failed, sent)
+            if was_alone or not self._sender.worked_since(endpoint, sent):
+                await asyncio.shield(self._start_trials(endpoint.name))
+            is_own = was_alone and self._availability.succeeded_since(endpoint.name, failed)
+            return problem if is_own else None
+        # A request is at fault when it fails before and after the same endpoint completes another one.
+        if not self._availability.succeeded_since(endpoint.name, sent):
+            await asyncio.shield(self._start_trials(endpoint.name))
+        since = item.failed_at if self._config.max_retries else sent
+        item.retries += self._availability.succeeded_since(endpoint.name, since)
+        item.failed_at = failed
+        if not item.retries or item.retries < self._config.max_retries:
+            return "retry"
+        # The fault may be of the moment, so the last retry comes after what is queued.
+        is_only = not self._queue and self._in_flight == item.request.sequences
+        if item.is_last or is_only:
+            return problem
+        item.is_last = True
+        return None
 
     def _count_at_work(self, sequences: int) -> None:
         """Count the sequences that endpoints work on. A request that waits for a retry or a server is none."""
         self._at_work += sequences
         self._counters.set_gauge("in_flight", self._at_work)
 
-    def _postpone(self, item: _Item, endpoint: Endpoint, busy: Busy) -> None:
+    def _postpone(self, item: Item, endpoint: Endpoint, busy: Busy) -> None:
         """Queue a request again after a pause, behind the others."""
         self._window.shrink(time.monotonic(), item.sent_at)
         pause = self._sender.pause_seconds(busy, item.waits)

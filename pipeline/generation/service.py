@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.generation import dummy
-from pipeline.generation.client import Client, RequestBatch
+from pipeline.generation.client import Client
 from pipeline.generation.completions import AnyRequest, Failure, Outcome
 from pipeline.generation.device import find_device
 from pipeline.generation.endpoints import Endpoints, RemoteEndpoints
+from pipeline.generation.items import RequestBatch
 from pipeline.generation.journal import JournalWriter, open_journal, read_journal
 from pipeline.generation.server import ManagedServer, server_spec
 from pipeline.generation.trial import trial_requests

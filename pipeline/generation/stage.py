@@ -8,8 +8,8 @@ from typing import Any, Protocol, Self
 import apache_beam as beam
 from apache_beam.utils.windowed_value import WindowedValue
 
-from pipeline.generation.client import RequestBatch
 from pipeline.generation.completions import AnyRequest, Outcome
+from pipeline.generation.items import RequestBatch
 from pipeline.generation.service import GenerationService, generation_service
 from pipeline.io import storage
 from pipeline.plan import BuildPlan, ShardSpec

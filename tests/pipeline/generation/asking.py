@@ -11,7 +11,7 @@ from typing import Any
 
 from aiohttp import web
 
-from pipeline.generation.client import Client, RequestBatch
+from pipeline.generation.client import Client
 from pipeline.generation.completions import (
     AnyRequest,
     ChoiceRequest,
@@ -24,6 +24,7 @@ from pipeline.generation.completions import (
     make_request,
 )
 from pipeline.generation.endpoints import RemoteEndpoints
+from pipeline.generation.items import RequestBatch
 from pipeline.generation.journal import open_journal
 from pipeline.generation.service import GenerationService
 from pipeline.generation.trial import trial_requests
