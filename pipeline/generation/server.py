@@ -56,6 +56,7 @@ def server_spec(engine: VllmEngine, model: str, log: Path, device: Device) -> Se
         *(engine.command or (sys.executable, "-m", "vllm.entrypoints.openai.api_server")),
         *("--model", model_path(model), "--served-model-name", model),
         *("--host", "127.0.0.1", "--port", "{port}", "--max-num-seqs", str(in_flight)),
+        *("--stream-interval", str(_STREAM_INTERVAL)),
         *((*_CPU_ARGS, "--dtype", cpu_dtype()) if device.is_cpu else ()),
         *engine.args,
     ]
@@ -66,6 +67,10 @@ def server_spec(engine: VllmEngine, model: str, log: Path, device: Device) -> Se
         start_seconds=engine.start_seconds,
         max_restarts=engine.max_restarts,
     )
+
+
+_STREAM_INTERVAL = 8
+"""Tokens in a piece of a stream. Each piece costs the server time, and a sign of life is enough."""
 
 
 # Chunked prefill and a per-request seed together kill vLLM 0.32 on a CPU ("CPU Generator does not use offset").

@@ -474,7 +474,7 @@ def test_the_model_is_served_under_its_own_name_on_loopback_alone(tmp_path: Path
     assert command[0] == "serve"
     assert (after(command, "--host"), after(command, "--port")) == ("127.0.0.1", "{port}")
     assert (after(command, "--model"), after(command, "--served-model-name")) == (str(tmp_path), str(tmp_path))
-    assert after(command, "--max-num-seqs") == "7"
+    assert (after(command, "--max-num-seqs"), after(command, "--stream-interval")) == ("7", "8")
 
 
 def test_on_a_cpu_chunked_prefill_is_off(tmp_path: Path) -> None:
