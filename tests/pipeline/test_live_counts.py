@@ -86,8 +86,9 @@ def test_a_hopeless_build_says_why_and_its_error_quotes_what_the_model_wrote(tmp
 
 def test_a_build_that_goes_well_says_nothing(tmp_path: Path) -> None:
     observer = Watching()
-    with StubServer() as stub:
-        build(tiny(engine={"kind": "openai", "base_urls": [stub.url]}), tmp_path / "out", observer=observer)
+    with StubServer(delayed(0.02)) as stub:
+        config = tiny(engine={"kind": "openai", "base_urls": [stub.url], "in_flight": 2})
+        build(config, tmp_path / "out", observer=observer)
 
     assert observer.lines == []
 
