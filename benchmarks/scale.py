@@ -99,7 +99,7 @@ _PARTS: dict[str, Sequence[Callable[..., Any]]] = {
     "templates": [Template.render],
     "requests": [completions.make_request],
     "replies": [dummy.complete],
-    "rules": [validate.clean_reply, validate.check_reply, validate.check_pair],
+    "rules": [validate.check_reply, validate.check_pair],
     "read": [shards.read_shard, shards.read_groups],
     "histories": [choose_histories],
     "tables (Arrow)": [to_table],

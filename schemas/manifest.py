@@ -25,7 +25,8 @@ class Counts(Record):
     """The funnel of a build. `rejected` counts attempts by "stage/reason"; lost pairs failed all attempts.
 
     `pairs_unanswered` are lost pairs whose requests failed, which `everyuser build ... --retry-lost` sends again.
-    `threads` counts posts and responses that were read or dropped before mining.
+    `cleaned` counts texts of the model by the step of cleaning that changed them. `threads` counts posts and responses
+    that were read or dropped before mining.
     """
 
     pairs_asked: int = 0
@@ -36,6 +37,7 @@ class Counts(Record):
     rejected: dict[str, int] = Field(default_factory=dict)
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    cleaned: dict[str, int] = Field(default_factory=dict)
     threads: dict[str, int] = Field(default_factory=dict)
 
 

@@ -188,9 +188,10 @@ class Example(Record):
 
 
 class Rejection(Record):
-    """A rejected row with its reason. `texts` are the raw replies, where there are any.
+    """A rejected row with its reason. `texts` are the model's raw texts, where there are any.
 
-    For a response that could not be annotated, `texts` are the response and the annotator's answers.
+    `cleaned` are these texts as the rules judged them; empty where none was judged. For a response that could not be
+    annotated, `texts` are the response and the annotator's answers.
     """
 
     record_id: Text
@@ -203,5 +204,6 @@ class Rejection(Record):
     prompt: str
     direction: Levels
     texts: tuple[str, ...]
+    cleaned: tuple[str, ...] = ()
     may_pass: bool = False
     """Whether a failed request (a timeout, a 500) is the cause, which `--retry-lost` sends again."""

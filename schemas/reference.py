@@ -23,6 +23,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "sampling.marginals.SLUG": config.Marginal,
     "sampling.correlations[]": config.Correlation,
     "generation": config.GenerationConfig,
+    "cleaning": config.CleaningConfig,
     "rules": config.RulesConfig,
     "history": config.HistoryConfig,
     "mining": config.MiningConfig,

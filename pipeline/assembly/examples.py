@@ -59,7 +59,8 @@ class Persona:
 class ExampleShard:
     """The element of phase two.
 
-    `outcomes` are the model's answers, if the model writes the portraits. `examples` are the finished rows: those of
+    `outcomes` are the model's answers, if the model writes the portraits; `cleaned` counts those that each step of
+    cleaning changed. `examples` are the finished rows: those of
     each persona in turn, one for each of the plan's `sides`.
     """
 
@@ -68,6 +69,7 @@ class ExampleShard:
     personas: Sequence[Persona]
     rejections: Sequence[Rejection] = ()
     outcomes: Sequence[Outcome] = ()
+    cleaned: Mapping[str, int] = field(default_factory=dict)
     examples: pa.Table = field(default_factory=EXAMPLE_SCHEMA.empty_table)
 
     @property
@@ -163,6 +165,7 @@ def store_examples(shard: ExampleShard, plan: BuildPlan) -> dict[str, Any]:
         **loss_meta(plan, shard.rejections),
         "prompt_tokens": prompt_tokens,
         "completion_tokens": completion_tokens,
+        "cleaned": dict(shard.cleaned),
         "made_of": dict(shard.block.made_of),
     }
     stored = better_stored(plan, "data", shard.spec, meta)
@@ -187,7 +190,14 @@ def _codes(texts: pa.ChunkedArray) -> npt.NDArray[np.int64]:
     return np.asarray(encoded.indices.to_numpy(zero_copy_only=False), dtype=np.int64)
 
 
-def reject(table: pa.Table, row: int, stage: Any, cause: Violation | Failure, texts: tuple[str, ...] = ()) -> Rejection:
+def reject(
+    table: pa.Table,
+    row: int,
+    stage: Any,
+    cause: Violation | Failure,
+    texts: tuple[str, ...] = (),
+    cleaned: tuple[str, ...] = (),
+) -> Rejection:
     """Return the rejection of pool row `row`. `texts` are by default its two replies."""
     pair = {name: table[name][row].as_py() for name in ("pair_id", "post_id", "prompt", "direction", "attempt")}
     return Rejection(
@@ -201,5 +211,6 @@ def reject(table: pa.Table, row: int, stage: Any, cause: Violation | Failure, te
         prompt=pair["prompt"],
         direction=tuple(pair["direction"]),
         texts=texts or (table["chosen"][row].as_py(), table["rejected"][row].as_py()),
+        cleaned=cleaned,
         may_pass=cause.may_pass,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -15,7 +16,8 @@ from pipeline.assembly.matching import parts_of, shares_a_sign
 from pipeline.generation.completions import Failure, Outcome, Request, make_request
 from pipeline.generation.json_formats import MOST_TAGS, portrait_format
 from pipeline.plan import BuildPlan
-from pipeline.quality.rules import Violation, check_text, clean_reply
+from pipeline.quality.cleaning import NOTHING, Cleaned, clean
+from pipeline.quality.rules import Violation, check_text
 from pipeline.runtime.resources import resources
 from preference_space.direction import Direction
 from preference_space.space import PreferenceSpace
@@ -109,20 +111,33 @@ def render_portraits(shard: ExampleShard, plan: BuildPlan) -> ExampleShard:
 def read_portraits(shard: ExampleShard, plan: BuildPlan) -> ExampleShard:
     """Read the model's portraits. A pair with one bad portrait is rejected with both of its examples."""
     personas, rejections = [], [*shard.rejections]
+    steps: Counter[str] = Counter()
     each = len(plan.sides)
     for number, persona in enumerate(shard.personas):
         outcomes = shard.outcomes[number * each : (number + 1) * each]
-        portraits = [_read(outcome, plan) for outcome in outcomes]
+        texts = [_clean(outcome, plan) for outcome in outcomes]
+        steps.update(step for text in texts for step in text.steps)
+        portraits = [_read(outcome, text, plan) for outcome, text in zip(outcomes, texts, strict=True)]
         cause = next((found for found in portraits if not isinstance(found, _Portrait)), None)
         good = [found for found in portraits if isinstance(found, _Portrait)]
         if cause is None and plan.config.history.consistency == "paper" and shard.spec.source == "mined":
             cause = _check_signs(shard, persona, good, plan)
         if cause:
-            texts = tuple("" if isinstance(outcome, Failure) else clean_reply(outcome.text) for outcome in outcomes)
-            rejections.append(reject(shard.block.table, persona.row, "portrait", cause, texts))
+            raw = tuple("" if isinstance(outcome, Failure) else outcome.text for outcome in outcomes)
+            cleaned = tuple(text.text for text in texts)
+            rejections.append(reject(shard.block.table, persona.row, "portrait", cause, raw, cleaned))
         else:
             personas.append(replace(persona, requests=(), portraits=tuple(found.text for found in good)))
-    return replace(shard, personas=personas, rejections=rejections)
+    return replace(shard, personas=personas, rejections=rejections, cleaned=dict(steps))
+
+
+def _clean(outcome: Outcome, plan: BuildPlan) -> Cleaned:
+    if isinstance(outcome, Failure):
+        return NOTHING
+    if plan.config.portrait == "paper":
+        # A JSON object, which `read_object` finds in any text.
+        return Cleaned(outcome.text, outcome.finish_reason, ())
+    return clean(outcome.text, plan.config.cleaning, outcome.finish_reason)
 
 
 def _request(pair_id: str, direction: Direction, side: int, plan: BuildPlan) -> Request:
@@ -147,12 +162,11 @@ def _paper_request(pair: dict[str, str], side: int, plan: BuildPlan) -> Request:
     return make_request(plan.config.generation, messages, counter, **changes)
 
 
-def _read(outcome: Outcome, plan: BuildPlan) -> _Portrait | Violation | Failure:
+def _read(outcome: Outcome, cleaned: Cleaned, plan: BuildPlan) -> _Portrait | Violation | Failure:
     if isinstance(outcome, Failure):
         return outcome
     if plan.config.portrait != "paper":
-        text = clean_reply(outcome.text)
-        return check_text(text, outcome.finish_reason, plan.config.rules) or _Portrait(text)
+        return check_text(cleaned.text, cleaned.finish_reason, plan.config.rules) or _Portrait(cleaned.text)
     if outcome.finish_reason != "stop":
         return Violation("unfinished", f"finish_reason {outcome.finish_reason}")
     space = resources(plan).space

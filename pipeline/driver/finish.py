@@ -22,11 +22,13 @@ from schemas.manifest import Counts, FileEntry, Manifest
 def count_rows(plan: BuildPlan, folders: Sequence[str] = ("pool", "data")) -> Counts:
     """Return the funnel of the whole build, from the footers of the shards of all runs."""
     rejected: Counter[str] = Counter()
+    cleaned: Counter[str] = Counter()
     totals: Counter[str] = Counter()
     shards = plan.shards()
     for folder in folders:
         for meta in read_footers(plan, folder, shards):
             rejected.update((meta or {}).get("rejected", {}))
+            cleaned.update((meta or {}).get("cleaned", {}))
             for name in ("accepted", "lost", "unanswered", "examples", "prompt_tokens", "completion_tokens"):
                 totals[name] += (meta or {}).get(name, 0)
     for meta in read_footers(plan, "annotated", [spec for spec in shards if spec.source == "mined"]):
@@ -44,6 +46,7 @@ def count_rows(plan: BuildPlan, folders: Sequence[str] = ("pool", "data")) -> Co
         pairs_unanswered=totals["unanswered"],
         examples=totals["examples"],
         rejected=dict(sorted(rejected.items())),
+        cleaned=dict(sorted(cleaned.items())),
         prompt_tokens=totals["prompt_tokens"],
         completion_tokens=totals["completion_tokens"],
     )

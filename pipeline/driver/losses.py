@@ -36,7 +36,7 @@ REMEDIES = {
     "history_without_support": f"lower history.min_support, or {_HISTORY}",
     "history_inconsistent": f"set history.consistency: strict, or {_HISTORY}",
     "reply_in_another_split": f"the model repeats itself: raise generation.temperature, or {_MODEL}",
-    "unfinished": "raise generation.max_tokens",
+    "unfinished": "raise generation.max_tokens, or lower cleaning.min_cut_share",
     "empty": _MODEL,
     "too_short": f"lower rules.min_words, or {_MODEL}",
     "too_long": "lower generation.max_tokens",

@@ -10,8 +10,7 @@ from typing import NamedTuple
 from pydantic import ValidationError
 from rapidfuzz.distance import Indel
 
-from pipeline.reading.text import find_control_character, remove_byte_order_mark, words
-from schemas.answers import split_thinking
+from pipeline.reading.text import find_control_character, words
 from schemas.config import RulesConfig
 
 
@@ -28,18 +27,6 @@ class Violation(NamedTuple):
     def may_pass(self) -> bool:
         """Return False: the same request would break the rule again."""
         return False
-
-
-_QUOTES = {'"': '"', "'": "'", "\u201c": "\u201d", "\u2018": "\u2019", "*": "*"}
-
-
-def clean_reply(text: str) -> str:
-    """Remove thinking, surrounding space, byte order marks, and quotation marks that enclose the whole reply."""
-    _, text = split_thinking(text)
-    text = remove_byte_order_mark(text.strip()).strip()
-    while len(text) > 1 and _QUOTES.get(text[0]) == text[-1] and text[0] not in text[1:-1]:
-        text = text[1:-1].strip()
-    return text
 
 
 def detect_language(text: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from pipeline.io.shards import read_meta, write_shard
@@ -26,6 +27,7 @@ def store_pool(
     prompt_tokens: int,
     completion_tokens: int,
     open_responses: int = 0,
+    cleaned: Mapping[str, int] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Write a pool shard. Its rejections are written first: the file of pairs marks the shard as done.
 
@@ -37,6 +39,7 @@ def store_pool(
         prompt_tokens: Of all attempts.
         completion_tokens: Of all attempts.
         open_responses: Responses of mined threads that timeouts or server errors left without levels.
+        cleaned: Replies that each step of cleaning changed.
 
     Returns:
         The footer's `meta`. Its `content` is a hash of the pairs, by which shards of examples know their input.
@@ -49,6 +52,7 @@ def store_pool(
         **loss_meta(plan, rejections, open_responses),
         "prompt_tokens": prompt_tokens,
         "completion_tokens": completion_tokens,
+        "cleaned": dict(cleaned),
         "content": _content(ordered),
     }
     stored = better_stored(plan, "pool", spec, meta)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,8 @@ from pydantic import ValidationError
 
 from pipeline.generation.completions import Completion, Failure, Outcome, Request, count_tokens, make_request
 from pipeline.plan import BuildPlan, ShardSpec
-from pipeline.quality.rules import Violation, check_pair, check_reply, clean_reply, schema_violation
+from pipeline.quality.cleaning import NOTHING, Cleaned, clean
+from pipeline.quality.rules import Violation, check_pair, check_reply, schema_violation
 from pipeline.runtime.inputs import seed_paths
 from pipeline.runtime.resources import resources, sampler
 from pipeline.runtime.results import store_pool
@@ -37,7 +39,8 @@ class Draft:
 class PairShard:
     """The element of phase one for sampled pairs.
 
-    `drafts` are open, `pairs` accepted, `rejections` failed attempts. The token counts cover all attempts.
+    `drafts` are open, `pairs` accepted, `rejections` failed attempts. The token counts cover all attempts, and so does
+    `cleaned`: the number of replies that each step of cleaning changed.
     """
 
     spec: ShardSpec
@@ -46,6 +49,7 @@ class PairShard:
     rejections: Sequence[Rejection] = ()
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    cleaned: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def journal(self) -> str:
@@ -117,13 +121,16 @@ def validate_pairs(shard: PairShard, plan: BuildPlan, last: bool) -> PairShard:
         last: Whether this is the last attempt. If not, rejected drafts remain for the next one.
     """
     pairs, rejections, retries = [*shard.pairs], [*shard.rejections], []
+    steps = Counter(shard.cleaned)
     for draft in shard.drafts:
-        pair = _make_pair(draft, plan)
+        replies = [_clean(outcome, plan) for outcome in draft.outcomes]
+        steps.update(step for reply in replies for step in reply.steps)
+        pair = _make_pair(draft, replies, plan)
         if isinstance(pair, Pair):
             pairs.append(pair)
             continue
         stage = "generate" if isinstance(pair, Failure) else "validate"
-        rejections.append(_rejection(draft, stage, pair, last))
+        rejections.append(_rejection(draft, stage, pair, last, [reply.text for reply in replies]))
         if not last:
             retries.append(replace(draft, requests=(), outcomes=()))
     prompt_tokens, completion_tokens = count_tokens(outcome for draft in shard.drafts for outcome in draft.outcomes)
@@ -134,12 +141,14 @@ def validate_pairs(shard: PairShard, plan: BuildPlan, last: bool) -> PairShard:
         rejections=rejections,
         prompt_tokens=shard.prompt_tokens + prompt_tokens,
         completion_tokens=shard.completion_tokens + completion_tokens,
+        cleaned=dict(steps),
     )
 
 
 def store_pairs(shard: PairShard, plan: BuildPlan) -> dict[str, Any]:
     """Write the shard's rejections, then its pairs; return its footer."""
-    return store_pool(shard.spec, plan, shard.pairs, shard.rejections, shard.prompt_tokens, shard.completion_tokens)
+    tokens = (shard.prompt_tokens, shard.completion_tokens)
+    return store_pool(shard.spec, plan, shard.pairs, shard.rejections, *tokens, cleaned=shard.cleaned)
 
 
 def _rendered(draft: Draft, spec: ShardSpec, plan: BuildPlan) -> Draft:
@@ -153,17 +162,20 @@ def _rendered(draft: Draft, spec: ShardSpec, plan: BuildPlan) -> Draft:
     return replace(draft, requests=tuple(requests))
 
 
-def _make_pair(draft: Draft, plan: BuildPlan) -> Pair | Violation | Failure:
+def _clean(outcome: Outcome, plan: BuildPlan) -> Cleaned:
+    if isinstance(outcome, Failure):
+        return NOTHING
+    return clean(outcome.text, plan.config.cleaning, outcome.finish_reason)
+
+
+def _make_pair(draft: Draft, replies: Sequence[Cleaned], plan: BuildPlan) -> Pair | Violation | Failure:
     rules = plan.config.rules
-    texts = []
-    for request, outcome in zip(draft.requests, draft.outcomes, strict=True):
+    for request, outcome, reply in zip(draft.requests, draft.outcomes, replies, strict=True):
         if isinstance(outcome, Failure):
             return outcome
-        text = clean_reply(outcome.text)
-        if violation := check_reply(text, outcome.finish_reason, request.texts, rules):
+        if violation := check_reply(reply.text, reply.finish_reason, request.texts, rules):
             return violation
-        texts.append(text)
-    chosen, rejected = texts
+    chosen, rejected = (reply.text for reply in replies)
     if violation := check_pair(chosen, rejected, rules):
         return violation
     prompt_tokens, completion_tokens = count_tokens(draft.outcomes)
@@ -186,7 +198,9 @@ def _make_pair(draft: Draft, plan: BuildPlan) -> Pair | Violation | Failure:
         return schema_violation(error)
 
 
-def _rejection(draft: Draft, stage: Any, cause: Violation | Failure, final: bool) -> Rejection:
+def _rejection(
+    draft: Draft, stage: Any, cause: Violation | Failure, final: bool, cleaned: Sequence[str] = ()
+) -> Rejection:
     return Rejection(
         record_id=draft.pair_id,
         stage=stage,
@@ -198,5 +212,6 @@ def _rejection(draft: Draft, stage: Any, cause: Violation | Failure, final: bool
         prompt=draft.post.prompt,
         direction=tuple(draft.direction.tolist()),
         texts=tuple(o.text if isinstance(o, Completion) else "" for o in draft.outcomes),
+        cleaned=tuple(cleaned),
         may_pass=cause.may_pass,
     )

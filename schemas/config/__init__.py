@@ -4,6 +4,7 @@
 """
 
 from schemas.config.build import MAX_SHARDS, NOT_FINGERPRINTED, BuildConfig, LimitsConfig
+from schemas.config.cleaning import CleaningConfig
 from schemas.config.engines import (
     DummyEngine,
     Engine,
@@ -26,6 +27,7 @@ __all__ = [
     "AnnotationConfig",
     "BuildConfig",
     "CardConfig",
+    "CleaningConfig",
     "Correlation",
     "DummyEngine",
     "DumpSource",

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from schemas.base import Record
+from schemas.config.cleaning import CleaningConfig
 from schemas.config.engines import Engine, RequestsConfig, VllmEngine, WorkersConfig
 from schemas.config.fields import Name, Share
 from schemas.config.generation import GenerationConfig, HistoryConfig, RulesConfig
@@ -69,6 +70,7 @@ class BuildConfig(Record):
     splits: SplitsConfig = Field(default_factory=lambda: SplitsConfig())
     sampling: SamplingConfig = Field(default_factory=lambda: SamplingConfig())
     generation: GenerationConfig = Field(default_factory=lambda: GenerationConfig())
+    cleaning: CleaningConfig = Field(default_factory=lambda: CleaningConfig())
     rules: RulesConfig = Field(default_factory=lambda: RulesConfig())
     history: HistoryConfig = Field(default_factory=lambda: HistoryConfig())
     engine: Engine = Field(default_factory=lambda: VllmEngine())

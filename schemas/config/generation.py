@@ -9,6 +9,7 @@ from pydantic import Field, JsonValue, field_validator, model_validator
 
 from schemas.base import Record
 from schemas.config.fields import Probability, Share, compile_patterns, find_secrets
+from schemas.config.refusals import REFUSALS
 from schemas.packaged_models import LARGE, MODELS, SMALL
 from schemas.problems import Fits
 
@@ -106,20 +107,9 @@ class RulesConfig(Record):
         None, description="Required language as ISO 639-1 code, such as `en`; null: any."
     )
     refusals: tuple[str, ...] = Field(
-        (
-            r"as an? (?:ai|artificial intelligence|(?:large )?language model)\b",
-            r"i(?:'m| am) (?:just |only )?an? (?:\w+ )?(?:ai|(?:large )?language model|virtual assistant)\b",
-            r"i(?:'m| am) sorry,? but i (?:can(?:no|')t|am unable|won't)\b",
-            r"i (?:can(?:no|')t|am (?:not able|unable) to) (?:help (?:you|with)|assist|comply|fulfil)\b",
-            r"here(?:'s| is| are) (?:the|a|an|my|your|one|some) (?:\w+ )?(?:reply|replies|response|comment|answer)s?\b",
-            r"i(?:'d| would) be (?:happy|glad) to (?:help|assist)\b",
-            r"(?:available|provided|possible) (?:replies|responses)\b",
-            r"complete the sentence\b",
-            r"(?:write|wrote|writing|draft) (?:a|the|your|my) (?:reply|response)\b",
-            r"this (?:reply|response) (?:is|shows|uses|demonstrates)\b",
-        ),
+        REFUSALS,
         description="Regular expressions of refusals and of talk about the task (any case, each from the start of a "
-        "word).",
+        "word). They judge what `cleaning` has left.",
     )
     markup: tuple[str, ...] = Field(
         (

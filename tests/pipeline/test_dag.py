@@ -64,7 +64,7 @@ async def sometimes_bad(request: web.Request, body: dict[str, Any]) -> web.Strea
         case str() if "prompt" in body:
             return nothing_chosen(body)
         case "validate/unfinished":
-            return completion(good_text(body), "length")
+            return completion(good_text(body).rstrip("."), "length")
         case "validate/refusal_or_meta":
             return completion(REFUSAL)
         case "validate/too_short":

@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
-from pipeline.quality.rules import Violation, check_text, clean_reply
+from pipeline.quality.rules import Violation, check_text
 from schemas.answers import (
     count_reasoning,
     first_logprobs,
@@ -113,7 +113,7 @@ def test_what_stands_before_the_end_of_thinking_is_cut_off(content: object) -> N
     text, finish = read_reply(choice(content))
 
     assert split_thinking(text)[0]
-    assert (clean_reply(text), finish) == (RYE, "stop")
+    assert (split_thinking(text)[1].strip(), finish) == (RYE, "stop")
 
 
 @pytest.mark.parametrize("mark", ["<think>", "<thinking>", "<Thought>", "<reasoning>", "[THINK]", "◁think▷"])
@@ -121,7 +121,7 @@ def test_thinking_that_does_not_end_leaves_no_reply(mark: str) -> None:
     text, finish = read_reply(choice(f"{mark}Which bread do they mean? {RYE}", "length"))
 
     assert split_thinking(text) == (f"Which bread do they mean? {RYE}", "")
-    assert check_text(clean_reply(text), finish, RulesConfig()) == Violation(
+    assert check_text(split_thinking(text)[1], finish, RulesConfig()) == Violation(
         "unfinished", "finish_reason length, no text"
     )
 
@@ -142,7 +142,7 @@ def test_text_of_a_completion_is_without_thinking_that_does_not_end(content: obj
 
 def test_nothing_but_thinking_is_an_empty_reply() -> None:
     text, finish = read_reply(choice("<think>Which bread?</think>"))
-    assert (clean_reply(text), finish) == ("", "stop")
+    assert (split_thinking(text)[1], finish) == ("", "stop")
     assert read_reply(choice("<think>Which bread?</think>", None))[1] == "unknown"
 
 

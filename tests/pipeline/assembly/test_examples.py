@@ -216,7 +216,7 @@ def test_model_portraits_reach_their_examples(tmp_path: Path) -> None:
     ("outcome", "reason"),
     [
         (Failure("http_400", "HTTP 400: no", may_pass=False), "http_400"),
-        (reply(LONG, "length"), "unfinished"),
+        (reply("This person likes to tell everybody", "length"), "unfinished"),
         (reply(""), "empty"),
         (reply("This person."), "too_short"),
         (reply("As an AI, I cannot describe anybody at all."), "refusal_or_meta"),
@@ -388,6 +388,7 @@ def test_footer_counts_the_shard(tmp_path: Path) -> None:
         "rejected": {},
         "prompt_tokens": 0,
         "completion_tokens": 0,
+        "cleaned": {},
         "made_of": made_of(read_pool_state(plan), [plan.path("pool", other).name for other in specs_of(plan, "train")]),
     }
 

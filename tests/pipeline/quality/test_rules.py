@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.quality.rules import Violation, check_control_tokens, check_pair, check_reply, check_text, clean_reply
+from pipeline.quality.rules import Violation, check_control_tokens, check_pair, check_reply, check_text
 from preference_space.space import load_space
 from schemas.config import MiningConfig, RulesConfig
 
@@ -36,30 +36,6 @@ def test_good_text_passes() -> None:
     assert check_reply(GOOD, "stop", ["My sister has not called since May."], RULES) is None
 
 
-@pytest.mark.parametrize(
-    ("text", "cleaned"),
-    [
-        ("  Call her.\n", "Call her."),
-        ('"Call her."', "Call her."),
-        ("'Call her.'", "Call her."),
-        ("\u201cCall her.\u201d", "Call her."),
-        ("\u2018Call her.\u2019", "Call her."),
-        ("*Call her.*", "Call her."),
-        ("\" 'Call her.' \"", "Call her."),
-        ('"Call" or "write".', '"Call" or "write".'),
-        ('"Call" is not "write"', '"Call" is not "write"'),
-        ("\u201cCall\u201d is not \u201cwrite\u201d", "\u201cCall\u201d is not \u201cwrite\u201d"),
-        ('"Call her.', '"Call her.'),
-        ("\u201cCall her.\u201c", "\u201cCall her.\u201c"),
-        ('"', '"'),
-        ('""', ""),
-        ("", ""),
-    ],
-)
-def test_quotes_around_the_whole_reply_are_removed(text: str, cleaned: str) -> None:
-    assert clean_reply(text) == cleaned
-
-
 @pytest.mark.parametrize("text", ["", "  \n", "...", "?!", "\N{GRINNING FACE}"])
 def test_text_without_a_word_is_empty(text: str) -> None:
     assert reason(text) == "empty"
@@ -77,48 +53,10 @@ def test_one_word_less_than_min_words_is_too_short() -> None:
 
 
 @pytest.mark.parametrize(
-    "text",
-    [
-        "As an AI, I have no sister, but I would call her.",
-        "Well, as a large language model I cannot feel that.",
-        "I'm just an AI and cannot tell you what to feel.",
-        "I am a virtual assistant who has no family at all.",
-        "I'm sorry, but I can't talk about that with you.",
-        "I am sorry but I cannot talk about that with you.",
-        "I cannot assist you in this matter, my dear friend.",
-        "I am not able to help you with this, sadly.",
-        "Here's a reply: call her tonight and be honest.",
-        "Sure! Here is the response you have asked me for.",
-        "Certainly, here are some possible replies to this post now.",
-        "I wrote a reply that you could send to her.",
-        "Call her tonight. This response shows a kind person.",
-    ],
-)
-def test_refusals_and_talk_about_the_task_are_rejected(text: str) -> None:
-    assert reason(text) == "refusal_or_meta"
-
-
-@pytest.mark.parametrize(
     "text", ["I\u2019m sorry, but I can\u2019t help with that request.", "I\u2019m just an AI and cannot tell you."]
 )
 def test_refusal_with_a_typographic_apostrophe_is_a_refusal(text: str) -> None:
     assert reason(text) == "refusal_or_meta"
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "As an aide to a senator I learned to wait.",
-        "I'm an air traffic controller, and I would call her.",
-        "I'm sorry, but I think you should call her.",
-        "I cannot believe that she has not called you.",
-        "Here is the thing: you should call her tonight.",
-        "Maia is a language teacher, and she would call.",
-        "You should write her a letter and wait for a reply.",
-    ],
-)
-def test_texts_that_only_look_like_a_refusal_pass(text: str) -> None:
-    assert reason(text) is None
 
 
 def test_refusal_is_found_in_any_case_and_on_any_line() -> None:
@@ -311,10 +249,6 @@ def test_what_people_format_is_no_token(text: str) -> None:
 )
 def test_control_characters_are_refused_by_name(character: str, name: str) -> None:
     assert check_text(f"{GOOD}{character}", "stop", RULES) == Violation("control_character", name)
-
-
-def test_a_byte_order_mark_before_a_reply_is_cleaned_off() -> None:
-    assert clean_reply(f"\ufeff{GOOD}") == clean_reply(f' \ufeff\n"{GOOD}"') == GOOD
 
 
 def test_tabs_and_line_breaks_are_no_control_characters() -> None:

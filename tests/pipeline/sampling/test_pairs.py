@@ -227,22 +227,42 @@ def test_good_replies_make_pairs(tmp_path: Path) -> None:
         assert (pair.prompt_tokens, pair.completion_tokens) == (200, 60)
 
 
-def test_quotes_around_a_reply_do_not_reach_the_pair(tmp_path: Path) -> None:
+def test_raw_texts_are_cleaned_and_the_steps_are_counted_in_the_footer(tmp_path: Path) -> None:
     plan = plan_at(tmp_path)
+    raw: dict[int, Outcome] = {
+        0: reply(f"<think>Hm.</think>Reply: {GOOD}"),
+        2: reply("Reply: no"),
+        3: reply(f"{GOOD} And then", "length"),
+    }
 
-    shard = validate_pairs(failing(asked_first(plan), {1: reply(f'"{GOOD}"')}), plan, LAST)
+    shard = validate_pairs(failing(asked_first(plan), raw), plan, LAST)
 
-    assert shard.pairs[0].rejected == GOOD
+    assert shard.pairs[0].chosen == GOOD
+    (rejection,) = shard.rejections
+    assert (rejection.texts, rejection.cleaned) == (("Reply: no", f"{GOOD} And then"), ("no", GOOD))
+    assert store_pairs(shard, plan)["cleaned"] == {"reasoning": 1, "lead_in": 2, "cut_at_sentence": 1}
+
+
+def test_a_step_that_is_switched_off_leaves_its_part_to_the_rules(tmp_path: Path) -> None:
+    plan = plan_at(tmp_path, cleaning={"lead_in": False})
+
+    shard = validate_pairs(failing(asked_first(plan), {0: reply(f"Reply: {GOOD}")}), plan, LAST)
+
+    assert [rejection.reason for rejection in shard.rejections] == ["markup"]
 
 
 BAD: list[tuple[str, str, tuple[Outcome, Outcome]]] = [
     ("generate", "http_400", (reply(GOOD), Failure("http_400", "HTTP 400: no", may_pass=False))),
     ("generate", "timeout", (Failure("timeout", "no reply", may_pass=True), reply("short"))),
-    ("validate", "unfinished", (reply(GOOD, "length"), reply("Better wait until she calls you."))),
+    (
+        "validate",
+        "unfinished",
+        (reply("You should call your sister tonight and tell", "length"), reply("Better wait until she calls you.")),
+    ),
     ("validate", "empty", (reply(GOOD), reply(" "))),
     ("validate", "too_short", (reply("Call her."), reply(GOOD))),
     ("validate", "refusal_or_meta", (reply(GOOD), reply("As an AI I have no sister to call."))),
-    ("validate", "markup", (reply(GOOD), reply("Reply: you should wait until she calls."))),
+    ("validate", "markup", (reply(GOOD), reply("You should wait until she calls.\nUser: thanks"))),
     ("validate", "equal", (reply(GOOD), reply(f'"{GOOD}"'))),
     ("validate", "length_ratio", (reply(GOOD), reply("Better wait until she calls you. " * 9 + "Or do not wait?"))),
 ]
@@ -347,6 +367,7 @@ def test_footers_count_the_shard(tmp_path: Path) -> None:
         "rejected": {"generate/http_400": 1, "validate/too_short": 2},
         "prompt_tokens": 23 * 100,
         "completion_tokens": 23 * 30,
+        "cleaned": {},
         "content": meta["content"],
     }
 

@@ -1,0 +1,95 @@
+"""Ends of a model's text that are no part of the reply: postscripts about it, sign-offs, half a sentence."""
+
+from __future__ import annotations
+
+import re
+
+from pipeline.quality.lead_ins import NAMES
+
+_REPLY = r"(?:repl(?:y|ies)|response|answer|comment)"
+_POSTSCRIPT = re.compile(
+    r"\n[^\w\n]{0,6}+(?:"
+    rf"(?:this|the above|my) (?:\w+ )?{_REPLY} (?:(?:should|would|will|also) )?(?:reflects?|captures?|demonstrates?"
+    r"|showcases?|conveys?|embod(?:y|ies)|incorporates?|maintains?|aligns?|acknowledges?|emphasi[sz]es?|aims|tries"
+    r"|balances?|highlights?|adheres?"
+    r"|is (?:written|meant|intended|designed|crafted|tailored|in line|in the voice|based)"
+    r"|(?:uses?|shows?|expresses) (?:an?|the|their|empathy|understanding|support|enthusiasm))\b"
+    rf"|i hope (?:this|that|it)(?: {_REPLY})? (?:meets|fits|matches|captures|reflects|aligns|satisfies)\b"
+    r"|let me know if (?:you(?:'d| would) like|you (?:need|want)) (?:me to |any |an?(?:other)? |further |more |other )*"
+    r"(?:adjust|chang|revis|modif|tweak|edit|version|assistance|rewrit|different|variation|help with)"
+    r"|(?:please )?feel free to (?:adjust|modify|edit|customi[sz]e|tweak|adapt|personali[sz]e) (?:this|the|it)\b"
+    rf"|(?:please )?note(?: that)?\b[^\n]{{0,200}}\b(?:{_REPLY}|traits?|persona|word limit|prompt|fictional|as an ai)\b"
+    r"|(?:explanation|word count|character count|traits?(?: shown| reflected| used)?)\b\W{0,3}:"
+    r"|(?:is there anything else i can|would you like me to (?:adjust|chang|revis|modif|rewrit|provid|writ|generat))"
+    r")",
+    re.IGNORECASE,
+)
+_RULE = re.compile(r"\n[ *_=~-]{3,80}\Z")
+
+_PLACEHOLDER = r"\[[^\[\]\n]{0,30}name[^\[\]\n]{0,10}\]"
+_WHO = rf"(?:{_PLACEHOLDER}|(?i:an?|your) (?:[\w-]+ ){{0,2}}[\w-]+|(?:[A-Z][\w'.-]{{0,20}} ?){{1,3}})"
+_VALEDICTION = (
+    r"(?:(?i:best|best (?:regards|wishes)|(?:kind|warm|warmest)(?: regards)?|regards|sincerely|yours(?: (?:truly|"
+    r"sincerely))?|cheers|warmly|take care|love|respectfully|cordially|thanks|thank you|viele grüße|liebe grüße|mit "
+    r"freundlichen grüßen|cordialement|bien à vous|saludos|un abrazo|cordiali saluti|atenciosamente|abraços|groetjes|"
+    r"met vriendelijke groet|pozdrawiam|\u0441 уважением))"
+)
+_SIGN_OFFS = (
+    re.compile(rf"\n\W{{0,3}}{_VALEDICTION}[,!.]?\s*\n\W{{0,3}}{_WHO}\W{{0,3}}\Z"),
+    re.compile(rf"\n\W{{0,3}}{_VALEDICTION},(?: {_WHO}\W{{0,3}})?\Z"),
+    re.compile(rf"(?<=[.!?]) {_VALEDICTION},? (?:{_PLACEHOLDER}|{NAMES})\W{{0,2}}\Z"),
+    re.compile(rf"(?:\n|(?<=[.!?]) )(?:[\u2014\u2013~]|--?) ?{_WHO}\Z"),
+    re.compile(rf"\n\W{{0,3}}{_PLACEHOLDER}\W{{0,3}}\Z", re.IGNORECASE),
+)
+_LONGEST_SIGN_OFF = 120
+
+_CLOSING = "\"'\u201d\u2019\u00bb\u203a)\\]*_"
+# A run of marks counts as one end. The lookbehind keeps a hostile run of them from being searched again at each mark.
+_END = re.compile(
+    rf"(?<![.!?\u2026])[.!?\u2026]++[{_CLOSING}]*+(?=\s|\Z)|[\u3002\uff01\uff1f\uff61\u0964\u061f][\u300d\u300f\uff09{_CLOSING}]*+"
+)
+_BEFORE = re.compile(
+    r"(?:^|\n)[ \t]*\w{1,3}\Z|(?:^|[\s(])(?:mr|mrs|ms|dr|prof|st|vs|e\.g|i\.e|no|approx|z\.b|bzw|ca)\Z", re.I
+)
+"""Text before a full stop that ends no sentence: the number of a list's item, or an abbreviation."""
+
+
+def strip_postscript(text: str) -> str:
+    """Return a text without a line about the reply and all after it. The first line always stays."""
+    found = _POSTSCRIPT.search(text)
+    return _without_rule(text[: found.start()] if found else text)
+
+
+def strip_sign_off(text: str) -> str:
+    """Return a text without a letter's end: a valediction with a name, a name after a dash, or a placeholder."""
+    start = max(0, len(text) - _LONGEST_SIGN_OFF)
+    for pattern in _SIGN_OFFS:
+        found = pattern.search(text, start)
+        if found and found.start() > 0 and not _is_list(text, found):
+            return _without_rule(text[: found.start()])
+    return text
+
+
+def cut_at_sentence(text: str, min_share: float) -> str | None:
+    """Return a text up to the end of its last whole sentence; None if less than `min_share` of it would be left."""
+    for found in reversed(list(_END.finditer(text))):
+        if found.end() < min_share * len(text):
+            return None
+        before = text[max(0, found.start() - 12) : found.start()]
+        is_number = found.end() == len(text) and before[-1:].isdigit()
+        if not is_number and not _BEFORE.search(before):
+            return text[: found.end()]
+    return None
+
+
+def _without_rule(text: str) -> str:
+    """Return a text without a horizontal rule at its end."""
+    text = text.rstrip()
+    found = _RULE.search(text, max(0, len(text) - _LONGEST_SIGN_OFF))
+    return text[: found.start()].rstrip() if found else text
+
+
+def _is_list(text: str, found: re.Match[str]) -> bool:
+    """Return whether a dash at the end begins the item of a list, not a name."""
+    dash = found[0].strip()[:1]
+    return dash in "-\u2013\u2014~" and f"\n{dash}" in f"\n{text[: found.start()]}"
