@@ -234,9 +234,11 @@ class Client:
             is_unreachable = isinstance(result, Transient) and result.reason == "unreachable"
             self._counters.add("requests_sent", int(not is_unreachable))
             if isinstance(result, Completion):
-                # Where the server counts no tokens, characters stand for them: the window only compares rates.
+                # Where the server counts no tokens, characters stand for them: the window only compares rates. Those of
+                # a reply that was continued are not all of this time.
                 tokens = result.completion_tokens or len(result.text) / 4
-                self._window.record(sent, failed, item.request.sequences, tokens, self._in_flight)
+                if not item.partial:
+                    self._window.record(sent, failed, item.request.sequences, tokens, self._in_flight)
                 self._record_success(endpoint, sent)
             if not isinstance(result, Transient):
                 return endpoint, result
