@@ -1,20 +1,29 @@
 # everyuser: `make build-dataset` builds a first dataset, `make test` runs the tests. Both install what they need.
 
-CONFIG ?= configs/quickstart.yaml
-OUTPUT ?= out/$(basename $(notdir $(CONFIG)))
 RUNNER ?= local
+# The quickstart takes the model that this machine can serve; other machines build it as it is written.
+CONFIG ?= $(if $(filter local,$(RUNNER)),quickstart,configs/quickstart.yaml)
+MODEL ?=
+OUTPUT ?= out/$(basename $(notdir $(CONFIG)))
 BEAM_OPTIONS ?=
 SHOW ?= 3
 TEST_WORKERS ?= 4
 
 PYTHON ?= python3
-VENV ?= .venv
-PY := $(VENV)/bin/python
-UV := $(VENV)/bin/uv
 
+# The engine that .venv was set up with, if it was.
+INSTALLED := $(patsubst .%-installed,%,$(notdir $(firstword $(wildcard $(or $(VENV),.venv)/.*-installed))))
+# A replay needs no engine: it takes what is there.
+ifeq ($(MAKECMDGOALS),demo)
+ENGINE ?= $(or $(INSTALLED),none)
+endif
 # vLLM for CUDA where a GPU answers, vLLM's CPU build on other Linux x86-64 machines, none elsewhere.
 ENGINE ?= $(shell if nvidia-smi >/dev/null 2>&1; then echo cuda; \
 	elif [ "$$(uname -sm)" = "Linux x86_64" ]; then echo cpu; else echo none; fi)
+# Without an engine, a .venv that has one is left as it is.
+VENV ?= $(if $(and $(filter none,$(ENGINE)),$(filter cpu cuda,$(INSTALLED))),.venv-none,.venv)
+PY := $(VENV)/bin/python
+UV := $(VENV)/bin/uv
 LOCK := locks/$(ENGINE).txt
 STAMP := $(VENV)/.$(ENGINE)-installed
 
@@ -36,10 +45,10 @@ runner.local :=
 runner.dataflow := --runner=DataflowRunner
 runner.flink := --runner=FlinkRunner
 
-.PHONY: help setup build-dataset test test-fast lint format lock clean
+.PHONY: help setup build-dataset demo record-demo test test-fast lint format lock clean
 help: ## Show this help
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 24
-	@echo "  CONFIG=FILE OUTPUT=DIR|gs://...|s3://... RUNNER=local|dataflow|flink BEAM_OPTIONS='...' choose what is built, where and how"
+	@echo "  CONFIG=FILE MODEL=NAME|FOLDER OUTPUT=DIR|gs://...|s3://... RUNNER=local|dataflow|flink BEAM_OPTIONS='...' choose what is built, by which model, where and how"
 
 setup: $(STAMP) ## Create .venv and install everything, from the lock
 
@@ -54,6 +63,7 @@ $(STAMP): $(LOCK) pyproject.toml
 	@VIRTUAL_ENV=$(VENV) $(UV) pip sync --quiet $(VENV)/lock-without-torch.txt
 	@$(MAKE) --no-print-directory torch-$(ENGINE)
 	@VIRTUAL_ENV=$(VENV) $(UV) pip install --quiet --no-deps --no-build-isolation --editable .
+	@rm -f $(VENV)/.*-installed
 	@touch $@
 
 # PyTorch's CPU build is not on the common index: first from its own, then wherever this machine's pip finds one.
@@ -75,14 +85,30 @@ ifeq ($(filter $(ENGINE),cuda cpu none),)
 $(error ENGINE is '$(ENGINE)'; the engines are cuda, cpu and none)
 endif
 ifneq ($(filter build-dataset,$(MAKECMDGOALS)),)
-ifeq ($(findstring ://,$(CONFIG))$(shell test -f '$(CONFIG)' && echo yes),)
+ifeq ($(findstring ://,$(CONFIG))$(filter quickstart,$(CONFIG))$(shell test -f '$(CONFIG)' && echo yes),)
 $(error CONFIG is '$(CONFIG)': no such file; try CONFIG=configs/quickstart.yaml)
 endif
 endif
 
-build-dataset: $(STAMP) ## Build CONFIG into OUTPUT (default: 64 pairs by the packaged model, no GPU and no account)
-	@$(VENV)/bin/everyuser build '$(CONFIG)' --output '$(OUTPUT)' -- $(runner.$(RUNNER)) $(BEAM_OPTIONS)
+# A folder is named from here, not from the configuration's folder.
+model := $(if $(wildcard $(MODEL)/config.json),$(abspath $(MODEL)),$(MODEL))
+set_model := $(if $(MODEL),--set 'generation.model=$(model)')
+
+build-dataset: $(STAMP) ## Build CONFIG into OUTPUT (default: the quickstart, by a packaged model; no GPU and no account)
+	@$(VENV)/bin/everyuser build '$(CONFIG)' --output '$(OUTPUT)' $(set_model) -- $(runner.$(RUNNER)) $(BEAM_OPTIONS)
 	@$(VENV)/bin/everyuser inspect '$(OUTPUT)' --count $(SHOW)
+
+REPLAY := --set 'engine={kind: replay, journal: packaged}'
+demo: OUTPUT := out/demo
+demo: $(STAMP) ## Replay the recorded quickstart into out/demo: 128 examples on any machine, without vLLM and PyTorch
+	@$(VENV)/bin/everyuser build quickstart --output '$(OUTPUT)' $(REPLAY)
+	@$(VENV)/bin/everyuser inspect '$(OUTPUT)' --count $(SHOW)
+
+RECORDING := --set generation.model=packaged:qwen2.5-coder-1.5b-instruct --set pairs=64
+record-demo: $(STAMP) ## Build the quickstart with the larger packaged model (10 to 20 minutes), and record its replies
+	@$(VENV)/bin/everyuser build quickstart --output out/recording $(RECORDING)
+	@$(PY) -m pipeline.generation.recording out/recording
+	@rm -rf out/recording
 
 test: $(STAMP) ## Run all tests, those with the real model too
 	@$(PY) -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
@@ -115,4 +141,4 @@ lock-cpu lock-cuda: lock-%:
 lock: lock-none lock-cpu lock-cuda ## Resolve the locks again
 
 clean: ## Delete .venv and caches (out/ stays)
-	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache *.egg-info
+	@rm -rf $(VENV) .venv-none .mypy_cache .ruff_cache .pytest_cache *.egg-info

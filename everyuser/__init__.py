@@ -51,6 +51,7 @@ True
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,6 +67,8 @@ if TYPE_CHECKING:
 
 __all__ = ["SCHEMA_VERSION", "UserError", "__version__", "build", "open_space", "read_manifest"]
 
+logger = logging.getLogger(__name__)
+
 __version__ = importlib.metadata.version("everyuser")
 
 
@@ -73,8 +76,8 @@ def build(config: str | Path | Mapping[str, Any] | BuildConfig, folder: str | Pa
     """Build a dataset, or resume the build in `folder`.
 
     Args:
-        config: A YAML file (also in a bucket), a mapping of its keys, or a configuration. Relative paths in a file
-            start from the file's folder, in a mapping from the working directory.
+        config: A YAML file (also in a bucket), `quickstart`, a mapping of keys, or a configuration. Relative paths in a
+            file start from the file's folder, in a mapping from the working directory.
         folder: A folder of this machine, or an address such as `s3://bucket/folder`.
 
     Returns:
@@ -86,9 +89,13 @@ def build(config: str | Path | Mapping[str, Any] | BuildConfig, folder: str | Pa
     """
     from pipeline.build import build as run
     from pipeline.driver.configuration import read_config
+    from pipeline.driver.quickstart import load_quickstart
     from pipeline.io.storage import parse
 
-    if isinstance(config, str | Path):
+    if config == "quickstart":
+        config, choice = load_quickstart((), parse(str(folder)))
+        logger.info(choice)
+    elif isinstance(config, str | Path):
         config = read_config(str(config))
     elif not isinstance(config, BuildConfig):
         config = build_config(dict(config), "config")

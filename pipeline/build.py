@@ -19,6 +19,7 @@ from pipeline.driver.finish import complete_manifest, count_rows, is_complete
 from pipeline.driver.plumbing import close_pool
 from pipeline.driver.prepare import Prepared, check_output, find_intact_manifest, prepare, reset_folder, with_threads
 from pipeline.driver.resume import Work, can_finish, count_open, find_work
+from pipeline.generation.packaged import check_model, model_path
 from pipeline.generation.server import require_vllm
 from pipeline.generation.service import close_generation_service
 from pipeline.io import storage
@@ -163,6 +164,7 @@ def _locked(output: AnyPath, config: BuildConfig, runner: Runner) -> Iterator[No
         found = find_intact_manifest(output)
         if found is None or found.status != "complete":
             require_vllm(config.engine)
+            check_model(config.generation.model)
     with locked(output):
         yield
 
@@ -218,6 +220,9 @@ def _build(plan: BuildPlan, prepared: Prepared, runner: Runner, observer: Observ
     pace = progress.Pace(output, started.isoformat(timespec="seconds"), diagnosis.update)
     status: RunStatus = "failed"
     try:
+        if runner.is_local and isinstance(plan.config.engine, VllmEngine) and plan.config.needs_model:
+            # Here, as Ctrl-C reaches this thread alone, and not in a worker when it needs the model.
+            model_path(plan.config.generation.model, observer.notice)
         plan = _with_retries(_gather_threads(plan, runner, observer), retry_lost)
         with _retry_errors(plan, retry_lost):
             _run_phase(dag.build_pairs, "pairs", "pool", plan, runner, observer)

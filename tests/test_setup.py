@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import shutil
 import subprocess
 import tomllib
 from pathlib import Path
@@ -111,4 +112,75 @@ def test_the_makefile_names_the_runners(tmp_path: Path, name: str, runner: str) 
     result = make("build-dataset", f"RUNNER={name}", "OUTPUT=gs://b/out", "ENGINE=none", f"VENV={tmp_path}/venv")
 
     assert result.returncode == 0, result.stderr
-    assert f"--output 'gs://b/out' -- --runner={runner}" in result.stdout
+    assert f"--output 'gs://b/out' -- --runner={runner}" in " ".join(result.stdout.split())
+
+
+def fresh_clone(folder: Path, installed: str | None) -> str:
+    """Make a folder with the Makefile, and a .venv that was set up for an engine; return its name."""
+    shutil.copy(ROOT / "Makefile", folder)
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    shutil.copytree(ROOT / "locks", folder / "locks")
+    if installed:
+        (folder / ".venv").mkdir()
+        (folder / ".venv" / f".{installed}-installed").touch()
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("installed", "arguments", "venv", "sets_up"),
+    [
+        (None, ["demo"], ".venv", True),
+        (None, ["demo", "ENGINE=none"], ".venv", True),
+        ("none", ["demo", "ENGINE=none"], ".venv", False),
+        ("cpu", ["demo"], ".venv", False),
+        ("cuda", ["demo"], ".venv", False),
+        ("cpu", ["demo", "ENGINE=none"], ".venv-none", True),
+        ("cuda", ["build-dataset", "ENGINE=none"], ".venv-none", True),
+        ("none", ["build-dataset", "ENGINE=cpu"], ".venv", True),
+    ],
+)
+def test_the_environment_that_is_there_is_taken_and_no_engine_is_removed(
+    tmp_path: Path, installed: str | None, arguments: list[str], venv: str, sets_up: bool
+) -> None:
+    result = make(*arguments, folder=fresh_clone(tmp_path, installed))
+
+    assert result.returncode == 0, result.stderr
+    assert f"{venv}/bin/everyuser build quickstart " in result.stdout.replace("'", "")
+    assert (f"setting up {venv} " in result.stdout) == sets_up
+
+
+def test_an_environment_has_the_stamp_of_one_engine(tmp_path: Path) -> None:
+    lines = make("setup", "ENGINE=cpu", folder=fresh_clone(tmp_path, "none")).stdout.splitlines()
+
+    assert lines.index("rm -f .venv/.*-installed") < lines.index("touch .venv/.cpu-installed")
+
+
+@pytest.mark.parametrize("model", ["Qwen/Qwen3-8B", "packaged:smollm2-135m-instruct", "/models/my model", "~/model"])
+def test_a_model_is_handed_to_the_build_as_it_is_named(tmp_path: Path, model: str) -> None:
+    result = make("build-dataset", f"MODEL={model}", f"VENV={tmp_path}/venv", "ENGINE=none")
+
+    assert f"build 'quickstart' --output 'out/quickstart' --set 'generation.model={model}'" in result.stdout
+
+
+def test_a_folder_with_a_model_is_handed_over_by_its_whole_path(tmp_path: Path) -> None:
+    folder = fresh_clone(tmp_path, None)
+    (tmp_path / "models" / "mine").mkdir(parents=True)
+    (tmp_path / "models" / "mine" / "config.json").write_text("{}")
+
+    result = make("build-dataset", "MODEL=models/mine", "ENGINE=none", folder=folder)
+
+    assert f"--set 'generation.model={tmp_path}/models/mine'" in result.stdout
+
+
+def test_without_a_model_the_configuration_decides(tmp_path: Path) -> None:
+    result = make("build-dataset", "CONFIG=configs/forum.yaml", "ENGINE=none", f"VENV={tmp_path}/venv")
+
+    assert "build 'configs/forum.yaml' --output 'out/forum'" in result.stdout
+    assert "generation.model" not in result.stdout
+
+
+@pytest.mark.parametrize(("runner", "config"), [("local", "quickstart"), ("flink", "configs/quickstart.yaml")])
+def test_only_this_machine_chooses_a_model_for_itself(tmp_path: Path, runner: str, config: str) -> None:
+    result = make("build-dataset", f"RUNNER={runner}", "ENGINE=none", f"VENV={tmp_path}/venv")
+
+    assert f"build '{config}' --output 'out/quickstart'" in result.stdout

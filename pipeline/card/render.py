@@ -75,6 +75,7 @@ def render_card(
         fingerprint=manifest.fingerprint[:16],
         schema_version=manifest.schema_version,
         templates=manifest.parts["templates"],
+        recording=manifest.recording,
         quality=[] if report is None else _quality_rows(report),
         pictures=pictures,
         shown=None if report is None or not report.shown else report.shown[0],

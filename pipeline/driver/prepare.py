@@ -17,6 +17,7 @@ import numpy as np
 
 from pipeline.driver.differences import describe_differences
 from pipeline.driver.feasibility import check_engine, check_points
+from pipeline.generation.recording import read_recording, replays_recording
 from pipeline.io import storage
 from pipeline.io.locks import LOCK
 from pipeline.io.manifests import MANIFEST, DamagedManifestError, find_manifest, write_manifest
@@ -107,6 +108,7 @@ def prepare(config: BuildConfig, output: AnyPath) -> Prepared:
             parts=parts,
             config=config.model_dump(mode="json"),
             versions=_versions(),
+            recording=read_recording() if replays_recording(config) else None,
         )
     elif stored.fingerprint != fingerprint:
         differences = describe_differences(config, stored.parts, parts)

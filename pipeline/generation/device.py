@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
-
-import psutil
 
 from pipeline.io.processes import usable_cores
 from schemas.config import VllmEngine
@@ -80,4 +80,28 @@ def cpu_cache_gib(in_flight: int) -> int:
 
     That is 1,170 tokens of a model of 1.5 billion parameters in float32, which takes 56 KiB a token.
     """
-    return max(2, min(in_flight // 16, psutil.virtual_memory().total // _GIB // 4))
+    return max(2, min(in_flight // 16, total_memory() // _GIB // 4))
+
+
+def total_memory(cgroups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int:
+    """Return the bytes of memory of this machine, or of its container where that has fewer.
+
+    Args:
+        cgroups: Mounted control groups. Their limits hold for all groups within: each group on the way is read.
+        own: The file that names this process's groups.
+    """
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    with contextlib.suppress(OSError):
+        for line in own.read_text().splitlines():
+            _, controllers, name = line.split(":", 2)
+            if controllers not in ("", "memory"):
+                continue
+            root, file = (cgroups / "memory", "memory.limit_in_bytes") if controllers else (cgroups, "memory.max")
+            group = root / name.lstrip("/")
+            for folder in (group, *group.parents):
+                # "max" is no limit.
+                with contextlib.suppress(OSError, ValueError):
+                    limits.append(int((folder / file).read_text()))
+                if folder == root:
+                    break
+    return min(limits)

@@ -2,12 +2,14 @@
 
 On this machine a line is appended as its outcome arrives. An object store cannot append: there the lines of half a
 minute become an object beside the journal (a part), and all parts become one object when the shard is finished. After a
-kill a shard sends only the requests that its journal lacks. A kept journal replays a build without a model.
+kill a shard sends only the requests that its journal lacks. A kept journal replays a build without a model, also when
+each of its files was compressed by gzip.
 """
 
 from __future__ import annotations
 
 import contextlib
+import gzip
 import os
 import threading
 import time
@@ -48,8 +50,11 @@ def read_journal(path: AnyPath) -> dict[str, Outcome]:
 def _read(path: AnyPath) -> bytes:
     """Return the lines of a journal, and in an object store those of the parts that a killed run left."""
     content = b""
-    with contextlib.suppress(FileNotFoundError):
+    try:
         content = storage.read_bytes(path)
+    except FileNotFoundError:
+        with contextlib.suppress(FileNotFoundError):
+            content = _unpack(path.with_name(f"{path.name}.gz"))
     if not storage.is_local(path):
         # A copied journal may end in a torn line, which must not run into the first line of a part.
         content = content[: content.rfind(b"\n") + 1]
@@ -58,6 +63,15 @@ def _read(path: AnyPath) -> bytes:
             with contextlib.suppress(FileNotFoundError):
                 content += storage.read_bytes(_parts(path) / part)
     return content
+
+
+def _unpack(path: AnyPath) -> bytes:
+    try:
+        return gzip.decompress(storage.read_bytes(path))
+    except (OSError, EOFError, zlib.error) as error:
+        if isinstance(error, FileNotFoundError):
+            raise
+        raise UserError(f"{path} is damaged: {error}") from None
 
 
 def _parts(path: UPath) -> UPath:
@@ -81,8 +95,11 @@ def open_journal(path: AnyPath, is_kept: bool = True) -> JournalWriter:
     return _AppendingWriter(path) if storage.is_local(path) else _PartsWriter(path)
 
 
-def _line(key: str, outcome: Outcome) -> bytes:
-    """Return a line: an object whose first field is a checksum of the rest, as a changed reply would change rows."""
+def journal_line(key: str, outcome: Outcome) -> bytes:
+    """Return a line of a journal: an object whose first field is a checksum of the rest.
+
+    Without it, a changed reply would change rows unseen.
+    """
     # Most models do not reason, and a journal has many lines.
     fields = {name: getattr(outcome, name) for name in outcome.__slots__}
     fields = {name: value for name, value in fields.items() if value or name not in ("reasoning", "reasoning_tokens")}
@@ -125,7 +142,7 @@ class _AppendingWriter:
 
     def append(self, key: str, outcome: Outcome) -> None:
         # A line that the disk does not take whole is removed again.
-        line = _line(key, outcome)
+        line = journal_line(key, outcome)
         with self._lock, write_errors(self._path):
             if self._is_closed:
                 return
@@ -164,7 +181,7 @@ class _PartsWriter:
     def append(self, key: str, outcome: Outcome) -> None:
         if self._error is not None:
             raise self._error
-        self._lines.append(_line(key, outcome))
+        self._lines.append(journal_line(key, outcome))
 
     def flush(self) -> None:
         """Write new lines as a part. Called by another thread, so the next `append` raises its error."""

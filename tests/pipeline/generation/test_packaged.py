@@ -6,12 +6,14 @@ from pathlib import Path
 import pytest
 from upath import UPath
 
+from pipeline.build import build
 from pipeline.generation.packaged import model_path
 from pipeline.io import storage
-from schemas.base import UserError
+from schemas.base import UsageError, UserError
 from schemas.packaged_models import SMALL, folder_name
 from tests.forks import python
 from tests.object_stores import ObjectStore
+from tests.pipeline.helpers import tiny
 
 
 def test_a_hub_id_is_used_as_it_is() -> None:
@@ -43,6 +45,23 @@ def test_a_folder_without_a_model_is_refused(tmp_path: Path, name: str) -> None:
     assert str(tmp_path / name) in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ("./nothing", "nothing holds no model (no config.json there)"),
+        ("smollm2-135m-instruct", "the packaged model is named 'packaged:smollm2-135m-instruct'"),
+    ],
+)
+def test_a_wrong_model_is_found_before_the_build_begins(tmp_path: Path, model: str, said: str) -> None:
+    engine = {"kind": "vllm", "command": ["vllm"]}
+
+    with pytest.raises(UsageError) as caught:
+        build(tiny(generation={"model": model}, engine=engine), tmp_path / "out")
+
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_packaged_model_is_taken_from_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = tmp_path / "everyuser" / folder_name(SMALL)
     checkpoint.mkdir(parents=True)
@@ -58,6 +77,7 @@ MODEL = {"config.json": b"{}", "model.safetensors": bytes(1_000_000), "original/
 COPY_SLOWLY = """
 import sys, time
 from pipeline.io import storage
+from pipeline.build import build
 from pipeline.generation.packaged import model_path
 def slowly(folder, target):
     print("copied", flush=True)
