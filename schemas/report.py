@@ -232,7 +232,7 @@ class ShownExample(Record):
 
 
 class ShownRejection(Record):
-    """A rejected row that the report shows. `reason` is "stage/reason"."""
+    """A rejected row that the report shows. `reason` is "stage/reason"; `cleaned` are the texts as they were judged."""
 
     id: str
     split: str
@@ -242,6 +242,7 @@ class ShownRejection(Record):
     final: bool
     prompt: str
     texts: tuple[str, ...]
+    cleaned: tuple[str, ...] = ()
     direction: dict[str, Literal[1, -1]]
 
 

@@ -85,6 +85,9 @@ class BuildDisplay(Display, Observer):
             self.notice(f" {shortfall} of {asked} examples are missing: {why}", "short", "yellow")
         for reason, number in sorted(counts.rejected.items(), key=lambda entry: -entry[1]):
             self.notice(f"  rejected {number:>6}  {reason}")
+        if counts.cleaned:
+            steps = sorted(counts.cleaned.items(), key=lambda entry: -entry[1])
+            self.notice(f"  texts cleaned before they were judged: {', '.join(f'{name} {n}' for name, n in steps)}")
         if unanswered := _unanswered(counts):
             command = f"everyuser build {shlex.quote(config)} -o {shlex.quote(str(folder))} --retry-lost"
             lost = f"{unanswered} lost to timeouts and server errors"

@@ -17,9 +17,10 @@ _POSTSCRIPT = re.compile(
     rf"|i hope (?:this|that|it)(?: {_REPLY})? (?:meets|fits|matches|captures|reflects|aligns|satisfies)\b"
     r"|let me know if (?:you(?:'d| would) like|you (?:need|want)) (?:me to |any |an?(?:other)? |further |more |other )*"
     r"(?:adjust|chang|revis|modif|tweak|edit|version|assistance|rewrit|different|variation|help with)"
-    r"|(?:please )?feel free to (?:adjust|modify|edit|customi[sz]e|tweak|adapt|personali[sz]e) (?:this|the|it)\b"
+    r"|(?:please )?feel free to (?:make (?:any )?(?:changes|edits)"
+    r"|(?:adjust|modify|edit|customi[sz]e|tweak|adapt|personali[sz]e) (?:this|the|it)\b)"
     rf"|(?:please )?note(?: that)?\b[^\n]{{0,200}}\b(?:{_REPLY}|traits?|persona|word limit|prompt|fictional|as an ai)\b"
-    r"|(?:explanation|word count|character count|traits?(?: shown| reflected| used)?)\b\W{0,3}:"
+    r"|(?:explanation|thoughts?|word count|character count|traits?(?: shown| reflected| used)?)\b\W{0,3}:"
     r"|(?:is there anything else i can|would you like me to (?:adjust|chang|revis|modif|rewrit|provid|writ|generat))"
     r")",
     re.IGNORECASE,

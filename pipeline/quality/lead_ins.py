@@ -37,7 +37,7 @@ _SAY = r"(?:say|reply|respond|write|post|comment|answer)"
 LEAD_INS = {
     "en": (
         r"sure(?: thing)?|certainly|of course|absolutely|definitely|okay|ok|alright|great|got it|understood|yes"
-        r"|no problem|i(?:'d| would) be (?:happy|glad) to help(?: you)?(?: with (?:that|this))?",
+        r"|no problem|i(?:'d| would) be (?:happy|glad) to(?: help(?: you)?)?(?: with (?:that|this))?",
         rf"(?:here(?:'s| is)|below is|this (?:is|could be|would be)|the following is)"
         rf"(?: {_WORD}){{0,8}}? (?:reply|response|answer|comment|description|portrait|post)"
         rf"(?: {_ABOUT}[^.!?]*)?"

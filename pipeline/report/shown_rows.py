@@ -203,6 +203,7 @@ def _rejection(build: Build, place: int, row: Row) -> ShownRejection:
         final=row["final"],
         prompt=row["prompt"],
         texts=tuple(row["texts"]),
+        cleaned=tuple(row["cleaned"]),
         direction=_active(build.space, np.array(row["direction"], dtype=np.int8)),
     )
 

@@ -13,7 +13,7 @@ const SEARCHED = {
     row.profile,
     ...row.history.flatMap((item) => [item.prompt, item.chosen, item.rejected, item.profile]),
   ],
-  rejections: (row) => [row.id, row.prompt, row.reason, row.detail, ...row.texts],
+  rejections: (row) => [row.id, row.prompt, row.reason, row.detail, ...row.texts, ...row.cleaned],
 };
 
 /** Return `{part, open(slug)}`: the section, and a function that shows the examples of a dimension. */

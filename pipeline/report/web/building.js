@@ -45,8 +45,19 @@ function funnel(report) {
     threadsFigure(counts.threads),
     figure("What became of the attempts?", answer, bars(rows)),
     attemptsFigure(attempts),
+    cleaningFigure(counts.cleaned),
     reasonsFigure(counts.rejected),
   );
+}
+
+function cleaningFigure(cleaned) {
+  const entries = Object.entries(cleaned).toSorted((a, b) => b[1] - a[1]);
+  if (!entries.length) return null;
+  const rows = entries.map(([name, value]) => ({ name, value, text: count(value) }));
+  const answer = `Most often by ${short(entries[0][0], 60)}: ${many(entries[0][1], "text")}.`;
+  return figure("How were the model's texts cleaned?", answer, bars(rows), {
+    how: "Texts that each step of cleaning changed before they were judged, accepted or not.",
+  });
 }
 
 function attemptsFigure(attempts) {

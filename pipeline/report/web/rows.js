@@ -64,7 +64,11 @@ function rejectionView(row, dimensions, sought) {
     el(
       "div",
       { class: "two" },
-      row.texts.map((reply, k) => text(`Text ${k + 1}`, reply, sought)),
+      row.texts.map((reply, k) => {
+        const cleaned = row.cleaned[k] ?? reply;
+        const judged = cleaned !== reply && text(`Text ${k + 1}, cleaned`, cleaned, sought);
+        return el("div", {}, text(`Text ${k + 1}`, reply, sought), judged);
+      }),
     ),
     !row.texts.length && none("The model returned no text."),
   );

@@ -46,6 +46,12 @@ def test_summary_of_a_build_that_lost_nothing_offers_no_retry(tmp_path: Path) ->
     assert "short" not in said
 
 
+def test_summary_counts_the_steps_of_cleaning(tmp_path: Path) -> None:
+    said = summary_of(manifest_of(pairs_accepted=60, examples=120, cleaned={"lead_in": 3, "wrapping": 12}), tmp_path)
+
+    assert "texts cleaned before they were judged: wrapping 12, lead_in 3" in said
+
+
 def test_summary_gives_advice_that_fits_the_commonest_loss(tmp_path: Path) -> None:
     rejected = {"assemble/history_too_short": 25, "validate/copied": 2}
 

@@ -78,6 +78,112 @@ def test_marks_around_the_whole_reply_are_removed(raw: str, cleaned: str) -> Non
     assert text_of(raw) == cleaned
 
 
+LEAD_INS = [
+    "Sure! Here's a reply that meets the guidelines:\n\n",
+    "Sure, here's the comment:\n\n",
+    "Sure! Here's how I would comment:\n\n",
+    "Sure, here's a comment from me:\n\n",
+    "Sure, I'd be happy to! Here's a reply that follows your instructions:\n\n",
+    "Certainly, here's my reply to the post:\n",
+    "**Reply:** ",
+    "**Reply**: ",
+    "Reply\n\n",
+    "Response to the post: ",
+    "Here is what I would say: ",
+    "Here's a possible response that reflects the given traits: ",
+    'Here is a reply to the post "My cat: a story": ',
+    "Sure, here's what this person might say: ",
+    "As a friendly person, I would reply as follows: ",
+    "In the voice of a friendly extravert: ",
+    "Klar! Hier ist eine kurze Antwort auf den Beitrag: ",
+    "Meine Antwort: ",
+    "Bien s\u00fbr ! Voici une r\u00e9ponse possible : ",
+    "\u00a1Claro! Aqu\u00ed tienes una respuesta breve: ",
+    "Certo! Ecco una breve risposta: ",
+    "Claro! Aqui est\u00e1 uma resposta curta: ",
+    "Zeker! Hier is een korte reactie op het bericht: ",
+    "Jasne! Oto kr\u00f3tka odpowied\u017a: ",
+    "\u041a\u043e\u043d\u0435\u0447\u043d\u043e! \u0412\u043e\u0442 \u043e\u0442\u0432\u0435\u0442: ",
+    "\u5f53\u7136\uff01\u4ee5\u4e0b\u662f\u6211\u7684\u56de\u590d\uff1a",
+    "\u3082\u3061\u308d\u3093\u3067\u3059\uff01\u4ee5\u4e0b\u306f\u8fd4\u4fe1\u3067\u3059\uff1a",
+]
+
+
+@pytest.mark.parametrize("lead_in", LEAD_INS)
+def test_what_announces_the_reply_is_removed(lead_in: str) -> None:
+    assert text_of(lead_in + CALL) == CALL
+    assert text_of(f'{lead_in}"{CALL}"') == CALL
+
+
+@pytest.mark.parametrize(
+    "speaker", ["Assistant: ", "Me: ", "**Anna:** ", "Anna (34): ", "u/sky_walker: ", "@anna: ", "User 1: "]
+)
+def test_the_name_of_a_speaker_is_removed(speaker: str) -> None:
+    assert text_of(speaker + CALL) == CALL
+
+
+@pytest.mark.parametrize(
+    "ending",
+    [
+        "\n\nBest,\nAnna",
+        "\n\nKind regards,\n[Your Name]",
+        "\n\nCheers,",
+        " Best, Anna",
+        "\n\n\u2014 A friend",
+        "\n- Anna",
+        "\n[Your Name]",
+        "\n\n---\n\nLet me know if you'd like me to adjust it!",
+        "\n\n(Word count: 12)",
+        "\n\nNote: this reply uses the traits.",
+        "\n\nThought: I added a bit of humor.",
+        "\n\nThis response is written in a warm tone:\n- warmth\n- wit",
+        "\n\nFeel free to make any changes!",
+    ],
+)
+def test_what_follows_the_reply_is_removed(ending: str) -> None:
+    assert text_of(f"{CALL} {MORE}{ending}") == f"{CALL} {MORE}"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Three things I would do: call, write, wait.",
+        "My advice: sell it.",
+        "Short answer: yes. Long answer: no.",
+        "Yes: sell it.",
+        "Warning: it bites.",
+        "Edit: I was wrong.",
+        "Update2: she called.",
+        "Step1: call her.",
+        "TL;DR: sell it.",
+        "PS5: not worth it.",
+        "YouTube: great for this.",
+        "Here's the thing: you should call her.",
+        "Here's what I would do: call her.",
+        "Here's what I'd say to her: leave me alone.",
+        "Here is a response you could send her: Dear Anna, no.",
+        "Here's the problem with that reply: it is rude.",
+        "Here are two possible replies:\n\n1. Call.\n2. Wait.",
+        "This is the answer I got from my doctor: rest.",
+        "This is how I would reply to her: nope.",
+        "The response you got from HR: unreal.",
+        "It was 10:30 when I left.",
+        "https://example.org is good",
+        "Good luck!\nHope this helps!",
+        "Milk and eggs:\n- Milk\n- Anna",
+        "Love,\nthat is all you need.",
+        "You got this.\n\nCheers!",
+        "Thanks,\nI will try that out and see.",
+        "Call her.\n\nThis reply shows up late, sorry.",
+        "Call her.\n\nNote: she hates the phone.",
+        "Call her.\n\nLet me know if you need a lift.",
+        "Call her.\n\nI hope this works out for you.",
+    ],
+)
+def test_what_people_write_stays(text: str) -> None:
+    assert clean(text, ALL) == Cleaned(text, "stop", ())
+
+
 def test_lines_keep_their_order_with_one_empty_line_between_paragraphs() -> None:
     assert text_of(f"{CALL}  \r\n\r\n\r\n\r\n{MORE}\r\n- yes \r\n- no") == f"{CALL}\n\n{MORE}\n- yes\n- no"
 

@@ -122,6 +122,7 @@ def rejection(name: str, stage: str = "validate", reason: str = "too_short", **k
         "prompt": "A post.",
         "direction": direction(tone=1),
         "texts": ["Oh no.", ""],
+        "cleaned": [],
         "may_pass": False,
     } | keys
 

@@ -438,6 +438,7 @@ def _example(number: int, dimensions: Sequence[DimensionFigures], dice: random.R
 def _rejection(number: int, dimensions: Sequence[DimensionFigures], dice: random.Random) -> ShownRejection:
     reason = dice.choice(list(REASONS))
     split = _split(number)
+    texts = () if reason.startswith("generate") else (_reply(dice), _reply(dice))
     return ShownRejection(
         id=f"d5a55edc-{split}-{number * 41:07}",
         split=split,
@@ -446,6 +447,7 @@ def _rejection(number: int, dimensions: Sequence[DimensionFigures], dice: random
         attempt=number % 5,
         final=number % 5 == 4,
         prompt=dice.choice(_posts()),
-        texts=() if reason.startswith("generate") else (_reply(dice), _reply(dice)),
+        texts=tuple(f"Reply: {text}" for text in texts),
+        cleaned=texts,
         direction=_direction(dimensions, dice),
     )

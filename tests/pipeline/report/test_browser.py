@@ -224,6 +224,7 @@ def test_filters_give_the_rows_that_they_say(browser: Browser, pages: dict[str, 
     choose(browser, "dimension", "All")
     choose(browser, "reason", "validate/copied")
     assert listed(browser) == wanted(report.rejections, lambda row: row.reason == "validate/copied")
+    assert text_of(browser, "#row .two > div:nth-child(2) .text:nth-child(2) h4").startswith("Text 2, cleaned")
     choose(browser, "split", "train")
 
     def both(row: ShownRejection) -> bool:

@@ -151,7 +151,7 @@ def rejecting(tmp_path: Path) -> Build:
     rng = random.Random(0)
     many = [rejection(f"r{k}", attempt=rng.randrange(3)) for k in range(300)]
     few: list[Row] = [
-        rejection("f1", reason="empty", texts=["", ""], final=True),
+        rejection("f1", reason="empty", texts=["Reply:", ""], cleaned=["", ""], final=True),
         rejection("f2", reason="empty"),
         rejection("f3", stage="sample", reason="no_dimension", direction=[0] * 5, texts=[]),
         rejection("f4", stage="annotate", reason="unreadable", direction=[], texts=["</script>"]),
@@ -184,7 +184,8 @@ def test_a_rejection_is_shown_whole(rejecting: Build) -> None:
         attempt=0,
         final=True,
         prompt="A post.",
-        texts=("", ""),
+        texts=("Reply:", ""),
+        cleaned=("", ""),
         direction={"tone": 1},
     )
     assert (shown["f4"].split, shown["f4"].direction, shown["f4"].texts) == ("test", {}, ("</script>",))
