@@ -148,15 +148,15 @@ class Building(_Counted):
         if gauges["paused"]:
             return ["paused: the endpoint asks to wait"]
         if gauges["outage"]:
-            return ["no endpoint answers"]
+            return ["no request succeeds"]
         if not gauges["in_flight"]:
             return ["starting the model"] if self._starts_a_server and is_asked else []
         parts = [f"{gauges['in_flight']} of {gauges['window']} in flight"]
         self._tokens.add(now, gauges["tokens_heard"])
-        if self._writes:
-            parts.append(f"{self._tokens.rate:.0f} tokens/s")
         if self._tokens.quiet_seconds > _TOKEN_SECONDS:
             parts.append(f"nothing received for {self._tokens.quiet_seconds:.0f} s")
+        elif self._writes:
+            parts.append(f"{self._tokens.rate:.0f} tokens/s")
         return parts
 
     def _settled(self, counts: Mapping[str, int]) -> int:

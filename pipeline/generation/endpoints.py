@@ -33,9 +33,13 @@ class Endpoint:
 
 
 class Endpoints(Protocol):
-    """The endpoints of a build. `is_managed`: the build itself starts and restarts the server."""
+    """The endpoints of a build.
+
+    `is_managed`: the build itself starts and restarts the server. `event_tokens`: tokens in an event of a stream.
+    """
 
     is_managed: bool
+    event_tokens: int
 
     async def open(self) -> None:
         """Start; raises `UserError`."""
@@ -80,6 +84,7 @@ class RemoteEndpoints:
     """OpenAI-compatible base URLs that serve the same model. The same URL in another spelling counts once."""
 
     is_managed = False
+    event_tokens = 1
 
     def __init__(self, base_urls: Sequence[str]) -> None:
         urls = dict.fromkeys(_canonical(url) for url in base_urls)

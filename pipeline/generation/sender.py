@@ -117,7 +117,9 @@ class Sender:
         if isinstance(result, Completion):
             dialect.streams = flight.has_stream if is_streamed else dialect.streams
             deadlines.record_completion(flight, is_trial)
-            self._counters.add("tokens_heard", 0 if is_trial else max(0, result.completion_tokens - flight.events))
+            # Exact at the end: an event's number of tokens is an estimate, and may be too high.
+            heard = flight.events * self._endpoints.event_tokens
+            self._counters.add("tokens_heard", 0 if is_trial else result.completion_tokens - heard)
             return joined(partial, result) if partial else result
         return result
 
@@ -128,7 +130,7 @@ class Sender:
     def _hear(self, endpoint: Endpoint, is_trial: bool, events: int) -> None:
         """Note so many events with a token."""
         self._record(endpoint, is_up=True)
-        self._counters.add("tokens_heard", 0 if is_trial else events)
+        self._counters.add("tokens_heard", 0 if is_trial else events * self._endpoints.event_tokens)
 
     def _record(self, endpoint: Endpoint, is_up: bool) -> None:
         self._endpoints.mark(endpoint, is_up)

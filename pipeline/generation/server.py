@@ -96,6 +96,7 @@ class ManagedServer:
     """A server under a guard: starts the guard where there is none, and follows the state that it reports."""
 
     is_managed = True
+    event_tokens = _STREAM_INTERVAL
 
     def __init__(self, spec: ServerSpec, counters: Counters) -> None:
         self._spec = spec

@@ -82,7 +82,7 @@ def test_rejected_pairs_are_expected_to_be_asked_again(plan: BuildPlan) -> None:
 
 
 @pytest.mark.parametrize(
-    ("gauge", "words"), [("paused", "paused: the endpoint asks to wait"), ("outage", "no endpoint answers")]
+    ("gauge", "words"), [("paused", "paused: the endpoint asks to wait"), ("outage", "no request succeeds")]
 )
 def test_a_model_that_is_waited_for_is_named(tmp_path: Path, gauge: str, words: str) -> None:
     plan = prepared(tmp_path, tiny())

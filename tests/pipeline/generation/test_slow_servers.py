@@ -49,7 +49,12 @@ def asked(stub: StubServer) -> Counter[int]:
 # What bounds a request
 
 
-def test_a_stream_that_takes_far_longer_than_the_limit_is_sent_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("event_tokens", [1, 8])
+def test_a_stream_that_takes_far_longer_than_the_limit_is_sent_once(
+    tmp_path: Path, event_tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RemoteEndpoints, "event_tokens", event_tokens)
+
     async def slowly(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
         return await stream(request, PIECES, pause=0.6 * LIMIT)
 
