@@ -22,6 +22,7 @@ import uvloop
 from aiohttp import web
 
 from benchmarks.stub_server import WORDS
+from pipeline.generation.trial import TRIAL
 
 _TICK = 0.02
 """Seconds between two steps of the engine."""
@@ -32,6 +33,7 @@ _CHUNK_SECONDS = 0.25
 @dataclass(eq=False)
 class _Reply:
     words: list[str]
+    prompt_tokens: int
     made: float = 0.0
     """Tokens, of which the last may be a part."""
     sent: int = 0
@@ -91,10 +93,9 @@ class Engine:
     async def complete(self, request: web.Request) -> web.StreamResponse:
         """Answer a chat request."""
         body: dict[str, Any] = orjson.loads(await request.read())
-        draw = random.Random(body["seed"])
-        reply = _Reply([f"Maybe{body['seed']}", *draw.choices(WORDS, k=draw.randint(45, 75))])
-        is_trial = body["messages"][-1]["content"].startswith("Say hello.")
-        if is_trial:
+        draw, prompt = random.Random(body["seed"]), "".join(message["content"] for message in body["messages"])
+        reply = _Reply([f"Maybe{body['seed']}", *draw.choices(WORDS, k=draw.randint(45, 75))], len(prompt) // 4)
+        if TRIAL in prompt:
             reply.words = ["Hello."]
         else:
             self._began = min(self._began, time.monotonic())
@@ -147,8 +148,8 @@ class Engine:
 
 
 def _usage(reply: _Reply) -> dict[str, int]:
-    count = len(reply.words)
-    return {"prompt_tokens": 200, "completion_tokens": count, "total_tokens": 200 + count}
+    prompt, count = reply.prompt_tokens, len(reply.words)
+    return {"prompt_tokens": prompt, "completion_tokens": count, "total_tokens": prompt + count}
 
 
 def _event(content: dict[str, Any]) -> bytes:

@@ -18,7 +18,7 @@ _ENOUGH = 0.97
 """Share of the best rate that is enough, once the window has been doubled in vain: a smaller one costs less latency."""
 _STEADY = 0.75
 """Two rates of the same window whose ratio is lower are of an engine that changed its speed."""
-_SHORTEST_REST, _LONGEST_REST = 8, 64
+_SHORTEST_REST, _LONGEST_REST = 16, 128
 """Rounds between two looks at the neighbouring windows. Each look takes two rounds at another window than the best."""
 
 
