@@ -62,6 +62,10 @@ def test_servers_and_proxies_write_events_in_many_ways(received: bytes) -> None:
     assert stream.is_whole
 
 
+def test_without_counts_the_events_with_text_are_counted() -> None:
+    assert orjson.loads(assemble(WHOLE.replace(USAGE, b"")).body)["usage"] == {"completion_tokens": 2}
+
+
 def test_the_last_finish_reason_counts() -> None:
     assert reply(assemble(delta(content="Rye") + delta("length") + DONE)) == ("Rye", "length")
 
