@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import Callable
 
 import aiohttp
 
@@ -19,17 +19,19 @@ class TooLargeError(ValueError):
 async def read_payload(response: aiohttp.ClientResponse, mask: Mask) -> bytes:
     """Read a body. Raises `TooLargeError` once it exceeds `MAX_BYTES`, and errors of aiohttp."""
     payload = bytearray()
-    async for _ in read_pieces(response, payload):
-        pass
+    await receive(response, payload)
     return mask(bytes(payload))
 
 
-async def read_pieces(response: aiohttp.ClientResponse, payload: bytearray) -> AsyncIterator[bytes]:
-    """Append a body to `payload` and yield each piece as it comes. Raises as `read_payload` does."""
+async def receive(
+    response: aiohttp.ClientResponse, payload: bytearray, on_piece: Callable[[bytes], None] | None = None
+) -> None:
+    """Append a body to `payload`, and pass on each piece as it comes. Raises as `read_payload` does."""
     # Decompressed piece by piece, so that a small body never unpacks to gigabytes.
     async for piece in response.content.iter_any():
         payload += piece
         if len(payload) > MAX_BYTES:
             response.close()
             raise TooLargeError(f"the response is larger than {MAX_BYTES // 2**20} MiB")
-        yield piece
+        if on_piece is not None:
+            on_piece(piece)

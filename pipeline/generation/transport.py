@@ -16,7 +16,7 @@ from pipeline.generation.completions import AnyRequest
 from pipeline.generation.continuation import Partial, unfinished
 from pipeline.generation.deadlines import Deadlines, Flight
 from pipeline.generation.endpoints import Endpoint
-from pipeline.generation.payload import TooLargeError, read_payload, read_pieces
+from pipeline.generation.payload import TooLargeError, read_payload, receive
 from pipeline.generation.streaming import MEDIA_TYPE, assemble
 from schemas.base import UserError
 from schemas.mask import Mask
@@ -92,6 +92,11 @@ class Transport:
             UserError: The URL is not valid, or the response says that no request can succeed.
         """
         received = bytearray()
+
+        def hear(piece: bytes) -> None:
+            if events := flight.hear(piece, received):
+                on_token(events)
+
         cut = functools.partial(self._cut, flight, body, received, partial)
         try:
             async with (
@@ -101,9 +106,7 @@ class Transport:
                 ) as response,
             ):
                 flight.has_stream = response.content_type == MEDIA_TYPE
-                async for piece in read_pieces(response, received):
-                    if flight.has_stream and (events := flight.hear(piece, received)):
-                        on_token(events)
+                await receive(response, received, hear if flight.has_stream else None)
         except (aiohttp.InvalidURL, UnicodeError) as error:
             raise UserError(
                 f"engine.base_urls: {endpoint.address()} is not a valid URL ({error}); "
