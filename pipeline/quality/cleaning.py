@@ -99,6 +99,8 @@ def _tidy(text: str) -> str:
 
 def _unwrap(text: str) -> str:
     """Return a text without the marks that enclose the whole of it."""
+    if text[:1].isalnum():
+        return text
     for opening, closing in _ENCLOSING:
         if text.startswith(opening) and text.endswith(closing) and len(text) >= len(opening) + len(closing):
             inner = text[len(opening) : -len(closing)]

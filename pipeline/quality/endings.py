@@ -64,6 +64,9 @@ def strip_postscript(text: str) -> str:
 def strip_sign_off(text: str) -> str:
     """Return a text without a letter's end: a valediction with a name, a name after a dash, or a placeholder."""
     start = max(0, len(text) - _LONGEST_SIGN_OFF)
+    if text[-1:] in ".!?" and text.find("\n", start) < 0:
+        # Nearly all texts: a sign-off in the line of a sentence ends in a name.
+        return text
     for pattern in _SIGN_OFFS:
         found = pattern.search(text, start)
         if found and found.start() > 0 and not _is_list(text, found):
@@ -92,5 +95,5 @@ def _without_rule(text: str) -> str:
 
 def _is_list(text: str, found: re.Match[str]) -> bool:
     """Return whether a dash at the end begins the item of a list, not a name."""
-    dash = found[0].strip()[:1]
-    return dash in "-\u2013\u2014~" and f"\n{dash}" in f"\n{text[: found.start()]}"
+    dash, before = found[0].strip()[:1], text[: found.start()]
+    return dash in "-\u2013\u2014~" and (f"\n{dash}" in f"\n{before}" or before.rstrip().endswith(":"))

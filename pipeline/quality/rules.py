@@ -55,8 +55,9 @@ def check_text(text: str, finish_reason: str, rules: RulesConfig) -> Violation |
     if violation := check_control_tokens(text, rules):
         return violation
     plain = text.replace("\u2019", "'")
+    lower = plain.lower()
     for reason, pattern in _forbidden(rules.refusals, rules.markup):
-        if match := pattern.search(plain):
+        if match := pattern.search(plain, lower):
             return Violation(reason, match[0][:80])
     trigrams = list(zip(found, found[1:], found[2:], strict=False))
     if trigrams and 1 - len(set(trigrams)) / len(trigrams) > rules.max_repeated_share:
@@ -70,8 +71,9 @@ def check_text(text: str, finish_reason: str, rules: RulesConfig) -> Violation |
 
 def check_control_tokens(text: str, rules: RulesConfig) -> Violation | None:
     """Return a violation if the text holds a control token of a chat template, which a model would obey."""
+    lower = text.lower()
     for pattern in _compiled(rules.control_tokens):
-        if match := pattern.search(text):
+        if match := pattern.search(text, lower):
             return Violation("control_token", match[0][:80])
     return None
 
@@ -128,13 +130,32 @@ def _grams(words: list[str], size: int) -> set[tuple[str, ...]]:
     return set(zip(*(words[start:] for start in range(size)), strict=False))
 
 
+class _AnyCase:
+    """A pattern that is searched in any case, per line.
+
+    Python's `re` takes three times as long for that as for a text in lower case. So a pattern without capital letters
+    is first searched in such a text, where nearly all searches end.
+    """
+
+    def __init__(self, pattern: str) -> None:
+        self._exact = re.compile(pattern, re.IGNORECASE | re.MULTILINE)
+        letters = re.sub(r"\\.", "", pattern)
+        self._quick = re.compile(pattern, re.MULTILINE) if letters == letters.lower() else None
+
+    def search(self, text: str, lower: str) -> re.Match[str] | None:
+        """Return the first match in a text, whose lower case is given too."""
+        if self._quick is not None and not self._quick.search(lower):
+            return None
+        return self._exact.search(text)
+
+
 @lru_cache
-def _forbidden(refusals: tuple[str, ...], markup: tuple[str, ...]) -> list[tuple[str, re.Pattern[str]]]:
+def _forbidden(refusals: tuple[str, ...], markup: tuple[str, ...]) -> list[tuple[str, _AnyCase]]:
     """Return compiled patterns with their reasons. One word boundary before all refusals makes the search fast."""
     joined = (rf"\b(?:{'|'.join(refusals)})",) if refusals else ()
     return [("refusal_or_meta", p) for p in _compiled(joined)] + [("markup", p) for p in _compiled(markup)]
 
 
 @lru_cache
-def _compiled(patterns: tuple[str, ...]) -> list[re.Pattern[str]]:
-    return [re.compile(pattern, re.IGNORECASE | re.MULTILINE) for pattern in patterns]
+def _compiled(patterns: tuple[str, ...]) -> list[_AnyCase]:
+    return [_AnyCase(pattern) for pattern in patterns]

@@ -117,6 +117,7 @@ class RulesConfig(Record):
             r"^#{1,6} |```",
             r"^\W{0,3}(?:title|post|reply|response|assistant|user|system)\W{0,2}:",
             "\ufffd",
+            r"\[(?:your|my|insert|users?|user's|first|last|recipient's|friend's)[ -][^\[\]\n]{1,40}\]|\[names?\]",
         ),
         description="Regular expressions of markup (any case, per line).",
     )

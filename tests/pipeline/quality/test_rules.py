@@ -63,6 +63,12 @@ def test_refusal_is_found_in_any_case_and_on_any_line() -> None:
     assert reason("You should call her.\nHERE IS THE REPLY you wanted.") == "refusal_or_meta"
 
 
+@pytest.mark.parametrize("pattern", ["as one", "As One", r"As\W+One", "[A-Z]s one", "(?P<word>as) one"])
+def test_patterns_match_in_any_case_however_they_are_written(pattern: str) -> None:
+    violation = check_text("You two should live AS ONE from now on.", "stop", RulesConfig(refusals=(pattern,)))
+    assert violation == Violation("refusal_or_meta", "AS ONE")
+
+
 def test_without_refusal_patterns_nothing_is_a_refusal() -> None:
     assert reason("As an AI, I have no sister to call.", refusals=()) is None
 
@@ -82,6 +88,8 @@ def test_without_refusal_patterns_nothing_is_a_refusal() -> None:
         "Reply: you should call her tonight, my friend.",
         "You should call her tonight.\n**Post**: my sister is gone.",
         "You should call her tonight, my fri\ufffdnd.",
+        "Hi [Name], you should call her tonight.",
+        "You should call [insert name] tonight, my friend.",
     ],
 )
 def test_markup_and_template_junk_is_rejected(text: str) -> None:
@@ -97,6 +105,7 @@ def test_markup_and_template_junk_is_rejected(text: str) -> None:
         "*Do* call her tonight, and be `honest` with her.",
         "My reply: none at all, and you should wait.",
         "Posting: that is what I would do about it.",
+        "It is all on the wiki [see below] and in [1].",
     ],
 )
 def test_plain_signs_are_no_markup(text: str) -> None:
