@@ -32,6 +32,7 @@ from pipeline.publishing.publish import PublishObserver, publish
 from pipeline.publishing.repository import check_access
 from pipeline.publishing.upload import Batch
 from pipeline.runtime import progress
+from pipeline.runtime.results import TOKEN_COUNTS
 from pipeline.runtime.runners import Runner
 from pipeline.threads import gather
 from pipeline.threads.index import Index, build_index, check_threads, read_index
@@ -313,7 +314,7 @@ def _summary(plan: BuildPlan, runner: Runner, started: datetime.datetime, second
     progress.counters_for(plan.output).flush()
     measured = runner.measured
     counts = measured.counts if status == "complete" else progress.total(plan.output, fresh=True)
-    names = ("requests_sent", "requests_replayed", "prompt_tokens", "completion_tokens", "server_restarts")
+    names = ("requests_sent", "requests_replayed", *TOKEN_COUNTS, "server_restarts")
     return Run(
         started=started.isoformat(timespec="seconds"),
         seconds=round(seconds, 3),

@@ -37,6 +37,8 @@ class Counts(Record):
     rejected: dict[str, int] = Field(default_factory=dict)
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    reasoning_tokens: int = 0
+    """Among the completion tokens."""
     cleaned: dict[str, int] = Field(default_factory=dict)
     threads: dict[str, int] = Field(default_factory=dict)
 
@@ -51,6 +53,7 @@ class Run(Record):
     requests_replayed: int
     prompt_tokens: int
     completion_tokens: int
+    reasoning_tokens: int = 0
     server_restarts: int
     in_flight: float = 0
     """Mean number of sequences in flight when another one was sent."""

@@ -196,6 +196,7 @@ class CostFigures(Record):
 
     prompt_tokens: Count
     completion_tokens: Count
+    reasoning_tokens: Count
     tokens_per_example: float
     seconds: float
     tokens_per_second: float | None

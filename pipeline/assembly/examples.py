@@ -157,14 +157,12 @@ def open_block(spec: ShardSpec, plan: BuildPlan) -> tuple[Block, list[Rejection]
 
 def store_examples(shard: ExampleShard, plan: BuildPlan) -> dict[str, Any]:
     """Write the rejections, then the examples, whose file marks the shard as done. Return the footer's `meta`."""
-    prompt_tokens, completion_tokens = count_tokens(shard.outcomes)
     meta = {
         "asked": shard.spec.count,
         "accepted": 0,
         "examples": shard.examples.num_rows,
         **loss_meta(plan, shard.rejections),
-        "prompt_tokens": prompt_tokens,
-        "completion_tokens": completion_tokens,
+        **count_tokens(shard.outcomes).meta,
         "cleaned": dict(shard.cleaned),
         "made_of": dict(shard.block.made_of),
     }

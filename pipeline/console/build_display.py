@@ -94,7 +94,8 @@ class BuildDisplay(Display, Observer):
             self.notice(f"  {lost}; to ask again: {command}", "open", "yellow")
         seconds = sum(run.seconds for run in manifest.runs)
         spent = f"{counts.prompt_tokens} prompt and {counts.completion_tokens} completion tokens"
-        self.notice(f"  {spent} in all attempts, {seconds:.0f} s")
+        reasoned = f" ({counts.reasoning_tokens} of them reasoning)" if counts.reasoning_tokens else ""
+        self.notice(f"  {spent}{reasoned} in all attempts, {seconds:.0f} s")
         if manifest.runs and manifest.runs[-1].requests_sent:
             run = manifest.runs[-1]
             self.notice(

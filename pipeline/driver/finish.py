@@ -14,6 +14,7 @@ from pipeline.io.shards import read_metas
 from pipeline.io.storage import AnyPath
 from pipeline.plan import BuildPlan, ShardSpec
 from pipeline.runtime import progress
+from pipeline.runtime.results import TOKEN_COUNTS
 from pipeline.threads.index import read_index
 from schemas.base import UserError
 from schemas.manifest import Counts, FileEntry, Manifest
@@ -29,7 +30,7 @@ def count_rows(plan: BuildPlan, folders: Sequence[str] = ("pool", "data")) -> Co
         for meta in read_footers(plan, folder, shards):
             rejected.update((meta or {}).get("rejected", {}))
             cleaned.update((meta or {}).get("cleaned", {}))
-            for name in ("accepted", "lost", "unanswered", "examples", "prompt_tokens", "completion_tokens"):
+            for name in ("accepted", "lost", "unanswered", "examples", *TOKEN_COUNTS):
                 totals[name] += (meta or {}).get(name, 0)
     for meta in read_footers(plan, "annotated", [spec for spec in shards if spec.source == "mined"]):
         for name in ("annotated", "unanswered"):
@@ -47,8 +48,7 @@ def count_rows(plan: BuildPlan, folders: Sequence[str] = ("pool", "data")) -> Co
         examples=totals["examples"],
         rejected=dict(sorted(rejected.items())),
         cleaned=dict(sorted(cleaned.items())),
-        prompt_tokens=totals["prompt_tokens"],
-        completion_tokens=totals["completion_tokens"],
+        **{name: totals[name] for name in TOKEN_COUNTS},
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 import orjson
 
+from pipeline.runtime.results import NO_TOKENS, Tokens
 from schemas.answers import first_logprobs, read_reply
 from schemas.config import GenerationConfig
 
@@ -149,10 +150,11 @@ class Failure:
 Outcome = Completion | Failure
 
 
-def count_tokens(outcomes: Iterable[Outcome]) -> tuple[int, int]:
-    """Return the prompt tokens and the completion tokens of outcomes."""
-    completions = [outcome for outcome in outcomes if isinstance(outcome, Completion)]
-    return sum(c.prompt_tokens for c in completions), sum(c.completion_tokens for c in completions)
+def count_tokens(outcomes: Iterable[Outcome]) -> Tokens:
+    """Return the tokens of outcomes."""
+    found = [outcome for outcome in outcomes if isinstance(outcome, Completion)]
+    counts = (Tokens(reply.prompt_tokens, reply.completion_tokens, reply.reasoning_tokens) for reply in found)
+    return sum(counts, NO_TOKENS)
 
 
 _NO_REASONING: dict[str, Any] = {

@@ -28,6 +28,7 @@ from pipeline.mining.choices import Levels, annotated_dimensions, confident_leve
 from pipeline.plan import BuildPlan, ShardSpec
 from pipeline.quality.rules import Violation
 from pipeline.runtime.resources import resources
+from pipeline.runtime.results import NO_TOKENS, Tokens
 from pipeline.threads.batch import ThreadBatch
 from preference_space.levels import pole_probabilities
 from schemas.answers import read_object
@@ -46,7 +47,7 @@ class AnnotationRequest:
 class MinedShard:
     """The element of phase one for mined pairs.
 
-    `outcomes` belong to `pending`, one each. The token counts cover all attempts.
+    `outcomes` belong to `pending`, one each. `tokens` are of all attempts.
     """
 
     spec: ShardSpec
@@ -55,8 +56,7 @@ class MinedShard:
     outcomes: Sequence[Outcome] = ()
     pairs: Sequence[Pair] = ()
     rejections: Sequence[Rejection] = ()
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
+    tokens: Tokens = NO_TOKENS
 
     @property
     def journal(self) -> str:
@@ -130,15 +130,13 @@ def read_levels(shard: MinedShard, plan: BuildPlan, attempt: int) -> MinedShard:
         else:
             levels[row], poles[row] = found
             annotated[row] = True
-    prompt_tokens, completion_tokens = count_tokens(shard.outcomes)
     return replace(
         shard,
         threads=replace(threads, levels=levels, probabilities=poles, annotated=annotated),
         pending=(),
         outcomes=(),
         rejections=rejections,
-        prompt_tokens=shard.prompt_tokens + prompt_tokens,
-        completion_tokens=shard.completion_tokens + completion_tokens,
+        tokens=shard.tokens + count_tokens(shard.outcomes),
     )
 
 

@@ -74,8 +74,7 @@ def store_mined(shard: MinedShard, plan: BuildPlan) -> dict[str, Any]:
         plan,
         shard.pairs,
         shard.rejections,
-        shard.prompt_tokens,
-        shard.completion_tokens,
+        shard.tokens,
         unanswered,
     )
 

@@ -70,6 +70,7 @@ def cost_of(manifest: Manifest, examples: int, settings: ReportSettings) -> Cost
     return CostFigures(
         prompt_tokens=prompt,
         completion_tokens=completion,
+        reasoning_tokens=manifest.counts.reasoning_tokens,
         tokens_per_example=(prompt + completion) / examples,
         seconds=seconds,
         tokens_per_second=answered / seconds if answered and seconds else None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass
 from types import MappingProxyType
 from typing import Any
 
@@ -15,6 +16,31 @@ from pipeline.runtime import timing
 from schemas.arrow import arrow_schema, to_table
 from schemas.records import Pair, Rejection
 
+TOKEN_COUNTS = ("prompt_tokens", "completion_tokens", "reasoning_tokens")
+"""Names of the token counts in footers, counters and manifests."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Token counts of replies. Those of reasoning are among those of completions."""
+
+    prompt: int = 0
+    completion: int = 0
+    reasoning: int = 0
+
+    def __add__(self, other: Tokens) -> Tokens:
+        """Return the sums."""
+        return Tokens(self.prompt + other.prompt, self.completion + other.completion, self.reasoning + other.reasoning)
+
+    @property
+    def meta(self) -> dict[str, int]:
+        """Return the counts by name."""
+        return dict(zip(TOKEN_COUNTS, astuple(self), strict=True))
+
+
+NO_TOKENS = Tokens()
+
+
 PAIR_SCHEMA = arrow_schema(Pair)
 REJECTION_SCHEMA = arrow_schema(Rejection)
 
@@ -24,8 +50,7 @@ def store_pool(
     plan: BuildPlan,
     pairs: Sequence[Pair],
     rejections: Sequence[Rejection],
-    prompt_tokens: int,
-    completion_tokens: int,
+    tokens: Tokens,
     open_responses: int = 0,
     cleaned: Mapping[str, int] = MappingProxyType({}),
 ) -> dict[str, Any]:
@@ -36,8 +61,7 @@ def store_pool(
         plan: The build.
         pairs: Accepted pairs, in any order.
         rejections: Failed attempts.
-        prompt_tokens: Of all attempts.
-        completion_tokens: Of all attempts.
+        tokens: Of all attempts.
         open_responses: Responses of mined threads that timeouts or server errors left without levels.
         cleaned: Replies that each step of cleaning changed.
 
@@ -50,8 +74,7 @@ def store_pool(
         "accepted": len(pairs),
         "examples": 0,
         **loss_meta(plan, rejections, open_responses),
-        "prompt_tokens": prompt_tokens,
-        "completion_tokens": completion_tokens,
+        **tokens.meta,
         "cleaned": dict(cleaned),
         "content": _content(ordered),
     }

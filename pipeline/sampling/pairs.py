@@ -16,7 +16,7 @@ from pipeline.quality.cleaning import NOTHING, Cleaned, clean
 from pipeline.quality.rules import Violation, check_pair, check_reply, schema_violation
 from pipeline.runtime.inputs import seed_paths
 from pipeline.runtime.resources import resources, sampler
-from pipeline.runtime.results import store_pool
+from pipeline.runtime.results import NO_TOKENS, Tokens, store_pool
 from pipeline.sampling.posts import read_shard_posts
 from preference_space.direction import Direction
 from schemas.records import Pair, Rejection, SeedPost
@@ -39,7 +39,7 @@ class Draft:
 class PairShard:
     """The element of phase one for sampled pairs.
 
-    `drafts` are open, `pairs` accepted, `rejections` failed attempts. The token counts cover all attempts, and so does
+    `drafts` are open, `pairs` accepted, `rejections` failed attempts. `tokens` are of all attempts, and so is
     `cleaned`: the number of replies that each step of cleaning changed.
     """
 
@@ -47,8 +47,7 @@ class PairShard:
     drafts: Sequence[Draft]
     pairs: Sequence[Pair] = ()
     rejections: Sequence[Rejection] = ()
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
+    tokens: Tokens = NO_TOKENS
     cleaned: Mapping[str, int] = field(default_factory=dict)
 
     @property
@@ -133,22 +132,20 @@ def validate_pairs(shard: PairShard, plan: BuildPlan, last: bool) -> PairShard:
         rejections.append(_rejection(draft, stage, pair, last, [reply.text for reply in replies]))
         if not last:
             retries.append(replace(draft, requests=(), outcomes=()))
-    prompt_tokens, completion_tokens = count_tokens(outcome for draft in shard.drafts for outcome in draft.outcomes)
+    tokens = count_tokens(outcome for draft in shard.drafts for outcome in draft.outcomes)
     return replace(
         shard,
         drafts=retries,
         pairs=pairs,
         rejections=rejections,
-        prompt_tokens=shard.prompt_tokens + prompt_tokens,
-        completion_tokens=shard.completion_tokens + completion_tokens,
+        tokens=shard.tokens + tokens,
         cleaned=dict(steps),
     )
 
 
 def store_pairs(shard: PairShard, plan: BuildPlan) -> dict[str, Any]:
     """Write the shard's rejections, then its pairs; return its footer."""
-    tokens = (shard.prompt_tokens, shard.completion_tokens)
-    return store_pool(shard.spec, plan, shard.pairs, shard.rejections, *tokens, cleaned=shard.cleaned)
+    return store_pool(shard.spec, plan, shard.pairs, shard.rejections, shard.tokens, cleaned=shard.cleaned)
 
 
 def _rendered(draft: Draft, spec: ShardSpec, plan: BuildPlan) -> Draft:
@@ -178,7 +175,7 @@ def _make_pair(draft: Draft, replies: Sequence[Cleaned], plan: BuildPlan) -> Pai
     chosen, rejected = (reply.text for reply in replies)
     if violation := check_pair(chosen, rejected, rules):
         return violation
-    prompt_tokens, completion_tokens = count_tokens(draft.outcomes)
+    tokens = count_tokens(draft.outcomes)
     try:
         return Pair(
             pair_id=draft.pair_id,
@@ -191,8 +188,8 @@ def _make_pair(draft: Draft, replies: Sequence[Cleaned], plan: BuildPlan) -> Pai
             source="sampled",
             model=plan.config.generation.model,
             attempt=draft.attempt,
-            prompt_tokens=prompt_tokens,
-            completion_tokens=completion_tokens,
+            prompt_tokens=tokens.prompt,
+            completion_tokens=tokens.completion,
         )
     except ValidationError as error:
         return schema_violation(error)

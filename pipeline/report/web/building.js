@@ -149,6 +149,7 @@ function cost(report) {
   const rows = [
     ["Prompt tokens", count(used.prompt_tokens)],
     ["Completion tokens", count(used.completion_tokens)],
+    used.reasoning_tokens > 0 && ["Reasoning tokens among them", count(used.reasoning_tokens)],
     ["Tokens per example", decimal(used.tokens_per_example, 1)],
     ["Time", duration(used.seconds)],
     used.tokens_per_second !== null && ["Tokens per second", decimal(used.tokens_per_second, 1)],

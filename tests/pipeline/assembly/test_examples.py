@@ -388,6 +388,7 @@ def test_footer_counts_the_shard(tmp_path: Path) -> None:
         "rejected": {},
         "prompt_tokens": 0,
         "completion_tokens": 0,
+        "reasoning_tokens": 0,
         "cleaned": {},
         "made_of": made_of(read_pool_state(plan), [plan.path("pool", other).name for other in specs_of(plan, "train")]),
     }

@@ -35,7 +35,12 @@ def built(output: Path, answer: Answer, **annotation: Any) -> tuple[Manifest, St
             limits={"max_lost_share": 1},
             engine={"kind": "openai", "base_urls": [stub.url]},
         )
-        return build(config, output, observer=notices), stub, notices.lines
+        return build(config, output, observer=notices), stub, without_window(notices)
+
+
+def without_window(notices: Notices) -> list[str]:
+    """The lines without the first one, which tells the window."""
+    return [line for line in notices.lines if "in flight" not in line]
 
 
 def lacking(field: str, *refused: Any, status: int = 400) -> Answer:
@@ -138,7 +143,7 @@ def sampled(output: Path, answer: Answer, **generation: Any) -> tuple[Manifest, 
     notices = Notices()
     with StubServer(answer, on_trial=answer) as stub:
         config = tiny(engine={"kind": "openai", "base_urls": [stub.url]}, generation={"model": "stub", **generation})
-        return build(config, output, observer=notices), stub, notices.lines
+        return build(config, output, observer=notices), stub, without_window(notices)
 
 
 def roles(stub: StubServer) -> set[tuple[str, ...]]:

@@ -15,6 +15,7 @@ from pipeline.mining.annotate import MinedShard, max_attempts, read_levels, rend
 from pipeline.mining.choices import annotated_dimensions
 from pipeline.plan import BuildPlan
 from pipeline.runtime.resources import resources
+from pipeline.runtime.results import Tokens
 from pipeline.threads.batch import ThreadBatch
 from schemas.base import UsageError
 from schemas.records import SeedPost
@@ -290,7 +291,7 @@ def test_tokens_of_all_calls_are_counted(tmp_path: Path) -> None:
 
     taken = read_levels(answered(shard, truth_of(shard.threads)), plan, 0)
 
-    assert (taken.prompt_tokens, taken.completion_tokens) == (60, 6)
+    assert taken.tokens == Tokens(60, 6)
 
 
 @pytest.mark.parametrize("failed", range(3))
@@ -314,7 +315,7 @@ def test_a_failed_call_rejects_its_response_and_no_other(tmp_path: Path, failed:
     assert rejection.prompt == "Title 1\n\nText number 1."
     assert rejection.texts == ("This is comment 2.",)
     assert len(rejection.direction) == 5
-    assert taken.prompt_tokens == 110
+    assert taken.tokens.prompt == 110
 
 
 def test_where_every_call_fails_every_response_is_rejected_once(tmp_path: Path) -> None:
@@ -367,7 +368,7 @@ def test_rejections_and_tokens_of_earlier_rounds_are_kept(tmp_path: Path) -> Non
     assert [asked.row for asked in again.pending] == [1]
     assert done.threads.annotated.all()
     assert len(done.rejections) == 1
-    assert done.prompt_tokens == 20
+    assert done.tokens.prompt == 20
 
 
 def test_input_shards_are_left_as_they_are(tmp_path: Path) -> None:
@@ -482,7 +483,7 @@ def test_a_good_structured_reply_gives_levels_as_certain(tmp_path: Path) -> None
     assert taken.threads.levels.tolist() == [LEVELS, [0, *LEVELS[1:]]]
     assert taken.threads.probabilities[0].tolist() == [[1, 0], [0, 0], [0, 1], [0, 0], [1, 0]]
     assert taken.threads.annotated.all()
-    assert (taken.prompt_tokens, taken.completion_tokens) == (200, 60)
+    assert taken.tokens == Tokens(200, 60)
 
 
 @pytest.mark.parametrize(

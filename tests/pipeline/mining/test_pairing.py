@@ -17,6 +17,7 @@ from sklearn.cluster import KMeans
 
 from pipeline.mining.annotate import MinedShard
 from pipeline.mining.pairing import cluster, cluster_seed, draw_pair, margin, select_pairs
+from pipeline.runtime.results import Tokens
 from preference_space.direction import Direction
 from preference_space.levels import one_hot
 from preference_space.philox import stream_key, uniforms
@@ -553,10 +554,10 @@ def test_every_slot_ends_as_a_pair_or_as_a_final_rejection(each: int) -> None:
 def test_what_annotation_spent_and_rejected_is_kept() -> None:
     shard = shard_of([(1, 0), (0, 1)])
     earlier = select_pairs(shard_of([(1, 0)]), plan_of()).rejections
-    annotated = MinedShard(shard.spec, shard.threads, rejections=earlier, prompt_tokens=70, completion_tokens=9)
+    annotated = MinedShard(shard.spec, shard.threads, rejections=earlier, tokens=Tokens(70, 9, 4))
 
     selected = select_pairs(annotated, plan_of())
 
     assert list(selected.rejections) == list(earlier)
     assert len(selected.pairs) == 1
-    assert (selected.prompt_tokens, selected.completion_tokens) == (70, 9)
+    assert selected.tokens == Tokens(70, 9, 4)

@@ -177,6 +177,7 @@ def report() -> Report:
         cost=CostFigures(
             prompt_tokens=31_204_118,
             completion_tokens=6_120_554,
+            reasoning_tokens=412_230,
             tokens_per_example=948.2,
             seconds=6_132.6,
             tokens_per_second=998.0,

@@ -367,6 +367,7 @@ def test_footers_count_the_shard(tmp_path: Path) -> None:
         "rejected": {"generate/http_400": 1, "validate/too_short": 2},
         "prompt_tokens": 23 * 100,
         "completion_tokens": 23 * 30,
+        "reasoning_tokens": 0,
         "cleaned": {},
         "content": meta["content"],
     }
