@@ -142,8 +142,11 @@ class Sender:
             self.availability.record_down(time.monotonic())
 
     async def _can_continue(self, endpoint: Endpoint) -> bool:
+        """Return whether an endpoint continues replies. One that does not say so now is asked again next time."""
         if endpoint.name not in self._continues:
-            models = await self._transport.list_models(endpoint) or []
+            models = await self._transport.list_models(endpoint)
+            if models is None:
+                return False
             self._continues[endpoint.name] = any(model.get("owned_by") == "vllm" for model in models)
         return self._continues[endpoint.name]
 

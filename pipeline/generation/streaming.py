@@ -40,7 +40,7 @@ def with_stream(fields: dict[str, Any]) -> dict[str, Any]:
 def assemble(received: bytes) -> Streamed:
     """Join the events of a stream. Raises `ValueError` and the like where one is not of a chat completion."""
     parts: dict[str, list[Any]] = {}
-    choice: dict[str, Any] = {"index": 0}
+    choice: dict[str, Any] = {}
     usage, is_whole, tokens = None, False, 0
     for data, is_ended in _events(received):
         if data.strip() == b"[DONE]":
@@ -62,12 +62,13 @@ def assemble(received: bytes) -> Streamed:
                 if delta.get(name):
                     parts.setdefault(name, []).append(delta[name])
             tokens += any(delta.get(name) for name in _TEXTS)
-            choice |= {name: piece[name] for name in ("finish_reason", "error") if piece.get(name)}
+            choice |= {"index": 0} | {name: piece[name] for name in ("finish_reason", "error") if piece.get(name)}
     is_whole = is_whole or "finish_reason" in choice or "error" in choice
     message = {name: _join(found) for name, found in parts.items()}
     content = message.setdefault("content", "")
     # A server that sends no counts with a stream sends a token in each event.
-    body = orjson.dumps({"choices": [choice | {"message": message}], "usage": usage or {"completion_tokens": tokens}})
+    choices = [choice | {"message": message}] if choice else []
+    body = orjson.dumps({"choices": choices, "usage": usage or {"completion_tokens": tokens}})
     has_reasoning = not message.keys().isdisjoint(("reasoning", "reasoning_content")) or not isinstance(content, str)
     return Streamed(body, is_whole, content if isinstance(content, str) else "", has_reasoning)
 

@@ -127,6 +127,10 @@ def test_a_message_that_a_stream_sends_whole_is_read() -> None:
     assert reply(assemble(event(whole) + DONE)) == ("Rye keeps.", "stop")
 
 
+def test_a_stream_without_a_choice_is_no_empty_reply() -> None:
+    assert orjson.loads(assemble(USAGE + DONE).body)["choices"] == []
+
+
 @pytest.mark.parametrize("received", [b"data: oops\n\n" + DONE, b"data: 7\n\n", b'data: {"choices": 7}\n\n'])
 def test_what_is_no_chat_completion_is_an_error(received: bytes) -> None:
     with pytest.raises((ValueError, TypeError, AttributeError)):
