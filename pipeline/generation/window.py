@@ -18,7 +18,7 @@ _ENOUGH = 0.97
 """Share of the best rate that is enough, once the window has been doubled in vain: a smaller one costs less latency."""
 _STEADY = 0.75
 """Two rates of the same window whose ratio is lower are of an engine that changed its speed."""
-_SHORTEST_REST, _LONGEST_REST = 16, 128
+_SHORTEST_REST, _LONGEST_REST = 8, 64
 """Rounds between two looks at the neighbouring windows. Each look takes two rounds at another window than the best."""
 
 
@@ -115,13 +115,12 @@ class Window:
         measured.tokens += tokens
         measured.busy_seconds += sequences * (now - sent)
         measured.in_flight += in_flight
-        if measured.sequences >= max((size := self.limit) / 2, _FEWEST):
+        if measured.sequences >= max(self.limit / 2, _FEWEST):
             self._end_round(measured.rate, measured.largest)
-            # While the window stays the same, requests that are in flight count in the next round.
-            self._round = _Round(measured.since if self.limit == size else now)
+            self.void(now)
 
     def void(self, now: float) -> None:
-        """Forget this round: too little is in the queue to fill the window, or the endpoints are paused or down."""
+        """Begin another round, as too little is in the queue to fill the window, or the endpoints are paused."""
         self._round = _Round(now)
 
     def shrink(self, now: float, sent: float) -> None:
@@ -133,7 +132,6 @@ class Window:
             return
         self._shrunk_at = now
         self._size = max(1.0, self._size / 2)
-        self._rates.clear()
         self._is_ramp = False
         self.void(now)
 

@@ -78,6 +78,8 @@ def test_a_fast_engine_is_full_after_a_few_rounds_and_stays_so(noise: float) -> 
     assert reached < 10
     best = Engine(lambda n, _: 78.0 * n, Window(256), noise)
     assert rate > 0.95 * rate_of(best, 20_000)
+    assert max(fast.limits) == 256
+    assert fast.limits[-10_000:].count(256) > 9_500
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.1])
@@ -128,6 +130,17 @@ def test_the_window_follows_an_engine_that_takes_more_at_once() -> None:
     grown.reply(3000)
 
     assert rate_of(grown, 2000) > 0.94 * 200
+
+
+def test_a_change_of_speed_ends_the_rest() -> None:
+    freed = engine(lambda n, now: 2.0 * min(n, 13) if now < 10_000 else 4.0 * min(n, 100))
+    while freed.now < 10_000:
+        freed.reply(1)
+    freed.reply(13)  # sent to the slow engine
+
+    freed.reply(300)
+
+    assert freed.limits[-1] > 80
 
 
 def test_a_stall_says_nothing_about_the_window() -> None:
@@ -199,6 +212,21 @@ def test_the_window_halves_once_for_requests_sent_together_and_grows_by_one_a_ro
     window.shrink(now=106.0, sent=104.0)
 
     assert (halved, grown, window.limit) == (8, 9, 4)
+
+
+def test_a_window_that_was_shrunk_measures_when_it_has_its_size_again_and_doubles_no_more() -> None:
+    window = Window(64, start=8)
+    window.shrink(now=1.0, sent=0.0)
+    while window.limit < 8:
+        window.record(sent=1.0, now=2.0, sequences=1, tokens=60, in_flight=8)
+
+    for _ in range(8):
+        window.record(sent=1.5, now=3.0, sequences=1, tokens=60, in_flight=8)
+    before = window.limit
+    for _ in range(8):
+        window.record(sent=2.5, now=4.0, sequences=1, tokens=60, in_flight=8)
+
+    assert (before, window.limit) == (8, 10)
 
 
 @pytest.mark.parametrize("start", [None, 16])
