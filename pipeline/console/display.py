@@ -16,6 +16,7 @@ from pipeline.console.phases import Measuring, Phase
 from schemas.terminal import safe
 
 _REFRESH_SECONDS = 0.25
+_LOOK_SECONDS = 1.0
 _LINE_SECONDS = 5.0
 _MOST_LINE_SECONDS = 60.0
 """Seconds between plain lines, at first and in the end: a log of many hours stays readable."""
@@ -70,16 +71,22 @@ class Display:
     def _print(self, phase: Phase) -> None:
         """Print a line when something was counted, when nothing was for a minute, and at the end."""
         pause, seen, since = _LINE_SECONDS, phase.counts(), time.monotonic()
+        due = since + pause
         is_over = False
         while not is_over:
-            is_over = self._over.wait(pause)
-            counts, now = phase.counts(), time.monotonic()
+            is_over = self._over.wait(min(pause, _LOOK_SECONDS))
+            # The phase looks at its counts more often than they are printed, for paces of the last half minute.
+            facts, now = phase.facts(), time.monotonic()
+            if now < due and not is_over:
+                continue
+            counts = phase.counts()
             quiet = "" if counts != seen else f", nothing new for {now - since:.0f} s"
             if (is_over and any(counts.values())) or not quiet or now - since >= _MOST_LINE_SECONDS:
-                self.notice(f"{phase.name}: {phase.facts()}{'' if is_over else quiet}")
+                self.notice(f"{phase.name}: {facts}{'' if is_over else quiet}")
             if not quiet:
                 seen, since = counts, now
             pause = min(_MOST_LINE_SECONDS, pause * 1.1)
+            due = now + pause
 
     def _draw(self, phase: Phase) -> None:
         """Draw a bar, and below it the facts, which may take more than a line."""

@@ -11,6 +11,7 @@ from schemas.manifest import Counts
 
 _LATER = ("assemble/", "portrait/")
 """Stages of phase two, whose rejections are in a separate folder."""
+_AUTHORS = {"validate": "the model wrote", "annotate": "response and answers", "portrait": "the model wrote"}
 _MOST_REASONS = 3
 _LONGEST_DETAIL = 160
 _LONGEST_TEXT = 120
@@ -110,20 +111,16 @@ def _example(output: AnyPath, key: str) -> str:
             columns = ["stage", "reason", "record_id", "detail", "texts"]
             for row in read_shard(folder / name, columns).to_pylist():
                 if (row["stage"], row["reason"]) == (stage, reason):
-                    facts = [
-                        _shortened(row["detail"], _LONGEST_DETAIL),
-                        _quoted(stage, row["texts"]),
-                    ]
+                    facts = [_shortened(row["detail"], _LONGEST_DETAIL), _quoted(stage, row["texts"])]
                     return f"{row['record_id']}: {'; '.join(filter(None, facts))}" if any(facts) else ""
     return ""
 
 
 def _quoted(stage: str, texts: Sequence[str]) -> str:
-    """Return the texts of a rejection. Where a request failed, the reply of the other may be good: it says nothing."""
+    """Return the texts of a rejection whose cause they are. Those of a failed request or a short history are good."""
+    who = _AUTHORS.get(stage)
     found = " and ".join(f'"{_shortened(text, _LONGEST_TEXT)}"' for text in texts if text.strip())
-    if not found or stage == "generate":
-        return ""
-    return f"the model wrote {found}" if stage == "validate" else f"texts {found}"
+    return f"{who} {found}" if who and found else ""
 
 
 def _shortened(text: str, longest: int) -> str:

@@ -10,13 +10,16 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+import pipeline.build
 from pipeline.build import build
 from pipeline.driver.resume import Work
+from pipeline.io.manifests import find_manifest
 from pipeline.io.storage import AnyPath
 from pipeline.plan import BuildPlan
 from pipeline.runtime.progress import total
 from schemas.base import UserError
-from tests.pipeline.helpers import Notices, mining, number_of, tiny, write_threads
+from schemas.manifest import Counts
+from tests.pipeline.helpers import Notices, mining, number_of, run_build, tiny, write_threads
 from tests.stub import StubServer, completion, delayed, good, refuse
 
 
@@ -103,3 +106,18 @@ def test_a_large_shard_is_judged_before_it_is_answered(tmp_path: Path) -> None:
     assert 32 <= observer.counts["early/rejected"] < 240
     (line,) = observer.lines
     assert line.startswith("no pair yet: all of the first ")
+
+
+def test_the_record_of_a_failed_run_is_kept_though_its_rows_cannot_be_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def damaged(plan: BuildPlan) -> Counts:
+        raise UserError("a shard is damaged")
+
+    monkeypatch.setattr(pipeline.build, "count_rows", damaged)
+    with pytest.raises(UserError, match="the model wrote"):
+        run_build(tmp_path / "out", lead_in)
+
+    manifest = find_manifest(tmp_path / "out")
+    assert manifest is not None
+    assert [run.status for run in manifest.runs] == ["failed"]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import time
 
 import pytest
@@ -53,6 +54,17 @@ def test_plain_lines_are_printed_when_something_has_happened(phase: Scripted, mo
 
     assert before == ""
     assert set(screen.getvalue().splitlines()) == {"pairs: 3/10 shards, 4 settled"}
+
+
+def test_a_phase_is_looked_at_more_often_than_it_is_printed(phase: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(display, "_LOOK_SECONDS", 0.01)
+    screen, looks = io.StringIO(), itertools.count()
+    monkeypatch.setattr(phase, "facts", lambda: f"look {next(looks)}")
+    with Display(Console(file=screen, width=80)) as shown:
+        shown.follow(phase)
+        wait_until(lambda: next(looks) > 20)
+
+    assert screen.getvalue() == ""
 
 
 def test_plain_lines_say_for_how_long_nothing_has_happened(phase: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
