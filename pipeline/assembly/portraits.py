@@ -137,7 +137,7 @@ def _clean(outcome: Outcome, plan: BuildPlan) -> Cleaned:
     if plan.config.portrait == "paper":
         # A JSON object, which `read_object` finds in any text.
         return Cleaned(outcome.text, outcome.finish_reason, ())
-    return clean(outcome.text, plan.config.cleaning, outcome.finish_reason)
+    return clean(outcome.text, plan.config.cleaning_of(outcome.reasoning_tokens), outcome.finish_reason)
 
 
 def _request(pair_id: str, direction: Direction, side: int, plan: BuildPlan) -> Request:

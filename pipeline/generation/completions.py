@@ -174,7 +174,7 @@ def make_request(
         config: Model and sampling parameters. Its `extra` replaces fields of the body.
         messages: Text by role. Empty texts are left out.
         seed_parts: Identifies the request within its build. The sampling seed is a hash of it.
-        **changes: Replace fields of the body; None removes one.
+        **changes: Replace fields of the body; None removes one. A field that `extra` removes stays removed.
     """
     digest = hashlib.blake2b("\x1f".join(str(part) for part in seed_parts).encode(), digest_size=4).digest()
     body = {
@@ -190,14 +190,15 @@ def make_request(
     asks_not_to_reason = config.reasoning == "off" and not config.extra.keys() & _NO_REASONING.keys()
     if asks_not_to_reason:
         body |= _NO_REASONING
-    sent = {name: value for name, value in (body | config.extra | changes).items() if value is not None}
+    removed = {name: None for name, value in config.extra.items() if value is None}
+    sent = {name: value for name, value in (body | config.extra | changes | removed).items() if value is not None}
     # Copied, as orjson returns a buffer that is much larger, and whole shards of bodies are in memory.
     encoded = bytes(memoryview(orjson.dumps(sent)))
     key = hashlib.blake2b(encoded, digest_size=16).hexdigest()
     fields = {
         "reasoning": asks_not_to_reason,
         "system": bool(messages.get("system")),
-        "response_format": changes.get("response_format") is not None,
+        "response_format": "response_format" in changes and "response_format" in sent,
     }
     return Request(key, encoded, tuple(messages.values()), tuple(name for name, is_sent in fields.items() if is_sent))
 

@@ -175,8 +175,8 @@ class Sender:
             plain = plain or result
             if reasons_all_the_same(trial, result):
                 notify(
-                    f"{endpoint.address()}: the model reasons although it is asked not to; if many replies are "
-                    "unfinished, set generation.reasoning: keep out"
+                    f"{endpoint.address()}: the model reasons although it is asked not to, and replies that are cut "
+                    "off may be its reasoning; set generation.reasoning: keep out"
                 )
         self._dialects[endpoint.name].is_settled = True
         return None

@@ -162,7 +162,7 @@ def _rendered(draft: Draft, spec: ShardSpec, plan: BuildPlan) -> Draft:
 def _clean(outcome: Outcome, plan: BuildPlan) -> Cleaned:
     if isinstance(outcome, Failure):
         return NOTHING
-    return clean(outcome.text, plan.config.cleaning, outcome.finish_reason)
+    return clean(outcome.text, plan.config.cleaning_of(outcome.reasoning_tokens), outcome.finish_reason)
 
 
 def _make_pair(draft: Draft, replies: Sequence[Cleaned], plan: BuildPlan) -> Pair | Violation | Failure:

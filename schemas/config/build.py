@@ -124,6 +124,16 @@ class BuildConfig(Record):
         is_annotated = self.mining is not None and self.mining.annotator is not None
         return self.sampled_pairs > 0 or is_annotated or self.portrait != "template"
 
+    def cleaning_of(self, reasoning_tokens: int) -> CleaningConfig:
+        """Return the cleaning of a completion with so many tokens of reasoning.
+
+        Some chat templates write the first mark of reasoning into the prompt. Reasoning that is cut off then has no
+        mark at all, and its sentences are no reply.
+        """
+        if self.generation.reasoning == "off" or reasoning_tokens:
+            return self.cleaning
+        return self.cleaning.model_copy(update={"cut_at_sentence": False})
+
     def fingerprinted(self) -> dict[str, Any]:
         """Return the keys that decide the rows, without paths, whose contents are fingerprinted instead."""
         left_out = ("name", "space", "templates", "seeds", *NOT_FINGERPRINTED)

@@ -140,6 +140,15 @@ def test_null_takes_a_field_out_of_the_body() -> None:
     assert sent["max_completion_tokens"] == 9
 
 
+def test_a_field_that_the_server_does_not_know_is_not_sent_by_any_stage() -> None:
+    config = GenerationConfig(model="m", extra={"max_tokens": None, "response_format": None})
+
+    made = make_request(config, MESSAGES, (0,), max_tokens=16, response_format={"type": "json_object"})
+
+    assert not body_of(made).keys() & {"max_tokens", "response_format"}
+    assert made.fields == ("reasoning", "system")
+
+
 def test_a_message_without_text_is_not_sent() -> None:
     sent = body_of(request({"system": "", "user": "A post"}))
 

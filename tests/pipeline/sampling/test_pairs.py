@@ -251,6 +251,18 @@ def test_a_step_that_is_switched_off_leaves_its_part_to_the_rules(tmp_path: Path
     assert [rejection.reason for rejection in shard.rejections] == ["markup"]
 
 
+@pytest.mark.parametrize(("reasoning_tokens", "reason"), [(0, "unfinished"), (20, None)])
+def test_what_is_cut_off_may_be_reasoning_without_a_mark(
+    tmp_path: Path, reasoning_tokens: int, reason: str | None
+) -> None:
+    plan = plan_at(tmp_path, generation={"model": "stub", "reasoning": "keep out"})
+    cut = replace(reply(f"{GOOD} And then", "length"), reasoning_tokens=reasoning_tokens)
+
+    shard = validate_pairs(failing(asked_first(plan), {0: cut}), plan, LAST)
+
+    assert [rejection.reason for rejection in shard.rejections] == ([reason] if reason else [])
+
+
 BAD: list[tuple[str, str, tuple[Outcome, Outcome]]] = [
     ("generate", "http_400", (reply(GOOD), Failure("http_400", "HTTP 400: no", may_pass=False))),
     ("generate", "timeout", (Failure("timeout", "no reply", may_pass=True), reply("short"))),
