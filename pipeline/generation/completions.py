@@ -157,7 +157,7 @@ def count_tokens(outcomes: Iterable[Outcome]) -> Tokens:
     return sum(counts, NO_TOKENS)
 
 
-_NO_REASONING: dict[str, Any] = {
+NO_REASONING: dict[str, Any] = {
     "chat_template_kwargs": {"enable_thinking": False, "thinking": False},
     "reasoning_effort": "none",
 }
@@ -187,9 +187,9 @@ def make_request(
     }
     if config.stop:
         body["stop"] = config.stop
-    asks_not_to_reason = config.reasoning == "off" and not config.extra.keys() & _NO_REASONING.keys()
+    asks_not_to_reason = config.reasoning == "off" and not config.extra.keys() & NO_REASONING.keys()
     if asks_not_to_reason:
-        body |= _NO_REASONING
+        body |= NO_REASONING
     removed = {name: None for name, value in config.extra.items() if value is None}
     sent = {name: value for name, value in (body | config.extra | changes | removed).items() if value is not None}
     # Copied, as orjson returns a buffer that is much larger, and whole shards of bodies are in memory.

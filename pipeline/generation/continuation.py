@@ -11,8 +11,9 @@ from typing import Any
 
 import orjson
 
-from pipeline.generation.completions import Completion
+from pipeline.generation.completions import NO_REASONING, Completion
 from pipeline.generation.streaming import Streamed
+from schemas.answers import split_thinking
 
 _SHORTEST = 60
 """Characters. To generate less again is cheaper than to read a longer prompt."""
@@ -20,8 +21,6 @@ _BYTES_PER_TOKEN = 4
 _LIMITS = ("max_tokens", "max_completion_tokens")
 _CONSTRAINTS = ("response_format", "structured_outputs", "tools")
 """Fields whose grammar describes the whole reply, not its rest."""
-_THINKING_MARKS = ("<", "[", "\u25c1")
-"""First characters of the marks before inline reasoning, which templates remove from earlier messages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +35,9 @@ class Partial:
 def unfinished(stream: Streamed, text: str, body: bytes, earlier: Partial | None) -> Partial | None:
     """Return what can be continued after a cut; where that is too little, what could be continued before.
 
+    Chat templates remove reasoning from earlier messages. It may have no mark yet where the model was not asked to
+    leave it out.
+
     Args:
         stream: The stream that was cut.
         text: Its text, without the key.
@@ -43,8 +45,11 @@ def unfinished(stream: Streamed, text: str, body: bytes, earlier: Partial | None
         earlier: The beginning that this request continued.
     """
     whole = ((earlier.text if earlier else "") + text).rstrip()
-    is_constrained = any(orjson.loads(body).get(name) for name in _CONSTRAINTS)
-    if len(whole) < _SHORTEST or stream.has_reasoning or whole.startswith(_THINKING_MARKS) or is_constrained:
+    fields = orjson.loads(body)
+    is_constrained = any(fields.get(name) for name in _CONSTRAINTS)
+    is_plain = any(fields.get(name) == value for name, value in NO_REASONING.items())
+    reasons = not is_plain or stream.has_reasoning or bool(split_thinking(whole)[0])
+    if len(whole) < _SHORTEST or reasons or is_constrained:
         return earlier
     return Partial(whole, len(whole.encode()) // _BYTES_PER_TOKEN)
 

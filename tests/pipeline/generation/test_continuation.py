@@ -12,7 +12,7 @@ from tests.stub import event
 
 TEXT = "We baked rye bread every Saturday, and my grandmother always said that "
 """More than the shortest text that is worth a continuation."""
-BODY = {"messages": [{"role": "user", "content": "Bread?"}], "max_tokens": 100, "temperature": 0.8}
+BODY = {"messages": [{"role": "user", "content": "Bread?"}], "max_tokens": 100, "reasoning_effort": "none"}
 
 
 def cut(text: str = TEXT, earlier: Partial | None = None, body: dict[str, Any] = BODY, **more: Any) -> Partial | None:
@@ -30,7 +30,7 @@ def test_the_rest_is_asked_for_with_what_is_left_of_the_limit() -> None:
     assert fields == {
         "messages": [*BODY["messages"], {"role": "assistant", "content": TEXT.rstrip()}],  # type: ignore[misc]
         "max_tokens": 100 - partial.tokens,
-        "temperature": 0.8,
+        "reasoning_effort": "none",
         "continue_final_message": True,
         "add_generation_prompt": False,
     }
@@ -57,6 +57,11 @@ def test_a_second_cut_adds_to_the_first() -> None:
 def test_a_short_text_and_reasoning_are_not_continued(text: str) -> None:
     assert cut(text) is None
     assert cut(reasoning="Hmm") is None
+    assert cut(f"Hmm.</think>{TEXT}") is None
+
+
+def test_what_may_be_reasoning_without_a_mark_is_not_continued() -> None:
+    assert cut(body={"messages": BODY["messages"], "max_tokens": 100}) is None
 
 
 @pytest.mark.parametrize("field", ["response_format", "structured_outputs", "tools"])
