@@ -127,11 +127,11 @@ async def _streamed(request: web.Request, response: web.StreamResponse) -> web.S
         return response
     (choice,) = body["choices"]
     text = choice["message"]["content"]
-    role = {"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}}]}
+    beginning = {"choices": [{"index": 0, "delta": choice["message"] | {"content": ""}}]}
     end = {"choices": [{"index": 0, "delta": {}, "finish_reason": choice["finish_reason"]}]}
     halves = [text[: len(text) // 2], text[len(text) // 2 :]]
     usage = {"choices": [], "usage": body["usage"]}
-    return await stream(request, [role, *halves, end, usage, b"data: [DONE]\n\n"], ends=False)
+    return await stream(request, [beginning, *halves, end, usage, b"data: [DONE]\n\n"], ends=False)
 
 
 def option_texts(prompt: str) -> dict[str, str]:
