@@ -15,8 +15,8 @@ _POSTSCRIPT = re.compile(
     r"|is (?:written|meant|intended|designed|crafted|tailored|in line|in the voice|based)"
     r"|(?:uses?|shows?|expresses) (?:an?|the|their|empathy|understanding|support|enthusiasm))\b"
     rf"|i hope (?:this|that|it)(?: {_REPLY})? (?:meets|fits|matches|captures|reflects|aligns|satisfies)\b"
-    r"|let me know if (?:you(?:'d| would) like|you (?:need|want)) (?:me to |any |an?(?:other)? |further |more |other )*"
-    r"(?:adjust|chang|revis|modif|tweak|edit|version|assistance|rewrit|different|variation|help with)"
+    r"|let me know if (?:you(?:['\u2019]d| would) like|you (?:need|want)) "
+    r"(?:me to |any |an?(?:other)? |further |more |other )*(?:adjust|chang|revis|modif|tweak|edit|version|assistance|rewrit|different|variation|help with)"
     r"|(?:please )?feel free to (?:make (?:any )?(?:changes|edits)"
     r"|(?:adjust|modify|edit|customi[sz]e|tweak|adapt|personali[sz]e) (?:this|the|it)\b)"
     rf"|(?:please )?note(?: that)?\b[^\n]{{0,200}}\b(?:{_REPLY}|traits?|persona|word limit|prompt|fictional|as an ai)\b"
@@ -50,7 +50,7 @@ _END = re.compile(
     rf"(?<![.!?\u2026])[.!?\u2026]++[{_CLOSING}]*+(?=\s|\Z)|[\u3002\uff01\uff1f\uff61\u0964\u061f][\u300d\u300f\uff09{_CLOSING}]*+"
 )
 _BEFORE = re.compile(
-    r"(?:^|\n)[ \t]*\w{1,3}\Z|(?:^|[\s(])(?:mr|mrs|ms|dr|prof|st|vs|e\.g|i\.e|no|approx|z\.b|bzw|ca)\Z", re.I
+    r"(?:^|\n)[ \t]*(?:\d{1,3}|[a-z])\Z|(?:^|[\s(])(?:mr|mrs|ms|dr|prof|st|vs|e\.g|i\.e|approx|z\.b|bzw|ca)\Z", re.I
 )
 """Text before a full stop that ends no sentence: the number of a list's item, or an abbreviation."""
 

@@ -211,6 +211,7 @@ def test_a_cut_reply_ends_at_its_last_whole_sentence(reason: str) -> None:
         (f"{CALL} Ask Dr. Bro", CALL),
         (f"{CALL} Do this:\n1. W", CALL),
         (f"{CALL} See e.g. Bro", CALL),
+        (f"{CALL} She said no. So", f"{CALL} She said no."),
         (f"{CALL[:-1]}... So", f"{CALL[:-1]}..."),
         (f'"{CALL} And th', CALL),
         (CALL, CALL),
