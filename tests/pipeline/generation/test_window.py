@@ -68,18 +68,18 @@ def rate_of(simulated: Engine, requests: int) -> float:
 
 @pytest.mark.parametrize("noise", [0.0, 0.1, 0.3])
 def test_a_fast_engine_is_full_after_a_few_rounds_and_stays_so(noise: float) -> None:
-    fast = engine(lambda n, _: 78.0 * n, noise)
+    fast = engine(lambda n, _: 78.0 * n, noise, maximum=250)
 
     fast.reply(500)
     reached = fast.now
     rate = rate_of(fast, 20_000)
 
-    assert max(fast.limits[:500]) == 256
+    assert max(fast.limits[:500]) == 250
     assert reached < 10
-    best = Engine(lambda n, _: 78.0 * n, Window(256), noise)
+    best = Engine(lambda n, _: 78.0 * n, Window(250), noise)
     assert rate > 0.95 * rate_of(best, 20_000)
-    assert max(fast.limits) == 256
-    assert fast.limits[-10_000:].count(256) > 9_500
+    assert max(fast.limits) == 250
+    assert fast.limits[-10_000:].count(250) > 9_500
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.1])
