@@ -92,8 +92,12 @@ class GenerateFn(beam.DoFn):
                 self._early = None
 
     def _take_done(self, service: GenerationService) -> Iterator[ShardWithRequests]:
-        done = [(shard, batch) for shard, batch in self._pending if batch.is_done]
-        self._pending = [(shard, batch) for shard, batch in self._pending if not batch.is_done]
+        # Each batch is asked once: the client's thread may complete it at any moment.
+        done: list[tuple[ShardWithRequests, RequestBatch]] = []
+        pending: list[tuple[ShardWithRequests, RequestBatch]] = []
+        for entry in self._pending:
+            (done if entry[1].is_done else pending).append(entry)
+        self._pending = pending
         for shard, batch in done:
             if self._closes:
                 service.finish(shard.journal)
