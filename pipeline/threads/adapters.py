@@ -1,7 +1,7 @@
 """Readers of published rating datasets: the post of a row, its responses, and their ratings.
 
 A response's level is the sign of its rating minus the median of the ratings that it was compared with.
-`pipeline.threads.cleaning` computes it, when all of them are together.
+`pipeline.threads.curation` computes it, when all of them are together.
 """
 
 from __future__ import annotations

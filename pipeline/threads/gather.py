@@ -27,7 +27,7 @@ from pipeline.plan import BuildPlan
 from pipeline.runtime.progress import counters_for
 from pipeline.runtime.resources import resources
 from pipeline.threads.batch import ROWS_PER_GROUP, THREAD_SCHEMA, ThreadBatch
-from pipeline.threads.cleaning import CleanThread, clean_thread
+from pipeline.threads.curation import CleanThread, clean_thread
 from pipeline.threads.parsing import Item, Post, Response
 from pipeline.threads.sources import Slice, input_bytes, list_slices, read_items
 from preference_space.levels import pole_probabilities
