@@ -289,14 +289,10 @@ class Client:
         since = item.failed_at if self._config.max_retries else sent
         item.retries += self._availability.succeeded_since(endpoint.name, since)
         item.failed_at = failed
-        if not item.retries or item.retries < self._config.max_retries:
-            return "retry"
-        # The fault may be of the moment, so the last retry comes after what is queued.
-        is_only = not self._queue and self._in_flight == item.request.sequences
-        if item.is_last or is_only:
+        if item.retries and item.retries >= self._config.max_retries:
             return problem
-        item.is_last = True
-        return None
+        # The fault may be of the moment, so the last retry comes after what is queued.
+        return None if item.retries >= self._config.max_retries - 1 else "retry"
 
     def _count_at_work(self, sequences: int) -> None:
         """Count the sequences that endpoints work on. A request that waits for a retry or a server is none."""

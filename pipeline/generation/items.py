@@ -44,8 +44,6 @@ class Item:
     retries: int = 0
     """Failures while the endpoint completed other requests."""
     failed_at: float = math.inf
-    is_last: bool = False
-    """True at the retry that was queued behind the others."""
     timeouts: int = 0
     deaths: int = 0
     """Servers that died under this request."""
