@@ -14,6 +14,7 @@ _POSTSCRIPT = re.compile(
     r"|balances?|highlights?|adheres?"
     r"|is (?:written|meant|intended|designed|crafted|tailored|in line|in the voice|based)"
     r"|(?:uses?|shows?|expresses) (?:an?|the|their|empathy|understanding|support|enthusiasm))\b"
+    r"|this (?:reply|response) (?:includes|provides|offers|contains|addresses|combines|mentions)\b"
     rf"|i hope (?:this|that|it)(?: {_REPLY})? (?:meets|fits|matches|captures|reflects|aligns|satisfies)\b"
     r"|let me know if (?:you(?:['\u2019]d| would) like|you (?:need|want)) "
     r"(?:me to |any |an?(?:other)? |further |more |other )*(?:adjust|chang|revis|modif|tweak|edit|version|assistance"
@@ -32,7 +33,7 @@ _PLACEHOLDER = r"\[[^\[\]\n]{0,30}name[^\[\]\n]{0,10}\]"
 _WHO = rf"(?:{_PLACEHOLDER}|(?i:an?|your) (?:[\w-]+ ){{0,2}}[\w-]+|(?:[A-Z][\w'.-]{{0,20}} ?){{1,3}})"
 _VALEDICTION = (
     r"(?:(?i:best|best (?:regards|wishes)|(?:kind|warm|warmest)(?: regards)?|regards|sincerely|yours(?: (?:truly|"
-    r"sincerely))?|cheers|warmly|take care|love|respectfully|cordially|thanks|thank you|viele grüße|liebe grüße|mit "
+    r"sincerely))?|cheers|warmly|take care|(?:with )?love|respectfully|cordially|thanks|thank you|viele grüße|liebe grüße|mit "
     r"freundlichen grüßen|cordialement|bien à vous|saludos|un abrazo|cordiali saluti|atenciosamente|abraços|groetjes|"
     r"met vriendelijke groet|pozdrawiam|\u0441 уважением))"
 )

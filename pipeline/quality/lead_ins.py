@@ -120,6 +120,8 @@ LEAD_INS = {
 
 _PHRASE = "|".join(rf"(?:(?:{opener})\W{{0,4}}){{0,3}}(?:{phrase})" for opener, phrase in LEAD_INS.values())
 _LEAD_IN = re.compile(rf"(?:{_PHRASE})\W{{0,3}}", re.IGNORECASE)
+_OPENER = re.compile(rf"(?:{'|'.join(opener for opener, _ in LEAD_INS.values())})[!.,]? +(?=[\"\u201c])", re.IGNORECASE)
+"""Before a reply in quotation marks an opener by itself is a lead-in; otherwise it may be a person's own."""
 
 NAMES = (
     "Adam|Ahmed|Aisha|Alejandro|Alex|Alexander|Ali|Alice|Amanda|Amy|Ana|Andrea|Andrew|Anna|Anne|Anthony|Ashley|Ben"
@@ -152,7 +154,8 @@ def strip_lead_in(text: str) -> str:
     for found in islice(re.finditer("[:\uff1a]", head), _MOST_COLONS):
         if _is_lead_in(head[: found.start()]):
             return _after(text, found.end(), head)
-    return text
+    opener = _OPENER.match(text)
+    return text[opener.end() :] if opener and text[-1] in '"\u201d' else text
 
 
 def strip_speaker(text: str) -> str:

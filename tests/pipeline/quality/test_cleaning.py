@@ -115,6 +115,13 @@ def test_what_announces_the_reply_is_removed(lead_in: str) -> None:
     assert text_of(f'{lead_in}"{CALL}"') == CALL
 
 
+def test_an_opener_goes_only_before_a_reply_in_quotation_marks() -> None:
+    assert text_of(f'Certainly! "{CALL}"') == CALL
+    assert text_of(f"Sure, \u201c{CALL}\u201d") == CALL
+    assert text_of(f"Certainly! {CALL}") == f"Certainly! {CALL}"
+    assert text_of(f'Yes, "call her" is what I said. {MORE}') == f'Yes, "call her" is what I said. {MORE}'
+
+
 @pytest.mark.parametrize(
     "speaker", ["Assistant: ", "Me: ", "**Anna:** ", "Anna (34): ", "u/sky_walker: ", "@anna: ", "User 1: "]
 )
@@ -128,6 +135,8 @@ def test_the_name_of_a_speaker_is_removed(speaker: str) -> None:
         "\n\nBest,\nAnna",
         "\n\nKind regards,\n[Your Name]",
         "\n\nCheers,",
+        "\nWith love,",
+        "\n\nThis response includes a plan, a favourite dish and a joke.",
         " Best, Anna",
         "\n\n\u2014 A friend",
         "\n- Anna",
