@@ -33,9 +33,9 @@ _PLACEHOLDER = r"\[[^\[\]\n]{0,30}name[^\[\]\n]{0,10}\]"
 _WHO = rf"(?:{_PLACEHOLDER}|(?i:an?|your) (?:[\w-]+ ){{0,2}}[\w-]+|(?:[A-Z][\w'.-]{{0,20}} ?){{1,3}})"
 _VALEDICTION = (
     r"(?:(?i:best|best (?:regards|wishes)|(?:kind|warm|warmest)(?: regards)?|regards|sincerely|yours(?: (?:truly|"
-    r"sincerely))?|cheers|warmly|take care|(?:with )?love|respectfully|cordially|thanks|thank you|viele grüße|liebe grüße|mit "
-    r"freundlichen grüßen|cordialement|bien à vous|saludos|un abrazo|cordiali saluti|atenciosamente|abraços|groetjes|"
-    r"met vriendelijke groet|pozdrawiam|\u0441 уважением))"
+    r"sincerely))?|cheers|warmly|take care|(?:with )?love|respectfully|cordially|thanks|thank you"
+    r"|viele grüße|liebe grüße|mit freundlichen grüßen|cordialement|bien à vous|saludos|un abrazo|cordiali saluti"
+    r"|atenciosamente|abraços|groetjes|met vriendelijke groet|pozdrawiam|\u0441 уважением))"
 )
 _SIGN_OFFS = (
     re.compile(rf"\n\W{{0,3}}{_VALEDICTION}[,!.]?\s*\n\W{{0,3}}{_WHO}\W{{0,3}}\Z"),
