@@ -29,6 +29,8 @@ _CPU_PAIRS = {LARGE: 24}
 
 _MEMORY = {"bfloat16": 10, "float32": 16}
 """GiB with which a CPU serves the larger model beside the build: its server takes 8 and 14."""
+_CORES = {"bfloat16": 2, "float32": 4}
+"""Cores with which a CPU serves the larger model within those minutes."""
 _GPU_MEMORY = 8
 _DISK = 7
 """GiB for the larger model's parts (1.1), the file that they make (1.1) and its conversion (3.4)."""
@@ -104,8 +106,8 @@ def _best_model(machine: Machine) -> tuple[str, str]:
         return SMALL, f"as {LARGE} needs {needed} GiB of {where} and {found:.1f} are there"
     if not machine.has_large and machine.free_disk < _DISK:
         return SMALL, f"as {LARGE} needs {_DISK} GiB of disk and {machine.free_disk:.1f} are free in the cache"
-    if device.is_cpu and device.size < 2:
-        return SMALL, f"as {LARGE} needs two cores and 1 is there"
+    if device.is_cpu and device.size < (cores := _CORES[machine.dtype]):
+        return SMALL, f"as {LARGE} is slow on fewer than {cores} cores in {machine.dtype} (this CPU: {device.size})"
     return LARGE, f"as {found:.0f} GiB of {where} suffice"
 
 

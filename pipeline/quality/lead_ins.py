@@ -44,6 +44,8 @@ LEAD_INS = {
         rf"(?: {_ABOUT}[^.!?]*)?"
         rf"|(?:here(?:'s| is) )?(?:what|how) (?:i|(?:this|the|that|such a) person)(?:'d| would| might| could) {_SAY}"
         rf"(?: (?:in (?:reply|response)|{_ABOUT}[^.!?]*))?"
+        rf"|(?:let me|i'll|i will) (?:give|write|offer|provide|draft)(?: you)?(?: {_WORD}){{0,8}}? (?:reply|response|comment)"
+        rf"(?: {_ABOUT}[^.!?]*)?"
         rf"|(?:(?:my|the|a|your|short|brief|possible|suggested|sample|example|forum|draft|proposed|potential|first"
         rf"|final) ){{0,3}}(?:reply|response|comment)(?: (?:would|could|might) be| is)?(?: {_ABOUT}[^.!?]*)?"
         r"|(?:final )?answer"

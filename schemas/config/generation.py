@@ -29,7 +29,11 @@ class GenerationConfig(Record):
     )
     temperature: float = Field(0.8, ge=0, description="Sampling temperature.")
     top_p: float = Field(0.95, gt=0, le=1, description="Probability mass of nucleus sampling.")
-    max_tokens: int = Field(256, ge=1, description="Most tokens of a reply. A reply that is cut off there is rejected.")
+    max_tokens: int = Field(
+        256,
+        ge=1,
+        description="Most tokens of a reply. One that is cut off there ends at a whole sentence (`cleaning`).",
+    )
     # Not strict, as `_take_defaults_of_model` hands on the lists of a JSON document, which no tuple is.
     stop: tuple[str, ...] = Field((), strict=False, description="Strings that end a reply.")
     reasoning: Literal["off", "keep out"] = Field(

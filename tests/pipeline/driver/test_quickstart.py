@@ -20,7 +20,7 @@ from schemas.manifest import Recording
 from schemas.packaged_models import LARGE, SMALL
 from tests.pipeline.helpers import made_manifest
 
-CORES = Device(is_cpu=True, size=2)
+CORES = Device(is_cpu=True, size=4)
 OLD_LAPTOP = Machine(device=CORES, dtype="float32", memory=16, free_disk=7, has_large=False, has_vllm=True)
 """A machine that is just large enough for the larger model."""
 
@@ -55,7 +55,7 @@ def store(folder: Path, *overrides: str, recorded: bool = False) -> None:
     "facts",
     [
         {},
-        {"memory": 10, "dtype": "bfloat16"},
+        {"memory": 10, "dtype": "bfloat16", "device": Device(is_cpu=True, size=2)},
         {"free_disk": 1, "has_large": True},
     ],
 )
@@ -75,7 +75,11 @@ def test_a_machine_with_memory_and_disk_takes_the_larger_model_and_fewer_pairs(
         ({"memory": 15.6}, "needs 16 GiB of memory and 15.6 are there"),
         ({"memory": 9.9, "dtype": "bfloat16"}, "needs 10 GiB of memory and 9.9 are there"),
         ({"free_disk": 6.9}, "needs 7 GiB of disk and 6.9 are free in the cache"),
-        ({"device": Device(is_cpu=True, size=1)}, "needs two cores and 1 is there"),
+        ({"device": Device(is_cpu=True, size=3)}, "is slow on fewer than 4 cores in float32 (this CPU: 3)"),
+        (
+            {"device": Device(is_cpu=True, size=1), "dtype": "bfloat16"},
+            "is slow on fewer than 2 cores in bfloat16 (this CPU: 1)",
+        ),
         ({"device": Device(is_cpu=False, size=6)}, "needs 8 GiB of GPU memory and 6.0 are there"),
     ],
 )
