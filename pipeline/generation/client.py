@@ -128,10 +128,11 @@ class Client:
 
     async def _stop(self) -> None:
         self._queue.clear()
-        self._opening.cancel()
-        for task in self._tasks:
+        # All of this loop: requests, trial requests, and what watches them.
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self._sender.close()
 
     def _enqueue(self, items: list[Item]) -> None:
