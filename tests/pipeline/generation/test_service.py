@@ -21,7 +21,7 @@ from pipeline.plan import BuildPlan
 from pipeline.runtime.progress import counters_for
 from schemas.base import UserError
 from schemas.config import BuildConfig, GenerationConfig, OpenAiEngine
-from tests.pipeline.generation.asking import failed, failures, finish, make_requests, number, settings
+from tests.pipeline.generation.asking import failed, failures, finish, make_requests, number, settings, trials
 from tests.stub import StubServer, budget_of, good, refuse
 
 
@@ -157,7 +157,7 @@ def test_of_failures_a_resumed_run_asks_again_what_may_pass(tmp_path: Path, monk
 
 def test_after_topping_up_the_same_rows_are_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     requests = make_requests(40)
-    answer = budget_of(21, refuse(400, "budget_exceeded"))
+    answer = budget_of(len(trials()) + 20, refuse(400, "budget_exceeded"))
     with StubServer(answer, on_trial=answer) as stub:
         first = generator_with_key(tmp_path, stub.url, monkeypatch)
         with pytest.raises(UserError):
