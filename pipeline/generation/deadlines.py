@@ -1,8 +1,9 @@
 """Deadlines of requests: a request is given up for silence, not for its duration.
 
-*Silence* is the time since a request was sent, or since its last token. After the limit a request is given up, except
-one without a token yet: it waits in the server's queue. While the endpoint works on others, that is no fault. Where the
-endpoint as a whole is silent, its health decides. A request that later ones overtook is lost.
+*Silence* is the time since a request was sent, or since its last token. After the limit a request is given up while the
+endpoint works on others, except one without a token yet: it waits in the server's queue, and is lost only if later ones
+overtook it. Where the endpoint as a whole is silent, its health decides: reading one batch of prompts may hold up all
+replies for minutes on a slow machine.
 """
 
 from __future__ import annotations
@@ -118,8 +119,8 @@ class Deadlines:
     def _is_overdue(self, flight: Flight, now: float, is_healthy: bool) -> bool:
         if now - flight.heard < self._seconds:
             return False
-        if flight.has_token or self._newest - flight.sent >= self._seconds:
-            return True
         silence = now - max(self._worked_at, self._busy_since)
+        if silence < self._seconds:
+            return flight.has_token or self._newest - flight.sent >= self._seconds
         patience = _PATIENCE if flight.is_streamed and is_healthy else 1
         return silence >= patience * self._seconds

@@ -113,10 +113,11 @@ class RequestsConfig(Record):
     timeout_seconds: float = Field(
         120.0,
         gt=0,
-        description="Longest silence: time without a token. Before its first token a request also waits while the "
-        "endpoint works on others, and up to five times as long while the server says that it is healthy. Where a "
-        "server does not stream, the time without an answer to any request. A timeout alone loses no row: the request "
-        "is sent again later, in the end alone.",
+        description="Longest silence: time without a token while the endpoint works on other requests. Before its "
+        "first token a request waits for its turn, however long that takes. While the endpoint as a whole is silent "
+        "but says that it is healthy, requests wait five times as long. Where a server does not stream, the time "
+        "without an answer to any request. A timeout alone loses no row: the request is sent again later, in the end "
+        "alone.",
     )
     max_retries: int = Field(
         3,

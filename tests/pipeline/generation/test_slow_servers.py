@@ -126,8 +126,8 @@ def test_a_silent_server_is_waited_for_as_long_as_it_says_that_it_is_healthy(tmp
     assert failures(outcomes) == []
 
 
-@pytest.mark.parametrize("seconds", [0.6 * LIMIT, 3 * LIMIT])
-def test_a_server_that_stalls_amid_replies_costs_no_row(tmp_path: Path, seconds: float) -> None:
+@pytest.mark.parametrize(("seconds", "is_healthy"), [(0.6 * LIMIT, False), (3 * LIMIT, True), (3 * LIMIT, False)])
+def test_a_server_that_stalls_amid_replies_costs_no_row(tmp_path: Path, seconds: float, is_healthy: bool) -> None:
     began = 0.0
 
     async def stall(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
@@ -143,10 +143,10 @@ def test_a_server_that_stalls_amid_replies_costs_no_row(tmp_path: Path, seconds:
 
         return await stream(request, pieces())
 
-    with StubServer(stall) as stub:
+    with StubServer(stall, is_healthy=is_healthy) as stub:
         outcomes = ask(tmp_path, make_requests(12), stub.url, in_flight=4, config=settings(timeout_seconds=LIMIT))
 
-        assert (max(asked(stub).values()) == 1) == (seconds < LIMIT)
+        assert (max(asked(stub).values()) == 1) == (seconds < LIMIT or is_healthy)
     assert texts(outcomes) == ["".join(PIECES)] * 12
 
 
