@@ -352,7 +352,9 @@ def test_mined_build_says_what_became_of_the_threads_and_what_was_built(tmp_path
     assert "  dropped       1  posts/deleted" in lines
     assert "  dropped       1  posts/too_few_responses" in lines
     assert "pairs: 50 to build in 4 shards; at most 4 workers share them" in lines
-    assert any(line.startswith("pairs: 4/4 shards, 50/50 pairs, 100% accepted, 22500/22500 answers") for line in lines)
+    assert any(
+        line.startswith("pairs: 4/4 shards, 50/50 pairs, 100% of 50 accepted, 22500/22500 answers") for line in lines
+    )
     assert "from 50 pairs; 50 of 50 attempts accepted" in result.out
     assert lines[-1] == f'load  datasets.load_dataset("{tmp_path / "out"}")'
 
