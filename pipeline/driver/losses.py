@@ -39,6 +39,7 @@ REMEDIES = {
     "reply_in_another_split": f"the model repeats itself: raise generation.temperature, or {_MODEL}",
     "unfinished": "raise generation.max_tokens, or lower cleaning.min_cut_share",
     "empty": _MODEL,
+    "lead_in_alone": f"take strings that cut replies short, such as a line break, out of generation.stop, or {_MODEL}",
     "too_short": f"lower rules.min_words, or {_MODEL}",
     "too_long": "lower generation.max_tokens",
     "control_character": _MODEL,

@@ -44,6 +44,7 @@ LEAD_INS = {
         rf"(?: {_ABOUT}[^.!?]*)?"
         rf"|(?:here(?:'s| is) )?(?:what|how) (?:i|(?:this|the|that|such a) person)(?:'d| would| might| could) {_SAY}"
         rf"(?: (?:in (?:reply|response)|{_ABOUT}[^.!?]*))?"
+        r"|(?:how|what) about this|let's give (?:it|this) a (?:try|shot|go)"
         rf"|(?:let me|i'll|i will) (?:give|write|offer|provide|draft)(?: you)?(?: {_WORD}){{0,8}}?"
         rf" (?:reply|response|comment)(?: {_ABOUT}[^.!?]*)?"
         rf"|(?:(?:my|the|a|your|short|brief|possible|suggested|sample|example|forum|draft|proposed|potential|first"

@@ -48,6 +48,8 @@ def check_text(text: str, finish_reason: str, rules: RulesConfig) -> Violation |
     found = _words(text)
     if not found:
         return Violation("empty", "")
+    if text.endswith((":", "\uff1a")):
+        return Violation("lead_in_alone", text[-80:])
     if control := find_control_character(text):
         return Violation("control_character", control)
     if len(found) < rules.min_words:

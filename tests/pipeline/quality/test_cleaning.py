@@ -95,6 +95,8 @@ LEAD_INS = [
     "Sure, here's what this person might say: ",
     "As a friendly person, I would reply as follows: ",
     "In the voice of a friendly extravert: ",
+    "Sure, how about this: ",
+    "Sure, let's give it a try!\n\n",
     "Sure! Let me give you a short reply in the voice of the person described:\n\n",
     "Klar! Hier ist eine kurze Antwort auf den Beitrag: ",
     "Meine Antwort: ",

@@ -46,6 +46,11 @@ def test_text_that_did_not_stop_by_itself_is_unfinished(finish_reason: str) -> N
     assert check_text(GOOD, finish_reason, RULES) == Violation("unfinished", f"finish_reason {finish_reason}")
 
 
+@pytest.mark.parametrize("colon", [":", "\uff1a"])
+def test_an_announcement_without_what_it_announces_is_no_reply(colon: str) -> None:
+    assert reason(f"This is how I help a friend who is feeling down{colon}") == "lead_in_alone"
+
+
 def test_one_word_less_than_min_words_is_too_short() -> None:
     assert check_text("Just call her, friend.", "stop", RULES) == Violation("too_short", "4 words")
     assert reason("Just call her tonight, friend.") is None
