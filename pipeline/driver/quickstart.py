@@ -58,7 +58,7 @@ def load_quickstart(overrides: Sequence[str], output: AnyPath, machine: Machine 
         output: The build's folder. A build in it keeps its model and its number of pairs.
         machine: The machine; None: this one.
     """
-    given = load_config(CONFIG, overrides)
+    given = _load(overrides)
     if replays_recording(given):
         return _replay(overrides)
     if not isinstance(given.engine, VllmEngine):
@@ -73,7 +73,7 @@ def load_quickstart(overrides: Sequence[str], output: AnyPath, machine: Machine 
     machine = machine or Machine.current(given.engine)
     if not machine.has_vllm and given.engine.command is None:
         # Rows of another configuration were not recorded. They need vLLM, and the build says so.
-        is_recorded = not names_model and given.fingerprinted() == load_config(CONFIG).fingerprinted()
+        is_recorded = not names_model and given.fingerprinted() == _load().fingerprinted()
         return _replay(overrides) if is_recorded else Quickstart(given, "")
     if names_model:
         model, why = given.generation.model, "as asked"
@@ -93,7 +93,12 @@ def _replay(overrides: Sequence[str]) -> Quickstart:
 
 def _configure(chosen: Mapping[str, object], overrides: Sequence[str]) -> BuildConfig:
     """Return the configuration with what was chosen, where the command line does not set it."""
-    return load_config(CONFIG, [*(f"{key}={json.dumps(value)}" for key, value in chosen.items()), *overrides])
+    return _load([*(f"{key}={json.dumps(value)}" for key, value in chosen.items()), *overrides])
+
+
+def _load(overrides: Sequence[str] = ()) -> BuildConfig:
+    """Return the configuration. It names no files, so relative paths are the command line's: of the working folder."""
+    return load_config(CONFIG, overrides, str(Path.cwd() / NAME))
 
 
 def _best_model(machine: Machine) -> tuple[str, str]:

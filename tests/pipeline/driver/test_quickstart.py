@@ -105,6 +105,14 @@ def test_a_model_that_is_named_is_taken(tmp_path: Path, model: str, pairs: int) 
     assert choice == f"model {model}, as asked; {pairs} pairs"
 
 
+def test_relative_paths_start_from_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    config, _ = load(tmp_path, "generation.model=./mine", "seeds.path=posts.jsonl")
+
+    assert (config.generation.model, config.seeds.path) == (str(tmp_path / "mine"), str(tmp_path / "posts.jsonl"))
+
+
 def test_pairs_that_are_named_are_built(tmp_path: Path) -> None:
     config, choice = load(tmp_path, "pairs=100")
 
