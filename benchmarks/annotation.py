@@ -8,25 +8,19 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import re
-import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.machine import describe, free_port
+from benchmarks.machine import describe
+from benchmarks.model_server import read_metrics, serving
 from pipeline.driver.prepare import prepare, with_threads
 from pipeline.generation.completions import Completion
-from pipeline.generation.device import find_device
-from pipeline.generation.server import server_spec
 from pipeline.generation.service import close_generation_service, generation_service
 from pipeline.io.locks import locked
 from pipeline.mining import annotate
@@ -37,7 +31,6 @@ from schemas.config import BuildConfig, GenerationConfig, VllmEngine
 from schemas.loader import validate
 
 _SETTINGS = {"with prefix reuse": (), "without": ("--no-enable-prefix-caching",)}
-_START_SECONDS = 600.0
 
 
 def main() -> None:
@@ -67,23 +60,12 @@ def main() -> None:
 
 def run(scratch: Path, arguments: argparse.Namespace, extra: tuple[str, ...]) -> dict[str, Any]:
     """Annotate once, on a server of this setting."""
-    engine, port = VllmEngine(args=extra), free_port()
-    spec = server_spec(engine, arguments.model, scratch / "server.log", find_device(engine))
-    command = [part.replace("{port}", str(port)) for part in spec.command]
-    with (scratch / "server.log").open("wb") as log:
-        server = subprocess.Popen(
-            command, stdout=log, stderr=log, env={**os.environ, **spec.environment}, start_new_session=True
-        )
-    try:
-        _wait(f"http://127.0.0.1:{port}/health", server)
-        return _annotate(scratch, arguments, port)
-    finally:
-        os.killpg(server.pid, 9)
-        server.wait()
+    with serving(arguments.model, scratch / "server.log", VllmEngine(args=extra)) as url:
+        return _annotate(scratch, arguments, url)
 
 
-def _annotate(scratch: Path, arguments: argparse.Namespace, port: int) -> dict[str, Any]:
-    config = validate(BuildConfig, _config(scratch, arguments, port), "benchmark")
+def _annotate(scratch: Path, arguments: argparse.Namespace, url: str) -> dict[str, Any]:
+    config = validate(BuildConfig, _config(scratch, arguments, url), "benchmark")
     with locked(scratch / "out"):
         plan = prepare(config, scratch / "out").plan
         for input_slice in gather.pending_slices(plan):
@@ -95,13 +77,13 @@ def _annotate(scratch: Path, arguments: argparse.Namespace, port: int) -> dict[s
         asked = annotate.render_questions(load_threads(shard, plan), plan, 0)
         rows = np.unique([entry.row for entry in asked.pending])[: arguments.responses]
         requests = [entry.request for entry in asked.pending if entry.row <= rows[-1]]
-        before, started = _metrics(port), time.monotonic()
+        before, started = read_metrics(url), time.monotonic()
         service = generation_service(plan)
         batch = service.submit(asked.journal, requests)
         while not batch.is_done:
             service.wait()
         seconds = time.monotonic() - started
-        after = _metrics(port)
+        after = read_metrics(url)
         close_generation_service(plan)
     spent = [outcome for outcome in batch.result() if isinstance(outcome, Completion)]
     if len(spent) != len(requests):
@@ -117,7 +99,7 @@ def _annotate(scratch: Path, arguments: argparse.Namespace, port: int) -> dict[s
     }
 
 
-def _config(scratch: Path, arguments: argparse.Namespace, port: int) -> dict[str, Any]:
+def _config(scratch: Path, arguments: argparse.Namespace, url: str) -> dict[str, Any]:
     if arguments.submissions and arguments.comments:
         source = {
             "kind": "dump",
@@ -132,7 +114,7 @@ def _config(scratch: Path, arguments: argparse.Namespace, port: int) -> dict[str
         "splits": {"train": 1, "validation": 0, "test": 0},
         "history": {"ugc": 0, "pair": 0},
         "generation": {"model": arguments.model},
-        "engine": {"kind": "openai", "base_urls": [f"http://127.0.0.1:{port}/v1"]},
+        "engine": {"kind": "openai", "base_urls": [url]},
     }
 
 
@@ -147,24 +129,6 @@ def _packaged_threads(scratch: Path) -> Path:
             others = [posts[(k + step) % len(posts)].text for step in (7, 31, 53, 97)]
             file.write(json.dumps({"id": post.id, "post": post.prompt, "responses": others}) + "\n")
     return path
-
-
-def _metrics(port: int) -> dict[str, float]:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
-        lines = answer.read().decode().splitlines()
-    found = (re.match(r"([a-z_:]+)(?:\{.*\})? ([0-9.e+]+)$", line) for line in lines)
-    return {match.group(1): float(match.group(2)) for match in found if match}
-
-
-def _wait(url: str, server: subprocess.Popen[bytes]) -> None:
-    until = time.monotonic() + _START_SECONDS
-    while time.monotonic() < until and server.poll() is None:
-        try:
-            urllib.request.urlopen(url, timeout=5)  # noqa: S310 - loopback
-            return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.5)
-    sys.exit("the server did not start")
 
 
 if __name__ == "__main__":

@@ -42,8 +42,12 @@ def good_text(body: dict[str, Any]) -> str:
     if "response_format" in body:
         schema = body["response_format"]["json_schema"]["schema"]
         return json.dumps(_value(schema, random.Random(digest.digest())))
-    words = random.Random(digest.digest()).choices(_WORDS, k=24)
-    return f"Reply {digest.hexdigest()} says {' '.join(words)}."
+    return f"Reply {digest.hexdigest()} says {words_of(digest.digest(), 24)}."
+
+
+def words_of(seed: bytes, count: int) -> str:
+    """Some words, the same for the same seed."""
+    return " ".join(random.Random(seed).choices(_WORDS, k=count))
 
 
 def _value(schema: Mapping[str, Any], draw: random.Random) -> Any:
