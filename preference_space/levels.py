@@ -1,4 +1,4 @@
-"""Arithmetic of intensity levels: one-hot vectors, their matches, and votes.
+"""Arithmetic of intensity levels: one-hot vectors, their matches, votes, and margins.
 
 Levels are an int8 array over {-1, 0, 1}: positive pole, negative pole, or 0 where the text alone cannot tell (the
 middle one of the paper's three levels). A response has shape (D,), N responses (N, D).
@@ -32,3 +32,19 @@ def majority(levels: Direction) -> Direction:
     positive, negative = ((levels == pole).sum(axis=0) > len(levels) / 2 for pole in (1, -1))
     result: Direction = positive.astype(np.int8) - negative.astype(np.int8)
     return result
+
+
+def is_shown(
+    margins: npt.NDArray[np.float32], levels: npt.NDArray[np.int8], min_margin: float = 0.0
+) -> npt.NDArray[np.bool_]:
+    """Return which dimensions two replies show as asked: the margin in the asked direction is above `min_margin`.
+
+    Args:
+        margins: Of chosen and rejected reply, not a number where nobody was asked; shape (..., D).
+        levels: The asked direction, shape (..., D).
+        min_margin: 0 asks for the right sign alone.
+
+    Returns:
+        One value for each dimension, False where the level is 0; shape (..., D).
+    """
+    return np.asarray(margins * levels > np.float32(min_margin))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import types
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import pyarrow as pa
 
@@ -43,7 +44,7 @@ def _fields(model: type[Record]) -> Iterable[pa.Field]:
         for extra in field.metadata:
             if isinstance(extra, str):
                 annotation = Annotated[annotation, extra]
-        yield pa.field(field.alias or name, _type(annotation), nullable=False)
+        yield pa.field(field.alias or name, _type(annotation), nullable=None in _options(annotation))
 
 
 def _type(annotation: Any) -> pa.DataType:
@@ -53,6 +54,9 @@ def _type(annotation: Any) -> pa.DataType:
     if origin is Annotated:
         named = next((a for a in arguments[1:] if isinstance(a, str)), None)
         return pa.type_for_alias(named) if named else _type(arguments[0])
+    if options := _options(annotation):
+        (inner,) = options - {None}
+        return _type(inner)
     if origin is Literal:
         return _SCALARS[type(arguments[0])]
     if origin is tuple and arguments[1:] == (Ellipsis,):
@@ -60,6 +64,13 @@ def _type(annotation: Any) -> pa.DataType:
     if isinstance(annotation, type) and issubclass(annotation, Record):
         return pa.struct(list(_fields(annotation)))
     raise TypeError(f"no Arrow type for {annotation!r}")
+
+
+def _options(annotation: Any) -> set[Any]:
+    """Return the types of a union, with None for that of null; empty for another annotation."""
+    if get_origin(annotation) not in (Union, types.UnionType):
+        return set()
+    return {None if kind is types.NoneType else kind for kind in get_args(annotation)}
 
 
 def _feature(arrow: pa.DataType) -> Mapping[str, Any]:

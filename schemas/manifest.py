@@ -21,6 +21,35 @@ class FileEntry(Record):
     sha256: str
 
 
+class VerificationCounts(Record):
+    """Verification in numbers: of all pairs that the judge answered about, then of those that were accepted.
+
+    Recovery before filtering is `recovered` of `asked`.
+    """
+
+    pairs: int = 0
+    asked: int = 0
+    """Dimensions that the replies of these pairs were written for."""
+    recovered: int = 0
+    """Of these, whose margin has the asked sign."""
+    verified: int = 0
+    """Of these, whose margin is above `min_margin` in the asked direction."""
+    drift_asked: int = 0
+    """Dimensions outside the direction that the judge was asked about."""
+    drifted: int = 0
+    """Of these, whose margin is above `VerificationConfig.drift_margin` in either direction."""
+    pairs_accepted: int = 0
+    kept: int = 0
+    """Dimensions that accepted pairs keep."""
+    neutral: int = 0
+    """Dimensions of accepted pairs that filtering made neutral."""
+    questions: int = 0
+    """Questions, each in one order of options."""
+    prompt_tokens: int = 0
+    """Tokens of the judge's prompts, which the counts of the build include. So for the answers."""
+    completion_tokens: int = 0
+
+
 class Counts(Record):
     """The funnel of a build. `rejected` counts attempts by "stage/reason"; lost pairs failed all attempts.
 
@@ -41,6 +70,7 @@ class Counts(Record):
     """Among the completion tokens."""
     cleaned: dict[str, int] = Field(default_factory=dict)
     threads: dict[str, int] = Field(default_factory=dict)
+    verification: VerificationCounts = Field(default_factory=VerificationCounts)
 
 
 class Run(Record):

@@ -18,6 +18,16 @@ Levels = tuple[Level, ...]
 ReleasedDirection = tuple[Annotated[float, Field(ge=0, le=1, multiple_of=0.5)], ...]
 """A direction as AlignX publishes it, one number for each dimension: 1 positive, 0 negative, 0.5 neutral."""
 
+Margins = tuple[Annotated[float, Field(ge=-2, le=2), "float32"] | None, ...]
+"""Margins of a verified pair, one for each dimension, null where the judge was not asked. Empty for other pairs.
+
+The score of a reply is the judge's probability of the positive pole less that of the negative one; the margin is the
+chosen reply's score less the rejected one's.
+"""
+
+Quality = Annotated[float, Field(ge=0, le=1)] | None
+"""Quality of a reply by the judge, from 0 (poor) to 1 (good); null where nobody asked."""
+
 Source = Literal["sampled", "mined"]
 
 
@@ -77,6 +87,8 @@ class Pair(Record):
     """A post and two replies; `direction` points from `rejected` to `chosen`.
 
     A mined pair has the levels of both replies and a margin. Its direction is the sign of the difference of the levels.
+    A verified pair has what the judge said of it. `asked_direction` is the one its replies were written for, of which
+    filtering keeps a part in `direction`.
     """
 
     pair_id: Text
@@ -94,6 +106,13 @@ class Pair(Record):
     chosen_levels: Levels = ()
     rejected_levels: Levels = ()
     margin: float = 0.0
+    asked_direction: Levels = ()
+    direction_margin: Margins = ()
+    order_agreement: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Share of the questions about a dimension of a reply whose likeliest answer is the same in all option orders."""
+    quality_chosen: Quality = None
+    quality_rejected: Quality = None
+    judge: str = ""
 
     @model_validator(mode="after")
     def _is_a_preference(self) -> Pair:
@@ -156,6 +175,21 @@ class Example(Record):
         description="Share of the active dimensions that at least one history item supports."
     )
     model: str = Field(description="Model that wrote or annotated the replies; `given`: levels came with the threads.")
+    direction_margin: Margins = Field(
+        (),
+        description="Verified pairs: for each dimension of `preference_space.yaml`, how much more `chosen` shows the "
+        "positive pole than `rejected` does, from -2 to 2 by the judge's probabilities; null where the judge was not "
+        "asked.",
+    )
+    verified: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        None,
+        description="Verified pairs: share of the dimensions the replies were written for that the judge recovered.",
+    )
+    quality_chosen: Quality = Field(
+        None, description="Verified pairs: quality of `chosen` for any reader, from 0 (poor) to 1 (good)."
+    )
+    quality_rejected: Quality = Field(None, description="Verified pairs: the same of `rejected`.")
+    judge: str = Field("", description="Model that verified the pair; empty where none did.")
 
     @model_validator(mode="after")
     def _holds_nothing_twice(self) -> Example:
@@ -171,6 +205,8 @@ class Example(Record):
             replies.extend((pair.chosen, pair.rejected))
             posts.append(pair.prompt)
         items: tuple[UgcItem | PairItem, ...] = (*self.user_generated_content, *self.pairwise_feedback)
+        if len(self.direction_margin) not in (0, len(self.preference_direction)):
+            raise ValueError("the margins have another number of dimensions than the row")
         if any(len(item.preference_direction) != len(self.preference_direction) for item in items):
             raise ValueError("a history item has another number of dimensions than the row")
         if len(set(posts)) != len(posts):
@@ -191,11 +227,11 @@ class Rejection(Record):
     """A rejected row with its reason. `texts` are the model's raw texts, where there are any.
 
     `cleaned` are these texts as the rules judged them; empty where none was judged. For a response that could not be
-    annotated, `texts` are the response and the annotator's answers.
+    annotated, `texts` are the response and the annotator's answers. `direction_margin` is what the judge found.
     """
 
     record_id: Text
-    stage: Literal["sample", "annotate", "mine", "generate", "validate", "assemble", "portrait"]
+    stage: Literal["sample", "annotate", "mine", "generate", "validate", "verify", "assemble", "portrait"]
     reason: Text
     detail: str
     attempt: Annotated[int, Field(ge=0)]
@@ -205,5 +241,6 @@ class Rejection(Record):
     direction: Levels
     texts: tuple[str, ...]
     cleaned: tuple[str, ...] = ()
+    direction_margin: Margins = ()
     may_pass: bool = False
     """Whether a failed request (a timeout, a 500) is the cause, which `--retry-lost` sends again."""

@@ -25,6 +25,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "generation": config.GenerationConfig,
     "cleaning": config.CleaningConfig,
     "rules": config.RulesConfig,
+    "verification": config.VerificationConfig,
     "history": config.HistoryConfig,
     "mining": config.MiningConfig,
     "mining.source (kind: dump)": config.DumpSource,
@@ -94,7 +95,7 @@ def _rows(model: type[BaseModel]) -> Iterator[str]:
     for name, field in model.model_fields.items():
         inner = field.annotation
         is_section = isinstance(inner, type) and issubclass(inner, BaseModel)
-        if is_section or name in ("engine", "source"):
+        if is_section or (not field.description and name in ("engine", "source")) or name == "source":
             continue
         if name == "kind":
             default = "`vllm`" if "vllm" in get_args(inner) else "required"

@@ -12,14 +12,16 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.assembly.examples import EXAMPLE_SCHEMA, ExampleShard, Persona
 from pipeline.assembly.history import Views
 from pipeline.plan import BuildPlan
 from pipeline.runtime.resources import resources
 from preference_space.direction import Direction, to_released, verbalise
+from preference_space.levels import is_shown
 
-_CARRIED = ("pair_id", "post_id", "source", "topics", "model")
+_CARRIED = ("pair_id", "post_id", "source", "topics", "model", "judge")
 """Columns that an example takes over from its pair."""
 
 
@@ -33,6 +35,7 @@ class _Views:
 
     def __init__(self, shard: ExampleShard, plan: BuildPlan) -> None:
         table, pool = shard.block.table, shard.block.pool
+        min_margin = plan.config.verification.min_margin
         self._space = resources(plan).space
         self._size = len(pool)
         self._pairs = {name: table[name].combine_chunks() for name in (*_CARRIED, "prompt", "chosen", "rejected")}
@@ -43,6 +46,14 @@ class _Views:
             "rejected": pa.concat_arrays([rejected, chosen]),
         }
         self._texts["comment"] = self._texts["chosen"]
+        qualities = [table[name].combine_chunks() for name in ("quality_chosen", "quality_rejected")]
+        margins = table["direction_margin"].combine_chunks()
+        self._verified = {
+            "direction_margin": pa.concat_arrays([margins, _negated(margins)]),
+            "quality_chosen": pa.concat_arrays(qualities),
+            "quality_rejected": pa.concat_arrays(qualities[::-1]),
+            "verified": pa.concat_arrays([_verified_shares(table, min_margin)] * 2),
+        }
         self._directions = np.concatenate([pool.directions, -pool.directions])
         self._levels = pool.levels
 
@@ -56,6 +67,7 @@ class _Views:
         columns: dict[str, Any] = {
             **{name: self._pairs[name].take(rows) for name in _CARRIED},
             **{name: self._texts[name].take(views) for name in ("prompt", "chosen", "rejected")},
+            **{name: values.take(views) for name, values in self._verified.items()},
             "Preference Direction": _lists(self._directions[views]),
             "Demographic Information": [persona.portraits[place] for persona, place, _ in people],
             "User-Generated Content": self._items("User-Generated Content", [h.ugc for h in histories], self._levels),
@@ -90,3 +102,18 @@ def _lists(levels: Direction) -> pa.Array:
     offsets = np.arange(len(levels) + 1, dtype=np.int32) * levels.shape[1]
     kind = EXAMPLE_SCHEMA.field("Preference Direction").type
     return pa.ListArray.from_arrays(offsets, to_released(levels).reshape(-1), type=kind)
+
+
+def _negated(margins: pa.ListArray) -> pa.ListArray:
+    offsets = np.cumsum([0, *pc.list_value_length(margins).to_numpy()], dtype=np.int32)
+    return pa.ListArray.from_arrays(offsets, pc.negate(pc.list_flatten(margins)), type=margins.type)
+
+
+def _verified_shares(table: pa.Table, min_margin: float) -> pa.Array:
+    """Return for each pair the share of its asked dimensions that the judge recovered; null where it was not asked."""
+    asked, margins = (pc.list_flatten(table[name]).to_numpy() for name in ("asked_direction", "direction_margin"))
+    if not len(margins):
+        return pa.nulls(table.num_rows, pa.float64())
+    levels = asked.reshape(table.num_rows, -1)
+    shown = is_shown(margins.reshape(levels.shape), levels, min_margin)
+    return pa.array(shown.sum(axis=1) / np.count_nonzero(levels, axis=1))

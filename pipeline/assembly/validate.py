@@ -72,7 +72,7 @@ def _values(array: pa.Array) -> list[Any]:
         items = pc.list_flatten(array)
         lengths = pc.list_value_length(array).to_numpy(zero_copy_only=False)
         spans = itertools.pairwise([0, *np.cumsum(lengths).tolist()])
-        if pa.types.is_floating(items.type):
+        if pa.types.is_float64(items.type):
             numbers = items.to_numpy()
             return [_direction(numbers[start:end].tobytes()) for start, end in spans]
         values = _values(items)

@@ -17,19 +17,21 @@ from pipeline.runtime import progress
 from pipeline.runtime.results import TOKEN_COUNTS
 from pipeline.threads.index import read_index
 from schemas.base import UserError
-from schemas.manifest import Counts, FileEntry, Manifest
+from schemas.manifest import Counts, FileEntry, Manifest, VerificationCounts
 
 
 def count_rows(plan: BuildPlan, folders: Sequence[str] = ("pool", "data")) -> Counts:
     """Return the funnel of the whole build, from the footers of the shards of all runs."""
     rejected: Counter[str] = Counter()
     cleaned: Counter[str] = Counter()
+    verification: Counter[str] = Counter()
     totals: Counter[str] = Counter()
     shards = plan.shards()
     for folder in folders:
         for meta in read_footers(plan, folder, shards):
             rejected.update((meta or {}).get("rejected", {}))
             cleaned.update((meta or {}).get("cleaned", {}))
+            verification.update((meta or {}).get("verification", {}))
             for name in ("accepted", "lost", "unanswered", "examples", *TOKEN_COUNTS):
                 totals[name] += (meta or {}).get(name, 0)
     for meta in read_footers(plan, "annotated", [spec for spec in shards if spec.source == "mined"]):
@@ -48,7 +50,10 @@ def count_rows(plan: BuildPlan, folders: Sequence[str] = ("pool", "data")) -> Co
         examples=totals["examples"],
         rejected=dict(sorted(rejected.items())),
         cleaned=dict(sorted(cleaned.items())),
-        **{name: totals[name] for name in TOKEN_COUNTS},
+        verification=VerificationCounts(**verification),
+        prompt_tokens=totals["prompt_tokens"],
+        completion_tokens=totals["completion_tokens"],
+        reasoning_tokens=totals["reasoning_tokens"],
     )
 
 

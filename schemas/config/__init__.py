@@ -19,6 +19,7 @@ from schemas.config.mining import AnnotationConfig, MiningConfig
 from schemas.config.publishing import CardConfig, PublishConfig
 from schemas.config.sampling import Correlation, Marginal, SamplingConfig, SplitsConfig
 from schemas.config.sources import PACKAGED, DumpSource, MinedSource, SeedsConfig, ThreadField, ThreadsSource
+from schemas.config.verification import JudgeEngine, VerificationConfig
 
 __all__ = [
     "MAX_SHARDS",
@@ -34,6 +35,7 @@ __all__ = [
     "Engine",
     "GenerationConfig",
     "HistoryConfig",
+    "JudgeEngine",
     "LimitsConfig",
     "Marginal",
     "MinedSource",
@@ -48,6 +50,7 @@ __all__ = [
     "SplitsConfig",
     "ThreadField",
     "ThreadsSource",
+    "VerificationConfig",
     "VllmEngine",
     "WorkersConfig",
 ]

@@ -15,6 +15,7 @@ from schemas.config.mining import MiningConfig
 from schemas.config.publishing import CardConfig, PublishConfig
 from schemas.config.sampling import SamplingConfig, SplitsConfig
 from schemas.config.sources import SeedsConfig
+from schemas.config.verification import VerificationConfig
 
 
 class LimitsConfig(Record):
@@ -72,6 +73,7 @@ class BuildConfig(Record):
     generation: GenerationConfig = Field(default_factory=lambda: GenerationConfig())
     cleaning: CleaningConfig = Field(default_factory=lambda: CleaningConfig())
     rules: RulesConfig = Field(default_factory=lambda: RulesConfig())
+    verification: VerificationConfig = Field(default_factory=lambda: VerificationConfig())
     history: HistoryConfig = Field(default_factory=lambda: HistoryConfig())
     engine: Engine = Field(default_factory=lambda: VllmEngine())
     requests: RequestsConfig = Field(default_factory=lambda: RequestsConfig())
@@ -106,7 +108,23 @@ class BuildConfig(Record):
     def _dummy_model_is_named(self) -> BuildConfig:
         if self.engine.kind == "dummy" and self.generation.model != "dummy":
             raise ValueError("engine.kind 'dummy' needs generation.model 'dummy', so that its rows name no real model")
+        if (self.verification.engine or self.engine).kind == "dummy" and self.judge != "dummy":
+            raise ValueError("a judge of kind 'dummy' needs verification.model 'dummy', so that it names no real model")
         return self
+
+    @model_validator(mode="after")
+    def _has_pairs_to_verify(self) -> BuildConfig:
+        if self.verification.mode != "off" and not self.sampled_pairs:
+            raise ValueError(
+                "verification is of sampled pairs, and all pairs are mined; leave it out, as mining.annotation has "
+                "asked about both replies already, and mining.min_margin filters"
+            )
+        return self
+
+    @property
+    def judge(self) -> str:
+        """Return the model that verifies."""
+        return self.verification.model or self.generation.model
 
     @property
     def mined_pairs(self) -> int:
@@ -137,5 +155,8 @@ class BuildConfig(Record):
     def fingerprinted(self) -> dict[str, Any]:
         """Return the keys that decide the rows, without paths, whose contents are fingerprinted instead."""
         left_out = ("name", "space", "templates", "seeds", *NOT_FINGERPRINTED)
-        source = dict.fromkeys(("path", "submissions", "comments", "revision"), True)
-        return self.model_dump(mode="json", exclude=dict.fromkeys(left_out, True) | {"mining": {"source": source}})
+        inner: dict[str, Any] = {
+            "mining": {"source": dict.fromkeys(("path", "submissions", "comments", "revision"), True)},
+            "verification": {"engine": True},
+        }
+        return self.model_dump(mode="json", exclude=dict.fromkeys(left_out, True) | inner)

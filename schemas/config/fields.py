@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Annotated
 
-from pydantic import Field, JsonValue
+from pydantic import BeforeValidator, Field, JsonValue
 
 from schemas.problems import Fits, Hidden
 
@@ -38,6 +38,14 @@ KeyVariable = Annotated[
     ),
     Hidden(),
 ]
+
+
+def _read_off(value: object) -> object:
+    return "off" if value is False else value
+
+
+ReadsOff = BeforeValidator(_read_off)
+"""Reads `off`, which YAML 1.1 takes for false."""
 
 
 def compile_patterns(patterns: tuple[str, ...]) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, JsonValue, field_validator, model_validator
 
 from schemas.base import Record
-from schemas.config.fields import Probability, Share, compile_patterns, find_secrets
+from schemas.config.fields import Probability, ReadsOff, Share, compile_patterns, find_secrets
 from schemas.config.refusals import REFUSALS
 from schemas.packaged_models import LARGE, MODELS, SMALL
 from schemas.problems import Fits
@@ -36,7 +36,7 @@ class GenerationConfig(Record):
     )
     # Not strict, as `_take_defaults_of_model` hands on the lists of a JSON document, which no tuple is.
     stop: tuple[str, ...] = Field((), strict=False, description="Strings that end a reply.")
-    reasoning: Literal["off", "keep out"] = Field(
+    reasoning: Annotated[Literal["off", "keep out"], ReadsOff] = Field(
         "off",
         description="Models that reason before they reply. `off`: they are asked not to (by `chat_template_kwargs` and "
         "`reasoning_effort`, as far as the server takes them; either in `extra` replaces both). `keep out`: they "
@@ -71,12 +71,6 @@ class GenerationConfig(Record):
         if model.startswith("packaged:") and model not in MODELS:
             raise ValueError(f"'{model}' is no packaged model; expected one of {', '.join(MODELS)}")
         return model
-
-    @field_validator("reasoning", mode="before")
-    @classmethod
-    def _read_off(cls, reasoning: object) -> object:
-        # YAML 1.1 reads the word as false.
-        return "off" if reasoning is False else reasoning
 
     @field_validator("extra")
     @classmethod

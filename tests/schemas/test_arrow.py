@@ -50,8 +50,18 @@ def test_levels_are_int8() -> None:
 
 
 @pytest.mark.parametrize("model", RECORDS)
-def test_no_column_is_nullable(model: type[Record]) -> None:
-    assert not any(field.nullable for field in arrow_schema(model))
+def test_only_what_a_judge_may_not_have_said_is_nullable(model: type[Record]) -> None:
+    nullable = {field.name for field in arrow_schema(model) if field.nullable}
+
+    assert nullable <= {"verified", "order_agreement", "quality_chosen", "quality_rejected"}
+
+
+def test_null_is_stored_as_null() -> None:
+    verified = pair(direction_margin=(0.5, None, -1.0), quality_chosen=0.75)
+
+    (row,) = to_table([verified], arrow_schema(Pair)).to_pylist()
+
+    assert (row["direction_margin"], row["quality_chosen"], row["quality_rejected"]) == ([0.5, None, -1.0], 0.75, None)
 
 
 @pytest.mark.parametrize("model", RECORDS)
