@@ -19,6 +19,7 @@ from pipeline.driver.finish import finish_build
 from pipeline.driver.plumbing import (
     Shards,
     after,
+    ask,
     close_pool,
     emit,
     judge_early,
@@ -26,6 +27,7 @@ from pipeline.driver.plumbing import (
     report,
     sample,
     select,
+    settle,
     validate,
 )
 from pipeline.generation.stage import generate
@@ -38,10 +40,11 @@ from pipeline.runtime.stages import stage
 from pipeline.sampling import pairs
 from pipeline.threads import gather
 from pipeline.threads.sources import Slice
+from pipeline.verification.ask import VerifyShard
 from schemas.config import PublishConfig
 from schemas.records import Source
 
-coder.register(pairs.PairShard, annotate.MinedShard, examples.ExampleShard)
+coder.register(pairs.PairShard, VerifyShard, annotate.MinedShard, examples.ExampleShard)
 
 
 @dataclass(eq=False)
@@ -66,15 +69,34 @@ class Attempt(beam.PTransform):
     number: int
 
     def expand(self, drafts: beam.PCollection) -> beam.PCollection:
-        """Sample a point, render both prompts, generate both replies, validate the pair."""
+        """Sample a point, render both prompts, generate both replies, validate the pair, verify what it shows."""
         plan, last = self.plan, self.number + 1 == self.plan.config.attempts
         early = judge_early if self.number == 0 else None
-        return (
+        validated = (
             drafts
             | "Sample" >> stage(sample, plan, self.number)
             | "Render" >> stage(pairs.render_prompts, plan)
             | "Generate" >> generate(plan, pairs.PairShard, first=self.number == 0, last=last, early=early)
             | "Validate" >> stage(validate, plan, last)
+        )
+        return validated | "Verify" >> Verify(plan, self.number, last) if plan.config.verification.is_on else validated
+
+
+@dataclass(eq=False)
+class Verify(beam.PTransform):
+    """Ask the judge what both replies of each pair show. A rejected pair is drawn again in the next attempt."""
+
+    plan: BuildPlan
+    number: int
+    last: bool
+
+    def expand(self, validated: beam.PCollection) -> beam.PCollection:
+        """Render the questions, generate the answers, settle the pairs."""
+        return (
+            validated
+            | "Ask" >> stage(ask, self.plan, self.number)
+            | "Generate" >> generate(self.plan, VerifyShard, first=self.number == 0, last=self.last)
+            | "Settle" >> stage(settle, self.plan, self.last)
         )
 
 

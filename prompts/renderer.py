@@ -28,18 +28,20 @@ INPUTS: dict[str, frozenset[str]] = {
     "portrait_paper": frozenset({"post", "chosen", "rejected", "dimensions", "tags"}),
     "annotate": frozenset({"post", "response", "dimension", "options"}),
     "annotate_json": frozenset({"post", "response", "dimensions"}),
+    "quality": frozenset({"options"}),
 }
 """The templates of the pipeline and the inputs of each.
 
 `post` has `title`, `text` and `topics`; in `portrait_paper` it is one text, as replies and responses are. `traits` is a
 list of `slug`, `name`, `group`, `label`, `description`, `hint`. A dimension has the fields of a space file; `tags` are
 the topical dimensions where `dimensions` are the others. `options` are three of `letter`, `label` and `description`;
-label and description of 'cannot tell' are empty.
+label and description of 'cannot tell' are empty. In `quality` the labels are `good`, `fair` and `poor`.
 """
 
 BLOCKS: dict[str, tuple[str, ...]] = dict.fromkeys(INPUTS, ("system", "user")) | {
     "portrait_text": ("text",),
     "annotate": ("context", "question"),
+    "quality": ("question",),
 }
 """The blocks of each template."""
 

@@ -106,7 +106,7 @@ def _lists(levels: Direction) -> pa.Array:
 
 def _negated(margins: pa.ListArray) -> pa.ListArray:
     offsets = np.cumsum([0, *pc.list_value_length(margins).to_numpy()], dtype=np.int32)
-    return pa.ListArray.from_arrays(offsets, pc.negate(pc.list_flatten(margins)), type=margins.type)
+    return pa.ListArray.from_arrays(offsets, pc.subtract(np.float32(0), pc.list_flatten(margins)), type=margins.type)
 
 
 def _verified_shares(table: pa.Table, min_margin: float) -> pa.Array:

@@ -20,7 +20,9 @@ from pipeline.mining.pairing import select_pairs
 from pipeline.plan import BuildPlan, ShardSpec
 from pipeline.runtime import metrics
 from pipeline.runtime.progress import counters_for
-from pipeline.sampling.pairs import PairShard, sample_directions, validate_pairs
+from pipeline.sampling.pairs import PairShard, sample_directions, settle_pairs, validate_pairs
+from pipeline.verification.ask import Claim, VerifyShard, ask_judge
+from pipeline.verification.verdicts import judge_claims
 from schemas.base import UserError
 from schemas.manifest import Counts
 
@@ -95,6 +97,8 @@ def judge_early(shard: PairShard, outcomes: Sequence[Outcome | None], plan: Buil
     if len(answered) < _EARLY_PAIRS:
         return False
     judged = validate_pairs(replace(shard, drafts=answered), plan, last=False)
+    # The judge is asked later; the rules alone say how the run goes.
+    judged = replace(judged, pairs=[*judged.pairs, *(pair for _, pair in judged.unverified)])
     _count(shard, judged, plan, "early/")
     return True
 
@@ -102,7 +106,7 @@ def judge_early(shard: PairShard, outcomes: Sequence[Outcome | None], plan: Buil
 def validate(shard: PairShard, plan: BuildPlan, last: bool) -> PairShard:
     """Call `validate_pairs`, and count its verdicts."""
     judged = validate_pairs(shard, plan, last)
-    _count_verdicts(shard, judged, len(shard.drafts) - len(judged.drafts), plan)
+    _count_verdicts(shard, judged, len(shard.drafts) - len(judged.drafts) - len(judged.unverified), plan)
     return judged
 
 
@@ -119,6 +123,21 @@ def select(shard: MinedShard, plan: BuildPlan) -> MinedShard:
     selected = select_pairs(shard, plan)
     _count_verdicts(shard, selected, shard.spec.count, plan)
     return selected
+
+
+def ask(shard: PairShard, plan: BuildPlan, attempt: int) -> VerifyShard:
+    """Call `ask_judge` about the unverified pairs."""
+    claims = [Claim(draft.index, draft.post, pair) for draft, pair in shard.unverified]
+    return ask_judge(VerifyShard(shard.spec, claims, shard), plan, attempt)
+
+
+def settle(asked: VerifyShard, plan: BuildPlan, last: bool) -> PairShard:
+    """Call `judge_claims`, settle the shard's pairs by its verdicts, and count these."""
+    shard: PairShard = asked.origin
+    verified = judge_claims(asked.claims, plan)
+    settled = settle_pairs(shard, verified.verdicts, verified.tokens, verified.counts.model_dump(), last)
+    _count_verdicts(shard, settled, len(shard.unverified) - len(settled.drafts) + len(shard.drafts), plan)
+    return settled
 
 
 _Shard = TypeVar("_Shard", PairShard, MinedShard)

@@ -53,6 +53,7 @@ def store_pool(
     tokens: Tokens,
     open_responses: int = 0,
     cleaned: Mapping[str, int] = MappingProxyType({}),
+    verification: Mapping[str, int] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Write a pool shard. Its rejections are written first: the file of pairs marks the shard as done.
 
@@ -64,6 +65,7 @@ def store_pool(
         tokens: Of all attempts.
         open_responses: Responses of mined threads that timeouts or server errors left without levels.
         cleaned: Replies that each step of cleaning changed.
+        verification: What the judge found, by the names of `VerificationCounts`.
 
     Returns:
         The footer's `meta`. Its `content` is a hash of the pairs, by which shards of examples know their input.
@@ -76,6 +78,7 @@ def store_pool(
         **loss_meta(plan, rejections, open_responses),
         **tokens.meta,
         "cleaned": dict(cleaned),
+        "verification": dict(verification),
         "content": _content(ordered),
     }
     stored = better_stored(plan, "pool", spec, meta)

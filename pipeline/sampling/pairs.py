@@ -39,16 +39,19 @@ class Draft:
 class PairShard:
     """The element of phase one for sampled pairs.
 
-    `drafts` are open, `pairs` accepted, `rejections` failed attempts. `tokens` are of all attempts, and so is
-    `cleaned`: the number of replies that each step of cleaning changed.
+    `drafts` are open, `pairs` accepted, `rejections` failed attempts. `unverified` are pairs that wait for the judge,
+    with their drafts. `tokens` are of all attempts, and so are `cleaned`, the number of replies that each step of
+    cleaning changed, and `verification`, what the judge found.
     """
 
     spec: ShardSpec
     drafts: Sequence[Draft]
+    unverified: Sequence[tuple[Draft, Pair]] = ()
     pairs: Sequence[Pair] = ()
     rejections: Sequence[Rejection] = ()
     tokens: Tokens = NO_TOKENS
     cleaned: Mapping[str, int] = field(default_factory=dict)
+    verification: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def journal(self) -> str:
@@ -112,40 +115,80 @@ def render_prompts(shard: PairShard, plan: BuildPlan) -> PairShard:
 
 
 def validate_pairs(shard: PairShard, plan: BuildPlan, last: bool) -> PairShard:
-    """Turn answered drafts into pairs or rejections.
+    """Turn answered drafts into pairs or rejections. Pairs are accepted unless a judge is to verify them.
 
     Args:
         shard: Shard whose drafts have outcomes.
         plan: Plan of the build.
         last: Whether this is the last attempt. If not, rejected drafts remain for the next one.
     """
-    pairs, rejections, retries = [*shard.pairs], [*shard.rejections], []
+    pairs, rejections, retries = [], [*shard.rejections], []
     steps = Counter(shard.cleaned)
     for draft in shard.drafts:
         replies = [_clean(outcome, plan) for outcome in draft.outcomes]
         steps.update(step for reply in replies for step in reply.steps)
         pair = _make_pair(draft, replies, plan)
         if isinstance(pair, Pair):
-            pairs.append(pair)
+            pairs.append((draft, pair))
             continue
         stage = "generate" if isinstance(pair, Failure) else "validate"
         rejections.append(_rejection(draft, stage, pair, last, [reply.text for reply in replies]))
         if not last:
             retries.append(replace(draft, requests=(), outcomes=()))
     tokens = count_tokens(outcome for draft in shard.drafts for outcome in draft.outcomes)
+    validated = replace(shard, drafts=retries, rejections=rejections, tokens=shard.tokens + tokens, cleaned=dict(steps))
+    if plan.config.verification.is_on:
+        return replace(validated, unverified=pairs)
+    return replace(validated, pairs=[*shard.pairs, *(pair for _, pair in pairs)])
+
+
+def settle_pairs(
+    shard: PairShard,
+    verdicts: Sequence[tuple[Pair, Violation | Failure | None]],
+    tokens: Tokens,
+    counts: Mapping[str, int],
+    last: bool,
+) -> PairShard:
+    """Accept or reject the unverified pairs.
+
+    Args:
+        shard: Shard with unverified pairs.
+        verdicts: A verdict on each: the pair as the judge found it, and the cause of its rejection, if any.
+        tokens: Tokens of the judge's questions and answers.
+        counts: What the judge found, by name.
+        last: Whether this is the last attempt. If not, the drafts of rejected pairs remain for the next one.
+    """
+    pairs, rejections, retries = [*shard.pairs], [*shard.rejections], [*shard.drafts]
+    for (draft, _), (pair, cause) in zip(shard.unverified, verdicts, strict=True):
+        if cause is None:
+            pairs.append(pair)
+            continue
+        rejection = _rejection(draft, "verify", cause, last, (pair.chosen, pair.rejected))
+        rejections.append(rejection.model_copy(update={"direction_margin": pair.direction_margin}))
+        if not last:
+            retries.append(replace(draft, requests=(), outcomes=()))
     return replace(
         shard,
         drafts=retries,
+        unverified=(),
         pairs=pairs,
         rejections=rejections,
         tokens=shard.tokens + tokens,
-        cleaned=dict(steps),
+        verification=dict(Counter(shard.verification) + Counter(counts)),
     )
 
 
 def store_pairs(shard: PairShard, plan: BuildPlan) -> dict[str, Any]:
     """Write the shard's rejections, then its pairs; return its footer."""
-    return store_pool(shard.spec, plan, shard.pairs, shard.rejections, shard.tokens, cleaned=shard.cleaned)
+    return store_pool(
+        shard.spec,
+        plan,
+        shard.pairs,
+        shard.rejections,
+        shard.tokens,
+        cleaned=shard.cleaned,
+        verification=shard.verification,
+    )
 
 
 def _rendered(draft: Draft, spec: ShardSpec, plan: BuildPlan) -> Draft:

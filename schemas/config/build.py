@@ -114,7 +114,7 @@ class BuildConfig(Record):
 
     @model_validator(mode="after")
     def _has_pairs_to_verify(self) -> BuildConfig:
-        if self.verification.mode != "off" and not self.sampled_pairs:
+        if self.verification.is_on and not self.sampled_pairs:
             raise ValueError(
                 "verification is of sampled pairs, and all pairs are mined; leave it out, as mining.annotation has "
                 "asked about both replies already, and mining.min_margin filters"

@@ -96,6 +96,11 @@ class VerificationConfig(Record):
     )
 
     @property
+    def is_on(self) -> bool:
+        """Return whether pairs are verified."""
+        return self.mode != "off"
+
+    @property
     def drift_margin(self) -> float:
         """Return the margin above which a dimension outside the direction counts as drift."""
         return max(self.min_margin, _DRIFT) if self.max_drift is None else self.max_drift

@@ -1,0 +1,1 @@
+"""Questions to a model about a reply, which mining and verification share."""

@@ -1,0 +1,141 @@
+"""Verdicts on claims: pairs with what the judge found, and in mode `filter` the reasons to reject some."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.generation.completions import Failure, count_tokens
+from pipeline.plan import BuildPlan
+from pipeline.quality.rules import Violation
+from pipeline.runtime.resources import resources
+from pipeline.runtime.results import Tokens
+from pipeline.verification.ask import Claim
+from pipeline.verification.findings import Findings, read_findings
+from preference_space.direction import Direction
+from preference_space.levels import is_shown
+from schemas.config import VerificationConfig
+from schemas.manifest import VerificationCounts
+from schemas.records import Pair
+
+
+class Verdict(NamedTuple):
+    """A pair with the judge's findings, and the cause of its rejection; None where it is accepted."""
+
+    pair: Pair
+    cause: Violation | Failure | None
+
+
+@dataclass(frozen=True)
+class Verified:
+    """Verdicts on claims, one each, in their order; what was counted, and the tokens of questions and answers."""
+
+    verdicts: Sequence[Verdict]
+    counts: VerificationCounts
+    tokens: Tokens
+
+
+class _Directions(NamedTuple):
+    """Directions of N claims, shape (N, D): as asked, which dimensions the replies show, and what is kept."""
+
+    asked: Direction
+    shown: npt.NDArray[np.bool_]
+    kept: Direction
+
+
+def judge_claims(claims: Sequence[Claim], plan: BuildPlan) -> Verified:
+    """Return a verdict on each claim. A claim without an answer is rejected in every mode, as it cannot be verified.
+
+    In mode `filter` the direction of a pair keeps the dimensions that its replies show, and a pair is rejected beyond
+    the thresholds of the configuration.
+    """
+    settings, size = plan.config.verification, len(resources(plan).space)
+    asked = np.array([claim.pair.direction for claim in claims], dtype=np.int8).reshape(-1, size)
+    findings = read_findings(claims, size, settings.orders)
+    shown = is_shown(findings.margins, asked, settings.min_margin)
+    kept = np.where(shown, asked, 0).astype(np.int8) if settings.mode == "filter" else asked
+    directions = _Directions(asked, shown, kept)
+    verdicts = []
+    for number, claim in enumerate(claims):
+        cause, pair = findings.unanswered.get(number), claim.pair
+        if cause is None:
+            pair = pair.model_copy(update=_fields(findings, number, kept[number], claim, plan.config.judge))
+            if settings.mode == "filter":
+                cause = _violation(findings, number, asked[number], kept[number], settings)
+        verdicts.append(Verdict(pair, cause))
+    tokens = count_tokens(outcome for claim in claims for outcome in claim.outcomes)
+    counts = _count(findings, directions, [verdict.cause is None for verdict in verdicts], settings)
+    asking = {
+        "questions": sum(request.sequences for claim in claims for request in claim.requests),
+        "prompt_tokens": tokens.prompt,
+        "completion_tokens": tokens.completion,
+    }
+    return Verified(verdicts, VerificationCounts(**counts, **asking), tokens)
+
+
+def _fields(findings: Findings, number: int, kept: Direction, claim: Claim, judge: str) -> dict[str, Any]:
+    """Return the fields of a pair that verification fills. They need no check, which would take most of the time."""
+    chosen, rejected = _with_null(findings.qualities[number])
+    return {
+        "direction": tuple(kept.tolist()),
+        "asked_direction": claim.pair.direction,
+        "direction_margin": _with_null(findings.margins[number]),
+        "order_agreement": float(findings.agreement[number]),
+        "quality_chosen": chosen,
+        "quality_rejected": rejected,
+        "judge": judge,
+    }
+
+
+def _with_null(numbers: npt.NDArray[Any]) -> tuple[float | None, ...]:
+    return tuple(None if number != number else number for number in numbers.tolist())
+
+
+def _violation(
+    findings: Findings, number: int, asked: Direction, kept: Direction, settings: VerificationConfig
+) -> Violation | None:
+    """Return the first threshold that a pair breaks."""
+    margins, (chosen, rejected) = findings.margins[number], findings.qualities[number].tolist()
+    left, of = np.count_nonzero(kept), np.count_nonzero(asked)
+    shows = f"the replies show {left} of {of} dimensions"
+    if left < settings.min_dimensions:
+        return Violation("too_few_dimensions", shows)
+    if left < settings.min_share * of:
+        return Violation("too_small_share", shows)
+    drift = np.nanmax(np.abs(margins), initial=0, where=asked == 0)
+    if settings.max_drift is not None and drift > settings.max_drift:
+        return Violation("drift", f"the replies differ by {drift:.2f} in a dimension that nobody asked for")
+    qualities = f"quality {chosen:.2f} (chosen) and {rejected:.2f} (rejected)"
+    if settings.min_quality is not None and min(chosen, rejected) < settings.min_quality:
+        return Violation("quality", qualities)
+    if settings.max_quality_gap is not None and abs(chosen - rejected) > settings.max_quality_gap:
+        return Violation("quality_gap", qualities)
+    mean = float((margins * kept)[kept != 0].mean())
+    if settings.max_margin is not None and mean > settings.max_margin:
+        return Violation("margin", f"the mean margin is {mean:.2f}")
+    return None
+
+
+def _count(
+    findings: Findings, directions: _Directions, accepted: Sequence[bool], settings: VerificationConfig
+) -> dict[str, int]:
+    asked, shown, kept = directions
+    is_accepted = np.array(accepted, dtype=bool)
+    is_answered = np.array([number not in findings.unanswered for number in range(len(asked))], dtype=bool)
+    drift = np.where(asked == 0, np.abs(findings.margins), np.nan)
+    numbers = {
+        "pairs": is_answered.sum(),
+        "asked": np.count_nonzero(asked[is_answered]),
+        "recovered": is_shown(findings.margins, asked).sum(),
+        "verified": shown.sum(),
+        "drift_asked": np.count_nonzero(~np.isnan(drift)),
+        "drifted": np.count_nonzero(drift > settings.drift_margin),
+        "pairs_accepted": is_accepted.sum(),
+        "kept": np.count_nonzero(kept[is_accepted]),
+        "neutral": np.count_nonzero((asked != kept)[is_accepted]),
+    }
+    return {name: int(number) for name, number in numbers.items()}
