@@ -88,6 +88,8 @@ class BuildDisplay(Display, Observer):
         if counts.cleaned:
             steps = sorted(counts.cleaned.items(), key=lambda entry: -entry[1])
             self.notice(f"  texts cleaned before they were judged: {', '.join(f'{name} {n}' for name, n in steps)}")
+        if counts.verification.pairs:
+            self.notice(f"  {_verified(manifest)}")
         if unanswered := _unanswered(counts):
             command = f"everyuser build {shlex.quote(config)} -o {shlex.quote(str(folder))} --retry-lost"
             lost = f"{unanswered} lost to timeouts and server errors"
@@ -115,6 +117,19 @@ class BuildDisplay(Display, Observer):
 def _unanswered(counts: Counts) -> str:
     numbers = {"pairs": counts.pairs_unanswered, "responses": counts.threads.get("responses/unanswered", 0)}
     return " and ".join(f"{number} {name}" for name, number in numbers.items() if number)
+
+
+def _verified(manifest: Manifest) -> str:
+    """Return what the judge found: of all pairs before filtering, then of the accepted ones."""
+    found, settings = manifest.counts.verification, manifest.config["verification"]
+    judge = settings["model"] or manifest.config["generation"]["model"]
+    parts = [
+        f"{judge} recovered {found.recovered / found.asked:.0%} of {found.asked} dimensions of {found.pairs} pairs",
+        f"{found.neutral} dimensions of accepted pairs made neutral",
+    ]
+    if found.drift_asked:
+        parts.append(f"{found.drifted / found.drift_asked:.0%} of {found.drift_asked} others differ")
+    return "; ".join(parts)
 
 
 def _loading(folder: AnyPath, splits: Sequence[str]) -> str:

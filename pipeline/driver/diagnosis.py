@@ -58,11 +58,15 @@ class Verdicts(NamedTuple):
 
 
 def latest_verdicts(counts: Mapping[str, int]) -> Verdicts:
-    """Return the verdicts that have fallen; before the first, the early ones on a part of a shard."""
+    """Return the verdicts that have fallen; before the first, the early ones on a part of a shard.
+
+    A pair that waits for the judge counts as accepted until the judge rejects it.
+    """
     prefix = "" if counts.get("accepted", 0) + counts.get("rejected", 0) else "early/"
     reasons = _with_prefix(counts, f"{prefix}rejected/")
     pairs = {key: number for key, number in reasons.items() if not key.startswith("annotate/")}
-    return Verdicts(counts.get(f"{prefix}accepted", 0), counts.get(f"{prefix}rejected", 0), pairs)
+    waiting = 0 if prefix else counts.get("validated", 0) - counts.get("judged", 0)
+    return Verdicts(counts.get(f"{prefix}accepted", 0) + waiting, counts.get(f"{prefix}rejected", 0), pairs)
 
 
 def explain_rejections(counts: Mapping[str, int]) -> dict[str, str]:

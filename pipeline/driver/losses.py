@@ -11,7 +11,7 @@ from schemas.manifest import Counts
 
 _LATER = ("assemble/", "portrait/")
 """Stages of phase two, whose rejections are in a separate folder."""
-_AUTHORS = {"validate": "the model wrote", "annotate": "response and answers", "portrait": "the model wrote"}
+_AUTHORS = dict.fromkeys(("validate", "verify", "portrait"), "the model wrote") | {"annotate": "response and answers"}
 _MOST_REASONS = 3
 _LONGEST_DETAIL = 160
 _LONGEST_TEXT = 120
@@ -32,6 +32,14 @@ REMEDIES = {
     "mine/too_few_responses": "use threads with more responses, or find out why they were not annotated",
     "mine/one_cluster": "lower mining.annotation.min_confidence, or ask about more mining.annotation.dimensions",
     "mine/margin": "widen mining.min_margin to mining.max_margin",
+    "verify/too_few_dimensions": f"{_MODEL}, raise attempts, or lower verification.min_margin or min_dimensions",
+    "verify/too_small_share": f"{_MODEL}, raise attempts, or lower verification.min_margin or min_share",
+    "verify/drift": f"{_MODEL}, or raise verification.max_drift",
+    "verify/quality": f"{_MODEL}, or lower verification.min_quality",
+    "verify/quality_gap": f"{_MODEL}, or raise verification.max_quality_gap",
+    "verify/margin": "raise verification.max_margin",
+    "verify/no_option": "use another verification.model, or set verification.structured_outputs",
+    "verify/incomplete": "set verification.protocol: chat, or a smaller verification.prompts_per_call",
     "mine/repeated": "lower mining.pairs_per_post",
     "history_too_short": f"{_HISTORY}, or a lower sampling.max_active",
     "history_without_support": f"lower history.min_support, or {_HISTORY}",

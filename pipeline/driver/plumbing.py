@@ -22,7 +22,7 @@ from pipeline.runtime import metrics
 from pipeline.runtime.progress import counters_for
 from pipeline.sampling.pairs import PairShard, sample_directions, settle_pairs, validate_pairs
 from pipeline.verification.ask import Claim, VerifyShard, ask_judge
-from pipeline.verification.verdicts import judge_claims
+from pipeline.verification.judging import judge_claims
 from schemas.base import UserError
 from schemas.manifest import Counts
 
@@ -107,6 +107,7 @@ def validate(shard: PairShard, plan: BuildPlan, last: bool) -> PairShard:
     """Call `validate_pairs`, and count its verdicts."""
     judged = validate_pairs(shard, plan, last)
     _count_verdicts(shard, judged, len(shard.drafts) - len(judged.drafts) - len(judged.unverified), plan)
+    counters_for(plan.output).add("validated", len(judged.unverified))
     return judged
 
 
@@ -136,6 +137,7 @@ def settle(asked: VerifyShard, plan: BuildPlan, last: bool) -> PairShard:
     shard: PairShard = asked.origin
     verified = judge_claims(asked.claims, plan)
     settled = settle_pairs(shard, verified.verdicts, verified.tokens, verified.counts.model_dump(), last)
+    counters_for(plan.output).add("judged", len(shard.unverified))
     _count_verdicts(shard, settled, len(shard.unverified) - len(settled.drafts) + len(shard.drafts), plan)
     return settled
 

@@ -55,6 +55,13 @@ def test_early_verdicts_count_until_the_first_shard_is_judged() -> None:
     assert explain_rejections(early | verdicts(9, copied=1)) == {}
 
 
+def test_pairs_that_wait_for_the_judge_are_not_lost() -> None:
+    waiting = verdicts(0, copied=40) | {"validated": 50}
+
+    assert explain_rejections(waiting) == {}
+    assert len(explain_rejections(waiting | {"judged": 50})) == 1
+
+
 def test_responses_without_levels_are_no_attempts_at_a_pair() -> None:
     (line,) = explain_rejections(verdicts(5) | {"rejected/annotate/schema": 40}).values()
 

@@ -11,12 +11,15 @@ import pytest
 from pipeline.generation.completions import Failure, Outcome, Request
 from pipeline.io.shards import read_meta, read_shard
 from pipeline.plan import BuildPlan
+from pipeline.quality.rules import Violation
 from pipeline.runtime.resources import resources
+from pipeline.runtime.results import Tokens
 from pipeline.sampling.pairs import (
     PairShard,
     load_drafts,
     render_prompts,
     sample_directions,
+    settle_pairs,
     store_pairs,
     validate_pairs,
 )
@@ -381,6 +384,7 @@ def test_footers_count_the_shard(tmp_path: Path) -> None:
         "completion_tokens": 23 * 30,
         "reasoning_tokens": 0,
         "cleaned": {},
+        "verification": {},
         "content": meta["content"],
     }
 
@@ -427,3 +431,47 @@ def test_shard_without_a_single_pair_is_stored(tmp_path: Path) -> None:
 
     assert read_shard(plan.path("pool", shard.spec)).num_rows == 0
     assert len(rejections) == 12
+
+
+# Pairs that a judge is to verify
+
+
+def test_pairs_that_obey_the_rules_wait_for_the_judge(tmp_path: Path) -> None:
+    plan = plan_at(tmp_path, verification={"mode": "record"})
+
+    shard = validate_pairs(failing(asked_first(plan), {0: reply("no")}), plan, NOT_LAST)
+
+    assert (len(shard.drafts), len(shard.unverified), len(shard.pairs)) == (1, 11, 0)
+    assert all(pair.pair_id == draft.pair_id for draft, pair in shard.unverified)
+
+
+@pytest.mark.parametrize("last", [LAST, NOT_LAST])
+def test_a_pair_that_the_judge_refuses_is_rejected_and_drawn_again_while_attempts_are_left(
+    tmp_path: Path, last: bool
+) -> None:
+    plan = plan_at(tmp_path, verification={"mode": "filter"})
+    shard = validate_pairs(answered(asked_first(plan)), plan, last)
+    draft, refused = shard.unverified[0]
+    margins = (0.25,) + (None,) * (len(refused.direction) - 1)
+    found = refused.model_copy(update={"direction_margin": margins})
+    verdicts = [(found, Violation("drift", "by 0.9")), *((pair, None) for _, pair in shard.unverified[1:])]
+
+    settled = settle_pairs(shard, verdicts, Tokens(100, 10), {"pairs": 12}, last)
+
+    assert settled.pairs == [pair for _, pair in shard.unverified[1:]]
+    (rejection,) = settled.rejections
+    assert (rejection.stage, rejection.reason, rejection.final) == ("verify", "drift", last)
+    assert rejection.direction == tuple(draft.direction.tolist())
+    assert rejection.direction_margin == margins
+    assert rejection.cleaned == (refused.chosen, refused.rejected)
+    assert [open_draft.pair_id for open_draft in settled.drafts] == ([] if last else [draft.pair_id])
+    assert (settled.tokens.prompt, settled.unverified) == (shard.tokens.prompt + 100, ())
+
+
+def test_what_the_judge_found_adds_up_over_attempts(tmp_path: Path) -> None:
+    plan = plan_at(tmp_path, verification={"mode": "filter"})
+    shard = PairShard(plan.shards()[0], [], verification={"pairs": 12, "asked": 40})
+
+    settled = settle_pairs(shard, [], Tokens(), {"pairs": 3, "asked": 10}, LAST)
+
+    assert store_pairs(settled, plan)["verification"] == {"pairs": 15, "asked": 50}
