@@ -179,6 +179,76 @@ class CopyFigures(Record):
     examples: tuple[str, ...]
 
 
+class Estimate(Record):
+    """A share or mean over `number` cases, with its 95 % confidence interval by post.
+
+    The bounds are None for a mean over fewer than two posts.
+    """
+
+    value: float
+    low: float | None
+    high: float | None
+    number: Count
+
+
+class PoleRecovery(Record):
+    """How often the judge found a pole that the replies were asked to show; `kept` are those not made neutral."""
+
+    recovery: Estimate
+    kept: Count
+
+
+class VerifiedDimension(Record):
+    """One dimension: recovery of each pole, and drift. A pole that was never asked for is None."""
+
+    slug: str
+    positive: PoleRecovery | None
+    negative: PoleRecovery | None
+    undirected: Count
+    """Pairs whose direction was neutral here, and that the judge was asked about all the same."""
+    drifted: Count
+    """Those whose margin is beyond `VerificationFigures.drift_margin`."""
+
+
+class MarginBin(Record):
+    """Asked dimensions whose margin has an absolute value from `low` to `high`, and those of the right sign."""
+
+    low: float
+    high: float
+    asked: Count
+    recovered: Count
+
+
+class VerificationFigures(Record):
+    """What a judge found in the replies of the pool's pairs.
+
+    The margin of a dimension is score(chosen) - score(rejected), in [-2, 2], where the score of a reply is the
+    judge's P(positive pole) - P(negative pole). An asked dimension is recovered if its margin has the asked sign.
+    """
+
+    judge: str
+    pairs: Count
+    recovery: Estimate
+    """Share of the asked dimensions that are recovered, before any was made neutral."""
+    made_neutral: Count
+    """Asked dimensions that filtering made neutral."""
+    dimensions: tuple[VerifiedDimension, ...]
+    """Those that were asked about, in the space's order."""
+    calibration: tuple[MarginBin, ...]
+    """Bins with about equal numbers of asked dimensions."""
+    order_agreement: Share
+    """Share of the questions to which all option orders gave the same likeliest option."""
+    drift: Estimate | None
+    """Share of the undirected dimensions whose margin is beyond `drift_margin`; None where none was asked about."""
+    drift_margin: float
+    quality: float | None
+    """Mean quality of all replies, from 0 to 1, judged without the persona; None where it was not asked."""
+    quality_gap: Estimate | None
+    """Mean of the chosen reply's quality less that of the rejected one; 0 means no bias."""
+    quality_distance: float | None
+    """Mean absolute difference in quality of a pair's replies."""
+
+
 class PacePoint(Record):
     """Progress of the build after some seconds of work, without the time between runs.
 
@@ -276,6 +346,8 @@ class Report(Record):
     diversity: DiversityFigures
     contamination: tuple[ContaminationFigures, ...]
     copies: CopyFigures
+    verification: VerificationFigures | None
+    """None where no judge was asked."""
     pace: tuple[PacePoint, ...]
     runs: tuple[Run, ...]
     cost: CostFigures

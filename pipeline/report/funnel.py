@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.report.settings import ReportSettings
-from pipeline.report.source import Batch, Build, read_columns
+from pipeline.report.source import Batch
 from schemas.manifest import Manifest
 from schemas.report import CostFigures
 
@@ -19,26 +20,19 @@ class FunnelTally:
     def __init__(self) -> None:
         self._models: Counter[str] = Counter()
         self._attempts: Counter[int] = Counter()
-        self.has_pool = True
-        """Whether the pool file of every shard exists."""
 
     def add(self, batch: Batch) -> None:
         """Count a batch's models."""
         self._models.update(_counts(batch.table["model"]))
 
-    def add_pool(self, build: Build, shard: int) -> None:
-        """Count the attempts of a shard's pairs, also of those without a history."""
-        table = read_columns(build.path(shard, "pool"), ["attempt"])
-        if table is None:
-            self.has_pool = False
-        else:
-            self._attempts.update(_counts(table["attempt"]))
+    def add_pool(self, pool: pa.Table) -> None:
+        """Count the attempts of a pool shard's pairs, also of those without a history."""
+        self._attempts.update(_counts(pool["attempt"]))
 
     def merge(self, other: FunnelTally) -> None:
         """Add the counts of another tally."""
         self._models += other._models
         self._attempts += other._attempts
-        self.has_pool &= other.has_pool
 
     @property
     def model(self) -> str:
@@ -47,10 +41,8 @@ class FunnelTally:
 
     @property
     def attempts(self) -> tuple[int, ...]:
-        """Return the accepted pairs by attempt (first, second ...); empty where the pool is missing."""
-        if not self.has_pool or not self._attempts:
-            return ()
-        return tuple(self._attempts[attempt] for attempt in range(max(self._attempts) + 1))
+        """Return the accepted pairs by attempt (first, second ...)."""
+        return tuple(self._attempts[attempt] for attempt in range(max(self._attempts, default=-1) + 1))
 
 
 def cost_of(manifest: Manifest, examples: int, settings: ReportSettings) -> CostFigures:

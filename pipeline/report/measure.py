@@ -28,8 +28,9 @@ from pipeline.report.lengths import LengthTally
 from pipeline.report.pace import read_pace
 from pipeline.report.settings import ReportSettings
 from pipeline.report.shown_rows import ShownExamples, ShownRejections
-from pipeline.report.source import Build, open_build, read_batches
+from pipeline.report.source import Build, open_build, read_batches, read_columns
 from pipeline.report.support import HistoryTally
+from pipeline.report.verification import COLUMNS, VerificationTally
 from schemas.base import UserError
 from schemas.report import REPORT_VERSION, DiversityFigures, Report
 
@@ -84,6 +85,9 @@ class Tallies:
             for runs in scope.benchmarks
         ]
         self.funnel = FunnelTally()
+        self.verification = VerificationTally(build.space, build.drift_margin)
+        self.has_pool = True
+        """Whether the pool file of every shard exists."""
         self.shown = ShownExamples(build.space, build.splits, settings)
         self.rejections = ShownRejections(settings)
 
@@ -100,7 +104,12 @@ class Tallies:
                 tally.add(batch)
             self.funnel.add(batch)
             self.shown.add(batch)
-        self.funnel.add_pool(build, shard)
+        pool = read_columns(build.path(shard, "pool"), ["attempt", *COLUMNS])
+        if pool is None:
+            self.has_pool = False
+        else:
+            self.funnel.add_pool(pool)
+            self.verification.add(pool)
         self.rejections.add(build, shard)
 
     def merge(self, other: Tallies) -> None:
@@ -114,6 +123,8 @@ class Tallies:
         for mine, theirs in zip(self.contamination, other.contamination, strict=True):
             mine.merge(theirs)
         self.funnel.merge(other.funnel)
+        self.verification.merge(other.verification)
+        self.has_pool &= other.has_pool
         self.shown.merge(other.shown)
         self.rejections.merge(other.rejections)
 
@@ -143,12 +154,13 @@ def _make_report(scope: Scope, tallies: Tallies, progress: Progress) -> Report:
         active=tallies.coverage.active,
         lengths=tallies.lengths.result(),
         counts=manifest.counts,
-        attempts=tallies.funnel.attempts,
+        attempts=tallies.funnel.attempts if tallies.has_pool else (),
         duplicates=duplicates,
         history=tallies.history.result(),
         diversity=diversity,
         contamination=tuple(tally.result() for tally in tallies.contamination),
         copies=tallies.copies.result(),
+        verification=tallies.verification.result() if tallies.has_pool else None,
         pace=read_pace(build.folder),
         runs=manifest.runs,
         cost=cost_of(manifest, build.examples, settings),
@@ -162,8 +174,8 @@ def _make_report(scope: Scope, tallies: Tallies, progress: Progress) -> Report:
 
 def _notes(scope: Scope, tallies: Tallies, diversity: DiversityFigures) -> Iterator[str]:
     """Yield what could not be measured, and why."""
-    if not tallies.funnel.has_pool:
-        yield "pool/ is missing or incomplete: attempts are not counted"
+    if not tallies.has_pool:
+        yield "pool/ is missing or incomplete: attempts and findings of a judge are not counted"
     if not tallies.rejections.is_complete:
         yield "rejected/ is missing or incomplete: the shown rejections are a sample of the others"
     share = tallies.duplicates.replies[0].share

@@ -1,0 +1,172 @@
+"""What the judge found in the pool's pairs: recovery of the asked directions, drift, and quality of both replies."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from pipeline.reading.text import hash_texts
+from pipeline.report.intervals import GROUPS, estimate_mean, estimate_share, group_of
+from pipeline.report.texts import Integers
+from preference_space.space import PreferenceSpace
+from schemas.report import MarginBin, PoleRecovery, VerificationFigures, VerifiedDimension
+
+COLUMNS = (
+    *("post_id", "direction", "asked_direction", "direction_margin", "order_agreement"),
+    *("quality_chosen", "quality_rejected", "judge"),
+)
+"""Columns of the pool that the tally reads."""
+
+_STEPS = 1000
+"""Steps of a margin or a quality of 1. Both are counted in whole steps, so that sums do not depend on their order."""
+_WIDEST = 2 * _STEPS
+_BINS = 10
+
+_POLES = (1, -1)
+
+
+class VerificationTally:
+    """Counts of the judge's findings, by group of posts where an interval needs them."""
+
+    def __init__(self, space: PreferenceSpace, drift_margin: float) -> None:
+        self._slugs = [dimension.slug for dimension in space.dimensions]
+        self._drift_margin = drift_margin
+        self._judges: Counter[str] = Counter()
+        size = len(space)
+        # Asked and recovered; by group, pole and dimension.
+        self._found: Integers = np.zeros((2, GROUPS, 2, size), dtype=np.int64)
+        self._kept: Integers = np.zeros((2, size), dtype=np.int64)
+        # Asked and recovered, by absolute margin.
+        self._margins: Integers = np.zeros((2, _WIDEST + 1), dtype=np.int64)
+        # Asked about and drifted, by group and dimension.
+        self._drift: Integers = np.zeros((2, GROUPS, size), dtype=np.int64)
+        # Questions, and those with the same answer in all orders.
+        self._orders: Integers = np.zeros(2, dtype=np.int64)
+        # Pairs, and sums of the gap, by group.
+        self._gap: Integers = np.zeros((2, GROUPS), dtype=np.int64)
+        # Sums of both qualities, and of the absolute gap.
+        self._quality: Integers = np.zeros(2, dtype=np.int64)
+
+    def add(self, pool: pa.Table) -> None:
+        """Count a pool shard's pairs, given its `COLUMNS`. Pairs that no judge was asked about do not count."""
+        pool = pool.filter(pa.compute.not_equal(pool["judge"], ""))
+        if not len(pool):
+            return
+        self._judges.update(pool["judge"].to_pylist())
+        groups = group_of(hash_texts(pool["post_id"].to_pylist()))
+        margins = _matrix(pool["direction_margin"])
+        asked, kept = _matrix(pool["asked_direction"]), _matrix(pool["direction"])
+        self._add_recovery(groups, margins, asked, kept)
+        self._add_drift(groups, margins, asked)
+        self._add_orders(margins, pool["order_agreement"].to_numpy())
+        self._add_quality(groups, *(pool[name].to_numpy() for name in ("quality_chosen", "quality_rejected")))
+
+    def _add_recovery(self, groups: Integers, margins: Any, asked: Any, kept: Any) -> None:
+        is_right = np.sign(margins) == asked
+        for pole, level in enumerate(_POLES):
+            is_asked = asked == level
+            for counts, cases in zip(self._found, (is_asked, is_asked & is_right), strict=True):
+                np.add.at(counts[:, pole], groups, cases)
+            self._kept[pole] += (is_asked & (kept == level)).sum(axis=0)
+        steps = np.rint(np.abs(margins[asked != 0]) * _STEPS).astype(np.int64)
+        for counts, chosen in zip(self._margins, (steps, steps[is_right[asked != 0]]), strict=True):
+            counts += np.bincount(chosen, minlength=_WIDEST + 1)
+
+    def _add_drift(self, groups: Integers, margins: Any, asked: Any) -> None:
+        is_undirected = (asked == 0) & ~np.isnan(margins)
+        for counts, cases in zip(
+            self._drift, (is_undirected, is_undirected & (np.abs(margins) > self._drift_margin)), strict=True
+        ):
+            np.add.at(counts, groups, cases)
+
+    def _add_orders(self, margins: Any, agreement: npt.NDArray[np.float64]) -> None:
+        # Each dimension is asked about both replies.
+        questions = 2 * (~np.isnan(margins)).sum(axis=1)
+        self._orders += (questions.sum(), np.rint(agreement * questions).astype(np.int64).sum())
+
+    def _add_quality(self, groups: Integers, chosen: Any, rejected: Any) -> None:
+        is_known = ~(np.isnan(chosen) | np.isnan(rejected))
+        both = np.rint(np.stack([chosen, rejected])[:, is_known] * _STEPS).astype(np.int64)
+        gap = both[0] - both[1]
+        np.add.at(self._gap[0], groups[is_known], 1)
+        np.add.at(self._gap[1], groups[is_known], gap)
+        self._quality += (both.sum(), np.abs(gap).sum())
+
+    def merge(self, other: VerificationTally) -> None:
+        """Add the counts of another tally."""
+        self._judges += other._judges
+        self._found += other._found
+        self._kept += other._kept
+        self._margins += other._margins
+        self._drift += other._drift
+        self._orders += other._orders
+        self._gap += other._gap
+        self._quality += other._quality
+
+    def result(self) -> VerificationFigures | None:
+        """Return the figures; None where no judge was asked about a dimension."""
+        asked, recovered = self._found
+        recovery = estimate_share(recovered.sum(axis=(1, 2)), asked.sum(axis=(1, 2)))
+        if recovery is None:
+            return None
+        judged = int(self._gap[0].sum())
+        return VerificationFigures(
+            judge=", ".join(sorted(self._judges, key=lambda judge: (-self._judges[judge], judge))),
+            pairs=self._judges.total(),
+            recovery=recovery,
+            made_neutral=recovery.number - int(self._kept.sum()),
+            dimensions=self._dimensions(),
+            calibration=tuple(_bins(*self._margins)),
+            order_agreement=float(self._orders[1] / self._orders[0]),
+            drift=estimate_share(self._drift[1].sum(axis=1), self._drift[0].sum(axis=1)),
+            drift_margin=self._drift_margin,
+            quality=float(self._quality[0] / (2 * judged * _STEPS)) if judged else None,
+            quality_gap=estimate_mean(self._gap[1], self._gap[0], 1 / _STEPS),
+            quality_distance=float(self._quality[1] / (judged * _STEPS)) if judged else None,
+        )
+
+    def _dimensions(self) -> tuple[VerifiedDimension, ...]:
+        undirected, drifted = self._drift.sum(axis=1)
+        asked_about = np.flatnonzero(self._found[0].sum(axis=(0, 1)) + undirected)
+        return tuple(
+            VerifiedDimension(
+                slug=self._slugs[d],
+                positive=self._pole(0, d),
+                negative=self._pole(1, d),
+                undirected=int(undirected[d]),
+                drifted=int(drifted[d]),
+            )
+            for d in asked_about.tolist()
+        )
+
+    def _pole(self, pole: int, d: int) -> PoleRecovery | None:
+        asked, recovered = self._found[:, :, pole, d]
+        recovery = estimate_share(recovered, asked)
+        return None if recovery is None else PoleRecovery(recovery=recovery, kept=int(self._kept[pole, d]))
+
+
+def _matrix(column: pa.ChunkedArray) -> Any:
+    """Return lists of equal length as a matrix; a null is NaN."""
+    return column.combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(len(column), -1)
+
+
+def _bins(asked: Integers, recovered: Integers) -> list[MarginBin]:
+    """Return bins of the margins with about equal numbers, given the counts of each step of a margin."""
+    below = np.cumsum(asked)
+    quantiles = np.searchsorted(below, np.arange(1, _BINS + 1) * below[-1] / _BINS - 1e-9)
+    # A bin ends with the step that completes its share. Where many margins are equal, there are fewer bins.
+    ends = np.unique(quantiles) + 1
+    starts = np.concatenate([[0], ends[:-1]])
+    return [
+        MarginBin(
+            low=start / _STEPS,
+            high=end / _STEPS,
+            asked=int(asked[start:end].sum()),
+            recovered=int(recovered[start:end].sum()),
+        )
+        for start, end in zip(starts.tolist(), np.minimum(ends, _WIDEST).tolist(), strict=True)
+    ]

@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from pipeline.report.verification import VerificationTally
+from schemas.report import VerificationFigures, VerifiedDimension
+from tests.pipeline.report.builds import SLUGS, SPACE, sent
+
+Row = dict[str, Any]
+
+SCHEMA = pa.schema(
+    {
+        "post_id": pa.string(),
+        "direction": pa.list_(pa.int8()),
+        "asked_direction": pa.list_(pa.int8()),
+        "direction_margin": pa.list_(pa.float32()),
+        "order_agreement": pa.float64(),
+        "quality_chosen": pa.float64(),
+        "quality_rejected": pa.float64(),
+        "judge": pa.string(),
+    }
+)
+
+
+def verified(
+    margins: dict[str, float], asked: dict[str, int], kept: dict[str, int] | None = None, **keys: Any
+) -> Row:
+    """Return a pair of the pool, with levels and margins by slug."""
+    return {
+        "post_id": "post",
+        "direction": [(asked if kept is None else kept).get(slug, 0) for slug in SLUGS],
+        "asked_direction": [asked.get(slug, 0) for slug in SLUGS],
+        "direction_margin": [margins.get(slug) for slug in SLUGS],
+        "order_agreement": 1.0,
+        "quality_chosen": None,
+        "quality_rejected": None,
+        "judge": "a judge",
+    } | keys
+
+
+UNVERIFIED = verified({}, {}, {"tone": 1}, judge="", asked_direction=[], direction_margin=[], order_agreement=0.0)
+
+
+def tally_of(*rows: Row, drift_margin: float = 0.5) -> VerificationTally:
+    tally = VerificationTally(SPACE, drift_margin)
+    tally.add(pa.Table.from_pylist([*rows], schema=SCHEMA))
+    return tally
+
+
+def figures(*rows: Row, drift_margin: float = 0.5) -> VerificationFigures:
+    found = tally_of(*rows, drift_margin=drift_margin).result()
+    assert found is not None
+    return found
+
+
+def of_dimension(found: VerificationFigures, slug: str) -> VerifiedDimension:
+    return next(dimension for dimension in found.dimensions if dimension.slug == slug)
+
+
+def test_an_unverified_build_has_no_figures() -> None:
+    assert tally_of().result() is None
+    assert tally_of(UNVERIFIED).result() is None
+
+
+def test_a_dimension_is_recovered_if_its_margin_has_the_asked_sign() -> None:
+    found = figures(
+        verified({"tone": 0.5, "risk": -0.1}, {"tone": 1, "risk": 1}),
+        verified({"tone": -0.2}, {"tone": -1}),
+        verified({"tone": 0.0}, {"tone": 1}),
+        UNVERIFIED,
+    )
+
+    assert (found.judge, found.pairs) == ("a judge", 3)
+    assert (found.recovery.value, found.recovery.number) == (0.5, 4)
+    tone, risk = of_dimension(found, "tone"), of_dimension(found, "risk")
+    assert tone.positive is not None
+    assert (tone.positive.recovery.value, tone.positive.recovery.number) == (0.5, 2)
+    assert tone.negative is not None
+    assert (tone.negative.recovery.value, tone.negative.recovery.number) == (1.0, 1)
+    assert risk.positive is not None
+    assert risk.positive.recovery.value == 0.0
+    assert risk.negative is None
+    assert [dimension.slug for dimension in found.dimensions] == ["tone", "risk"]
+
+
+def test_posts_and_not_pairs_decide_the_interval() -> None:
+    right, wrong = verified({"tone": 0.5}, {"tone": 1}), verified({"tone": -0.5}, {"tone": 1})
+
+    alike = figures(*[right | {"post_id": "one"}] * 10, *[wrong | {"post_id": "two"}] * 10)
+    apart = figures(*({**row, "post_id": f"{row is right} {k}"} for k in range(10) for row in (right, wrong)))
+
+    assert alike.recovery.value == apart.recovery.value == 0.5
+    assert alike.recovery.low is not None
+    assert apart.recovery.low is not None
+    assert alike.recovery.low < apart.recovery.low < 0.5
+
+
+def test_dimensions_made_neutral_are_counted() -> None:
+    found = figures(
+        verified({"tone": 0.5, "risk": -0.1, "order": -0.9}, {"tone": 1, "risk": 1, "order": -1}, {"order": -1}),
+    )
+
+    assert found.made_neutral == 2
+    tone, order = of_dimension(found, "tone"), of_dimension(found, "order")
+    assert tone.positive is not None
+    assert order.negative is not None
+    assert (tone.positive.kept, order.negative.kept) == (0, 1)
+    # Recovery is that before filtering.
+    assert found.recovery.value == pytest.approx(2 / 3)
+
+
+def test_drift_is_a_margin_beyond_the_bound_where_nobody_asked() -> None:
+    found = figures(
+        verified({"tone": 0.9, "risk": 0.6, "order": -0.7}, {"tone": 1}),
+        verified({"tone": 0.9, "risk": 0.4}, {"tone": 1}),
+    )
+
+    assert found.drift is not None
+    assert (found.drift.value, found.drift.number) == (pytest.approx(2 / 3), 3)
+    risk = of_dimension(found, "risk")
+    assert (risk.undirected, risk.drifted) == (2, 1)
+    assert risk.positive is risk.negative is None
+
+
+def test_without_undirected_questions_there_is_no_drift() -> None:
+    assert figures(verified({"tone": 0.9}, {"tone": 1})).drift is None
+
+
+def test_larger_margins_are_in_later_bins() -> None:
+    rows = [verified({"tone": k / 100 if k > 50 or k % 2 else -k / 100}, {"tone": 1}) for k in range(1, 101)]
+
+    bins = figures(*rows).calibration
+
+    assert [found.asked for found in bins] == [10] * 10
+    assert [found.recovered for found in bins] == [5] * 5 + [10] * 5
+    assert all(one.high == other.low for one, other in zip(bins, bins[1:], strict=False))
+    assert (bins[0].low, bins[-1].low) == (0.0, pytest.approx(0.901))
+
+
+def test_equal_margins_share_a_bin() -> None:
+    rows = [verified({"tone": 2.0}, {"tone": 1})] * 30
+    (only,) = figures(*rows).calibration
+    assert (only.high, only.asked, only.recovered) == (2.0, 30, 30)
+
+
+def test_agreement_of_orders_is_over_questions() -> None:
+    # Four questions about two dimensions, three of them with one answer; and two questions without.
+    found = figures(
+        verified({"tone": 0.5, "risk": 0.1}, {"tone": 1}, order_agreement=0.75),
+        verified({"tone": 0.5}, {"tone": 1}, order_agreement=0.0),
+    )
+    assert found.order_agreement == 0.5
+
+
+def test_the_quality_of_both_replies_is_compared() -> None:
+    found = figures(
+        verified({"tone": 0.5}, {"tone": 1}, post_id="a", quality_chosen=0.9, quality_rejected=0.5),
+        verified({"tone": 0.5}, {"tone": 1}, post_id="b", quality_chosen=0.5, quality_rejected=0.7),
+        verified({"tone": 0.5}, {"tone": 1}, post_id="c"),
+    )
+
+    assert found.quality == pytest.approx(0.65)
+    assert found.quality_distance == pytest.approx(0.3)
+    assert found.quality_gap is not None
+    assert (found.quality_gap.value, found.quality_gap.number) == (pytest.approx(0.1), 2)
+    assert found.quality_gap.low is not None
+    assert found.quality_gap.low < 0.1
+
+
+def test_quality_that_was_not_asked_is_absent() -> None:
+    found = figures(verified({"tone": 0.5}, {"tone": 1}))
+    assert (found.quality, found.quality_gap, found.quality_distance) == (None, None, None)
+
+
+def test_parts_and_their_order_do_not_matter() -> None:
+    dice = random.Random(3)
+    rows = [
+        verified(
+            {slug: dice.uniform(-2, 2) for slug in dice.sample(SLUGS, 3)},
+            {slug: dice.choice((1, -1)) for slug in SLUGS[:2]},
+            post_id=f"post {dice.randrange(9)}",
+            quality_chosen=dice.random(),
+            quality_rejected=dice.random(),
+        )
+        for _ in range(60)
+    ]
+    # A margin is there for each asked dimension.
+    for row in rows:
+        row["direction_margin"] = [
+            margin if margin is not None else 0.25 * level or None
+            for margin, level in zip(row["direction_margin"], row["asked_direction"], strict=True)
+        ]
+
+    parts = [tally_of(*rows[40:]), tally_of(UNVERIFIED), tally_of(*rows[:40])]
+    total = tally_of()
+    for part in parts:
+        total.merge(sent(part))
+
+    assert total.result() == figures(*rows)
