@@ -80,7 +80,7 @@ _STEPS: dict[str, Sequence[Callable[..., Any]]] = {
     "generate (dummy)": [GenerationService.submit],
     "validate": [pairs.validate_pairs],
     "store pairs": [pairs.store_pairs],
-    "losses": [finish.count_rows, finish.check_losses],
+    "losses": [finish.count_rows, finish.check_limits],
     "shared replies": [leaks.find_shared_replies],
     "assemble": [examples.assemble],
     "portraits": [portraits.write_portraits],

@@ -263,7 +263,7 @@ def publish(
     tag: Annotated[str | None, typer.Option("--tag", metavar="TAG", help="A tag for the commit.")] = None,
     message: Annotated[str | None, typer.Option("--message", metavar="TEXT", help="The commit's message.")] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Publish a build although it is unfinished or lost too many pairs.")
+        bool, typer.Option("--force", help="Publish a build although it is unfinished or beyond its limits.")
     ] = False,
     verbose: Verbose = False,
     debug: Debug = False,

@@ -236,8 +236,8 @@ class VerificationFigures(Record):
     """Those that were asked about, in the space's order."""
     calibration: tuple[MarginBin, ...]
     """Bins with about equal numbers of asked dimensions."""
-    order_agreement: Share
-    """Share of the questions to which all option orders gave the same likeliest option."""
+    order_agreement: Share | None
+    """Share of the questions about a dimension of a reply whose likeliest answer is the same in all option orders."""
     drift: Estimate | None
     """Share of the undirected dimensions whose margin is beyond `drift_margin`; None where none was asked about."""
     drift_margin: float

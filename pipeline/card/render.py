@@ -17,6 +17,7 @@ import jinja2
 import yaml
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from pipeline.card.verification import verification_rows
 from pipeline.io.manifests import CARD, MANIFEST
 from pipeline.io.storage import AnyPath, write_text
 from pipeline.plan import SPLITS
@@ -76,6 +77,7 @@ def render_card(
         schema_version=manifest.schema_version,
         templates=manifest.parts["templates"],
         recording=manifest.recording,
+        verification=verification_rows(manifest, report),
         quality=[] if report is None else _quality_rows(report),
         pictures=pictures,
         shown=None if report is None or not report.shown else report.shown[0],
@@ -148,7 +150,7 @@ def _facts(manifest: Manifest) -> dict[str, Any]:
     dataset = _DATASETS.get(mining.source.kind) if mining else None
     is_annotated = mining is not None and mining.annotator is not None
     writes = is_sampled or config["portrait"] != "template"
-    history = config["history"]
+    history, verification = config["history"], config["verification"]
     has_histories = bool(history["ugc"] + history["pair"])
     origins = [
         *(["drawn at random and acted out by a model"] if is_sampled else []),
@@ -162,6 +164,8 @@ def _facts(manifest: Manifest) -> dict[str, Any]:
         "dataset": dataset,
         "annotated": is_annotated,
         # A published manifest has no engine; the configuration requires this model name for the dummy engine.
+        "judge": _last_part(verification["model"] or config["generation"]["model"]),
+        "verified": verification["mode"] != "off",
         "dummy": config["generation"]["model"] == "dummy",
         "writes": writes,
         "histories": has_histories,

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pipeline.card.render import write_card
+from pipeline.driver.gates import missed_gates
 from pipeline.driver.losses import losses_message, remedy_for, summarise_rejections
 from pipeline.io import storage
 from pipeline.io.manifests import find_manifest, write_manifest
@@ -74,14 +75,19 @@ def read_footers(plan: BuildPlan, folder: str, shards: Sequence[ShardSpec]) -> l
     return read_metas(plan.output / folder, [plan.path(folder, spec).name for spec in shards], plan.fingerprint)
 
 
-def check_losses(plan: BuildPlan, counts: Counts) -> None:
-    """Raise `UserError` where more pairs were lost than `limits.max_lost_share` allows, or no example is left."""
+def check_limits(plan: BuildPlan, counts: Counts) -> None:
+    """Raise `UserError` where more pairs were lost than `limits` allows, no example is left, or a gate is missed."""
     limit = plan.config.limits.max_lost_share
     if counts.pairs_lost > limit * counts.pairs_asked:
         raise UserError(losses_message(plan.output, counts, limit))
     if counts.pairs_accepted == 0 or (counts.examples == 0 and counts.pairs_lost == counts.pairs_asked):
         why = summarise_rejections(plan.output, counts.rejected)
         raise UserError(f"no example is left of {counts.pairs_asked} pairs: {why}; {remedy_for(counts.rejected)}")
+    missed = missed_gates(counts.verification, plan.config.limits)
+    if missed:
+        raise UserError(
+            f"{'; '.join(missed)}; or change the limit, and the same command finishes this build from what is stored"
+        )
 
 
 def file_entries(plan: BuildPlan) -> tuple[FileEntry, ...]:
@@ -131,7 +137,7 @@ def is_complete(output: AnyPath, manifest: Manifest) -> bool:
 def complete_manifest(plan: BuildPlan, manifest: Manifest) -> Manifest:
     """Write the card of a build whose shards all exist, and return its complete manifest."""
     counts = count_rows(plan)
-    check_losses(plan, counts)
+    check_limits(plan, counts)
     update = {
         "status": "complete",
         "name": plan.config.name,

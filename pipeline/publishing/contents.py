@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from pipeline.card.render import UNKNOWN_FOLDER, render_card
 from pipeline.driver.check import check_entry, plan_of
 from pipeline.driver.finish import count_rows, is_complete
+from pipeline.driver.gates import missed_gates
 from pipeline.io import storage
 from pipeline.io.manifests import CARD, MANIFEST, load_manifest, manifest_text
 from pipeline.io.shards import read_meta
@@ -19,6 +20,8 @@ from pipeline.io.storage import AnyPath
 from pipeline.publishing import privacy
 from pipeline.runtime.inputs import SPACE, TEMPLATES, read_space, read_templates
 from schemas.base import UsageError, UserError
+from schemas.config import LimitsConfig
+from schemas.loader import validate
 from schemas.manifest import FileEntry, Manifest
 from schemas.report import Report
 
@@ -58,12 +61,12 @@ def read_contents(folder: AnyPath, repo_id: str, force: bool) -> Contents:
     Args:
         folder: The build's output folder.
         repo_id: The dataset repository; the card names it.
-        force: Publish an unfinished build, or one with too many lost pairs. Card and manifest then describe the
-            finished shards only, and the manifest stays "incomplete".
+        force: Publish an unfinished build, or one beyond its limits. Card and manifest then describe the finished
+            shards only, and the manifest stays "incomplete".
 
     Raises:
         UsageError: A file differs from the manifest in hash, rows, schema or fingerprint. Without `force` also where
-            shards are missing, or more pairs were lost than `limits.max_lost_share` allows.
+            shards are missing, more pairs were lost than `limits.max_lost_share` allows, or a gate is missed.
     """
     built = load_manifest(folder)
     try:
@@ -76,7 +79,7 @@ def read_contents(folder: AnyPath, repo_id: str, force: bool) -> Contents:
             f"{folder / min(strangers)} does not belong to this build ({MANIFEST} does not list it); remove it"
         )
     if not force:
-        _check_losses(folder, manifest)
+        _check_limits(folder, manifest)
         _check_complete(folder, built, manifest)
     if not manifest.files:
         raise UsageError(f"{folder} has no finished shard (no {_SHARDS}), so there is nothing to publish")
@@ -118,13 +121,16 @@ def _entry(folder: AnyPath, path: str) -> FileEntry:
     return FileEntry(path=path, rows=meta.get("examples", 0), bytes=size, sha256=digest)
 
 
-def _check_losses(folder: AnyPath, manifest: Manifest) -> None:
-    counts, limit = manifest.counts, manifest.config["limits"]["max_lost_share"]
-    if counts.pairs_lost > limit * counts.pairs_asked:
+def _check_limits(folder: AnyPath, manifest: Manifest) -> None:
+    counts, limits = manifest.counts, validate(LimitsConfig, manifest.config["limits"], MANIFEST)
+    if counts.pairs_lost > limits.max_lost_share * counts.pairs_asked:
         raise UsageError(
             f"{folder}: {counts.pairs_lost} of {counts.pairs_asked} pairs were lost, more than limits.max_lost_share = "
-            f"{limit:g}; rejected/ holds each with its reason; --force publishes the rest"
+            f"{limits.max_lost_share:g}; rejected/ holds each with its reason; --force publishes the rest"
         )
+    missed = missed_gates(counts.verification, limits)
+    if missed:
+        raise UsageError(f"{folder}: {'; '.join(missed)}; --force publishes it all the same")
 
 
 def _check_complete(folder: AnyPath, built: Manifest, found: Manifest) -> None:

@@ -80,7 +80,7 @@ def publish(
     Args:
         folder: The build's output folder.
         settings: Repository, branch, tag and visibility.
-        force: Publish an unfinished build, or one with too many lost pairs.
+        force: Publish an unfinished build, or one beyond its limits.
         upload_all: Uploads batches of shards, here or in Beam's workers.
         observer: Receives progress.
 

@@ -22,6 +22,7 @@ _SCRIPTS = (
     "overview.js",
     "space.js",
     "texts.js",
+    "verification.js",
     "building.js",
     "rows.js",
     "browse.js",

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.io import storage
-from pipeline.io.manifests import load_manifest
+from pipeline.io.manifests import MANIFEST, load_manifest
 from pipeline.io.shards import read_shard
 from pipeline.io.storage import AnyPath
 from pipeline.plan import SPLITS
@@ -23,6 +23,8 @@ from pipeline.runtime.inputs import read_space
 from preference_space.direction import Direction, from_released
 from preference_space.space import PreferenceSpace
 from schemas.base import UsageError
+from schemas.config import VerificationConfig
+from schemas.loader import validate
 from schemas.manifest import Manifest
 
 
@@ -47,6 +49,11 @@ class Build:
         """Return the splits that have shards, in order."""
         present = {self.split(shard) for shard in range(len(self.manifest.files))}
         return tuple(split for split in SPLITS if split in present)
+
+    @property
+    def drift_margin(self) -> float:
+        """Return the margin above which a dimension outside the direction counts as drift."""
+        return validate(VerificationConfig, self.manifest.config["verification"], MANIFEST).drift_margin
 
     @property
     def examples(self) -> int:

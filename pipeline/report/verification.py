@@ -84,9 +84,10 @@ class VerificationTally:
             np.add.at(counts, groups, cases)
 
     def _add_orders(self, margins: Any, agreement: npt.NDArray[np.float64]) -> None:
+        is_known = ~np.isnan(agreement)
         # Each dimension is asked about both replies.
-        questions = 2 * (~np.isnan(margins)).sum(axis=1)
-        self._orders += (questions.sum(), np.rint(agreement * questions).astype(np.int64).sum())
+        questions = 2 * (~np.isnan(margins[is_known])).sum(axis=1)
+        self._orders += (questions.sum(), np.rint(agreement[is_known] * questions).astype(np.int64).sum())
 
     def _add_quality(self, groups: Integers, chosen: Any, rejected: Any) -> None:
         is_known = ~(np.isnan(chosen) | np.isnan(rejected))
@@ -121,7 +122,7 @@ class VerificationTally:
             made_neutral=recovery.number - int(self._kept.sum()),
             dimensions=self._dimensions(),
             calibration=tuple(_bins(*self._margins)),
-            order_agreement=float(self._orders[1] / self._orders[0]),
+            order_agreement=float(self._orders[1] / self._orders[0]) if self._orders[0] else None,
             drift=estimate_share(self._drift[1].sum(axis=1), self._drift[0].sum(axis=1)),
             drift_margin=self._drift_margin,
             quality=float(self._quality[0] / (2 * judged * _STEPS)) if judged else None,

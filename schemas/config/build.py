@@ -28,6 +28,16 @@ class LimitsConfig(Record):
         "model is asked. Unreadable rows are left out and counted, and the first is shown. A single one never fails a "
         "run.",
     )
+    min_recovery: Share | None = Field(
+        None,
+        description="Smallest share of the asked dimensions that the judge finds in the replies, over all pairs that "
+        "it was asked about, before filtering; null: any. Guessing gives 0.5. Needs `verification`.",
+    )
+    max_drift: Share | None = Field(
+        None,
+        description="Largest share of the dimensions outside the direction that differ all the same (beyond "
+        "`verification.max_drift`, or 0.5 where that is null), over the same pairs; null: any. Needs `verification`.",
+    )
 
 
 NOT_FINGERPRINTED = ("engine", "requests", "workers", "limits", "card", "publish")
@@ -119,6 +129,14 @@ class BuildConfig(Record):
                 "verification is of sampled pairs, and all pairs are mined; leave it out, as mining.annotation has "
                 "asked about both replies already, and mining.min_margin filters"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _gates_have_a_judge(self) -> BuildConfig:
+        if self.verification.mode == "off" and (self.limits.min_recovery, self.limits.max_drift) != (None, None):
+            raise ValueError("limits.min_recovery and limits.max_drift need a judge: set verification.mode to record")
+        if self.limits.max_drift is not None and not self.verification.drift_dimensions:
+            raise ValueError("limits.max_drift needs verification.drift_dimensions of 1 or more")
         return self
 
     @property

@@ -80,9 +80,55 @@ function lengthBias(report) {
 /** Return every check with figures in this report, the worst first: `{name, value, verdict, why, section}`. */
 function checks(report) {
   if (!report.examples) return [];
-  const kinds = [leakChecks, lengthChecks, historyChecks, spaceChecks, replyChecks];
+  const kinds = [verificationChecks, leakChecks, lengthChecks, historyChecks, spaceChecks, replyChecks];
   const order = [PROBLEM, LOOK, TOO_FEW, FINE];
   return kinds.flatMap((kind) => kind(report)).sort((a, b) => order.indexOf(a.verdict) - order.indexOf(b.verdict));
+}
+
+/** AlignX reports 84.2 % agreement of its directions with people. */
+const ALIGNX_AGREEMENT = 0.842;
+
+function verificationChecks(report) {
+  const v = report.verification;
+  if (!v) return [];
+  const { recovery, drift, quality_gap: gap } = v;
+  return [
+    {
+      name: "Asked dimensions that the judge finds",
+      value: percent(recovery.value),
+      verdict: verdictOf([1 - recovery.high, 1 - recovery.low], 1 - ALIGNX_AGREEMENT, 0.35),
+      why:
+        `of ${count(recovery.number)}, before filtering; fine from ${percent(ALIGNX_AGREEMENT)}, the agreement of ` +
+        `AlignX with people, and ${`50${THIN}%`} is guessing.`,
+      section: "verification",
+    },
+    v.order_agreement !== null && {
+      name: "Same answer in all option orders",
+      value: percent(v.order_agreement),
+      verdict: verdict(1 - v.order_agreement, 0.2, 0.6),
+      why: "a judge who answers by position knows little; averaging the orders removes the bias, not the doubt.",
+      section: "verification",
+    },
+    drift && {
+      name: "Drift where nobody asked",
+      value: percent(drift.value),
+      verdict: verdictOf([drift.low, drift.high], 0.1, 0.3),
+      why: `of ${count(drift.number)} dimensions outside the direction have a margin beyond ${decimal(v.drift_margin)}.`,
+      section: "verification",
+    },
+    gap && {
+      name: "Chosen reply is the better one",
+      value: signed(gap.value),
+      verdict: gap.low === null ? TOO_FEW : verdictOf(fromZero(gap), 0.03, 0.1),
+      why: "mean difference in quality, from \u22121 to 1; 0 means that quality does not tell the replies apart.",
+      section: "verification",
+    },
+  ].filter(Boolean);
+}
+
+/** Return the distance from zero of a number in `[low, high]`, as `[least, most]`. */
+function fromZero({ low, high }) {
+  return [Math.max(0, low, -high), Math.max(Math.abs(low), Math.abs(high))];
 }
 
 function lengthChecks(report) {

@@ -20,6 +20,7 @@ function start() {
   const rows = browser(report);
   const sections = [
     glance(report),
+    verification(report),
     coverage(report, rows.open),
     correlations(report),
     lengths(report),

@@ -12,7 +12,7 @@ from pipeline.card.render import render_card
 from schemas.arrow import arrow_schema, card_features
 from schemas.config import BuildConfig
 from schemas.loader import validate
-from schemas.manifest import Counts, FileEntry, Manifest
+from schemas.manifest import Counts, FileEntry, Manifest, VerificationCounts
 from schemas.records import Example
 from schemas.report import Figure
 from tests.pipeline.helpers import DUMMY, made_manifest
@@ -237,3 +237,46 @@ def test_texts_stay_texts() -> None:
     assert not re.search(r"(?<!\\)\]\((?:javascript|http://x)", outside)
     assert "\x1b" not in text and "\u202e" not in text
     assert len(re.findall(r"^`{5}text$", text, re.MULTILINE)) == 3
+
+
+JUDGED = VerificationCounts(pairs=600, asked=2000, recovered=1580, kept=1300, neutral=200)
+
+
+def table_of(text: str, title: str) -> list[list[str]]:
+    """Return the cells of the first table below a title."""
+    lines = text.split(f"## {title}\n")[1].split("\n## ")[0].splitlines()
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")][2:]
+
+
+def test_a_card_shows_first_what_the_judge_found() -> None:
+    build = manifest(verification={"mode": "filter", "model": "big/judge"}, generation={"model": "small/writer"})
+    build = build.model_copy(update={"counts": build.counts.model_copy(update={"verification": JUDGED})})
+
+    text = render_card(build, None, fake.report())
+
+    assert text.index("## Are the directions true?") < text.index("## How it was made")
+    assert "A judge, `big/judge`," in text and "| judge | `big/judge` |" in text
+    rows = table_of(text, "Are the directions true?")
+    found = fake.report().verification
+    assert found is not None
+    low, high = found.recovery.low, found.recovery.high
+    assert low is not None and high is not None
+    assert rows[0][1] == f"83.6 % of 84120, 95 % interval {100 * low:.1f} to {100 * high:.1f} %"
+    assert [row[1] for row in rows[1:3]] == ["79.0 %", "200 of 1500"]
+    assert "-0.004" in rows[4][1]
+
+
+def test_a_card_without_a_report_shows_the_counts_of_the_judge() -> None:
+    build = manifest(verification={"mode": "record"})
+    build = build.model_copy(update={"counts": build.counts.model_copy(update={"verification": JUDGED})})
+
+    text = render_card(build, None)
+
+    assert [row[1] for row in table_of(text, "Are the directions true?")] == ["79.0 %", "200 of 1500"]
+    assert "are neutral in the rows" not in text
+
+
+def test_a_card_of_a_build_without_a_judge_claims_none() -> None:
+    text = render_card(manifest(), None)
+    assert "judge" not in text.split("## Columns")[0]
+    assert "Rules have checked the replies, not people." in text

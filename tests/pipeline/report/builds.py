@@ -105,6 +105,11 @@ def pair(
                 "topics": [],
                 "history_support": support,
                 "model": "stub",
+                "direction_margin": [],
+                "verified": None,
+                "quality_chosen": None,
+                "quality_rejected": None,
+                "judge": "",
             }
         )
     return rows
@@ -123,14 +128,17 @@ def rejection(name: str, stage: str = "validate", reason: str = "too_short", **k
         "direction": direction(tone=1),
         "texts": ["Oh no.", ""],
         "cleaned": [],
+        "direction_margin": [],
         "may_pass": False,
     } | keys
 
 
-def pooled(attempt: int) -> Row:
-    empty: dict[str, Any] = dict.fromkeys(("pair_id", "post_id", "prompt", "chosen", "rejected", "source", "model"), "")
-    lists: dict[str, Any] = {name: [] for name in ("direction", "topics", "chosen_levels", "rejected_levels")}
-    return empty | lists | {"attempt": attempt, "prompt_tokens": 0, "completion_tokens": 0, "margin": 0.0}
+def pooled(attempt: int, **keys: Any) -> Row:
+    """Return a pair of the pool; `keys` are the columns that matter."""
+    texts = ("pair_id", "post_id", "prompt", "chosen", "rejected", "source", "model", "judge")
+    lists = ("direction", "topics", "chosen_levels", "rejected_levels", "asked_direction", "direction_margin")
+    empty: dict[str, Any] = dict.fromkeys(texts, "") | {name: [] for name in lists}
+    return empty | {"attempt": attempt, "prompt_tokens": 0, "completion_tokens": 0, "margin": 0.0} | keys
 
 
 def write_build(
@@ -138,12 +146,12 @@ def write_build(
     shards: Mapping[str, Sequence[Row]],
     *,
     rejected: Mapping[str, Sequence[Row]] | None = None,
-    attempts: Mapping[str, Sequence[int]] | None = None,
+    pool: Mapping[str, Sequence[Row]] | None = None,
     mirror: bool = True,
     group: int = 8,
     **keys: Any,
 ) -> Path:
-    """Write a finished build of shards by name ("train-00000-of-00001"); rejections and attempts are by shard too."""
+    """Write a finished build of shards by name ("train-00000-of-00001"); rejections and the pool are by shard too."""
     meta = {"fingerprint": "f" * 64}
     write_text(folder / "preference_space.yaml", SPACE.to_yaml())
     entries = []
@@ -157,8 +165,8 @@ def write_build(
         for kind, of_kind in (("pairs", (rejected or {}).get(name, ())), ("examples", ())):
             rejections = pa.Table.from_pylist([*of_kind], schema=REJECTION_SCHEMA)
             write_shard(folder / "rejected" / kind / f"{name}.parquet", REJECTION_SCHEMA, [rejections], meta)
-        pool = pa.Table.from_pylist([pooled(attempt) for attempt in (attempts or {}).get(name, ())], schema=PAIR_SCHEMA)
-        write_shard(folder / "pool" / f"{name}.parquet", PAIR_SCHEMA, [pool], meta)
+        pairs = pa.Table.from_pylist([*(pool or {}).get(name, ())], schema=PAIR_SCHEMA)
+        write_shard(folder / "pool" / f"{name}.parquet", PAIR_SCHEMA, [pairs], meta)
     given = {"name": "small", "mirror": mirror, "pairs": 100}
     manifest = made_manifest(
         parts={"space": SPACE.fingerprint, "templates": {}},

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from preference_space.space import Dimension, load_space
 from schemas import SCHEMA_VERSION
-from schemas.manifest import Counts, Run
+from schemas.manifest import Counts, Run, VerificationCounts
 from schemas.report import (
     REPORT_VERSION,
     ContaminationFigures,
@@ -22,15 +22,20 @@ from schemas.report import (
     DimensionFigures,
     DiversityFigures,
     DuplicateFigures,
+    Estimate,
     ExampleItem,
     Histogram,
     HistoryFigures,
     LengthFigures,
+    MarginBin,
     PacePoint,
+    PoleRecovery,
     Report,
     ShownExample,
     ShownRejection,
     SplitFigures,
+    VerificationFigures,
+    VerifiedDimension,
 )
 
 REASONS = {
@@ -127,6 +132,7 @@ def report() -> Report:
                 "responses": 44_120,
                 "responses/annotated": 43_870,
             },
+            verification=VerificationCounts(pairs=21_300, asked=90_000, recovered=73_800),
         ),
         attempts=(14_118, 3_960, 1_233, 411, 180),
         duplicates=DuplicateFigures(
@@ -169,6 +175,7 @@ def report() -> Report:
             ContaminationFigures(file="held_out.parquet", rows=800, words=13, posts=0, replies=0, examples=()),
         ),
         copies=CopyFigures(label=0.0042, portrait=0.0137, examples=("keeps belongings and plans neatly arranged",)),
+        verification=_verification(dimensions),
         pace=_pace(accepted),
         runs=(
             _run("2026-11-24T13:04:04+00:00", 2_110.5, "interrupted", 14_020, 0, 11_020_400, 2_104_331),
@@ -224,6 +231,7 @@ def empty() -> Report:
         ),
         "contamination": (),
         "copies": CopyFigures(label=0.0, portrait=0.0, examples=()),
+        "verification": None,
         "pace": (),
         "runs": (),
         "cost": report().cost.model_copy(
@@ -346,6 +354,44 @@ def _lengths(dice: random.Random) -> LengthFigures:
         length_ratio=_histogram([1 + k / 10 for k in range(16)], dice, 1.4, 0.35, 1.36),
         length_auc=0.5,
         longer_chosen_unmirrored=0.5121,
+    )
+
+
+def _verification(dimensions: Sequence[DimensionFigures]) -> VerificationFigures:
+    dice = random.Random(11)
+
+    def estimate(value: float, number: int) -> Estimate:
+        half = min(0.4, 2.5 * (value * (1 - value) / number) ** 0.5)
+        return Estimate(value=value, low=max(0.0, value - half), high=min(1.0, value + half), number=number)
+
+    def pole(asked: int) -> PoleRecovery | None:
+        share = min(0.99, max(0.02, dice.gauss(0.83, 0.1)))
+        return PoleRecovery(recovery=estimate(share, asked), kept=round(share * asked)) if asked else None
+
+    return VerificationFigures(
+        judge="Qwen/Qwen3-32B",
+        pairs=19_902,
+        recovery=estimate(0.836, 84_120),
+        made_neutral=13_796,
+        dimensions=tuple(
+            VerifiedDimension(
+                slug=d.slug,
+                positive=pole(d.positive),
+                negative=pole(d.negative),
+                undirected=400,
+                drifted=dice.randrange(90),
+            )
+            for d in dimensions
+        ),
+        calibration=tuple(
+            MarginBin(low=k / 5, high=(k + 1) / 5, asked=8_412, recovered=4_200 + 400 * k) for k in range(10)
+        ),
+        order_agreement=0.714,
+        drift=estimate(0.112, 36_000),
+        drift_margin=0.5,
+        quality=0.683,
+        quality_gap=Estimate(value=-0.004, low=-0.009, high=0.001, number=19_902),
+        quality_distance=0.117,
     )
 
 

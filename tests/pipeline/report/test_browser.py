@@ -17,6 +17,10 @@ pytestmark = pytest.mark.skipif(EXECUTABLE is None, reason="needs Chromium or Ch
 WIDTHS = (360, 820, 1280)
 FIGURES = """
 How large are the splits?
+Do the replies show what was asked?
+Is a larger margin more often right?
+Do replies differ where nobody asked?
+Are both replies equally good?
 Which preferences do the examples express?
 How many dimensions are active in an example?
 Do preferences come in clusters?
@@ -43,6 +47,7 @@ Which runs made it?
 """.strip().splitlines()
 WITHOUT_MARKS = {
     "How large are the splits?": "tbody tr",
+    "Are both replies equally good?": "tbody tr",
     "Do texts occur twice?": "tbody tr",
     "What do near-duplicates look like?": "blockquote",
     "How much do replies differ?": "tbody tr",
@@ -160,6 +165,37 @@ def test_bars_are_as_long_as_their_numbers(browser: Browser, pages: dict[str, Pa
     for name, negative, positive in widths:
         assert negative / longest == pytest.approx(by_name[name].negative / most, abs=0.02)
         assert positive / longest == pytest.approx(by_name[name].positive / most, abs=0.02)
+
+
+def test_the_recovery_of_every_pole_is_where_it_belongs(browser: Browser, pages: dict[str, Path]) -> None:
+    browser.open(pages["whole"])
+    browser.click("#verification .dots ~ .plain")
+    places = browser.evaluate(
+        """Object.fromEntries([...document.querySelectorAll("#verification .dots li")].map((row) => {
+          const track = row.querySelector(".track").getBoundingClientRect();
+          const place = (dot) => dot.getBoundingClientRect().left + dot.getBoundingClientRect().width / 2;
+          return [row.querySelector(".name").textContent,
+            [...row.querySelectorAll(".dot")].map((dot) => (place(dot) - track.left) / track.width)];
+        }))"""
+    )
+    found = fake.report().verification
+    assert found is not None
+    names = {d.slug: d.name for d in fake.report().dimensions}
+    asked = [d for d in found.dimensions if d.positive or d.negative]
+    assert len(places) == len(asked)
+    for dimension in asked:
+        shares = sorted(pole.recovery.value for pole in (dimension.positive, dimension.negative) if pole)
+        assert places[names[dimension.slug]] == pytest.approx(shares, abs=0.01)
+    # The worst dimension comes first.
+    assert next(iter(places.values()))[0] == pytest.approx(
+        min(pole.recovery.value for d in asked for pole in (d.positive, d.negative) if pole), abs=0.01
+    )
+    assert "83.6" in text_of(browser, "#verification .answer")
+
+
+def test_a_build_without_a_judge_says_so(browser: Browser, pages: dict[str, Path]) -> None:
+    browser.open(pages["empty"])
+    assert "No judge has checked" in text_of(browser, "#verification .none")
 
 
 def test_the_heat_map_is_read_out_by_arrow_keys(browser: Browser, pages: dict[str, Path]) -> None:

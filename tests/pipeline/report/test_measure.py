@@ -21,6 +21,7 @@ from tests.pipeline.report.builds import (
     Row,
     direction,
     pair,
+    pooled,
     random_shards,
     rejection,
     report_of,
@@ -51,7 +52,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, shards: dict[str, list[Row]
         tmp_path_factory.mktemp("measure"),
         shards,
         rejected={names[0]: [rejection(f"r{k}") for k in range(20)], names[3]: [rejection("s", reason="empty")]},
-        attempts={names[0]: [0, 0, 2], names[1]: [0, 1], names[3]: [0]},
+        pool={names[0]: [pooled(0), pooled(0), pooled(2)], names[1]: [pooled(0), pooled(1)], names[3]: [pooled(0)]},
     )
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import random
 from typing import Any
 
@@ -26,9 +27,7 @@ SCHEMA = pa.schema(
 )
 
 
-def verified(
-    margins: dict[str, float], asked: dict[str, int], kept: dict[str, int] | None = None, **keys: Any
-) -> Row:
+def verified(margins: dict[str, float], asked: dict[str, int], kept: dict[str, int] | None = None, **keys: Any) -> Row:
     """Return a pair of the pool, with levels and margins by slug."""
     return {
         "post_id": "post",
@@ -137,7 +136,7 @@ def test_larger_margins_are_in_later_bins() -> None:
 
     assert [found.asked for found in bins] == [10] * 10
     assert [found.recovered for found in bins] == [5] * 5 + [10] * 5
-    assert all(one.high == other.low for one, other in zip(bins, bins[1:], strict=False))
+    assert all(one.high == other.low for one, other in itertools.pairwise(bins))
     assert (bins[0].low, bins[-1].low) == (0.0, pytest.approx(0.901))
 
 
@@ -148,12 +147,14 @@ def test_equal_margins_share_a_bin() -> None:
 
 
 def test_agreement_of_orders_is_over_questions() -> None:
-    # Four questions about two dimensions, three of them with one answer; and two questions without.
+    # Four questions about two dimensions, three of them with one answer; two questions without; two in one order only.
     found = figures(
         verified({"tone": 0.5, "risk": 0.1}, {"tone": 1}, order_agreement=0.75),
         verified({"tone": 0.5}, {"tone": 1}, order_agreement=0.0),
+        verified({"tone": 0.5}, {"tone": 1}, order_agreement=None),
     )
     assert found.order_agreement == 0.5
+    assert figures(verified({"tone": 0.5}, {"tone": 1}, order_agreement=None)).order_agreement is None
 
 
 def test_the_quality_of_both_replies_is_compared() -> None:

@@ -1,0 +1,42 @@
+"""The card's table of what a judge found: from the counts of the build, and with intervals from its report."""
+
+from __future__ import annotations
+
+from schemas.manifest import Manifest
+from schemas.report import Estimate, Report
+
+
+def verification_rows(manifest: Manifest, report: Report | None) -> list[tuple[str, str, str]]:
+    """Return figure, value and wanted value, recovery first; empty where no judge was asked."""
+    counts, found = manifest.counts.verification, report and report.verification
+    rows = []
+    if found:
+        rows.append(("Asked dimensions found in the accepted pairs", _of(found.recovery), "high; guessing gives 50 %"))
+    if counts.asked:
+        rows += [
+            ("The same in all pairs that were judged", f"{_percent(counts.recovered / counts.asked)}", "high"),
+            ("Dimensions of accepted pairs made neutral", f"{counts.neutral} of {counts.neutral + counts.kept}", "few"),
+        ]
+    if found and found.drift:
+        where = f"Dimensions outside the direction that differ (margin beyond {found.drift_margin:g})"
+        rows.append((where, _of(found.drift), "few"))
+    if found and found.quality_gap:
+        gap = found.quality_gap
+        interval = "" if gap.low is None else f", 95 % interval {gap.low:+.3f} to {gap.high:+.3f}"
+        rows.append(("Quality of chosen less rejected replies, by the judge", f"{gap.value:+.3f}{interval}", "0"))
+    if found and found.order_agreement is not None:
+        rows.append(("Questions with one answer in all orders", _percent(found.order_agreement), "high"))
+    return rows
+
+
+def _of(share: Estimate) -> str:
+    interval = "" if share.low is None or share.high is None else f", 95 % interval {_bounds(share.low, share.high)}"
+    return f"{_percent(share.value)} of {share.number}{interval}"
+
+
+def _bounds(low: float, high: float) -> str:
+    return f"{100 * low:.1f} to {_percent(high)}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"

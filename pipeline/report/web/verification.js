@@ -1,0 +1,183 @@
+// Section about what a judge found in the replies.
+
+/** Return an estimate's interval in words. */
+function interval({ low, high }, say) {
+  return low === null ? "" : ` (95${THIN}% interval ${say(low)} to ${say(high)})`;
+}
+
+function verification(report) {
+  const v = report.verification;
+  if (!v)
+    return section("verification", "Directions checked", none(
+        "No judge has checked what the replies show; the directions are those that were asked for. " +
+          "`verification: {mode: record}` asks one.",
+      ));
+  return section(
+    "verification",
+    "Directions checked",
+    recoveryFigure(report, v),
+    calibrationFigure(v),
+    driftFigure(report, v),
+    v.quality_gap && qualityFigure(v),
+  );
+}
+
+/** Return the dimensions with an asked pole, the worst first: `{name, poles, worst}`. */
+function recoveredDimensions(report, v) {
+  const known = new Map(report.dimensions.map((d) => [d.slug, d]));
+  return v.dimensions
+    .map(({ slug, positive, negative }) => {
+      const { name, positive_label, negative_label } = known.get(slug);
+      const poles = [
+        positive && { label: positive_label, level: 1, ...positive },
+        negative && { label: negative_label, level: -1, ...negative },
+      ]
+        .filter(Boolean)
+        .sort((a, b) => a.recovery.value - b.recovery.value);
+      return { name, poles, worst: poles[0] };
+    })
+    .filter(({ poles }) => poles.length)
+    .sort((a, b) => a.worst.recovery.value - b.worst.recovery.value);
+}
+
+function recoveryFigure(report, v) {
+  const found = recoveredDimensions(report, v);
+  const attempts = report.counts.verification;
+  const answer = [
+    `${v.judge} finds ${percent(v.recovery.value)}${interval(v.recovery, percent)} of the ` +
+      `${count(v.recovery.number)} dimensions that the replies of ${many(v.pairs, "pair")} were asked to show.`,
+    attempts.pairs > v.pairs &&
+      ` With rejected pairs: ${portion(attempts.recovered, attempts.asked)} of ${count(attempts.asked)}.`,
+    v.made_neutral > 0 && ` ${count(v.made_neutral)} of them were not found clearly enough, and made neutral.`,
+    v.order_agreement !== null &&
+      ` All orders of the options gave the same answer to ${percent(v.order_agreement)} of the questions.`,
+  ].filter(Boolean);
+  const list = el("ul", { class: "dots" });
+  const draw = (number) => list.replaceChildren(...found.slice(0, number).map(recoveryLine));
+  draw(FARTHEST);
+  const all = () => (draw(found.length), more.remove());
+  const more = el("button", { type: "button", class: "plain", onclick: all }, `Show all ${count(found.length)}`);
+  const drawing = el(
+    "div",
+    {},
+    legend(
+      ["negative dot", "negative pole"],
+      ["positive dot", "positive pole"],
+      ["band", `95${THIN}% interval of the worse pole`],
+      ["middle", `50${THIN}%, which guessing gives`],
+    ),
+    list,
+    found.length > FARTHEST && more,
+  );
+  const poles = found.flatMap((d) => d.poles);
+  return figure("Do the replies show what was asked?", short(answer.join(""), 1500), drawing, {
+    wide: true,
+    how:
+      "Recovery of each dimension: the share of the pairs whose chosen reply, by the judge, shows the asked pole more " +
+      "than the rejected reply does. Intervals count posts, not pairs. The worst dimensions come first.",
+    numbers: [
+      ["Pole", "Recovered", "From", "To", "Asked", "Kept"],
+      poles.map(({ label, recovery: r, kept }) => [
+        label,
+        percent(r.value),
+        percent(r.low),
+        percent(r.high),
+        count(r.number),
+        count(kept),
+      ]),
+    ],
+  });
+}
+
+function recoveryLine({ name, poles, worst }) {
+  const { low, high, value } = worst.recovery;
+  const dot = ({ level, recovery }) =>
+    el("span", {
+      class: `mark dot ${level > 0 ? "positive" : "negative"}`,
+      css: { left: `${100 * recovery.value}%` },
+    });
+  const said = ({ label, recovery: r }) =>
+    `${short(label, 120)}: ${percent(r.value)} of ${count(r.number)}${interval(r, percent)}`;
+  return withTip(
+    el(
+      "li",
+      { class: high < 0.5 && "far" },
+      el("span", { class: "name" }, short(name, 90)),
+      el(
+        "span",
+        { class: "track" },
+        el("span", { class: "chance", css: { left: `${100 * low}%`, width: `${100 * (high - low)}%` } }),
+        poles.map(dot),
+      ),
+      el("span", { class: "value" }, `${Math.round(100 * value)}${THIN}%`),
+    ),
+    [name, ...poles.map(said)].join("\n"),
+  );
+}
+
+function calibrationFigure({ calibration: bins }) {
+  const share = (bin) => (100 * bin.recovered) / bin.asked;
+  const range = ({ low, high }) => `${decimal(low)} to ${decimal(high)}`;
+  const [first, last] = [bins[0], bins.at(-1)];
+  const answer =
+    bins.length > 1
+      ? `Of the smallest margins ${percent(share(first) / 100)} have the asked sign, ` +
+        `of the largest ${percent(share(last) / 100)}.`
+      : "All margins are equal.";
+  const texts = bins.map((bin) => `margin ${range(bin)}\n${percent(share(bin) / 100)} of ${count(bin.asked)}`);
+  return figure(
+    "Is a larger margin more often right?",
+    answer,
+    columns(
+      "Recovery in percent by margin",
+      bins.map(share),
+      { texts, marks: bins.map((bin, k) => ({ at: k, text: decimal(bin.low) })) },
+    ),
+    {
+      how:
+        "Asked dimensions in percent whose margin has the asked sign, in bins of equal numbers by the size of the " +
+        `margin. A judge who guesses has 50${THIN}% in every bin.`,
+      numbers: [
+        ["Margin", "Recovered", "Asked"],
+        bins.map((bin) => [range(bin), percent(share(bin) / 100), count(bin.asked)]),
+      ],
+    },
+  );
+}
+
+const MOST_DRIFT = 12;
+
+function driftFigure(report, { drift, drift_margin: margin, dimensions }) {
+  if (!drift) return null;
+  const names = new Map(report.dimensions.map((d) => [d.slug, d.name]));
+  const rows = dimensions
+    .filter((d) => d.drifted)
+    .map((d) => ({
+      name: short(names.get(d.slug), 60),
+      value: d.drifted / d.undirected,
+      text: `${percent(d.drifted / d.undirected)} of ${count(d.undirected)}`,
+    }))
+    .sort((a, b) => b.value - a.value)
+    .slice(0, MOST_DRIFT);
+  return figure(
+    "Do replies differ where nobody asked?",
+    `In ${percent(drift.value)}${interval(drift, percent)} of ${count(drift.number)} dimensions outside the direction, ` +
+      `the margin is beyond ${decimal(margin)}.`,
+    rows.length > 0 && bars(rows, Math.max(0.05, ...rows.map((row) => row.value))),
+    { how: "Such a difference is another reason to prefer one of the replies. The worst dimensions are shown." },
+  );
+}
+
+function qualityFigure({ quality, quality_gap: gap, quality_distance: distance }) {
+  const rows = [
+    ["Quality of all replies", decimal(quality, 3), "from 0 to 1, judged without the persona"],
+    ["Chosen less rejected", signed(gap.value), `0 is no bias${interval(gap, signed)}`],
+    ["Absolute difference in a pair", decimal(distance, 3), "0 if both replies are equally good"],
+  ];
+  return figure(
+    "Are both replies equally good?",
+    `The chosen reply is better by ${signed(gap.value)} on average${interval(gap, signed)}.`,
+    table(["Measure", "Value", "How to read it"], rows, "Quality"),
+    { how: "A pair should differ in the person who prefers it, not in being good." },
+  );
+}
