@@ -14,7 +14,11 @@ def verification_rows(manifest: Manifest, report: Report | None) -> list[tuple[s
         rows.append(("Asked dimensions found in the accepted pairs", _of(found.recovery), "high; guessing gives 50 %"))
     if counts.asked:
         rows += [
-            ("The same in all pairs that were judged", f"{_percent(counts.recovered / counts.asked)}", "high"),
+            (
+                "The same in all pairs that were judged, also rejected ones",
+                f"{_percent(counts.recovered / counts.asked)}",
+                "high",
+            ),
             ("Dimensions of accepted pairs made neutral", f"{counts.neutral} of {counts.neutral + counts.kept}", "few"),
         ]
     if found and found.drift:

@@ -1,8 +1,8 @@
 """Removal of private data from a published manifest: facts about the builder's machine or account.
 
-The sections `engine` (addresses, commands, names of environment variables), `workers` (images and options that name a
-cloud project) and `publish` are dropped. A local path becomes its last part: a file's name may say where posts came
-from, but its folders show who keeps them. The fingerprint identifies the contents anyway.
+The sections `engine` and `verification.engine` (addresses, commands, names of environment variables), `workers` (images
+and options that name a cloud project) and `publish` are dropped. A local path becomes its last part: a file's name may
+say where posts came from, but its folders show who keeps them. The fingerprint identifies the contents anyway.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from schemas.report import Report
 _PRIVATE = ("engine", "workers", "publish")
 _PATHS = (
     *("space", "templates", "seeds.path", "generation.model", "generation.extra"),
+    "verification.model",
     *("mining.source.path", "mining.source.submissions", "mining.source.comments"),
 )
 
@@ -29,6 +30,7 @@ def public_manifest(manifest: Manifest) -> Manifest:
     """Return the manifest without private data: of the same schema, about the same files."""
     names = local_paths(manifest)
     config = {key: value for key, value in manifest.config.items() if key not in _PRIVATE}
+    config["verification"] = {key: value for key, value in config["verification"].items() if key not in _PRIVATE}
     return manifest.model_copy(
         update={
             "config": _replace_paths(config, names),

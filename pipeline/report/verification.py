@@ -165,9 +165,9 @@ def _bins(asked: Integers, recovered: Integers) -> list[MarginBin]:
     return [
         MarginBin(
             low=start / _STEPS,
-            high=end / _STEPS,
+            high=min(end, _WIDEST) / _STEPS,
             asked=int(asked[start:end].sum()),
             recovered=int(recovered[start:end].sum()),
         )
-        for start, end in zip(starts.tolist(), np.minimum(ends, _WIDEST).tolist(), strict=True)
+        for start, end in zip(starts.tolist(), ends.tolist(), strict=True)
     ]

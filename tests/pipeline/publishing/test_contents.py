@@ -112,6 +112,8 @@ def test_published_manifest_has_nothing_about_the_builder(hub: FakeHub, built: P
         "engine": {"kind": "openai", "base_urls": ["http://ann:pa55word@10.0.0.1/v1"], "api_key_env": "MY_KEY"},
         "workers": {"image": "europe-docker.pkg.dev/cloud-project/everyuser", "experiments": ["use_cloud-project"]},
         "publish": {"repo_id": "ann/rehearsal"},
+        "verification": manifest["config"]["verification"]
+        | {"model": f"{home}/judge", "engine": {"kind": "openai", "base_urls": ["http://bob:pa55word@10.0.0.2/v1"]}},
     }
     for part in ("config", "parts"):
         extra = {"chat_template": f"{home}/chat.j2", "top_k": 5}
@@ -134,6 +136,7 @@ def test_published_manifest_has_nothing_about_the_builder(hub: FakeHub, built: P
         load_manifest(built).files,
     )
     assert (public.config["seeds"]["path"], public.config["space"]) == ("posts.jsonl", "own.yaml")
+    assert public.config["verification"]["model"] == "judge"
     assert public.parts["generation"]["extra"] == {"chat_template": "chat.j2", "top_k": 5}
 
 
@@ -402,6 +405,19 @@ def test_build_that_lost_too_many_pairs_is_published_by_force_only(hub: FakeHub,
     result = publish(built)
 
     assert_one_line(result, 2, "7 of 60 pairs were lost, more than limits.max_lost_share = 0.1", "--force")
+    assert not hub.requests
+    succeed(built, "--force")
+
+
+def test_build_that_misses_a_gate_is_published_by_force_only(hub: FakeHub, built: Path) -> None:
+    manifest = load_manifest(built).model_dump(mode="json")
+    manifest["config"]["limits"]["min_recovery"] = 0.8
+    manifest["counts"]["verification"] |= {"asked": 200, "recovered": 150}
+    write(built, manifest)
+
+    result = publish(built)
+
+    assert_one_line(result, 2, "150 (75.0 %) of 200 asked dimensions", "limits.min_recovery = 0.8", "--force")
     assert not hub.requests
     succeed(built, "--force")
 
