@@ -72,7 +72,8 @@ class VerificationTally:
             for counts, cases in zip(self._found, (is_asked, is_asked & is_right), strict=True):
                 np.add.at(counts[:, pole], groups, cases)
             self._kept[pole] += (is_asked & (kept == level)).sum(axis=0)
-        steps = np.rint(np.abs(margins[asked != 0]) * _STEPS).astype(np.int64)
+        # A question without an answer has no margin, and finds nothing.
+        steps = np.rint(np.abs(np.nan_to_num(margins[asked != 0])) * _STEPS).astype(np.int64)
         for counts, chosen in zip(self._margins, (steps, steps[is_right[asked != 0]]), strict=True):
             counts += np.bincount(chosen, minlength=_WIDEST + 1)
 

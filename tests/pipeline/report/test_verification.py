@@ -86,6 +86,13 @@ def test_a_dimension_is_recovered_if_its_margin_has_the_asked_sign() -> None:
     assert [dimension.slug for dimension in found.dimensions] == ["tone", "risk"]
 
 
+def test_an_asked_dimension_without_an_answer_is_not_recovered() -> None:
+    found = figures(verified({}, {"tone": 1}), verified({"tone": 1.0}, {"tone": 1}))
+
+    assert (found.recovery.value, found.recovery.number) == (0.5, 2)
+    assert [(one.asked, one.recovered) for one in found.calibration] == [(1, 0), (1, 1)]
+
+
 def test_posts_and_not_pairs_decide_the_interval() -> None:
     right, wrong = verified({"tone": 0.5}, {"tone": 1}), verified({"tone": -0.5}, {"tone": 1})
 
