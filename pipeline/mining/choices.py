@@ -16,9 +16,10 @@ from pipeline.questions.choices import (
     ORDERS,
     Asked,
     Questionnaire,
+    by_meaning,
     dimension_texts,
     make_questionnaire,
-    read_answers,
+    read_options,
 )
 from pipeline.runtime.resources import resources
 from pipeline.threads.batch import ThreadBatch
@@ -93,10 +94,11 @@ def read_choices(
         row: Row of the response.
         plan: Plan of the build.
     """
-    found = read_answers(outcomes, _asked(threads, row, plan))
-    if isinstance(found, Violation | Failure):
-        return found
-    dimensions = annotated_dimensions(plan)
+    dimensions, asked = annotated_dimensions(plan), _asked(threads, row, plan)
+    options = read_options(outcomes, len(asked))
+    if isinstance(options, Violation | Failure):
+        return options
+    found = by_meaning(options, asked[:, 1])
     levels = np.zeros(threads.levels.shape[1], dtype=np.int8)
     poles = np.zeros((len(levels), 2), dtype=np.float32)
     levels[dimensions] = confident_levels(found, plan.mining.annotation.min_confidence)

@@ -88,28 +88,38 @@ def question_texts(template: Template, meanings: Sequence[Mapping[str, str]], **
     return texts
 
 
-def read_answers(outcomes: Sequence[Outcome], asked: Asked) -> npt.NDArray[np.float32] | Violation | Failure:
-    """Return the probability of each meaning, shape (N, 3), or the reason why there are none.
+def read_options(outcomes: Sequence[Outcome], questions: int) -> npt.NDArray[np.uint8] | Violation | Failure:
+    """Return the probabilities of the options in 255ths, shape (N, 3), or the reason why there are none.
 
     Args:
-        outcomes: One for each request about the reply.
-        asked: The questions of these requests.
+        outcomes: One for each request about a reply.
+        questions: N, the number of questions of these requests.
     """
-    by_option = []
+    answers = []
     for outcome in outcomes:
         if isinstance(outcome, Failure):
             return outcome
-        by_option.append(decode_probabilities(outcome.text))
-    options = np.concatenate(by_option).astype(np.float32)
-    # Bytes are rounded, so that the three of a question may not add up to 255.
-    options /= np.maximum(options.sum(axis=1, keepdims=True), 1)
-    if len(options) != len(asked):
-        return Violation("incomplete", f"{len(options)} answers to {len(asked)} questions")
+        answers.append(decode_probabilities(outcome.text))
+    options = np.concatenate(answers)
+    if len(options) != questions:
+        return Violation("incomplete", f"{len(options)} answers to {questions} questions")
     if not options.any():
         return Violation("no_option", "the model gave none of the options to any question")
-    by_meaning = np.empty_like(options)
-    np.put_along_axis(by_meaning, _ORDER_ARRAY[asked[:, 1]], options, axis=1)
-    return by_meaning
+    return options
 
 
-_ORDER_ARRAY = np.array(ORDERS)
+def by_meaning(options: npt.NDArray[np.uint8], orders: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+    """Return the probability of each meaning, shape (N, 3); zeros where a question has no answer.
+
+    Args:
+        options: Of `read_options`.
+        orders: Number of the order of each question's options, shape (N,).
+    """
+    # Bytes are rounded, so that the three of a question may not add up to 255.
+    shares: npt.NDArray[np.float32] = options / np.maximum(options.sum(axis=1, keepdims=True), 1).astype(np.float32)
+    found = np.empty_like(shares)
+    np.put_along_axis(found, _ORDERS[orders], shares, axis=1)
+    return found
+
+
+_ORDERS = np.array(ORDERS)

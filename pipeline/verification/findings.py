@@ -10,8 +10,11 @@ import numpy.typing as npt
 
 from pipeline.generation.completions import Failure
 from pipeline.quality.rules import Violation
-from pipeline.questions.choices import MEANINGS, read_answers
+from pipeline.questions.choices import MEANINGS, by_meaning, read_options
 from pipeline.verification.ask import Claim
+
+Options = npt.NDArray[np.uint8]
+"""Answers to the questions about a reply, of `read_options`."""
 
 _QUALITY_SCORES = np.array([1.0, 0.5, 0.0], dtype=np.float32)
 """Of good, fair and poor."""
@@ -42,34 +45,43 @@ def read_findings(claims: Sequence[Claim], dimensions: int, orders: int) -> Find
         dimensions: D, the number of dimensions of the space. The question of this number is about quality.
         orders: Orders in which each question was asked, one after another.
     """
+    answers, unanswered = _read_claims(claims)
     scores = np.full((len(claims), 2, dimensions), np.nan, dtype=np.float32)
     qualities = np.full((len(claims), 2), np.nan)
     agreement = np.full(len(claims), np.nan)
+    if answers:
+        # All of a shard at once: for one claim, calling NumPy takes longer than the work.
+        asked = np.concatenate([claims[number].asked for number in answers for _ in range(2)])
+        options = np.concatenate([reply for replies in answers.values() for reply in replies])
+        probabilities = by_meaning(options, asked[:, 1]).reshape(-1, orders, MEANINGS)
+        question = asked[::orders, 0]
+        sizes = [len(reply) // orders for replies in answers.values() for reply in replies]
+        owner = np.repeat(np.repeat([*answers], 2), sizes)
+        side = np.repeat(np.tile([0, 1], len(answers)), sizes)
+        mean = probabilities.mean(axis=1, dtype=np.float32)
+        likeliest = probabilities.argmax(axis=-1)
+        agrees = (likeliest == likeliest[:, :1]).all(axis=-1)
+
+        trait = question < dimensions
+        scores[owner[trait], side[trait], question[trait]] = mean[trait, 0] - mean[trait, 1]
+        qualities[owner[~trait], side[~trait]] = (mean[~trait] * _QUALITY_SCORES).sum(axis=-1)
+        agreeing, of = (np.bincount(owner[trait], counted, len(claims)) for counted in (agrees[trait], None))
+        agreement[of > 0] = agreeing[of > 0] / of[of > 0]
+    margins = (scores[:, 0] - scores[:, 1]).round(_DIGITS)
+    return Findings(margins, qualities.round(_DIGITS).clip(0, 1), agreement, unanswered)
+
+
+def _read_claims(claims: Sequence[Claim]) -> tuple[dict[int, list[Options]], dict[int, Violation | Failure]]:
+    """Return the options of both replies by the claim's number, and the reasons of claims without an answer."""
+    answers: dict[int, list[Options]] = {}
     unanswered: dict[int, Violation | Failure] = {}
     for number, claim in enumerate(claims):
-        found = _probabilities(claim, orders)
-        if isinstance(found, Violation | Failure):
-            unanswered[number] = found
-            continue
-        questions = claim.asked[::orders, 0]
-        about_dimension = questions < dimensions
-        mean = found.mean(axis=2, dtype=np.float32)
-        scores[number][:, questions[about_dimension]] = (mean[..., 0] - mean[..., 1])[:, about_dimension]
-        if not about_dimension.all():
-            qualities[number] = (mean[:, -1] * _QUALITY_SCORES).sum(axis=-1)
-        likeliest = found[:, about_dimension].argmax(axis=-1)
-        agreement[number] = (likeliest == likeliest[..., :1]).all(axis=-1).mean()
-    margins = (scores[:, 0] - scores[:, 1]).round(_DIGITS)
-    return Findings(margins, np.clip(qualities.round(_DIGITS), 0, 1), agreement, unanswered)
-
-
-def _probabilities(claim: Claim, orders: int) -> npt.NDArray[np.float32] | Violation | Failure:
-    """Return the probability of each meaning, shape (2 replies, questions, orders, meanings)."""
-    half = len(claim.outcomes) // 2
-    replies = []
-    for outcomes in (claim.outcomes[:half], claim.outcomes[half:]):
-        found = read_answers(outcomes, claim.asked)
-        if isinstance(found, Violation | Failure):
-            return found
-        replies.append(found.reshape(-1, orders, MEANINGS))
-    return np.stack(replies)
+        half = len(claim.outcomes) // 2
+        answers[number] = []
+        for outcomes in (claim.outcomes[:half], claim.outcomes[half:]):
+            found = read_options(outcomes, len(claim.asked))
+            if isinstance(found, Violation | Failure):
+                unanswered.setdefault(number, found)
+            else:
+                answers[number].append(found)
+    return {number: replies for number, replies in answers.items() if number not in unanswered}, unanswered

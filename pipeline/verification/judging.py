@@ -92,7 +92,7 @@ def _fields(findings: Findings, number: int, kept: Direction, claim: Claim, judg
 
 
 def _with_null(numbers: npt.NDArray[Any]) -> tuple[float | None, ...]:
-    return tuple(None if number != number else number for number in numbers.tolist())
+    return tuple([None if number != number else number for number in numbers.tolist()])
 
 
 def _violation(
@@ -106,17 +106,19 @@ def _violation(
         return Violation("too_few_dimensions", shows)
     if left < settings.min_share * of:
         return Violation("too_small_share", shows)
-    drift = np.nanmax(np.abs(margins), initial=0, where=asked == 0)
-    if settings.max_drift is not None and drift > settings.max_drift:
-        return Violation("drift", f"the replies differ by {drift:.2f} in a dimension that nobody asked for")
+    if settings.max_drift is not None:
+        drift = np.nanmax(np.abs(margins), initial=0, where=asked == 0)
+        if drift > settings.max_drift:
+            return Violation("drift", f"the replies differ by {drift:.2f} in a dimension that nobody asked for")
     qualities = f"quality {chosen:.2f} (chosen) and {rejected:.2f} (rejected)"
     if settings.min_quality is not None and min(chosen, rejected) < settings.min_quality:
         return Violation("quality", qualities)
     if settings.max_quality_gap is not None and abs(chosen - rejected) > settings.max_quality_gap:
         return Violation("quality_gap", qualities)
-    mean = float((margins * kept)[kept != 0].mean())
-    if settings.max_margin is not None and mean > settings.max_margin:
-        return Violation("margin", f"the mean margin is {mean:.2f}")
+    if settings.max_margin is not None:
+        mean = float((margins * kept)[kept != 0].mean())
+        if mean > settings.max_margin:
+            return Violation("margin", f"the mean margin is {mean:.2f}")
     return None
 
 
