@@ -1,4 +1,4 @@
-"""The command line: `everyuser build | inspect | check | report | publish | space`.
+"""The command line: `everyuser build | inspect | check | report | review | publish | space`.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 130 stopped.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import importlib.util
+import json
 import logging
 import os
 import threading
@@ -26,6 +27,7 @@ from schemas import SCHEMA_VERSION
 from schemas.base import UsageError, UserError
 from schemas.config import PublishConfig, SamplingConfig
 from schemas.loader import load_config, validate
+from schemas.review import ReviewSettings
 from schemas.terminal import Terminal, say, say_error
 
 if TYPE_CHECKING:
@@ -42,7 +44,7 @@ space_app = typer.Typer(help="Look at a preference space.", no_args_is_help=True
 app.add_typer(space_app, name="space")
 
 # Defaults of the options.
-_REPORT, _PUBLISH = ReportSettings(), PublishConfig(repo_id="owner/name")
+_REPORT, _REVIEW, _PUBLISH = ReportSettings(), ReviewSettings(), PublishConfig(repo_id="owner/name")
 
 out = Terminal()
 err = Terminal(stderr=True)
@@ -248,6 +250,65 @@ def report(
             write_card(build_folder, manifest, found, pictures)
         for path in ("report.html", "report.json", CARD):
             say(out, f"in    {build_folder / path}")
+
+
+@app.command()
+def review(
+    folder: Annotated[str, typer.Argument(metavar="DIR", help="A finished build.")],
+    more: Annotated[
+        list[Path] | None, typer.Argument(metavar="[LABELS]...", help="More files of labels, after --score.")
+    ] = None,
+    labels: Annotated[
+        list[Path] | None,
+        typer.Option("--score", metavar="LABELS", help="Score this file, which the page exported, and write no page."),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the score as JSON, with every disagreement in full.")
+    ] = False,
+    pairs: Annotated[int, typer.Option("--pairs", metavar="N", help="Pairs on the page.")] = _REVIEW.pairs,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the sample.")] = _REVIEW.seed,
+    before: Annotated[
+        float,
+        typer.Option(
+            "--before", metavar="SHARE", help="Share of the pairs drawn as they were before verification filtered."
+        ),
+    ] = _REVIEW.before,
+    output: Annotated[
+        str | None, typer.Option("--output", "-o", metavar="FILE", help="The page; by default DIR/review.html.")
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Let people check the directions of a build.
+
+    Writes a page with a blind sample: posts, both replies, and a question for each dimension. It exports labels, which
+    `everyuser review DIR --score labels.json [more.json ...]` compares with the dataset, the judge and each other.
+    """
+    with _reported(debug):
+        from pipeline.console.review_display import show_score
+        from pipeline.io.storage import parse, write_text
+        from pipeline.report.source import open_build
+        from pipeline.review.labels import read_all_labels
+        from pipeline.review.page import render_sheet
+        from pipeline.review.sample import draw_sample
+        from pipeline.review.score import score
+
+        if not labels and (more or as_json):
+            raise UsageError(f"{more[0] if more else '--json'} needs --score; name the files of labels after it")
+        opened = open_build(parse(folder))
+        if labels:
+            found = score(opened, read_all_labels([*labels, *(more or ())]))
+            if as_json:
+                say(out, json.dumps(found.model_dump(mode="json"), indent=1))
+            else:
+                show_score(found, out)
+            return
+        settings = validate(ReviewSettings, {"pairs": pairs, "seed": seed, "before": before}, "everyuser review")
+        sheet = draw_sample(opened, settings).sheet
+        path = parse(output) if output else opened.folder / "review.html"
+        write_text(path, render_sheet(sheet))
+        questions = sum(len(pair.questions) for pair in sheet.pairs)
+        say(out, f"in    {path}: {len(sheet.pairs)} pairs, {questions} questions")
+        say(out, f"next  open it in a browser, export the labels, and run: everyuser review {folder} --score LABELS")
 
 
 @app.command()

@@ -36,7 +36,7 @@ _FLAGS = [
 ]
 
 _KEYS = {"Enter": 13, "Escape": 27, "Tab": 9, "End": 35, "Home": 36, "ArrowUp": 38, "ArrowDown": 40}
-_KEYS |= {"ArrowLeft": 37, "ArrowRight": 39, "PageDown": 34, "PageUp": 33}
+_KEYS |= {"ArrowLeft": 37, "ArrowRight": 39, "PageDown": 34, "PageUp": 33, "1": 49, "2": 50, "3": 51}
 
 
 class Browser:

@@ -20,6 +20,7 @@ LONG = (
     *("test_dataflow", "test_journal", "test_failures", "test_contents", "test_launch", "test_packaged"),
     *("test_browser", "test_everyuser", "test_tour", "test_operations", "test_gather", "test_pairing"),
     *("test_measure", "test_trial", "test_verdicts", "test_index", "test_paper_builds", "test_service"),
+    "test_review_browser",
 )
 """Files of tests that start processes or run many whole builds, the longest first: begun last, they delay the end."""
 

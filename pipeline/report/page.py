@@ -10,6 +10,7 @@ import base64
 import hashlib
 import importlib.resources
 import re
+from collections.abc import Iterable
 
 from pipeline.io.storage import AnyPath, write_text
 from schemas.report import Report
@@ -35,16 +36,22 @@ _ESCAPES = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u20
 
 def render_page(report: Report) -> str:
     """Return the whole page as HTML."""
-    style = _read("page.css")
-    script = '"use strict";\n(() => {\n' + "\n".join(map(_read, _SCRIPTS)) + "})();\n"
-    parts = {
-        "policy": _policy(style, script),
-        "style": style,
-        "script": script,
-        "data": report.model_dump_json().translate(_ESCAPES),
-    }
+    return compose(read_web("page.html"), read_web("page.css"), map(read_web, _SCRIPTS), report.model_dump_json())
+
+
+def compose(html: str, style: str, scripts: Iterable[str], data: str) -> str:
+    """Return a page that needs no network and runs no other script.
+
+    Args:
+        html: The page with the places `{{policy}}`, `{{style}}`, `{{script}}` and `{{data}}`.
+        style: Style sheet.
+        scripts: Scripts, which share one scope.
+        data: JSON with any texts; it cannot end its element.
+    """
+    script = '"use strict";\n(() => {\n' + "\n".join(scripts) + "})();\n"
+    parts = {"policy": _policy(style, script), "style": style, "script": script, "data": data.translate(_ESCAPES)}
     # In one pass, so that a text of the dataset that looks like a placeholder is not filled.
-    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], _read("page.html"))
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], html)
 
 
 def write_page(report: Report, folder: AnyPath) -> None:
@@ -65,5 +72,6 @@ def _hash(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
-def _read(name: str) -> str:
+def read_web(name: str) -> str:
+    """Return a file of the report's page."""
     return importlib.resources.files("pipeline.report").joinpath("web", name).read_text(encoding="utf-8")
