@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from pipeline.report.settings import ReportSettings
+from pipeline.report.settings import JudgeSettings, ReportSettings
 from pipeline.runtime import logs
 from pipeline.runtime.exits import end_process
 from schemas import SCHEMA_VERSION
@@ -44,7 +44,8 @@ space_app = typer.Typer(help="Look at a preference space.", no_args_is_help=True
 app.add_typer(space_app, name="space")
 
 # Defaults of the options.
-_REPORT, _REVIEW, _PUBLISH = ReportSettings(), ReviewSettings(), PublishConfig(repo_id="owner/name")
+_REPORT, _JUDGE, _REVIEW = ReportSettings(), JudgeSettings(), ReviewSettings()
+_PUBLISH = PublishConfig(repo_id="owner/name")
 
 out = Terminal()
 err = Terminal(stderr=True)
@@ -214,19 +215,37 @@ def report(
     ] = None,
     currency: Annotated[str, typer.Option("--currency", help="Currency of the prices.")] = _REPORT.currency,
     workers: Annotated[int | None, typer.Option("--workers", min=1, help="Processes; by default one a CPU.")] = None,
+    judge: Annotated[
+        bool,
+        typer.Option("--judge", help="Ask a judge about a sample of the pairs first; the answers are kept in judge/."),
+    ] = False,
+    judge_pairs: Annotated[
+        int, typer.Option("--judge-pairs", min=1, help="Pairs that the judge is asked about.")
+    ] = _JUDGE.pairs,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="With --judge: another judge than the build's, such as verification.model=NAME; may be repeated.",
+        ),
+    ] = None,
     verbose: Verbose = False,
     debug: Debug = False,
 ) -> None:
     """Measure a build, and write its report.
 
     Writes report.html, report.json and figures/ into the build's folder, and the main figures into its card.
+    With --judge, a judge says which dimensions the replies of a sample show, and which reply the portraits' persons
+    would prefer. A judge of another family than the build's tells most. The same command resumes.
     """
-    with _reported(debug, verbose):
+    with _reported(debug, verbose, resumes=judge):
         from pipeline.card.render import write_card
         from pipeline.console.display import Display
         from pipeline.io.locks import locked
         from pipeline.io.manifests import CARD
         from pipeline.io.storage import parse
+        from pipeline.report.judging.ask import judge_build
         from pipeline.report.run import write_report
         from pipeline.report.source import open_build
 
@@ -244,8 +263,13 @@ def report(
         build_folder = parse(folder)
         # Opened before the lock is taken, so that a folder without a build is left alone.
         manifest = open_build(build_folder).manifest
+        if overrides and not judge:
+            raise UsageError("--set is about a judge; add --judge")
         with locked(build_folder):
             with Display(out) as display:
+                if judge:
+                    judge_settings = JudgeSettings(overrides or (), judge_pairs)
+                    judge_build(build_folder, judge_settings, display.measure, display.notice)
                 found, pictures = write_report(build_folder, settings, display.measure)
             write_card(build_folder, manifest, found, pictures)
         for path in ("report.html", "report.json", CARD):

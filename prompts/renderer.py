@@ -29,6 +29,7 @@ INPUTS: dict[str, frozenset[str]] = {
     "annotate": frozenset({"post", "response", "dimension", "options"}),
     "annotate_json": frozenset({"post", "response", "dimensions"}),
     "quality": frozenset({"options"}),
+    "prefer": frozenset({"portrait", "post", "first", "second"}),
 }
 """The templates of the pipeline and the inputs of each.
 
@@ -36,20 +37,22 @@ INPUTS: dict[str, frozenset[str]] = {
 list of `slug`, `name`, `group`, `label`, `description`, `hint`. A dimension has the fields of a space file; `tags` are
 the topical dimensions where `dimensions` are the others. `options` are three of `letter`, `label` and `description`;
 label and description of 'cannot tell' are empty. In `quality` the labels are `good`, `fair` and `poor`.
+`first` and `second` are replies in the order in which `prefer` shows them.
 """
 
 BLOCKS: dict[str, tuple[str, ...]] = dict.fromkeys(INPUTS, ("system", "user")) | {
     "portrait_text": ("text",),
     "annotate": ("context", "question"),
     "quality": ("question",),
+    "prefer": ("context", "question"),
 }
 """The blocks of each template."""
 
 HIDDEN_INPUTS: dict[str, frozenset[str]] = {
-    "context": frozenset({"dimension", "options"}),
-    "question": frozenset({"post", "response"}),
+    "context": frozenset({"dimension", "options", "first", "second"}),
+    "question": frozenset({"post", "response", "portrait"}),
 }
-"""Inputs that a block of `annotate` does not get, since all questions about a response share one context."""
+"""Inputs that a block of `annotate` or `prefer` does not get, since all of its questions share one context."""
 
 _NOT_SENT = frozenset({"portrait_text"})
 """Templates of texts that are not sent to a model."""

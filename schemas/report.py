@@ -230,6 +230,8 @@ class VerificationFigures(Record):
     pairs: Count
     recovery: Estimate
     """Share of the asked dimensions that are recovered, before any was made neutral."""
+    recovery_after: Estimate | None
+    """The same of the dimensions that were kept: 1 by construction where the same judge has filtered."""
     made_neutral: Count
     """Asked dimensions that filtering made neutral."""
     dimensions: tuple[VerifiedDimension, ...]
@@ -247,6 +249,36 @@ class VerificationFigures(Record):
     """Mean of the chosen reply's quality less that of the rejected one; 0 means no bias."""
     quality_distance: float | None
     """Mean absolute difference in quality of a pair's replies."""
+
+
+class SwapFigures(Record):
+    """Persona swap: given a portrait, which of the two replies does the judge prefer? Asked in both orders.
+
+    A reply is preferred if its probability is the larger one, averaged over the orders.
+    """
+
+    preferred: Estimate
+    """Share of the portraits whose own reply is preferred; a judge without a preference at all counts as wrong."""
+    both: Estimate | None
+    """Share of the pairs for which that holds under the portrait and the opposite one; None without mirror images."""
+    undecided: Share
+    """Share of the portraits for which "no preference" is the likeliest answer."""
+    order_agreement: Share
+    """Share of the portraits for which both orders give the same likeliest answer."""
+
+
+class SecondJudgeFigures(Record):
+    """What a judge found in a sample of a finished build (`everyuser report --judge`)."""
+
+    files_digest: str
+    """That of the build that was judged."""
+    sampled: Count
+    unanswered: Count
+    """Sampled pairs that the judge did not answer about; they are in no figure."""
+    found: VerificationFigures | None
+    agreement: Estimate | None
+    """Share of the asked dimensions whose margin has the same sign as the first judge's; None without a first judge."""
+    swap: SwapFigures | None
 
 
 class PacePoint(Record):
@@ -348,6 +380,8 @@ class Report(Record):
     copies: CopyFigures
     verification: VerificationFigures | None
     """None where no judge was asked."""
+    second_judge: SecondJudgeFigures | None
+    """None where `everyuser report --judge` was never used on these files."""
     pace: tuple[PacePoint, ...]
     runs: tuple[Run, ...]
     cost: CostFigures

@@ -30,6 +30,21 @@ def verification_rows(manifest: Manifest, report: Report | None) -> list[tuple[s
         rows.append(("Quality of chosen less rejected replies, by the judge", f"{gap.value:+.3f}{interval}", "0"))
     if found and found.order_agreement is not None:
         rows.append(("Questions with one answer in all orders", _percent(found.order_agreement), "high"))
+    return rows + _second_rows(report)
+
+
+def _second_rows(report: Report | None) -> list[tuple[str, str, str]]:
+    """Return the rows of a judge who was asked about the finished build."""
+    second = report and report.second_judge
+    rows = []
+    if second and second.found:
+        rows.append(
+            (f"Asked dimensions found by {second.found.judge}, of a sample", _of(second.found.recovery), "high")
+        )
+        if second.found.recovery_after:
+            rows.append(("Kept dimensions found by the same", _of(second.found.recovery_after), "high"))
+    if second and second.swap:
+        rows.append(("Given a portrait, the reply of that person preferred", _of(second.swap.preferred), "high"))
     return rows
 
 

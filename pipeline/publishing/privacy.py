@@ -46,6 +46,8 @@ def local_paths(manifest: Manifest, report: Report | None = None) -> dict[str, s
     paths = [path for key in _PATHS for path in texts_in(_get_nested(manifest.config, key))]
     if report is not None:
         paths += [entry.file for entry in report.contamination]
+        judged = report.second_judge and report.second_judge.found
+        paths += [judged.judge] if judged else []
     return {path: PurePath(path).name for path in paths if _is_local(path)}
 
 

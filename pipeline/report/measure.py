@@ -24,6 +24,7 @@ from pipeline.report.coverage import CoverageTally
 from pipeline.report.diversity import ReplySample
 from pipeline.report.duplicates import DuplicateTally
 from pipeline.report.funnel import FunnelTally, cost_of
+from pipeline.report.judging.ask import read_figures
 from pipeline.report.lengths import LengthTally
 from pipeline.report.pace import read_pace
 from pipeline.report.settings import ReportSettings
@@ -161,6 +162,7 @@ def _make_report(scope: Scope, tallies: Tallies, progress: Progress) -> Report:
         contamination=tuple(tally.result() for tally in tallies.contamination),
         copies=tallies.copies.result(),
         verification=tallies.verification.result() if tallies.has_pool else None,
+        second_judge=read_figures(build),
         pace=read_pace(build.folder),
         runs=manifest.runs,
         cost=cost_of(manifest, build.examples, settings),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 from pydantic import Field, model_validator
 
@@ -44,3 +45,14 @@ class ReportSettings(Record):
         if (self.prompt_price is None) != (self.completion_price is None):
             raise ValueError("give both prompt_price and completion_price, or neither")
         return self
+
+
+class JudgeSettings(NamedTuple):
+    """Settings of `everyuser report --judge`."""
+
+    overrides: Sequence[str] = ()
+    """Values of `--set`, such as `verification.model=NAME`."""
+    pairs: int = 200
+    """Pairs to ask about."""
+    seed: int = 0
+    """Seed of their sample."""

@@ -40,6 +40,8 @@ class VerificationTally:
         # Asked and recovered; by group, pole and dimension.
         self._found: Integers = np.zeros((2, GROUPS, 2, size), dtype=np.int64)
         self._kept: Integers = np.zeros((2, size), dtype=np.int64)
+        # Kept, and recovered of these; by group.
+        self._after: Integers = np.zeros((2, GROUPS), dtype=np.int64)
         # Asked and recovered, by absolute margin.
         self._margins: Integers = np.zeros((2, _WIDEST + 1), dtype=np.int64)
         # Asked about and drifted, by group and dimension.
@@ -72,6 +74,9 @@ class VerificationTally:
             for counts, cases in zip(self._found, (is_asked, is_asked & is_right), strict=True):
                 np.add.at(counts[:, pole], groups, cases)
             self._kept[pole] += (is_asked & (kept == level)).sum(axis=0)
+        is_kept = (kept != 0) & (kept == asked)
+        for counts, cases in zip(self._after, (is_kept, is_kept & is_right), strict=True):
+            np.add.at(counts, groups, cases.sum(axis=1))
         # A question without an answer has no margin, and finds nothing.
         steps = np.rint(np.abs(np.nan_to_num(margins[asked != 0])) * _STEPS).astype(np.int64)
         for counts, chosen in zip(self._margins, (steps, steps[is_right[asked != 0]]), strict=True):
@@ -103,6 +108,7 @@ class VerificationTally:
         self._judges += other._judges
         self._found += other._found
         self._kept += other._kept
+        self._after += other._after
         self._margins += other._margins
         self._drift += other._drift
         self._orders += other._orders
@@ -120,6 +126,7 @@ class VerificationTally:
             judge=", ".join(sorted(self._judges, key=lambda judge: (-self._judges[judge], judge))),
             pairs=self._judges.total(),
             recovery=recovery,
+            recovery_after=estimate_share(self._after[1], self._after[0]),
             made_neutral=recovery.number - int(self._kept.sum()),
             dimensions=self._dimensions(),
             calibration=tuple(_bins(*self._margins)),

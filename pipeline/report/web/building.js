@@ -5,7 +5,8 @@ const STAGES = [
   ["sample", "With an active dimension"],
   ["mine", "Drawn from a thread"],
   ["generate", "Answered by the model"],
-  ["validate", "Accepted as a pair"],
+  ["validate", "Within the rules"],
+  ["verify", "Confirmed by the judge"],
   ["assemble", "Given a history"],
   ["portrait", "Given a portrait"],
 ];
@@ -17,8 +18,8 @@ function survivors(counts) {
     const stage = reason.split("/")[0];
     if (Object.hasOwn(dropped, stage)) dropped[stage] += number;
   }
-  const { sample, mine, generate, validate } = dropped;
-  let left = counts.pairs_accepted + sample + mine + generate + validate;
+  const { sample, mine, generate, validate, verify } = dropped;
+  let left = counts.pairs_accepted + sample + mine + generate + validate + verify;
   const steps = [["Attempts", left]];
   for (const [stage, name] of STAGES) {
     left -= dropped[stage];

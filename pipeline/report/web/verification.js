@@ -6,19 +6,70 @@ function interval({ low, high }, say) {
 }
 
 function verification(report) {
-  const v = report.verification;
-  if (!v)
+  const { verification: v, second_judge: second } = report;
+  if (!v && !second)
     return section("verification", "Directions checked", none(
-        "No judge has checked what the replies show; the directions are those that were asked for. " +
-          "`verification: {mode: record}` asks one.",
+        "No judge has checked what the replies show; the directions are those that were asked for. A build with " +
+          "`verification: {mode: record}` asks one, and so does `everyuser report DIR --judge`.",
       ));
   return section(
     "verification",
     "Directions checked",
-    recoveryFigure(report, v),
-    calibrationFigure(v),
-    driftFigure(report, v),
-    v.quality_gap && qualityFigure(v),
+    v && [
+      recoveryFigure(report, v),
+      calibrationFigure(v),
+      driftFigure(report, v),
+      v.quality_gap && qualityFigure(v),
+    ],
+    second && [second.found && secondFigure(second), second.swap && swapFigure(second)],
+  );
+}
+
+/** Return a table's line about an estimated share. */
+function shareLine(name, share, how) {
+  return [name, percent(share.value), `${percent(share.low)} to ${percent(share.high)}`, count(share.number), how];
+}
+
+const SHARES = ["Share", "Value", `95${THIN}% interval`, "Of", "How to read it"];
+
+function secondFigure({ found, agreement, sampled, unanswered }) {
+  const { recovery, recovery_after: after, drift } = found;
+  const rows = [
+    shareLine("Asked dimensions found", recovery, "before filtering; guessing gives 50\u202f%"),
+    after && shareLine("Kept dimensions found", after, "after filtering; where no dimension was dropped, the same"),
+    agreement && shareLine("Agreement with the first judge", agreement, "on asked dimensions, by the margin's sign"),
+    drift && shareLine("Drift where nobody asked", drift, `margins beyond ${decimal(found.drift_margin)}`),
+  ].filter(Boolean);
+  return figure(
+    "What does a judge find who is asked anew?",
+    `${short(found.judge, 100)} finds ${percent(recovery.value)}${interval(recovery, percent)} of the dimensions that ` +
+      `the replies of ${many(found.pairs, "pair")} were asked to show.`,
+    table(SHARES, rows, "Second judge"),
+    {
+      how:
+        `Of a sample of ${many(sampled, "pair")} of the finished build (${count(unanswered)} unanswered). This judge had ` +
+        "no part in filtering, so what it finds of the kept dimensions tells whether filtering worked.",
+    },
+  );
+}
+
+function swapFigure({ swap }) {
+  const rows = [
+    shareLine("Own reply preferred", swap.preferred, "given a portrait; guessing gives 50\u202f%"),
+    swap.both && shareLine("Under both portraits", swap.both, "the preference turns round with the person"),
+    ["No preference", percent(swap.undecided), ABSENT, ABSENT, "the likeliest answer"],
+    ["Same answer in both orders", percent(swap.order_agreement), ABSENT, ABSENT, "of the replies"],
+  ].filter(Boolean);
+  return figure(
+    "Does the preference follow the portrait?",
+    `Given a portrait, the judge prefers the reply of that person in ${percent(swap.preferred.value)}` +
+      `${interval(swap.preferred, percent)} of the cases.`,
+    table(SHARES, rows, "Persona swap"),
+    {
+      how:
+        "Persona swap: the judge reads a portrait and both replies, in both orders, and may have no preference. The " +
+        "chosen reply belongs to the portrait of the pair, the rejected one to the opposite portrait.",
+    },
   );
 }
 

@@ -31,9 +31,11 @@ from schemas.report import (
     PacePoint,
     PoleRecovery,
     Report,
+    SecondJudgeFigures,
     ShownExample,
     ShownRejection,
     SplitFigures,
+    SwapFigures,
     VerificationFigures,
     VerifiedDimension,
 )
@@ -176,6 +178,7 @@ def report() -> Report:
         ),
         copies=CopyFigures(label=0.0042, portrait=0.0137, examples=("keeps belongings and plans neatly arranged",)),
         verification=_verification(dimensions),
+        second_judge=_second_judge(),
         pace=_pace(accepted),
         runs=(
             _run("2026-11-24T13:04:04+00:00", 2_110.5, "interrupted", 14_020, 0, 11_020_400, 2_104_331),
@@ -232,6 +235,7 @@ def empty() -> Report:
         "contamination": (),
         "copies": CopyFigures(label=0.0, portrait=0.0, examples=()),
         "verification": None,
+        "second_judge": None,
         "pace": (),
         "runs": (),
         "cost": report().cost.model_copy(
@@ -357,6 +361,21 @@ def _lengths(dice: random.Random) -> LengthFigures:
     )
 
 
+def _second_judge() -> SecondJudgeFigures:
+    share = Estimate(value=0.881, low=0.842, high=0.912, number=312)
+    found = _verification(()).model_copy(
+        update={"judge": "mistralai/Mistral-Small", "pairs": 190, "recovery": share, "recovery_after": share}
+    )
+    return SecondJudgeFigures(
+        files_digest="8f0a1c4be2d39a7755de8c6e0b1f6f0a4fd2c9b7a81e35d60c94b2fa7e13d5c8",
+        sampled=200,
+        unanswered=10,
+        found=found,
+        agreement=share,
+        swap=SwapFigures(preferred=share, both=share, undecided=0.12, order_agreement=0.74),
+    )
+
+
 def _verification(dimensions: Sequence[DimensionFigures]) -> VerificationFigures:
     dice = random.Random(11)
 
@@ -372,6 +391,7 @@ def _verification(dimensions: Sequence[DimensionFigures]) -> VerificationFigures
         judge="Qwen/Qwen3-32B",
         pairs=19_902,
         recovery=estimate(0.836, 84_120),
+        recovery_after=estimate(1.0, 70_324),
         made_neutral=13_796,
         dimensions=tuple(
             VerifiedDimension(

@@ -21,6 +21,8 @@ Do the replies show what was asked?
 Is a larger margin more often right?
 Do replies differ where nobody asked?
 Are both replies equally good?
+What does a judge find who is asked anew?
+Does the preference follow the portrait?
 Which preferences do the examples express?
 How many dimensions are active in an example?
 Do preferences come in clusters?
@@ -48,6 +50,8 @@ Which runs made it?
 WITHOUT_MARKS = {
     "How large are the splits?": "tbody tr",
     "Are both replies equally good?": "tbody tr",
+    "What does a judge find who is asked anew?": "tbody tr",
+    "Does the preference follow the portrait?": "tbody tr",
     "Do texts occur twice?": "tbody tr",
     "What do near-duplicates look like?": "blockquote",
     "How much do replies differ?": "tbody tr",

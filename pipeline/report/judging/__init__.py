@@ -1,0 +1,1 @@
+"""A judge asked about a sample of a finished build: the questions of verification, and persona swap."""

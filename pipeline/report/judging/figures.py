@@ -1,0 +1,63 @@
+"""Figures of a judge who was asked about a sample of a finished build."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from pipeline.reading.text import hash_texts
+from pipeline.report.intervals import GROUPS, estimate_share, group_of
+from pipeline.report.judging.sample import SampledPair
+from pipeline.report.judging.swap import Preferences, swap_figures
+from pipeline.report.source import Build
+from pipeline.report.verification import VerificationTally
+from pipeline.runtime.results import PAIR_SCHEMA
+from schemas.arrow import to_table
+from schemas.records import Pair
+from schemas.report import Estimate, SecondJudgeFigures
+
+
+class JudgedPair(NamedTuple):
+    """A sampled pair, the same pair with this judge's findings in place of the build's, and the preferences."""
+
+    sampled: SampledPair
+    pair: Pair
+    preferences: Preferences
+
+
+def second_figures(judged: Sequence[JudgedPair], sampled: int, build: Build) -> SecondJudgeFigures:
+    """Return the figures of the pairs that the judge answered about, of a sample of `sampled` pairs."""
+    tally = VerificationTally(build.space, build.drift_margin)
+    # The judge is asked about what the replies were written for; kept is what the build has kept of that.
+    kept = [each.pair.model_copy(update={"direction": each.sampled.pair.direction}) for each in judged]
+    tally.add(to_table(kept, PAIR_SCHEMA))
+    return SecondJudgeFigures(
+        files_digest=build.manifest.files_digest,
+        sampled=sampled,
+        unanswered=sampled - len(judged),
+        found=tally.result(),
+        agreement=_agreement(judged),
+        swap=swap_figures([each.pair.post_id for each in judged], [each.preferences for each in judged]),
+    )
+
+
+def _agreement(judged: Sequence[JudgedPair]) -> Estimate | None:
+    """Return how often the signs of both judges agree, over the asked dimensions of pairs that both have judged."""
+    both = [each for each in judged if each.sampled.pair.direction_margin]
+    if not both:
+        return None
+    asked = np.array([each.pair.asked_direction for each in both])
+    first, second = (
+        np.sign(np.array(margins, dtype=np.float64))
+        for margins in (
+            [each.sampled.pair.direction_margin for each in both],
+            [each.pair.direction_margin for each in both],
+        )
+    )
+    hits, cases = np.zeros((2, GROUPS), dtype=np.int64)
+    groups = group_of(hash_texts([each.pair.post_id for each in both]))
+    np.add.at(cases, groups, (asked != 0).sum(axis=1))
+    np.add.at(hits, groups, ((asked != 0) & (first == second)).sum(axis=1))
+    return estimate_share(hits, cases)
