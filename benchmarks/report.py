@@ -54,6 +54,8 @@ _PLANTED = 200
 _CORRELATION = 0.6
 _BIAS = 0.7
 """How often the longer reply is the chosen one where the first dimension is positive."""
+_RECOVERY = 0.8
+"""How often the margin of an asked dimension has the asked sign."""
 
 
 class Shard(NamedTuple):
@@ -130,13 +132,14 @@ def check(report: Report, truth: dict[str, Any]) -> None:
     """Compare the figures with what was planted."""
     first, second = (dimension.slug for dimension in report.dimensions[:2])
     found = {(pair.a, pair.b): pair.correlation for pair in report.correlation.strongest}
-    bias = report.dimensions[0].positive_length_auc
+    bias, verified = report.dimensions[0].positive_length_auc, report.verification
     wrong = [
         name
         for name, is_right in (
             ("examples", report.examples == truth["examples"]),
             ("shared replies", report.duplicates.exact_across == truth["shared"]),
             ("correlation", abs(found.get((first, second), 0) - truth["correlation"]) < 1e-4),
+            ("recovery", verified is not None and abs(verified.recovery.value - _RECOVERY) < 0.02),
             ("length bias", bias is not None and abs(bias - _BIAS) < 0.02),
         )
         if not is_right
@@ -225,6 +228,7 @@ def make_shard(shard: Shard) -> Made:
         "source": pa.array(["sampled"] * number),
         "topics": pa.array([[]] * number, PAIR_SCHEMA.field("topics").type),
         "model": pa.array(["synthetic"] * number),
+        "judge": pa.array(["synthetic"] * number),
         "prompt": pa.array(prompts),
         "chosen": pa.array(chosen),
         "rejected": pa.array(rejected),
@@ -232,15 +236,22 @@ def make_shard(shard: Shard) -> Made:
     meta = {"fingerprint": "0" * 64, "examples": 2 * number}
     store_rejections(shard, ids, prompts, chosen, directions, meta)
     integers = dict.fromkeys(("attempt", "prompt_tokens", "completion_tokens"), pa.array(np.zeros(number, np.int64)))
-    lists = {"direction": as_lists(directions, PAIR_SCHEMA.field("direction").type)}
+    lists = {name: as_lists(directions, PAIR_SCHEMA.field(name).type) for name in ("direction", "asked_direction")}
+    margins = np.where(rng.random(directions.shape) < _RECOVERY, 1, -1) * directions * rng.random(directions.shape)
+    found = {
+        "direction_margin": as_margins(margins),
+        "order_agreement": pa.array(np.full(number, 0.5)),
+        "quality_chosen": pa.array(rng.random(number)),
+        "quality_rejected": pa.array(rng.random(number)),
+    }
     empty = {
         name: pa.array([[]] * number, PAIR_SCHEMA.field(name).type) for name in ("chosen_levels", "rejected_levels")
     }
-    pool = column | integers | lists | empty | {"margin": pa.array(np.zeros(number))}
+    pool = column | integers | lists | found | empty | {"margin": pa.array(np.zeros(number))}
     table = pa.Table.from_arrays([pool[name] for name in PAIR_SCHEMA.names], schema=PAIR_SCHEMA)
     write_shard(shard.folder / "pool" / shard.name, PAIR_SCHEMA, [table], meta)
 
-    rows = assemble(column, directions, rng, space)
+    rows = assemble(column | found, directions, margins, rng, space)
     path = shard.folder / "data" / shard.name
     write_shard(path, EXAMPLE_SCHEMA, (rows.slice(k, _GROUP) for k in range(0, len(rows), _GROUP)), meta)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -299,7 +310,11 @@ def plant(shard: Shard, replies: list[str]) -> None:
 
 
 def assemble(
-    column: dict[str, pa.Array], directions: Direction, rng: np.random.Generator, space: PreferenceSpace
+    column: dict[str, pa.Array],
+    directions: Direction,
+    margins: npt.NDArray[np.float64],
+    rng: np.random.Generator,
+    space: PreferenceSpace,
 ) -> pa.Table:
     """Return all rows: each pair and its mirror image, with histories from the same shard."""
     number = len(directions)
@@ -308,6 +323,8 @@ def assemble(
         "prompt": pa.concat_arrays([column["prompt"]] * 2),
         "chosen": pa.concat_arrays([column["chosen"], column["rejected"]]),
         "rejected": pa.concat_arrays([column["rejected"], column["chosen"]]),
+        "quality_chosen": pa.concat_arrays([column["quality_chosen"], column["quality_rejected"]]),
+        "quality_rejected": pa.concat_arrays([column["quality_rejected"], column["quality_chosen"]]),
     }
     steps = 1 + (rng.integers(number - 1, size=(number, 1)) + np.arange(_ITEMS) * 97) % (number - 1)
     others = (np.arange(number)[:, None] + steps) % number
@@ -327,6 +344,8 @@ def assemble(
         "id": [f"{pair_id}-{side}" for pair_id in column["pair_id"].to_pylist() for side in "ab"],
         "mirrored": own >= number,
         "history_support": np.full(2 * number, 0.5),
+        "direction_margin": as_margins(np.concatenate([margins, -margins])[own]),
+        "verified": np.ones(2 * number),
     }
     arrays = [
         values if isinstance(values, pa.Array) else pa.array(values, field.type)
@@ -335,7 +354,7 @@ def assemble(
     return pa.Table.from_arrays(arrays, schema=EXAMPLE_SCHEMA)
 
 
-_CARRIED = ("pair_id", "post_id", "source", "topics", "model")
+_CARRIED = ("pair_id", "post_id", "source", "topics", "model", "judge")
 
 
 def portrait(space: PreferenceSpace, direction: Direction) -> str:
@@ -367,6 +386,13 @@ def as_lists(values: npt.NDArray[Any], kind: pa.DataType) -> pa.Array:
     """Return the rows of a matrix as lists."""
     offsets = np.arange(len(values) + 1, dtype=np.int32) * values.shape[1]
     return pa.ListArray.from_arrays(offsets, values.reshape(-1), type=kind)
+
+
+def as_margins(values: npt.NDArray[np.float64]) -> pa.Array:
+    """Return margins as lists, with a null where they are 0, as nobody asked."""
+    offsets = np.arange(len(values) + 1, dtype=np.int32) * values.shape[1]
+    flat = pa.array(values.reshape(-1).astype(np.float32), mask=values.reshape(-1) == 0)
+    return pa.ListArray.from_arrays(offsets, flat, type=PAIR_SCHEMA.field("direction_margin").type)
 
 
 def store_rejections(

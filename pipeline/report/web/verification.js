@@ -20,8 +20,26 @@ function verification(report) {
       calibrationFigure(v),
       driftFigure(report, v),
       v.quality_gap && qualityFigure(v),
+      judgedFigure(report.counts.verification),
     ],
     second && [second.found && secondFigure(second), second.swap && swapFigure(second)],
+  );
+}
+
+function judgedFigure(c) {
+  const rows = [
+    ["Pairs judged", count(c.pairs), `with ${many(c.questions, "question")}`],
+    ["Asked dimensions recovered", count(c.recovered), `of ${count(c.asked)}; the margin has the asked sign`],
+    ["Asked dimensions verified", count(c.verified), "of the same; the margin is above min_margin"],
+    ["Dimensions outside the direction that drifted", count(c.drifted), `of ${count(c.drift_asked)}`],
+    ["Pairs accepted", count(c.pairs_accepted), `${count(c.kept)} dimensions kept, ${count(c.neutral)} made neutral`],
+    ["Prompt tokens", count(c.prompt_tokens), "of the judge, among those of the build"],
+    ["Completion tokens", count(c.completion_tokens), "the same"],
+  ];
+  return figure(
+    "What was judged?",
+    `${portion(c.recovered, c.asked)} of the asked dimensions of all pairs, also rejected ones, were recovered.`,
+    table(["What", "Number", ""], rows, "All pairs that were judged"),
   );
 }
 
@@ -93,12 +111,9 @@ function recoveredDimensions(report, v) {
 
 function recoveryFigure(report, v) {
   const found = recoveredDimensions(report, v);
-  const attempts = report.counts.verification;
   const answer = [
     `${v.judge} finds ${percent(v.recovery.value)}${interval(v.recovery, percent)} of the ` +
       `${count(v.recovery.number)} dimensions that the replies of ${many(v.pairs, "pair")} were asked to show.`,
-    attempts.pairs > v.pairs &&
-      ` With rejected pairs: ${portion(attempts.recovered, attempts.asked)} of ${count(attempts.asked)}.`,
     v.made_neutral > 0 && ` ${count(v.made_neutral)} of them were not found clearly enough, and made neutral.`,
     v.order_agreement !== null &&
       ` All orders of the options gave the same answer to ${percent(v.order_agreement)} of the questions.`,

@@ -21,6 +21,7 @@ Do the replies show what was asked?
 Is a larger margin more often right?
 Do replies differ where nobody asked?
 Are both replies equally good?
+What was judged?
 What does a judge find who is asked anew?
 Does the preference follow the portrait?
 Which preferences do the examples express?
@@ -50,6 +51,7 @@ Which runs made it?
 WITHOUT_MARKS = {
     "How large are the splits?": "tbody tr",
     "Are both replies equally good?": "tbody tr",
+    "What was judged?": "tbody tr",
     "What does a judge find who is asked anew?": "tbody tr",
     "Does the preference follow the portrait?": "tbody tr",
     "Do texts occur twice?": "tbody tr",
