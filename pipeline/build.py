@@ -216,7 +216,8 @@ def _build(plan: BuildPlan, prepared: Prepared, runner: Runner, observer: Observ
     progress.delete_counts(output)
     observer.prepared(plan, prepared.dropped, prepared.is_recovered)
     started, clock = datetime.datetime.now(datetime.UTC), time.monotonic()
-    writes = plan.config.mining is None or plan.config.mining.annotator != "choice"
+    mining = plan.config.mining
+    writes = not plan.config.verification.is_on and (mining is None or mining.annotator != "choice")
     diagnosis = Diagnosis(observer.notice, writes)
     pace = progress.Pace(output, started.isoformat(timespec="seconds"), diagnosis.update)
     status: RunStatus = "failed"
