@@ -109,7 +109,10 @@ class Pair(Record):
     asked_direction: Levels = ()
     direction_margin: Margins = ()
     order_agreement: Annotated[float, Field(ge=0, le=1)] | None = None
-    """Share of the questions about a dimension of a reply whose likeliest answer is the same in all option orders."""
+    """Share of the questions about a dimension of a reply whose likeliest answer is the same in all orders of options.
+
+    Null where nobody asked, or in one order alone.
+    """
     quality_chosen: Quality = None
     quality_rejected: Quality = None
     judge: str = ""

@@ -28,7 +28,8 @@ class Findings:
 
     `margins` (N, D) are the chosen replies' scores less the rejected ones', in [-2, 2]; `qualities` (N, 2) are those
     of chosen and rejected replies, in [0, 1]; `agreement` (N,) is the share of the questions about dimensions whose
-    likeliest answer is the same in all orders. `unanswered` has the reason for each claim without an answer.
+    likeliest answer is the same in all orders, NaN for one order. `unanswered` has the reason for each claim without
+    an answer.
     """
 
     margins: npt.NDArray[np.float32]
@@ -66,7 +67,8 @@ def read_findings(claims: Sequence[Claim], dimensions: int, orders: int) -> Find
         scores[owner[trait], side[trait], question[trait]] = mean[trait, 0] - mean[trait, 1]
         qualities[owner[~trait], side[~trait]] = (mean[~trait] * _QUALITY_SCORES).sum(axis=-1)
         agreeing, of = (np.bincount(owner[trait], counted, len(claims)) for counted in (agrees[trait], None))
-        agreement[of > 0] = agreeing[of > 0] / of[of > 0]
+        if orders > 1:
+            agreement[of > 0] = agreeing[of > 0] / of[of > 0]
     margins = (scores[:, 0] - scores[:, 1]).round(_DIGITS)
     return Findings(margins, qualities.round(_DIGITS).clip(0, 1), agreement, unanswered)
 

@@ -84,7 +84,7 @@ def _fields(findings: Findings, number: int, kept: Direction, claim: Claim, judg
         "direction": tuple(kept.tolist()),
         "asked_direction": claim.pair.direction,
         "direction_margin": _with_null(findings.margins[number]),
-        "order_agreement": float(findings.agreement[number]),
+        "order_agreement": _with_null(findings.agreement[number : number + 1])[0],
         "quality_chosen": chosen,
         "quality_rejected": rejected,
         "judge": judge,

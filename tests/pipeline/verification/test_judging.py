@@ -106,6 +106,10 @@ def test_a_difference_that_nobody_asked_for_is_counted_and_rejects_above_max_dri
     assert (verified.counts.drift_asked, verified.counts.drifted) == (89, int(bool(expected)))
 
 
+def test_one_order_agrees_with_no_other(tmp_path: Path) -> None:
+    assert verdict_at(tmp_path, orders=1, min_dimensions=1).pair.order_agreement is None
+
+
 @pytest.mark.parametrize("mode", ["record", "filter"])
 def test_a_claim_without_an_answer_is_rejected_as_the_request_failed(tmp_path: Path, mode: str) -> None:
     plan = plan_at(tmp_path, mode=mode)
