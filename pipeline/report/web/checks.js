@@ -80,7 +80,7 @@ function lengthBias(report) {
 /** Return every check with figures in this report, the worst first: `{name, value, verdict, why, section}`. */
 function checks(report) {
   if (!report.examples) return [];
-  const kinds = [verificationChecks, leakChecks, lengthChecks, historyChecks, spaceChecks, replyChecks];
+  const kinds = [verificationChecks, secondJudgeChecks, leakChecks, lengthChecks, historyChecks, spaceChecks, replyChecks];
   const order = [PROBLEM, LOOK, TOO_FEW, FINE];
   return kinds.flatMap((kind) => kind(report)).sort((a, b) => order.indexOf(a.verdict) - order.indexOf(b.verdict));
 }
@@ -91,14 +91,16 @@ const ALIGNX_AGREEMENT = 0.842;
 function verificationChecks(report) {
   const v = report.verification;
   if (!v) return [];
-  const { recovery, drift, quality_gap: gap } = v;
+  const { recovery, drift, quality_gap: gap, made_neutral: dropped } = v;
+  const asked = recoveryVerdict(recovery);
   return [
     {
       name: "Asked dimensions that the judge finds",
       value: percent(recovery.value),
-      verdict: verdictOf([1 - recovery.high, 1 - recovery.low], 1 - ALIGNX_AGREEMENT, 0.35),
+      // Filtering has made the others neutral, so that no row claims them.
+      verdict: dropped && asked === PROBLEM ? LOOK : asked,
       why:
-        `of ${count(recovery.number)}, before filtering; fine from ${percent(ALIGNX_AGREEMENT)}, the agreement of ` +
+        `of ${count(recovery.number)}${dropped ? ", before filtering" : ""}; fine from ${percent(ALIGNX_AGREEMENT)}, the agreement of ` +
         `AlignX with people, and ${`50${THIN}%`} is guessing.`,
       section: "verification",
     },
@@ -121,6 +123,31 @@ function verificationChecks(report) {
       value: signed(gap.value),
       verdict: gap.low === null ? TOO_FEW : verdictOf(fromZero(gap), 0.03, 0.1),
       why: "mean difference in quality, from \u22121 to 1; 0 means that quality does not tell the replies apart.",
+      section: "verification",
+    },
+  ].filter(Boolean);
+}
+
+function recoveryVerdict({ low, high }) {
+  return verdictOf([1 - high, 1 - low], 1 - ALIGNX_AGREEMENT, 0.35);
+}
+
+function secondJudgeChecks(report) {
+  const { found, swap } = report.second_judge ?? {};
+  const kept = found?.recovery_after;
+  return [
+    kept && {
+      name: "Kept dimensions that a second judge finds",
+      value: percent(kept.value),
+      verdict: recoveryVerdict(kept),
+      why: `of ${count(kept.number)} in a sample, by a judge that had no part in the build.`,
+      section: "verification",
+    },
+    swap && {
+      name: "Preferences that follow the portrait",
+      value: percent(swap.preferred.value),
+      verdict: verdictOf([1 - swap.preferred.high, 1 - swap.preferred.low], 0.2, 0.4),
+      why: `of ${count(swap.preferred.number)} portraits; the judge prefers the reply of the person who is portrayed.`,
       section: "verification",
     },
   ].filter(Boolean);
