@@ -120,7 +120,7 @@ function verificationChecks(report) {
     },
     gap && {
       name: "Chosen reply is the better one",
-      value: signed(gap.value),
+      value: finely(gap.value),
       verdict: gap.low === null ? TOO_FEW : verdictOf(fromZero(gap), 0.03, 0.1),
       why: "mean difference in quality, from \u22121 to 1; 0 means that quality does not tell the replies apart.",
       section: "verification",

@@ -1,5 +1,10 @@
 // Section about what a judge found in the replies.
 
+/** Return a difference with its sign and three decimals. */
+function finely(number) {
+  return (number > 0 ? "+" : "") + decimal(number, 3);
+}
+
 /** Return an estimate's interval in words. */
 function interval({ low, high }, say) {
   return low === null ? "" : ` (95${THIN}% interval ${say(low)} to ${say(high)})`;
@@ -64,6 +69,7 @@ function secondFigure({ found, agreement, sampled, unanswered }) {
       `the replies of ${many(found.pairs, "pair")} were asked to show.`,
     table(SHARES, rows, "Second judge"),
     {
+      wide: true,
       how:
         `Of a sample of ${many(sampled, "pair")} of the finished build (${count(unanswered)} unanswered). This judge had ` +
         "no part in filtering, so what it finds of the kept dimensions tells whether filtering worked.",
@@ -84,6 +90,7 @@ function swapFigure({ swap }) {
       `${interval(swap.preferred, percent)} of the cases.`,
     table(SHARES, rows, "Persona swap"),
     {
+      wide: true,
       how:
         "Persona swap: the judge reads a portrait and both replies, in both orders, and may have no preference. The " +
         "chosen reply belongs to the portrait of the pair, the rejected one to the opposite portrait.",
@@ -237,12 +244,12 @@ function driftFigure(report, { drift, drift_margin: margin, dimensions }) {
 function qualityFigure({ quality, quality_gap: gap, quality_distance: distance }) {
   const rows = [
     ["Quality of all replies", decimal(quality, 3), "from 0 to 1, judged without the persona"],
-    ["Chosen less rejected", signed(gap.value), `0 is no bias${interval(gap, signed)}`],
+    ["Chosen less rejected", finely(gap.value), `0 is no bias${interval(gap, finely)}`],
     ["Absolute difference in a pair", decimal(distance, 3), "0 if both replies are equally good"],
   ];
   return figure(
     "Are both replies equally good?",
-    `The chosen reply is better by ${signed(gap.value)} on average${interval(gap, signed)}.`,
+    `The chosen reply is better by ${finely(gap.value)} on average${interval(gap, finely)}.`,
     table(["Measure", "Value", "How to read it"], rows, "Quality"),
     { how: "A pair should differ in the person who prefers it, not in being good." },
   );
