@@ -26,8 +26,6 @@ _STEPS = 1000
 _WIDEST = 2 * _STEPS
 _BINS = 10
 
-_POLES = (1, -1)
-
 
 class VerificationTally:
     """Counts of the judge's findings, by group of posts where an interval needs them."""
@@ -68,26 +66,23 @@ class VerificationTally:
         self._add_quality(groups, *(pool[name].to_numpy() for name in ("quality_chosen", "quality_rejected")))
 
     def _add_recovery(self, groups: Integers, margins: Any, asked: Any, kept: Any) -> None:
-        is_right = np.sign(margins) == asked
-        for pole, level in enumerate(_POLES):
-            is_asked = asked == level
-            for counts, cases in zip(self._found, (is_asked, is_asked & is_right), strict=True):
-                np.add.at(counts[:, pole], groups, cases)
-            self._kept[pole] += (is_asked & (kept == level)).sum(axis=0)
-        is_kept = (kept != 0) & (kept == asked)
-        for counts, cases in zip(self._after, (is_kept, is_kept & is_right), strict=True):
-            np.add.at(counts, groups, cases.sum(axis=1))
+        rows, dimensions = np.nonzero(asked)
+        levels, found = asked[rows, dimensions], margins[rows, dimensions]
+        is_right, is_kept = np.sign(found) == levels, kept[rows, dimensions] == levels
+        poles = (levels < 0).astype(np.int64)
         # A question without an answer has no margin, and finds nothing.
-        steps = np.rint(np.abs(np.nan_to_num(margins[asked != 0])) * _STEPS).astype(np.int64)
-        for counts, chosen in zip(self._margins, (steps, steps[is_right[asked != 0]]), strict=True):
-            counts += np.bincount(chosen, minlength=_WIDEST + 1)
+        steps = np.rint(np.abs(np.nan_to_num(found)) * _STEPS).astype(np.int64)
+        for k, counted in enumerate((np.ones_like(is_right), is_right)):
+            np.add.at(self._found[k], (groups[rows], poles, dimensions), counted)
+            np.add.at(self._margins[k], steps, counted)
+            np.add.at(self._after[k], groups[rows], counted & is_kept)
+        np.add.at(self._kept, (poles, dimensions), is_kept)
 
     def _add_drift(self, groups: Integers, margins: Any, asked: Any) -> None:
-        is_undirected = (asked == 0) & ~np.isnan(margins)
-        for counts, cases in zip(
-            self._drift, (is_undirected, is_undirected & (np.abs(margins) > self._drift_margin)), strict=True
-        ):
-            np.add.at(counts, groups, cases)
+        rows, dimensions = np.nonzero((asked == 0) & ~np.isnan(margins))
+        is_beyond = np.abs(margins[rows, dimensions]) > self._drift_margin
+        for k, counted in enumerate((np.ones_like(is_beyond), is_beyond)):
+            np.add.at(self._drift[k], (groups[rows], dimensions), counted)
 
     def _add_orders(self, margins: Any, agreement: npt.NDArray[np.float64]) -> None:
         is_known = ~np.isnan(agreement)
