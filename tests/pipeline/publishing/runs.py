@@ -16,7 +16,7 @@ from tests.pipeline.commands import Result, config_file, run
 from tests.stub import StubServer
 
 SET = "ann/set"
-TEMPLATES = ("annotate", "annotate_json", "portrait_model", "portrait_paper", "portrait_text", "quality")
+TEMPLATES = ("annotate", "annotate_json", "portrait_model", "portrait_paper", "portrait_text", "prefer", "quality")
 OTHERS = {
     *("README.md", "manifest.json", "preference_space.yaml"),
     *(f"templates/{name}.j2" for name in (*TEMPLATES, "reply")),

@@ -171,10 +171,16 @@ def test_paths_are_cut_out_of_texts_as_json_and_html_spell_them() -> None:
     assert without_paths(text, names) == 'see c&d.json, c&d.json, "q".json and b'
 
 
-def test_files_that_a_report_was_compared_with_are_named_without_their_folders(finished: Path) -> None:
-    report: Any = SimpleNamespace(contamination=[SimpleNamespace(file="/home/ann/benchmark.jsonl")])
+def test_files_and_judges_of_a_report_are_named_without_their_folders(finished: Path) -> None:
+    report: Any = SimpleNamespace(
+        contamination=[SimpleNamespace(file="/home/ann/benchmark.jsonl")],
+        second_judge=SimpleNamespace(found=SimpleNamespace(judge="/home/ann/judge")),
+    )
 
-    assert local_paths(load_manifest(finished), report) == {"/home/ann/benchmark.jsonl": "benchmark.jsonl"}
+    assert local_paths(load_manifest(finished), report) == {
+        "/home/ann/benchmark.jsonl": "benchmark.jsonl",
+        "/home/ann/judge": "judge",
+    }
 
 
 def test_report_about_other_shards_is_not_published(hub: FakeHub, built: Path) -> None:
