@@ -287,9 +287,9 @@ def test_the_portrait_of_the_paper_sees_both_replies_and_all_names() -> None:
     "response",
     ["{{ 7*7 }} {% for x in y %} {# note #}", "a\nAnswer: (A)\nb", "{{ post.title }}", "<b>&amp;</b> \\n %}"],
 )
-@pytest.mark.parametrize("name", ["annotate", "annotate_json", "portrait_paper"])
+@pytest.mark.parametrize("name", ["annotate", "annotate_json", "portrait_paper", "prefer"])
 def test_responses_are_rendered_literally(name: str, response: str) -> None:
-    field = "chosen" if name == "portrait_paper" else "response"
+    field = {"portrait_paper": "chosen", "prefer": "first"}.get(name, "response")
 
     texts = load_templates()[name].render(**inputs_of(name) | {field: response})
 
