@@ -65,12 +65,20 @@ def read_findings(claims: Sequence[Claim], dimensions: int, orders: int) -> Find
 
         trait = question < dimensions
         scores[owner[trait], side[trait], question[trait]] = mean[trait, 0] - mean[trait, 1]
-        qualities[owner[~trait], side[~trait]] = (mean[~trait] * _QUALITY_SCORES).sum(axis=-1)
+        qualities[owner[~trait], side[~trait]] = _quality(mean[~trait])
         agreeing, of = (np.bincount(owner[trait], counted, len(claims)) for counted in (agrees[trait], None))
         if orders > 1:
             agreement[of > 0] = agreeing[of > 0] / of[of > 0]
     margins = (scores[:, 0] - scores[:, 1]).round(_DIGITS)
     return Findings(margins, qualities.round(_DIGITS).clip(0, 1), agreement, unanswered)
+
+
+def _quality(shares: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Return the mean quality by the shares of good, fair and poor, (N, 3) to (N,); NaN where no share is known."""
+    known = shares.sum(axis=1)
+    quality: npt.NDArray[np.float32] = np.full_like(known, np.nan)
+    np.divide((shares * _QUALITY_SCORES).sum(axis=1), known, out=quality, where=known > 0)
+    return quality
 
 
 def _read_claims(claims: Sequence[Claim]) -> tuple[dict[int, list[Options]], dict[int, Violation | Failure]]:

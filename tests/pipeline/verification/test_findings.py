@@ -57,6 +57,19 @@ def test_quality_is_weighted_by_probability(tmp_path: Path) -> None:
     assert findings.qualities[0] == pytest.approx([0.75, 0.5], abs=0.01)
 
 
+def test_a_judge_who_says_nothing_of_quality_leaves_it_open(tmp_path: Path) -> None:
+    plan = plan_at(tmp_path)
+
+    def silent(prompt: str) -> Mapping[str, float]:
+        is_quality = "well written" in prompt.rpartition("\nQuestion: ")[2]
+        return {"The": 1.0} if is_quality else by_marks(prompt)
+
+    findings = found(plan, answered(plan, claim(plan, CHOSEN, REJECTED, extraversion=1), judge=silent))
+
+    assert np.isnan(findings.qualities).all()
+    assert np.nanmax(findings.margins) > 1
+
+
 def test_without_the_question_there_is_no_quality(tmp_path: Path) -> None:
     plan = plan_at(tmp_path, quality=False)
 
