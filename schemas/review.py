@@ -27,7 +27,8 @@ class ReviewSettings(Record):
 
     pairs: Annotated[int, Field(ge=1, le=5_000)] = 30
     """Pairs on the page; thirty take about ten minutes."""
-    seed: Annotated[int, Field(ge=0, lt=1 << 63)] = 0
+    seed: Annotated[int, Field(ge=0, lt=1 << 53)] = 0
+    """Below 2**53, so that the page's script keeps it exactly."""
     before: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Share of the pairs that are drawn and asked about as they were before verification filtered them."""
 
