@@ -182,8 +182,8 @@ function review({ review_version, digest, sheet }) {
       el(
         "p",
         { class: "answer" },
-        "Read the post and both replies, then say for each question which reply shows more of it. ",
-        "\u201cCannot tell\u201d is a good answer where neither does, or both do alike. Keys: 1, 2 and 3 answer, ",
+        "Read the post and both replies. Each question names a trait of a writer: say which reply shows that trait more. ",
+        "\u201cCannot tell\u201d is a good answer where neither shows the trait, or both alike. Keys 1, 2 and 3 answer, ",
         "up and down change the question, left and right the pair. Answers stay in this browser; export them at the end.",
       ),
     ),
