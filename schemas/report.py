@@ -192,7 +192,7 @@ class Estimate(Record):
 
 
 class PoleRecovery(Record):
-    """How often the judge found a pole that the replies were asked to show; `kept` are those not made neutral."""
+    """How often the judge found a pole that the replies were asked to show. `kept` are those that accepted pairs keep."""
 
     recovery: Estimate
     kept: Count
@@ -220,7 +220,7 @@ class MarginBin(Record):
 
 
 class VerificationFigures(Record):
-    """What a judge found in the replies of the pool's pairs.
+    """What a judge found in the replies of all pairs that it was asked about, also of rejected ones.
 
     The margin of a dimension is score(chosen) - score(rejected), in [-2, 2], where the score of a reply is the
     judge's P(positive pole) - P(negative pole). An asked dimension is recovered if its margin has the asked sign.
@@ -229,22 +229,25 @@ class VerificationFigures(Record):
     judge: str
     pairs: Count
     recovery: Estimate
-    """Share of the asked dimensions that are recovered, before any was made neutral."""
+    """Share of the asked dimensions that are recovered, before filtering."""
     recovery_after: Estimate | None
-    """The same of the dimensions that were kept: 1 by construction where the same judge has filtered."""
+    """The same of the dimensions that accepted pairs keep: 1 by construction where the same judge has filtered."""
     made_neutral: Count
-    """Asked dimensions that filtering made neutral."""
+    """Asked dimensions of accepted pairs that filtering made neutral."""
     dimensions: tuple[VerifiedDimension, ...]
     """Those that were asked about, in the space's order."""
     calibration: tuple[MarginBin, ...]
     """Bins with about equal numbers of asked dimensions."""
     order_agreement: Share | None
-    """Share of the questions about a dimension of a reply whose likeliest answer is the same in all option orders."""
+    """Share of the questions about a dimension of a reply whose likeliest answer is the same in all option orders.
+
+    This and the figures of quality are of accepted pairs.
+    """
     drift: Estimate | None
     """Share of the undirected dimensions whose margin is beyond `drift_margin`; None where none was asked about."""
     drift_margin: float
     quality: float | None
-    """Mean quality of all replies, from 0 to 1, judged without the persona; None where it was not asked."""
+    """Mean quality of both replies, from 0 to 1, judged without the persona; None where it was not asked."""
     quality_gap: Estimate | None
     """Mean of the chosen reply's quality less that of the rejected one; 0 means no bias."""
     quality_distance: float | None

@@ -5,22 +5,21 @@ from __future__ import annotations
 from schemas.manifest import Manifest
 from schemas.report import Estimate, Report
 
+_RECOVERY = "Asked dimensions found, in all pairs that were judged"
+_HIGH = "high; guessing gives 50 %"
+
 
 def verification_rows(manifest: Manifest, report: Report | None) -> list[tuple[str, str, str]]:
     """Return figure, value and wanted value, recovery first; empty where no judge was asked."""
     counts, found = manifest.counts.verification, report and report.verification
     rows = []
     if found:
-        rows.append(("Asked dimensions found in the accepted pairs", _of(found.recovery), "high; guessing gives 50 %"))
+        rows.append((_RECOVERY, _of(found.recovery), _HIGH))
+    elif counts.asked:
+        rows.append((_RECOVERY, f"{_percent(counts.recovered / counts.asked)} of {counts.asked}", _HIGH))
     if counts.asked:
-        rows += [
-            (
-                "The same in all pairs that were judged, also rejected ones",
-                f"{_percent(counts.recovered / counts.asked)}",
-                "high",
-            ),
-            ("Dimensions of accepted pairs made neutral", f"{counts.neutral} of {counts.neutral + counts.kept}", "few"),
-        ]
+        neutral = f"{counts.neutral} of {counts.neutral + counts.kept}"
+        rows.append(("Asked dimensions of accepted pairs made neutral", neutral, "few"))
     if found and found.drift:
         where = f"Dimensions outside the direction that differ (margin beyond {found.drift_margin:g})"
         rows.append((where, _of(found.drift), "few"))

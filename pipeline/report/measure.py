@@ -31,7 +31,7 @@ from pipeline.report.settings import ReportSettings
 from pipeline.report.shown_rows import ShownExamples, ShownRejections
 from pipeline.report.source import Build, open_build, read_batches, read_columns
 from pipeline.report.support import HistoryTally
-from pipeline.report.verification import COLUMNS, VerificationTally
+from pipeline.report.verification import COLUMNS, REJECTED_COLUMNS, VerificationTally
 from schemas.base import UserError
 from schemas.report import REPORT_VERSION, DiversityFigures, Report
 
@@ -86,7 +86,7 @@ class Tallies:
             for runs in scope.benchmarks
         ]
         self.funnel = FunnelTally()
-        self.verification = VerificationTally(build.space, build.drift_margin)
+        self.verification = VerificationTally(build.space, build.verification.drift_margin)
         self.has_pool = True
         """Whether the pool file of every shard exists."""
         self.shown = ShownExamples(build.space, build.splits, settings)
@@ -111,6 +111,10 @@ class Tallies:
         else:
             self.funnel.add_pool(pool)
             self.verification.add(pool)
+        if build.verification.mode != "off":
+            rejected = read_columns(build.path(shard, "rejected/pairs"), [*REJECTED_COLUMNS])
+            if rejected is not None:
+                self.verification.add_rejected(rejected)
         self.rejections.add(build, shard)
 
     def merge(self, other: Tallies) -> None:

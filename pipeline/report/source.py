@@ -51,9 +51,9 @@ class Build:
         return tuple(split for split in SPLITS if split in present)
 
     @property
-    def drift_margin(self) -> float:
-        """Return the margin above which a dimension outside the direction counts as drift."""
-        return validate(VerificationConfig, self.manifest.config["verification"], MANIFEST).drift_margin
+    def verification(self) -> VerificationConfig:
+        """Return the settings by which the build was verified."""
+        return validate(VerificationConfig, self.manifest.config["verification"], MANIFEST)
 
     @property
     def examples(self) -> int:

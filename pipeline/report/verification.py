@@ -1,4 +1,8 @@
-"""What the judge found in the pool's pairs: recovery of the asked directions, drift, and quality of both replies."""
+"""What the judge found in the pairs: recovery of the asked directions, drift, and quality of both replies.
+
+Recovery and drift are of all pairs that were judged, also of those that were rejected, since filtering rejects pairs
+by what the judge has found in them. Agreement of orders and quality are known of accepted pairs only.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +24,8 @@ COLUMNS = (
     *("quality_chosen", "quality_rejected", "judge"),
 )
 """Columns of the pool that the tally reads."""
+REJECTED_COLUMNS = ("post_id", "direction", "direction_margin")
+"""Columns of the rejections that it reads. The direction of a rejected pair is the asked one."""
 
 _STEPS = 1000
 """Steps of a margin or a quality of 1. Both are counted in whole steps, so that sums do not depend on their order."""
@@ -34,6 +40,8 @@ class VerificationTally:
         self._slugs = [dimension.slug for dimension in space.dimensions]
         self._drift_margin = drift_margin
         self._judges: Counter[str] = Counter()
+        self._rejected = 0
+        self._made_neutral = 0
         size = len(space)
         # Asked and recovered; by group, pole and dimension.
         self._found: Integers = np.zeros((2, GROUPS, 2, size), dtype=np.int64)
@@ -60,10 +68,22 @@ class VerificationTally:
         groups = group_of(hash_texts(pool["post_id"].to_pylist()))
         margins = _matrix(pool["direction_margin"])
         asked, kept = _matrix(pool["asked_direction"]), _matrix(pool["direction"])
+        self._made_neutral += int((asked != 0).sum() - (kept != 0).sum())
         self._add_recovery(groups, margins, asked, kept)
         self._add_drift(groups, margins, asked)
         self._add_orders(margins, pool["order_agreement"].to_numpy())
         self._add_quality(groups, *(pool[name].to_numpy() for name in ("quality_chosen", "quality_rejected")))
+
+    def add_rejected(self, rejected: pa.Table) -> None:
+        """Count a shard's rejected pairs, given `REJECTED_COLUMNS`. Those that were not judged do not count."""
+        rejected = rejected.filter(pa.compute.greater(pa.compute.list_value_length(rejected["direction_margin"]), 0))
+        if not len(rejected):
+            return
+        self._rejected += len(rejected)
+        groups = group_of(hash_texts(rejected["post_id"].to_pylist()))
+        margins, asked = _matrix(rejected["direction_margin"]), _matrix(rejected["direction"])
+        self._add_recovery(groups, margins, asked, np.zeros_like(asked))
+        self._add_drift(groups, margins, asked)
 
     def _add_recovery(self, groups: Integers, margins: Any, asked: Any, kept: Any) -> None:
         rows, dimensions = np.nonzero(asked)
@@ -101,6 +121,8 @@ class VerificationTally:
     def merge(self, other: VerificationTally) -> None:
         """Add the counts of another tally."""
         self._judges += other._judges
+        self._rejected += other._rejected
+        self._made_neutral += other._made_neutral
         self._found += other._found
         self._kept += other._kept
         self._after += other._after
@@ -119,10 +141,10 @@ class VerificationTally:
         judged = int(self._gap[0].sum())
         return VerificationFigures(
             judge=", ".join(sorted(self._judges, key=lambda judge: (-self._judges[judge], judge))),
-            pairs=self._judges.total(),
+            pairs=self._judges.total() + self._rejected,
             recovery=recovery,
             recovery_after=estimate_share(self._after[1], self._after[0]),
-            made_neutral=recovery.number - int(self._kept.sum()),
+            made_neutral=self._made_neutral,
             dimensions=self._dimensions(),
             calibration=tuple(_bins(*self._margins)),
             order_agreement=float(self._orders[1] / self._orders[0]) if self._orders[0] else None,

@@ -29,7 +29,7 @@ class JudgedPair(NamedTuple):
 
 def second_figures(judged: Sequence[JudgedPair], sampled: int, build: Build) -> SecondJudgeFigures:
     """Return the figures of the pairs that the judge answered about, of a sample of `sampled` pairs."""
-    tally = VerificationTally(build.space, build.drift_margin)
+    tally = VerificationTally(build.space, build.verification.drift_margin)
     # The judge is asked about what the replies were written for; kept is what the build has kept of that.
     kept = [each.pair.model_copy(update={"direction": each.sampled.pair.direction}) for each in judged]
     tally.add(to_table(kept, PAIR_SCHEMA))

@@ -100,7 +100,7 @@ function verificationChecks(report) {
       // Filtering has made the others neutral, so that no row claims them.
       verdict: dropped && asked === PROBLEM ? LOOK : asked,
       why:
-        `of ${count(recovery.number)}${dropped ? ", before filtering" : ""}; fine from ${percent(ALIGNX_AGREEMENT)}, the agreement of ` +
+        `of ${count(recovery.number)}, before filtering; fine from ${percent(ALIGNX_AGREEMENT)}, the agreement of ` +
         `AlignX with people, and ${`50${THIN}%`} is guessing.`,
       section: "verification",
     },

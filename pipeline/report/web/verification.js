@@ -37,13 +37,13 @@ function judgedFigure(c) {
     ["Asked dimensions recovered", count(c.recovered), `of ${count(c.asked)}; the margin has the asked sign`],
     ["Asked dimensions verified", count(c.verified), "of the same; the margin is above min_margin"],
     ["Dimensions outside the direction that drifted", count(c.drifted), `of ${count(c.drift_asked)}`],
-    ["Pairs accepted", count(c.pairs_accepted), `${count(c.kept)} dimensions kept, ${count(c.neutral)} made neutral`],
+    ["Dimensions of accepted pairs kept", count(c.kept), `and ${count(c.neutral)} made neutral`],
     ["Prompt tokens", count(c.prompt_tokens), "of the judge, among those of the build"],
     ["Completion tokens", count(c.completion_tokens), "the same"],
   ];
   return figure(
     "What was judged?",
-    `${portion(c.recovered, c.asked)} of the asked dimensions of all pairs, also rejected ones, were recovered.`,
+    `${many(c.pairs, "pair")}, of which ${count(c.pairs_accepted)} were accepted.`,
     table(["What", "Number", ""], rows, "All pairs that were judged"),
   );
 }
@@ -120,8 +120,10 @@ function recoveryFigure(report, v) {
   const found = recoveredDimensions(report, v);
   const answer = [
     `${v.judge} finds ${percent(v.recovery.value)}${interval(v.recovery, percent)} of the ` +
-      `${count(v.recovery.number)} dimensions that the replies of ${many(v.pairs, "pair")} were asked to show.`,
-    v.made_neutral > 0 && ` ${count(v.made_neutral)} of them were not found clearly enough, and made neutral.`,
+      `${count(v.recovery.number)} dimensions that the replies of ${many(v.pairs, "pair")} were asked to show, before ` +
+      "filtering.",
+    v.made_neutral > 0 &&
+      ` In the accepted pairs ${count(v.made_neutral)} were not found clearly enough, and made neutral.`,
     v.order_agreement !== null &&
       ` All orders of the options gave the same answer to ${percent(v.order_agreement)} of the questions.`,
   ].filter(Boolean);
@@ -147,9 +149,10 @@ function recoveryFigure(report, v) {
     wide: true,
     how:
       "Recovery of each dimension: the share of the pairs whose chosen reply, by the judge, shows the asked pole more " +
-      "than the rejected reply does. Intervals count posts, not pairs. The worst dimensions come first.",
+      "than the other reply does, also of rejected pairs. Intervals count posts, not pairs. The worst dimensions come " +
+      "first.",
     numbers: [
-      ["Pole", "Recovered", "From", "To", "Asked", "Kept"],
+      ["Pole", "Recovered", "From", "To", "Asked", "Kept in accepted pairs"],
       poles.map(({ label, recovery: r, kept }) => [
         label,
         percent(r.value),

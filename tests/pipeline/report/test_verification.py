@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from pipeline.report.verification import VerificationTally
+from pipeline.report.verification import REJECTED_COLUMNS, VerificationTally
 from schemas.report import VerificationFigures, VerifiedDimension
 from tests.pipeline.report.builds import SLUGS, SPACE, sent
 
@@ -117,6 +117,30 @@ def test_dimensions_made_neutral_are_counted() -> None:
     assert (tone.positive.kept, order.negative.kept) == (0, 1)
     # Recovery is that before filtering.
     assert found.recovery.value == pytest.approx(2 / 3)
+    assert found.recovery_after is not None
+    assert (found.recovery_after.value, found.recovery_after.number) == (1.0, 1)
+
+
+def test_rejected_pairs_count_before_filtering_and_not_after() -> None:
+    tally = tally_of(verified({"tone": 0.5}, {"tone": 1}))
+    rejected = [
+        {"post_id": "other", "direction": one["asked_direction"], "direction_margin": one["direction_margin"]}
+        for one in (
+            verified({"tone": -0.5, "risk": 0.9}, {"tone": 1}),
+            UNVERIFIED | {"asked_direction": [1, 0, 0, 0, 0]},
+        )
+    ]
+    tally.add_rejected(pa.Table.from_pylist(rejected, schema=pa.schema([SCHEMA.field(n) for n in REJECTED_COLUMNS])))
+
+    found = tally.result()
+
+    assert found is not None
+    assert (found.pairs, found.recovery.value, found.recovery.number, found.made_neutral) == (2, 0.5, 2, 0)
+    assert found.recovery_after is not None
+    assert (found.recovery_after.value, found.recovery_after.number) == (1.0, 1)
+    assert found.drift is not None and found.drift.value == 1.0
+    tone = of_dimension(found, "tone").positive
+    assert tone is not None and tone.kept == 1
 
 
 def test_drift_is_a_margin_beyond_the_bound_where_nobody_asked() -> None:
