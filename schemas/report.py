@@ -192,7 +192,7 @@ class Estimate(Record):
 
 
 class PoleRecovery(Record):
-    """How often the judge found a pole that replies were asked to show. `kept` counts those that accepted pairs keep."""
+    """Recovery of a pole that the replies were asked to show. `kept` counts those that accepted pairs keep."""
 
     recovery: Estimate
     kept: Count
