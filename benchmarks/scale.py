@@ -7,6 +7,8 @@ AlignX-like build would have, with topics of the space. `OUT` keeps the posts, t
 A phase ends when its files appear. Memory is sampled four times a second over the build's process and its children.
 Each page counts once, shared by the processes that have it (PSS); resident sets are also summed.
 
+`--set verification.mode=filter` adds the judge, whose answers are as random as the replies.
+
 With `--profile` a smaller build runs in one process, whose stacks are sampled a hundred times a second. A sample counts
 for the outermost function that is a step of the DAG, and within it for the innermost named part. Samples outside all
 steps are Beam's and others'.
@@ -50,8 +52,12 @@ from pipeline.generation.service import GenerationService
 from pipeline.io import shards, storage
 from pipeline.plan import BuildPlan
 from pipeline.quality import rules as validate
+from pipeline.questions.choices import Questionnaire
 from pipeline.sampling import pairs
 from pipeline.sampling import posts as seeds
+from pipeline.verification.ask import ask_judge
+from pipeline.verification.findings import read_findings
+from pipeline.verification.judging import judge_claims
 from preference_space.space import PreferenceSpace, load_space
 from prompts.renderer import Template
 from schemas.arrow import to_table
@@ -79,6 +85,8 @@ _STEPS: dict[str, Sequence[Callable[..., Any]]] = {
     "render": [pairs.render_prompts],
     "generate (dummy)": [GenerationService.submit],
     "validate": [pairs.validate_pairs],
+    "ask the judge": [ask_judge],
+    "verify": [judge_claims, pairs.settle_pairs],
     "store pairs": [pairs.store_pairs],
     "losses": [finish.count_rows, finish.check_limits],
     "shared replies": [leaks.find_shared_replies],
@@ -96,9 +104,11 @@ _PARTS: dict[str, Sequence[Callable[..., Any]]] = {
     "records (Pydantic)": [BaseModel.__init__, BaseModel.model_validate, BaseModel.model_dump],
     "seed posts": [seeds.read_posts, seeds.split_posts],
     "traits": [PreferenceSpace.traits],
-    "templates": [Template.render],
+    "templates": [Template.render, Template.render_block],
     "requests": [completions.make_request],
     "replies": [dummy.complete],
+    "questions": [Questionnaire.requests],
+    "answers": [read_findings],
     "rules": [validate.check_reply, validate.check_pair],
     "read": [shards.read_shard, shards.read_groups],
     "histories": [choose_histories],
