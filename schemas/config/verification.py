@@ -34,7 +34,7 @@ class VerificationConfig(Record):
     engine: JudgeEngine | None = Field(
         None,
         description="Engine of the judge, a section like `engine` of kind `vllm`, `openai` or `dummy`; null: that of "
-        "the build. `engine: {kind: replay}` replays the judge too.",
+        "the build. `engine: {kind: replay}` replays the judge too. May change between runs, as `engine` may.",
     )
     protocol: Literal["auto", "completions", "chat"] = Field(
         "auto",

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from schemas.base import UsageError
+from schemas.config import BuildConfig
+from schemas.documents import parse_yaml
+from schemas.loader import validate
+
+
+def config(mining: dict[str, Any] | None = None, **verification: Any) -> BuildConfig:
+    keys: dict[str, Any] = {"generation": {"model": "writer"}, "mining": mining, "verification": verification}
+    return validate(BuildConfig, {"pairs": 10, **keys}, "here")
+
+
+def test_off_of_yaml_is_no_false() -> None:
+    document = parse_yaml("verification: {mode: off}")
+
+    assert validate(BuildConfig, {"pairs": 10, **document}, "here").verification.mode == "off"
+
+
+def test_the_judge_is_the_writer_unless_another_model_is_named() -> None:
+    assert config().judge == "writer"
+    assert config(model="judge").judge == "judge"
+
+
+def test_the_engine_of_the_judge_may_change_and_nothing_else() -> None:
+    plain = config(mode="filter").fingerprinted()
+
+    assert config(mode="filter", engine={"kind": "vllm"}).fingerprinted() == plain
+    for other in ({"mode": "record"}, {"mode": "filter", "model": "judge"}, {"mode": "filter", "min_margin": 0.1}):
+        assert config(**other).fingerprinted() != plain
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"min_margin": 0.5, "max_margin": 0.5}, r"max_margin \(0\.5\) is not above min_margin \(0\.5\)"),
+        ({"quality": False, "min_quality": 0.5}, "need 'quality: true'"),
+        ({"quality": False, "max_quality_gap": 0.5}, "need 'quality: true'"),
+        ({"drift_dimensions": 0, "max_drift": 0.5}, "max_drift needs drift_dimensions"),
+        ({"engine": {"kind": "dummy"}}, "verification.model 'dummy'"),
+        ({"engine": {"kind": "replay", "journal": "there"}}, "verification.engine"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        config(mode="filter", **settings)
+
+
+def test_a_build_without_sampled_pairs_has_nothing_to_verify() -> None:
+    mining = {"source": {"kind": "threads", "path": ["threads.jsonl"]}}
+
+    with pytest.raises(UsageError, match="all pairs are mined"):
+        config(mining=mining, mode="filter")
+    assert config(mining=mining | {"share": 0.5}, mode="filter").verification.is_on
+
+
+def test_a_difference_is_drift_above_max_drift_or_else_above_the_margin_of_a_clear_one() -> None:
+    assert config().verification.drift_margin == 0.5
+    assert config(min_margin=0.8).verification.drift_margin == 0.8
+    assert config(max_drift=0.3).verification.drift_margin == 0.3
