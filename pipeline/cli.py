@@ -311,9 +311,9 @@ def review(
         from pipeline.console.review_display import show_score
         from pipeline.io.storage import parse, write_text
         from pipeline.report.source import open_build
+        from pipeline.review.blind_sample import draw_sample
         from pipeline.review.labels import read_all_labels
-        from pipeline.review.page import render_sheet
-        from pipeline.review.sample import draw_sample
+        from pipeline.review.review_page import render_sheet
         from pipeline.review.score import score
 
         if not labels and (more or as_json):

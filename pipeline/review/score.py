@@ -8,7 +8,7 @@ from functools import cache
 
 from pipeline.report.source import Build
 from pipeline.review import statistics
-from pipeline.review.sample import Question, Sample, draw_sample
+from pipeline.review.blind_sample import Question, Sample, draw_sample
 from schemas.base import UsageError
 from schemas.review import (
     Agreement,

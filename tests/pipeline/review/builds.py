@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.report.source import Build, open_build
-from pipeline.review.sample import Question, Sample, draw_sample
+from pipeline.review.blind_sample import Question, Sample, draw_sample
 from schemas.config import BuildConfig
 from schemas.review import Answer, Labels, ReviewSettings
 from tests.pipeline.report.builds import direction, pair, pooled, rejection, write_build

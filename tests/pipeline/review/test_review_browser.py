@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from pipeline.report.source import Build
+from pipeline.review.blind_sample import Sample, draw_sample
 from pipeline.review.labels import read_labels
-from pipeline.review.page import render_sheet
-from pipeline.review.sample import Sample, draw_sample
+from pipeline.review.review_page import render_sheet
 from pipeline.review.score import score
 from schemas.review import ReviewSettings
 from tests.browser import EXECUTABLE, Browser

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.report.source import open_build
-from pipeline.review.sample import draw_sample
+from pipeline.review.blind_sample import draw_sample
 from schemas.review import Labels, ReviewScore, ReviewSettings
 from tests.pipeline.commands import assert_one_line, run, succeed
 from tests.pipeline.report.fake import HOSTILE

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from pipeline.report.source import Build
-from pipeline.review.sample import Question, draw_sample
+from pipeline.review.blind_sample import Question, draw_sample
 from pipeline.review.score import score
 from schemas.base import UsageError
 from schemas.report import Estimate

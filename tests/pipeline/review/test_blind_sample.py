@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.review.page import render_sheet
-from pipeline.review.sample import draw_sample
+from pipeline.review.blind_sample import draw_sample
+from pipeline.review.review_page import render_sheet
 from schemas.base import UsageError
 from schemas.review import ReviewSettings
 from tests.pipeline.report.builds import SLUGS
