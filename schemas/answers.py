@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import orjson
@@ -124,9 +124,25 @@ def first_logprobs(choice: Mapping[str, Any]) -> list[tuple[str, float | None]]:
     """
     found = choice.get("logprobs") or {}
     if found.get("content"):
-        tokens = top_logprobs(found["content"][0])
-    else:
-        tokens = [*((found.get("top_logprobs") or [None])[0] or {}).items()]
+        return _named(top_logprobs(found["content"][0]))
+    return _named([*((found.get("top_logprobs") or [None])[0] or {}).items()])
+
+
+def letter_logprobs(choice: Mapping[str, Any], is_letter: Callable[[str], bool]) -> list[tuple[str, float | None]]:
+    """Return the likeliest tokens in place of a chat reply's first letter, with their log-probabilities.
+
+    Empty where there are none, or only that of the letter, which says nothing about the others. Raises `ValueError` as
+    `first_logprobs` does.
+    """
+    found = choice.get("logprobs") or {}
+    for token in found.get("content") or ():
+        if any(is_letter(name) for name, _ in _named([(token["token"], None)])):
+            tokens = {token["token"]: token.get("logprob")} | dict(top_logprobs(token))
+            return _named([*tokens.items()]) if len(tokens) > 1 else []
+    return []
+
+
+def _named(tokens: list[tuple[str, float | None]]) -> list[tuple[str, float | None]]:
     if any(token.startswith("token_id:") for token, _ in tokens):
         raise ValueError("log-probabilities of numbered tokens")
     return tokens

@@ -6,7 +6,7 @@ import hashlib
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import orjson
@@ -16,12 +16,42 @@ from schemas.answers import first_logprobs, read_reply
 from schemas.config import GenerationConfig
 
 
+class AnyRequest(Protocol):
+    """A request of any kind.
+
+    `body` is the HTTP body for `path`, and `key` identifies the request in journals. `sequences` counts against the
+    limit of requests in flight.
+    """
+
+    @property
+    def path(self) -> str:
+        """Path below the base URL."""
+
+    @property
+    def key(self) -> str:
+        """Key of the outcome in journals."""
+
+    @property
+    def body(self) -> bytes:
+        """HTTP body."""
+
+    @property
+    def sequences(self) -> int:
+        """Number of sequences that the server generates."""
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Names of what a server may refuse and the build itself, not `generation.extra`, sends. See `Dialect`."""
+
+    def read(self, response: Any) -> tuple[str, str]:
+        """Return text and finish reason of a parsed response. Raises `ValueError` and the like for other shapes."""
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """A request for one chat completion.
 
-    `body` is the HTTP body and `key` its hash, which identifies the request in journals. A reply must not copy from
-    `texts`, the texts of the messages. `sequences` counts against the limit of requests in flight.
+    `key` is a hash of `body`. A reply must not copy from `texts`, the texts of the messages.
     """
 
     path: ClassVar[str] = "/chat/completions"
@@ -31,8 +61,7 @@ class Request:
     body: bytes
     texts: tuple[str, ...]
     fields: tuple[str, ...] = ()
-    """What a server may refuse of what the build itself, not `generation.extra`, sends: `reasoning`, `system`,
-    `response_format`. `Dialect` knows other forms of it."""
+    """Of `reasoning`, `system` and `response_format`."""
 
     def read(self, response: Any) -> tuple[str, str]:
         """Return text and finish reason of a parsed response. Raises `ValueError` and the like for other shapes."""
@@ -41,6 +70,9 @@ class Request:
 
 OPTIONS = ("A", "B", "C")
 """The one-token answers of a choice. Which level an option means differs between questions."""
+
+PROBABILITIES, VOTES = "stop", "votes"
+"""Finish reasons of an answered choice: by log-probabilities, or by what the model said, once or several times."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,15 +106,21 @@ class ChoiceRequest:
         return orjson.dumps({**self.head, "prompt": [self.prefix + question for question in self.questions]})
 
     def read(self, response: Any) -> tuple[str, str]:
-        """Return the probabilities of the options in hexadecimal, for `decode_probabilities`, and a finish reason."""
+        """Return the probabilities of the options, as `encode_probabilities` does, and how they were had."""
         choices = sorted(response["choices"], key=lambda choice: int(choice["index"]))
         if [choice["index"] for choice in choices] != list(range(len(self.questions))):
             raise ValueError("not one choice for each prompt")
-        return bytes(round(255 * share) for choice in choices for share in _option_shares(choice)).hex(), "stop"
+        has_numbers = all(first_logprobs(choice) for choice in choices)
+        return encode_probabilities(map(_option_shares, choices)), PROBABILITIES if has_numbers else VOTES
+
+
+def encode_probabilities(shares: Iterable[Iterable[float]]) -> str:
+    """Return the options' shares of each question in hexadecimal, a byte each: the text of an answered choice."""
+    return bytes(round(255 * share) for question in shares for share in question).hex()
 
 
 def decode_probabilities(encoded: str) -> np.ndarray[tuple[int, int], np.dtype[np.uint8]]:
-    """Return what `ChoiceRequest.read` encoded, shape (questions, options): 255 is certain, all zeros no answer."""
+    """Return what `encode_probabilities` encoded, shape (questions, options): 255 is certain, all zeros no answer."""
     return np.frombuffer(bytes.fromhex(encoded), dtype=np.uint8).reshape(-1, len(OPTIONS))
 
 
@@ -113,9 +151,6 @@ def _option_shares(choice: Any) -> list[float]:
 def _as_option(token: str) -> str:
     """Return a token without the leading space, which some servers show as their tokenizer's mark."""
     return token.strip().lstrip("\u2581\u0120")
-
-
-AnyRequest = Request | ChoiceRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +240,7 @@ def make_request(
 
 def choice_head(model: str, structured_outputs: bool) -> dict[str, Any]:
     """Return the fields that all choice requests of a build share."""
-    head: dict[str, Any] = {"model": model, "max_tokens": 1, "temperature": 0.0, "logprobs": _TOP_LOGPROBS}
+    head: dict[str, Any] = {"model": model, "max_tokens": 1, "temperature": 0.0, "logprobs": TOP_LOGPROBS}
     return head | {"structured_outputs": {"choice": OPTIONS}} if structured_outputs else head
 
 
@@ -224,5 +259,5 @@ def make_choice_request(
     return ChoiceRequest(key.hexdigest(), head, prefix, questions)
 
 
-_TOP_LOGPROBS = 5
+TOP_LOGPROBS = 5
 """Log-probabilities per choice: the three options, and some with a space before them."""

@@ -12,6 +12,7 @@ from typing import Any
 import orjson
 
 from pipeline.generation.completions import AnyRequest
+from pipeline.generation.votes import Vote
 
 Body = dict[str, Any]
 Form = Callable[[Body], Body]
@@ -44,6 +45,11 @@ def _any_object(body: Body) -> Body:
     return body | {"response_format": {"type": "json_object"}}
 
 
+def _new_limit(body: Body) -> Body:
+    """Name the limit of tokens as OpenAI's reasoning models do, which refuse the older name."""
+    return _without("max_tokens")(body) | {"max_completion_tokens": body["max_tokens"]}
+
+
 _TEMPLATE, _EFFORT = "chat_template_kwargs", "reasoning_effort"
 _FORMS: dict[str, tuple[Form, ...]] = {
     # vLLM, SGLang and llama.cpp take the first field; Ollama, OpenAI and other hosted models the second.
@@ -51,6 +57,9 @@ _FORMS: dict[str, tuple[Form, ...]] = {
     "system": (_one_turn,),
     "response_format": (_non_strict, _with_schema, _any_object, _without("response_format")),
     "structured_outputs": (_without("structured_outputs"),),
+    "max_tokens": (_new_limit, _without("max_tokens")),
+    "seed": (_without("seed"),),
+    "logprobs": (_without("logprobs", "top_logprobs"),),
 }
 """Forms to send instead of what a request has, the closest first. The response is checked in any case."""
 
@@ -66,13 +75,20 @@ class Dialect:
         self._refused = dict.fromkeys(_FORMS, 0)
         self.streams: bool | None = None
         """True where the endpoint streams replies, None before the first trial request is completed."""
+        self.is_chat_alone = False
+        """True where the endpoint refused a choice, or gave no log-probabilities, and is asked for votes."""
+        self.reasoning_tokens = 0
+        """Tokens that a vote gets for reasoning, where the model cannot be kept from it."""
 
     def body(self, request: AnyRequest) -> bytes:
         """Return the HTTP body for this endpoint."""
         refused = [field for field in request.fields if self._refused[field]]
-        if not refused:
+        reasons = isinstance(request, Vote) and "max_tokens" in request.fields and self.reasoning_tokens > 0
+        if not refused and not reasons:
             return request.body
         body = orjson.loads(request.body)
+        if reasons:
+            body["max_tokens"] += self.reasoning_tokens
         for field in refused:
             body = _FORMS[field][self._refused[field] - 1](body)
         return orjson.dumps(body)

@@ -6,19 +6,20 @@ import asyncio
 import functools
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import orjson
 
 from pipeline.generation.availability import Availability
 from pipeline.generation.classify import Busy, Result, Transient, refusal_error
-from pipeline.generation.completions import AnyRequest, Completion, Failure, Request
+from pipeline.generation.completions import AnyRequest, ChoiceRequest, Completion, Failure, Request
 from pipeline.generation.continuation import Partial, continued, joined
 from pipeline.generation.dialect import Dialect
 from pipeline.generation.endpoints import Endpoint, Endpoints
 from pipeline.generation.streaming import with_stream
 from pipeline.generation.transport import Transport
-from pipeline.generation.trial import ignores_system, reasons_all_the_same
+from pipeline.generation.trial import Trials, ignores_system, lacks_numbers, reasons_all_the_same
+from pipeline.generation.votes import Vote
 from pipeline.generation.window import backoff_seconds
 from pipeline.io.outages import notify
 from pipeline.runtime.progress import Counters
@@ -27,12 +28,14 @@ from schemas.config import RequestsConfig
 
 _REFUSALS = frozenset({"http_400", "http_422", "http_500", "http_501"})
 """Reasons of servers that do not know a field."""
+_REASONING_TOKENS = 2048
+"""Tokens for the reasoning of a judge that cannot be kept from it."""
 _SHORTEST_PAUSE = 0.1
 """Seconds to wait for a busy server, even where it sends `Retry-After: 0`."""
 
 
 class Sender:
-    """Sends requests, each once. `trials` are the trial requests, the plainest first.
+    """Sends requests, each once.
 
     Any method raises `UserError` where the responses show that the run cannot succeed, for now or at all.
     """
@@ -41,7 +44,7 @@ class Sender:
         self,
         endpoints: Endpoints,
         key: str,
-        trials: Sequence[AnyRequest],
+        trials: Trials,
         config: RequestsConfig,
         counters: Counters,
     ) -> None:
@@ -167,29 +170,64 @@ class Sender:
 
     async def _run_trials(self, endpoint: Endpoint) -> Transient | None:
         """Send the trial requests; return None where all are completed, or the problem of an endpoint that is down."""
+        dialect = self._dialects[endpoint.name]
         plain: Completion | None = None
-        for trial in self._trials:
+        for trial in self._trials_for(dialect):
             result = await self._run_trial(endpoint, trial, plain)
             if isinstance(result, Transient):
                 return result
             plain = plain or result
-            if reasons_all_the_same(trial, result):
+            if result is None or not reasons_all_the_same(trial, result):
+                continue
+            if isinstance(trial, Vote):
+                dialect.reasoning_tokens = _REASONING_TOKENS
+                notify(
+                    f"{endpoint.address()}: the judge reasons although it is asked not to; it may take up to "
+                    f"{_REASONING_TOKENS} tokens for each answer"
+                )
+            else:
                 notify(
                     f"{endpoint.address()}: the model reasons although it is asked not to, and replies that are cut "
                     "off may be its reasoning; set generation.reasoning: keep out"
                 )
-        self._dialects[endpoint.name].is_settled = True
+        dialect.is_settled = True
         return None
+
+    def _trials_for(self, dialect: Dialect) -> Iterator[AnyRequest]:
+        """Yield trial requests, those of votes where a choice before them was refused."""
+        for trial in self._trials.requests:
+            if not (dialect.is_chat_alone and isinstance(trial, ChoiceRequest)):
+                yield trial
+        if dialect.is_chat_alone:
+            yield from self._trials.votes_instead
+
+    def _takes_votes(self, endpoint: Endpoint, trial: AnyRequest, detail: str) -> bool:
+        """Ask for votes instead of a choice that was refused; return False where that is another request, or late."""
+        dialect = self._dialects[endpoint.name]
+        if dialect.is_settled or not self._trials.votes_instead or not isinstance(trial, ChoiceRequest):
+            return False
+        dialect.is_chat_alone = True
+        notify(f"{endpoint.address(trial.path)}: the judge is asked by chat ({detail})")
+        return True
+
+    def is_chat_alone(self) -> bool:
+        """Return whether some endpoint is asked for votes instead of choices."""
+        return any(dialect.is_chat_alone for dialect in self._dialects.values())
 
     async def _run_trial(
         self, endpoint: Endpoint, trial: AnyRequest, plain: Completion | None
-    ) -> Completion | Transient:
-        """Send a trial request in the forms of its last field until one is completed; None as `plain` is the first."""
+    ) -> Completion | Transient | None:
+        """Send a trial request in the forms of its last field until one is completed.
+
+        None as `plain`: it is the first. Returns None where it is a choice and votes are asked for instead.
+        """
         may_be_down = plain is None or self._dialects[endpoint.name].is_settled
         retries = 0
         while True:
             result = await self._try(endpoint, trial)
             if isinstance(result, Completion):
+                if lacks_numbers(trial, result) and self._takes_votes(endpoint, trial, "no log-probabilities"):
+                    return None
                 if not ignores_system(trial, result, plain) or not self._falls_back(
                     endpoint, trial, "the model gets no system message"
                 ):
@@ -204,6 +242,8 @@ class Sender:
             elif isinstance(result, Failure) or retries == self._config.max_retries:
                 # The server completes plainer requests, so it does not support the last field of this one.
                 if not self._falls_back(endpoint, trial, result.detail):
+                    if self._takes_votes(endpoint, trial, result.detail):
+                        return None
                     models = await self._list_models(endpoint)
                     raise refusal_error(result, trial, endpoint.address(trial.path), models)
                 retries = 0
