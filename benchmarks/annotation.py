@@ -21,7 +21,7 @@ from benchmarks.machine import describe
 from benchmarks.model_server import read_metrics, serving
 from pipeline.driver.prepare import prepare, with_threads
 from pipeline.generation.completions import Completion
-from pipeline.generation.service import close_generation_service, generation_service
+from pipeline.generation.service import close_generation_services, generation_service
 from pipeline.io.locks import locked
 from pipeline.mining import annotate
 from pipeline.mining.pairing import load_threads
@@ -84,7 +84,7 @@ def _annotate(scratch: Path, arguments: argparse.Namespace, url: str) -> dict[st
             service.wait()
         seconds = time.monotonic() - started
         after = read_metrics(url)
-        close_generation_service(plan)
+        close_generation_services(plan)
     spent = [outcome for outcome in batch.result() if isinstance(outcome, Completion)]
     if len(spent) != len(requests):
         sys.exit(f"{len(requests) - len(spent)} of {len(requests)} calls failed; the figures would mean nothing")

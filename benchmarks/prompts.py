@@ -26,7 +26,7 @@ from benchmarks.machine import describe
 from pipeline.driver.prepare import prepare
 from pipeline.generation.completions import Completion, count_tokens
 from pipeline.generation.items import RequestBatch
-from pipeline.generation.service import close_generation_service, generation_service
+from pipeline.generation.service import close_generation_services, generation_service
 from pipeline.io.locks import locked
 from pipeline.plan import BuildPlan
 from pipeline.reading.text import words
@@ -79,7 +79,7 @@ def main() -> None:
             tokens = sum(report(variant, arguments.examples) for variant in variants)
         finally:
             for variant in variants:
-                close_generation_service(variant.plan)
+                close_generation_services(variant.plan)
     seconds = time.monotonic() - started
     print(
         f"\n{tokens} tokens of replies in {seconds:.0f} s, the server's start included: {tokens / seconds:.1f} a second"

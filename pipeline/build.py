@@ -20,8 +20,9 @@ from pipeline.driver.plumbing import close_pool
 from pipeline.driver.prepare import Prepared, check_output, find_intact_manifest, prepare, reset_folder, with_threads
 from pipeline.driver.resume import Work, can_finish, count_open, find_work
 from pipeline.generation.packaged import check_model, model_path
+from pipeline.generation.roles import managed_servers
 from pipeline.generation.server import require_vllm
-from pipeline.generation.service import close_generation_service
+from pipeline.generation.service import close_generation_services
 from pipeline.io import storage
 from pipeline.io.locks import locked
 from pipeline.io.manifests import MANIFEST, write_manifest
@@ -37,7 +38,7 @@ from pipeline.runtime.runners import Runner
 from pipeline.threads import gather
 from pipeline.threads.index import Index, build_index, check_threads, read_index
 from schemas.base import UsageError, UserError
-from schemas.config import BuildConfig, PublishConfig, ReplayEngine, VllmEngine
+from schemas.config import BuildConfig, PublishConfig, ReplayEngine
 from schemas.manifest import Manifest, Run, RunStatus
 
 logger = logging.getLogger(__name__)
@@ -161,11 +162,13 @@ def submit(config: BuildConfig, output: AnyPath, beam_args: Sequence[str] = (), 
 def _locked(output: AnyPath, config: BuildConfig, runner: Runner) -> Iterator[None]:
     """Lock a folder that is a build's, or new. Raise `UsageError` for another one, or if vLLM cannot start here."""
     check_output(output)
-    if runner.is_local and isinstance(config.engine, VllmEngine) and config.needs_model:
+    servers = managed_servers(config) if runner.is_local else ()
+    if servers:
         found = find_intact_manifest(output)
         if found is None or found.status != "complete":
-            require_vllm(config.engine)
-            check_model(config.generation.model)
+            for _, engine, model in servers:
+                require_vllm(engine)
+                check_model(model)
     with locked(output):
         yield
 
@@ -222,9 +225,9 @@ def _build(plan: BuildPlan, prepared: Prepared, runner: Runner, observer: Observ
     pace = progress.Pace(output, started.isoformat(timespec="seconds"), diagnosis.update)
     status: RunStatus = "failed"
     try:
-        if runner.is_local and isinstance(plan.config.engine, VllmEngine) and plan.config.needs_model:
-            # Here, as Ctrl-C reaches this thread alone, and not in a worker when it needs the model.
-            model_path(plan.config.generation.model, observer.notice)
+        # Here, as Ctrl-C reaches this thread alone, and not in a worker when it needs a model.
+        for _, _, model in managed_servers(plan.config) if runner.is_local else ():
+            model_path(model, observer.notice)
         plan = _with_retries(_gather_threads(plan, runner, observer), retry_lost)
         with _retry_errors(plan, retry_lost):
             _run_phase(dag.build_pairs, "pairs", "pool", plan, runner, observer)
@@ -238,7 +241,7 @@ def _build(plan: BuildPlan, prepared: Prepared, runner: Runner, observer: Observ
     finally:
         # A store that does not answer would hold up each of these calls; the process ends without them.
         if status == "complete" or is_reachable(output):
-            close_generation_service(plan)
+            close_generation_services(plan)
             summary = _summary(plan, runner, started, time.monotonic() - clock, status)
             pace.close()
             progress.delete_counts(output)
@@ -312,7 +315,7 @@ def _upload(runner: Runner, folder: AnyPath, settings: PublishConfig, todo: Sequ
 
 def _summary(plan: BuildPlan, runner: Runner, started: datetime.datetime, seconds: float, status: RunStatus) -> Run:
     """Return what a run did: from Beam's metrics if all pipelines ended, else from the processes' last counts."""
-    progress.counters_for(plan.output).flush()
+    progress.flush_counters(plan.output)
     measured = runner.measured
     counts = measured.counts if status == "complete" else progress.total(plan.output, fresh=True)
     names = ("requests_sent", "requests_replayed", *TOKEN_COUNTS, "server_restarts")

@@ -30,6 +30,7 @@ from pipeline.driver.plumbing import (
     settle,
     validate,
 )
+from pipeline.generation.roles import Role
 from pipeline.generation.stage import generate
 from pipeline.io.storage import AnyPath
 from pipeline.mining import annotate, pairing
@@ -72,11 +73,12 @@ class Attempt(beam.PTransform):
         """Sample a point, render both prompts, generate both replies, validate the pair, verify what it shows."""
         plan, last = self.plan, self.number + 1 == self.plan.config.attempts
         early = judge_early if self.number == 0 else None
+        then: Role | None = "verification" if plan.config.verification.is_on else None
         validated = (
             drafts
             | "Sample" >> stage(sample, plan, self.number)
             | "Render" >> stage(pairs.render_prompts, plan)
-            | "Generate" >> generate(plan, pairs.PairShard, first=self.number == 0, last=last, early=early)
+            | "Generate" >> generate(plan, pairs.PairShard, first=self.number == 0, last=last, early=early, then=then)
             | "Validate" >> stage(validate, plan, last)
         )
         return validated | "Verify" >> Verify(plan, self.number, last) if plan.config.verification.is_on else validated
@@ -95,7 +97,7 @@ class Verify(beam.PTransform):
         return (
             validated
             | "Ask" >> stage(ask, self.plan, self.number)
-            | "Generate" >> generate(self.plan, VerifyShard, first=self.number == 0, last=self.last)
+            | "Generate" >> generate(self.plan, VerifyShard, first=self.number == 0, last=self.last, role="verification")
             | "Settle" >> stage(settle, self.plan, self.last)
         )
 

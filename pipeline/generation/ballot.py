@@ -1,9 +1,9 @@
 """A choice request by chat: each of its questions is asked by itself, and the votes make one outcome.
 
 A chat gives no answers to several prompts in one call. Where it gives log-probabilities, the first vote on a question
-is the last one; else so many votes are cast as the build asks for. The outcome, its key and how it is decoded are those
-of the same request by `/v1/completions`, so journals and rows know no protocol. It says by its finish reason whether all
-its questions were answered by probabilities.
+is the last one; else as many votes are cast as the build asks for. The outcome, its key and its decoding are those of
+the same request by `/v1/completions`, so journals and rows know no protocol. The finish reason says whether
+probabilities answered all questions.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ sent alone.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import functools
 import logging
 import threading
@@ -25,6 +26,7 @@ from pipeline.generation.endpoints import Endpoint, Endpoints
 from pipeline.generation.items import ALONE_AFTER, Item, RequestBatch
 from pipeline.generation.journal import JournalWriter
 from pipeline.generation.sender import Sender
+from pipeline.generation.trial import Trials
 from pipeline.generation.verdicts import Verdicts
 from pipeline.generation.window import Window, backoff_seconds
 from pipeline.runtime.progress import Counters
@@ -61,7 +63,7 @@ class Client:
         self,
         endpoints: Endpoints,
         key: str,
-        trials: Sequence[AnyRequest],
+        trials: Trials,
         in_flight: int,
         config: RequestsConfig,
         counters: Counters,
@@ -109,6 +111,24 @@ class Client:
         with self._changed:
             self._changed.wait(timeout=0.5)
         self._raise_error()
+
+    def check(self) -> None:
+        """Raise an error of the whole run that has happened by now."""
+        self._raise_error()
+        if self._opening.done():
+            self._wait_for_opening()
+
+    def is_chat_alone(self) -> bool:
+        """Return whether choices take votes by chat (`Trials`). Waits for the trial requests."""
+        self._wait_for_opening()
+        return self._sender.is_chat_alone()
+
+    def _wait_for_opening(self) -> None:
+        try:
+            self._opening.result()
+        except concurrent.futures.CancelledError:
+            self._raise_error()
+            raise
 
     def close(self) -> None:
         """Drop the queue, cancel the requests in flight, and stop the thread."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from pipeline.io.processes import usable_cores
 from schemas.config import VllmEngine
@@ -18,15 +19,32 @@ _BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 
 @dataclass(frozen=True)
 class Device:
-    """A CPU or a GPU. `size` is the number of usable cores, or GiB of the smallest GPU's memory (0: unknown)."""
+    """A CPU or a GPU, or the half of it that one of two servers gets.
+
+    `size` is the number of usable cores, or GiB of the smallest GPU's memory (0: unknown). `half` is None for the whole
+    device.
+    """
 
     is_cpu: bool
     size: int
+    half: Literal[0, 1] | None = None
 
     def __str__(self) -> str:
+        whole = "" if self.half is None else "half of the device: "
         if self.is_cpu:
-            return f"{self.size} CPU core{'s' if self.size > 1 else ''}"
-        return f"GPU memory of {self.size} GiB" if self.size else "GPU memory unknown"
+            return f"{whole}{self.size} CPU core{'s' if self.size > 1 else ''}"
+        return f"{whole}GPU memory of {self.size} GiB" if self.size else f"{whole}GPU memory unknown"
+
+    def halved(self, half: Literal[0, 1]) -> Device:
+        """Return a half of the device, the first of a CPU with the odd core. A single core is shared."""
+        size = max(1, (self.size + 1 - half) // 2) if self.is_cpu else self.size // 2
+        return replace(self, size=size, half=half)
+
+    @property
+    def cores(self) -> list[int]:
+        """Cores of a server on this CPU."""
+        cores = usable_cores()
+        return cores[: self.size] if self.half != 1 else cores[-self.size :]
 
     def bound(self, engine: VllmEngine) -> int:
         """Return the most sequences in flight: `engine.in_flight`, or what keeps the device busy by a rule of thumb.

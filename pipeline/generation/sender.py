@@ -6,7 +6,7 @@ import asyncio
 import functools
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import orjson
 
@@ -256,7 +256,8 @@ class Sender:
         """Send a trial request. The first is sent without a stream, too, where it is refused with one."""
         dialect = self._dialects[endpoint.name]
         result = await self.post(endpoint, trial, is_trial=True)
-        if dialect.streams is None and isinstance(result, Failure | Transient) and result.reason in _REFUSALS:
+        is_first = isinstance(trial, Request) and dialect.streams is None
+        if is_first and isinstance(result, Failure | Transient) and result.reason in _REFUSALS:
             dialect.streams = False
             unstreamed = await self.post(endpoint, trial, is_trial=True)
             if isinstance(unstreamed, Completion):

@@ -5,17 +5,20 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from pipeline.generation import dummy
+from pipeline.generation.ballot import Ballot
 from pipeline.generation.client import Client
-from pipeline.generation.completions import AnyRequest, Failure, Outcome
-from pipeline.generation.device import find_device
+from pipeline.generation.completions import AnyRequest, ChoiceRequest, Failure, Outcome
+from pipeline.generation.device import Device, find_device
 from pipeline.generation.endpoints import Endpoints, RemoteEndpoints
 from pipeline.generation.items import RequestBatch
 from pipeline.generation.journal import JournalWriter, open_journal, read_journal
 from pipeline.generation.recording import recorded_journal, replays_recording
+from pipeline.generation.roles import Role, engine_of, in_terms_of, managed_servers, model_of, served_roles
 from pipeline.generation.server import ManagedServer, server_spec
 from pipeline.generation.trial import trial_requests
 from pipeline.io import storage
@@ -31,22 +34,38 @@ _IN_FLIGHT = 256
 
 
 class GenerationService:
-    """Completes the requests of shards: from the shard's journal first, then by the model. One for each process."""
+    """Completes the requests of shards: from the shard's journal first, then by the model. One for each process.
 
-    def __init__(self, plan: BuildPlan) -> None:
+    A build with a judge of its own has two, one for each role. Where the judge is the build's own model, that of
+    `verification` uses the client of `generation`.
+    """
+
+    def __init__(self, plan: BuildPlan, role: Role = "generation", sender: GenerationService | None = None) -> None:
+        engine = engine_of(plan.config, role)
         self._folder = plan.output / "journal"
         self._journaled: dict[str, dict[str, Outcome]] = {}
         self._writers: dict[str, JournalWriter] = {}
-        self._counters = counters_for(plan.output)
         self._plan = plan
-        self._client: Client | None = None
+        self._role = role
+        self._sender = sender
+        self.counters = sender.counters if sender else counters_for(plan.output, role)
+        self._own_client: Client | None = None
         # A runner may run several threads in a process.
         self._connecting = threading.Lock()
-        self._is_dummy = isinstance(plan.config.engine, DummyEngine)
-        self._replays = isinstance(plan.config.engine, ReplayEngine)
-        if isinstance(plan.config.engine, ReplayEngine):
+        self._is_dummy = isinstance(engine, DummyEngine)
+        self._replays = isinstance(engine, ReplayEngine)
+        if isinstance(engine, ReplayEngine):
             recorded = replays_recording(plan.config)
-            self._folder = recorded_journal() if recorded else storage.parse(plan.config.engine.journal)
+            self._folder = recorded_journal() if recorded else storage.parse(engine.journal)
+
+    @property
+    def _client(self) -> Client | None:
+        return self._sender._client if self._sender else self._own_client
+
+    @property
+    def is_connected(self) -> bool:
+        """True when a request needed the model."""
+        return self._client is not None
 
     @property
     def wants_more(self) -> bool:
@@ -66,20 +85,65 @@ class GenerationService:
             outcomes = [None if isinstance(o, Failure) and o.may_pass else o for o in outcomes]
         missing = [(k, request) for k, request in enumerate(requests) if outcomes[k] is None]
         batch = RequestBatch(outcomes, len(missing))
-        self._counters.add("requests_replayed", len(requests) - len(missing))
-        self._counters.add("questions", sum(request.sequences for _, request in missing))
+        self.counters.add("requests_replayed", len(requests) - len(missing))
         if missing and self._replays:
             raise UserError(
                 f"engine replay: {path} lacks {len(missing)} of {len(requests)} completions; {self._way_out()}"
             )
         if missing:
-            # Connected only here: a build whose journals are complete needs no model.
-            with self._connecting:
-                self._client = self._client or _connect(self._plan)
             if journal not in self._writers:
                 self._writers[journal] = open_journal(path, self._plan.config.requests.journal)
-            self._client.submit(missing, batch, self._writers[journal])
+            # Connected only here: a build whose journals are complete needs no model.
+            with self._naming_keys():
+                self._ask(missing, batch, self._writers[journal])
         return batch
+
+    def _ask(self, missing: Sequence[tuple[int, AnyRequest]], batch: RequestBatch, writer: JournalWriter) -> None:
+        client = self._connected()
+        if not self._asks_by_chat(client):
+            self._send(client, missing, batch, writer)
+            return
+        votes, send = self._plan.config.verification.votes, partial(self._send, client)
+        for position, request in missing:
+            if isinstance(request, ChoiceRequest):
+                Ballot(request, votes, position, batch, writer, send).open()
+            else:
+                send([(position, request)], batch, writer)
+
+    def _send(
+        self, client: Client, requests: Sequence[tuple[int, AnyRequest]], batch: RequestBatch, writer: JournalWriter
+    ) -> None:
+        self.counters.add("questions", sum(request.sequences for _, request in requests))
+        client.submit(requests, batch, writer)
+
+    def _connected(self) -> Client:
+        """Return the client. The first call begins to start the model's server, where it is the build's own."""
+        if self._sender:
+            return self._sender._connected()
+        with self._connecting:
+            self._own_client = self._own_client or _connect(self._plan, self._role)
+            return self._own_client
+
+    def connect(self) -> None:
+        """Have the trial requests sent before the first request, so that `check` tells in time what is wrong."""
+        if not self._is_dummy and not self._replays:
+            with self._naming_keys():
+                self._connected()
+
+    def _asks_by_chat(self, client: Client) -> bool:
+        """Return whether choices take votes by chat. What journals hold of either kind is used in any case."""
+        if self._role != "verification":
+            return False
+        protocol = self._plan.config.verification.protocol
+        return client.is_chat_alone() if protocol == "auto" else protocol == "chat"
+
+    @contextlib.contextmanager
+    def _naming_keys(self) -> Iterator[None]:
+        """Have errors name the configuration keys of this role."""
+        try:
+            yield
+        except UserError as error:
+            raise type(error)(in_terms_of(str(error), self._role, self._plan.config)) from None
 
     def _way_out(self) -> str:
         if replays_recording(self._plan.config):
@@ -92,7 +156,14 @@ class GenerationService:
     def wait(self) -> None:
         """Return when a batch may be done, or after half a second; raises errors of the whole run."""
         if self._client:
-            self._client.wait()
+            with self._naming_keys():
+                self._client.wait()
+
+    def check(self) -> None:
+        """Raise an error of the whole run that has happened by now, such as a judge that cannot be reached."""
+        if self._client:
+            with self._naming_keys():
+                self._client.check()
 
     def finish(self, journal: str) -> None:
         """Close a shard's journal."""
@@ -103,8 +174,8 @@ class GenerationService:
 
     def close(self) -> None:
         """Stop the client and close all journals. The guard then stops the server that the build started."""
-        if self._client:
-            self._client.close()
+        if self._own_client:
+            self._own_client.close()
         storage.map_files(self._folder, self._abandon, [*self._writers])
 
     def _abandon(self, journal: str) -> None:
@@ -113,8 +184,8 @@ class GenerationService:
             self.finish(journal)
 
 
-def _connect(plan: BuildPlan) -> Client:
-    engine, model, counts = plan.config.engine, plan.config.generation.model, counters_for(plan.output)
+def _connect(plan: BuildPlan, role: Role) -> Client:
+    engine, model, counts = engine_of(plan.config, role), model_of(plan.config, role), counters_for(plan.output, role)
     key = ""
     endpoints: Endpoints
     if isinstance(engine, OpenAiEngine):
@@ -123,15 +194,26 @@ def _connect(plan: BuildPlan) -> Client:
         in_flight = engine.in_flight or _IN_FLIGHT * len(engine.base_urls)
         cause = f"{len(engine.base_urls)} endpoint{'s' if len(engine.base_urls) > 1 else ''}"
     elif isinstance(engine, VllmEngine):
-        device = find_device(engine)
+        device = _device_of(plan, role, engine)
         in_flight = device.bound(engine)
-        endpoints = ManagedServer(server_spec(engine, model, _server_log(plan), device), counts)
+        endpoints = ManagedServer(server_spec(engine, model, _server_log(plan, role), device), counts)
         cause = str(device)
     else:
         raise TypeError(f"engine {engine.kind} has no endpoint")
     if engine.in_flight is None:
-        notify(f"at most {in_flight} requests in flight (engine.in_flight; {cause})")
-    return Client(endpoints, key, trial_requests(plan), in_flight, plan.config.requests, counts)
+        line = f"at most {in_flight} requests in flight (engine.in_flight; {cause})"
+        notify(in_terms_of(line, role, plan.config))
+    trials = trial_requests(plan, served_roles(plan.config)[role])
+    return Client(endpoints, key, trials, in_flight, plan.config.requests, counts)
+
+
+def _device_of(plan: BuildPlan, role: Role, engine: VllmEngine) -> Device:
+    """Return the device of a server, or its half where the build runs two servers on it."""
+    device = find_device(engine)
+    others = [find_device(other) for name, other, _ in managed_servers(plan.config) if name != role]
+    if device.is_cpu not in [other.is_cpu for other in others]:
+        return device
+    return device.halved(0 if role == "generation" else 1)
 
 
 def read_key(variable: str) -> str:
@@ -145,30 +227,33 @@ def read_key(variable: str) -> str:
     return key
 
 
-def _server_log(plan: BuildPlan) -> Path:
+def _server_log(plan: BuildPlan, role: Role) -> Path:
     """Return the path of the server's log, which is always on this machine."""
     output = plan.output
     folder = output / "logs" if storage.is_local(output) else private_folder() / plan.fingerprint[:16]
     with write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    return folder / "model-server.log"
+    return folder / ("model-server.log" if role == "generation" else "judge-server.log")
 
 
-_services: dict[BuildPlan, GenerationService] = {}
+_services: dict[BuildPlan, dict[Role, GenerationService]] = {}
 _lock = threading.Lock()
 
 
-def generation_service(plan: BuildPlan) -> GenerationService:
-    """Return this process's generation service for a build."""
+def generation_service(plan: BuildPlan, role: Role = "generation") -> GenerationService:
+    """Return this process's generation service for a role of a build."""
     with _lock:
         if plan not in _services:
-            _services[plan] = GenerationService(plan)
-        return _services[plan]
+            own = GenerationService(plan)
+            has_judge = "verification" in served_roles(plan.config)
+            judge = GenerationService(plan, "verification", None if has_judge else own)
+            _services[plan] = {"generation": own, "verification": judge}
+        return _services[plan][role]
 
 
-def close_generation_service(plan: BuildPlan) -> None:
-    """Close this process's generation service for a build, if it has one."""
+def close_generation_services(plan: BuildPlan) -> None:
+    """Close this process's generation services for a build, if it has any."""
     with _lock:
-        found = _services.pop(plan, None)
-    if found:
-        found.close()
+        found = _services.pop(plan, {})
+    for service in found.values():
+        service.close()

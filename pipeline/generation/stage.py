@@ -10,6 +10,7 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from pipeline.generation.completions import AnyRequest, Outcome
 from pipeline.generation.items import RequestBatch
+from pipeline.generation.roles import Role, engine_of
 from pipeline.generation.service import GenerationService, generation_service
 from pipeline.io import storage
 from pipeline.plan import BuildPlan, ShardSpec
@@ -46,14 +47,19 @@ class GenerateFn(beam.DoFn):
     """Has each shard's requests completed. Shards leave when they are complete, not in the order of their arrival.
 
     `process` returns as soon as the backlog is short, so that the next shard's requests are sent before this shard's
-    last ones have ended. `first` and `last`: no earlier or later stage has requests of the same shard. The first shard
-    is passed to `early`, if there is one, while its requests are answered.
+    last ones have ended. `first` and `last`: no earlier or later stage has requests in the same journal. The first
+    shard is passed to `early`, if there is one, while its requests are answered. The service of the role `then`, of a
+    later stage for the same shards, is connected as soon as this one is: where it cannot work, the run ends at once.
     """
 
-    def __init__(self, plan: BuildPlan, first: bool, last: bool, early: Early | None) -> None:
+    def __init__(
+        self, plan: BuildPlan, first: bool, last: bool, early: Early | None, role: Role, then: Role | None
+    ) -> None:
         self._plan = plan
+        self._then = then
         self._first = first
         self._early = early
+        self._role = role
         # Where stages are not fused, the next one may run on another machine, which reads the journal.
         self._closes = last or not storage.is_local(plan.output)
 
@@ -63,12 +69,15 @@ class GenerateFn(beam.DoFn):
 
     def process(self, shard: ShardWithRequests) -> Iterator[ShardWithRequests]:
         """Submit the shard, then emit complete shards until the service wants more."""
-        service = generation_service(self._plan)
+        service = generation_service(self._plan, self._role)
         if self._first:
             # A bundle that failed may have left this shard's journal open.
             service.finish(shard.journal)
-            counters_for(self._plan.output).add("begun", shard.spec.count)
+            if self._role == "generation":
+                counters_for(self._plan.output).add("begun", shard.spec.count)
         self._pending.append((shard, service.submit(shard.journal, shard.requests())))
+        if self._then and service.is_connected:
+            generation_service(self._plan, self._then).connect()
         yield from self._take_done(service)
         while self._pending and not (service.wants_more and len(self._pending) <= _SHARDS_AHEAD):
             self._wait(service)
@@ -77,7 +86,7 @@ class GenerateFn(beam.DoFn):
     def finish_bundle(self) -> Iterator[WindowedValue]:
         """Emit the remaining shards as they are completed."""
         window = beam.transforms.window.GlobalWindow()
-        service = generation_service(self._plan)
+        service = generation_service(self._plan, self._role)
         while self._pending:
             for shard in self._take_done(service):
                 yield WindowedValue(shard, window.max_timestamp(), [window])
@@ -86,6 +95,8 @@ class GenerateFn(beam.DoFn):
 
     def _wait(self, service: GenerationService) -> None:
         service.wait()
+        if self._then:
+            generation_service(self._plan, self._then).check()
         if self._early is not None:
             shard, batch = self._pending[0]
             if batch.is_done or self._early(shard, batch.outcomes, self._plan):
@@ -101,19 +112,27 @@ class GenerateFn(beam.DoFn):
         for shard, batch in done:
             if self._closes:
                 service.finish(shard.journal)
-            metrics.emit(counters_for(self._plan.output))
+            metrics.emit(service.counters)
             yield shard.with_outcomes(batch.result())
 
 
-def generate(plan: BuildPlan, kind: type, first: bool, last: bool, early: Early | None = None) -> beam.PTransform:
-    """Return the generation stage for shards of type `kind`.
+def generate(
+    plan: BuildPlan,
+    kind: type,
+    first: bool,
+    last: bool,
+    early: Early | None = None,
+    role: Role = "generation",
+    then: Role | None = None,
+) -> beam.PTransform:
+    """Return the generation stage for shards of type `kind`, whose requests the model of `role` answers.
 
     It alone needs an accelerator, where the model is served by its worker: it carries the resource hints.
     """
-    stage = beam.ParDo(GenerateFn(plan, first, last, early)).with_output_types(kind)
+    stage = beam.ParDo(GenerateFn(plan, first, last, early, role, then)).with_output_types(kind)
     workers = plan.config.workers
     hints: dict[str, str] = {}
-    if plan.config.engine.kind == "vllm":
+    if engine_of(plan.config, role).kind == "vllm":
         hints |= {"accelerator": workers.accelerator} if workers.accelerator else {}
         hints |= {"min_ram": workers.memory} if workers.memory else {}
     return stage.with_resource_hints(**hints) if hints else stage

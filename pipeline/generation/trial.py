@@ -5,13 +5,26 @@ Each adds one field at most (`Request.fields`) to what the earlier ones settled:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from pipeline.generation.completions import AnyRequest, Completion, choice_head, make_choice_request, make_request
+from pipeline.generation.completions import (
+    NO_REASONING,
+    VOTES,
+    AnyRequest,
+    ChoiceRequest,
+    Completion,
+    choice_head,
+    make_choice_request,
+    make_request,
+)
 from pipeline.generation.json_formats import levels_format, portrait_format
+from pipeline.generation.roles import Role, engine_of
+from pipeline.generation.votes import SYSTEM, Vote, vote_head
 from pipeline.plan import BuildPlan
 from pipeline.runtime.resources import resources
+from schemas.config import VllmEngine
 
 TRIAL = "Say hello."
 """The text of every trial request."""
@@ -25,8 +38,36 @@ _REASONING_TOKENS = 256
 """Maximum length of the reply that shows whether the model reasons: some mark the end of their reasoning only."""
 
 
-def trial_requests(plan: BuildPlan) -> list[AnyRequest]:
-    """Return one request of each kind that the build needs, the plainest first."""
+@dataclass(frozen=True, slots=True)
+class Trials:
+    """The trial requests of a service, the plainest first.
+
+    Where an endpoint refuses a choice among `requests`, or answers it without log-probabilities, `votes_instead` take
+    the place of all choices. Without them the refusal is an error.
+    """
+
+    requests: Sequence[AnyRequest]
+    votes_instead: Sequence[AnyRequest] = ()
+
+
+def trial_requests(plan: BuildPlan, roles: Collection[Role] = ("generation",)) -> Trials:
+    """Return one request of each kind that the build sends for these roles."""
+    requests = _of_generation(plan) if "generation" in roles else []
+    if "verification" not in roles:
+        return Trials(requests)
+    config, settings = plan.config, plan.config.verification
+    head = choice_head(config.judge, settings.structured_outputs)
+    if settings.protocol == "chat":
+        return Trials([*requests, *_votes(head)])
+    needs_choices = settings.protocol == "completions" or any(
+        isinstance(request, ChoiceRequest) for request in requests
+    )
+    is_optional = not needs_choices and not isinstance(engine_of(config, "verification"), VllmEngine)
+    requests += _choices(head, settings.prompts_per_call)
+    return Trials(requests, _votes(head) if is_optional else ())
+
+
+def _of_generation(plan: BuildPlan) -> list[AnyRequest]:
     config, mining = plan.config, plan.config.mining
     generation = config.generation
     annotation, annotator = (mining.annotation, mining.annotator) if mining else (None, None)
@@ -52,11 +93,7 @@ def trial_requests(plan: BuildPlan) -> list[AnyRequest]:
         messages = {"user": f"{TRIAL} Answer with a JSON object."}
         requests.append(make_request(generation, messages, ("trial",), **changes, response_format=wanted))
     if annotation and annotator == "choice":
-        head = choice_head(generation.model, annotation.structured_outputs)
-        plain = {name: head[name] for name in ("model", "max_tokens", "temperature")}
-        requests += [_choices(plain, 1), _choices(head, 1)]
-        if annotation.prompts_per_call > 1:
-            requests.append(_choices(head, 2))
+        requests += _choices(choice_head(generation.model, annotation.structured_outputs), annotation.prompts_per_call)
     return requests
 
 
@@ -73,8 +110,37 @@ def ignores_system(trial: AnyRequest, completion: Completion, plain: Completion 
 
 def reasons_all_the_same(trial: AnyRequest, completion: Completion) -> bool:
     """Return whether a model reasoned in reply to a trial request that asks it not to."""
-    return trial.fields == ("reasoning",) and completion.reasoning_tokens > 0
+    return trial.fields[-1:] == ("reasoning",) and completion.reasoning_tokens > 0
 
 
-def _choices(head: Mapping[str, Any], questions: int) -> AnyRequest:
-    return make_choice_request(head, TRIAL, ("\n(A) Hello.\n(B) Hi.\n(C) Good day.\nAnswer: (",) * questions, b"trial")
+def lacks_numbers(trial: AnyRequest, completion: Completion) -> bool:
+    """Return whether a choice was answered without the log-probabilities that it asks for."""
+    return isinstance(trial, ChoiceRequest) and "logprobs" in trial.head and completion.finish_reason == VOTES
+
+
+_QUESTION = "\n(A) Hello.\n(B) Hi.\n(C) Good day.\nAnswer: ("
+
+
+def _choices(head: Mapping[str, Any], prompts_per_call: int) -> list[AnyRequest]:
+    plain = {name: head[name] for name in ("model", "max_tokens", "temperature")}
+    tried = [(plain, 1), (head, 1), *([(head, 2)] if prompts_per_call > 1 else [])]
+    return [make_choice_request(fields, TRIAL, (_QUESTION,) * count, b"trial") for fields, count in tried]
+
+
+def _votes(head: Mapping[str, Any]) -> list[AnyRequest]:
+    full = vote_head(head)
+    sent = {name: full[name] for name in ("model", "temperature")}
+    votes = [_vote(sent)]
+    sent |= {"max_tokens": full["max_tokens"]}
+    votes += [_vote(sent), _vote(sent, SYSTEM)]
+    sent |= NO_REASONING
+    votes += [_vote(sent | {"max_tokens": _REASONING_TOKENS}, SYSTEM), _vote(sent, SYSTEM, seed=1)]
+    for names in (("logprobs", "top_logprobs"), ("structured_outputs",)):
+        if added := {name: full[name] for name in names if name in full}:
+            sent |= added
+            votes.append(_vote(sent, SYSTEM, seed=1))
+    return votes
+
+
+def _vote(head: Mapping[str, Any], system: str = "", seed: int | None = None) -> AnyRequest:
+    return Vote("trial", {**head}, system, TRIAL, _QUESTION, seed)

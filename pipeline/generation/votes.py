@@ -22,7 +22,7 @@ from pipeline.generation.completions import (
 )
 from schemas.answers import letter_logprobs, read_reply, split_thinking
 
-_SYSTEM = f"Answer the last question with one letter alone, without any other word: {', '.join(OPTIONS[:-1])} or {OPTIONS[-1]}."
+SYSTEM = f"Answer the last question with one letter alone ({', '.join(OPTIONS)}), without any other word."
 _TOKENS = 16
 """Most tokens of a vote: a letter in brackets, or in a JSON object."""
 
@@ -116,4 +116,4 @@ def make_vote(request: ChoiceRequest, head: Mapping[str, Any], question: int, nu
     """
     digest = hashlib.blake2b(f"{request.key}\x1f{question}\x1f{number}".encode(), digest_size=16)
     seed = int.from_bytes(digest.digest()[:4], "little") >> 1
-    return Vote(digest.hexdigest(), head, _SYSTEM, request.prefix, request.questions[question], seed)
+    return Vote(digest.hexdigest(), head, SYSTEM, request.prefix, request.questions[question], seed)

@@ -110,16 +110,24 @@ class Counters:
             self.flush()
 
 
-_counters: dict[AnyPath, Counters] = {}
+_counters: dict[tuple[AnyPath, str], Counters] = {}
 _lock = threading.Lock()
 
 
-def counters_for(output: AnyPath) -> Counters:
-    """Return this process's counters of a build."""
+def counters_for(output: AnyPath, service: str = "generation") -> Counters:
+    """Return this process's counters of a build. A second service has its own, as each has its own gauges."""
     with _lock:
-        if output not in _counters:
-            _counters[output] = Counters(output)
-        return _counters[output]
+        if (output, service) not in _counters:
+            _counters[output, service] = Counters(output)
+        return _counters[output, service]
+
+
+def flush_counters(output: AnyPath) -> None:
+    """Write all counts of this process."""
+    with _lock:
+        mine = [counters for (folder, _), counters in _counters.items() if folder == output]
+    for counters in mine:
+        counters.flush()
 
 
 _totals: dict[AnyPath, tuple[float, Counter[str]]] = {}
@@ -221,9 +229,9 @@ class Pace:
 def delete_counts(output: AnyPath) -> None:
     """Delete the counts of this run, or of an earlier one that was killed."""
     with _lock:
-        mine = _counters.pop(output, None)
-    if mine:
-        mine.close()
+        mine = [_counters.pop(key) for key in [*_counters] if key[0] == output]
+    for counters in mine:
+        counters.close()
     _totals.pop(output, None)
     with contextlib.suppress(UserError):
         storage.remove_tree(output / FOLDER)

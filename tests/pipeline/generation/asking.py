@@ -27,7 +27,7 @@ from pipeline.generation.endpoints import RemoteEndpoints
 from pipeline.generation.items import RequestBatch
 from pipeline.generation.journal import open_journal
 from pipeline.generation.service import GenerationService
-from pipeline.generation.trial import trial_requests
+from pipeline.generation.trial import Trials, trial_requests
 from pipeline.plan import BuildPlan
 from pipeline.runtime.progress import counters_for
 from schemas.config import BuildConfig, GenerationConfig, RequestsConfig
@@ -54,9 +54,9 @@ def settings(**changes: float) -> RequestsConfig:
     )
 
 
-def trials(**keys: Any) -> list[AnyRequest]:
+def trials(**keys: Any) -> Sequence[AnyRequest]:
     config = BuildConfig.model_validate({"pairs": 1, "generation": {"model": "stub"}} | keys)
-    return trial_requests(BuildPlan(Path(), "", config))
+    return trial_requests(BuildPlan(Path(), "", config)).requests
 
 
 def connect(
@@ -67,7 +67,7 @@ def connect(
     asked_first: Sequence[AnyRequest] | None = None,
 ) -> Client:
     first = trials() if asked_first is None else asked_first
-    return Client(RemoteEndpoints(urls), "", first, in_flight, config or settings(), counters_for(folder))
+    return Client(RemoteEndpoints(urls), "", Trials(first), in_flight, config or settings(), counters_for(folder))
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from pipeline.generation.completions import (
 from pipeline.generation.device import find_device
 from pipeline.generation.guard import ServerSpec
 from pipeline.generation.server import ManagedServer, server_spec
+from pipeline.generation.trial import Trials
 from pipeline.runtime.progress import counters_for
 from schemas.base import UserError
 from schemas.config import GenerationConfig, RequestsConfig, VllmEngine
@@ -68,7 +69,7 @@ def connected(folder: Path, spec: ServerSpec, in_flight: int = 4, retries: int =
     folder.mkdir(exist_ok=True)
     counts = counters_for(folder)
     config = RequestsConfig(timeout_seconds=60.0, max_retries=retries, max_wait_seconds=60.0, outage_seconds=60.0)
-    client = Client(ManagedServer(spec, counts), "", [TRIAL], in_flight, config, counts)
+    client = Client(ManagedServer(spec, counts), "", Trials([TRIAL]), in_flight, config, counts)
     try:
         yield client
     finally:
@@ -452,7 +453,7 @@ def test_another_command_is_another_server(tmp_path: Path) -> None:
 def test_closing_does_not_wait_for_a_server_that_is_still_starting(tmp_path: Path) -> None:
     counts = counters_for(tmp_path)
     endpoint = ManagedServer(script_spec(tmp_path, "import time; time.sleep(600)", start_seconds=600.0), counts)
-    client = Client(endpoint, "", [TRIAL], 4, RequestsConfig(), counts)
+    client = Client(endpoint, "", Trials([TRIAL]), 4, RequestsConfig(), counts)
     submit(client, make_requests(5), tmp_path)
     find_server(tmp_path)
 

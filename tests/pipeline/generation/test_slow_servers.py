@@ -16,6 +16,7 @@ from aiohttp import web
 from pipeline.generation.client import Client
 from pipeline.generation.completions import Completion, Failure
 from pipeline.generation.endpoints import RemoteEndpoints
+from pipeline.generation.trial import Trials
 from pipeline.runtime.progress import counters_for
 from tests.pipeline.generation.asking import (
     Load,
@@ -402,7 +403,7 @@ def test_a_key_that_a_stream_quotes_in_pieces_is_in_no_outcome(tmp_path: Path) -
         return await stream(request, ["Your key is ", key[:9], key[9:], ", and all is well with the bread."])
 
     with StubServer(quote) as stub:
-        client = Client(RemoteEndpoints([stub.url]), key, trials(), 4, settings(), counters_for(tmp_path))
+        client = Client(RemoteEndpoints([stub.url]), key, Trials(trials()), 4, settings(), counters_for(tmp_path))
         outcomes = finish(client, submit(client, make_requests(1), tmp_path))
         client.close()
 

@@ -41,9 +41,9 @@ def test_a_shard_that_is_completed_while_the_stage_looks_is_emitted(
     config = BuildConfig.model_validate({"pairs": 1, "generation": {"model": "dummy"}, "engine": {"kind": "dummy"}})
     plan = BuildPlan(tmp_path, "fingerprint", config)
     service = GenerationService(plan)
-    monkeypatch.setattr(stage, "generation_service", lambda _: service)
+    monkeypatch.setattr(stage, "generation_service", lambda *_: service)
     monkeypatch.setattr(service, "submit", lambda *_: DoneBetween([], 1))
-    generate = stage.GenerateFn(plan, first=False, last=True, early=None)
+    generate = stage.GenerateFn(plan, first=False, last=True, early=None, role="generation", then=None)
     shard = Shard(plan.shards()[0])
     generate.start_bundle()
 

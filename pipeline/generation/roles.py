@@ -1,0 +1,50 @@
+"""Roles of models in a build: one writes, one verifies. A judge of its own has a service of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from schemas.config import BuildConfig, Engine, ReplayEngine, VllmEngine
+
+Role = Literal["generation", "verification"]
+
+
+def engine_of(config: BuildConfig, role: Role) -> Engine:
+    """Return the engine of a role. A replay is of the whole build."""
+    own = config.verification.engine if role == "verification" else None
+    return config.engine if own is None or isinstance(config.engine, ReplayEngine) else own
+
+
+def model_of(config: BuildConfig, role: Role) -> str:
+    """Return the model of a role."""
+    return config.judge if role == "verification" else config.generation.model
+
+
+def served_roles(config: BuildConfig) -> dict[Role, tuple[Role, ...]]:
+    """Return the services of a build: the role that names each, and the roles whose requests it sends."""
+    if not config.verification.is_on:
+        return {"generation": ("generation",)}
+    ours, theirs = ((engine_of(config, role), model_of(config, role)) for role in ("generation", "verification"))
+    if ours == theirs:
+        return {"generation": ("generation", "verification")}
+    return {"generation": ("generation",), "verification": ("verification",)}
+
+
+def managed_servers(config: BuildConfig) -> Sequence[tuple[Role, VllmEngine, str]]:
+    """Return the model servers that the build itself runs: role, engine and model of each."""
+    if not config.needs_model:
+        return []
+    found = [(role, engine_of(config, role), model_of(config, role)) for role in served_roles(config)]
+    return [(role, engine, model) for role, engine, model in found if isinstance(engine, VllmEngine)]
+
+
+def in_terms_of(message: str, role: Role, config: BuildConfig) -> str:
+    """Return an error message with the keys that a role is configured by."""
+    if config.mining is None or role == "verification":
+        message = message.replace("mining.annotation.mode: json", "verification.protocol: chat")
+        message = message.replace("mining.annotation.", "verification.")
+    if role == "verification":
+        message = message.replace("generation.model", "verification.model")
+        message = message.replace("engine.", "verification.engine.").replace("engine vllm", "verification.engine vllm")
+    return message
