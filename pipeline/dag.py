@@ -97,7 +97,8 @@ class Verify(beam.PTransform):
         return (
             validated
             | "Ask" >> stage(ask, self.plan, self.number)
-            | "Generate" >> generate(self.plan, VerifyShard, first=self.number == 0, last=self.last, role="verification")
+            | "Generate"
+            >> generate(self.plan, VerifyShard, first=self.number == 0, last=self.last, role="verification")
             | "Settle" >> stage(settle, self.plan, self.last)
         )
 

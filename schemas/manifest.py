@@ -45,6 +45,8 @@ class VerificationCounts(Record):
     """Dimensions of accepted pairs that filtering made neutral."""
     questions: int = 0
     """Questions, each in one order of options."""
+    voted: int = 0
+    """Of these, in requests that were answered by what the judge said, without probabilities of all options."""
     prompt_tokens: int = 0
     """Tokens of the judge's prompts, which the counts of the build include. So for the answers."""
     completion_tokens: int = 0

@@ -194,6 +194,29 @@ def completions(found: Sequence[Mapping[str, Any]]) -> web.Response:
     return web.json_response({"object": "text_completion", "choices": [*found], "usage": usage})
 
 
+def vote(shares: Mapping[str, float], has_numbers: bool, text: str | None = None) -> web.Response:
+    """One answer by chat, with or without log-probabilities: the likeliest option, unless another text is given."""
+    best = max(shares, key=lambda letter: shares[letter])
+    answer: dict[str, Any] = {"role": "assistant", "content": best if text is None else text}
+    choice: dict[str, Any] = {"index": 0, "message": answer, "finish_reason": "stop"}
+    if has_numbers:
+        tops = [{"token": letter, "logprob": math.log(share)} for letter, share in shares.items() if share > 0]
+        choice["logprobs"] = {"content": [{"token": best, "logprob": math.log(shares[best]), "top_logprobs": tops}]}
+    usage = {"prompt_tokens": 100, "completion_tokens": 1, "total_tokens": 101}
+    return web.json_response({"object": "vote", "choices": [choice], "usage": usage})
+
+
+def chat_alone(has_numbers: bool, shares_of: Callable[[str], Mapping[str, float]] = option_shares) -> Answer:
+    """A judge that knows no completions, and says the same of a prompt as `choices` does where that is the default."""
+
+    async def answer(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        if "prompt" in body:
+            return await refuse(404, "this model knows chat alone")(request, body)
+        return vote(shares_of(body["messages"][-1]["content"]), has_numbers and "logprobs" in body)
+
+    return answer
+
+
 async def good(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
     """The default: a good reply at once. A trial request's prompt is counted, a row's is 100 tokens."""
     if "prompt" in body:

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 
 from pipeline.driver.diagnosis import latest_verdicts
+from pipeline.generation.roles import managed_servers
 from pipeline.io.storage import AnyPath
 from pipeline.plan import BuildPlan, ShardSpec
 from pipeline.runtime import progress
@@ -103,7 +104,7 @@ class Building(_Counted):
         self._writes = (
             plan.config.portrait != "template" if name == "examples" else "sampled" in sources or annotator == "json"
         )
-        self._starts_a_server = plan.config.engine.kind == "vllm"
+        self._starts_a_server = bool(managed_servers(plan.config))
         self._attempts = plan.config.attempts if name == "pairs" and sources == {"sampled"} else 1
         self._tokens = Recent(_TOKEN_SECONDS)
         self._answers_left, self._pairs_left = TimeLeft(), TimeLeft()

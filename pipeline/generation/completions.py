@@ -185,6 +185,11 @@ class Failure:
 Outcome = Completion | Failure
 
 
+def is_voted(outcome: Outcome) -> bool:
+    """Return whether a choice was answered by what the model said, without probabilities of all options."""
+    return isinstance(outcome, Completion) and outcome.finish_reason == VOTES
+
+
 def count_tokens(outcomes: Iterable[Outcome]) -> Tokens:
     """Return the tokens of outcomes."""
     found = [outcome for outcome in outcomes if isinstance(outcome, Completion)]

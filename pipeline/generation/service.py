@@ -25,7 +25,7 @@ from pipeline.io import storage
 from pipeline.io.outages import notify
 from pipeline.io.storage import private_folder, write_errors
 from pipeline.plan import BuildPlan
-from pipeline.runtime.progress import counters_for
+from pipeline.runtime.progress import Counters, counters_for
 from schemas.base import UserError
 from schemas.config import DummyEngine, OpenAiEngine, ReplayEngine, VllmEngine
 
@@ -48,7 +48,7 @@ class GenerationService:
         self._plan = plan
         self._role = role
         self._sender = sender
-        self.counters = sender.counters if sender else counters_for(plan.output, role)
+        self.counters: Counters = sender.counters if sender else counters_for(plan.output, role)
         self._own_client: Client | None = None
         # A runner may run several threads in a process.
         self._connecting = threading.Lock()

@@ -50,7 +50,7 @@ class Trials:
     votes_instead: Sequence[AnyRequest] = ()
 
 
-def trial_requests(plan: BuildPlan, roles: Collection[Role] = ("generation",)) -> Trials:
+def trial_requests(plan: BuildPlan, roles: Collection[Role]) -> Trials:
     """Return one request of each kind that the build sends for these roles."""
     requests = _of_generation(plan) if "generation" in roles else []
     if "verification" not in roles:
@@ -135,7 +135,8 @@ def _votes(head: Mapping[str, Any]) -> list[AnyRequest]:
     votes += [_vote(sent), _vote(sent, SYSTEM)]
     sent |= NO_REASONING
     votes += [_vote(sent | {"max_tokens": _REASONING_TOKENS}, SYSTEM), _vote(sent, SYSTEM, seed=1)]
-    for names in (("logprobs", "top_logprobs"), ("structured_outputs",)):
+    further: list[list[str]] = [["logprobs", "top_logprobs"], ["structured_outputs"]]
+    for names in further:
         if added := {name: full[name] for name in names if name in full}:
             sent |= added
             votes.append(_vote(sent, SYSTEM, seed=1))

@@ -88,7 +88,7 @@ _LETTER = re.compile(rf"[\W_\u0120]*([{''.join(OPTIONS)}])[\W_]*")
 
 def _letter_in(text: str) -> str | None:
     """Return the option that a reply names: the only one in it, or the one with which it begins."""
-    letters = {*re.findall(rf"(?<!\w)[{''.join(OPTIONS)}](?!\w)", text)}
+    letters: set[str] = {*re.findall(rf"(?<!\w)[{''.join(OPTIONS)}](?!\w)", text)}
     if len(letters) == 1:
         return letters.pop()
     first = re.match(rf"\W*([{''.join(OPTIONS)}])\s*[).:,]", text)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.generation.completions import Failure, count_tokens
+from pipeline.generation.completions import Failure, count_tokens, is_voted
 from pipeline.plan import BuildPlan
 from pipeline.quality.rules import Violation
 from pipeline.runtime.resources import resources
@@ -69,8 +69,10 @@ def judge_claims(claims: Sequence[Claim], plan: BuildPlan) -> Verified:
         verdicts.append(Verdict(pair, cause))
     tokens = count_tokens(outcome for claim in claims for outcome in claim.outcomes)
     counts = _count(findings, directions, [verdict.cause is None for verdict in verdicts], settings)
+    answered = [pair for claim in claims for pair in zip(claim.requests, claim.outcomes, strict=True)]
     asking = {
-        "questions": sum(request.sequences for claim in claims for request in claim.requests),
+        "questions": sum(request.sequences for request, _ in answered),
+        "voted": sum(request.sequences for request, outcome in answered if is_voted(outcome)),
         "prompt_tokens": tokens.prompt,
         "completion_tokens": tokens.completion,
     }

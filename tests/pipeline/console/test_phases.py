@@ -112,5 +112,5 @@ def test_tokens_per_second_are_shown_for_text_and_not_for_choices(tmp_path: Path
 @pytest.fixture(autouse=True)
 def forgotten(tmp_path: Path) -> None:
     """No counts of another test's folder."""
-    for output in [*progress._counters]:
+    for output, _ in [*progress._counters]:
         delete_counts(output)

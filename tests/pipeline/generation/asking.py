@@ -56,7 +56,7 @@ def settings(**changes: float) -> RequestsConfig:
 
 def trials(**keys: Any) -> Sequence[AnyRequest]:
     config = BuildConfig.model_validate({"pairs": 1, "generation": {"model": "stub"}} | keys)
-    return trial_requests(BuildPlan(Path(), "", config)).requests
+    return trial_requests(BuildPlan(Path(), "", config), ["generation"]).requests
 
 
 def connect(

@@ -124,7 +124,7 @@ def test_each_kind_of_request_is_tried_the_plainest_first(tmp_path: Path) -> Non
     threads = write_threads(tmp_path / "threads.jsonl", 20)
     plan = prepared(tmp_path / "out", tiny(portrait="paper", mining=mining(threads, annotation={"mode": "json"})))
 
-    bodies = [json.loads(request.body) for request in trial_requests(plan).requests]
+    bodies = [json.loads(request.body) for request in trial_requests(plan, ["generation"]).requests]
 
     formats = [body.get("response_format", {}).get("json_schema", {}) for body in bodies]
     assert [wanted.get("name") for wanted in formats] == [None, None, None, "levels", "portrait"]

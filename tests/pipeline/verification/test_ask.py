@@ -58,7 +58,7 @@ def test_one_order_is_another_one_for_other_pairs(tmp_path: Path) -> None:
     shard = asked(plan, *(claim(plan, CHOSEN, REJECTED, k, extraversion=1) for k in range(12)))
 
     assert len({question for _, question in questions(shard)}) == 3
-    assert all(claim.requests[0].questions == claim.requests[1].questions for claim in shard.claims)  # type: ignore[union-attr]
+    assert all(claim.requests[0].questions == claim.requests[1].questions for claim in shard.claims)  # type: ignore[attr-defined]
 
 
 def test_questions_about_a_reply_are_cut_into_calls(tmp_path: Path) -> None:

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from pipeline.generation.ballot import Ballot
+from pipeline.generation.completions import (
+    PROBABILITIES,
+    VOTES,
+    AnyRequest,
+    Completion,
+    Failure,
+    Outcome,
+    choice_head,
+    decode_probabilities,
+    encode_probabilities,
+    make_choice_request,
+)
+from pipeline.generation.items import RequestBatch
+from pipeline.generation.journal import JournalWriter
+
+CHOICE = make_choice_request(choice_head("m", structured_outputs=False), "Rye.", ("Kind?", "Young?"), b"known")
+DOWN = Failure("timeout", "no reply", may_pass=True)
+REFUSED = Failure("http_400", "no", may_pass=False)
+
+
+class Journal:
+    def __init__(self) -> None:
+        self.lines: list[tuple[str, Outcome]] = []
+
+    def append(self, key: str, outcome: Outcome) -> None:
+        self.lines.append((key, outcome))
+
+    def close(self) -> None:
+        raise AssertionError("the owner of the journal closes it")
+
+
+def by_numbers(*shares: float) -> Completion:
+    return Completion(encode_probabilities([shares]), PROBABILITIES, 100, 2, reasoning_tokens=1)
+
+
+def by_letter(letter: str) -> Completion:
+    return Completion(encode_probabilities([[float(option == letter) for option in "ABC"]]), VOTES, 100, 1)
+
+
+def counted(answer: Callable[[int], Outcome], votes: int = 3) -> tuple[Outcome, int]:
+    """The outcome of a ballot whose requests get `answer(n)`, n being their order, and the number of requests."""
+    journal, batch = Journal(), RequestBatch([None, None], 1)
+    queue: list[tuple[AnyRequest, RequestBatch, JournalWriter]] = []
+    sent = 0
+
+    def submit(requests: Sequence[tuple[int, AnyRequest]], votes: RequestBatch, writer: JournalWriter) -> None:
+        queue.extend((request, votes, writer) for _, request in requests)
+
+    Ballot(CHOICE, votes, 1, batch, journal, submit).open()
+    while queue:
+        request, ballot, writer = queue.pop(0)
+        writer.append(request.key, answer(sent))
+        ballot.pending -= 1
+        sent += 1
+    assert batch.is_done
+    outcome = batch.outcomes[1]
+    assert outcome is not None
+    assert journal.lines == [(CHOICE.key, outcome)]
+    return outcome, sent
+
+
+def shares(outcome: Outcome) -> list[list[int]]:
+    assert isinstance(outcome, Completion)
+    return decode_probabilities(outcome.text).tolist()
+
+
+def test_with_numbers_one_vote_on_each_question_is_enough() -> None:
+    outcome, sent = counted(lambda n: (by_numbers(0.2, 0.6, 0.2), by_numbers(1, 0, 0))[n])
+
+    assert (shares(outcome), sent) == ([[51, 153, 51], [255, 0, 0]], 2)
+    assert isinstance(outcome, Completion)
+    assert outcome == Completion(outcome.text, PROBABILITIES, 200, 4, reasoning_tokens=2)
+
+
+def test_without_numbers_shares_are_those_of_the_votes() -> None:
+    # First votes on both questions, then two more on each.
+    outcome, sent = counted(lambda n: by_letter("ABABBC"[n]))
+
+    assert (shares(outcome), sent) == ([[170, 85, 0], [0, 170, 85]], 6)
+    assert isinstance(outcome, Completion)
+    assert (outcome.finish_reason, outcome.prompt_tokens, outcome.completion_tokens) == (VOTES, 600, 6)
+
+
+def test_one_question_without_numbers_is_asked_again_alone() -> None:
+    outcome, sent = counted(lambda n: by_letter("C") if n == 0 else by_numbers(0, 1, 0) if n == 1 else by_letter("A"))
+
+    assert (shares(outcome), sent) == ([[170, 0, 85], [0, 255, 0]], 4)
+
+
+def test_votes_that_name_no_option_do_not_count() -> None:
+    outcome, _ = counted(lambda n: by_letter("ABxxxC"[n]))
+
+    assert shares(outcome) == [[255, 0, 0], [0, 128, 128]]
+
+
+def test_where_no_vote_names_an_option_there_is_no_answer() -> None:
+    outcome, _ = counted(lambda n: by_letter("xBxxBB"[n]))
+
+    assert shares(outcome)[0] == [0, 0, 0]
+
+
+def test_one_vote_may_be_enough() -> None:
+    assert counted(lambda n: by_letter("AB"[n]), votes=1)[1] == 2
+
+
+def test_a_failed_vote_fails_the_request_and_no_further_one_is_cast() -> None:
+    assert counted(lambda n: DOWN if n == 0 else by_letter("A")) == (DOWN, 2)
+
+
+def test_a_failure_that_will_not_pass_is_the_one_that_is_kept() -> None:
+    assert counted(lambda n: (DOWN, REFUSED)[n])[0] == REFUSED
