@@ -20,7 +20,7 @@ from pipeline.driver.plumbing import close_pool
 from pipeline.driver.prepare import Prepared, check_output, find_intact_manifest, prepare, reset_folder, with_threads
 from pipeline.driver.resume import Work, can_finish, count_open, find_work
 from pipeline.generation.packaged import check_model, model_path
-from pipeline.generation.roles import managed_servers
+from pipeline.generation.roles import managed_servers, naming_keys
 from pipeline.generation.server import require_vllm
 from pipeline.generation.service import close_generation_services
 from pipeline.io import storage
@@ -166,9 +166,10 @@ def _locked(output: AnyPath, config: BuildConfig, runner: Runner) -> Iterator[No
     if servers:
         found = find_intact_manifest(output)
         if found is None or found.status != "complete":
-            for _, engine, model in servers:
-                require_vllm(engine)
-                check_model(model)
+            for role, engine, model in servers:
+                with naming_keys(role, config):
+                    require_vllm(engine)
+                    check_model(model)
     with locked(output):
         yield
 
@@ -226,8 +227,9 @@ def _build(plan: BuildPlan, prepared: Prepared, runner: Runner, observer: Observ
     status: RunStatus = "failed"
     try:
         # Here, as Ctrl-C reaches this thread alone, and not in a worker when it needs a model.
-        for _, _, model in managed_servers(plan.config) if runner.is_local else ():
-            model_path(model, observer.notice)
+        for role, _, model in managed_servers(plan.config) if runner.is_local else ():
+            with naming_keys(role, plan.config):
+                model_path(model, observer.notice)
         plan = _with_retries(_gather_threads(plan, runner, observer), retry_lost)
         with _retry_errors(plan, retry_lost):
             _run_phase(dag.build_pairs, "pairs", "pool", plan, runner, observer)

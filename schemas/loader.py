@@ -182,8 +182,10 @@ def _with_absolute_paths(config: BuildConfig, folder: str) -> BuildConfig:
         changes["templates"] = resolve(config.templates)
     if config.seeds.path != PACKAGED:
         changes["seeds"] = config.seeds.model_copy(update={"path": resolve(config.seeds.path)})
-    if config.generation.model.startswith((".", "~")):
-        changes["generation"] = config.generation.model_copy(update={"model": resolve(config.generation.model)})
+    for name in ("generation", "verification"):
+        section = getattr(config, name)
+        if section.model is not None and section.model.startswith((".", "~")):
+            changes[name] = section.model_copy(update={"model": resolve(section.model)})
     if config.mining is not None:
         source = config.mining.source
         files = {name: tuple(resolve(path) for path in getattr(source, name)) for name in source.paths}

@@ -73,6 +73,13 @@ MODELS = {
 """By the name that `generation.model` takes. Both models are under Apache-2.0."""
 
 
+def check_packaged(model: str) -> str:
+    """Return the name of a model. Raise `ValueError` for a packaged model that does not exist."""
+    if model.startswith("packaged:") and model not in MODELS:
+        raise ValueError(f"'{model}' is no packaged model; expected one of {', '.join(MODELS)}")
+    return model
+
+
 def folder_name(model: str) -> str:
     """Return the name of a packaged model's folder in the cache."""
     return model.removeprefix("packaged:")

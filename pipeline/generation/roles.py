@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
+from schemas.base import UserError
 from schemas.config import BuildConfig, Engine, ReplayEngine, VllmEngine
 
 Role = Literal["generation", "verification"]
@@ -48,3 +50,12 @@ def in_terms_of(message: str, role: Role, config: BuildConfig) -> str:
         message = message.replace("generation.model", "verification.model")
         message = message.replace("engine.", "verification.engine.").replace("engine vllm", "verification.engine vllm")
     return message
+
+
+@contextlib.contextmanager
+def naming_keys(role: Role, config: BuildConfig) -> Iterator[None]:
+    """Have errors name the keys that a role is configured by."""
+    try:
+        yield
+    except UserError as error:
+        raise type(error)(in_terms_of(str(error), role, config)) from None

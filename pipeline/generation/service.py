@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from pipeline.generation.endpoints import Endpoints, RemoteEndpoints
 from pipeline.generation.items import RequestBatch
 from pipeline.generation.journal import JournalWriter, open_journal, read_journal
 from pipeline.generation.recording import recorded_journal, replays_recording
-from pipeline.generation.roles import Role, engine_of, in_terms_of, managed_servers, model_of, served_roles
+from pipeline.generation.roles import Role, engine_of, in_terms_of, managed_servers, model_of, naming_keys, served_roles
 from pipeline.generation.server import ManagedServer, server_spec
 from pipeline.generation.trial import trial_requests
 from pipeline.io import storage
@@ -94,7 +94,7 @@ class GenerationService:
             if journal not in self._writers:
                 self._writers[journal] = open_journal(path, self._plan.config.requests.journal)
             # Connected only here: a build whose journals are complete needs no model.
-            with self._naming_keys():
+            with naming_keys(self._role, self._plan.config):
                 self._ask(missing, batch, self._writers[journal])
         return batch
 
@@ -127,7 +127,7 @@ class GenerationService:
     def connect(self) -> None:
         """Have the trial requests sent before the first request, so that `check` tells in time what is wrong."""
         if not self._is_dummy and not self._replays:
-            with self._naming_keys():
+            with naming_keys(self._role, self._plan.config):
                 self._connected()
 
     def _asks_by_chat(self, client: Client) -> bool:
@@ -136,14 +136,6 @@ class GenerationService:
             return False
         protocol = self._plan.config.verification.protocol
         return client.is_chat_alone() if protocol == "auto" else protocol == "chat"
-
-    @contextlib.contextmanager
-    def _naming_keys(self) -> Iterator[None]:
-        """Have errors name the configuration keys of this role."""
-        try:
-            yield
-        except UserError as error:
-            raise type(error)(in_terms_of(str(error), self._role, self._plan.config)) from None
 
     def _way_out(self) -> str:
         if replays_recording(self._plan.config):
@@ -156,13 +148,13 @@ class GenerationService:
     def wait(self) -> None:
         """Return when a batch may be done, or after half a second; raises errors of the whole run."""
         if self._client:
-            with self._naming_keys():
+            with naming_keys(self._role, self._plan.config):
                 self._client.wait()
 
     def check(self) -> None:
         """Raise an error of the whole run that has happened by now, such as a judge that cannot be reached."""
         if self._client:
-            with self._naming_keys():
+            with naming_keys(self._role, self._plan.config):
                 self._client.check()
 
     def finish(self, journal: str) -> None:

@@ -10,7 +10,7 @@ from pydantic import Field, JsonValue, field_validator, model_validator
 from schemas.base import Record
 from schemas.config.fields import Probability, ReadsOff, Share, compile_patterns, find_secrets
 from schemas.config.refusals import REFUSALS
-from schemas.packaged_models import LARGE, MODELS, SMALL
+from schemas.packaged_models import LARGE, MODELS, SMALL, check_packaged
 from schemas.problems import Fits
 
 
@@ -68,9 +68,7 @@ class GenerationConfig(Record):
     @field_validator("model")
     @classmethod
     def _is_packaged(cls, model: str) -> str:
-        if model.startswith("packaged:") and model not in MODELS:
-            raise ValueError(f"'{model}' is no packaged model; expected one of {', '.join(MODELS)}")
-        return model
+        return check_packaged(model)
 
     @field_validator("extra")
     @classmethod

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from schemas.base import Record
 from schemas.config.engines import DummyEngine, OpenAiEngine, VllmEngine
 from schemas.config.fields import ReadsOff, Share
+from schemas.packaged_models import check_packaged
 
 JudgeEngine = Annotated[VllmEngine | OpenAiEngine | DummyEngine, Field(discriminator="kind")]
 
@@ -99,6 +100,11 @@ class VerificationConfig(Record):
     def is_on(self) -> bool:
         """Return whether pairs are verified."""
         return self.mode != "off"
+
+    @field_validator("model")
+    @classmethod
+    def _is_packaged(cls, model: str | None) -> str | None:
+        return model and check_packaged(model)
 
     @property
     def drift_margin(self) -> float:

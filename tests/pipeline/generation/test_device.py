@@ -53,6 +53,31 @@ def test_the_bound_follows_the_device_unless_it_is_given(device: Device, bound: 
     assert str(device) == words
 
 
+@pytest.mark.parametrize(
+    ("device", "sizes"),
+    [
+        (Device(is_cpu=True, size=8), [4, 4]),
+        (Device(is_cpu=True, size=5), [3, 2]),
+        (Device(is_cpu=True, size=1), [1, 1]),
+        (Device(is_cpu=False, size=80), [40, 40]),
+        (Device(is_cpu=False, size=0), [0, 0]),
+    ],
+)
+def test_two_servers_get_a_half_each(device: Device, sizes: list[int]) -> None:
+    halves = [device.halved(0), device.halved(1)]
+
+    assert [half.size for half in halves] == sizes
+    assert all(str(half).startswith("half of the device: ") for half in halves)
+
+
+def test_the_halves_of_a_cpu_are_of_different_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.generation.device.usable_cores", lambda: [1, 3, 4, 6, 7])
+    whole = find_device(VllmEngine(device="cpu"))
+
+    assert whole.cores == [1, 3, 4, 6, 7]
+    assert [whole.halved(0).cores, whole.halved(1).cores] == [[1, 3, 4], [6, 7]]
+
+
 def test_the_cache_of_a_cpu_grows_with_the_sequences_within_the_machines_memory() -> None:
     assert cpu_cache_gib(24) == 2
     assert cpu_cache_gib(10_000_000) < 10_000_000 // 16

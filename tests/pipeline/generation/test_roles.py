@@ -5,14 +5,15 @@ from typing import Any
 import pytest
 
 from pipeline.generation.roles import engine_of, in_terms_of, managed_servers, model_of, served_roles
+from schemas.config import BuildConfig
 from tests.pipeline.helpers import tiny
 
 OTHER = {"kind": "openai", "base_urls": ["http://localhost:1/v1"]}
 VLLM = {"kind": "vllm"}
 
 
-def config(engine: dict[str, Any] | None = None, **verification: Any) -> Any:
-    keys = {"engine": engine} if engine else {}
+def config(writer: dict[str, Any] | None = None, **verification: Any) -> BuildConfig:
+    keys = {"engine": writer} if writer else {}
     return tiny(verification={"mode": "record", **verification}, **keys)
 
 

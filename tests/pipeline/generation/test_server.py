@@ -18,7 +18,7 @@ from pipeline.generation.completions import (
     Failure,
     make_request,
 )
-from pipeline.generation.device import find_device
+from pipeline.generation.device import Device, find_device
 from pipeline.generation.guard import ServerSpec
 from pipeline.generation.server import ManagedServer, server_spec
 from pipeline.generation.trial import Trials
@@ -490,6 +490,14 @@ def test_on_a_gpu_there_are_no_arguments_for_a_cpu(tmp_path: Path) -> None:
 
     assert "--no-enable-chunked-prefill" not in spec.command
     assert not any("CPU" in name for name in spec.environment)
+
+
+def test_two_servers_on_a_gpu_take_half_of_its_memory_each(tmp_path: Path) -> None:
+    engine = vllm_engine(command=("serve",), args=("--gpu-memory-utilization", "0.6"))
+    half = server_spec(engine, "stub", tmp_path / "server.log", Device(is_cpu=False, size=80).halved(1))
+
+    # The later one counts, which is the user's.
+    assert half.command[-4:] == ("--gpu-memory-utilization", "0.45", "--gpu-memory-utilization", "0.6")
 
 
 def test_arguments_of_the_user_come_last_so_that_they_win(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from upath import UPath
 from pipeline.io import storage
 from pipeline.io.storage import AnyPath
 from pipeline.runtime import progress
-from pipeline.runtime.progress import FOLDER, PACE, Counters, Pace, counters_for, delete_counts, total
+from pipeline.runtime.progress import FOLDER, PACE, Counters, Pace, counters_for, delete_counts, flush_counters, total
 from schemas.base import UserError
 from tests.forks import python
 from tests.waiting import wait_until
@@ -92,6 +92,17 @@ def test_counts_are_shared_without_being_told_to(output: AnyPath, monkeypatch: p
     until(output, "settled", 3)
     counters_for(output).add("settled", 4)
     until(output, "settled", 7)
+
+
+@pytest.mark.usefixtures("calm")
+def test_gauges_of_two_services_add_up(output: AnyPath) -> None:
+    for service, in_flight in (("generation", 3), ("verification", 4)):
+        counters_for(output, service).set_gauge("in_flight", in_flight)
+    flush_counters(output)
+
+    assert total(output, fresh=True) == Counter(in_flight=7)
+    delete_counts(output)
+    assert total(output, fresh=True) == Counter()
 
 
 @pytest.mark.usefixtures("calm")

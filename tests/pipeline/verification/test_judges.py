@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -223,3 +224,23 @@ def test_a_stopped_build_asks_the_judge_only_for_what_is_missing(tmp_path: Path)
     assert 0 < len(judge.bodies) < manifest.counts.verification.questions
     for path in (whole / "pool").glob("*.parquet"):
         assert path.read_bytes() == (halves / "pool" / path.name).read_bytes()
+
+
+def test_a_build_runs_a_server_for_each_of_two_models(tmp_path: Path) -> None:
+    output, engines = tmp_path / "out", []
+    for name in ("writer", "judge"):
+        command = (sys.executable, "-m", "tests.stub", "--log", str(tmp_path / f"{name}.log"))
+        engines.append({"kind": "vllm", "device": "cpu", "command": command})
+    settings = {"mode": "record", "model": "judge", "engine": engines[1]}
+    notices = Notices()
+    manifest = build(tiny(engine=engines[0], verification=settings), output, observer=notices)
+
+    counts = manifest.counts.verification
+    assert counts.pairs == manifest.counts.pairs_accepted > 50
+    asked = {name: (tmp_path / f"{name}.log").read_text().split() for name in ("writer", "judge")}
+    assert not {*asked["writer"]} & {*asked["judge"]}
+    # Trial requests and replies; trial requests and two calls for each pair.
+    assert len(asked["writer"]) >= 2 * manifest.counts.pairs_asked
+    assert len(asked["judge"]) >= 2 * counts.pairs
+    assert {path.name for path in (output / "logs").glob("*-server.log")} == {"model-server.log", "judge-server.log"}
+    assert len([line for line in notices.lines if "half of the device" in line]) == 2
