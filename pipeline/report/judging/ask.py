@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from pipeline.generation.completions import AnyRequest, Failure, Outcome, choice_head
 from pipeline.generation.packaged import check_model, model_path
 from pipeline.generation.server import require_vllm
-from pipeline.generation.service import close_generation_service, generation_service
+from pipeline.generation.service import close_generation_services, generation_service
 from pipeline.io import storage
 from pipeline.io.outages import waiting_for_stores
 from pipeline.io.storage import AnyPath, write_text
@@ -153,7 +153,7 @@ def _questions(sampled: SampledPair, plan: BuildPlan) -> _Questions:
 
 def _ask(requests: Sequence[Sequence[AnyRequest]], plan: BuildPlan, progress: Progress) -> list[list[Outcome]]:
     """Return the outcomes of the requests about each pair, from the journal or by the judge."""
-    service = generation_service(plan)
+    service = generation_service(plan, "verification")
     try:
         batches = [service.submit(_JOURNAL, each) for each in requests]
         while (done := sum(batch.is_done for batch in batches)) < len(batches):
@@ -162,7 +162,7 @@ def _ask(requests: Sequence[Sequence[AnyRequest]], plan: BuildPlan, progress: Pr
         progress("judged pairs", done, done)
         service.finish(_JOURNAL)
     finally:
-        close_generation_service(plan)
+        close_generation_services(plan)
     return [batch.result() for batch in batches]
 
 

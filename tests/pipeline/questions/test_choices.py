@@ -41,7 +41,7 @@ def answers(*shares: Sequence[int]) -> Completion:
 def test_questions_are_sent_in_their_orders_and_cut_into_requests() -> None:
     requests = sheet(size=2).requests("prefix", asked((1, 3), (0, 0), (1, 5)))
 
-    assert [request.questions for request in requests] == [  # type: ignore[union-attr]
+    assert [request.questions for request in requests] == [  # type: ignore[attr-defined]
         ("question 1, order 3", "question 0, order 0"),
         ("question 1, order 5",),
     ]
