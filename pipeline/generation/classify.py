@@ -13,7 +13,7 @@ import orjson
 from pipeline.generation.completions import AnyRequest, ChoiceRequest, Completion, Failure
 from pipeline.generation.continuation import Partial
 from pipeline.generation.endpoints import Endpoint
-from schemas.answers import count_reasoning, parse, read_count, read_error, read_reasoning, split_thinking
+from schemas.answers import count_reasoning, parse, read_count, read_error, read_reasoning, read_reply, split_thinking
 from schemas.base import UserError
 from schemas.mask import Mask
 
@@ -123,8 +123,10 @@ def _completion(request: AnyRequest, status: int, payload: bytes) -> Completion 
                 detail = read_error(orjson.dumps({"error": error or "finish_reason error"}))
                 return Transient("error", f"HTTP {status} with an error: {detail}")
         text, finish_reason = request.read(body)
-        usage, reasoning = body.get("usage"), read_reasoning(body["choices"][0])
-        thinking, reply = split_thinking(text)
+        first = body["choices"][0]
+        usage, reasoning = body.get("usage"), read_reasoning(first)
+        # The text of a vote is its shares.
+        thinking, reply = split_thinking(read_reply(first)[0] if "message" in first else text)
         return Completion(
             text,
             finish_reason,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
@@ -47,8 +48,8 @@ def in_terms_of(message: str, role: Role, config: BuildConfig) -> str:
         message = message.replace("mining.annotation.mode: json", "verification.protocol: chat")
         message = message.replace("mining.annotation.", "verification.")
     if role == "verification":
-        message = message.replace("generation.model", "verification.model")
-        message = message.replace("engine.", "verification.engine.").replace("engine vllm", "verification.engine vllm")
+        message = re.sub(r"(?<![\w.:/-])generation\.model\b", "verification.model", message)
+        message = re.sub(r"(?<![\w.:/-])engine(?=\.\w| vllm)", "verification.engine", message)
     return message
 
 

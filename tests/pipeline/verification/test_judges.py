@@ -28,15 +28,17 @@ from tests.stub import (
 )
 
 QUESTION = "\nQuestion: "
+SLUGS = ["extraversion", "openness", "agreeableness", "neuroticism", "conscientiousness", "humor"]
+KEYS = {"mode": "record", "model": "judge", "orders": 1, "drift_dimensions": 0}
 
 
 def config(writer: StubServer, judge_url: str, **verification: Any) -> BuildConfig:
     """A build whose pairs are verified by a judge at another endpoint."""
     engine = {"kind": "openai", "base_urls": [judge_url]}
     return tiny(
-        sampling={"dimensions": ["extraversion", "openness", "humor"], "max_active": 2},
+        sampling={"dimensions": SLUGS, "min_active": 3, "max_active": 4},
         engine={"kind": "openai", "base_urls": [writer.url]},
-        verification={"mode": "record", "model": "judge", "engine": engine, **verification},
+        verification=KEYS | {"engine": engine} | verification,
     )
 
 
