@@ -194,7 +194,9 @@ def completions(found: Sequence[Mapping[str, Any]]) -> web.Response:
     return web.json_response({"object": "text_completion", "choices": [*found], "usage": usage})
 
 
-def vote(shares: Mapping[str, float], has_numbers: bool, text: str | None = None) -> web.Response:
+def vote(
+    shares: Mapping[str, float], has_numbers: bool, text: str | None = None, prompt_tokens: int = 100
+) -> web.Response:
     """One answer by chat, with or without log-probabilities: the likeliest option, unless another text is given."""
     best = max(shares, key=lambda letter: shares[letter])
     answer: dict[str, Any] = {"role": "assistant", "content": best if text is None else text}
@@ -202,7 +204,7 @@ def vote(shares: Mapping[str, float], has_numbers: bool, text: str | None = None
     if has_numbers:
         tops = [{"token": letter, "logprob": math.log(share)} for letter, share in shares.items() if share > 0]
         choice["logprobs"] = {"content": [{"token": best, "logprob": math.log(shares[best]), "top_logprobs": tops}]}
-    usage = {"prompt_tokens": 100, "completion_tokens": 1, "total_tokens": 101}
+    usage = {"prompt_tokens": prompt_tokens, "completion_tokens": 1, "total_tokens": prompt_tokens + 1}
     return web.json_response({"object": "vote", "choices": [choice], "usage": usage})
 
 
@@ -212,7 +214,9 @@ def chat_alone(has_numbers: bool, shares_of: Callable[[str], Mapping[str, float]
     async def answer(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
         if "prompt" in body:
             return await refuse(404, "this model knows chat alone")(request, body)
-        return vote(shares_of(body["messages"][-1]["content"]), has_numbers and "logprobs" in body)
+        tokens = len(prompt_of(body).split()) if is_trial(body) else 100
+        shares = shares_of(body["messages"][-1]["content"])
+        return vote(shares, has_numbers and "logprobs" in body, prompt_tokens=tokens)
 
     return answer
 

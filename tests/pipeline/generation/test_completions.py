@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from pipeline.generation.completions import (
+    PROBABILITIES,
+    VOTES,
     ChoiceRequest,
     Request,
     choice_head,
@@ -175,8 +177,7 @@ def choice_request(
 
 def read(*found: Mapping[str, Any]) -> list[list[int]]:
     """Bytes of the options A, B, C for each of as many questions as there are choices."""
-    text, finish_reason = choice_request(questions=QUESTIONS[:1] * len(found)).read({"choices": [*found]})
-    assert finish_reason == "stop"
+    text, _ = choice_request(questions=QUESTIONS[:1] * len(found)).read({"choices": [*found]})
     return decode_probabilities(text).tolist()
 
 
@@ -327,6 +328,13 @@ def test_probabilities_come_back_within_half_a_byte() -> None:
         weights = [math.exp(choice["logprobs"]["top_logprobs"][0][letter]) for letter in "ABC"]
         for weight, byte in zip(weights, row, strict=True):
             assert abs(weight / sum(weights) - byte / 255) <= 0.5 / 255 + 1e-9
+
+
+def test_the_finish_reason_says_whether_probabilities_answered_all_questions() -> None:
+    numbers, text = choice_of(0, {"A": 0.9, "B": 0.1}), {"index": 1, "text": "B", "logprobs": None}
+
+    assert choice_request(questions=QUESTIONS[:1]).read({"choices": [numbers]})[1] == PROBABILITIES
+    assert choice_request(questions=QUESTIONS[:1] * 2).read({"choices": [numbers, text]})[1] == VOTES
 
 
 def test_no_answer_comes_back_as_zeros() -> None:
