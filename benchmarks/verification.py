@@ -28,7 +28,7 @@ from pipeline.driver.plumbing import ask, sample, settle, validate
 from pipeline.driver.prepare import prepare
 from pipeline.generation.completions import Completion
 from pipeline.generation.device import find_device
-from pipeline.generation.service import close_generation_service, generation_service
+from pipeline.generation.service import close_generation_services, generation_service
 from pipeline.generation.stage import ShardWithRequests
 from pipeline.io.locks import locked
 from pipeline.plan import BuildPlan
@@ -99,7 +99,7 @@ def main() -> None:
         )
         stack.enter_context(locked(arguments.output))
         plan = prepare(asking, arguments.output).plan
-        stack.callback(close_generation_service, plan)
+        stack.callback(close_generation_services, plan)
         costs = run(plan, url)
     replaying = [*sets, f"engine={{kind: replay, journal: {str(arguments.output / 'journal')!r}}}"]
     manifest = build(load_config(arguments.config, replaying), arguments.output)

@@ -23,6 +23,7 @@ from tests.stub import (
     good,
     is_trial,
     option_shares,
+    prompt_of,
     refuse,
     vote,
 )
@@ -161,7 +162,7 @@ async def thinker(request: web.Request, body: dict[str, Any]) -> web.StreamRespo
     shares = option_shares(body["messages"][-1]["content"])
     is_cut = body.get("max_tokens", 4096) < 200
     text = "<think>\nA? B?" if is_cut else f"<think>\nA? B?\n</think>\n{max(shares, key=lambda key: shares[key])}"
-    return vote(shares, has_numbers=False, text=text)
+    return vote(shares, has_numbers=False, text=text, prompt_tokens=len(prompt_of(body).split()))
 
 
 def test_a_judge_that_reasons_all_the_same_has_tokens_for_it(tmp_path: Path) -> None:
