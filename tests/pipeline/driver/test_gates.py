@@ -7,12 +7,15 @@ import pytest
 
 from pipeline.driver.finish import check_limits
 from pipeline.driver.gates import missed_gates
+from pipeline.io.manifests import load_manifest
 from pipeline.plan import BuildPlan
 from schemas.base import UserError
 from schemas.config import BuildConfig, LimitsConfig
 from schemas.loader import validate
 from schemas.manifest import Counts, VerificationCounts
-from tests.pipeline.helpers import tiny
+from tests.pipeline.helpers import run_build, tiny
+from tests.planted import Planted, swapped
+from tests.stub import refuse
 
 COUNTS = VerificationCounts(asked=200, recovered=150, drift_asked=40, drifted=10)
 RECORD = {"verification": {"mode": "record"}}
@@ -48,6 +51,20 @@ def test_a_build_that_misses_a_gate_is_not_finished(tmp_path: Path) -> None:
     check(0.7)
     with pytest.raises(UserError, match=r"5\.0 points below .* change the limit, and the same command finishes"):
         check(0.8)
+
+
+def test_a_build_that_misses_a_gate_stays_and_ends_once_the_limit_allows(tmp_path: Path) -> None:
+    slugs = ["extraversion", "openness", "humor"]
+    keys = RECORD | {"sampling": {"dimensions": slugs, "min_active": 3, "max_active": 3}}
+    with pytest.raises(UserError, match="33.3 points below limits.min_recovery = 1"):
+        run_build(tmp_path / "out", Planted(swapped("openness")), **keys, limits={"min_recovery": 1.0})
+    assert load_manifest(tmp_path / "out").status == "incomplete"
+
+    manifest, stub = run_build(tmp_path / "out", refuse(400), **keys, limits={"min_recovery": 0.6})
+
+    assert (manifest.status, stub.bodies) == ("complete", [])
+    counts = manifest.counts.verification
+    assert counts.recovered * 3 == counts.asked * 2
 
 
 @pytest.mark.parametrize(

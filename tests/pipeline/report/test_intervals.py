@@ -47,6 +47,17 @@ def test_a_share_of_one_has_an_interval() -> None:
     assert found.low == pytest.approx(0.3424, abs=1e-4)
 
 
+def test_no_interval_is_narrower_than_that_of_independent_cases() -> None:
+    # Groups differ far less than chance would have them.
+    hits = groups(**{f"g{k}": 2 if k else 3 for k in range(50)})
+    found = estimate_share(hits, groups(**{f"g{k}": 4 for k in range(50)}))
+
+    assert found is not None
+    assert found.low is not None
+    # Wilson for 101 of 200.
+    assert found.low == pytest.approx(0.4362, abs=2e-4)
+
+
 def test_equal_answers_within_posts_widen_the_interval() -> None:
     mixed = estimate_share(np.full(GROUPS, 5), np.full(GROUPS, 10))
     alike = estimate_share(np.arange(GROUPS) % 2 * 10, np.full(GROUPS, 10))
@@ -90,6 +101,14 @@ def test_intervals_of_means_cover_the_truth() -> None:
         assert found.high is not None
         covered += found.low <= 0.1 <= found.high
     assert 0.9 < covered / 400 < 0.99
+
+
+def test_the_interval_of_a_mean_comes_from_the_differences_between_posts() -> None:
+    found = estimate_mean(groups(a=100, b=300), groups(a=1, b=1), 0.001)
+
+    assert found is not None
+    assert found.value == pytest.approx(0.2)
+    assert found.low == pytest.approx(0.2 - 1.96 * 0.1, abs=1e-4)
 
 
 def test_a_mean_over_one_post_has_no_interval() -> None:
