@@ -56,7 +56,7 @@ def test_a_build_that_misses_a_gate_is_not_finished(tmp_path: Path) -> None:
 def test_a_build_that_misses_a_gate_stays_and_ends_once_the_limit_allows(tmp_path: Path) -> None:
     slugs = ["extraversion", "openness", "humor"]
     keys = RECORD | {"sampling": {"dimensions": slugs, "min_active": 3, "max_active": 3}}
-    with pytest.raises(UserError, match="33.3 points below limits.min_recovery = 1"):
+    with pytest.raises(UserError, match=r"33\.3 points below limits\.min_recovery = 1"):
         run_build(tmp_path / "out", Planted(swapped("openness")), **keys, limits={"min_recovery": 1.0})
     assert load_manifest(tmp_path / "out").status == "incomplete"
 
