@@ -28,6 +28,7 @@ from pipeline.driver.plumbing import ask, sample, settle, validate
 from pipeline.driver.prepare import prepare
 from pipeline.generation.completions import Completion
 from pipeline.generation.device import find_device
+from pipeline.generation.roles import Role
 from pipeline.generation.service import close_generation_services, generation_service
 from pipeline.generation.stage import ShardWithRequests
 from pipeline.io.locks import locked
@@ -40,7 +41,8 @@ from schemas.loader import load_config
 from schemas.manifest import Manifest
 
 _CONFIG = Path(__file__).parents[1] / "configs" / "quickstart.yaml"
-_GENERATION, _VERIFICATION = "generation", "verification"
+_GENERATION: Role = "generation"
+_VERIFICATION: Role = "verification"
 
 Shard = TypeVar("Shard", bound=ShardWithRequests)
 
@@ -106,8 +108,8 @@ def main() -> None:
     print("\n".join([*cost_lines(costs), *figures(arguments.output, plan, manifest)]))
 
 
-def run(plan: BuildPlan, url: str) -> dict[str, Spent]:
-    """Run phase one, stage by stage over all shards, and return the cost of the requests of each kind."""
+def run(plan: BuildPlan, url: str) -> dict[Role, Spent]:
+    """Run phase one, stage by stage over all shards, and return the cost of the requests of each role."""
     costs = Costs(plan, url)
     shards = [load_drafts(spec, plan) for spec in plan.shards()]
     for attempt in range(plan.config.attempts):
@@ -116,20 +118,20 @@ def run(plan: BuildPlan, url: str) -> dict[str, Spent]:
         written = [validate(shard, plan, last) for shard in costs.answer(_GENERATION, drawn)]
         asked = [ask(shard, plan, attempt) for shard in written]
         shards = [settle(shard, plan, last) for shard in costs.answer(_VERIFICATION, asked)]
-    return costs.by_kind
+    return costs.by_role
 
 
 class Costs:
-    """Has the requests of shards answered, and adds up their cost by kind."""
+    """Has the requests of shards answered, and adds up their cost by role."""
 
     def __init__(self, plan: BuildPlan, url: str) -> None:
-        self.by_kind: dict[str, Spent] = defaultdict(Spent)
+        self.by_role: dict[Role, Spent] = defaultdict(Spent)
         self._plan, self._url = plan, url
 
-    def answer(self, kind: str, shards: Sequence[Shard]) -> list[Shard]:
+    def answer(self, role: Role, shards: Sequence[Shard]) -> list[Shard]:
         """Return the shards with the outcomes of their requests."""
-        service = generation_service(self._plan)
-        hits, begin = self._hits(), time.monotonic()
+        service = generation_service(self._plan, role)
+        hits, begin = self._hits(role), time.monotonic()
         batches = [service.submit(shard.journal, shard.requests()) for shard in shards]
         are_new = [[outcome is None for outcome in batch.outcomes] for batch in batches]
         while not all(batch.is_done for batch in batches):
@@ -141,26 +143,28 @@ class Costs:
             for outcome, is_new in zip(result, new, strict=True)
             if is_new and isinstance(outcome, Completion)
         ]
-        prompt, found = sum(reply.prompt_tokens for reply in replies), self._hits()
+        prompt, found = sum(reply.prompt_tokens for reply in replies), self._hits(role)
         computed = None if hits is None or found is None else prompt - int(found - hits)
         spent = Spent(len(replies), seconds, prompt, computed, sum(reply.completion_tokens for reply in replies))
         if replies:
-            print(f"{kind}: {spent}", flush=True)
-            self.by_kind[kind] = self.by_kind[kind].plus(spent)
+            print(f"{role}: {spent}", flush=True)
+            self.by_role[role] = self.by_role[role].plus(spent)
         return [shard.with_outcomes(result) for shard, result in zip(shards, results, strict=True)]
 
-    def _hits(self) -> float | None:
+    def _hits(self, role: Role) -> float | None:
+        if role == _VERIFICATION and self._plan.config.verification.engine is not None:
+            return None
         return read_metrics(self._url).get("vllm:prefix_cache_hits_total")
 
 
-def cost_lines(costs: dict[str, Spent]) -> list[str]:
-    """Return the cost of each kind, and that of verification over that of generation."""
+def cost_lines(costs: dict[Role, Spent]) -> list[str]:
+    """Return the cost of each role, and that of verification over that of generation."""
     if not costs.keys() >= {_GENERATION, _VERIFICATION}:
         return ["", "the journals had all answers, so nothing was measured"]
     ratio = costs[_VERIFICATION].seconds / costs[_GENERATION].seconds
     return [
         "",
-        *(f"{kind}, all attempts: {spent}" for kind, spent in costs.items()),
+        *(f"{role}, all attempts: {spent}" for role, spent in costs.items()),
         f"verification took {ratio:.2f} times the engine time of generation",
     ]
 
