@@ -146,7 +146,7 @@ def test_lost_race_is_reported_and_the_other_commit_is_kept(hub: FakeHub, built:
 def test_commit_whose_answer_was_lost_counts(hub: FakeHub, built: Path) -> None:
     hub.on("POST", "/commit/", hidden)
 
-    assert "published 14 files" in succeed(built)
+    assert "published 16 files" in succeed(built)
     assert (len(commits(hub)), hub.seen("POST", "/commit/")) == (1, 1)
 
 
