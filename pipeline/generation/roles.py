@@ -48,6 +48,8 @@ def in_terms_of(message: str, role: Role, config: BuildConfig) -> str:
         message = message.replace("mining.annotation.mode: json", "verification.protocol: chat")
         message = message.replace("mining.annotation.", "verification.")
     if role == "verification":
+        # The judge's requests have no further fields.
+        message = message.replace(" and generation.extra", "")
         message = re.sub(r"(?<![\w.:/-])generation\.model\b", "verification.model", message)
         message = re.sub(r"(?<![\w.:/-])engine(?=\.\w| vllm)", "verification.engine", message)
     return message

@@ -177,7 +177,7 @@ class Sender:
             if isinstance(result, Transient):
                 return result
             plain = plain or result
-            if result is None or not reasons_all_the_same(trial, result):
+            if result is None or dialect.is_settled or not reasons_all_the_same(trial, result):
                 continue
             if isinstance(trial, Vote):
                 dialect.reasoning_tokens = _REASONING_TOKENS
