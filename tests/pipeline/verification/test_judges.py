@@ -105,7 +105,7 @@ def test_completions_without_numbers_are_not_used_where_a_chat_may_give_them(tmp
 
 
 def test_a_judge_is_asked_by_chat_where_that_is_wanted(tmp_path: Path) -> None:
-    _, _, judge = judged(tmp_path, protocol="chat")
+    _, _, judge = judged(tmp_path, chat_alone(has_numbers=True), protocol="chat")
 
     assert not any("prompt" in body for body in judge.bodies + judge.trials)
 
@@ -125,7 +125,8 @@ def test_the_build_own_model_may_judge_by_chat(tmp_path: Path) -> None:
     notices = Notices()
     with StubServer(answer, on_trial=answer) as stub:
         engine = {"kind": "openai", "base_urls": [stub.url]}
-        manifest = build(tiny(engine=engine, verification={"mode": "record"}), tmp_path, observer=notices)
+        settings = KEYS | {"model": "stub"}
+        manifest = build(tiny(engine=engine, verification=settings), tmp_path, observer=notices)
 
     assert manifest.counts.verification.pairs == manifest.counts.pairs_accepted > 50
     assert [line for line in notices.lines if "is asked by chat (HTTP 404" in line] != []
@@ -221,9 +222,8 @@ def test_a_stopped_build_asks_the_judge_only_for_what_is_missing(tmp_path: Path)
 
     with pytest.raises(UserError, match="asks for payment"):
         judged(halves, poor)
-    _, writer, judge = judged(halves, chat_alone(has_numbers=True))
+    _, _, judge = judged(halves, chat_alone(has_numbers=True))
 
-    assert writer.bodies == []
     assert 0 < len(judge.bodies) < manifest.counts.verification.questions
     for path in (whole / "pool").glob("*.parquet"):
         assert path.read_bytes() == (halves / "pool" / path.name).read_bytes()
@@ -234,7 +234,7 @@ def test_a_build_runs_a_server_for_each_of_two_models(tmp_path: Path) -> None:
     for name in ("writer", "judge"):
         command = (sys.executable, "-m", "tests.stub", "--log", str(tmp_path / f"{name}.log"))
         engines.append({"kind": "vllm", "device": "cpu", "command": command})
-    settings = {"mode": "record", "model": "judge", "engine": engines[1]}
+    settings = KEYS | {"engine": engines[1]}
     notices = Notices()
     manifest = build(tiny(engine=engines[0], verification=settings), output, observer=notices)
 
