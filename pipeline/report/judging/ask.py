@@ -34,7 +34,7 @@ from pipeline.runtime.resources import resources
 from pipeline.verification.ask import Claim, VerifyShard, ask_judge
 from pipeline.verification.judging import judge_claims
 from schemas.base import UsageError
-from schemas.config import BuildConfig, ReplayEngine, VllmEngine
+from schemas.config import BuildConfig, DummyEngine, ReplayEngine, VllmEngine
 from schemas.loader import apply_override, build_config
 from schemas.records import SeedPost
 from schemas.report import SecondJudgeFigures
@@ -64,7 +64,7 @@ def judge_build(folder: AnyPath, settings: JudgeSettings, progress: Progress, no
     """
     build = open_build(folder)
     plan = judge_plan(build, settings.overrides)
-    engine, model = plan.config.engine, plan.config.generation.model
+    engine, model = plan.config.verification.engine, plan.config.judge
     if isinstance(engine, VllmEngine):
         require_vllm(engine)
         check_model(model)
@@ -93,7 +93,7 @@ def read_figures(build: Build) -> SecondJudgeFigures | None:
 
 
 def judge_plan(build: Build, overrides: Sequence[str]) -> BuildPlan:
-    """Return a plan whose model is the judge, and whose folder is `judge/` of the build.
+    """Return a plan that has the judge alone, and whose folder is `judge/` of the build.
 
     Raises `UsageError` for a key of another section, or a value that is wrong.
     """
@@ -111,10 +111,12 @@ def judge_plan(build: Build, overrides: Sequence[str]) -> BuildPlan:
         )
     judged = config.model_copy(
         update={
-            "engine": engine,
-            "generation": config.generation.model_copy(update={"model": config.judge}),
-            # Nothing is rejected here, and what is recorded is before filtering.
-            "verification": config.verification.model_copy(update={"mode": "record", "engine": None, "model": None}),
+            # Nothing is generated, so the build's own engine need not answer.
+            "engine": DummyEngine(),
+            # Nothing is rejected, and what is recorded is before filtering.
+            "verification": config.verification.model_copy(
+                update={"mode": "record", "engine": engine, "model": config.judge}
+            ),
         }
     )
     hashes = {"space": build.manifest.parts["space"], **build.manifest.parts["templates"]}
