@@ -112,7 +112,7 @@ def judge_plan(build: Build, overrides: Sequence[str]) -> BuildPlan:
     judged = config.model_copy(
         update={
             # Nothing is generated, so the build's own engine need not answer.
-            "engine": DummyEngine(),
+            "engine": DummyEngine(kind="dummy"),
             # Nothing is rejected, and what is recorded is before filtering.
             "verification": config.verification.model_copy(
                 update={"mode": "record", "engine": engine, "model": config.judge}
