@@ -111,7 +111,7 @@ class Ballot(RequestBatch):
         tokens = count_tokens(replies)
         is_counted = any(reply.finish_reason == VOTES for reply in replies)
         return Completion(
-            encode_probabilities(_shares(cast("list[Completion]", votes)) for votes in self._cast),
+            "".join(_encoded_shares(cast("list[Completion]", votes)) for votes in self._cast),
             VOTES if is_counted else PROBABILITIES,
             tokens.prompt,
             tokens.completion,
@@ -119,9 +119,12 @@ class Ballot(RequestBatch):
         )
 
 
-def _shares(votes: Sequence[Completion]) -> list[float]:
-    """Return each option's share of the votes that name an option; zeros where none does."""
+def _encoded_shares(votes: Sequence[Completion]) -> str:
+    """Return each option's share of the votes that name an option, encoded; zeros where none does."""
+    if len(votes) == 1:
+        # Rounded once: the same bytes as by completions.
+        return votes[0].text
     total = np.zeros(len(OPTIONS))
     for vote in votes:
         total += decode_probabilities(vote.text)[0]
-    return [float(share) for share in total / max(1.0, total.sum())]
+    return encode_probabilities([(total / max(1.0, total.sum())).tolist()])

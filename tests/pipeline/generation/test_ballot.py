@@ -77,6 +77,12 @@ def test_with_numbers_one_vote_on_each_question_is_enough() -> None:
     assert outcome == Completion(outcome.text, PROBABILITIES, 200, 4, reasoning_tokens=2)
 
 
+def test_the_probabilities_of_one_vote_are_not_rounded_again() -> None:
+    outcome, _ = counted(lambda n: Completion(bytes([48, 176, 30]).hex(), PROBABILITIES, 100, 1))
+
+    assert shares(outcome)[0] == [48, 176, 30]
+
+
 def test_without_numbers_shares_are_those_of_the_votes() -> None:
     # First votes on both questions, then two more on each.
     outcome, sent = counted(lambda n: by_letter("ABABBC"[n]))
