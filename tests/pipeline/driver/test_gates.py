@@ -54,7 +54,7 @@ def test_a_build_that_misses_a_gate_is_not_finished(tmp_path: Path) -> None:
 
 
 def test_a_build_that_misses_a_gate_stays_and_ends_once_the_limit_allows(tmp_path: Path) -> None:
-    slugs = ["extraversion", "openness", "humor"]
+    slugs = ["extraversion", "openness", "neuroticism"]
     keys = RECORD | {"sampling": {"dimensions": slugs, "min_active": 3, "max_active": 3}}
     with pytest.raises(UserError, match=r"33\.3 points below limits\.min_recovery = 1"):
         run_build(tmp_path / "out", Planted(swapped("openness")), **keys, limits={"min_recovery": 1.0})
