@@ -121,7 +121,8 @@ class RulesConfig(Record):
             r"^#{1,6} |```",
             r"^\W{0,3}(?:title|post|reply|response|assistant|user|system)\W{0,2}:",
             "\ufffd",
-            r"\[(?:your|my|insert|users?|user's|first|last|recipient's|friend's)[ -][^\[\]\n]{1,40}\]|\[names?\]",
+            r"\[(?:your|my|insert|users?|user's|first|last|recipient's|friend's)[ -][^\[\]\n]{1,40}\]",
+            r"\[(?:names?|poster|op)\]",
         ),
         description="Regular expressions of markup (any case, per line).",
     )
