@@ -24,8 +24,8 @@ class GenerationConfig(Record):
     model: str = Field(
         SMALL,
         description="Hub id, folder (local, or at `s3://` or `gs://`), the name of an endpoint's model, or a packaged "
-        f"model: `{SMALL}` (135 million parameters) or `{LARGE}` (1.5 billion). The first has defaults of its own for "
-        f"the keys below: {_own_defaults(SMALL)}.",
+        f"model: `{SMALL}` (135 million parameters) or `{LARGE}` (1.5 billion). They have defaults of their own "
+        f"for keys below. The first: {_own_defaults(SMALL)}. The second: {_own_defaults(LARGE)}.",
     )
     temperature: float = Field(0.8, ge=0, description="Sampling temperature.")
     top_p: float = Field(0.95, gt=0, le=1, description="Probability mass of nucleus sampling.")
@@ -113,7 +113,8 @@ class RulesConfig(Record):
             r"^#{1,6} |```",
             r"^\W{0,3}(?:title|post|reply|response|assistant|user|system)\W{0,2}:",
             "\ufffd",
-            r"\[(?:your|my|insert|users?|user's|first|last|recipient's|friend's)[ -][^\[\]\n]{1,40}\]|\[names?\]",
+            r"\[(?:your|my|insert|users?|user's|first|last|recipient's|friend's)[ -][^\[\]\n]{1,40}\]",
+            r"\[(?:names?|poster|op)\]",
         ),
         description="Regular expressions of markup (any case, per line).",
     )

@@ -45,7 +45,8 @@ REFUSALS = (
     r"|reflects|captures|demonstrates|showcases|conveys|embodies|incorporates|emphasi[sz]es|aligns"
     r"|(?:uses|shows|expresses) (?:an?|the (?:person|user|author|trait)|their|empathy|understanding))\b",
     # The first words of a text about the post's author. Portraits begin with "This person".
-    r"\Athe (?:person|individual|user|author|poster) (?:is (?:asking|planning|looking for|seeking|expressing"
-    r"|considering|describing|wondering)|wants to|would (?:like|prefer|likely|probably|enjoy)|expresses)\b",
+    r"\Athe (?:person|individual|user|author|poster) (?:(?:describing|in) (?:the|this) (?:situation|post)|is (?:asking"
+    r"|planning|looking for|seeking|expressing|considering|describing|wondering)|wants to"
+    r"|would (?:like|prefer|likely|probably|enjoy)|(?:express|acknowledg|mention|describ|seem)e?s)\b",
 )
 """Each is searched in any case, from the start of a word."""

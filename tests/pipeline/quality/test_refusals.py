@@ -73,6 +73,8 @@ Call her tonight. This reply reflects the traits.
 Call her tonight. This response is written in a warm tone.
 This reply uses a friendly tone.
 The person is planning to move to a new city.
+The person acknowledges their feelings but seems to be trying to balance them.
+The person describing the situation points out that they have always had a plan.
 The user is asking about bread.
 The user wants to know about bread.
 The author expresses a wish to travel.
@@ -135,6 +137,7 @@ Here's a response I got from HR last year.
 Here is my plan for the weekend.
 He can't even complete the sentence without laughing.
 The person is not the problem, the job is.
+The person describing the car to you is a salesman, remember that.
 The person you were is gone, and that is fine.
 The user manual is your friend here.
 The author is wrong about bread, in my view.

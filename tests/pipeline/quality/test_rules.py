@@ -94,6 +94,7 @@ def test_without_refusal_patterns_nothing_is_a_refusal() -> None:
         "You should call her tonight.\n**Post**: my sister is gone.",
         "You should call her tonight, my fri\ufffdnd.",
         "Hi [Name], you should call her tonight.",
+        "Dear [Poster], you should call her tonight.",
         "You should call [insert name] tonight, my friend.",
     ],
 )
