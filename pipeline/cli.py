@@ -245,7 +245,7 @@ def report(
         from pipeline.io.locks import locked
         from pipeline.io.manifests import CARD
         from pipeline.io.storage import parse
-        from pipeline.report.judging.ask import judge_build
+        from pipeline.report.judging.second_judge import judge_build
         from pipeline.report.run import write_report
         from pipeline.report.source import open_build
 

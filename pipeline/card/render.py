@@ -17,7 +17,7 @@ import jinja2
 import yaml
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from pipeline.card.verification import verification_rows
+from pipeline.card.recovery import verification_rows
 from pipeline.io.manifests import CARD, MANIFEST
 from pipeline.io.storage import AnyPath, write_text
 from pipeline.plan import SPLITS

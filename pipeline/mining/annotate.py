@@ -1,6 +1,6 @@
 """Annotation of responses: a model says for each dimension which pole a response shows, or that it cannot tell.
 
-In mode `choice` each dimension is a question (`choices.py`). In mode `json` one structured reply answers for all
+In mode `choice` each dimension is a question (`choice_levels.py`). In mode `json` one structured reply answers for all
 dimensions. In mode `given` the levels come with the threads.
 """
 
@@ -24,7 +24,7 @@ from pipeline.generation.completions import (
     make_request,
 )
 from pipeline.generation.json_formats import LEVEL_OF, levels_format
-from pipeline.mining.choices import Levels, annotated_dimensions, confident_levels, read_choices, render_choices
+from pipeline.mining.choice_levels import Levels, annotated_dimensions, confident_levels, read_choices, render_choices
 from pipeline.plan import BuildPlan, ShardSpec
 from pipeline.quality.rules import Violation
 from pipeline.runtime.resources import resources

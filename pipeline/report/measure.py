@@ -24,7 +24,7 @@ from pipeline.report.coverage import CoverageTally
 from pipeline.report.diversity import ReplySample
 from pipeline.report.duplicates import DuplicateTally
 from pipeline.report.funnel import FunnelTally, cost_of
-from pipeline.report.judging.ask import read_figures
+from pipeline.report.judging.second_judge import read_figures
 from pipeline.report.lengths import LengthTally
 from pipeline.report.pace import read_pace
 from pipeline.report.settings import ReportSettings

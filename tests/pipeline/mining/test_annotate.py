@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.generation.completions import Completion, Failure, Outcome
 from pipeline.mining.annotate import MinedShard, max_attempts, read_levels, render_questions
-from pipeline.mining.choices import annotated_dimensions
+from pipeline.mining.choice_levels import annotated_dimensions
 from pipeline.plan import BuildPlan
 from pipeline.runtime.resources import resources
 from pipeline.runtime.results import Tokens

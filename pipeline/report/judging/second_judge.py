@@ -24,7 +24,7 @@ from pipeline.io.outages import waiting_for_stores
 from pipeline.io.storage import AnyPath, write_text
 from pipeline.plan import BuildPlan, ShardSpec
 from pipeline.quality.rules import Violation
-from pipeline.report.judging.figures import JudgedPair, second_figures
+from pipeline.report.judging.judge_figures import JudgedPair, second_figures
 from pipeline.report.judging.sample import SampledPair, draw_pairs
 from pipeline.report.judging.swap import read_preferences, swap_requests
 from pipeline.report.settings import JudgeSettings

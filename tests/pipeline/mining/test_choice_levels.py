@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.generation.completions import OPTIONS
 from pipeline.mining.annotate import render_questions
-from pipeline.mining.choices import confident_levels, option_orders
+from pipeline.mining.choice_levels import confident_levels, option_orders
 from tests.pipeline.mining.shards import choice_requests, make_plan, opened, options_of
 
 # The order of the options
