@@ -38,6 +38,7 @@ function judgedFigure(c) {
     ["Asked dimensions verified", count(c.verified), "of the same; the margin is above min_margin"],
     ["Dimensions outside the direction that drifted", count(c.drifted), `of ${count(c.drift_asked)}`],
     ["Dimensions of accepted pairs kept", count(c.kept), `and ${count(c.neutral)} made neutral`],
+    ["Questions answered by votes", count(c.voted), "of all; the judge gave no log-probabilities for these"],
     ["Prompt tokens", count(c.prompt_tokens), "of the judge, among those of the build"],
     ["Completion tokens", count(c.completion_tokens), "the same"],
   ];
