@@ -14,7 +14,7 @@ import time
 from dataclasses import dataclass, field
 
 from pipeline.generation.endpoints import Endpoint
-from pipeline.generation.streaming import has_begun
+from pipeline.generation.streaming import end_of_events, has_begun
 
 _PATIENCE = 5
 """Limits for which an endpoint may be silent as a whole, while it says that it is healthy."""
@@ -38,13 +38,19 @@ class Flight:
     heard: float = field(init=False)
     events: int = 0
     """Events that came, which stand for tokens until the server has counted."""
+    _searched: int = field(default=0, init=False)
+    """Bytes of events that hold no token."""
 
     def __post_init__(self) -> None:
         self.heard = self.sent
 
     def hear(self, piece: bytes, received: bytearray) -> int:
         """Note a piece of a stream of which `received` has come so far; return the number of its events with tokens."""
-        events = piece.count(b"data:") if self.has_token or has_begun(bytes(received)) else 0
+        if not self.has_token and not has_begun(bytes(received[self._searched :])):
+            # Many events may come before the first token, and each is parsed once.
+            self._searched = end_of_events(received, self._searched)
+            return 0
+        events = piece.count(b"data:")
         if events:
             self.has_token, self.heard = True, time.monotonic()
             self.events += events

@@ -14,6 +14,7 @@ import orjson
 from schemas.answers import parse
 
 MEDIA_TYPE = "text/event-stream"
+_BLANK_LINES = (b"\n\n", b"\n\r\n", b"\r\r")
 _TEXTS = ("content", "reasoning", "reasoning_content", "refusal")
 """Fields of a delta that hold pieces of text. Servers name the reasoning either way."""
 
@@ -56,8 +57,8 @@ def assemble(received: bytes) -> Streamed:
             return Streamed(orjson.dumps({"error": chunk["error"]}), is_whole=True)
         usage = chunk.get("usage") or usage
         for piece in chunk.get("choices") or ():
-            # A server that ignores `stream_options` or `stream` in part may send the message whole.
-            delta = piece.get("delta") or piece.get("message") or {}
+            # A server that ignores `stream` in part sends the message whole, some also at the end of a stream.
+            delta = piece.get("delta") or (None if parts else piece.get("message")) or {}
             for name in _TEXTS:
                 if delta.get(name):
                     parts.setdefault(name, []).append(delta[name])
@@ -80,6 +81,12 @@ def has_begun(received: bytes) -> bool:
     except (ValueError, LookupError, TypeError, AttributeError):
         return False
     return bool(stream.text) or stream.has_reasoning
+
+
+def end_of_events(received: bytearray, start: int) -> int:
+    """Return where the last whole event ends, from `start` on; `start` where none has ended."""
+    ends = (received.rfind(mark, start) + len(mark) for mark in _BLANK_LINES if received.rfind(mark, start) >= 0)
+    return max(ends, default=start)
 
 
 def _events(received: bytes) -> Iterator[tuple[bytes, bool]]:

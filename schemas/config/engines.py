@@ -30,6 +30,7 @@ class VllmEngine(Record):
     in_flight: int | None = Field(
         None,
         ge=1,
+        le=65_536,
         description="Most requests in flight, and vLLM's `--max-num-seqs`; null: by the device (12 a CPU core, from 16 "
         "to 128; 6 for each GiB of a GPU's memory, from 32 to 512).",
     )
@@ -64,6 +65,7 @@ class OpenAiEngine(Record):
     in_flight: int | None = Field(
         None,
         ge=1,
+        le=65_536,
         description="Most requests in flight over all endpoints; null: 256 for each. The build begins with 16 and "
         "finds out how many make the most tokens a second.",
     )

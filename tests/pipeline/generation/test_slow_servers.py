@@ -381,12 +381,23 @@ def test_a_server_that_ignores_streams_is_asked_for_none(tmp_path: Path) -> None
     assert failures(outcomes) == []
 
 
-@pytest.mark.parametrize("status", [400, 422, 500, 501])
+@pytest.mark.parametrize("status", [400, 404, 405, 415, 422, 500, 501])
 def test_a_server_that_refuses_streams_is_asked_for_none(tmp_path: Path, status: int) -> None:
     async def refuse_streams(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
         return await (refuse(status, "stream: unknown field") if request[IS_STREAMED] else good)(request, body)
 
     with StubServer(refuse_streams, on_trial=refuse_streams) as stub:
+        outcomes = ask(tmp_path, make_requests(8), stub.url)
+
+        assert stub.streamed == [False] * 8
+    assert failures(outcomes) == []
+
+
+def test_a_server_whose_streams_have_a_form_of_their_own_is_asked_for_none(tmp_path: Path) -> None:
+    async def stream_plainly(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        return web.Response(text="data: {}\n\n") if request[IS_STREAMED] else await good(request, body)
+
+    with StubServer(stream_plainly, on_trial=stream_plainly) as stub:
         outcomes = ask(tmp_path, make_requests(8), stub.url)
 
         assert stub.streamed == [False] * 8

@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
-from pipeline.generation.streaming import Streamed, assemble, has_begun
+from pipeline.generation.streaming import Streamed, assemble, end_of_events, has_begun
 from schemas.answers import read_reply
 from tests.stub import event
 
@@ -127,6 +127,12 @@ def test_a_message_that_a_stream_sends_whole_is_read() -> None:
     assert reply(assemble(event(whole) + DONE)) == ("Rye keeps.", "stop")
 
 
+def test_a_message_after_its_own_pieces_is_not_read_twice() -> None:
+    whole = {"index": 0, "delta": {}, "message": {"content": "Rye keeps."}, "finish_reason": "stop"}
+
+    assert reply(assemble(delta(content="Rye keeps.") + event({"choices": [whole]}) + DONE)) == ("Rye keeps.", "stop")
+
+
 def test_a_stream_without_a_choice_is_no_empty_reply() -> None:
     assert orjson.loads(assemble(USAGE + DONE).body)["choices"] == []
 
@@ -151,3 +157,12 @@ def test_what_is_no_chat_completion_is_an_error(received: bytes) -> None:
 )
 def test_a_token_is_told_from_signs_of_life(received: bytes, expected: bool) -> None:
     assert has_begun(received) is expected
+
+
+@pytest.mark.parametrize("ending", [b"\n\n", b"\r\n\r\n", b"\r\r"])
+def test_events_before_the_first_token_are_searched_once(ending: bytes) -> None:
+    whole = ROLE.removesuffix(b"\n\n") + ending
+    received = bytearray(2 * whole + delta(content="R")[:9])
+
+    assert end_of_events(received, 0) == end_of_events(received, len(whole)) == 2 * len(whole)
+    assert end_of_events(received, 2 * len(whole)) == 2 * len(whole)
