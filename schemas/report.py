@@ -265,7 +265,7 @@ class SwapFigures(Record):
     both: Estimate | None
     """Share of the pairs for which that holds under the portrait and the opposite one; None without mirror images."""
     undecided: Share
-    """Share of the portraits for which "no preference" is the likeliest answer."""
+    """Share of the portraits for which "no preference" is the likeliest answer, or both replies are equally likely."""
     order_agreement: Share
     """Share of the portraits for which both orders give the same likeliest answer."""
 

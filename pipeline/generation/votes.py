@@ -88,7 +88,8 @@ _LETTER = re.compile(rf"[\W_\u0120]*([{''.join(OPTIONS)}])[\W_]*")
 
 def _letter_in(text: str) -> str | None:
     """Return the option that a reply names: the only one in it, or the one with which it begins."""
-    letters: set[str] = {*re.findall(rf"(?<!\w)[{''.join(OPTIONS)}](?!\w)", text)}
+    # Before another word "A" may be an article.
+    letters: set[str] = {*re.findall(rf"(?<!\w)[{''.join(OPTIONS)}](?!\w)(?!(?<=A)\s+(?!or\b)[a-z])", text)}
     if len(letters) == 1:
         return letters.pop()
     first = re.match(rf"\W*([{''.join(OPTIONS)}])\s*[).:,]", text)

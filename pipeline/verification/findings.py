@@ -18,7 +18,7 @@ Options = npt.NDArray[np.uint8]
 
 _QUALITY_SCORES = np.array([1.0, 0.5, 0.0], dtype=np.float32)
 """Of good, fair and poor."""
-_DIGITS = 4
+DIGITS = 4
 """Decimal digits of margins and qualities. Answers have fewer, and sums in another order are equal with these."""
 
 
@@ -69,8 +69,8 @@ def read_findings(claims: Sequence[Claim], dimensions: int, orders: int) -> Find
         agreeing, of = (np.bincount(owner[trait], counted, len(claims)) for counted in (agrees[trait], None))
         if orders > 1:
             agreement[of > 0] = agreeing[of > 0] / of[of > 0]
-    margins = (scores[:, 0] - scores[:, 1]).round(_DIGITS)
-    return Findings(margins, qualities.round(_DIGITS).clip(0, 1), agreement, unanswered)
+    margins = (scores[:, 0] - scores[:, 1]).round(DIGITS)
+    return Findings(margins, qualities.round(DIGITS).clip(0, 1), agreement, unanswered)
 
 
 def _quality(shares: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -15,7 +15,7 @@ from pipeline.quality.rules import Violation
 from pipeline.runtime.resources import resources
 from pipeline.runtime.results import Tokens
 from pipeline.verification.ask import Claim
-from pipeline.verification.findings import Findings, read_findings
+from pipeline.verification.findings import DIGITS, Findings, read_findings
 from preference_space.direction import Direction
 from preference_space.levels import is_shown
 from schemas.config import VerificationConfig
@@ -113,12 +113,14 @@ def _violation(
         if drift > settings.max_drift:
             return Violation("drift", f"the replies differ by {drift:.2f} in a dimension that nobody asked for")
     qualities = f"quality {chosen:.2f} (chosen) and {rejected:.2f} (rejected)"
-    if settings.min_quality is not None and min(chosen, rejected) < settings.min_quality:
+    # A quality without an answer is NaN, and meets no threshold.
+    if settings.min_quality is not None and not (chosen >= settings.min_quality and rejected >= settings.min_quality):
         return Violation("quality", qualities)
-    if settings.max_quality_gap is not None and abs(chosen - rejected) > settings.max_quality_gap:
+    gap = round(abs(chosen - rejected), DIGITS)
+    if settings.max_quality_gap is not None and not gap <= settings.max_quality_gap:
         return Violation("quality_gap", qualities)
     if settings.max_margin is not None:
-        mean = float((margins * kept)[kept != 0].mean())
+        mean = round(float((margins * kept)[kept != 0].mean(dtype=np.float64)), DIGITS)
         if mean > settings.max_margin:
             return Violation("margin", f"the mean margin is {mean:.2f}")
     return None

@@ -36,7 +36,8 @@ class LimitsConfig(Record):
     max_drift: Share | None = Field(
         None,
         description="Largest share of the dimensions outside the direction that differ all the same (beyond "
-        "`verification.max_drift`, or 0.5 where that is null), over the same pairs; null: any. Needs `verification`.",
+        "`verification.max_drift`; where that is null, 0.5 or a larger `min_margin`), over the same pairs; null: any. "
+        "Needs `verification`.",
     )
 
 
@@ -129,6 +130,13 @@ class BuildConfig(Record):
                 "verification is of sampled pairs, and all pairs are mined; leave it out, as mining.annotation has "
                 "asked about both replies already, and mining.min_margin filters"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _pairs_have_dimensions_to_keep(self) -> BuildConfig:
+        least, most = self.verification.min_dimensions, self.sampling.max_active
+        if self.verification.mode == "filter" and least > most:
+            raise ValueError(f"verification.min_dimensions ({least}) is more than sampling.max_active ({most})")
         return self
 
     @model_validator(mode="after")

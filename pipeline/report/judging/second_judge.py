@@ -33,7 +33,7 @@ from pipeline.runtime.inputs import read_templates, write_inputs
 from pipeline.runtime.resources import resources
 from pipeline.verification.ask import Claim, VerifyShard, ask_judge
 from pipeline.verification.judging import judge_claims
-from schemas.base import UsageError
+from schemas.base import UsageError, UserError
 from schemas.config import BuildConfig, DummyEngine, ReplayEngine, VllmEngine
 from schemas.loader import apply_override, build_config
 from schemas.records import SeedPost
@@ -76,6 +76,13 @@ def judge_build(folder: AnyPath, settings: JudgeSettings, progress: Progress, no
             model_path(model, notice)
         outcomes = _ask([each.requests for each in questions], plan, progress)
     judged = [found for each, answers in zip(questions, outcomes, strict=True) if (found := _read(each, answers, plan))]
+    unanswered = (
+        f"{len(sample) - len(judged)} of {len(sample)} pairs have no answer of {model}{_first_failure(outcomes)}"
+    )
+    if sample and not judged:
+        raise UserError(f"{unanswered}; the same command asks again where the cause may pass")
+    if len(judged) < len(sample):
+        notice(unanswered)
     figures = second_figures(judged, len(sample), build)
     write_text(plan.output / _FIGURES, figures.model_dump_json(indent=1) + "\n")
 
@@ -166,6 +173,11 @@ def _ask(requests: Sequence[Sequence[AnyRequest]], plan: BuildPlan, progress: Pr
     finally:
         close_generation_services(plan)
     return [batch.result() for batch in batches]
+
+
+def _first_failure(outcomes: Sequence[Sequence[Outcome]]) -> str:
+    found = (outcome for answers in outcomes for outcome in answers if isinstance(outcome, Failure))
+    return next((f" ({failure.detail})" for failure in found), "")
 
 
 def _read(questions: _Questions, outcomes: Sequence[Outcome], plan: BuildPlan) -> JudgedPair | None:

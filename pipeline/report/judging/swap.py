@@ -84,9 +84,12 @@ def swap_figures(posts: Sequence[str], preferences: Sequence[Preferences]) -> Sw
     if preferred is None:
         raise ValueError("every pair has a portrait")
     likeliest = np.concatenate([each.argmax(axis=2) for each in preferences])
+    mean = np.concatenate(means)
+    # A judge that goes by the place of a reply finds both equally likely.
+    is_undecided = (mean.argmax(axis=1) == 2) | (mean[:, 0] == mean[:, 1])
     return SwapFigures(
         preferred=preferred,
         both=estimate_share(both, pairs),
-        undecided=float((np.concatenate(means).argmax(axis=1) == 2).mean()),
+        undecided=float(is_undecided.mean()),
         order_agreement=float((likeliest[:, 0] == likeliest[:, 1]).mean()),
     )

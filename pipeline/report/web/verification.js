@@ -82,7 +82,7 @@ function swapFigure({ swap }) {
   const rows = [
     shareLine("Own reply preferred", swap.preferred, "given a portrait; guessing gives 50\u202f%"),
     swap.both && shareLine("Under both portraits", swap.both, "the preference turns round with the person"),
-    ["No preference", percent(swap.undecided), ABSENT, ABSENT, "the likeliest answer"],
+    ["No preference", percent(swap.undecided), ABSENT, ABSENT, "the likeliest answer, or both replies alike"],
     ["Same answer in both orders", percent(swap.order_agreement), ABSENT, ABSENT, "of the replies"],
   ].filter(Boolean);
   return figure(

@@ -29,6 +29,12 @@ def test_gates_that_are_just_met_are_met() -> None:
     assert missed_gates(COUNTS, LimitsConfig(min_recovery=0.75, max_drift=0.25)) == []
 
 
+def test_gates_are_met_whatever_binary_fractions_make_of_them() -> None:
+    counts = VerificationCounts(asked=25, recovered=14, drift_asked=25, drifted=7)
+
+    assert missed_gates(counts, LimitsConfig(min_recovery=0.56, max_drift=0.28)) == []
+
+
 def test_a_missed_gate_says_by_how_much_and_what_to_do() -> None:
     recovery, drift = missed_gates(COUNTS, LimitsConfig(min_recovery=0.8, max_drift=0.2))
 

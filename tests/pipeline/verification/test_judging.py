@@ -4,11 +4,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from pipeline.generation.completions import Failure
 from pipeline.plan import BuildPlan
-from pipeline.verification.judging import Verdict, Verified, judge_claims
+from pipeline.verification.findings import read_findings
+from pipeline.verification.judging import Verdict, Verified, _violation, judge_claims
 from tests.pipeline.verification.claims import answered, claim, direction_of, margins_by_slug, plan_at
 
 SHOWN = "They laughed extraversion+1 humor+1, fine."
@@ -91,6 +93,19 @@ def test_thresholds_of_what_is_kept(tmp_path: Path, settings: dict[str, Any], ex
 )
 def test_thresholds_of_quality(tmp_path: Path, rejected: str, settings: dict[str, Any], expected: str) -> None:
     assert reason(verdict_at(tmp_path, rejected=rejected, **settings)) == expected
+
+
+@pytest.mark.parametrize("side", [0, 1])
+@pytest.mark.parametrize("settings", [{"min_quality": 0.1}, {"max_quality_gap": 1.0}])
+def test_a_quality_without_an_answer_meets_no_threshold(tmp_path: Path, side: int, settings: dict[str, float]) -> None:
+    plan = plan_at(tmp_path, **settings)
+    (good,) = answered(plan, claim(plan, SHOWN, OPPOSITE, **ASKED))
+    findings = read_findings([good], len(good.pair.direction), plan.config.verification.orders)
+    findings.qualities[0, side] = np.nan
+
+    violation = _violation(findings, 0, *[np.array(good.pair.direction)] * 2, plan.config.verification)
+
+    assert violation is not None and violation.reason in ("quality", "quality_gap")
 
 
 @pytest.mark.parametrize(("max_drift", "expected"), [(1.4, "drift"), (1.6, "")])

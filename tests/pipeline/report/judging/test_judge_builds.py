@@ -136,18 +136,40 @@ def test_a_judge_by_place_prefers_nothing(folder: Path) -> None:
     judged(folder, Judge(by_place=True), "--judge-pairs", "10")
     swap = figures(folder).swap
     assert swap is not None
-    assert (swap.preferred.value, swap.order_agreement, swap.undecided) == (0.0, 0.0, 0.0)
+    assert (swap.preferred.value, swap.order_agreement, swap.undecided) == (0.0, 0.0, 1.0)
 
 
 def test_pairs_without_an_answer_are_counted_and_left_out(folder: Path) -> None:
+    refused: list[str] = []
+
+    async def answer(request: Any, body: dict[str, Any]) -> Any:
+        (portrait, *_) = re.findall("Person: .*", body["prompt"][0]) or [""]
+        if portrait and not refused:
+            refused.append(portrait)
+        return await (refuse(400) if portrait and portrait in refused else Judge())(request, body)
+
+    output, _ = judged(folder, answer, "--judge-pairs", "5")
+
+    second = figures(folder)
+    assert (second.sampled, second.unanswered) == (5, 1)
+    assert second.found is not None
+    assert second.found.pairs == 4
+    assert "1 of 5 pairs have no answer of second (HTTP 400" in output
+
+
+def test_a_judge_without_any_answer_is_an_error_and_leaves_the_figures_of_another(folder: Path) -> None:
+    earlier = folder / "judge" / "figures.json"
+    earlier.parent.mkdir()
+    earlier.write_text("of another judge")
+
     async def answer(request: Any, body: dict[str, Any]) -> Any:
         about_one = "prompt" in body and "Which reply would this person prefer?" not in body["prompt"][0]
         return await (Judge() if about_one else refuse(400))(request, body)
 
-    judged(folder, answer, "--judge-pairs", "5")
+    output, _ = judged(folder, answer, "--judge-pairs", "6")
 
-    second = figures(folder)
-    assert (second.sampled, second.unanswered, second.found, second.swap) == (5, 5, None, None)
+    assert "6 of 6 pairs have no answer of second (HTTP 400" in output
+    assert earlier.read_text() == "of another judge"
 
 
 def test_two_judges_are_compared_where_the_build_had_one(tmp_path: Path) -> None:

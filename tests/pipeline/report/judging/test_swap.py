@@ -79,14 +79,14 @@ def test_figures_count_portraits_and_pairs() -> None:
     assert found.preferred.number == 5
     assert found.both is not None
     assert (found.both.value, found.both.number) == (0.5, 2)
-    assert found.undecided == pytest.approx(1 / 5)
+    assert found.undecided == pytest.approx(2 / 5)
     assert found.order_agreement == pytest.approx(3 / 5)
 
 
 def test_a_judge_that_prefers_a_place_prefers_no_reply() -> None:
     found = swap_figures(["a"], [preferences(("o", "x"), ("x", "o"))])
     assert found is not None
-    assert (found.preferred.value, found.order_agreement) == (0.0, 0.0)
+    assert (found.preferred.value, found.order_agreement, found.undecided) == (0.0, 0.0, 1.0)
 
 
 def test_pairs_without_mirror_images_cannot_turn_round() -> None:
