@@ -75,14 +75,19 @@ def read_footers(plan: BuildPlan, folder: str, shards: Sequence[ShardSpec]) -> l
     return read_metas(plan.output / folder, [plan.path(folder, spec).name for spec in shards], plan.fingerprint)
 
 
-def check_limits(plan: BuildPlan, counts: Counts) -> None:
-    """Raise `UserError` where more pairs were lost than `limits` allows, no example is left, or a gate is missed."""
+def check_losses(plan: BuildPlan, counts: Counts) -> None:
+    """Raise `UserError` where more pairs were lost than `limits.max_lost_share` allows, or no example is left."""
     limit = plan.config.limits.max_lost_share
     if counts.pairs_lost > limit * counts.pairs_asked:
         raise UserError(losses_message(plan.output, counts, limit))
     if counts.pairs_accepted == 0 or (counts.examples == 0 and counts.pairs_lost == counts.pairs_asked):
         why = summarise_rejections(plan.output, counts.rejected)
         raise UserError(f"no example is left of {counts.pairs_asked} pairs: {why}; {remedy_for(counts.rejected)}")
+
+
+def check_limits(plan: BuildPlan, counts: Counts) -> None:
+    """Raise `UserError` as `check_losses` does, or where a gate is missed: then all rows are there to look at."""
+    check_losses(plan, counts)
     missed = missed_gates(counts.verification, plan.config.limits)
     if missed:
         raise UserError(

@@ -10,7 +10,7 @@ import apache_beam as beam
 import numpy as np
 
 from pipeline.assembly.leaks import find_shared_replies
-from pipeline.driver.finish import check_limits, count_rows
+from pipeline.driver.finish import check_losses, count_rows
 from pipeline.driver.losses import losses_message
 from pipeline.driver.resume import needs_building
 from pipeline.generation.completions import Outcome
@@ -196,7 +196,7 @@ def emit(done: object, plan: BuildPlan) -> None:
 
 
 def close_pool(plan: BuildPlan) -> None:
-    """Check the limits of phase one, and find the replies that splits share. Runs once, between the phases."""
+    """Check the losses of phase one, and find the replies that splits share. Runs once, between the phases."""
     # Examples that an earlier run has left may be of another pool.
-    check_limits(plan, count_rows(plan, ["pool"]))
+    check_losses(plan, count_rows(plan, ["pool"]))
     find_shared_replies(plan)

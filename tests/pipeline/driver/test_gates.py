@@ -65,6 +65,7 @@ def test_a_build_that_misses_a_gate_stays_and_ends_once_the_limit_allows(tmp_pat
     with pytest.raises(UserError, match=r"33\.3 points below limits\.min_recovery = 1"):
         run_build(tmp_path / "out", Planted(swapped("openness")), **keys, limits={"min_recovery": 1.0})
     assert load_manifest(tmp_path / "out").status == "incomplete"
+    assert list((tmp_path / "out" / "data").glob("*.parquet"))
 
     manifest, stub = run_build(tmp_path / "out", refuse(400), **keys, limits={"min_recovery": 0.6})
 
