@@ -7,6 +7,9 @@ import re
 from pipeline.quality.lead_ins import NAMES
 
 _REPLY = r"(?:repl(?:y|ies)|response|answer|comment)"
+_IMPERSONAL = r"(?![^\n]{0,120}\b(?:i|i['\u2019]\w+|me|my|we|us|you|your)\b)"
+"""No word about the writer or reader in the line. Such a line is a person's: "This reply gives me hope"."""
+
 _POSTSCRIPT = re.compile(
     r"\n[^\w\n]{0,6}+(?:"
     rf"(?:this|the above|my) (?:\w+ )?{_REPLY} (?:(?:should|would|will|also) )?(?:reflects?|captures?|demonstrates?"
@@ -15,15 +18,25 @@ _POSTSCRIPT = re.compile(
     r"|is (?:written|meant|intended|designed|crafted|tailored|in line|in the voice|based)"
     r"|(?:uses?|shows?|expresses) (?:an?|the|their|empathy|understanding|support|enthusiasm))\b"
     r"|this (?:reply|response) (?:includes|provides|offers|contains|addresses|combines|mentions)\b"
+    rf"|this (?:reply|response) (?:(?:sounds?|supports?|challenges?|keeps?|gives?)\b|is an? (?:[\w-]+,? ){{0,4}}"
+    rf"(?:{_REPLY}|reflection|example|blend|mix|balance)\b){_IMPERSONAL}"
+    rf"|the (?:reply|response) (?:shows?|reflects?|captures?|demonstrates?)\b[^.\n]{{0,80}}\b(?:agreeableness|openness"
+    rf"|extraversion|conscientiousness|neuroticism|traits?|persona|personality)\b{_IMPERSONAL}"
+    rf"|this is an? (?:[\w-]+,? ){{0,4}}{_REPLY} (?:in the (?:voice|style)\b"
+    rf"|from (?:the perspective|someone (?:who|with))\b|that (?:reflects|shows|captures|matches)\b){_IMPERSONAL}"
+    r"|in this (?:reply|response),? i(?: have|['\u2019]ve)? (?:tried|aimed|attempted|wanted|made sure)\b"
     rf"|i hope (?:this|that|it)(?: {_REPLY})? (?:meets|fits|matches|captures|reflects|aligns|satisfies)\b"
     r"|let me know if (?:you(?:['\u2019]d| would) like|you (?:need|want)) "
     r"(?:me to |any |an?(?:other)? |further |more |other )*(?:adjust|chang|revis|modif|tweak|edit|version|assistance"
-    r"|rewrit|different|variation|help with)"
-    r"|(?:please )?feel free to (?:make (?:any )?(?:changes|edits)"
-    r"|(?:adjust|modify|edit|customi[sz]e|tweak|adapt|personali[sz]e) (?:this|the|it)\b)"
+    rf"|rewrit|different|variation|help with (?:anything else|(?:this|the|your) {_REPLY}))"
+    rf"|(?:please )?feel free to (?:make (?:any )?(?:changes|edits)(?: to (?:it|(?:this|the) {_REPLY}))?"
+    r"|(?:adjust|modify|edit|customi[sz]e|tweak|adapt|personali[sz]e) (?:it|this"
+    rf"|(?:this|the) (?:{_REPLY}|text|draft)))(?=\W*(?:\Z|\n)|[.!,]| (?:to (?:fit|suit|match|your)|as|further|if)\b)"
     rf"|(?:please )?note(?: that)?\b[^\n]{{0,200}}\b(?:{_REPLY}|traits?|persona|word limit|prompt|fictional|as an ai)\b"
-    r"|(?:explanation|thoughts?|word count|character count|traits?(?: shown| reflected| used)?)\b\W{0,3}:"
-    r"|(?:is there anything else i can|would you like me to (?:adjust|chang|revis|modif|rewrit|provid|writ|generat))"
+    r"|(?:word count|character count|traits? (?:shown|reflected|used))\b\W{0,3}:"
+    rf"|explanation\b\W{{0,3}}:[^\n]{{0,300}}\b(?:{_REPLY}|traits?|persona(?:lity)?|tone)\b"
+    r"|is there anything else i can|would you like me to (?:(?:adjust|chang|revis|modif|rewrit)"
+    r"|(?:provid|writ|generat)\w* (?:another|more|an? (?:different|longer|shorter|new))\b)"
     r")",
     re.IGNORECASE,
 )
@@ -37,11 +50,16 @@ _VALEDICTION = (
     r"|viele grüße|liebe grüße|mit freundlichen grüßen|cordialement|bien à vous|saludos|un abrazo|cordiali saluti"
     r"|atenciosamente|abraços|groetjes|met vriendelijke groet|pozdrawiam|\u0441 уважением))"
 )
+_SIGNATURE = (
+    rf"(?:{_PLACEHOLDER}|(?:{NAMES})(?: [A-Z]\.?)?"
+    r"|(?i:an?|your) (?:[\w-]+ ){0,2}(?:friend|stranger|neighbou?r|reader|user|member))"
+)
+"""Who signs after a dash. Other names there are those of authors and places that a person quotes or lists."""
 _SIGN_OFFS = (
     re.compile(rf"\n\W{{0,3}}{_VALEDICTION}[,!.]?\s*\n\W{{0,3}}{_WHO}\W{{0,3}}\Z"),
     re.compile(rf"\n\W{{0,3}}{_VALEDICTION},(?: {_WHO}\W{{0,3}})?\Z"),
     re.compile(rf"(?<=[.!?]) {_VALEDICTION},? (?:{_PLACEHOLDER}|{NAMES})\W{{0,2}}\Z"),
-    re.compile(rf"(?:\n|(?<=[.!?]) )(?:[\u2014\u2013~]|--?) ?{_WHO}\Z"),
+    re.compile(rf"(?:\n|(?<=[.!?]) )(?:[\u2014\u2013~]|--?) ?{_SIGNATURE}\Z"),
     re.compile(rf"\n\W{{0,3}}{_PLACEHOLDER}\W{{0,3}}\Z", re.IGNORECASE),
 )
 _LONGEST_SIGN_OFF = 120
@@ -58,8 +76,8 @@ _BEFORE = re.compile(
 
 
 def strip_postscript(text: str) -> str:
-    """Return a text without a line about the reply and all after it. The first line always stays."""
-    found = _POSTSCRIPT.search(text)
+    """Return a text without a line about the reply and the rest of the last paragraph. The first line always stays."""
+    found = _POSTSCRIPT.search(text, _last_paragraph(text))
     return _without_rule(text[: found.start()] if found else text)
 
 
@@ -86,6 +104,17 @@ def cut_at_sentence(text: str, min_share: float) -> str | None:
         if not is_number and not _BEFORE.search(before):
             return text[: found.end()]
     return None
+
+
+def _last_paragraph(text: str) -> int:
+    """Return the offset of the line break before the last paragraph that has a word; 0 if it is the only one."""
+    start, has_word = len(text), False
+    for line in reversed(text.split("\n")):
+        if has_word and not line.strip():
+            return start
+        has_word = has_word or any(map(str.isalnum, line))
+        start -= len(line) + 1
+    return 0
 
 
 def _without_rule(text: str) -> str:
