@@ -97,6 +97,21 @@ LEAD_INS = [
     "In the voice of a friendly extravert: ",
     "Sure, how about this: ",
     "Sure, let's give it a try!\n\n",
+    "Sure thing! Here you go: ",
+    "Here's how I'd respond to this: ",
+    "Here's how someone like that might reply: ",
+    "Sure, here's how someone with these traits would respond to the post: ",
+    "I would respond with: ",
+    "I would reply with something like this: ",
+    "My response would be something like: ",
+    "A suitable reply would be:\n",
+    "As a person who is young and values humor, I would say: ",
+    "This person's reply: ",
+    "Here is this person's reply: ",
+    "User reply: ",
+    "[Reply] ",
+    "Hier eine Antwort: ",
+    "Sure! Here's a reply that reflects the traits: high extraversion, likes humor: ",
     "Sure! Let me give you a short reply in the voice of the person described:\n\n",
     "Klar! Hier ist eine kurze Antwort auf den Beitrag: ",
     "Meine Antwort: ",
@@ -109,6 +124,7 @@ LEAD_INS = [
     "\u041a\u043e\u043d\u0435\u0447\u043d\u043e! \u0412\u043e\u0442 \u043e\u0442\u0432\u0435\u0442: ",
     "\u5f53\u7136\uff01\u4ee5\u4e0b\u662f\u6211\u7684\u56de\u590d\uff1a",
     "\u3082\u3061\u308d\u3093\u3067\u3059\uff01\u4ee5\u4e0b\u306f\u8fd4\u4fe1\u3067\u3059\uff1a",
+    "\u4ee5\u4e0b\u306f\u8fd4\u4fe1\u306e\u4f8b\u3067\u3059\uff1a",
 ]
 
 
@@ -126,7 +142,11 @@ def test_an_opener_goes_only_before_a_reply_in_quotation_marks() -> None:
 
 
 @pytest.mark.parametrize(
-    "speaker", ["Assistant: ", "Me: ", "**Anna:** ", "Anna (34): ", "u/sky_walker: ", "@anna: ", "User 1: "]
+    "speaker",
+    [
+        *("Assistant: ", "Me: ", "**Anna:** ", "Anna (34): ", "u/sky_walker: ", "@anna: ", "User 1: "),
+        *("sky_walker: ", "skywalker512: ", "SkyWalker92: "),
+    ],
 )
 def test_the_name_of_a_speaker_is_removed(speaker: str) -> None:
     assert text_of(speaker + CALL) == CALL
@@ -160,6 +180,8 @@ def test_the_name_of_a_speaker_is_removed(speaker: str) -> None:
         "\n\nIn this reply, I tried to show low agreeableness.",
         "\n\nThis response is written in a warm tone:\n- warmth\n- wit",
         "\n\nFeel free to make any changes!",
+        "\n\nFeel free to edit this reply to fit your needs.",
+        "\n\nThis reply reflects the traits.\n\nLet me know if you need any changes!",
     ],
 )
 def test_what_follows_the_reply_is_removed(ending: str) -> None:
@@ -180,8 +202,6 @@ def test_what_follows_the_reply_is_removed(ending: str) -> None:
         "TL;DR: sell it.",
         "PS5: not worth it.",
         "YouTube: great for this.",
-        "\n\nFeel free to edit this reply to fit your needs.",
-        "\n\nThis reply reflects the traits.\n\nLet me know if you need any changes!",
         "Here's the thing: you should call her.",
         "Here's what I would do: call her.",
         "Let me give you one piece of advice: call her.",
@@ -204,6 +224,47 @@ def test_what_follows_the_reply_is_removed(ending: str) -> None:
         "Call her.\n\nNote: she hates the phone.",
         "Call her.\n\nLet me know if you need a lift.",
         "Call her.\n\nI hope this works out for you.",
+        "Call her.\nThis reply sounds harsh, but I mean it.",
+        "Call her.\nThis reply gives me hope.",
+        "Call her.\nThis reply is a mess, sorry.",
+        "Call her.\nThe reply shows that he does not care.",
+        "Call her.\nIn this reply, he lies.",
+        "Call her.\nThoughts: it's okay to be sad.",
+        "Call her.\nTraits: patience and wit. Look for these.",
+        "Call her.\nExplanation: my dad did this for years.",
+        "Call her.\nFeel free to edit this recipe, I use oat milk.",
+        "Call her.\nFeel free to make changes to the plan.",
+        "Call her.\nWould you like me to write to the landlord?",
+        "Call her.\nLet me know if you need any help with moving.\n\nAlso, sell the couch.",
+        "Call her.\n\nLet me know if you want to change the date.\n\nAlso, sell the couch.",
+        "Call her.\n\nThis reply reflects my mood.\n\nNow, sell the couch.",
+        'Great "advice" from somebody who calls himself "expert"',
+        'OK "boomer"',
+        'OK, "boomer."',
+        "Here is her answer: no.",
+        "This is my landlord's reply: no.",
+        "Below is my mom's comment: eat first.",
+        "The following is a comment from my dad: grow up!",
+        "Hier ist seine Antwort: nein.",
+        'A possible reply: "I have to think." Then block her.',
+        'I would respond with: "No, thanks." Then leave.',
+        "As a nurse, I would say: rest.",
+        "As a person who lost a parent, I would say: take your time.",
+        "Here you go: https://example.org",
+        "Appropriate response: laugh.",
+        "[Reply]",
+        "ps5: buy it. xbox: skip it.",
+        "Windows11: avoid it.",
+        "Route66: do it once.",
+        "Summer2024: never again.",
+        "Sarah: call her. Mike: leave him.",
+        "Me: I want to eat well. Also me: pizza.",
+        "me: tired, also me: still awake.",
+        "Person A: stays calm. Person B: yells.",
+        "Ich: m\u00fcde. Mein Mann: hellwach.",
+        "The obstacle is the way. - Marcus Aurelius",
+        "The best city in June? - Lisbon",
+        "I moved there for the food.\n- San Francisco",
     ],
 )
 def test_what_people_write_stays(text: str) -> None:
@@ -306,6 +367,8 @@ def test_no_hostile_text_takes_long() -> None:
             "Dr. ",
         ),
         *("\u56de\u590d\uff1a", "\u4ee5\u4e0b", "as a ", "in the voice of ", "\ufeff", "\n---", "@a", "a_"),
+        *("\n\nThis reply gives ", "\nthe reply shows ", "\nExplanation:", "\n\nThis reply reflects\n\nx", "Anna: a. "),
+        *("As a person who is a and likes ", 'I would reply with: "', "Here is a reply with the traits: high "),
     ]
     texts = [piece * (250_000 // len(piece)) for piece in pieces]
     texts += [f"{text}x" for text in texts]
