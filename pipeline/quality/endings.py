@@ -9,6 +9,11 @@ from pipeline.quality.lead_ins import NAMES
 _REPLY = r"(?:repl(?:y|ies)|response|answer|comment)"
 _IMPERSONAL = r"(?![^\n]{0,120}\b(?:i|i['\u2019]\w+|me|my|we|us|you|your)\b)"
 """No word about the writer or reader in the line. Such a line is a person's: "This reply gives me hope"."""
+_ABOUT_STYLE = (
+    r"(?=[^\n]{0,200}\b(?:posters?|person(?:a|ality)?|traits?|tones?|style|ideas?|humou?r(?:ous)?|empath\w+|bold"
+    r"|energetic|friendly|playful|confident)\b)"
+)
+"""A word in the line that describes a text or its author. "This reply keeps the peace" has none."""
 
 _POSTSCRIPT = re.compile(
     r"\n[^\w\n]{0,6}+(?:"
@@ -18,8 +23,8 @@ _POSTSCRIPT = re.compile(
     r"|is (?:written|meant|intended|designed|crafted|tailored|in line|in the voice|based)"
     r"|(?:uses?|shows?|expresses) (?:an?|the|their|empathy|understanding|support|enthusiasm))\b"
     r"|this (?:reply|response) (?:includes|provides|offers|contains|addresses|combines|mentions)\b"
-    rf"|this (?:reply|response) (?:(?:sounds?|supports?|challenges?|keeps?|gives?)\b|is an? (?:[\w-]+,? ){{0,4}}"
-    rf"(?:{_REPLY}|reflection|example|blend|mix|balance)\b){_IMPERSONAL}"
+    rf"|this (?:reply|response) (?:(?:sounds?|supports?|challenges?|keeps?|gives?)\b{_ABOUT_STYLE}"
+    rf"|is an? (?:[\w-]+,? ){{0,4}}(?:{_REPLY}|reflection|example|blend|mix|balance)\b){_IMPERSONAL}"
     rf"|the (?:reply|response) (?:shows?|reflects?|captures?|demonstrates?)\b[^.\n]{{0,80}}\b(?:agreeableness|openness"
     rf"|extraversion|conscientiousness|neuroticism|traits?|persona|personality)\b{_IMPERSONAL}"
     rf"|this is an? (?:[\w-]+,? ){{0,4}}{_REPLY} (?:in the (?:voice|style)\b"

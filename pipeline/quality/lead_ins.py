@@ -53,15 +53,16 @@ LEAD_INS = {
         rf"(?: {_WORD}){{0,8}}? (?:reply|response|answer|comment|description|portrait|post)"
         rf"(?: {_ABOUT}[^.!?]*)?"
         rf"|(?:here(?:'s| is) )?(?:what|how) (?:i|(?:this|the|that|such a) person)(?:'d| would| might| could) {_SAY}"
-        rf"(?: (?:in (?:reply|response)|to (?:this|that|it)|{_ABOUT}[^.!?]*))?"
-        rf"|here(?:'s| is) (?:what|how) {_SOMEONE}(?:'d| would| might| could) {_SAY}(?: (?:to (?:this|that)|{_POST}))?"
-        r"|(?:sure(?: thing)?|certainly|of course|absolutely)\W{1,4}here (?:you go|it is)"
+        rf"(?: (?:in (?:reply|response)|{_ABOUT}[^.!?]*))?"
+        rf"|here(?:'s| is) (?:what|how) (?:i|{_SOMEONE})(?:'d| would| might| could) {_SAY}(?: (?:to this|{_POST}))?"
+        r"|(?:sure(?: thing)?|certainly)\W{1,4}here you go"
         r"|(?:how|what) about this|let's give (?:it|this) a (?:try|shot|go)"
         rf"|(?:let me|i'll|i will) (?:give|write|offer|provide|draft)(?: you)?(?: {_WORD}){{0,8}}?"
         rf" (?:reply|response|comment)(?: {_ABOUT}[^.!?]*)?"
         rf"|(?:(?:my|the|a|your|short|brief|possible|suggested|sample|example|forum|draft|proposed|potential|first"
-        rf"|final|user|user's|this person's) ){{0,3}}(?:reply|response|comment)"
+        rf"|final) ){{0,3}}(?:reply|response|comment)"
         rf"(?: (?:(?:would|could|might) be|is)(?: something like(?: this)?)?)?(?: {_ABOUT}[^.!?]*)?"
+        r"|user(?:'s)? reply|this person's (?:reply|response|comment)"
         r"|a (?:suitable|fitting) (?:reply|response|comment) (?:would|could|might) be|(?:final )?answer"
         rf"|(?:as an? [^,]*, )?(?:i|this person|the person)(?:'d| would| might) {_SAY}"
         rf" (?:as follows|like this|something like(?: this)?)"
@@ -73,7 +74,8 @@ LEAD_INS = {
     ),
     "de": (
         r"klar|sicher|natürlich|gerne?|selbstverständlich|okay|ok|gut|ja",
-        rf"(?:hier(?: (?:ist|kommt|wäre))?|nachfolgend|im folgenden)(?: {_WORD}){{0,6}}? "
+        r"(?:hier(?: (?:ist|kommt|wäre)|(?= (?:eine?|meine?) (?:\w+ )?(?:antwort|kommentar)\b))|nachfolgend"
+        rf"|im folgenden)(?: {_WORD}){{0,6}}? "
         r"(?:antwort|antwortvorschlag|erwiderung|kommentar|beitrag)(?: (?:auf|aus|von|im|in|als|basierend) [^.!?]*)?"
         r"|(?:(?:meine|die|deine|mögliche) )?(?:antwort|erwiderung|kommentar)(?: auf (?:den|das|diesen) [^.!?]*)?"
         r"|(?:hier ist, was|so) (?:ich|würde ich) (?:(?:antworten|schreiben|sagen)(?: würde)?|darauf antworten)",
@@ -185,7 +187,7 @@ _SPEAKER = re.compile(
 )
 _SECOND_LABEL = re.compile(
     rf"(?:[.!?,;\u2026\n]|(?<=[.!?,;])[\"\u201d')])[ \n*]{{1,4}}(?i:(?:and |then |also |but )?)"
-    rf"(?:{NAMES}|{_ROLES}|{_HANDLE}|[A-Z][\w-]{{0,20}}(?: [A-Z][\w-]{{0,20}})?)"
+    rf"(?:{NAMES}|{_ROLES}|{_HANDLE}|[A-Z][\w-]{{0,20}}(?: [\w-]{{1,20}})?)"
     r"(?: \([^()\n]{1,40}\))?\*{0,2} ?[:\uff1a](?!//)"
 )
 """A label after the first. Together they are a list or a dialogue, which is a person's: "Me: tired. Also me: up"."""
