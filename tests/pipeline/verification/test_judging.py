@@ -103,7 +103,8 @@ def test_a_quality_without_an_answer_meets_no_threshold(tmp_path: Path, side: in
     findings = read_findings([good], len(good.pair.direction), plan.config.verification.orders)
     findings.qualities[0, side] = np.nan
 
-    violation = _violation(findings, 0, *[np.array(good.pair.direction)] * 2, plan.config.verification)
+    direction = np.array(good.pair.direction, dtype=np.int8)
+    violation = _violation(findings, 0, direction, direction, plan.config.verification)
 
     assert violation is not None and violation.reason in ("quality", "quality_gap")
 
