@@ -107,7 +107,7 @@ def test_a_refused_trial_question_ends_the_run_before_any_work(tmp_path: Path, s
         ask(tmp_path, make_requests(20), stub.url)
 
     # The field that is refused may be `stream`, where the status may mean one.
-    assert (stub.bodies, len(stub.trials)) == ([], 2 if status in (400, 422) else 1)
+    assert (stub.bodies, len(stub.trials)) == ([], 2 if status in (400, 404, 422) else 1)
     assert read_journal(tmp_path / "journal.jsonl") == {}
 
 
