@@ -26,8 +26,8 @@ from pipeline.runtime.progress import Counters
 from schemas.base import UserError
 from schemas.config import RequestsConfig
 
-_REFUSALS = frozenset({*(f"http_{status}" for status in (400, 404, 405, 415, 422, 500, 501)), "garbled", "connection"})
-"""Reasons of servers that know no streams, or send them in a form of their own."""
+_REFUSALS = frozenset({*(f"http_{status}" for status in (400, 404, 405, 415, 422, 500, 501)), "garbled"})
+"""Reasons of servers that know no streams, or send them in a form of their own. A lost connection is of the moment."""
 _REASONING_TOKENS = 2048
 """Tokens for the reasoning of a judge that cannot be kept from it."""
 _SHORTEST_PAUSE = 0.1

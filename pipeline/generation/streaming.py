@@ -85,7 +85,7 @@ def has_begun(received: bytes) -> bool:
 
 def end_of_events(received: bytearray, start: int) -> int:
     """Return where the last whole event ends, from `start` on; `start` where none has ended."""
-    ends = (received.rfind(mark, start) + len(mark) for mark in _BLANK_LINES if received.rfind(mark, start) >= 0)
+    ends = (at + len(mark) for mark in _BLANK_LINES if (at := received.rfind(mark, start)) >= 0)
     return max(ends, default=start)
 
 
