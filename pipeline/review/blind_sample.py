@@ -159,7 +159,8 @@ def _read_kept(build: Build, places: Integers, is_before: bool) -> Iterator[Draw
                 stored=tuple(stored),
                 margins=tuple(row["direction_margin"]),
                 judge=row["judge"],
-                is_before=is_before,
+                # What no judge saw was not filtered.
+                is_before=is_before and bool(row["judge"]),
             )
 
 
@@ -213,8 +214,8 @@ def _sample_of(build: Build, settings: ReviewSettings, drawn: list[Drawn]) -> Sa
     pairs: dict[str, SheetPair] = {}
     key: dict[tuple[str, str], Question] = {}
     for pair in drawn:
-        # The id names neither the row nor the attempt, which would tell what verification refused.
-        name = _digest(build.manifest.fingerprint, pair.name)
+        # Of the texts alone: an id of the row or the attempt, even hashed, would tell what verification refused.
+        name = _digest(pair.prompt, *sorted((pair.chosen, pair.rejected)))
         replies = sorted((pair.chosen, pair.rejected), key=lambda text: _digest(settings.seed, name, text))
         questions: dict[str, int] = {}
         for d in np.flatnonzero(pair.asked).tolist():

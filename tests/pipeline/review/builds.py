@@ -24,8 +24,13 @@ def swapped(levels: Sequence[float | None]) -> list[Any]:
     return [None if level is None else -level for level in levels]
 
 
-def make_build(folder: Path, kept: int = 12, refused: int = 12, mode: str = "filter", swap: bool = False) -> Build:
-    """Write a build of pairs that were all asked for `ASKED`, and open it. `swap` swaps the roles of their replies."""
+def make_build(
+    folder: Path, kept: int = 12, refused: int = 12, mined: int = 0, mode: str = "filter", swap: bool = False
+) -> Build:
+    """Write a build of pairs that were all asked for `ASKED`, and open it. `swap` swaps the roles of their replies.
+
+    No judge saw the mined ones.
+    """
 
     def levels(of: Sequence[Any]) -> list[Any]:
         return swapped(of) if swap else [*of]
@@ -46,6 +51,11 @@ def make_build(folder: Path, kept: int = 12, refused: int = 12, mode: str = "fil
             judged = {} if mode == "off" else {"direction_margin": margins, "judge": "a judge"}
             rows[shard].append(row | judged)
         pool[shard].append(pooled(0, pair_id=name, asked_direction=levels(ASKED)))
+    for number in range(mined):
+        name = f"mined {number}"
+        chosen, other = replies(name)
+        rows["train-00000-of-00001"] += pair(name, levels(ASKED), chosen=chosen, rejected=other)
+        pool["train-00000-of-00001"].append(pooled(0, pair_id=name, asked_direction=[]))
     for number in range(refused):
         name = f"refused {number}"
         extra = {"prompt": f"The post of {name}.", "post_id": f"post of {name}", "cleaned": replies(name)}

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.review.blind_sample import draw_sample
+from pipeline.review.blind_sample import _digest, draw_sample
 from pipeline.review.review_page import render_sheet
 from schemas.base import UsageError
 from schemas.review import ReviewSettings
@@ -47,6 +47,16 @@ def test_nothing_in_the_page_names_a_row_or_an_attempt(tmp_path: Path) -> None:
     assert '"pair 3"' not in page
 
 
+def test_ids_cannot_be_resolved_by_who_knows_how_rows_are_named(tmp_path: Path) -> None:
+    build = make_build(tmp_path)
+    sample = sample_all(build)
+    names = {question.pair.name for question in sample.key.values()}
+
+    guesses = {_digest(build.manifest.fingerprint, name) for name in names} | {_digest(name) for name in names}
+
+    assert guesses.isdisjoint(pair.id for pair in sample.sheet.pairs)
+
+
 def test_a_sample_has_each_pair_once_and_no_mirror_image(tmp_path: Path) -> None:
     sample = draw_sample(make_build(tmp_path, mode="record"), ReviewSettings(pairs=100))
     assert sorted(pair.prompt for pair in sample.sheet.pairs) == sorted(f"The post of pair {k}." for k in range(12))
@@ -86,6 +96,13 @@ def test_attempts_that_no_judge_saw_are_not_drawn(tmp_path: Path) -> None:
     sample = sample_all(make_build(tmp_path))
     kinds = {question.pair.name.split()[0] for question in sample.key.values()}
     assert kinds == {"pair", "refused"}
+
+
+def test_pairs_that_no_judge_saw_are_not_from_before_filtering(tmp_path: Path) -> None:
+    sample = draw_sample(make_build(tmp_path, mined=12), HALF.model_copy(update={"pairs": 40}))
+    drawn = {question.pair.name: question.pair for question in sample.key.values()}.values()
+    assert {pair.is_before for pair in drawn if pair.name.startswith("mined")} == {False}
+    assert {pair.is_before for pair in drawn if pair.name.startswith("refused")} == {True}
 
 
 @pytest.mark.parametrize("mode", ["off", "record"])
