@@ -2,7 +2,8 @@
 
 Runs the stages of phase one in turn, so that the engine's time of each is known, on vLLM as a build would start it or
 on a server at an address. The journals then become a whole build in `OUT` by replay, for `everyuser report` and
-`everyuser review`. After a kill the same command resumes, and counts the rest alone.
+`everyuser review`. After a kill the same command resumes: what the journals have is not asked again, and the ratio is
+estimated from the rest.
 
 A prompt token is computed unless vLLM's prefix cache holds it, as its `/metrics` tell. Recovery before filtering is of
 all pairs that the judge answered about, those of rejected attempts included.
@@ -48,8 +49,12 @@ Shard = TypeVar("Shard", bound=ShardWithRequests)
 
 
 class Spent(NamedTuple):
-    """The cost of requests. `computed` is None where the server does not tell."""
+    """The cost of requests. `computed` is None where the server does not tell.
 
+    `needed` are the requests of the build, those that a journal had answered included.
+    """
+
+    needed: int = 0
     requests: int = 0
     seconds: float = 0.0
     prompt: int = 0
@@ -59,6 +64,7 @@ class Spent(NamedTuple):
     def plus(self, other: Spent) -> Spent:
         """Return the sums."""
         return Spent(
+            self.needed + other.needed,
             self.requests + other.requests,
             self.seconds + other.seconds,
             self.prompt + other.prompt,
@@ -71,7 +77,7 @@ class Spent(NamedTuple):
             "unknown" if self.computed is None else f"{self.computed:,} ({self.computed / max(1, self.prompt):.0%})"
         )
         return (
-            f"{self.requests:,} requests in {self.seconds:,.0f} s; prompt tokens sent {self.prompt:,}, computed "
+            f"{self.requests:,} of {self.needed:,} requests in {self.seconds:,.0f} s; prompt tokens sent {self.prompt:,}, computed "
             f"{computed}; reply tokens {self.completion:,}"
         )
 
@@ -145,10 +151,9 @@ class Costs:
         ]
         prompt, found = sum(reply.prompt_tokens for reply in replies), self._hits(role)
         computed = None if hits is None or found is None else prompt - int(found - hits)
-        spent = Spent(len(replies), seconds, prompt, computed, sum(reply.completion_tokens for reply in replies))
-        if replies:
-            print(f"{role}: {spent}", flush=True)
-            self.by_role[role] = self.by_role[role].plus(spent)
+        spent = Spent(sum(map(len, results)), len(replies), seconds, prompt, computed, sum(reply.completion_tokens for reply in replies))
+        print(f"{role}: {spent}", flush=True)
+        self.by_role[role] = self.by_role[role].plus(spent)
         return [shard.with_outcomes(result) for shard, result in zip(shards, results, strict=True)]
 
     def _hits(self, role: Role) -> float | None:
@@ -158,10 +163,13 @@ class Costs:
 
 
 def cost_lines(costs: dict[Role, Spent]) -> list[str]:
-    """Return the cost of each role, and that of verification over that of generation."""
-    if not costs.keys() >= {_GENERATION, _VERIFICATION}:
-        return ["", "the journals had all answers, so nothing was measured"]
-    ratio = costs[_VERIFICATION].seconds / costs[_GENERATION].seconds
+    """Return the cost of each role, and that of verification over that of generation, both as if asked anew."""
+    if any(not spent.requests for spent in costs.values()):
+        return ["", "the journals had all answers of a stage, so nothing was measured"]
+    generation, verification = (
+        costs[role].seconds / costs[role].requests * costs[role].needed for role in (_GENERATION, _VERIFICATION)
+    )
+    ratio = verification / generation
     return [
         "",
         *(f"{role}, all attempts: {spent}" for role, spent in costs.items()),
