@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -37,8 +38,10 @@ def serving(model: str, log: Path, engine: VllmEngine) -> Iterator[str]:
         server = subprocess.Popen(
             command, stdout=file, stderr=file, env={**os.environ, **spec.environment}, start_new_session=True
         )
+    # Ends the server as Ctrl-C does.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
-        _wait(f"http://127.0.0.1:{port}/health", server)
+        _wait(f"http://127.0.0.1:{port}/health", server, log)
         yield f"http://127.0.0.1:{port}/v1"
     finally:
         with contextlib.suppress(ProcessLookupError):
@@ -57,7 +60,7 @@ def read_metrics(url: str) -> dict[str, float]:
     return {match.group(1): float(match.group(2)) for match in found if match}
 
 
-def _wait(url: str, server: subprocess.Popen[bytes]) -> None:
+def _wait(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
     until = time.monotonic() + _START_SECONDS
     while time.monotonic() < until and server.poll() is None:
         try:
@@ -65,4 +68,4 @@ def _wait(url: str, server: subprocess.Popen[bytes]) -> None:
             return
         except (urllib.error.URLError, OSError):
             time.sleep(0.5)
-    sys.exit("the server did not start")
+    sys.exit(f"the server did not start; see {log}")
