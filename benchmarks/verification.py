@@ -77,8 +77,8 @@ class Spent(NamedTuple):
             "unknown" if self.computed is None else f"{self.computed:,} ({self.computed / max(1, self.prompt):.0%})"
         )
         return (
-            f"{self.requests:,} of {self.needed:,} requests in {self.seconds:,.0f} s; prompt tokens sent {self.prompt:,}, computed "
-            f"{computed}; reply tokens {self.completion:,}"
+            f"{self.requests:,} of {self.needed:,} requests in {self.seconds:,.0f} s; prompt tokens sent "
+            f"{self.prompt:,}, computed {computed}; reply tokens {self.completion:,}"
         )
 
 
@@ -151,7 +151,8 @@ class Costs:
         ]
         prompt, found = sum(reply.prompt_tokens for reply in replies), self._hits(role)
         computed = None if hits is None or found is None else prompt - int(found - hits)
-        spent = Spent(sum(map(len, results)), len(replies), seconds, prompt, computed, sum(reply.completion_tokens for reply in replies))
+        written = sum(reply.completion_tokens for reply in replies)
+        spent = Spent(sum(map(len, results)), len(replies), seconds, prompt, computed, written)
         print(f"{role}: {spent}", flush=True)
         self.by_role[role] = self.by_role[role].plus(spent)
         return [shard.with_outcomes(result) for shard, result in zip(shards, results, strict=True)]
