@@ -153,7 +153,8 @@ class Costs:
         computed = None if hits is None or found is None else prompt - int(found - hits)
         written = sum(reply.completion_tokens for reply in replies)
         spent = Spent(sum(map(len, results)), len(replies), seconds, prompt, computed, written)
-        print(f"{role}: {spent}", flush=True)
+        if replies:
+            print(f"{role}: {spent}", flush=True)
         self.by_role[role] = self.by_role[role].plus(spent)
         return [shard.with_outcomes(result) for shard, result in zip(shards, results, strict=True)]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import NamedTuple
 
 from pipeline.report.source import Build
 from pipeline.review import statistics
@@ -32,27 +33,21 @@ class Label:
     level: int
 
 
+class Joined(NamedTuple):
+    """The answers of a file with their questions, and the sample that they are of."""
+
+    sample: Sample
+    labels: list[Label]
+
+
 def score(build: Build, files: Mapping[str, Labels]) -> ReviewScore:
     """Return the score of the labels in files. Each reviewer may have had another sample of the build.
 
     Raises:
         UsageError: Labels belong to another build or another page, or no question is answered.
     """
-
-    @cache
-    def sample_of(settings: ReviewSettings) -> Sample:
-        return draw_sample(build, settings)
-
-    labels: list[Label] = []
-    reviewers = []
-    for origin, given in files.items():
-        _require_build(build, origin, given)
-        sample = sample_of(given.settings)
-        found = [*_join(sample, origin, given)]
-        reviewers.append(_reviewer(given.reviewer, found, len(sample.key)))
-        labels += found
-    if not labels:
-        raise UsageError(f"{', '.join(files)}: no question is answered")
+    joined = join_labels(build, files)
+    labels = [label for found in joined.values() for label in found.labels]
     before = [label for label in labels if label.question.pair.is_before]
     kept = [label for label in labels if label.question.stored]
     dropped = [label for label in labels if not label.question.stored]
@@ -62,7 +57,9 @@ def score(build: Build, files: Mapping[str, Labels]) -> ReviewScore:
         name=build.manifest.name,
         fingerprint=build.manifest.fingerprint,
         judge=next((label.question.pair.judge for label in judged if label.question.pair.judge), ""),
-        reviewers=tuple(reviewers),
+        reviewers=tuple(
+            _reviewer(files[origin].reviewer, found.labels, len(found.sample.key)) for origin, found in joined.items()
+        ),
         before=_agreement(before, lambda question: question.asked),
         after=_agreement(kept, lambda question: question.stored),
         dropped=_agreement(dropped, lambda question: question.asked),
@@ -71,6 +68,23 @@ def score(build: Build, files: Mapping[str, Labels]) -> ReviewScore:
         dimensions=_by_dimension(build, labels),
         disagreements=tuple(_disagreement(build, label) for label in labels if label.level == -label.question.asked),
     )
+
+
+def join_labels(build: Build, files: Mapping[str, Labels]) -> dict[str, Joined]:
+    """Return the answers of each file. Raise `UsageError` as `score` does."""
+
+    @cache
+    def sample_of(settings: ReviewSettings) -> Sample:
+        return draw_sample(build, settings)
+
+    joined = {}
+    for origin, given in files.items():
+        _require_build(build, origin, given)
+        sample = sample_of(given.settings)
+        joined[origin] = Joined(sample, [*_join(sample, origin, given)])
+    if not any(found.labels for found in joined.values()):
+        raise UsageError(f"{', '.join(files)}: no question is answered")
+    return joined
 
 
 def _require_build(build: Build, origin: str, labels: Labels) -> None:

@@ -33,8 +33,8 @@ def test_the_figures_are_those_of_the_build_that_the_journals_make(
     (openness,) = (line.split("|") for line in said.splitlines() if line.startswith("| openness |"))
     assert openness[2].split()[0] == openness[4].split()[0] == "0"
     assert f"| all | {counts.verification.recovered} of {counts.verification.asked} " in said
-    assert "generation, all attempts: 40 requests in" in said
-    assert f"verification, all attempts: {asked - 40} requests in" in said
+    assert "generation, all attempts: 40 of 40 requests in" in said
+    assert f"verification, all attempts: {asked - 40} of {asked - 40} requests in" in said
     assert said.count("computed unknown") == 4
 
 
