@@ -88,7 +88,7 @@ _STEPS: dict[str, Sequence[Callable[..., Any]]] = {
     "ask the judge": [ask_judge],
     "verify": [judge_claims, pairs.settle_pairs],
     "store pairs": [pairs.store_pairs],
-    "losses": [finish.count_rows, finish.check_limits],
+    "losses": [finish.count_rows, finish.check_losses],
     "shared replies": [leaks.find_shared_replies],
     "assemble": [examples.assemble],
     "portraits": [portraits.write_portraits],

@@ -15,7 +15,8 @@ import apache_beam as beam
 
 from pipeline import dag
 from pipeline.driver.diagnosis import Diagnosis
-from pipeline.driver.finish import complete_manifest, count_rows, is_complete
+from pipeline.driver.finish import complete_manifest, count_rows, has_all_shards, judge_again
+from pipeline.driver.gates import check_gates
 from pipeline.driver.plumbing import close_pool
 from pipeline.driver.prepare import Prepared, check_output, find_intact_manifest, prepare, reset_folder, with_threads
 from pipeline.driver.resume import Work, can_finish, count_open, find_work
@@ -90,7 +91,8 @@ def build(
 
     Args:
         config: What to build. With `publish` in it, the finished build is published too.
-        output: The build's folder. A finished build of the same configuration is returned unchanged.
+        output: The build's folder. A finished build of the same configuration is returned; other `limits` judge it
+            again.
         beam_args: Options for Beam, as on its command line.
         observer: Receives the progress.
         publish_observer: Receives the progress of publishing.
@@ -101,20 +103,22 @@ def build(
 
     Raises:
         UsageError: Something is wrong before any work: a key, a file, a folder.
-        UserError: The run failed; the message says how to continue.
+        UserError: The run failed, or the build misses a gate of its limits; the message says how to continue.
         KeyboardInterrupt: Ctrl-C.
     """
     runner = Runner(config, output, beam_args)
     observer = observer or Observer()
     with waiting_for_stores(config.requests.outage_seconds, observer.notice), _locked(output, config, runner):
         prepared = prepare(config, output)
-        plan, manifest = prepared.plan, prepared.manifest
+        plan = prepared.plan
+        manifest = judge_again(plan, prepared.manifest)
         if retry_lost:
             manifest = _reopen(plan, manifest, observer)
-        if not is_complete(output, manifest):
+        if not has_all_shards(output, manifest):
             if config.publish is not None:
                 check_access(config.publish)
             manifest = _build(runner.adapted(plan), prepared._replace(manifest=manifest), runner, observer, retry_lost)
+        check_gates(output, manifest)
         if config.publish is not None:
             publish(output, config.publish, upload_all=partial(_upload, runner), observer=publish_observer)
         return manifest
@@ -141,9 +145,11 @@ def submit(config: BuildConfig, output: AnyPath, beam_args: Sequence[str] = (), 
         raise UsageError("publish: a detached job cannot publish; run `everyuser publish` when it is done")
     with waiting_for_stores(config.requests.outage_seconds, Observer().notice), _locked(output, config, runner):
         plan, manifest, *_ = prepare(config, output)
+        manifest = judge_again(plan, manifest)
         if retry_lost:
             manifest = _reopen(plan, manifest, Observer())
-        if is_complete(output, manifest):
+        if has_all_shards(output, manifest):
+            check_gates(output, manifest)
             return Submission(None, is_new=False)
         if config.mining is not None:
             index = read_index(plan)
@@ -165,7 +171,7 @@ def _locked(output: AnyPath, config: BuildConfig, runner: Runner) -> Iterator[No
     servers = managed_servers(config) if runner.is_local else ()
     if servers:
         found = find_intact_manifest(output)
-        if found is None or found.status != "complete":
+        if found is None or not found.is_built:
             for role, engine, model in servers:
                 with naming_keys(role, config):
                     require_vllm(engine)
@@ -181,7 +187,7 @@ def _reopen(plan: BuildPlan, manifest: Manifest, observer: Observer) -> Manifest
     """
     if isinstance(plan.config.engine, ReplayEngine):
         raise UsageError("--retry-lost: engine replay has no model to ask again; configure the engine of the build")
-    if not is_complete(plan.output, manifest):
+    if not has_all_shards(plan.output, manifest):
         return manifest
     index = read_index(plan) if plan.config.mining else None
     if count_open(with_threads(plan, index) if index else plan) == 0:

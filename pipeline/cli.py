@@ -183,8 +183,7 @@ def check(
             say(err, problem)
         if found.problems:
             raise UserError(f"{folder}: {len(found.problems)} of {found.checks} checks failed")
-        state = "finished" if found.is_finished else "not finished"
-        say(out, f"{folder}: {found.checks} checks, all as built; the build is {state}")
+        say(out, f"{folder}: {found.checks} checks, all as built; the build is {found.state}")
 
 
 @app.command()
@@ -309,18 +308,18 @@ def review(
     """
     with _reported(debug):
         from pipeline.console.review_display import show_score
-        from pipeline.io.storage import parse, write_text
+        from pipeline.io.storage import parse
         from pipeline.report.source import open_build
         from pipeline.review.blind_sample import draw_sample
-        from pipeline.review.labels import read_all_labels
-        from pipeline.review.review_page import render_sheet
+        from pipeline.review.labels import read_labels
+        from pipeline.review.review_page import write_sheet
         from pipeline.review.score import score
 
         if not labels and (more or as_json):
             raise UsageError(f"{more[0] if more else '--json'} needs --score; name the files of labels after it")
         opened = open_build(parse(folder))
         if labels:
-            found = score(opened, read_all_labels([*labels, *(more or ())]))
+            found = score(opened, {str(path): read_labels(path) for path in [*labels, *(more or ())]})
             if as_json:
                 say(out, json.dumps(found.model_dump(mode="json"), indent=1))
             else:
@@ -329,7 +328,7 @@ def review(
         settings = validate(ReviewSettings, {"pairs": pairs, "seed": seed, "before": before}, "everyuser review")
         sheet = draw_sample(opened, settings).sheet
         path = parse(output) if output else opened.folder / "review.html"
-        write_text(path, render_sheet(sheet))
+        write_sheet(sheet, path)
         questions = sum(len(pair.questions) for pair in sheet.pairs)
         say(out, f"in    {path}: {len(sheet.pairs)} pairs, {questions} questions")
         say(out, f"next  open it in a browser, export the labels, and run: everyuser review {folder} --score LABELS")

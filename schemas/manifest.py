@@ -38,6 +38,10 @@ class VerificationCounts(Record):
     """Dimensions outside the direction that the judge was asked about."""
     drifted: int = 0
     """Of these, whose margin is above `VerificationConfig.drift_margin` in either direction."""
+    quality_pairs: int = 0
+    """Pairs of which the judge told the quality of both replies."""
+    quality_gaps: int = 0
+    """Sum of the absolute differences of these qualities, in steps of 0.0001."""
     pairs_accepted: int = 0
     kept: int = 0
     """Dimensions that accepted pairs keep."""
@@ -111,7 +115,8 @@ class Manifest(Record):
     """`manifest.json`. A build is finished when `status` is "complete"."""
 
     schema_version: str
-    status: Literal["incomplete", "complete"]
+    status: Literal["incomplete", "missed_gate", "complete"]
+    """`missed_gate`: all rows are there, and what the judge found in them misses a limit."""
     name: str
     fingerprint: str
     parts: dict[str, Any]
@@ -125,6 +130,11 @@ class Manifest(Record):
     files: tuple[FileEntry, ...] = ()
     inputs: dict[str, str] = Field(default_factory=dict)
     """Identities of the stored space and posts by path, mostly SHA-256."""
+
+    @property
+    def is_built(self) -> bool:
+        """Return whether all rows were built, also if they miss a gate."""
+        return self.status != "incomplete"
 
     @property
     def files_digest(self) -> str:

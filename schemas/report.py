@@ -195,6 +195,8 @@ class PoleRecovery(Record):
     """Recovery of a pole that the replies were asked to show. `kept` counts those that accepted pairs keep."""
 
     recovery: Estimate
+    margin: Estimate
+    """Mean margin towards this pole. Recovery counts signs, so that differences of next to nothing look like some."""
     kept: Count
 
 

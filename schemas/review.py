@@ -82,13 +82,19 @@ class ReviewPage(Record):
 
 
 class Labels(Record):
-    """The answers of one reviewer, by pair and dimension, as the page exports them."""
+    """The answers of one reviewer, by pair and dimension, as the page exports them.
+
+    A reviewer is known by the name, whatever its case. Of two answers of a reviewer to the same question, that of the
+    later export counts.
+    """
 
     review_version: Literal[1]
     fingerprint: Name
     digest: Name
     settings: ReviewSettings
-    reviewer: Name
+    reviewer: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=100)]
+    exported: Annotated[int, Field(ge=0, lt=1 << 53)]
+    """Milliseconds since 1970, by the reviewer's clock."""
     answers: Annotated[dict[Name, dict[Name, Answer]], Field(max_length=5_000)]
 
 
@@ -122,7 +128,9 @@ class ReviewerScore(Record):
     """One reviewer. `share` is the agreement with what was asked, of the answers that name a reply."""
 
     reviewer: str
+    files: int
     questions: int
+    """Questions of the pages in these files."""
     answers: int
     cannot_tell: int
     share: float | None

@@ -17,6 +17,8 @@ _DIMENSIONS, _DISAGREEMENTS, _CHARACTERS = 10, 5, 300
 def show_score(score: ReviewScore, console: Console) -> None:
     """Print a score: agreements, reviewers, the worst dimensions, and disagreements to look at."""
     print_table(console, _agreements(score))
+    files, people = sum(reviewer.files for reviewer in score.reviewers), len(score.reviewers)
+    say(console, f"{_many(files, 'file')} of labels by {_many(people, 'reviewer')}")
     for reviewer in score.reviewers:
         share = "" if reviewer.share is None else f", {reviewer.share:.0%} as asked"
         answers = f"{reviewer.answers} of {reviewer.questions} answers, {reviewer.cannot_tell} cannot tell"
@@ -56,6 +58,10 @@ def _agreements(score: ReviewScore) -> Table:
             shares = [_interval(found.share, 0), _interval(found.kappa, 2), _interval(found.decided_kappa, 2)]
             table.add_row(Text(safe(name)), *counts, *shares)
     return table
+
+
+def _many(number: int, name: str) -> str:
+    return f"{number} {name}" if number == 1 else f"{number} {name}s"
 
 
 def _interval(estimate: Estimate | None, places: int) -> str:

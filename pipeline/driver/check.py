@@ -23,6 +23,12 @@ from schemas.base import UsageError, UserError
 from schemas.config import BuildConfig
 from schemas.manifest import FileEntry, Manifest
 
+_STATES = {
+    "incomplete": "not finished",
+    "missed_gate": "not finished, as it misses a gate of its limits",
+    "complete": "finished",
+}
+
 
 class CheckResult(NamedTuple):
     """Result of a check."""
@@ -30,7 +36,8 @@ class CheckResult(NamedTuple):
     checks: int
     problems: tuple[str, ...]
     """One line each, with the file and what to do."""
-    is_finished: bool
+    state: str
+    """Whether the build is finished."""
 
 
 def check_build(folder: AnyPath) -> CheckResult:
@@ -43,7 +50,7 @@ def check_build(folder: AnyPath) -> CheckResult:
     checks = [*_checks(plan, manifest)]
     # Several checks may report the same missing file.
     problems = dict.fromkeys(problem for problem in storage.map_files(folder, _problem_in, checks) if problem)
-    return CheckResult(len(checks), tuple(problems), manifest.status == "complete")
+    return CheckResult(len(checks), tuple(problems), _STATES[manifest.status])
 
 
 def plan_of(folder: AnyPath, manifest: Manifest) -> BuildPlan:
@@ -88,18 +95,18 @@ def hash_mismatch(path: AnyPath) -> UsageError:
 
 def _checks(plan: BuildPlan, manifest: Manifest) -> Iterator[Callable[[], object]]:
     folder, parts = plan.output, manifest.parts
-    is_finished = manifest.status == "complete"
-    # A finished build is not built again for files that its rows do not need.
-    beside = _check_derived if is_finished else _check_required
+    is_built = manifest.is_built
+    # A whole build is not built again for files that its rows do not need.
+    beside = _check_derived if is_built else _check_required
     yield partial(inputs.read_space, folder, parts["space"])
     yield partial(inputs.read_templates, folder, parts["templates"])
     if plan.config.sampled_pairs:
         yield partial(inputs.check_seeds, folder, plan.fingerprint, manifest.inputs)
-    if plan.config.mining and (is_finished or plan.threads):
+    if plan.config.mining and (is_built or plan.threads):
         yield partial(beside, folder / "threads", partial(check_threads, plan))
     for entry in manifest.files:
         yield partial(check_entry, folder, entry, plan.fingerprint)
-    if is_finished:
+    if is_built:
         yield partial(_require, folder / CARD, "`everyuser report` writes it again")
         yield partial(beside, folder / "pool", partial(read_pool_state, plan))
         for spec in plan.shards():

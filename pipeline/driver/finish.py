@@ -1,4 +1,4 @@
-"""End of a build: count the funnel, list the files, write the card, and mark the manifest complete."""
+"""End of a build: count the funnel, list the files, write the card, and judge by the limits what was built."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pipeline.card.render import write_card
-from pipeline.driver.gates import missed_gates
+from pipeline.driver.gates import check_gates, gates_missed_by
 from pipeline.driver.losses import losses_message, remedy_for, summarise_rejections
 from pipeline.io import storage
 from pipeline.io.manifests import find_manifest, write_manifest
@@ -78,21 +78,16 @@ def read_footers(plan: BuildPlan, folder: str, shards: Sequence[ShardSpec]) -> l
 def check_losses(plan: BuildPlan, counts: Counts) -> None:
     """Raise `UserError` where more pairs were lost than `limits.max_lost_share` allows, or no example is left."""
     limit = plan.config.limits.max_lost_share
-    if counts.pairs_lost > limit * counts.pairs_asked:
+    if is_beyond(counts, limit):
         raise UserError(losses_message(plan.output, counts, limit))
     if counts.pairs_accepted == 0 or (counts.examples == 0 and counts.pairs_lost == counts.pairs_asked):
         why = summarise_rejections(plan.output, counts.rejected)
         raise UserError(f"no example is left of {counts.pairs_asked} pairs: {why}; {remedy_for(counts.rejected)}")
 
 
-def check_limits(plan: BuildPlan, counts: Counts) -> None:
-    """Raise `UserError` as `check_losses` does, or where a gate is missed: then all rows are there to look at."""
-    check_losses(plan, counts)
-    missed = missed_gates(counts.verification, plan.config.limits)
-    if missed:
-        raise UserError(
-            f"{'; '.join(missed)}; or change the limit, and the same command finishes this build from what is stored"
-        )
+def is_beyond(counts: Counts, max_lost_share: float) -> bool:
+    """Return whether more pairs were lost than the limit allows."""
+    return counts.pairs_lost > max_lost_share * counts.pairs_asked
 
 
 def file_entries(plan: BuildPlan) -> tuple[FileEntry, ...]:
@@ -115,13 +110,13 @@ def file_entries(plan: BuildPlan) -> tuple[FileEntry, ...]:
     return tuple(entries)
 
 
-def is_complete(output: AnyPath, manifest: Manifest) -> bool:
-    """Return whether a build is finished and all its shards exist.
+def has_all_shards(output: AnyPath, manifest: Manifest) -> bool:
+    """Return whether a build was built to the end and all its shards exist.
 
     This quick check reads sizes and footers only; `everyuser check` reads every byte. Raises `UserError` for a shard
     that is damaged or belongs to another build.
     """
-    if manifest.status != "complete":
+    if not manifest.is_built:
         return False
     files = [entry.path.removeprefix("data/") for entry in manifest.files]
     if not all(read_metas(output / "data", files, manifest.fingerprint)):
@@ -140,19 +135,41 @@ def is_complete(output: AnyPath, manifest: Manifest) -> bool:
 
 
 def complete_manifest(plan: BuildPlan, manifest: Manifest) -> Manifest:
-    """Write the card of a build whose shards all exist, and return its complete manifest."""
+    """Write the card of a build whose shards all exist, and return its manifest, which says if a gate is missed."""
     counts = count_rows(plan)
-    check_limits(plan, counts)
+    check_losses(plan, counts)
     update = {
-        "status": "complete",
         "name": plan.config.name,
         "config": plan.config.model_dump(mode="json"),
         "counts": counts,
         "files": file_entries(plan),
     }
-    finished = manifest.model_copy(update=update)
+    finished = _judged(manifest.model_copy(update=update))
     write_card(plan.output, finished)
     return finished
+
+
+def judge_again(plan: BuildPlan, manifest: Manifest) -> Manifest:
+    """Return the manifest of a build judged by the limits of this run, and store them if they differ.
+
+    A build that lost more pairs than they allow is open again, and a run asks for these pairs as if it had stopped.
+    """
+    if not manifest.is_built:
+        return manifest
+    limits = plan.config.limits
+    judged = _judged(
+        manifest.model_copy(update={"config": manifest.config | {"limits": limits.model_dump(mode="json")}})
+    )
+    if is_beyond(judged.counts, limits.max_lost_share):
+        judged = judged.model_copy(update={"status": "incomplete", "files": ()})
+    if judged != manifest:
+        write_manifest(plan.output, judged)
+    return judged
+
+
+def _judged(manifest: Manifest) -> Manifest:
+    """Return the manifest of a build with all rows, with the status that its limits give it."""
+    return manifest.model_copy(update={"status": "missed_gate" if gates_missed_by(manifest) else "complete"})
 
 
 def finish_build(plan: BuildPlan) -> None:
@@ -160,5 +177,7 @@ def finish_build(plan: BuildPlan) -> None:
     manifest = find_manifest(plan.output)
     if manifest is None or manifest.fingerprint != plan.fingerprint:
         raise UserError(f"{plan.output} has lost its manifest; run the same command again")
-    write_manifest(plan.output, complete_manifest(plan, manifest))
+    manifest = complete_manifest(plan, manifest)
+    write_manifest(plan.output, manifest)
     progress.delete_counts(plan.output)
+    check_gates(plan.output, manifest)

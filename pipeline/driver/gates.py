@@ -2,17 +2,39 @@
 
 from __future__ import annotations
 
+from pipeline.io.manifests import MANIFEST
+from pipeline.io.storage import AnyPath
+from schemas.base import UserError
 from schemas.config import LimitsConfig
-from schemas.manifest import VerificationCounts
+from schemas.loader import validate
+from schemas.manifest import Manifest, VerificationCounts
 
 _ROUNDING = 1e-6
-"""Dimensions, far below one: 0.56 of 25 is 14.000000000000002."""
+"""Of a count, far below one: 0.56 of 25 is 14.000000000000002."""
+_STEPS = 10_000
+"""Steps of a quality of 1 in `VerificationCounts.quality_gaps`."""
+
+
+def check_gates(output: AnyPath, manifest: Manifest) -> None:
+    """Raise `UserError` where a build misses a gate of its limits: then all rows are there to look at."""
+    missed = gates_missed_by(manifest)
+    if missed:
+        raise UserError(
+            f"{'; '.join(missed)}; all rows are stored: `everyuser report {output}` shows more; or change the limit, "
+            "and the same command judges them again"
+        )
+
+
+def gates_missed_by(manifest: Manifest) -> list[str]:
+    """Return a sentence for each gate that a build misses, by the counts and limits in its manifest."""
+    limits = validate(LimitsConfig, manifest.config["limits"], MANIFEST)
+    return missed_gates(manifest.counts.verification, limits)
 
 
 def missed_gates(counts: VerificationCounts, limits: LimitsConfig) -> list[str]:
-    """Return a sentence for each gate that a build misses: by how much, and what to do."""
+    """Return a sentence for each gate that the counts miss: by how much, and what to do."""
     missed = []
-    least, most = limits.min_recovery, limits.max_drift
+    least, most, widest = limits.min_recovery, limits.max_drift, limits.max_quality_gap
     if least is not None and counts.recovered < least * counts.asked - _ROUNDING:
         missed.append(
             f"the judge found {_part(counts.recovered, counts.asked)} asked dimensions in the replies, "
@@ -24,6 +46,13 @@ def missed_gates(counts: VerificationCounts, limits: LimitsConfig) -> list[str]:
             f"replies differ in {_part(counts.drifted, counts.drift_asked)} dimensions that nobody asked for, "
             f"{_distance(counts.drifted, counts.drift_asked, most)} above limits.max_drift = {most:g}; use a stronger "
             "generation.model, or templates that ask for nothing else"
+        )
+    if widest is not None and counts.quality_gaps > _STEPS * widest * counts.quality_pairs + _ROUNDING:
+        mean = counts.quality_gaps / counts.quality_pairs / _STEPS
+        missed.append(
+            f"the replies of {counts.quality_pairs} pairs differ in quality by {mean:.3f} on average, "
+            f"{mean - widest:.3f} above limits.max_quality_gap = {widest:g}; use a stronger generation.model, or a "
+            "reply template that asks the same care of both replies"
         )
     return missed
 

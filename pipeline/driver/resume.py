@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from pipeline.assembly.leaks import PoolState, read_pool_state
-from pipeline.driver.finish import check_limits, count_rows, read_footers
+from pipeline.driver.finish import check_losses, count_rows, read_footers
 from pipeline.io.shards import read_meta
 from pipeline.plan import BuildPlan, ShardSpec
 from pipeline.runtime import timing
@@ -54,7 +54,7 @@ def count_open(plan: BuildPlan) -> int:
 
 
 def can_finish(plan: BuildPlan) -> bool:
-    """Return whether only the end is missing: all shards exist, belong together, and are within the limits."""
+    """Return whether only the end is missing: all shards exist, belong together, and not too many pairs are lost."""
     plan, shards = dataclasses.replace(plan, reopens_shards=False), plan.shards()
     for folder, beside in (("pool", "rejected/pairs"), ("data", "rejected/examples")):
         metas = read_footers(plan, folder, shards)
@@ -69,7 +69,7 @@ def can_finish(plan: BuildPlan) -> bool:
             if _common_meta(meta) != _common_meta(other) or not _is_done(meta, plan, state):
                 return False
     try:
-        check_limits(plan, count_rows(plan))
+        check_losses(plan, count_rows(plan))
     except UserError:
         return False
     return True

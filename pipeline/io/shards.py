@@ -24,6 +24,15 @@ from pipeline.io.storage import AnyPath
 from schemas.arrow import hf_metadata
 from schemas.base import UserError
 
+
+class DamagedShardError(UserError):
+    """A file that is not the shard that was written. The message advises a build, which can write it again."""
+
+    def __init__(self, path: AnyPath, what: str) -> None:
+        self.fact = f"{path} {what}"
+        super().__init__(f"{self.fact}; delete it and run again")
+
+
 _META = "everyuser"
 _META_HASH = "everyuser.hash"
 
@@ -129,7 +138,7 @@ def shard_errors(path: AnyPath) -> Iterator[None]:
 
 
 def _damaged(path: AnyPath, error: Exception) -> UserError:
-    return UserError(f"{path} is damaged ({error_text(error)}); delete it and run again")
+    return DamagedShardError(path, f"is damaged ({error_text(error)})")
 
 
 def read_shard(path: AnyPath, columns: list[str] | None = None, fingerprint: str | None = None) -> pa.Table:
@@ -172,10 +181,10 @@ def _meta_of(metadata: pq.FileMetaData, path: AnyPath, fingerprint: str | None) 
         raise UserError(f"{path} was not written by everyuser; choose another output folder, or remove it")
     digest = _hash(text.decode(errors="replace"), metadata.schema.to_arrow_schema(), metadata.num_rows)
     if entries.get(_META_HASH.encode()) != digest.encode():
-        raise UserError(f"{path} is damaged (its footer has changed); delete it and run again")
+        raise DamagedShardError(path, "is damaged (its footer has changed)")
     meta: dict[str, Any] = json.loads(text)
     if meta["file"] != _name(path):
-        raise UserError(f"{path} is another shard, {meta['file']}; delete it and run again")
+        raise DamagedShardError(path, f"is another shard, {meta['file']}")
     if fingerprint is not None and meta["fingerprint"] != fingerprint:
         raise UserError(f"{path} belongs to another build; delete it and run `everyuser build` again")
     return meta

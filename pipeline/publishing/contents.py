@@ -11,8 +11,8 @@ from pydantic import ValidationError
 
 from pipeline.card.render import UNKNOWN_FOLDER, render_card
 from pipeline.driver.check import check_entry, plan_of
-from pipeline.driver.finish import count_rows, is_complete
-from pipeline.driver.gates import missed_gates
+from pipeline.driver.finish import count_rows, has_all_shards, is_beyond
+from pipeline.driver.gates import gates_missed_by
 from pipeline.io import storage
 from pipeline.io.manifests import CARD, MANIFEST, load_manifest, manifest_text
 from pipeline.io.shards import read_meta
@@ -61,8 +61,8 @@ def read_contents(folder: AnyPath, repo_id: str, force: bool) -> Contents:
     Args:
         folder: The build's output folder.
         repo_id: The dataset repository; the card names it.
-        force: Publish an unfinished build, or one beyond its limits. Card and manifest then describe the finished
-            shards only, and the manifest stays "incomplete".
+        force: Publish an unfinished build, or one beyond its limits. Card and manifest of an unfinished one then
+            describe the finished shards only, and the manifest stays "incomplete".
 
     Raises:
         UsageError: A file differs from the manifest in hash, rows, schema or fingerprint. Without `force` also where
@@ -70,7 +70,7 @@ def read_contents(folder: AnyPath, repo_id: str, force: bool) -> Contents:
     """
     built = load_manifest(folder)
     try:
-        manifest = built if is_complete(folder, built) else _partial_manifest(folder, built)
+        manifest = built if has_all_shards(folder, built) else _partial_manifest(folder, built)
     except UserError as error:
         raise UsageError(str(error)) from None
     strangers = set(_shards(folder)) - {entry.path for entry in manifest.files}
@@ -123,12 +123,12 @@ def _entry(folder: AnyPath, path: str) -> FileEntry:
 
 def _check_limits(folder: AnyPath, manifest: Manifest) -> None:
     counts, limits = manifest.counts, validate(LimitsConfig, manifest.config["limits"], MANIFEST)
-    if counts.pairs_lost > limits.max_lost_share * counts.pairs_asked:
+    if is_beyond(counts, limits.max_lost_share):
         raise UsageError(
             f"{folder}: {counts.pairs_lost} of {counts.pairs_asked} pairs were lost, more than limits.max_lost_share = "
             f"{limits.max_lost_share:g}; rejected/ holds each with its reason; --force publishes the rest"
         )
-    missed = missed_gates(counts.verification, limits)
+    missed = gates_missed_by(manifest)
     if missed:
         raise UsageError(f"{folder}: {'; '.join(missed)}; --force publishes it all the same")
 

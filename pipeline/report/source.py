@@ -1,8 +1,9 @@
-"""A finished build as a source of rows: checked first, then read one row group at a time."""
+"""A build as a source of rows, which are all there: checked first, then read one row group at a time."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +15,7 @@ import pyarrow.parquet as pq
 
 from pipeline.io import storage
 from pipeline.io.manifests import MANIFEST, load_manifest
-from pipeline.io.shards import read_shard
+from pipeline.io.shards import DamagedShardError, read_shard
 from pipeline.io.storage import AnyPath
 from pipeline.plan import SPLITS
 from pipeline.reading.text import hash_texts
@@ -30,7 +31,7 @@ from schemas.manifest import Manifest
 
 @dataclass(frozen=True)
 class Build:
-    """A finished build. Its shards are numbered in the manifest's order, which is by split."""
+    """A build with all its rows, which may miss a gate. Its shards are in the manifest's order, which is by split."""
 
     folder: AnyPath
     manifest: Manifest
@@ -69,7 +70,7 @@ class Build:
 def open_build(folder: AnyPath) -> Build:
     """Open the build in `folder`. Raise `UsageError` where it is missing, unfinished, empty or lacks a shard."""
     manifest = load_manifest(folder)
-    if manifest.status != "complete":
+    if not manifest.is_built:
         raise UsageError(f"{folder} holds an unfinished build; run `everyuser build` again first")
     if not any(entry.rows for entry in manifest.files):
         raise UsageError(f"{folder} holds a build without examples; rejected/ has the reasons")
@@ -248,7 +249,17 @@ def _read_groups(build: Build, shard: int, path: Path) -> Iterator[Batch]:
 
 def read_columns(path: AnyPath, columns: list[str]) -> pa.Table | None:
     """Return columns of a file of the pool or the rejections, which may be missing; then None."""
+    with reading_stored():
+        try:
+            return read_shard(path, columns)
+        except FileNotFoundError:
+            return None
+
+
+@contextmanager
+def reading_stored() -> Iterator[None]:
+    """Replace the advice of an error about a damaged file: no command writes the files of a finished build again."""
     try:
-        return read_shard(path, columns)
-    except FileNotFoundError:
-        return None
+        yield
+    except DamagedShardError as error:
+        raise UsageError(f"{error.fact}; restore it from a copy; `everyuser check` names all such files") from None

@@ -45,6 +45,8 @@ class VerificationTally:
         size = len(space)
         # Asked and recovered; by group, pole and dimension.
         self._found: Integers = np.zeros((2, GROUPS, 2, size), dtype=np.int64)
+        # Sums of the margin towards the asked pole, in the same order.
+        self._sums: Integers = np.zeros((GROUPS, 2, size), dtype=np.int64)
         self._kept: Integers = np.zeros((2, size), dtype=np.int64)
         # Kept, and recovered of these; by group.
         self._after: Integers = np.zeros((2, GROUPS), dtype=np.int64)
@@ -91,7 +93,9 @@ class VerificationTally:
         is_right, is_kept = np.sign(found) == levels, kept[rows, dimensions] == levels
         poles = (levels < 0).astype(np.int64)
         # A question without an answer has no margin, and finds nothing.
-        steps = np.rint(np.abs(np.nan_to_num(found)) * _STEPS).astype(np.int64)
+        towards = np.rint(np.nan_to_num(found) * levels * _STEPS).astype(np.int64)
+        steps = np.abs(towards)
+        np.add.at(self._sums, (groups[rows], poles, dimensions), towards)
         for k, counted in enumerate((np.ones_like(is_right), is_right)):
             np.add.at(self._found[k], (groups[rows], poles, dimensions), counted)
             np.add.at(self._margins[k], steps, counted)
@@ -124,6 +128,7 @@ class VerificationTally:
         self._rejected += other._rejected
         self._made_neutral += other._made_neutral
         self._found += other._found
+        self._sums += other._sums
         self._kept += other._kept
         self._after += other._after
         self._margins += other._margins
@@ -172,7 +177,10 @@ class VerificationTally:
     def _pole(self, pole: int, d: int) -> PoleRecovery | None:
         asked, recovered = self._found[:, :, pole, d]
         recovery = estimate_share(recovered, asked)
-        return None if recovery is None else PoleRecovery(recovery=recovery, kept=int(self._kept[pole, d]))
+        margin = estimate_mean(self._sums[:, pole, d], asked, 1 / _STEPS)
+        if recovery is None or margin is None:
+            return None
+        return PoleRecovery(recovery=recovery, margin=margin, kept=int(self._kept[pole, d]))
 
 
 def _matrix(column: pa.ChunkedArray) -> Any:

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from pipeline.io.shards import read_groups
 from pipeline.reading.text import hash_texts
-from pipeline.report.source import Build, place_of, read_columns, row_of, shard_of
+from pipeline.report.source import Build, place_of, read_columns, reading_stored, row_of, shard_of
 from pipeline.report.texts import Hashes, Integers, rehash
 from preference_space.direction import from_released
 from preference_space.space import Dimension
@@ -196,7 +196,9 @@ def _rows(build: Build, places: Integers, folder: str) -> Iterator[tuple[int, li
     for place in np.sort(places).tolist():
         of_shard.setdefault(shard_of(place), []).append(row_of(place))
     for shard, rows in of_shard.items():
-        yield shard, read_groups(build.path(shard, folder), np.array(rows)).to_pylist()
+        with reading_stored():
+            table = read_groups(build.path(shard, folder), np.array(rows))
+        yield shard, table.to_pylist()
 
 
 def _missing(build: Build, shard: int, folder: str) -> UsageError:

@@ -4,8 +4,24 @@ from __future__ import annotations
 
 import importlib.resources
 
+from pipeline.io import storage
+from pipeline.io.storage import AnyPath
 from pipeline.report.page import compose, read_web
+from schemas.base import UsageError
 from schemas.review import ReviewPage, Sheet
+
+_MARK = b'<meta name="generator" content="everyuser review">'
+"""In the first bytes of every page, and in no other file."""
+_HEAD_BYTES = 2048
+
+
+def write_sheet(sheet: Sheet, path: AnyPath) -> None:
+    """Write the page. Raise `UsageError` for a path that has another file, since its content would be lost."""
+    if storage.is_file(path):
+        with storage.open_binary(path) as file:
+            if _MARK not in file.read(_HEAD_BYTES):
+                raise UsageError(f"{path} exists and is no review page; name another --output, or remove it")
+    storage.write_text(path, render_sheet(sheet))
 
 
 def render_sheet(sheet: Sheet) -> str:

@@ -1,11 +1,14 @@
-"""The score of labels: agreement of reviewers with the dataset, with the judge, and with each other."""
+"""The score of labels: agreement of reviewers with the dataset, with the judge, and with each other.
+
+A reviewer may export several files, of the same page or of others, and answers each question once: last of all.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
-from typing import NamedTuple
 
 from pipeline.report.source import Build
 from pipeline.review import statistics
@@ -33,21 +36,37 @@ class Label:
     level: int
 
 
-class Joined(NamedTuple):
-    """The answers of a file with their questions, and the sample that they are of."""
+@dataclass
+class _Reviewer:
+    """A reviewer's files: the questions of their pages, and the last answer to each that has one."""
 
-    sample: Sample
-    labels: list[Label]
+    name: str
+    files: int = 0
+    questions: set[tuple[str, str]] = field(default_factory=set)
+    labels: dict[tuple[str, str], Label] = field(default_factory=dict)
 
 
 def score(build: Build, files: Mapping[str, Labels]) -> ReviewScore:
-    """Return the score of the labels in files. Each reviewer may have had another sample of the build.
+    """Return the score of the labels in files. Each file may be of another sample of the build.
 
     Raises:
         UsageError: Labels belong to another build or another page, or no question is answered.
     """
-    joined = join_labels(build, files)
-    labels = [label for found in joined.values() for label in found.labels]
+
+    @cache
+    def sample_of(settings: ReviewSettings) -> Sample:
+        return draw_sample(build, settings)
+
+    reviewers: dict[str, _Reviewer] = {}
+    for origin, given in sorted(files.items(), key=lambda file: file[1].exported):
+        _require_build(build, origin, given)
+        reviewer = reviewers.setdefault(_identity(given.reviewer), _Reviewer(given.reviewer))
+        reviewer.files += 1
+        reviewer.questions |= sample_of(given.settings).key.keys()
+        reviewer.labels |= _join(sample_of(given.settings), origin, given)
+    labels = [label for reviewer in reviewers.values() for label in reviewer.labels.values()]
+    if not labels:
+        raise UsageError(f"{', '.join(files)}: no question is answered")
     before = [label for label in labels if label.question.pair.is_before]
     kept = [label for label in labels if label.question.stored]
     dropped = [label for label in labels if not label.question.stored]
@@ -57,9 +76,7 @@ def score(build: Build, files: Mapping[str, Labels]) -> ReviewScore:
         name=build.manifest.name,
         fingerprint=build.manifest.fingerprint,
         judge=next((label.question.pair.judge for label in judged if label.question.pair.judge), ""),
-        reviewers=tuple(
-            _reviewer(files[origin].reviewer, found.labels, len(found.sample.key)) for origin, found in joined.items()
-        ),
+        reviewers=tuple(map(_reviewer_score, reviewers.values())),
         before=_agreement(before, lambda question: question.asked),
         after=_agreement(kept, lambda question: question.stored),
         dropped=_agreement(dropped, lambda question: question.asked),
@@ -70,23 +87,6 @@ def score(build: Build, files: Mapping[str, Labels]) -> ReviewScore:
     )
 
 
-def join_labels(build: Build, files: Mapping[str, Labels]) -> dict[str, Joined]:
-    """Return the answers of each file. Raise `UsageError` as `score` does."""
-
-    @cache
-    def sample_of(settings: ReviewSettings) -> Sample:
-        return draw_sample(build, settings)
-
-    joined = {}
-    for origin, given in files.items():
-        _require_build(build, origin, given)
-        sample = sample_of(given.settings)
-        joined[origin] = Joined(sample, [*_join(sample, origin, given)])
-    if not any(found.labels for found in joined.values()):
-        raise UsageError(f"{', '.join(files)}: no question is answered")
-    return joined
-
-
 def _require_build(build: Build, origin: str, labels: Labels) -> None:
     if labels.fingerprint != build.manifest.fingerprint:
         raise UsageError(
@@ -95,20 +95,29 @@ def _require_build(build: Build, origin: str, labels: Labels) -> None:
         )
 
 
-def _join(sample: Sample, origin: str, labels: Labels) -> Iterator[Label]:
-    """Yield the answers with their questions."""
+def _identity(name: str) -> str:
+    """Return what two spellings of a reviewer's name have in common."""
+    return unicodedata.normalize("NFKC", " ".join(name.split())).casefold()
+
+
+def _join(sample: Sample, origin: str, labels: Labels) -> dict[tuple[str, str], Label]:
+    """Return the answers with their questions, by the sheet's pair and the dimension's slug."""
     if labels.digest != sample.sheet.digest:
         raise UsageError(
             f"{origin}: the labels are of another page ({labels.digest}); with these settings the build gives "
             f"{sample.sheet.digest}, so its files have changed, or the labels were edited"
         )
     levels: dict[Answer, int] = {"first": 1, "second": -1, "cannot tell": 0}
+    found = {}
     for pair, answers in labels.answers.items():
         for slug, answer in answers.items():
             question = sample.key.get((pair, slug))
             if question is None:
-                raise UsageError(f"{origin}: the page has no question '{slug}' about a pair '{pair}'")
-            yield Label(labels.reviewer, question, levels[answer] * question.first)
+                raise UsageError(
+                    f"{origin}: the page has no question '{slug}' about a pair '{pair}'; export the labels again"
+                )
+            found[pair, slug] = Label(labels.reviewer, question, levels[answer] * question.first)
+    return found
 
 
 def _judged(question: Question, least: float) -> int:
@@ -149,13 +158,14 @@ def _between(labels: Sequence[Label]) -> BetweenReviewers | None:
     return BetweenReviewers(questions=len(shared), alpha=statistics.bootstrap(matrices, statistics.alpha))
 
 
-def _reviewer(name: str, labels: Sequence[Label], questions: int) -> ReviewerScore:
-    products = [label.level * label.question.asked for label in labels]
+def _reviewer_score(reviewer: _Reviewer) -> ReviewerScore:
+    products = [label.level * label.question.asked for label in reviewer.labels.values()]
     decided = len(products) - products.count(0)
     return ReviewerScore(
-        reviewer=name,
-        questions=questions,
-        answers=len(labels),
+        reviewer=reviewer.name,
+        files=reviewer.files,
+        questions=len(reviewer.questions),
+        answers=len(products),
         cannot_tell=products.count(0),
         share=products.count(1) / decided if decided else None,
     )

@@ -133,6 +133,7 @@ def _count(
     is_accepted = np.array(accepted, dtype=bool)
     is_answered = np.array([number not in findings.unanswered for number in range(len(asked))], dtype=bool)
     drift = np.where(asked == 0, np.abs(findings.margins), np.nan)
+    gaps = np.abs(np.diff(findings.qualities))[is_answered]
     numbers = {
         "pairs": is_answered.sum(),
         "asked": np.count_nonzero(asked[is_answered]),
@@ -140,6 +141,8 @@ def _count(
         "verified": shown.sum(),
         "drift_asked": np.count_nonzero(~np.isnan(drift)),
         "drifted": np.count_nonzero(drift > settings.drift_margin),
+        "quality_pairs": np.count_nonzero(~np.isnan(gaps)),
+        "quality_gaps": np.nansum(np.rint(10**DIGITS * gaps)),
         "pairs_accepted": is_accepted.sum(),
         "kept": np.count_nonzero(kept[is_accepted]),
         "neutral": np.count_nonzero((asked != kept)[is_accepted]),

@@ -39,6 +39,16 @@ class LimitsConfig(Record):
         "`verification.max_drift`; where that is null, 0.5 or a larger `min_margin`), over the same pairs; null: any. "
         "Needs `verification`.",
     )
+    max_quality_gap: Share | None = Field(
+        None,
+        description="Largest mean of the absolute difference between the qualities of a pair's replies, over the same "
+        "pairs; null: any. Needs `verification`.",
+    )
+
+    @property
+    def has_gates(self) -> bool:
+        """Return whether there is a limit on what a judge finds."""
+        return (self.min_recovery, self.max_drift, self.max_quality_gap) != (None, None, None)
 
 
 NOT_FINGERPRINTED = ("engine", "requests", "workers", "limits", "card", "publish")
@@ -141,10 +151,15 @@ class BuildConfig(Record):
 
     @model_validator(mode="after")
     def _gates_have_a_judge(self) -> BuildConfig:
-        if self.verification.mode == "off" and (self.limits.min_recovery, self.limits.max_drift) != (None, None):
-            raise ValueError("limits.min_recovery and limits.max_drift need a judge: set verification.mode to record")
+        if not self.verification.is_on and self.limits.has_gates:
+            raise ValueError(
+                "limits.min_recovery, limits.max_drift and limits.max_quality_gap need a judge: set verification.mode "
+                "to record"
+            )
         if self.limits.max_drift is not None and not self.verification.drift_dimensions:
             raise ValueError("limits.max_drift needs verification.drift_dimensions of 1 or more")
+        if self.limits.max_quality_gap is not None and not self.verification.quality:
+            raise ValueError("limits.max_quality_gap needs 'verification.quality: true'")
         return self
 
     @property
@@ -179,10 +194,14 @@ class BuildConfig(Record):
         return self.cleaning.model_copy(update={"cut_at_sentence": False})
 
     def fingerprinted(self) -> dict[str, Any]:
-        """Return the keys that decide the rows, without paths, whose contents are fingerprinted instead."""
+        """Return the keys that decide the rows, without paths, whose contents are fingerprinted instead.
+
+        What nothing reads, as a `mode` or `reasoning` is off, has its default.
+        """
+        read = {"verification": self.verification.as_read(), "generation": self.generation.as_read()}
         left_out = ("name", "space", "templates", "seeds", *NOT_FINGERPRINTED)
         inner: dict[str, Any] = {
             "mining": {"source": dict.fromkeys(("path", "submissions", "comments", "revision"), True)},
             "verification": {"engine": True},
         }
-        return self.model_dump(mode="json", exclude=dict.fromkeys(left_out, True) | inner)
+        return self.model_copy(update=read).model_dump(mode="json", exclude=dict.fromkeys(left_out, True) | inner)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from pydantic import BeforeValidator, Field, JsonValue
 
+from schemas.base import Record
 from schemas.problems import Fits, Hidden
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -46,6 +47,14 @@ def _read_off(value: object) -> object:
 
 ReadsOff = BeforeValidator(_read_off)
 """Reads `off`, which YAML 1.1 takes for false."""
+
+
+Section = TypeVar("Section", bound=Record)
+
+
+def with_defaults(section: Section, *keys: str) -> Section:
+    """Return a section with the defaults of keys that nothing reads, so that two of equal meaning are equal."""
+    return section.model_copy(update={key: type(section).model_fields[key].get_default() for key in keys})
 
 
 def compile_patterns(patterns: tuple[str, ...]) -> tuple[str, ...]:

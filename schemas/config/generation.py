@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, JsonValue, field_validator, model_validator
 
 from schemas.base import Record
-from schemas.config.fields import Probability, ReadsOff, Share, compile_patterns, find_secrets
+from schemas.config.fields import Probability, ReadsOff, Share, compile_patterns, find_secrets, with_defaults
 from schemas.config.refusals import REFUSALS
 from schemas.packaged_models import LARGE, MODELS, SMALL, check_packaged
 from schemas.problems import Fits
@@ -79,6 +79,10 @@ class GenerationConfig(Record):
                 "a key into the environment variable that engine.api_key_env names"
             )
         return extra
+
+    def as_read(self) -> GenerationConfig:
+        """Return the section with defaults where `reasoning` makes no use of a key."""
+        return with_defaults(self, "reasoning_tokens") if self.reasoning == "off" else self
 
     def token_limit(self, reply: int) -> int:
         """Return `max_tokens` of a request whose reply may have so many tokens."""

@@ -8,12 +8,14 @@ from pydantic import Field, field_validator, model_validator
 
 from schemas.base import Record
 from schemas.config.engines import DummyEngine, OpenAiEngine, VllmEngine
-from schemas.config.fields import ReadsOff, Share
+from schemas.config.fields import ReadsOff, Share, with_defaults
 from schemas.packaged_models import check_packaged
 
 JudgeEngine = Annotated[VllmEngine | OpenAiEngine | DummyEngine, Field(discriminator="kind")]
 
 _DRIFT = 0.5
+_FILTERS = ("max_margin", "min_dimensions", "min_share", "min_quality", "max_quality_gap")
+"""Thresholds of `filter` alone. The others also count what is found, and give the column `verified`."""
 
 
 class VerificationConfig(Record):
@@ -95,6 +97,12 @@ class VerificationConfig(Record):
         description="`filter`: largest difference of the two qualities, so that the better reply is not the preferred "
         "one for being better; null: any.",
     )
+
+    def as_read(self) -> VerificationConfig:
+        """Return the section with defaults where `mode` makes no use of a key."""
+        if self.mode == "off":
+            return VerificationConfig()
+        return self if self.mode == "filter" else with_defaults(self, *_FILTERS)
 
     @property
     def is_on(self) -> bool:

@@ -9,7 +9,7 @@ import pytest
 from aiohttp import web
 
 from pipeline.build import Observer, build
-from pipeline.io.manifests import find_manifest
+from pipeline.io.manifests import find_manifest, load_manifest
 from schemas.base import UsageError, UserError
 from schemas.manifest import Manifest
 from tests.pipeline.helpers import Notices, mining, number_of, rows_of, run_build, tiny, write_threads
@@ -180,3 +180,14 @@ def test_shards_of_examples_are_built_again_where_their_pool_has_changed_and_not
     changed = {name for name, when in written.items() if (folder / name).stat().st_mtime_ns != when}
     assert len(changed) == 1
     assert shards(tmp_path / "out") == shards(tmp_path / "good")
+
+
+def test_a_finished_build_that_lost_more_than_a_later_run_allows_is_open_again(tmp_path: Path) -> None:
+    before, _ = run_build(tmp_path / "out", failing(7))
+
+    with pytest.raises(UserError, match=r"of 60 pairs were lost, .* because requests failed"):
+        run_build(tmp_path / "out", failing(7), limits={"max_lost_share": 0})
+    assert load_manifest(tmp_path / "out").status == "incomplete"
+
+    after, _ = run_build(tmp_path / "out", failing(7))
+    assert (after.status, after.counts, after.files) == ("complete", before.counts, before.files)

@@ -34,6 +34,28 @@ def test_the_engine_of_the_judge_may_change_and_nothing_else() -> None:
         assert config(**other).fingerprinted() != plain
 
 
+@pytest.mark.parametrize("mode", ["off", "record"])
+def test_what_a_mode_does_not_read_may_change(mode: str) -> None:
+    read_by_filter = {"max_margin": 1.0, "min_dimensions": 2, "min_share": 0.5, "min_quality": 0.5}
+    read_by_record = {"votes": 5, "orders": 1, "model": "judge", "quality": False, "min_margin": 0.1, "max_drift": 0.4}
+    plain = config(mode=mode).fingerprinted()
+
+    assert config(mode=mode, max_quality_gap=0.5, **read_by_filter).fingerprinted() == plain
+    for key, value in read_by_record.items():
+        assert (config(mode=mode, **{key: value}).fingerprinted() == plain) == (mode == "off"), key
+    for key, value in {**read_by_filter, **read_by_record}.items():
+        assert config(mode="filter", **{key: value}).fingerprinted() != config(mode="filter").fingerprinted(), key
+
+
+def test_tokens_for_reasoning_may_change_where_there_is_none() -> None:
+    def fingerprinted(reasoning: str, tokens: int) -> Any:
+        keys = {"model": "writer", "reasoning": reasoning, "reasoning_tokens": tokens}
+        return validate(BuildConfig, {"pairs": 10, "generation": keys}, "here").fingerprinted()
+
+    assert fingerprinted("off", 64) == fingerprinted("off", 128)
+    assert fingerprinted("keep out", 64) != fingerprinted("keep out", 128)
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [

@@ -266,7 +266,7 @@ def _check_manifest(origin: str, path: Path) -> str | None:
             "version that built it"
         )
     if manifest.get("status", "complete") != "complete":
-        raise UsageError(f"{origin}: the build is {manifest['status']}; finish it with `everyuser build`")
+        raise UsageError(f"{origin}: the build has status '{manifest['status']}'; finish it with `everyuser build`")
     inputs = manifest.get("inputs")
     return inputs.get(_SPACE) if isinstance(inputs, dict) else None
 

@@ -172,7 +172,7 @@ def test_space_that_was_changed_after_the_build_is_refused(folder: Path) -> None
 
 def test_unfinished_build_is_refused(folder: Path) -> None:
     (folder / "manifest.json").write_text(json.dumps({"schema_version": SCHEMA_VERSION, "status": "incomplete"}))
-    with pytest.raises(UsageError, match="the build is incomplete"):
+    with pytest.raises(UsageError, match="the build has status 'incomplete'"):
         load(str(folder), "train")
 
 

@@ -104,6 +104,7 @@ function verificationChecks(report) {
         `AlignX with people, and ${`50${THIN}%`} is guessing.`,
       section: "verification",
     },
+    shownCheck(report, v),
     v.order_agreement !== null && {
       name: "Same answer in all option orders",
       value: percent(v.order_agreement),
@@ -126,6 +127,32 @@ function verificationChecks(report) {
       section: "verification",
     },
   ].filter(Boolean);
+}
+
+/** Fewest pairs from which a pole is said not to be shown: the interval of fewer holds zero by chance. */
+const FEWEST_ASKED = 10;
+
+/** Return whether the mean margin of a pole is, by its interval, not above zero: replies may as well ignore it. */
+function isUnshown({ margin: { low, number } }) {
+  return number >= FEWEST_ASKED && low !== null && low <= 0;
+}
+
+function shownCheck(report, v) {
+  const poles = recoveredDimensions(report, v).flatMap((d) => d.poles);
+  const known = poles.filter(({ margin }) => margin.number >= FEWEST_ASKED);
+  const unshown = known.filter(isUnshown).sort((a, b) => a.margin.high - b.margin.high);
+  const shown = `mean margin above 0 by its interval, of the poles asked for ${FEWEST_ASKED} times or more`;
+  return (
+    known.length > 0 && {
+      name: "Poles that replies do not show",
+      value: `${count(unshown.length)} of ${count(known.length)}`,
+      verdict: !unshown.length ? FINE : unshown[0].margin.high > 0 || v.made_neutral ? LOOK : PROBLEM,
+      why: unshown.length
+        ? `not so ${short(unshown.map(({ label }) => label).join(", "), 120)}; ${shown}.`
+        : `all have a ${shown}.`,
+      section: "verification",
+    }
+  );
 }
 
 function recoveryVerdict({ low, high }) {

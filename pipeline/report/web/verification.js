@@ -150,15 +150,18 @@ function recoveryFigure(report, v) {
     wide: true,
     how:
       "Recovery of each dimension: the share of the pairs whose chosen reply, by the judge, shows the asked pole more " +
-      "than the other reply does, also of rejected pairs. Intervals count posts, not pairs. The worst dimensions come " +
-      "first.",
+      "than the other reply does, also of rejected pairs. The mean margin says by how much, from \u22122 to 2. Intervals " +
+      "count posts, not pairs. The worst dimensions come first; marked are those in which replies do not show a pole.",
     numbers: [
-      ["Pole", "Recovered", "From", "To", "Asked", "Kept in accepted pairs"],
-      poles.map(({ label, recovery: r, kept }) => [
+      ["Pole", "Recovered", "From", "To", "Mean margin", "From", "To", "Asked", "Kept in accepted pairs"],
+      poles.map(({ label, recovery: r, margin: m, kept }) => [
         label,
         percent(r.value),
         percent(r.low),
         percent(r.high),
+        finely(m.value),
+        m.low === null ? ABSENT : finely(m.low),
+        m.high === null ? ABSENT : finely(m.high),
         count(r.number),
         count(kept),
       ]),
@@ -173,12 +176,13 @@ function recoveryLine({ name, poles, worst }) {
       class: `mark dot ${level > 0 ? "positive" : "negative"}`,
       css: { left: `${100 * recovery.value}%` },
     });
-  const said = ({ label, recovery: r }) =>
-    `${short(label, 120)}: ${percent(r.value)} of ${count(r.number)}${interval(r, percent)}`;
+  const said = ({ label, recovery: r, margin: m }) =>
+    `${short(label, 120)}: ${percent(r.value)} of ${count(r.number)}${interval(r, percent)}, ` +
+    `mean margin ${finely(m.value)}${interval(m, finely)}`;
   return withTip(
     el(
       "li",
-      { class: high < 0.5 && "far" },
+      { class: (high < 0.5 || poles.some(isUnshown)) && "far" },
       el("span", { class: "name" }, short(name, 90)),
       el(
         "span",

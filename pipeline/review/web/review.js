@@ -161,14 +161,18 @@ function review({ review_version, digest, sheet }) {
     if (given || step || leaf) event.preventDefault();
   }
 
-  /** Save the labels as a file. Pairs without an answer are left out. */
+  /** Save the labels as a file, once they have a name. Pairs without an answer are left out. */
   function download() {
+    // Without a name two exports of one person would count as two reviewers.
+    reviewer.setCustomValidity(reviewer.value.trim() ? "" : "Type your name or initials, which your labels go by.");
+    if (!reviewer.reportValidity()) return;
     const answers = Object.fromEntries(Object.entries(kept.answers).filter(([, given]) => Object.keys(given).length));
     const { fingerprint, settings } = sheet;
-    const labels = { review_version, fingerprint, digest, settings, reviewer: kept.reviewer.trim(), answers };
+    const [name, exported] = [kept.reviewer.trim(), Date.now()];
+    const labels = { review_version, fingerprint, digest, settings, reviewer: name, exported, answers };
     const url = URL.createObjectURL(new Blob([JSON.stringify(labels, null, 1)], { type: "application/json" }));
-    const name = ["labels", digest, labels.reviewer.replace(/[^\p{L}\p{N}]+/gu, "_")].filter(Boolean).join("-");
-    el("a", { href: url, download: `${name}.json` }).click();
+    const file = `labels-${digest}-${name.replace(/[^\p{L}\p{N}]+/gu, "_")}.json`;
+    el("a", { href: url, download: file }).click();
     setTimeout(() => URL.revokeObjectURL(url), 10_000);
   }
 

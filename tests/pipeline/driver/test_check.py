@@ -114,7 +114,7 @@ def test_a_build_checks_out(finished: Path, unfinished: Path) -> None:
     assert all((finished / file).is_file() for file in FILES)
     assert check_build(finished).problems == ()
     assert check_build(unfinished).problems == ()
-    assert (check_build(finished).is_finished, check_build(unfinished).is_finished) == (True, False)
+    assert (check_build(finished).state, check_build(unfinished).state) == ("finished", "not finished")
 
 
 def test_advice_about_a_finished_build_leads_somewhere(finished: Path, tmp_path: Path) -> None:

@@ -398,7 +398,10 @@ def _verification(dimensions: Sequence[DimensionFigures]) -> VerificationFigures
 
     def pole(asked: int) -> PoleRecovery | None:
         share = min(0.99, max(0.02, dice.gauss(0.83, 0.1)))
-        return PoleRecovery(recovery=estimate(share, asked), kept=round(share * asked)) if asked else None
+        if not asked:
+            return None
+        margin = Estimate(value=share - 0.4, low=share - 0.45, high=share - 0.35, number=asked)
+        return PoleRecovery(recovery=estimate(share, asked), margin=margin, kept=round(share * asked))
 
     return VerificationFigures(
         judge="Qwen/Qwen3-32B",

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pipeline.report.page import write_page
-from schemas.report import Report, ShownExample, ShownRejection
+from schemas.report import Estimate, Report, ShownExample, ShownRejection
 from tests.browser import EXECUTABLE, Browser
 from tests.pipeline.report import fake
 
@@ -197,6 +197,40 @@ def test_the_recovery_of_every_pole_is_where_it_belongs(browser: Browser, pages:
         min(pole.recovery.value for d in asked for pole in (d.positive, d.negative) if pole), abs=0.01
     )
     assert "83.6" in text_of(browser, "#verification .answer")
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "word"), [(-0.1, 0.14, "look"), (-0.2, -0.1, "problem"), (0.01, 0.2, "fine")]
+)
+def test_a_pole_that_replies_do_not_show_is_marked(
+    browser: Browser, tmp_path: Path, low: float, high: float, word: str
+) -> None:
+    whole = fake.report()
+    assert whole.verification is not None
+    first, *rest = whole.verification.dimensions
+    assert first.positive is not None
+    margin = Estimate(value=(low + high) / 2, low=low, high=high, number=50)
+    ignored = first.model_copy(update={"positive": first.positive.model_copy(update={"margin": margin})})
+    found = whole.verification.model_copy(update={"dimensions": (ignored, *rest), "made_neutral": 0})
+    write_page(whole.model_copy(update={"verification": found}), tmp_path)
+    browser.open(tmp_path / "report.html")
+
+    marked = browser.evaluate(
+        """(() => {
+          document.querySelector("#verification .dots ~ .plain").click();
+          return [...document.querySelectorAll("#verification .dots .far .name")].map((name) => name.textContent);
+        })()"""
+    )
+    check = browser.evaluate(
+        """[...document.querySelectorAll(".checks li")]
+          .find((check) => check.textContent.includes("Poles that replies do not show")).textContent"""
+    )
+
+    assert marked == ([] if word == "fine" else [whole.dimensions[0].name])
+    assert check.startswith(word)
+    assert ("1 of" in check) == (word != "fine")
+    assert (f"not so {whole.dimensions[0].positive_label};" in check) == (word != "fine")
+    assert browser.complaints == []
 
 
 def test_a_build_without_a_judge_says_so(browser: Browser, pages: dict[str, Path]) -> None:

@@ -93,6 +93,25 @@ def test_an_asked_dimension_without_an_answer_is_not_recovered() -> None:
     assert [(one.asked, one.recovered) for one in found.calibration] == [(1, 0), (1, 1)]
 
 
+def test_the_margin_of_a_pole_is_towards_it_and_an_answer_that_is_missing_adds_nothing() -> None:
+    found = of_dimension(
+        figures(
+            verified({"tone": 0.5}, {"tone": 1}, post_id="one"),
+            verified({"tone": -0.1}, {"tone": 1}, post_id="two"),
+            verified({}, {"tone": 1}, post_id="three"),
+            verified({"tone": -0.75}, {"tone": -1}),
+        ),
+        "tone",
+    )
+
+    assert found.positive is not None
+    assert found.negative is not None
+    assert (found.positive.margin.value, found.positive.margin.number) == (pytest.approx(0.4 / 3), 3)
+    assert found.positive.margin.low is not None
+    assert found.positive.margin.low < 0 < found.positive.recovery.value
+    assert (found.negative.margin.value, found.negative.margin.low) == (0.75, None)
+
+
 def test_posts_and_not_pairs_decide_the_interval() -> None:
     right, wrong = verified({"tone": 0.5}, {"tone": 1}), verified({"tone": -0.5}, {"tone": 1})
 

@@ -83,6 +83,7 @@ def labels_of(sample: Sample, level: Callable[[Question], int], reviewer: str = 
         digest=sample.sheet.digest,
         settings=sample.sheet.settings,
         reviewer=reviewer,
+        exported=0,
         answers=answers,
     )
     return labels.model_copy(update=keys)

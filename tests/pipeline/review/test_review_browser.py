@@ -45,6 +45,13 @@ def page(sample: Sample, tmp_path: Path) -> Path:
     return path
 
 
+def sign(browser: Browser, name: str) -> None:
+    """Type a reviewer's name, and leave its field."""
+    browser.click("#reviewer")
+    browser.type(name)
+    browser.evaluate("document.activeElement.blur()")
+
+
 def exported(browser: Browser, folder: Path) -> Path:
     """Click on export, and return the file when it has arrived."""
     browser.send("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(folder))
@@ -85,9 +92,7 @@ def test_keys_answer_all_questions_and_the_export_is_scored(
     browser: Browser, page: Path, build: Build, sample: Sample, tmp_path: Path
 ) -> None:
     browser.open(page)
-    browser.click("#reviewer")
-    browser.type("Ann 1")
-    browser.evaluate("document.activeElement.blur()")
+    sign(browser, "Ann 1")
     keys = {1: "1", -1: "2"}
     for pair in sample.sheet.pairs:
         for slug in pair.questions:
@@ -112,7 +117,20 @@ def test_clicks_answer_and_a_question_takes_one_answer(
         browser.click(f"li[data-slug={slug}] button[data-answer='{answer}']")
     pressed = browser.evaluate("[...document.querySelectorAll('[aria-pressed=true]')].map((n) => n.dataset.answer)")
     assert pressed == ["cannot tell"]
+    sign(browser, "Ann")
     assert read_labels(exported(browser, tmp_path / "exports")).answers == {pair.id: {slug: "cannot tell"}}
+
+
+def test_labels_without_a_name_are_not_exported(browser: Browser, page: Path) -> None:
+    browser.open(page)
+    sign(browser, " ")
+    browser.evaluate("window.links = 0; HTMLAnchorElement.prototype.click = () => window.links++;")
+    browser.click("#export")
+    assert browser.evaluate("document.getElementById('reviewer').validationMessage").startswith("Type your name")
+    assert browser.evaluate("window.links") == 0
+    sign(browser, "Ann")
+    browser.click("#export")
+    assert browser.evaluate("window.links") == 1
 
 
 def test_answers_survive_a_reload_and_the_first_open_question_is_next(

@@ -1,15 +1,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
+from pipeline.report.page import render_page
 from pipeline.report.source import open_build
 from pipeline.review.blind_sample import draw_sample
 from schemas.review import Labels, ReviewScore, ReviewSettings
 from tests.pipeline.commands import assert_one_line, run, succeed
-from tests.pipeline.report.fake import HOSTILE
+from tests.pipeline.report.fake import HOSTILE, report
 from tests.pipeline.review.builds import labels_of, make_build
 
 
@@ -48,8 +50,33 @@ def test_the_page_goes_where_it_is_asked_to(folder: Path, tmp_path: Path) -> Non
     assert sheet.digest in (tmp_path / "mine.html").read_text()
 
 
+def test_a_page_replaces_a_page_and_no_other_file(folder: Path, tmp_path: Path) -> None:
+    page, letter, other = tmp_path / "page.html", tmp_path / "letter.html", tmp_path / "report.html"
+    letter.write_text("<!doctype html><p>Dear Ann")
+    other.write_text(render_page(report()))
+    for seed in ("1", "2"):
+        succeed("review", str(folder), "--seed", seed, "-o", str(page))
+    sheet = draw_sample(open_build(folder), ReviewSettings(seed=2)).sheet
+    assert sheet.digest in page.read_text()
+    for path in (letter, other):
+        before = path.read_bytes()
+        said = f"{path} exists and is no review page; name another --output, or remove it"
+        assert_one_line(run("review", str(folder), "-o", str(path)), 2, said)
+        assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("part", ["pool", "rejected/pairs", "data"])
+def test_a_damaged_file_is_named_and_not_to_be_deleted(folder: Path, tmp_path: Path, part: str) -> None:
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    path = copy / part / "train-00000-of-00001.parquet"
+    path.write_bytes(path.read_bytes()[:-9])
+    said = "restore it from a copy; `everyuser check` names all such files"
+    assert_one_line(run("review", str(copy)), 2, f"{path} is damaged", said)
+
+
 def test_a_score_says_how_well_people_and_dataset_agree(folder: Path, files: list[str]) -> None:
     printed = succeed("review", str(folder), "--score", *files)
+    assert "2 files of labels by 2 reviewers" in printed
     for words in ("what was asked, before filtering", "the dataset", "the judge, a judge", "among reviewers: alpha"):
         assert words in printed
     assert "ann: " in printed and "100% as asked" in printed

@@ -85,6 +85,35 @@ def test_reviewers_who_agree_have_alpha_one_and_opposed_ones_less_than_chance(bu
     assert [one.reviewer for one in score(build, {"a": ann, "e": eve}).reviewers] == ["ann", "eve"]
 
 
+def test_a_later_export_of_a_reviewer_replaces_answers_and_keeps_the_others(build: Build) -> None:
+    sample = sample_all(build)
+    first = labels_of(sample, lambda question: -question.asked, "Ann B.", exported=1)
+    one = next(iter(first.answers))
+    later = labels_of(sample, lambda question: question.asked, " ann  b.", exported=2)
+    later = later.model_copy(update={"answers": {one: later.answers[one]}})
+
+    found = score(build, {"later": later, "first": first})
+
+    (ann,) = found.reviewers
+    assert (ann.reviewer, ann.files, ann.questions, ann.answers) == ("Ann B.", 2, 72, 72)
+    assert found.before is not None
+    assert (found.before.agree, found.before.disagree) == (len(later.answers[one]), 72 - len(later.answers[one]))
+    assert found.between is None
+
+
+def test_a_reviewer_of_two_samples_answers_what_they_share_once(build: Build) -> None:
+    small = draw_sample(build, ReviewSettings(pairs=6, seed=4))
+    files = {
+        "all": labels_of(sample_all(build), lambda question: question.asked, exported=1),
+        "some": labels_of(small, lambda question: -question.asked, exported=2),
+    }
+
+    (ann,) = score(build, files).reviewers
+
+    assert (ann.questions, ann.answers) == (72, 72)
+    assert ann.share == pytest.approx(1 - len(small.key) / 72)
+
+
 def test_reviewers_of_different_samples_share_the_questions_of_both(build: Build) -> None:
     small = draw_sample(build, ReviewSettings(pairs=6, seed=4))
     ann = labels_of(sample_all(build), lambda question: question.asked)
