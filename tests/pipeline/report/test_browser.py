@@ -199,9 +199,7 @@ def test_the_recovery_of_every_pole_is_where_it_belongs(browser: Browser, pages:
     assert "83.6" in text_of(browser, "#verification .answer")
 
 
-@pytest.mark.parametrize(
-    ("low", "high", "word"), [(-0.1, 0.14, "look"), (-0.2, -0.1, "problem"), (0.01, 0.2, "fine")]
-)
+@pytest.mark.parametrize(("low", "high", "word"), [(-0.1, 0.14, "look"), (-0.2, -0.1, "problem"), (0.01, 0.2, "fine")])
 def test_a_pole_that_replies_do_not_show_is_marked(
     browser: Browser, tmp_path: Path, low: float, high: float, word: str
 ) -> None:

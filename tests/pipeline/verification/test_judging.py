@@ -152,6 +152,18 @@ def test_counts_are_of_all_pairs_and_then_of_the_accepted(tmp_path: Path) -> Non
     assert (counts.prompt_tokens, counts.completion_tokens) == (400, 48)
 
 
+@pytest.mark.parametrize(("quality", "expected"), [(True, (3, 15_000)), (False, (0, 0))])
+def test_differences_in_quality_are_summed_whichever_reply_is_better(
+    tmp_path: Path, quality: bool, expected: tuple[int, int]
+) -> None:
+    plan = plan_at(tmp_path, mode="record", quality=quality)
+    replies = [(SHOWN, "foul"), ("extraversion+1", OPPOSITE), (SHOWN, OPPOSITE)]
+
+    verified = judge_claims(answered(plan, *(claim(plan, *pair, k, **ASKED) for k, pair in enumerate(replies))), plan)
+
+    assert (verified.counts.quality_pairs, verified.counts.quality_gaps) == expected
+
+
 def test_no_claims_have_no_verdicts(tmp_path: Path) -> None:
     verified = judge_claims([], plan_at(tmp_path))
 
