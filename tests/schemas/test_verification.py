@@ -36,8 +36,9 @@ def test_the_engine_of_the_judge_may_change_and_nothing_else() -> None:
 
 @pytest.mark.parametrize("mode", ["off", "record"])
 def test_what_a_mode_does_not_read_may_change(mode: str) -> None:
-    read_by_filter = {"max_margin": 1.0, "min_dimensions": 2, "min_share": 0.5, "min_quality": 0.5}
-    read_by_record = {"votes": 5, "orders": 1, "model": "judge", "quality": False, "min_margin": 0.1, "max_drift": 0.4}
+    read_by_filter: dict[str, Any] = {"max_margin": 1.0, "min_dimensions": 2, "min_share": 0.5, "min_quality": 0.5}
+    read_by_record: dict[str, Any] = {"votes": 5, "orders": 1, "model": "judge", "quality": False}
+    read_by_record |= {"min_margin": 0.1, "max_drift": 0.4, "prompts_per_call": 5, "structured_outputs": False}
     plain = config(mode=mode).fingerprinted()
 
     assert config(mode=mode, max_quality_gap=0.5, **read_by_filter).fingerprinted() == plain

@@ -158,8 +158,9 @@ def test_differences_in_quality_are_summed_whichever_reply_is_better(
 ) -> None:
     plan = plan_at(tmp_path, mode="record", quality=quality)
     replies = [(SHOWN, "foul"), ("extraversion+1", OPPOSITE), (SHOWN, OPPOSITE)]
+    claims = [claim(plan, chosen, rejected, k, **ASKED) for k, (chosen, rejected) in enumerate(replies)]
 
-    verified = judge_claims(answered(plan, *(claim(plan, *pair, k, **ASKED) for k, pair in enumerate(replies))), plan)
+    verified = judge_claims(answered(plan, *claims), plan)
 
     assert (verified.counts.quality_pairs, verified.counts.quality_gaps) == expected
 
