@@ -311,7 +311,7 @@ def review(
         from pipeline.io.storage import parse
         from pipeline.report.source import open_build
         from pipeline.review.blind_sample import draw_sample
-        from pipeline.review.labels import read_labels
+        from pipeline.review.labels import read_all_labels
         from pipeline.review.review_page import write_sheet
         from pipeline.review.score import score
 
@@ -319,7 +319,7 @@ def review(
             raise UsageError(f"{more[0] if more else '--json'} needs --score; name the files of labels after it")
         opened = open_build(parse(folder))
         if labels:
-            found = score(opened, {str(path): read_labels(path) for path in [*labels, *(more or ())]})
+            found = score(opened, read_all_labels([*labels, *(more or ())]))
             if as_json:
                 say(out, json.dumps(found.model_dump(mode="json"), indent=1))
             else:

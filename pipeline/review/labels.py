@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from schemas.base import UsageError
@@ -34,3 +35,8 @@ def read_labels(path: Path) -> Labels:
     if _HALF_CHARACTER.search(json.dumps(document, ensure_ascii=False)):
         raise UsageError(f"{path}: holds half a character (a lone surrogate); export the labels again")
     return validate(Labels, document, str(path))
+
+
+def read_all_labels(paths: Sequence[Path]) -> dict[str, Labels]:
+    """Return the labels of files by name."""
+    return {str(path): read_labels(path) for path in paths}

@@ -37,13 +37,18 @@ class Label:
 
 
 @dataclass
-class _Reviewer:
+class Reviewer:
     """A reviewer's files: the questions of their pages, and the last answer to each that has one."""
 
     name: str
     files: int = 0
     questions: set[tuple[str, str]] = field(default_factory=set)
-    labels: dict[tuple[str, str], Label] = field(default_factory=dict)
+    answers: dict[tuple[str, str], Label] = field(default_factory=dict)
+
+    @property
+    def labels(self) -> list[Label]:
+        """Return the answers."""
+        return [*self.answers.values()]
 
 
 def score(build: Build, files: Mapping[str, Labels]) -> ReviewScore:
@@ -52,21 +57,8 @@ def score(build: Build, files: Mapping[str, Labels]) -> ReviewScore:
     Raises:
         UsageError: Labels belong to another build or another page, or no question is answered.
     """
-
-    @cache
-    def sample_of(settings: ReviewSettings) -> Sample:
-        return draw_sample(build, settings)
-
-    reviewers: dict[str, _Reviewer] = {}
-    for origin, given in sorted(files.items(), key=lambda file: file[1].exported):
-        _require_build(build, origin, given)
-        reviewer = reviewers.setdefault(_identity(given.reviewer), _Reviewer(given.reviewer))
-        reviewer.files += 1
-        reviewer.questions |= sample_of(given.settings).key.keys()
-        reviewer.labels |= _join(sample_of(given.settings), origin, given)
-    labels = [label for reviewer in reviewers.values() for label in reviewer.labels.values()]
-    if not labels:
-        raise UsageError(f"{', '.join(files)}: no question is answered")
+    reviewers = join_labels(build, files)
+    labels = [label for reviewer in reviewers.values() for label in reviewer.labels]
     before = [label for label in labels if label.question.pair.is_before]
     kept = [label for label in labels if label.question.stored]
     dropped = [label for label in labels if not label.question.stored]
@@ -85,6 +77,26 @@ def score(build: Build, files: Mapping[str, Labels]) -> ReviewScore:
         dimensions=_by_dimension(build, labels),
         disagreements=tuple(_disagreement(build, label) for label in labels if label.level == -label.question.asked),
     )
+
+
+def join_labels(build: Build, files: Mapping[str, Labels]) -> dict[str, Reviewer]:
+    """Return the reviewers whose labels the files hold. Raise `UsageError` as `score` does."""
+
+    @cache
+    def sample_of(settings: ReviewSettings) -> Sample:
+        return draw_sample(build, settings)
+
+    reviewers: dict[str, Reviewer] = {}
+    for origin, given in sorted(files.items(), key=lambda file: file[1].exported):
+        _require_build(build, origin, given)
+        sample = sample_of(given.settings)
+        reviewer = reviewers.setdefault(_identity(given.reviewer), Reviewer(given.reviewer))
+        reviewer.files += 1
+        reviewer.questions |= sample.key.keys()
+        reviewer.answers |= _join(sample, origin, given)
+    if not any(reviewer.answers for reviewer in reviewers.values()):
+        raise UsageError(f"{', '.join(files)}: no question is answered")
+    return reviewers
 
 
 def _require_build(build: Build, origin: str, labels: Labels) -> None:
@@ -158,8 +170,8 @@ def _between(labels: Sequence[Label]) -> BetweenReviewers | None:
     return BetweenReviewers(questions=len(shared), alpha=statistics.bootstrap(matrices, statistics.alpha))
 
 
-def _reviewer_score(reviewer: _Reviewer) -> ReviewerScore:
-    products = [label.level * label.question.asked for label in reviewer.labels.values()]
+def _reviewer_score(reviewer: Reviewer) -> ReviewerScore:
+    products = [label.level * label.question.asked for label in reviewer.labels]
     decided = len(products) - products.count(0)
     return ReviewerScore(
         reviewer=reviewer.name,
