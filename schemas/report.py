@@ -393,7 +393,7 @@ class Report(Record):
     shown: tuple[ShownExample, ...]
     rejections: tuple[ShownRejection, ...]
     notes: tuple[str, ...]
-    """What could not be measured, and why."""
+    """Which gates of the build are missed, then what could not be measured, and why."""
 
 
 class Figure(NamedTuple):

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from pipeline.driver.gates import gates_missed_by
 from pipeline.io.processes import usable_cores
 from pipeline.io.storage import AnyPath
 from pipeline.report.benchmarks import read_benchmark
@@ -179,7 +180,9 @@ def _make_report(scope: Scope, tallies: Tallies, progress: Progress) -> Report:
 
 
 def _notes(scope: Scope, tallies: Tallies, diversity: DiversityFigures) -> Iterator[str]:
-    """Yield what could not be measured, and why."""
+    """Yield which gates are missed, then what could not be measured, and why."""
+    if scope.build.manifest.status == "missed_gate":
+        yield from gates_missed_by(scope.build.manifest)
     if not tallies.has_pool:
         yield "pool/ is missing or incomplete: attempts and findings of a judge are not counted"
     if not tallies.rejections.is_complete:

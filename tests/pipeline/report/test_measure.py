@@ -15,6 +15,8 @@ from pipeline.report.measure import Scope, Tallies, measure
 from pipeline.report.settings import ReportSettings
 from pipeline.report.source import open_build
 from schemas.base import UserError
+from schemas.config import BuildConfig
+from schemas.manifest import Counts, VerificationCounts
 from schemas.report import Report
 from tests.pipeline.report.builds import (
     SPACE,
@@ -270,6 +272,18 @@ def test_a_folder_that_is_no_build_is_wrong_usage(tmp_path: Path) -> None:
 
 def test_an_unfinished_build_is_wrong_usage(tmp_path: Path) -> None:
     fails(write_build(tmp_path, {"train-00000-of-00001": pair("a")}, status="incomplete"), "holds an unfinished build")
+
+
+def test_a_build_that_misses_a_gate_is_measured_and_the_report_says_so(tmp_path: Path) -> None:
+    keys = {"verification": {"mode": "record"}, "limits": {"min_recovery": 0.9}}
+    config = BuildConfig.model_validate({"pairs": 1} | keys).model_dump(mode="json")
+    counts = Counts(verification=VerificationCounts(asked=10, recovered=7))
+    rows = {"train-00000-of-00001": pair("a")}
+
+    report = report_of(write_build(tmp_path, rows, status="missed_gate", config=config, counts=counts))
+
+    assert report.examples == 2
+    assert "the judge found 7 (70.0 %) of 10 asked dimensions" in report.notes[0]
 
 
 def test_a_build_without_examples_is_wrong_usage(tmp_path: Path) -> None:
