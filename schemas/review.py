@@ -93,8 +93,8 @@ class Labels(Record):
     digest: Name
     settings: ReviewSettings
     reviewer: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=100)]
-    exported: Annotated[int, Field(ge=0, lt=1 << 53)]
-    """Milliseconds since 1970, by the reviewer's clock."""
+    exported: Annotated[int, Field(ge=0, lt=1 << 53)] = 0
+    """Milliseconds since 1970, by the reviewer's clock; 0 in labels that no page exported."""
     answers: Annotated[dict[Name, dict[Name, Answer]], Field(max_length=5_000)]
 
 

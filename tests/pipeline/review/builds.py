@@ -83,7 +83,6 @@ def labels_of(sample: Sample, level: Callable[[Question], int], reviewer: str = 
         digest=sample.sheet.digest,
         settings=sample.sheet.settings,
         reviewer=reviewer,
-        exported=0,
         answers=answers,
     )
     return labels.model_copy(update=keys)
