@@ -21,6 +21,7 @@ from pipeline.driver.plumbing import close_pool
 from pipeline.driver.prepare import Prepared, check_output, find_intact_manifest, prepare, reset_folder, with_threads
 from pipeline.driver.resume import Work, can_finish, count_open, find_work
 from pipeline.generation.packaged import check_model, model_path
+from pipeline.generation.recording import check_replay
 from pipeline.generation.roles import managed_servers, naming_keys
 from pipeline.generation.server import require_vllm
 from pipeline.generation.service import close_generation_services
@@ -168,14 +169,13 @@ def submit(config: BuildConfig, output: AnyPath, beam_args: Sequence[str] = (), 
 def _locked(output: AnyPath, config: BuildConfig, runner: Runner) -> Iterator[None]:
     """Lock a folder that is a build's, or new. Raise `UsageError` for another one, or if vLLM cannot start here."""
     check_output(output)
-    servers = managed_servers(config) if runner.is_local else ()
-    if servers:
-        found = find_intact_manifest(output)
-        if found is None or not found.is_built:
-            for role, engine, model in servers:
-                with naming_keys(role, config):
-                    require_vllm(engine)
-                    check_model(model)
+    found = find_intact_manifest(output)
+    if found is None or not found.is_built:
+        check_replay(config)
+        for role, engine, model in managed_servers(config) if runner.is_local else ():
+            with naming_keys(role, config):
+                require_vllm(engine)
+                check_model(model)
     with locked(output):
         yield
 

@@ -19,26 +19,30 @@ from schemas.problems import Key, describe_errors, quote_key
 M = TypeVar("M", bound=BaseModel)
 
 
-def load_config(path: Path, overrides: Sequence[str] = (), address: str | None = None) -> BuildConfig:
+def load_config(
+    path: Path, overrides: Sequence[str] = (), origin: str | None = None, folder: str | None = None
+) -> BuildConfig:
     """Return the configuration at `path` with `key.sub=value` overrides applied.
 
     Args:
-        path: The YAML file. Relative paths in it are resolved against its folder.
+        path: The YAML file.
         overrides: Values of `--set`, such as `generation.temperature=0.7`.
-        address: Address of the original where `path` is a local copy; relative paths are resolved against it.
+        origin: Name of the configuration in messages; None: the path.
+        folder: Folder or address against which relative paths are resolved; None: the folder of the file.
 
     Raises:
-        UsageError: Names the file, the key, the given value and what is expected.
+        UsageError: Names the configuration, the key, the given value and what is expected.
     """
-    document = read_mapping(path)
+    origin = origin or str(path)
+    document = read_mapping(path, origin)
     overridden = [apply_override(document, override, "generation.temperature=0.7") for override in overrides]
 
     def where(key: Key) -> tuple[str, str]:
         prefix, name = quote_key(key)
         return prefix, f"{name} (by --set)" if any(key[: len(path)] == path for path in overridden) else name
 
-    config = build_config(document, address or str(path), where)
-    return _with_absolute_paths(config, address.rpartition("/")[0] if address else str(path.resolve().parent))
+    config = build_config(document, origin, where)
+    return _with_absolute_paths(config, folder or str(path.resolve().parent))
 
 
 def build_config(
@@ -52,20 +56,21 @@ def build_config(
     return validate(BuildConfig, completed, origin, where)
 
 
-def read_mapping(path: Path) -> dict[str, Any]:
-    """Return the YAML mapping in a file. Raises `UsageError` that names the file and the fault."""
+def read_mapping(path: Path, origin: str | None = None) -> dict[str, Any]:
+    """Return the YAML mapping in a file. Raises `UsageError` that names `origin`, or the file, and the fault."""
+    name = origin or path
     try:
         document = read_yaml(path)
     except FileNotFoundError:
-        raise UsageError(f"{path}: no such file") from None
+        raise UsageError(f"{name}: no such file") from None
     except IsADirectoryError:
-        raise UsageError(f"{path}: a folder, not a YAML file") from None
+        raise UsageError(f"{name}: a folder, not a YAML file") from None
     except (ValueError, OSError) as error:
-        raise UsageError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
+        raise UsageError(f"{name}: not readable as YAML: {' '.join(str(error).split())}") from None
     if document is None:
-        raise UsageError(f"{path}: is empty")
+        raise UsageError(f"{name}: is empty")
     if not isinstance(document, dict):
-        raise UsageError(f"{path}: expected keys and values, found {type(document).__name__}")
+        raise UsageError(f"{name}: expected keys and values, found {type(document).__name__}")
     return document
 
 

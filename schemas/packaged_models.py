@@ -76,8 +76,11 @@ MODELS = {
 
 
 def check_packaged(model: str) -> str:
-    """Return the name of a model. Raise `ValueError` for a packaged model that does not exist."""
-    if model.startswith("packaged:") and model not in MODELS:
+    """Return the name of a model. Raise `ValueError` for a packaged model that does not exist.
+
+    Names are in lower case. Another spelling would be taken for an id of the Hub.
+    """
+    if model.lower().startswith("packaged:") and model not in MODELS:
         raise ValueError(f"'{model}' is no packaged model; expected one of {', '.join(MODELS)}")
     return model
 

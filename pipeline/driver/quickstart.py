@@ -98,7 +98,7 @@ def _configure(chosen: Mapping[str, object], overrides: Sequence[str]) -> BuildC
 
 def _load(overrides: Sequence[str] = ()) -> BuildConfig:
     """Return the configuration. It names no files, so relative paths are the command line's: of the working folder."""
-    return load_config(CONFIG, overrides, str(Path.cwd() / NAME))
+    return load_config(CONFIG, overrides, f"{NAME} (packaged)", str(Path.cwd()))
 
 
 def _best_model(machine: Machine) -> tuple[str, str]:

@@ -20,8 +20,8 @@ def check_model(model: str) -> None:
     folder = Path(model).expanduser()
     if model.startswith((".", "/", "~")) and not (folder / "config.json").is_file():
         raise UsageError(f"generation.model: {folder} holds no model (no config.json there)")
-    if f"packaged:{model}" in MODELS:
-        raise UsageError(f"generation.model: the packaged model is named 'packaged:{model}'")
+    if (packaged := f"packaged:{model.lower()}") in MODELS:
+        raise UsageError(f"generation.model: the packaged model is named '{packaged}'")
 
 
 def model_path(model: str, notice: Notice = logger.info) -> str:

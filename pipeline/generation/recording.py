@@ -14,8 +14,10 @@ import sys
 from pathlib import Path
 
 from pipeline.generation.journal import journal_line, read_journal
+from pipeline.io import storage
 from pipeline.io.manifests import load_manifest
-from schemas.base import UserError
+from pipeline.io.storage import AnyPath
+from schemas.base import UsageError, UserError
 from schemas.config import PACKAGED, BuildConfig, ReplayEngine
 from schemas.manifest import Manifest, Recording
 
@@ -29,17 +31,30 @@ def replays_recording(config: BuildConfig) -> bool:
     return isinstance(config.engine, ReplayEngine) and config.engine.journal == PACKAGED
 
 
+def replayed_journal(config: BuildConfig) -> AnyPath | None:
+    """Return the folder of the journal that a build replays; None where it asks a model."""
+    if not isinstance(config.engine, ReplayEngine):
+        return None
+    return RECORDED / _JOURNAL if replays_recording(config) else storage.parse(config.engine.journal)
+
+
+def check_replay(config: BuildConfig) -> None:
+    """Raise `UsageError` where a build would replay a folder that holds no journal, before it begins."""
+    folder = replayed_journal(config)
+    if folder is None or replays_recording(config) or not config.needs_model:
+        return
+    names = storage.list_names(folder)
+    if not any(name.endswith((".jsonl", ".jsonl.gz")) for name in names):
+        wanted = f"{folder / _JOURNAL}" if _JOURNAL in names else "the folder `journal` of a finished build"
+        raise UsageError(f"engine.journal: {folder} holds no journal (no .jsonl file there); name {wanted}")
+
+
 def read_recording() -> Recording:
     """Return what is known about the recording. Raise `UserError` where everyuser was packed without one."""
     try:
         return Recording.model_validate_json((RECORDED / _ABOUT).read_bytes())
     except FileNotFoundError:
         raise UserError(f"{RECORDED} has no recorded replies; in a clone of everyuser run: make record-demo") from None
-
-
-def recorded_journal() -> Path:
-    """Return the folder of the recorded journal."""
-    return RECORDED / _JOURNAL
 
 
 def record(build: Path, folder: Path = RECORDED) -> Recording:

@@ -17,7 +17,7 @@ from pipeline.generation.device import Device, find_device
 from pipeline.generation.endpoints import Endpoints, RemoteEndpoints
 from pipeline.generation.items import RequestBatch
 from pipeline.generation.journal import JournalWriter, open_journal, read_journal
-from pipeline.generation.recording import recorded_journal, replays_recording
+from pipeline.generation.recording import replayed_journal, replays_recording
 from pipeline.generation.roles import Role, engine_of, in_terms_of, managed_servers, model_of, naming_keys, served_roles
 from pipeline.generation.server import ManagedServer, server_spec
 from pipeline.generation.trial import trial_requests
@@ -27,7 +27,7 @@ from pipeline.io.storage import private_folder, write_errors
 from pipeline.plan import BuildPlan
 from pipeline.runtime.progress import Counters, counters_for
 from schemas.base import UserError
-from schemas.config import DummyEngine, OpenAiEngine, ReplayEngine, VllmEngine
+from schemas.config import DummyEngine, OpenAiEngine, VllmEngine
 
 _IN_FLIGHT = 256
 """Upper bound of requests in flight for each remote endpoint. The window finds how many of them it needs."""
@@ -42,7 +42,9 @@ class GenerationService:
 
     def __init__(self, plan: BuildPlan, role: Role = "generation", sender: GenerationService | None = None) -> None:
         engine = engine_of(plan.config, role)
-        self._folder = plan.output / "journal"
+        replayed = replayed_journal(plan.config)
+        self._replays = replayed is not None
+        self._folder = replayed or plan.output / "journal"
         self._journaled: dict[str, dict[str, Outcome]] = {}
         self._writers: dict[str, JournalWriter] = {}
         self._plan = plan
@@ -53,10 +55,6 @@ class GenerationService:
         # A runner may run several threads in a process.
         self._connecting = threading.Lock()
         self._is_dummy = isinstance(engine, DummyEngine)
-        self._replays = isinstance(engine, ReplayEngine)
-        if isinstance(engine, ReplayEngine):
-            recorded = replays_recording(plan.config)
-            self._folder = recorded_journal() if recorded else storage.parse(engine.journal)
 
     @property
     def _client(self) -> Client | None:

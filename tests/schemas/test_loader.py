@@ -80,10 +80,12 @@ def test_a_manifest_holds_the_values_that_were_taken(model: str) -> None:
     assert GenerationConfig.model_validate_json(generation.model_dump_json()) == generation
 
 
-def test_an_unknown_packaged_model_is_refused_with_the_known_ones(tmp_path: Path) -> None:
-    message = refusal(write(tmp_path, "pairs: 1\n"), "generation.model=packaged:smollm3")
+@pytest.mark.parametrize("section", ["generation", "verification"])
+@pytest.mark.parametrize("model", ["packaged:smollm3", SMALL.upper(), SMALL.capitalize()])
+def test_an_unknown_packaged_model_is_refused_with_the_known_ones(tmp_path: Path, section: str, model: str) -> None:
+    message = refusal(write(tmp_path, "pairs: 1\n"), f"{section}.model={model}")
 
-    assert "'generation.model' (by --set): 'packaged:smollm3' is no packaged model; expected one of" in message
+    assert f"'{section}.model' (by --set): '{model}' is no packaged model; expected one of {SMALL}" in message
     assert SMALL in message
 
 
@@ -471,6 +473,16 @@ def test_override_creates_the_section_that_the_file_lacks(tmp_path: Path) -> Non
     config = load_config(write(tmp_path, "pairs: 1\n"), ["sampling.marginals.gaming.weight=3"])
 
     assert config.sampling.marginals["gaming"].weight == 3.0
+
+
+def test_errors_name_the_configuration_and_paths_start_from_its_folder(tmp_path: Path) -> None:
+    copy = write(tmp_path, "pairs: 1\nspace: own.yaml\n")
+
+    assert load_config(copy, (), "s3://b/build.yaml", "s3://b").space == "s3://b/own.yaml"
+    with pytest.raises(UsageError, match=r"^s3://b/build\.yaml: 'pairs' \(by --set\)"):
+        load_config(copy, ["pairs=-1"], "s3://b/build.yaml", "s3://b")
+    with pytest.raises(UsageError, match=r"^s3://b/build\.yaml: is empty$"):
+        load_config(write(tmp_path, ""), (), "s3://b/build.yaml", "s3://b")
 
 
 def test_later_override_wins(tmp_path: Path) -> None:

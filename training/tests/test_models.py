@@ -64,6 +64,7 @@ def test_a_model_without_chat_template_is_refused(folder: Path) -> None:
     ("name", "message"),
     [
         ("packaged:other", packaged_models.SMALL),
+        (packaged_models.SMALL.capitalize(), packaged_models.SMALL),
         ("./no-such-folder", "no model there"),
         ("~/no-such-folder", "no model there"),
     ],

@@ -180,6 +180,15 @@ def test_a_wrong_model_is_one_line(tmp_path: Path) -> None:
         load(tmp_path, "generation.model=packaged:llama")
 
     assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith("quickstart (packaged): ")
+
+
+def test_relative_paths_are_of_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    config, _ = load(tmp_path, "seeds.path=own/posts.jsonl")
+
+    assert config.seeds.path == str(tmp_path / "own" / "posts.jsonl")
 
 
 def test_the_file_in_configs_is_the_packaged_one() -> None:

@@ -50,6 +50,7 @@ def test_a_folder_without_a_model_is_refused(tmp_path: Path, name: str) -> None:
     [
         ("./nothing", "nothing holds no model (no config.json there)"),
         ("smollm2-135m-instruct", "the packaged model is named 'packaged:smollm2-135m-instruct'"),
+        ("SmolLM2-135M-Instruct", "the packaged model is named 'packaged:smollm2-135m-instruct'"),
     ],
 )
 def test_a_wrong_model_is_found_before_the_build_begins(tmp_path: Path, model: str, said: str) -> None:

@@ -10,7 +10,7 @@ from pipeline.build import build
 from pipeline.generation import recording
 from pipeline.generation.journal import read_journal
 from pipeline.io.manifests import CARD
-from schemas.base import UserError
+from schemas.base import UsageError, UserError
 from schemas.config import ReplayEngine
 from tests.pipeline.helpers import run_build, tiny
 from tests.pipeline.processes import shards
@@ -58,6 +58,25 @@ def test_a_build_that_differs_from_the_recording_says_what_to_do(tmp_path: Path,
 
     assert "make record-demo" in str(caught.value)
     assert "everyuser build quickstart" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("journal", "said"),
+    [
+        ("nothing", "nothing holds no journal (no .jsonl file there); name the folder `journal` of a finished build"),
+        ("built", "built holds no journal (no .jsonl file there); name {}/built/journal"),
+    ],
+)
+def test_a_replay_of_a_folder_without_a_journal_is_an_error_at_the_start(
+    tmp_path: Path, recorded: Path, journal: str, said: str
+) -> None:
+    engine = {"kind": "replay", "journal": str(tmp_path / journal)}
+
+    with pytest.raises(UsageError) as caught:
+        build(tiny(engine=engine), tmp_path / "out")
+
+    assert str(caught.value) == f"engine.journal: {tmp_path}/{said.format(tmp_path)}"
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_replay_and_a_folder_without_a_finished_build_are_not_recorded(tmp_path: Path, recorded: Path) -> None:
