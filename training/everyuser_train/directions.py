@@ -82,6 +82,15 @@ def read_directions(paths: Sequence[str]) -> dict[str, Inferred]:
     return found
 
 
+def check_replaceable(path: Path) -> None:
+    """Raise `UsageError` for a path that has another file than one of directions, since its content would be lost."""
+    if path.exists():
+        try:
+            read_directions([str(path)])
+        except UsageError as error:
+            raise UsageError(f"{error}; name another output, or remove it") from None
+
+
 def with_directions(example: Example, found: Mapping[str, Inferred]) -> Example:
     """Return the example with its inferred directions.
 

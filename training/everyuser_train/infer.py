@@ -28,7 +28,7 @@ from everyuser_train.annotators import (
 from everyuser_train.client import Endpoint, Failure
 from everyuser_train.config import Dtype, EvalData, Part
 from everyuser_train.data import load
-from everyuser_train.directions import Inferred, write_directions
+from everyuser_train.directions import Inferred, check_replaceable, write_directions
 from everyuser_train.display import ProgressCallback
 from everyuser_train.examples import Example
 from everyuser_train.journal import Journal, key_of
@@ -115,6 +115,7 @@ def infer_file(config: InferConfig, progress: ProgressCallback | None = None) ->
     output = Path(config.output)
     if output.suffix not in (".jsonl", ".parquet"):
         raise UsageError(f"output {output}: must end in .jsonl or .parquet")
+    check_replaceable(output)
     data = config.data
     loaded = load(data, data.split)
     if loaded.space is None:

@@ -403,3 +403,8 @@ def test_files_that_cannot_be(dataset: EvalData, tmp_path: Path) -> None:
     bare = dataset.model_copy(update={"space": None})
     with pytest.raises(UsageError, match=r"data\.space"):
         infer_file(InferConfig(output=str(tmp_path / "out.jsonl"), data=bare, annotator=annotator))
+    for name, content in (("data.jsonl", b'{"prompt": "Hello"}\n'), ("data.parquet", b"PAR1")):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(UsageError, match=rf"{name} is not a file of inferred directions.*name another output"):
+            infer_file(InferConfig(output=str(tmp_path / name), data=dataset, annotator=annotator))
+        assert (tmp_path / name).read_bytes() == content
