@@ -93,7 +93,10 @@ def reference() -> str:
 
 
 def _rows(model: type[BaseModel]) -> Iterator[str]:
-    for name, field in model.model_fields.items():
+    # Keys that several sections share come after those of the section, where pydantic puts them first.
+    own = [name for name in model.__annotations__ if name in model.model_fields]
+    for name in dict.fromkeys([*own, *model.model_fields]):
+        field = model.model_fields[name]
         inner = field.annotation
         is_section = isinstance(inner, type) and issubclass(inner, BaseModel)
         if is_section or (not field.description and name in ("engine", "source")) or name == "source":

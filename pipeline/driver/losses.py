@@ -25,7 +25,7 @@ REMEDIES = {
     "annotate/unfinished": "raise mining.annotation.max_tokens",
     "annotate/schema": f"{_JSON}; mining.annotation.mode: choice needs none",
     "annotate/no_option": "set mining.annotation.structured_outputs, or mining.annotation.mode: json",
-    "annotate/incomplete": "set mining.annotation.mode: json, or a smaller mining.annotation.prompts_per_call",
+    "annotate/incomplete": "set mining.annotation.mode: json or protocol: chat, or a smaller prompts_per_call",
     "portrait/unfinished": f"{_MODEL}; with portrait: model, raise generation.max_tokens",
     "portrait/schema": "use a model that writes JSON, or portrait: model",
     "portrait/inconsistent": "set portrait: template, or history.consistency: strict",

@@ -8,8 +8,8 @@ probabilities answered all questions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import cast
+from collections.abc import Sequence
+from typing import Protocol, cast
 
 import numpy as np
 
@@ -30,14 +30,27 @@ from pipeline.generation.items import RequestBatch
 from pipeline.generation.journal import JournalWriter
 from pipeline.generation.votes import make_vote, vote_head
 
-Submit = Callable[[Sequence[tuple[int, AnyRequest]], RequestBatch, JournalWriter], None]
+
+class Submit(Protocol):
+    """Sends votes; further ones with `is_begun`, as in `Client.submit`."""
+
+    def __call__(
+        self,
+        requests: Sequence[tuple[int, AnyRequest]],
+        batch: RequestBatch,
+        journal: JournalWriter,
+        is_begun: bool = False,
+    ) -> None:
+        """Queue votes with their positions in the batch."""
 
 
 class Ballot(RequestBatch):
     """The votes on the questions of a choice request. It stands in for their batch and for their journal.
 
     The client's thread calls `append` before it counts a vote as done, so a further vote is pending in time. Only the
-    outcome of the whole request is journaled: a kill costs the votes on requests that are not decided.
+    outcome of the whole request is journaled: a line for each vote would make the journal some fifty times as long.
+    Further votes are sent before first ones. So requests are decided one after another, and a kill costs no more
+    answers than about those of the requests in flight.
 
     Args:
         request: The choice request.
@@ -70,14 +83,14 @@ class Ballot(RequestBatch):
 
     def open(self) -> None:
         """Ask for the first vote on every question."""
-        self._ask([(question, 0) for question in range(self._request.sequences)])
+        self._ask([(question, 0) for question in range(self._request.sequences)], is_begun=False)
 
     def append(self, key: str, outcome: Outcome) -> None:
         """Take a vote. Ask for further ones on its question, or settle the request by its last one."""
         question = self._questions[key]
         self._cast[question].append(outcome)
         if self._is_open(question):
-            self._ask([(question, number) for number in range(1, self._votes)])
+            self._ask([(question, number) for number in range(1, self._votes)], is_begun=True)
         if self.pending == 1:
             whole = self._count()
             self._journal.append(self._request.key, whole)
@@ -87,13 +100,13 @@ class Ballot(RequestBatch):
     def close(self) -> None:
         """Do nothing: the journal of the shard is closed by its owner."""
 
-    def _ask(self, places: Sequence[tuple[int, int]]) -> None:
+    def _ask(self, places: Sequence[tuple[int, int]], is_begun: bool) -> None:
         votes = [make_vote(self._request, self._head, question, number) for question, number in places]
         self._questions |= {vote.key: question for vote, (question, _) in zip(votes, places, strict=True)}
         start = len(self.outcomes)
         self.outcomes += [None] * len(votes)
         self.pending += len(votes)
-        self._submit([*enumerate(votes, start)], self, self)
+        self._submit([*enumerate(votes, start)], self, self, is_begun)
 
     def _is_open(self, question: int) -> bool:
         """Return whether the first vote on a question is there, and is but a letter."""

@@ -79,6 +79,10 @@ def classify(
     return failure
 
 
+_BY_CHAT = "mining.annotation.mode: json, or mining.annotation.protocol: chat"
+"""`in_terms_of` knows these words."""
+
+
 def refusal_error(refusal: Failure | Transient, request: AnyRequest, address: str, models: str = "") -> UserError:
     """Return the error of a run whose requests an endpoint refuses.
 
@@ -100,11 +104,11 @@ def refusal_error(refusal: Failure | Transient, request: AnyRequest, address: st
         case "http_404":
             problem, advice = "does not know the model or the path", f"check generation.model{listed} and the base URL"
             if request.path == "/completions":
-                advice += "; an endpoint for chat alone needs mining.annotation.mode: json"
+                advice += f"; an endpoint for chat alone needs {_BY_CHAT}"
         case _ if isinstance(request, ChoiceRequest) and request.sequences > 1:
             problem, advice = "refuses several prompts in one call", "set mining.annotation.prompts_per_call: 1"
         case _ if isinstance(request, ChoiceRequest) and "logprobs" in request.head:
-            problem, advice = "gives no log-probabilities", "set mining.annotation.mode: json, which needs none"
+            problem, advice = "gives no log-probabilities", f"do without them by {_BY_CHAT}"
         case _:
             problem = "refuses even a trial request"
             advice = (

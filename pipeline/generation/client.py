@@ -3,7 +3,7 @@
 It runs on its own thread. `classify` says what one response means for its request. What it means for the run
 depends on others: a request is at fault only where the same endpoint completes another one. Where no other request is
 left to decide, trial requests are sent. A request that the server had no time for is queued again, in the end to be
-sent alone.
+sent alone. Votes on a choice that is partly answered go before all other requests.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from pipeline.generation.journal import JournalWriter
 from pipeline.generation.sender import Sender
 from pipeline.generation.trial import Trials
 from pipeline.generation.verdicts import Verdicts
+from pipeline.generation.votes import Vote
 from pipeline.generation.window import Window, backoff_seconds
 from pipeline.runtime.progress import Counters
 from schemas.base import UserError
@@ -77,6 +78,8 @@ class Client:
         self._config = config
         self._counters = counters
         self._queue: deque[Item] = deque()
+        # Answers of a request that is asked in parts are lost in a kill until the last one is there.
+        self._begun: deque[Item] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._in_flight = 0
         self._at_work = 0
@@ -91,20 +94,27 @@ class Client:
         self._thread.start()
         self._opening = asyncio.run_coroutine_threadsafe(self._sender.open(), self._loop)
 
-    def submit(self, requests: Sequence[tuple[int, AnyRequest]], batch: RequestBatch, journal: JournalWriter) -> None:
+    def submit(
+        self,
+        requests: Sequence[tuple[int, AnyRequest]],
+        batch: RequestBatch,
+        journal: JournalWriter,
+        is_begun: bool = False,
+    ) -> None:
         """Queue requests.
 
         Args:
             requests: Each with its position in the batch.
             batch: Takes the outcomes.
             journal: Keeps the outcomes.
+            is_begun: True for further votes, which are sent before all other requests.
         """
         self._raise_error()
         with self._changed:
             self.backlog += len(requests)
         now = time.monotonic()
         items = [Item(batch, position, request, journal, now) for position, request in requests]
-        self._loop.call_soon_threadsafe(self._enqueue, items)
+        self._loop.call_soon_threadsafe(self._enqueue, items, is_begun)
 
     def wait(self) -> None:
         """Return when a batch is done or the backlog is short, but after half a second at the latest."""
@@ -148,6 +158,7 @@ class Client:
 
     async def _stop(self) -> None:
         self._queue.clear()
+        self._begun.clear()
         # All of this loop: requests, trial requests, and what watches them.
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
         for task in tasks:
@@ -155,9 +166,12 @@ class Client:
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._sender.close()
 
-    def _enqueue(self, items: list[Item]) -> None:
-        self._queue.extend(items)
+    def _enqueue(self, items: list[Item], is_begun: bool) -> None:
+        (self._begun if is_begun else self._queue).extend(items)
         self._fill_window()
+
+    def _enqueue_again(self, item: Item) -> None:
+        self._enqueue([item], isinstance(item.request, Vote))
 
     def _fill_window(self) -> None:
         pause = self._endpoints.available_at() - time.monotonic()
@@ -169,16 +183,16 @@ class Client:
                 self._timer.cancel()
             self._timer = self._loop.call_later(pause, self._fill_window)
             return
-        while self._queue and self._error is None:
-            item = self._queue[0]
+        while (queue := self._begun or self._queue) and self._error is None:
+            item = queue[0]
             size = item.request.sequences
             # A request that is larger than the window is sent alone, too.
             is_full = item.is_alone or self._is_exclusive or self._in_flight + size > self._window.limit
             if self._in_flight and is_full:
                 break
             self._is_exclusive = item.is_alone
-            self._spawn(self._run(self._queue.popleft()), size)
-        if self._in_flight < self._window.limit and (self._is_exclusive or not self._queue or self._queue[0].is_alone):
+            self._spawn(self._run(queue.popleft()), size)
+        if self._in_flight < self._window.limit and (self._is_exclusive or not queue or queue[0].is_alone):
             self._window.void(time.monotonic())
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None], size: int = 0) -> asyncio.Task[None]:
@@ -214,7 +228,7 @@ class Client:
         self._counters.observe("request_milliseconds", round(1000 * (time.monotonic() - begun)))
         if result is None:
             item.queued_at = time.monotonic()
-            self._enqueue([item])
+            self._enqueue_again(item)
         elif isinstance(result, Busy):
             self._postpone(item, endpoint, result)
         elif isinstance(result, Transient):
@@ -239,7 +253,7 @@ class Client:
                 self._changed.notify_all()
 
     async def _send(self, item: Item) -> tuple[Endpoint, Result | None]:
-        """Send a request until it has a result. None: it is to be queued again, behind the others."""
+        """Send a request until it has a result. None: it is to be queued again."""
         while True:
             if (pause := self._endpoints.available_at() - time.monotonic()) > 0:
                 await asyncio.sleep(pause)
@@ -321,7 +335,7 @@ class Client:
         self._counters.set_gauge("in_flight", self._at_work)
 
     def _postpone(self, item: Item, endpoint: Endpoint, busy: Busy) -> None:
-        """Queue a request again after a pause, behind the others."""
+        """Queue a request again after a pause, behind the others; a vote before them."""
         self._window.shrink(time.monotonic(), item.sent_at)
         pause = self._sender.pause_seconds(busy, item.waits)
         if item.waits and (
@@ -338,7 +352,7 @@ class Client:
         item.waits += 1
         item.waited_seconds += pause
         item.queued_at = now + pause
-        self._loop.call_later(pause, self._enqueue, [item])
+        self._loop.call_later(pause, self._enqueue_again, item)
 
     def _record_success(self, endpoint: Endpoint, sent: float) -> None:
         self._availability.record_success(endpoint.name, time.monotonic())

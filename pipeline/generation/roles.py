@@ -9,6 +9,7 @@ from typing import Literal
 
 from schemas.base import UserError
 from schemas.config import BuildConfig, Engine, ReplayEngine, VllmEngine
+from schemas.config.choices import ChoicesConfig
 
 Role = Literal["generation", "verification"]
 
@@ -22,6 +23,14 @@ def engine_of(config: BuildConfig, role: Role) -> Engine:
 def model_of(config: BuildConfig, role: Role) -> str:
     """Return the model of a role."""
     return config.judge if role == "verification" else config.generation.model
+
+
+def choices_of(config: BuildConfig, role: Role) -> ChoicesConfig | None:
+    """Return how the model of a role is asked one-token questions; None where it is asked none."""
+    if role == "verification":
+        return config.verification
+    is_asked = config.mining is not None and config.mining.annotator == "choice"
+    return config.mining.annotation if config.mining and is_asked else None
 
 
 def served_roles(config: BuildConfig) -> dict[Role, tuple[Role, ...]]:
@@ -44,8 +53,8 @@ def managed_servers(config: BuildConfig) -> Sequence[tuple[Role, VllmEngine, str
 
 def in_terms_of(message: str, role: Role, config: BuildConfig) -> str:
     """Return an error message with the keys that a role is configured by."""
-    if config.mining is None or role == "verification":
-        message = message.replace("mining.annotation.mode: json", "verification.protocol: chat")
+    if role == "verification" or choices_of(config, "generation") is None:
+        message = message.replace("mining.annotation.mode: json, or ", "")
         message = message.replace("mining.annotation.", "verification.")
     if role == "verification":
         # The judge's requests have no further fields.

@@ -182,7 +182,7 @@ class Sender:
             if isinstance(trial, Vote):
                 dialect.reasoning_tokens = _REASONING_TOKENS
                 notify(
-                    f"{endpoint.address()}: the judge reasons although it is asked not to; it may take up to "
+                    f"{endpoint.address()}: the model reasons although it is asked not to; it may take up to "
                     f"{_REASONING_TOKENS} tokens for each answer"
                 )
             else:
@@ -207,7 +207,7 @@ class Sender:
         if dialect.is_settled or not self._trials.votes_instead or not isinstance(trial, ChoiceRequest):
             return False
         dialect.is_chat_alone = True
-        notify(f"{endpoint.address(trial.path)}: the judge is asked by chat ({detail})")
+        notify(f"{endpoint.address(trial.path)}: questions are asked by chat, one in a call ({detail})")
         return True
 
     def is_chat_alone(self) -> bool:

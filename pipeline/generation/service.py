@@ -18,7 +18,16 @@ from pipeline.generation.endpoints import Endpoints, RemoteEndpoints
 from pipeline.generation.items import RequestBatch
 from pipeline.generation.journal import JournalWriter, open_journal, read_journal
 from pipeline.generation.recording import replayed_journal, replays_recording
-from pipeline.generation.roles import Role, engine_of, in_terms_of, managed_servers, model_of, naming_keys, served_roles
+from pipeline.generation.roles import (
+    Role,
+    choices_of,
+    engine_of,
+    in_terms_of,
+    managed_servers,
+    model_of,
+    naming_keys,
+    served_roles,
+)
 from pipeline.generation.server import ManagedServer, server_spec
 from pipeline.generation.trial import trial_requests
 from pipeline.io import storage
@@ -28,6 +37,7 @@ from pipeline.plan import BuildPlan
 from pipeline.runtime.progress import Counters, counters_for
 from schemas.base import UserError
 from schemas.config import DummyEngine, OpenAiEngine, VllmEngine
+from schemas.config.choices import ChoicesConfig
 
 _IN_FLIGHT = 256
 """Upper bound of requests in flight for each remote endpoint. The window finds how many of them it needs."""
@@ -97,22 +107,27 @@ class GenerationService:
         return batch
 
     def _ask(self, missing: Sequence[tuple[int, AnyRequest]], batch: RequestBatch, writer: JournalWriter) -> None:
-        client = self._connected()
-        if not self._asks_by_chat(client):
+        client, choices = self._connected(), choices_of(self._plan.config, self._role)
+        if choices is None or not _asks_by_chat(client, choices):
             self._send(client, missing, batch, writer)
             return
-        votes, send = self._plan.config.verification.votes, partial(self._send, client)
+        send = partial(self._send, client)
         for position, request in missing:
             if isinstance(request, ChoiceRequest):
-                Ballot(request, votes, position, batch, writer, send).open()
+                Ballot(request, choices.votes, position, batch, writer, send).open()
             else:
                 send([(position, request)], batch, writer)
 
     def _send(
-        self, client: Client, requests: Sequence[tuple[int, AnyRequest]], batch: RequestBatch, writer: JournalWriter
+        self,
+        client: Client,
+        requests: Sequence[tuple[int, AnyRequest]],
+        batch: RequestBatch,
+        journal: JournalWriter,
+        is_begun: bool = False,
     ) -> None:
         self.counters.add("questions", sum(request.sequences for _, request in requests))
-        client.submit(requests, batch, writer)
+        client.submit(requests, batch, journal, is_begun)
 
     def _connected(self) -> Client:
         """Return the client. The first call begins to start the model's server, where it is the build's own."""
@@ -127,13 +142,6 @@ class GenerationService:
         if not self._is_dummy and not self._replays:
             with naming_keys(self._role, self._plan.config):
                 self._connected()
-
-    def _asks_by_chat(self, client: Client) -> bool:
-        """Return whether choices take votes by chat. What journals hold of either kind is used in any case."""
-        if self._role != "verification":
-            return False
-        protocol = self._plan.config.verification.protocol
-        return client.is_chat_alone() if protocol == "auto" else protocol == "chat"
 
     def _way_out(self) -> str:
         if replays_recording(self._plan.config):
@@ -172,6 +180,11 @@ class GenerationService:
         # An earlier error is the one to report.
         with contextlib.suppress(UserError):
             self.finish(journal)
+
+
+def _asks_by_chat(client: Client, choices: ChoicesConfig) -> bool:
+    """Return whether choices take votes by chat. What journals hold of either kind is used in any case."""
+    return client.is_chat_alone() if choices.protocol == "auto" else choices.protocol == "chat"
 
 
 def _connect(plan: BuildPlan, role: Role) -> Client:

@@ -20,7 +20,7 @@ from pipeline.generation.completions import (
     make_request,
 )
 from pipeline.generation.json_formats import levels_format, portrait_format
-from pipeline.generation.roles import Role, engine_of
+from pipeline.generation.roles import Role, choices_of, engine_of, model_of
 from pipeline.generation.votes import SYSTEM, Vote, vote_head
 from pipeline.plan import BuildPlan
 from pipeline.runtime.resources import resources
@@ -53,18 +53,19 @@ class Trials:
 def trial_requests(plan: BuildPlan, roles: Collection[Role]) -> Trials:
     """Return one request of each kind that the build sends for these roles."""
     requests = _of_generation(plan) if "generation" in roles else []
-    if "verification" not in roles:
-        return Trials(requests)
-    config, settings = plan.config, plan.config.verification
-    head = choice_head(config.judge, settings.structured_outputs)
-    if settings.protocol == "chat":
-        return Trials([*requests, *_votes(head)])
-    needs_choices = settings.protocol == "completions" or any(
-        isinstance(request, ChoiceRequest) for request in requests
-    )
-    is_optional = not needs_choices and not isinstance(engine_of(config, "verification"), VllmEngine)
-    requests += _choices(head, settings.prompts_per_call)
-    return Trials(requests, _votes(head) if is_optional else ())
+    votes_instead: list[AnyRequest] = []
+    needs_choices = False
+    for role in roles:
+        if (choices := choices_of(plan.config, role)) is None:
+            continue
+        head = choice_head(model_of(plan.config, role), choices.structured_outputs)
+        if choices.protocol == "chat":
+            requests += _votes(head)
+            continue
+        requests += _choices(head, choices.prompts_per_call)
+        votes_instead += _votes(head)
+        needs_choices |= choices.protocol == "completions" or isinstance(engine_of(plan.config, role), VllmEngine)
+    return Trials(requests, () if needs_choices else votes_instead)
 
 
 def _of_generation(plan: BuildPlan) -> list[AnyRequest]:
@@ -92,8 +93,6 @@ def _of_generation(plan: BuildPlan) -> list[AnyRequest]:
         # Some servers refuse a request for JSON unless the prompt contains the word.
         messages = {"user": f"{TRIAL} Answer with a JSON object."}
         requests.append(make_request(generation, messages, ("trial",), **changes, response_format=wanted))
-    if annotation and annotator == "choice":
-        requests += _choices(choice_head(generation.model, annotation.structured_outputs), annotation.prompts_per_call)
     return requests
 
 

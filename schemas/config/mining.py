@@ -7,20 +7,26 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from schemas.base import Record
+from schemas.config.choices import ChoicesConfig, Protocol
 from schemas.config.fields import Share, compile_patterns
 from schemas.config.sources import MinedSource
 
 
-class AnnotationConfig(Record):
-    """Annotation of responses with a level on each dimension: positive, negative, or cannot tell."""
+class AnnotationConfig(ChoicesConfig):
+    """Annotation of responses with a level on each dimension: positive, negative, or cannot tell.
+
+    `protocol`, `votes` and `prompts_per_call` are about mode `choice`.
+    """
 
     mode: Literal["choice", "json", "given"] = Field(
         "choice",
-        description="`choice`: a choice of one token for each dimension, with probabilities (`/v1/completions`). "
+        description="`choice`: a choice of one token for each dimension, with probabilities. "
         "`json`: one structured reply for all dimensions, without probabilities (chat). `given`: the threads bring "
         "levels, and no model is asked. Responses that bring levels are never sent to a model, but `dimensions` and "
         "`min_confidence` apply to them.",
     )
+    # Not `auto`: by chat the questions about a response cost several times as much as one reply of mode `json`.
+    protocol: Protocol = "completions"
     dimensions: Annotated[tuple[str, ...], Field(min_length=1)] | None = Field(
         None, description="Slugs and groups to ask about; null: all. Others count as 'cannot tell'."
     )
@@ -31,14 +37,6 @@ class AnnotationConfig(Record):
     )
     min_confidence: Share = Field(
         0.5, description="Smallest probability of an answer; below it the answer counts as 'cannot tell'."
-    )
-    prompts_per_call: int = Field(
-        30, ge=1, le=1024, description="Most questions in one call, all about the same response (`choice`)."
-    )
-    structured_outputs: bool = Field(
-        True,
-        description="Restrict answers to the options, by vLLM's `structured_outputs` or a JSON schema. A server that "
-        "refuses this is asked without it.",
     )
     max_tokens: int = Field(2048, ge=16, description="Most tokens of a structured reply (`json`).")
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from schemas.base import Record
+from schemas.config.choices import ChoicesConfig
 from schemas.config.engines import DummyEngine, OpenAiEngine, VllmEngine
 from schemas.config.fields import ReadsOff, Share, with_defaults
 from schemas.packaged_models import check_packaged
@@ -18,7 +18,7 @@ _FILTERS = ("max_margin", "min_dimensions", "min_share", "min_quality", "max_qua
 """Thresholds of `filter` alone. The others also count what is found, and give the column `verified`."""
 
 
-class VerificationConfig(Record):
+class VerificationConfig(ChoicesConfig):
     """Questions to a judge about both replies of every sampled pair: does each show what it was asked to show?
 
     The score of a reply in a dimension is the judge's probability of the positive pole less that of the negative one,
@@ -39,14 +39,6 @@ class VerificationConfig(Record):
         description="Engine of the judge, a section like `engine` of kind `vllm`, `openai` or `dummy`; null: that of "
         "the build. `engine: {kind: replay}` replays the judge too. May change between runs, as `engine` may.",
     )
-    protocol: Literal["auto", "completions", "chat"] = Field(
-        "auto",
-        description="`completions`: one token with log-probabilities (`/v1/completions`), many questions in a call. "
-        "`chat`: one question in a call, for servers that know chat alone. `auto`: the first where the server can.",
-    )
-    votes: int = Field(
-        3, ge=1, le=64, description="Times that a chat judge without log-probabilities is asked each question."
-    )
     orders: int = Field(
         3,
         ge=1,
@@ -59,14 +51,6 @@ class VerificationConfig(Record):
     )
     quality: bool = Field(
         True, description="Ask of each reply whether it answers the post and reads well, whoever the person is."
-    )
-    prompts_per_call: int = Field(
-        30, ge=1, le=1024, description="Most questions in one call, all about the same reply (`completions`)."
-    )
-    structured_outputs: bool = Field(
-        True,
-        description="Restrict answers to the options, by vLLM's `structured_outputs` or a JSON schema. A server that "
-        "refuses this is asked without it.",
     )
     min_margin: float = Field(
         0.0,

@@ -1,6 +1,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
 
 from pipeline.generation.ballot import Ballot
 from pipeline.generation.completions import (
@@ -16,7 +21,13 @@ from pipeline.generation.completions import (
     make_choice_request,
 )
 from pipeline.generation.items import RequestBatch
-from pipeline.generation.journal import JournalWriter
+from pipeline.generation.journal import JournalWriter, read_journal
+from pipeline.generation.service import GenerationService
+from pipeline.plan import BuildPlan
+from tests.pipeline.generation.asking import finish, hang, make_choices
+from tests.pipeline.helpers import tiny
+from tests.stub import StubServer, chat_alone, refuse
+from tests.waiting import wait_until
 
 CHOICE = make_choice_request(choice_head("m", structured_outputs=False), "Rye.", ("Kind?", "Young?"), b"known")
 DOWN = Failure("timeout", "no reply", may_pass=True)
@@ -46,12 +57,16 @@ def counted(answer: Callable[[int], Outcome], votes: int = 3) -> tuple[Outcome, 
     """The outcome of a ballot whose requests get `answer(n)`, n being their order, and the number of requests."""
     journal, batch = Journal(), RequestBatch([None, None], 1)
     queue: list[tuple[AnyRequest, RequestBatch, JournalWriter]] = []
-    sent = 0
+    sent, is_open = 0, False
 
-    def submit(requests: Sequence[tuple[int, AnyRequest]], votes: RequestBatch, writer: JournalWriter) -> None:
-        queue.extend((request, votes, writer) for _, request in requests)
+    def submit(
+        requests: Sequence[tuple[int, AnyRequest]], batch: RequestBatch, journal: JournalWriter, is_begun: bool = False
+    ) -> None:
+        assert is_begun == is_open
+        queue.extend((request, batch, journal) for _, request in requests)
 
     Ballot(CHOICE, votes, 1, batch, journal, submit).open()
+    is_open = True
     while queue:
         request, ballot, writer = queue.pop(0)
         writer.append(request.key, answer(sent))
@@ -120,3 +135,53 @@ def test_a_failed_vote_fails_the_request_and_no_further_one_is_cast() -> None:
 
 def test_a_failure_that_will_not_pass_is_the_one_that_is_kept() -> None:
     assert counted(lambda n: (DOWN, REFUSED)[n])[0] == REFUSED
+
+
+# A kill
+
+IN_FLIGHT, QUESTIONS, VOTES_EACH = 8, 5, 3
+VOTER = chat_alone(has_numbers=False)
+
+
+def judge_at(folder: Path, url: str) -> GenerationService:
+    """The service of a judge that knows chat alone."""
+    engine = {"kind": "openai", "base_urls": [url], "in_flight": IN_FLIGHT}
+    settings = {"mode": "record", "model": "judge", "protocol": "chat", "votes": VOTES_EACH}
+    return GenerationService(BuildPlan(folder, "", tiny(engine=engine, verification=settings)), "verification")
+
+
+@pytest.mark.parametrize("is_busy", [False, True], ids=["at once", "with limits"])
+@pytest.mark.parametrize("answers", [100, 149, 260])
+def test_a_kill_loses_the_answers_in_flight_and_those_of_one_request(
+    tmp_path: Path, answers: int, is_busy: bool
+) -> None:
+    requests, served, refused = make_choices(*[QUESTIONS] * 30), 0, 0
+
+    async def mortal(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        nonlocal served, refused
+        if is_busy and served // 20 > refused:
+            refused += 1
+            return await refuse(429, "slow down")(request, body)
+        served += 1
+        return await (VOTER if served <= answers else hang)(request, body)
+
+    with StubServer(mortal, on_trial=VOTER) as stub:
+        service = judge_at(tmp_path / "killed", stub.url)
+        service.submit("verify-0", requests)
+        wait_until(lambda: service.counters.get("answers") == answers)
+        decided = len(read_journal(tmp_path / "killed" / "journal" / "verify-0.jsonl"))
+        service.close()
+    assert answers - decided * QUESTIONS * VOTES_EACH <= IN_FLIGHT + QUESTIONS * VOTES_EACH
+
+    whole, resumed = (answered(tmp_path / name, requests) for name in ("whole", "killed"))
+    assert resumed[0] == whole[0]
+    assert whole[1] - resumed[1] == decided * QUESTIONS * VOTES_EACH
+
+
+def answered(folder: Path, requests: Sequence[AnyRequest]) -> tuple[list[Outcome], int]:
+    """The outcomes of requests, and how many votes they took."""
+    with StubServer(VOTER, on_trial=VOTER) as stub:
+        service = judge_at(folder, stub.url)
+        outcomes = finish(service, service.submit("verify-0", requests))
+        service.close()
+        return outcomes, len(stub.bodies)

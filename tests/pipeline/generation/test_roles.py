@@ -51,7 +51,10 @@ def test_the_servers_of_a_build_are_those_of_its_own_engines() -> None:
 
 
 def test_messages_name_the_keys_of_the_judge() -> None:
-    message = "engine.base_urls: http://engine.org: check generation.model, or set mining.annotation.mode: json"
+    message = (
+        "engine.base_urls: http://engine.org: check generation.model, or set mining.annotation.mode: json, or "
+        "mining.annotation.protocol: chat"
+    )
 
     assert in_terms_of(message, "generation", config()) == (
         "engine.base_urls: http://engine.org: check generation.model, or set verification.protocol: chat"

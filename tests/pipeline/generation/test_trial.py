@@ -102,7 +102,7 @@ def test_a_server_that_cannot_constrain_choices_answers_them_freely(tmp_path: Pa
 
 @pytest.mark.parametrize("status", [400, 500])
 def test_a_server_without_logprobs_ends_the_run_before_the_work(tmp_path: Path, status: int) -> None:
-    with pytest.raises(UserError, match=r"no logprobs of 5.*mining\.annotation\.mode: json, which needs none"):
+    with pytest.raises(UserError, match=r"no logprobs of 5.*mining\.annotation\.mode: json, or .*protocol: chat"):
         built(tmp_path / "out", lacking("logprobs", status=status))
 
     assert not (tmp_path / "out" / "pool").exists()

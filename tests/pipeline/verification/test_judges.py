@@ -129,7 +129,7 @@ def test_the_build_own_model_may_judge_by_chat(tmp_path: Path) -> None:
         manifest = build(tiny(engine=engine, verification=settings), tmp_path, observer=notices)
 
     assert manifest.counts.verification.pairs == manifest.counts.pairs_accepted > 50
-    assert [line for line in notices.lines if "is asked by chat (HTTP 404" in line] != []
+    assert [line for line in notices.lines if "asked by chat, one in a call (HTTP 404" in line] != []
     assert {body["max_tokens"] for body in stub.bodies} == {16, 256}
 
 
