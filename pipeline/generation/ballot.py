@@ -49,8 +49,8 @@ class Ballot(RequestBatch):
 
     The client's thread calls `append` before it counts a vote as done, so a further vote is pending in time. Only the
     outcome of the whole request is journaled: a line for each vote would make the journal some fifty times as long.
-    Further votes are sent before first ones. So requests are decided one after another, and a kill costs no more
-    answers than about those of the requests in flight.
+    Further votes are sent before first ones, so requests are decided one after another. A kill costs the answers in
+    flight, and about those of one request.
 
     Args:
         request: The choice request.

@@ -29,8 +29,8 @@ def choices_of(config: BuildConfig, role: Role) -> ChoicesConfig | None:
     """Return how the model of a role is asked one-token questions; None where it is asked none."""
     if role == "verification":
         return config.verification
-    is_asked = config.mining is not None and config.mining.annotator == "choice"
-    return config.mining.annotation if config.mining and is_asked else None
+    mining = config.mining
+    return mining.annotation if mining and mining.annotator == "choice" else None
 
 
 def served_roles(config: BuildConfig) -> dict[Role, tuple[Role, ...]]:
