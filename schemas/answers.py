@@ -52,7 +52,9 @@ def parse(payload: bytes) -> Any:
 def read_reply(choice: Mapping[str, Any]) -> tuple[str, str]:
     """Return the text of a chat choice, with the thinking inside, and its finish reason (see `read_finish`)."""
     message = choice["message"]
-    text = _joined(message.get("content") if message.keys() & _CONTENT_SUBSTITUTES else message["content"])
+    if "content" not in message and message.keys().isdisjoint(_CONTENT_SUBSTITUTES):
+        raise KeyError("content")
+    text = _joined(message.get("content"))
     _, reply = split_thinking(text)
     if not reply and message.get("refusal"):
         return "", "refusal"
@@ -72,7 +74,7 @@ def split_thinking(text: str) -> tuple[str, str]:
     Where no mark ends it, it takes the rest of the text.
     """
     # Nearly all texts: the patterns cost ten times as much.
-    if not any(first in text for first in "<[◁"):
+    if "<" not in text and "[" not in text and "◁" not in text:
         return "", text
     *thinking, reply = _THINKING_END.split(text)
     reply, *unfinished = _THINKING_START.split(reply)
@@ -90,12 +92,14 @@ def read_reasoning(choice: Mapping[str, Any]) -> str:
     return "".join(_thought(chunk) for chunk in chunks if chunk["type"] in _SKIPPED_CHUNKS)
 
 
-def count_reasoning(usage: object, thinking: str, reply: str) -> int:
-    """Return the tokens of the thinking in a completion: as counted by the server, or by its share of the text."""
+def count_reasoning(usage: object, reasoning: str, text: str) -> int:
+    """Return the tokens of thinking, `reasoning` and that in `text`: the server's count, or a share of its tokens."""
     details = usage.get("completion_tokens_details") if isinstance(usage, dict) else None
     if counted := read_count(details, "reasoning"):
         return counted
-    return round(read_count(usage, "completion") * len(thinking) / max(1, len(thinking) + len(reply)))
+    thinking, reply = split_thinking(text)
+    length = len(reasoning) + len(thinking)
+    return round(read_count(usage, "completion") * length / (length + len(reply))) if length else 0
 
 
 def read_finish(reason: object, text: str) -> str:
@@ -187,8 +191,11 @@ def read_error(payload: bytes) -> str:
 
 def _joined(content: object) -> str:
     """Return the text of a message's content: a text, a list of chunks, or None for no text."""
-    content = "" if content is None else content
-    chunks: list[Any] = content if isinstance(content, list) else [{"type": "text", "text": content}]
+    if isinstance(content, str):
+        return content
+    if content is not None and not isinstance(content, list):
+        raise TypeError("content that is not text")
+    chunks: list[Any] = content or []
     texts: list[Any] = [chunk["text"] for chunk in chunks if chunk["type"] not in _SKIPPED_CHUNKS]
     if not all(isinstance(text, str) for text in texts) or any(chunk["type"] not in _KNOWN_CHUNKS for chunk in chunks):
         raise TypeError("content that is not text")

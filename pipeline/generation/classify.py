@@ -13,7 +13,8 @@ import orjson
 from pipeline.generation.completions import AnyRequest, ChoiceRequest, Completion, Failure
 from pipeline.generation.continuation import Partial
 from pipeline.generation.endpoints import Endpoint
-from schemas.answers import count_reasoning, parse, read_count, read_error, read_reasoning, read_reply, split_thinking
+from pipeline.generation.votes import Vote
+from schemas.answers import count_reasoning, parse, read_count, read_error, read_reasoning, read_reply
 from schemas.base import UserError
 from schemas.mask import Mask
 
@@ -130,14 +131,14 @@ def _completion(request: AnyRequest, status: int, payload: bytes) -> Completion 
         first = body["choices"][0]
         usage, reasoning = body.get("usage"), read_reasoning(first)
         # The text of a vote is its shares.
-        thinking, reply = split_thinking(read_reply(first)[0] if "message" in first else text)
+        said = read_reply(first)[0] if isinstance(request, Vote) else text
         return Completion(
             text,
             finish_reason,
             prompt_tokens=read_count(usage, "prompt"),
             completion_tokens=read_count(usage, "completion"),
             reasoning=reasoning,
-            reasoning_tokens=count_reasoning(usage, reasoning + thinking, reply),
+            reasoning_tokens=count_reasoning(usage, reasoning, said),
         )
     except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError):
         if b'"error"' in payload[:200]:

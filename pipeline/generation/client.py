@@ -1,45 +1,30 @@
-"""The client: sends the requests of many shards to the endpoints, within one limit of requests in flight.
+"""The client: takes the requests of many shards from their threads, and gives back the outcomes.
 
-It runs on its own thread. `classify` says what one response means for its request. What it means for the run
-depends on others: a request is at fault only where the same endpoint completes another one. Where no other request is
-left to decide, trial requests are sent. A request that the server had no time for is queued again, in the end to be
-sent alone. Votes on a choice that is partly answered go before all other requests.
+Requests are sent by a `Dispatcher`, whose event loop has a thread of its own.
 """
 
 from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import functools
-import logging
 import threading
 import time
-from collections import deque
-from collections.abc import Coroutine, Sequence
-from typing import Any, Literal
+from collections.abc import Sequence
 
 import uvloop
 
-from pipeline.generation.classify import Busy, Result, Transient
-from pipeline.generation.completions import AnyRequest, Completion, Failure, Outcome
-from pipeline.generation.endpoints import Endpoint, Endpoints
-from pipeline.generation.items import ALONE_AFTER, Item, RequestBatch
+from pipeline.generation.completions import AnyRequest, Completion, Outcome
+from pipeline.generation.dispatcher import Dispatcher
+from pipeline.generation.endpoints import Endpoints
+from pipeline.generation.items import Item, RequestBatch
 from pipeline.generation.journal import JournalWriter
 from pipeline.generation.sender import Sender
 from pipeline.generation.trial import Trials
-from pipeline.generation.verdicts import Verdicts
-from pipeline.generation.votes import Vote
-from pipeline.generation.window import Window, backoff_seconds
+from pipeline.generation.window import Window
 from pipeline.runtime.progress import Counters
 from schemas.base import UserError
 from schemas.config import RequestsConfig
 
-logger = logging.getLogger(__name__)
-
-_TRIAL_SECONDS = 1.0
-"""Seconds between the trial requests to an endpoint that is down."""
-_SLOW = frozenset({"timeout", "http_408", "http_504", "http_524"})
-"""Reasons of a server, or of a gateway before it, that had too much to do."""
 _START = 16
 """Sequences in flight at first, on an endpoint of unknown capacity."""
 
@@ -71,28 +56,18 @@ class Client:
     ) -> None:
         self.backlog = 0
         self.watermark = 4 * in_flight
-        self._endpoints = endpoints
         self._sender = Sender(endpoints, key, trials, config, counters)
-        self._availability = self._sender.availability
-        self._window = Window(in_flight, None if endpoints.is_managed else _START)
-        self._config = config
+        window = Window(in_flight, None if endpoints.is_managed else _START)
+        self._dispatcher = Dispatcher(
+            endpoints, self._sender, window, config, counters, settle=self._settle, fail=self._fail
+        )
         self._counters = counters
-        self._queue: deque[Item] = deque()
-        # Answers of a request that is asked in parts are lost in a kill until the last one is there.
-        self._begun: deque[Item] = deque()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._in_flight = 0
-        self._at_work = 0
-        self._verdicts: Verdicts[Item] = Verdicts()
-        self._trials: dict[str, asyncio.Task[None]] = {}
-        self._timer: asyncio.TimerHandle | None = None
-        self._is_exclusive = False
         self._error: Exception | None = None
         self._changed = threading.Condition()
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="everyuser-client", daemon=True)
         self._thread.start()
-        self._opening = asyncio.run_coroutine_threadsafe(self._sender.open(), self._loop)
+        self._opening = asyncio.run_coroutine_threadsafe(self._dispatcher.open(), self._loop)
 
     def submit(
         self,
@@ -109,134 +84,47 @@ class Client:
             journal: Keeps the outcomes.
             is_begun: True for further votes, which are sent before all other requests.
         """
-        self._raise_error()
+        self.check()
         with self._changed:
             self.backlog += len(requests)
         now = time.monotonic()
         items = [Item(batch, position, request, journal, now) for position, request in requests]
-        self._loop.call_soon_threadsafe(self._enqueue, items, is_begun)
+        self._loop.call_soon_threadsafe(self._dispatcher.submit, items, is_begun)
 
     def wait(self) -> None:
         """Return when a batch is done or the backlog is short, but after half a second at the latest."""
         with self._changed:
             self._changed.wait(timeout=0.5)
-        self._raise_error()
+        self.check()
 
     def check(self) -> None:
         """Raise an error of the whole run that has happened by now."""
-        self._raise_error()
-        if self._opening.done():
-            self._wait_for_opening()
+        if self._error is not None:
+            raise self._error
 
     def is_chat_alone(self) -> bool:
         """Return whether choices take votes by chat (`Trials`). Waits for the trial requests."""
-        self._wait_for_opening()
-        return self._sender.is_chat_alone()
-
-    def _wait_for_opening(self) -> None:
         try:
             self._opening.result()
         except concurrent.futures.CancelledError:
-            self._raise_error()
+            self.check()
             raise
+        return self._sender.is_chat_alone()
 
     def close(self) -> None:
         """Drop the queue, cancel the requests in flight, and stop the thread."""
         self._fail(UserError("the build was stopped"))
         if self._loop.is_running():
-            self._wait_for(self._stop())
+            asyncio.run_coroutine_threadsafe(self._dispatcher.close(), self._loop).result()
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
             self._loop.close()
-
-    def _wait_for(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
-
-    def _raise_error(self) -> None:
-        if self._error is not None:
-            raise self._error
-
-    async def _stop(self) -> None:
-        self._queue.clear()
-        self._begun.clear()
-        # All of this loop: requests, trial requests, and what watches them.
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await self._sender.close()
-
-    def _enqueue(self, items: list[Item], is_begun: bool) -> None:
-        (self._begun if is_begun else self._queue).extend(items)
-        self._fill_window()
-
-    def _enqueue_again(self, item: Item) -> None:
-        self._enqueue([item], isinstance(item.request, Vote))
-
-    def _fill_window(self) -> None:
-        pause = self._endpoints.available_at() - time.monotonic()
-        self._counters.set_gauge("paused", int(pause > 0))
-        self._counters.set_gauge("window", self._window.limit)
-        if pause > 0:
-            self._window.void(time.monotonic())
-            if self._timer:
-                self._timer.cancel()
-            self._timer = self._loop.call_later(pause, self._fill_window)
-            return
-        while (queue := self._begun or self._queue) and self._error is None:
-            item = queue[0]
-            size = item.request.sequences
-            # A request that is larger than the window is sent alone, too.
-            is_full = item.is_alone or self._is_exclusive or self._in_flight + size > self._window.limit
-            if self._in_flight and is_full:
-                break
-            self._is_exclusive = item.is_alone
-            self._spawn(self._run(queue.popleft()), size)
-        if self._in_flight < self._window.limit and (self._is_exclusive or not queue or queue[0].is_alone):
-            self._window.void(time.monotonic())
-
-    def _spawn(self, coroutine: Coroutine[Any, Any, None], size: int = 0) -> asyncio.Task[None]:
-        task: asyncio.Task[None] = self._loop.create_task(coroutine)
-        self._tasks.add(task)
-        self._in_flight += size
-        task.add_done_callback(functools.partial(self._end, size))
-        return task
-
-    def _end(self, size: int, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        self._in_flight -= size
-        if not task.cancelled() and task.exception() is not None:
-            self._fail(task.exception())
-        self._fill_window()
-        # When nothing else is in flight, no other response can decide the last failures.
-        if self._error is None:
-            for name in self._verdicts.due(is_idle=self.backlog == self._verdicts.pending):
-                self._start_trials(name)
 
     def _fail(self, error: BaseException | None) -> None:
         if self._error is None:
             self._error = error if isinstance(error, Exception) else RuntimeError(str(error))
         with self._changed:
             self._changed.notify_all()
-
-    async def _run(self, item: Item) -> None:
-        await asyncio.wrap_future(self._opening)
-        begun = time.monotonic()
-        self._counters.observe("queue_milliseconds", round(1000 * (begun - item.queued_at)))
-        self._counters.observe("in_flight", self._in_flight)
-        endpoint, result = await self._send(item)
-        self._counters.observe("request_milliseconds", round(1000 * (time.monotonic() - begun)))
-        if result is None:
-            item.queued_at = time.monotonic()
-            self._enqueue_again(item)
-        elif isinstance(result, Busy):
-            self._postpone(item, endpoint, result)
-        elif isinstance(result, Transient):
-            self._settle(item, Failure(result.reason, result.detail, may_pass=True))
-        elif isinstance(result, Failure) and result.reason.startswith("http_"):
-            self._verdicts.hold(endpoint.name, item, result)
-        else:
-            self._settle(item, result)
 
     def _settle(self, item: Item, outcome: Outcome) -> None:
         item.journal.append(item.request.key, outcome)
@@ -251,126 +139,3 @@ class Client:
             self.backlog -= 1
             if item.batch.is_done or self.backlog == self.watermark:
                 self._changed.notify_all()
-
-    async def _send(self, item: Item) -> tuple[Endpoint, Result | None]:
-        """Send a request until it has a result. None: it is to be queued again."""
-        while True:
-            if (pause := self._endpoints.available_at() - time.monotonic()) > 0:
-                await asyncio.sleep(pause)
-            endpoint = await self._endpoints.acquire()
-            sent = item.sent_at = time.monotonic()
-            self._count_at_work(item.request.sequences)
-            try:
-                result = await self._sender.post(endpoint, item.request, item.partial)
-            finally:
-                self._count_at_work(-item.request.sequences)
-                self._endpoints.release(endpoint)
-            failed = time.monotonic()
-            is_unreachable = isinstance(result, Transient) and result.reason == "unreachable"
-            self._counters.add("requests_sent", int(not is_unreachable))
-            if isinstance(result, Completion):
-                # Where the server counts no tokens, characters stand for them: the window only compares rates. Those of
-                # a reply that was continued are not all of this time.
-                tokens = result.completion_tokens or len(result.text) / 4
-                if not item.partial:
-                    self._window.record(sent, failed, item.request.sequences, tokens, self._in_flight)
-                self._record_success(endpoint, sent)
-            if not isinstance(result, Transient):
-                return endpoint, result
-            # Only the kind of failure is logged: its detail may quote the prompt.
-            logger.debug("%s: %s; retry %d of a request", endpoint.address(), result.reason, item.attempts + 1)
-            # Long enough to learn of a server's death, too.
-            await asyncio.sleep(backoff_seconds(item.attempts))
-            item.attempts += 1
-            item.keep_partial(result.partial)
-            outcome = await self._judge(item, endpoint, sent, failed, result)
-            if outcome != "retry":
-                return endpoint, outcome
-
-    async def _judge(
-        self, item: Item, endpoint: Endpoint, sent: float, failed: float, problem: Transient
-    ) -> Transient | Failure | Literal["retry"] | None:
-        """Return the problem where it is the request's own, or what follows: a retry at once, or None for one later.
-
-        Args:
-            item: The request.
-            endpoint: Where it was sent.
-            sent: When.
-            failed: When the problem showed.
-            problem: The problem.
-        """
-        was_alone = item.is_alone
-        if self._endpoints.restarts() != endpoint.restarts:
-            self._availability.record_up()
-            item.deaths += 1
-            if item.deaths > ALONE_AFTER:
-                detail = f"the server died {item.deaths} times under this request"
-                return Failure("server_died", detail, may_pass=False)
-            return None if item.is_alone and not was_alone else "retry"
-        if problem.reason == "unreachable":
-            self._availability.check_outage(time.monotonic(), problem.detail)
-            return "retry"
-        if problem.reason in _SLOW:
-            item.timeouts += 1
-            if not was_alone:
-                self._window.shrink(failed, sent)
-            if was_alone or not self._sender.worked_since(endpoint, sent):
-                await asyncio.shield(self._start_trials(endpoint.name))
-            is_own = was_alone and self._availability.succeeded_since(endpoint.name, failed)
-            return problem if is_own else None
-        # A request is at fault when it fails before and after the same endpoint completes another one.
-        if not self._availability.succeeded_since(endpoint.name, sent):
-            await asyncio.shield(self._start_trials(endpoint.name))
-        since = item.failed_at if self._config.max_retries else sent
-        item.retries += self._availability.succeeded_since(endpoint.name, since)
-        item.failed_at = failed
-        if item.retries and item.retries >= self._config.max_retries:
-            return problem
-        # The fault may be of the moment, so the last retry comes after what is queued.
-        return None if item.retries >= self._config.max_retries - 1 else "retry"
-
-    def _count_at_work(self, sequences: int) -> None:
-        """Count the sequences that endpoints work on. A request that waits for a retry or a server is none."""
-        self._at_work += sequences
-        self._counters.set_gauge("in_flight", self._at_work)
-
-    def _postpone(self, item: Item, endpoint: Endpoint, busy: Busy) -> None:
-        """Queue a request again after a pause, behind the others; a vote before them."""
-        self._window.shrink(time.monotonic(), item.sent_at)
-        pause = self._sender.pause_seconds(busy, item.waits)
-        if item.waits and (
-            item.waited_seconds + pause > self._config.max_wait_seconds or self._availability.exceeds_wait(pause)
-        ):
-            detail = f"{busy.detail}; waited {item.waited_seconds:.0f} s"
-            self._verdicts.hold(endpoint.name, item, Failure("busy", detail, may_pass=True))
-            return
-        now = time.monotonic()
-        logger.debug("%s is busy: the next request in %.1f s", endpoint.address(), pause)
-        self._sender.pause(endpoint, busy, pause)
-        # Another endpoint may be available earlier.
-        pause = min(pause, max(backoff_seconds(item.waits), self._endpoints.available_at() - now))
-        item.waits += 1
-        item.waited_seconds += pause
-        item.queued_at = now + pause
-        self._loop.call_later(pause, self._enqueue_again, item)
-
-    def _record_success(self, endpoint: Endpoint, sent: float) -> None:
-        self._availability.record_success(endpoint.name, time.monotonic())
-        for item, failure in self._verdicts.release(endpoint.name, sent):
-            self._settle(item, failure)
-
-    def _start_trials(self, name: str) -> asyncio.Task[None]:
-        """Send an endpoint the trial requests, or return the task that does so already."""
-        task = self._trials.get(name)
-        if task is None or task.done():
-            task = self._trials[name] = self._spawn(self._run_trials(name))
-        return task
-
-    async def _run_trials(self, name: str) -> None:
-        for endpoint in await self._endpoints.current():
-            if endpoint.name == name:
-                begun = time.monotonic()
-                if await self._sender.passes_trials(endpoint):
-                    self._record_success(endpoint, begun)
-                else:
-                    await asyncio.sleep(_TRIAL_SECONDS)

@@ -8,13 +8,11 @@ replies for minutes on a slow machine.
 
 from __future__ import annotations
 
-import asyncio
 import math
 import time
-from dataclasses import dataclass, field
 
 from pipeline.generation.endpoints import Endpoint
-from pipeline.generation.streaming import end_of_events, has_begun
+from pipeline.generation.flight import Flight
 
 _PATIENCE = 5
 """Limits for which an endpoint may be silent as a whole, while it says that it is healthy."""
@@ -22,39 +20,6 @@ _SLOW_SHARE = 0.1
 """Share of the limit from which on the usual duration of a request makes it worth a stream."""
 _MEMORY = 0.125
 """Weight of the newest duration in the usual one."""
-
-
-@dataclass(eq=False, slots=True)
-class Flight:
-    """A request in flight. Within `scope`, it is given up by a `TimeoutError`."""
-
-    is_streamed: bool
-    """True where a stream was asked for."""
-    sent: float = field(default_factory=time.monotonic)
-    has_stream: bool = False
-    """True where a stream came."""
-    has_token: bool = False
-    scope: asyncio.Timeout = field(default_factory=lambda: asyncio.timeout(None))
-    heard: float = field(init=False)
-    events: int = 0
-    """Events that came, which stand for tokens until the server has counted."""
-    _searched: int = field(default=0, init=False)
-    """Bytes of events that hold no token."""
-
-    def __post_init__(self) -> None:
-        self.heard = self.sent
-
-    def hear(self, piece: bytes, received: bytearray) -> int:
-        """Note a piece of a stream of which `received` has come so far; return the number of its events with tokens."""
-        if not self.has_token and not has_begun(bytes(received[self._searched :])):
-            # Many events may come before the first token, and each is parsed once.
-            self._searched = end_of_events(received, self._searched)
-            return 0
-        events = piece.count(b"data:")
-        if events:
-            self.has_token, self.heard = True, time.monotonic()
-            self.events += events
-        return events
 
 
 class Deadlines:
@@ -73,15 +38,13 @@ class Deadlines:
         self._newest = -math.inf
         self._duration = math.inf
 
-    def begin(self, endpoint: Endpoint, is_streamed: bool) -> Flight:
+    def begin(self, flight: Flight) -> None:
         """Note that a request is sent."""
-        flight = Flight(is_streamed)
         # An idle endpoint is silent without a fault.
         if not self._flights and not self._is_hung:
             self._busy_since = flight.sent
-        self.endpoint = endpoint
+        self.endpoint = flight.endpoint
         self._flights.add(flight)
-        return flight
 
     def end(self, flight: Flight) -> None:
         """Note that a request is no longer in flight."""
@@ -91,10 +54,10 @@ class Deadlines:
         """Note a token, or an answer of a working server."""
         self._worked_at, self._is_hung = time.monotonic(), False
 
-    def record_completion(self, flight: Flight, is_trial: bool) -> None:
+    def record_completion(self, flight: Flight) -> None:
         """Note a completion. A trial request is short, so it shows nothing of the usual duration."""
         self._newest = max(self._newest, flight.sent)
-        if not is_trial:
+        if not flight.is_trial:
             seconds = time.monotonic() - flight.sent
             usual = self._duration if math.isfinite(self._duration) else seconds
             self._duration = usual + _MEMORY * (seconds - usual)
@@ -128,5 +91,5 @@ class Deadlines:
         silence = now - max(self._worked_at, self._busy_since)
         if silence < self._seconds:
             return flight.has_token or self._newest - flight.sent >= self._seconds
-        patience = _PATIENCE if flight.is_streamed and is_healthy else 1
+        patience = _PATIENCE if flight.is_patient and is_healthy else 1
         return silence >= patience * self._seconds

@@ -74,6 +74,7 @@ class Endpoints(Protocol):
 
 @dataclass(slots=True)
 class _State:
+    endpoint: Endpoint
     in_flight: int = 0
     is_down: bool = False
     avoid_until: float = 0.0
@@ -88,31 +89,32 @@ class RemoteEndpoints:
 
     def __init__(self, base_urls: Sequence[str]) -> None:
         urls = dict.fromkeys(_canonical(url) for url in base_urls)
-        self._states = {Endpoint(url, url, proxy=_proxy(url)): _State() for url in urls}
+        self._states = {url: _State(Endpoint(url, url, proxy=_proxy(url))) for url in urls}
 
     async def open(self) -> None:
         """Do nothing: these servers run already."""
 
     async def current(self) -> list[Endpoint]:
         """Return all endpoints."""
-        return [*self._states]
+        return [state.endpoint for state in self._states.values()]
 
     async def acquire(self) -> Endpoint:
         """Return the endpoint with the fewest requests in flight, of those that are up and not paused."""
         now = time.monotonic()
-        ready = {e: state for e, state in self._states.items() if state.paused_until <= now} or self._states
-        usable = {e: state for e, state in ready.items() if not state.is_down or state.avoid_until <= now} or ready
-        endpoint = min(usable, key=lambda e: usable[e].in_flight)
-        self._states[endpoint].in_flight += 1
-        return endpoint
+        state = min(
+            self._states.values(),
+            key=lambda it: (it.paused_until > now, it.is_down and it.avoid_until > now, it.in_flight),
+        )
+        state.in_flight += 1
+        return state.endpoint
 
     def release(self, endpoint: Endpoint) -> None:
         """Count one request less in flight."""
-        self._states[endpoint].in_flight -= 1
+        self._states[endpoint.name].in_flight -= 1
 
     def mark(self, endpoint: Endpoint, is_up: bool) -> None:
         """Avoid an endpoint that is down for a while: it fails at once, so it would always be the least busy."""
-        state = self._states[endpoint]
+        state = self._states[endpoint.name]
         state.is_down = not is_up
         if not is_up:
             state.avoid_until = time.monotonic() + _AVOID_SECONDS
@@ -123,7 +125,7 @@ class RemoteEndpoints:
 
     def pause(self, endpoint: Endpoint, until: float) -> None:
         """Send nothing there before `until`."""
-        state = self._states[endpoint]
+        state = self._states[endpoint.name]
         state.paused_until = max(state.paused_until, until)
 
     def available_at(self) -> float:

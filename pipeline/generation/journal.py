@@ -101,12 +101,12 @@ def journal_line(key: str, outcome: Outcome) -> bytes:
     Without it, a changed reply would change rows unseen.
     """
     # Most models do not reason, and a journal has many lines.
-    fields = {name: getattr(outcome, name) for name in outcome.__slots__}
-    fields = {name: value for name, value in fields.items() if value or name not in ("reasoning", "reasoning_tokens")}
+    fields = {name: value for name in outcome.__slots__ if (value := getattr(outcome, name)) or name not in _RARE}
     rest = b'"key":"' + key.encode() + b'",' + orjson.dumps(fields)[1:]
     return b'{"crc":"%08x",' % zlib.crc32(rest) + rest + b"\n"
 
 
+_RARE = frozenset({"reasoning", "reasoning_tokens"})
 _REST = len(b'{"crc":"00000000",')
 
 

@@ -28,7 +28,7 @@ async def receive(
 ) -> None:
     """Append a body to `payload`, and pass on each piece as it comes. Raises as `read_payload` does."""
     # Decompressed piece by piece, so that a small body never unpacks to gigabytes.
-    async for piece in response.content.iter_any():
+    while piece := await response.content.readany():
         payload += piece
         if len(payload) > MAX_BYTES:
             response.close()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from pipeline.generation.completions import AnyRequest, ChoiceRequest, Completio
 from pipeline.generation.continuation import Partial, continued, joined
 from pipeline.generation.dialect import Dialect
 from pipeline.generation.endpoints import Endpoint, Endpoints
+from pipeline.generation.flight import Flight
 from pipeline.generation.streaming import with_stream
 from pipeline.generation.transport import Transport
 from pipeline.generation.trial import Trials, ignores_system, lacks_numbers, reasons_all_the_same
@@ -26,8 +26,9 @@ from pipeline.runtime.progress import Counters
 from schemas.base import UserError
 from schemas.config import RequestsConfig
 
-_REFUSALS = frozenset({*(f"http_{status}" for status in (400, 404, 405, 415, 422, 500, 501)), "garbled"})
-"""Reasons of servers that know no streams, or send them in a form of their own. A lost connection is of the moment."""
+_REFUSALS = frozenset({*(f"http_{status}" for status in (400, 404, 405, 415, 422, 500, 501)), "garbled", "timeout"})
+"""Reasons of servers that know no streams, hang at them, or send them in a form of their own. A lost connection is of
+the moment."""
 _REASONING_TOKENS = 2048
 """Tokens for the reasoning of a judge that cannot be kept from it."""
 _SHORTEST_PAUSE = 0.1
@@ -50,7 +51,7 @@ class Sender:
     ) -> None:
         self.availability = Availability(config, counters)
         self._endpoints = endpoints
-        self._transport = Transport(key, config.timeout_seconds)
+        self._transport = Transport(key, config.timeout_seconds, self._hear)
         self._trials = trials
         self._dialects: dict[str, Dialect] = defaultdict(Dialect)
         self._continues: dict[str, bool] = {}
@@ -103,10 +104,11 @@ class Sender:
             fields = orjson.loads(body)
             fields = continued(fields, partial) if partial else fields
             body = orjson.dumps(with_stream(fields) if is_streamed else fields)
-        hear = functools.partial(self._hear, endpoint, is_trial)
-        flight = deadlines.begin(endpoint, is_streamed)
+        # Before its trial requests are settled, an endpoint may know no streams, or hang at one of their fields.
+        flight = Flight(endpoint, request, body, partial, is_trial, is_patient=is_streamed and dialect.is_settled)
+        deadlines.begin(flight)
         try:
-            result = await self._transport.exchange(endpoint, request, body, flight, partial, hear)
+            result = await self._transport.exchange(flight)
         finally:
             deadlines.end(flight)
         is_up = not isinstance(result, Transient)
@@ -119,7 +121,7 @@ class Sender:
             return await self.post(endpoint, request, is_trial=is_trial)
         if isinstance(result, Completion):
             dialect.streams = flight.has_stream if is_streamed else dialect.streams
-            deadlines.record_completion(flight, is_trial)
+            deadlines.record_completion(flight)
             # Exact at the end: an event's number of tokens is an estimate, and may be too high.
             heard = flight.events * self._endpoints.event_tokens
             self._counters.add("tokens_heard", 0 if is_trial else result.completion_tokens - heard)
@@ -130,10 +132,10 @@ class Sender:
         """Return whether an endpoint has sent a token or an answer since then."""
         return self._transport.deadlines(endpoint).worked_since(since)
 
-    def _hear(self, endpoint: Endpoint, is_trial: bool, events: int) -> None:
+    def _hear(self, flight: Flight, events: int) -> None:
         """Note so many events with a token."""
-        self._record(endpoint, is_up=True)
-        self._counters.add("tokens_heard", 0 if is_trial else events * self._endpoints.event_tokens)
+        self._record(flight.endpoint, is_up=True)
+        self._counters.add("tokens_heard", 0 if flight.is_trial else events * self._endpoints.event_tokens)
 
     def _record(self, endpoint: Endpoint, is_up: bool) -> None:
         self._endpoints.mark(endpoint, is_up)
@@ -256,14 +258,22 @@ class Sender:
         """Send a trial request. The first is sent without a stream, too, where it is refused with one."""
         dialect = self._dialects[endpoint.name]
         result = await self.post(endpoint, trial, is_trial=True)
+        if isinstance(result, Transient) and result.reason == "timeout" and not dialect.is_settled:
+            notify(f"{endpoint.address(trial.path)}: {result.detail} to a trial request; it is sent again")
         is_first = isinstance(trial, Request) and dialect.streams is None
-        if is_first and isinstance(result, Failure | Transient) and result.reason in _REFUSALS:
-            dialect.streams = False
-            unstreamed = await self.post(endpoint, trial, is_trial=True)
-            if isinstance(unstreamed, Completion):
-                return unstreamed
+        if not is_first or not isinstance(result, Failure | Transient) or result.reason not in _REFUSALS:
+            return result
+        dialect.streams = False
+        unstreamed = await self.post(endpoint, trial, is_trial=True)
+        if not isinstance(unstreamed, Completion):
             dialect.streams = None
-        return result
+            return result
+        if result.reason == "timeout":
+            # Rather than hang at a stream, the server may have loaded its model.
+            dialect.streams = None
+            await self.post(endpoint, trial, is_trial=True)
+            dialect.streams = bool(dialect.streams)
+        return unstreamed
 
     def _falls_back(self, endpoint: Endpoint, trial: AnyRequest, detail: str) -> bool:
         """Change the dialect to the next form of a trial request; return False where there is none."""

@@ -12,10 +12,9 @@ import aiohttp
 import orjson
 
 from pipeline.generation.classify import Result, Transient, classify
-from pipeline.generation.completions import AnyRequest
-from pipeline.generation.continuation import Partial, unfinished
-from pipeline.generation.deadlines import Deadlines, Flight
+from pipeline.generation.deadlines import Deadlines
 from pipeline.generation.endpoints import Endpoint
+from pipeline.generation.flight import Flight
 from pipeline.generation.payload import TooLargeError, read_payload, receive
 from pipeline.generation.streaming import MEDIA_TYPE, assemble
 from schemas.base import UserError
@@ -33,15 +32,17 @@ class Transport:
     Args:
         key: The key that every request carries; empty for none.
         seconds: Longest silence of a request.
+        on_tokens: Takes the number of events with a token that have just come of a stream.
     """
 
-    def __init__(self, key: str, seconds: float) -> None:
+    def __init__(self, key: str, seconds: float, on_tokens: Callable[[Flight, int], None]) -> None:
         self._headers = {"Content-Type": "application/json"}
         if key:
             self._headers["Authorization"] = f"Bearer {key}"
         # A server may quote the key, and its responses go into the journal, the rejections and the dataset.
         self._mask = Mask(key)
         self._seconds = seconds
+        self._on_tokens = on_tokens
         self._deadlines: dict[str, Deadlines] = {}
         self._watchers: list[asyncio.Task[None]] = []
 
@@ -69,44 +70,23 @@ class Transport:
             self._watchers.append(asyncio.create_task(self._watch(found)))
         return found
 
-    async def exchange(
-        self,
-        endpoint: Endpoint,
-        request: AnyRequest,
-        body: bytes,
-        flight: Flight,
-        partial: Partial | None,
-        on_token: Callable[[int], None],
-    ) -> Result:
+    async def exchange(self, flight: Flight) -> Result:
         """Send a request and classify the response.
-
-        Args:
-            endpoint: Where to.
-            request: The request.
-            body: Its HTTP body.
-            flight: Its deadline.
-            partial: The beginning of the reply that `body` asks to continue.
-            on_token: Takes the number of events of a piece of a stream that holds a token.
 
         Raises:
             UserError: The URL is not valid, or the response says that no request can succeed.
         """
-        received = bytearray()
-
-        def hear(piece: bytes) -> None:
-            if events := flight.hear(piece, received):
-                on_token(events)
-
-        cut = functools.partial(self._cut, flight, body, received, partial)
+        endpoint, request = flight.endpoint, flight.request
         try:
             async with (
                 flight.scope,
                 self._session.post(
-                    endpoint.url + request.path, data=body, proxy=endpoint.proxy, allow_redirects=False
+                    endpoint.url + request.path, data=flight.body, proxy=endpoint.proxy, allow_redirects=False
                 ) as response,
             ):
-                flight.has_stream = response.content_type == MEDIA_TYPE
-                await receive(response, received, hear if flight.has_stream else None)
+                flight.has_stream = response.headers.get("Content-Type", "").lower().startswith(MEDIA_TYPE)
+                hear = functools.partial(self._hear, flight) if flight.has_stream else None
+                await receive(response, flight.received, hear)
         except (aiohttp.InvalidURL, UnicodeError) as error:
             raise UserError(
                 f"engine.base_urls: {endpoint.address()} is not a valid URL ({error}); "
@@ -115,17 +95,20 @@ class Transport:
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             return Transient("unreachable", self._mask.text(f"{endpoint.address()}: {type(error).__name__}: {error}"))
         except TimeoutError:
-            return cut("timeout", f"no {'token for' if flight.has_token else 'reply within'} {self._seconds:g} s")
+            detail = f"no {'token for' if flight.has_token else 'reply within'} {self._seconds:g} s"
+            return Transient("timeout", detail, flight.rescue(self._mask))
         except (aiohttp.ClientError, OSError) as error:
-            return cut("connection", self._mask.text(f"{endpoint.address()}: {type(error).__name__}: {error}"))
+            detail = self._mask.text(f"{endpoint.address()}: {type(error).__name__}: {error}")
+            return Transient("connection", detail, flight.rescue(self._mask))
         except TooLargeError as error:
             return Transient("garbled", str(error))
-        payload = bytes(received)
+        payload = bytes(flight.received)
         if flight.has_stream and response.ok:
             with contextlib.suppress(ValueError, LookupError, TypeError, AttributeError):
                 stream = assemble(payload)
                 if not stream.is_whole:
-                    return cut("connection", f"{endpoint.address()}: the stream ended before the reply did")
+                    detail = f"{endpoint.address()}: the stream ended before the reply did"
+                    return Transient("connection", detail, flight.rescue(self._mask))
                 payload = stream.body
         # After joining, as the pieces of a stream may divide the key.
         return classify(request, response.status, response.headers, self._mask(payload), endpoint, self._mask)
@@ -147,16 +130,9 @@ class Transport:
                 return []
         return None
 
-    def _cut(
-        self, flight: Flight, body: bytes, received: bytearray, earlier: Partial | None, reason: str, detail: str
-    ) -> Transient:
-        """Return the problem of a request that was cut, with what came of its reply."""
-        if flight.has_token:
-            with contextlib.suppress(ValueError, LookupError, TypeError, AttributeError):
-                stream = assemble(bytes(received))
-                text = self._mask(stream.text.encode(errors="replace")).decode()
-                return Transient(reason, detail, unfinished(stream, text, body, earlier))
-        return Transient(reason, detail, earlier)
+    def _hear(self, flight: Flight, piece: bytes) -> None:
+        if events := flight.hear(piece):
+            self._on_tokens(flight, events)
 
     async def _watch(self, deadlines: Deadlines) -> None:
         while True:

@@ -117,9 +117,9 @@ class RequestsConfig(Record):
         gt=0,
         description="Longest silence: time without a token while the endpoint works on other requests. Before its "
         "first token a request waits for its turn, however long that takes. While the endpoint as a whole is silent "
-        "but says that it is healthy, requests wait five times as long. Where a server does not stream, the time "
-        "without an answer to any request. A timeout alone loses no row: the request is sent again later, in the end "
-        "alone.",
+        "but says that it is healthy, requests wait five times as long. Where a server does not stream, and for trial "
+        "requests at the start, the time without an answer to any request. A timeout alone loses no row: the request "
+        "is sent again later, in the end alone.",
     )
     max_retries: int = Field(
         3,

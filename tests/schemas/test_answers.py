@@ -174,7 +174,7 @@ def test_reasoning_is_what_the_server_returns_beside_the_text(found: dict[str, A
     ],
 )
 def test_tokens_of_reasoning_are_counted_by_the_server_or_by_their_share_of_the_text(usage: object, count: int) -> None:
-    assert count_reasoning(usage, "a" * 30, "b" * 10) == count
+    assert count_reasoning(usage, "a" * 20, f"{'a' * 10}</think>{'b' * 10}") == count
 
 
 def test_without_reasoning_nothing_is_counted() -> None:

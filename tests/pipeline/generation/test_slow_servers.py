@@ -18,6 +18,7 @@ from pipeline.generation.completions import Completion, Failure
 from pipeline.generation.endpoints import RemoteEndpoints
 from pipeline.generation.trial import Trials
 from pipeline.runtime.progress import counters_for
+from schemas.base import UserError
 from tests.pipeline.generation.asking import (
     Load,
     ask,
@@ -402,6 +403,44 @@ def test_a_server_whose_streams_have_a_form_of_their_own_is_asked_for_none(tmp_p
 
         assert stub.streamed == [False] * 8
     assert failures(outcomes) == []
+
+
+def test_a_server_that_hangs_at_streams_is_asked_for_none_and_a_line_says_what_is_waited_for(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def hang_at_streams(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        return await (hang if request[IS_STREAMED] else good)(request, body)
+
+    with StubServer(hang_at_streams, on_trial=hang_at_streams) as stub:
+        outcomes = ask(tmp_path, make_requests(8), stub.url, config=settings(timeout_seconds=LIMIT))
+
+        assert stub.streamed == [False] * 8
+        (line,) = [record.getMessage() for record in caplog.records if "trial" in record.getMessage()]
+        assert line == f"{stub.url}/chat/completions: no reply within {LIMIT:g} s to a trial request; it is sent again"
+    assert failures(outcomes) == []
+
+
+def test_a_server_that_loads_its_model_during_the_first_trial_is_still_asked_for_streams(tmp_path: Path) -> None:
+    async def load(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        await asyncio.sleep(2.5 * LIMIT if len(stub.trials) == 1 else 0)
+        return await good(request, body)
+
+    with StubServer(on_trial=load) as stub:
+        outcomes = ask(tmp_path, make_requests(4), stub.url, config=settings(timeout_seconds=LIMIT))
+
+        # With a stream, without one, and with one again.
+        assert len(stub.trials) == len(trials()) + 2
+        assert stub.streamed == [True] * 4
+    assert failures(outcomes) == []
+
+
+def test_a_server_that_is_healthy_but_never_answers_is_an_outage(tmp_path: Path) -> None:
+    config = settings(timeout_seconds=LIMIT, outage_seconds=0.5 * LIMIT)
+    with StubServer(on_trial=hang) as stub, connected(tmp_path, stub.url, config=config) as client:
+        with pytest.raises(UserError, match=f"no reply within {LIMIT:g} s"):
+            finish(client, submit(client, make_requests(1), tmp_path))
+
+        assert len(stub.trials) == 2
 
 
 # Keys, and the end
