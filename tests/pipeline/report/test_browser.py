@@ -199,15 +199,18 @@ def test_the_recovery_of_every_pole_is_where_it_belongs(browser: Browser, pages:
     assert "83.6" in text_of(browser, "#verification .answer")
 
 
-@pytest.mark.parametrize(("low", "high", "word"), [(-0.1, 0.14, "look"), (-0.2, -0.1, "problem"), (0.01, 0.2, "fine")])
+@pytest.mark.parametrize(
+    ("low", "high", "number", "word"),
+    [(-0.1, 0.14, 10, "look"), (-0.2, -0.1, 10, "problem"), (0.01, 0.2, 10, "fine"), (-0.1, 0.14, 9, "fine")],
+)
 def test_a_pole_that_replies_do_not_show_is_marked(
-    browser: Browser, tmp_path: Path, low: float, high: float, word: str
+    browser: Browser, tmp_path: Path, low: float, high: float, number: int, word: str
 ) -> None:
     whole = fake.report()
     assert whole.verification is not None
     first, *rest = whole.verification.dimensions
     assert first.positive is not None
-    margin = Estimate(value=(low + high) / 2, low=low, high=high, number=50)
+    margin = Estimate(value=(low + high) / 2, low=low, high=high, number=number)
     ignored = first.model_copy(update={"positive": first.positive.model_copy(update={"margin": margin})})
     found = whole.verification.model_copy(update={"dimensions": (ignored, *rest), "made_neutral": 0})
     write_page(whole.model_copy(update={"verification": found}), tmp_path)
