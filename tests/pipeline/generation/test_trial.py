@@ -10,9 +10,11 @@ import pytest
 from aiohttp import web
 
 from pipeline.build import build
-from pipeline.generation.completions import Completion
+from pipeline.generation.completions import ChoiceRequest, Completion
 from pipeline.generation.journal import read_journal
 from pipeline.generation.trial import trial_requests
+from pipeline.generation.votes import Vote
+from pipeline.plan import BuildPlan
 from schemas.base import UserError
 from schemas.manifest import Manifest
 from tests.pipeline.helpers import Notices, mining, prepared, rows_of, tiny, write_threads
@@ -133,6 +135,29 @@ def test_each_kind_of_request_is_tried_the_plainest_first(tmp_path: Path) -> Non
     assert ["reasoning_effort" in body for body in bodies] == [False, True, True, True, True]
     assert [len(body["messages"]) for body in bodies] == [1, 1, 2, 1, 1]
     assert [body["max_tokens"] for body in bodies] == [16, 256, 16, 16, 16]
+
+
+@pytest.mark.parametrize(
+    ("annotation", "judge", "choices", "votes", "votes_instead"),
+    [
+        ("completions", "auto", True, False, False),
+        ("auto", "completions", True, False, False),
+        ("auto", "auto", True, False, True),
+        ("chat", "auto", True, True, True),
+        ("chat", "chat", False, True, False),
+    ],
+)
+def test_a_model_that_annotates_and_verifies_does_without_choices_where_neither_needs_them(
+    tmp_path: Path, annotation: str, judge: str, choices: bool, votes: bool, votes_instead: bool
+) -> None:
+    keys = mining(tmp_path / "threads.jsonl", share=0.5, annotation={"protocol": annotation})
+    config = tiny(mining=keys, verification={"mode": "record", "protocol": judge})
+
+    trials = trial_requests(BuildPlan(tmp_path, "", config), ["generation", "verification"])
+
+    assert any(isinstance(request, ChoiceRequest) for request in trials.requests) == choices
+    assert any(isinstance(request, Vote) for request in trials.requests) == votes
+    assert bool(trials.votes_instead) == votes_instead
 
 
 # Models without a system role, and models that reason
