@@ -41,7 +41,8 @@ REFUSALS = (
     r"(?:write|wrote|writing|draft) (?:a|the|your|my)(?: [\w-]+){0,2} (?:reply|response) (?:to (?:the|this|that) "
     r"(?:post|question|prompt|title)|that (?:you|reflects|shows|captures|matches)|in the (?:voice|style)"
     r"|from the perspective)\b",
-    r"this (?:reply|response) (?:is (?:written|meant|intended|designed|crafted|tailored|in (?:line|the voice)|based on)"
+    r"this (?:reply|response) (?:is (?:written|meant|intended|designed|crafted|tailored|in (?:line|the voice)|based on"
+    r"|an? (?:[\w-]+,? ){0,3}(?:reply|response|comment) (?:in the (?:voice|style)|from the perspective))"
     r"|reflects|captures|demonstrates|showcases|conveys|embodies|incorporates|emphasi[sz]es|aligns"
     r"|(?:uses|shows|expresses) (?:an?|the (?:person|user|author|trait)|their|empathy|understanding))\b",
     # The first words of a text about the post's author. Portraits begin with "This person".

@@ -72,6 +72,7 @@ Call her tonight. This response shows a kind person.
 Call her tonight. This reply reflects the traits.
 Call her tonight. This response is written in a warm tone.
 This reply uses a friendly tone.
+Call her tonight. This reply is a short reply in the voice of a young person.
 The person is planning to move to a new city.
 The person acknowledges their feelings but seems to be trying to balance them.
 The person describing the situation points out that they have always had a plan.
@@ -125,6 +126,8 @@ This reply is late, sorry about that.
 This response shows that nobody read your letter.
 This response is so good, I saved it.
 This reply is why I love this place.
+This reply is a short one, as I have to run.
+This reply is a response to your question, nothing else.
 This comment is gold.
 I wrote a response to the landlord and kept a copy.
 Write a reply to your boss, but wait a day.
