@@ -31,6 +31,9 @@ function verification(report) {
   );
 }
 
+/** Steps of a quality of 1 in `quality_gaps`. */
+const QUALITY_STEPS = 10000;
+
 function judgedFigure(c) {
   const rows = [
     ["Pairs judged", count(c.pairs), `with ${many(c.questions, "question")}`],
@@ -38,6 +41,11 @@ function judgedFigure(c) {
     ["Asked dimensions verified", count(c.verified), "of the same; the margin is above min_margin"],
     ["Dimensions outside the direction that drifted", count(c.drifted), `of ${count(c.drift_asked)}`],
     ["Dimensions of accepted pairs kept", count(c.kept), `and ${count(c.neutral)} made neutral`],
+    [
+      "Mean difference in quality of the two replies",
+      c.quality_pairs ? decimal(c.quality_gaps / c.quality_pairs / QUALITY_STEPS) : "",
+      `of ${many(c.quality_pairs, "pair")} with both qualities`,
+    ],
     ["Questions answered by votes", count(c.voted), "of all; the judge gave no log-probabilities for these"],
     ["Prompt tokens", count(c.prompt_tokens), "of the judge, among those of the build"],
     ["Completion tokens", count(c.completion_tokens), "the same"],
