@@ -3,8 +3,8 @@
 The judge is asked about the questions of a build that people answered on the page of `everyuser review`, once for each
 folder of templates (`annotate.j2`; `packaged` names the project's own) and each number of option orders. Agreement is
 the share of equal answers where the person names a reply and the margin is not zero; AUC is the chance that a margin is
-larger where the person found more of the positive pole. A prompt token is computed unless the server's prefix cache
-holds it, as the `/metrics` of vLLM tell.
+larger where the person found more of the positive pole, over the questions that the judge answered. A prompt token is
+computed unless the server's prefix cache holds it, as the `/metrics` of vLLM tell.
 """
 
 from __future__ import annotations
@@ -144,7 +144,8 @@ def agreement(labels: Sequence[Label], margins: npt.NDArray[np.float64]) -> str:
     signs = np.nan_to_num(np.sign(margins)).astype(int)
     counts = statistics.decided(statistics.tables(posts, levels.tolist(), signs.tolist()))
     share, kappa = statistics.share(counts), statistics.bootstrap(counts, statistics.kappa)
-    positive, negative = margins[levels > 0], margins[levels < 0]
+    is_answered = ~np.isnan(margins)
+    positive, negative = margins[is_answered & (levels > 0)], margins[is_answered & (levels < 0)]
     wins = (positive[:, None] > negative).mean() + (positive[:, None] == negative).mean() / 2
     cells = [f"{each.value:.2f} ({each.low:.2f} to {each.high:.2f})" if each else "" for each in (share, kappa)]
     return " | ".join([*cells, f"{wins:.2f}", f"{np.mean(signs == 0):.0%}"])

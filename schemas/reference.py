@@ -65,8 +65,8 @@ relative to the configuration file.
 
 MAY_CHANGE = (
     "{keys} may change between runs on the same folder. All other keys are part of the build's fingerprint: another "
-    "value gives another dataset and needs another folder. A key that nothing reads, such as `verification.votes` with "
-    "`mode: off`, may change too."
+    "value gives another dataset and needs another folder. Keys of `verification` and `generation` "
+    "that `verification.mode: off` or `generation.reasoning: off` leaves unread may change too."
 )
 
 

@@ -392,6 +392,8 @@ class Report(Record):
     cost: CostFigures
     shown: tuple[ShownExample, ...]
     rejections: tuple[ShownRejection, ...]
+    missed_gates: tuple[str, ...]
+    """A sentence for each gate that the build misses."""
     notes: tuple[str, ...]
     """Which gates of the build are missed, then what could not be measured, and why."""
 

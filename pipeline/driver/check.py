@@ -25,7 +25,7 @@ from schemas.manifest import FileEntry, Manifest
 
 _STATES = {
     "incomplete": "not finished",
-    "missed_gate": "not finished, as it misses a gate of its limits",
+    "missed_gate": "finished, but misses a gate of its limits",
     "complete": "finished",
 }
 

@@ -78,16 +78,11 @@ def read_footers(plan: BuildPlan, folder: str, shards: Sequence[ShardSpec]) -> l
 def check_losses(plan: BuildPlan, counts: Counts) -> None:
     """Raise `UserError` where more pairs were lost than `limits.max_lost_share` allows, or no example is left."""
     limit = plan.config.limits.max_lost_share
-    if is_beyond(counts, limit):
+    if counts.pairs_lost > limit * counts.pairs_asked:
         raise UserError(losses_message(plan.output, counts, limit))
     if counts.pairs_accepted == 0 or (counts.examples == 0 and counts.pairs_lost == counts.pairs_asked):
         why = summarise_rejections(plan.output, counts.rejected)
         raise UserError(f"no example is left of {counts.pairs_asked} pairs: {why}; {remedy_for(counts.rejected)}")
-
-
-def is_beyond(counts: Counts, max_lost_share: float) -> bool:
-    """Return whether more pairs were lost than the limit allows."""
-    return counts.pairs_lost > max_lost_share * counts.pairs_asked
 
 
 def file_entries(plan: BuildPlan) -> tuple[FileEntry, ...]:
@@ -150,18 +145,11 @@ def complete_manifest(plan: BuildPlan, manifest: Manifest) -> Manifest:
 
 
 def judge_again(plan: BuildPlan, manifest: Manifest) -> Manifest:
-    """Return the manifest of a build judged by the limits of this run, and store them if they differ.
-
-    A build that lost more pairs than they allow is open again, and a run asks for these pairs as if it had stopped.
-    """
+    """Return the manifest of a build judged by the limits of this run, and store them if they differ."""
     if not manifest.is_built:
         return manifest
-    limits = plan.config.limits
-    judged = _judged(
-        manifest.model_copy(update={"config": manifest.config | {"limits": limits.model_dump(mode="json")}})
-    )
-    if is_beyond(judged.counts, limits.max_lost_share):
-        judged = judged.model_copy(update={"status": "incomplete", "files": ()})
+    config = manifest.config | {"limits": plan.config.limits.model_dump(mode="json")}
+    judged = _judged(manifest.model_copy(update={"config": config}))
     if judged != manifest:
         write_manifest(plan.output, judged)
     return judged

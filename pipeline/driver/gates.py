@@ -1,4 +1,4 @@
-"""Gates: limits on what the judge found in all pairs. A build that misses one is neither finished nor published."""
+"""Gates: limits on what a whole build lost, and on what the judge found. One that misses a gate is not published."""
 
 from __future__ import annotations
 
@@ -27,14 +27,31 @@ def check_gates(output: AnyPath, manifest: Manifest) -> None:
 
 def gates_missed_by(manifest: Manifest) -> list[str]:
     """Return a sentence for each gate that a build misses, by the counts and limits in its manifest."""
-    limits = validate(LimitsConfig, manifest.config["limits"], MANIFEST)
-    return missed_gates(manifest.counts.verification, limits)
+    limits, counts = validate(LimitsConfig, manifest.config["limits"], MANIFEST), manifest.counts
+    missed = missed_gates(counts.verification, limits)
+    if counts.pairs_lost > limits.max_lost_share * counts.pairs_asked:
+        retry = "--retry-lost asks again for those of failed requests; " if counts.pairs_unanswered else ""
+        missed.append(
+            f"{counts.pairs_lost} of {counts.pairs_asked} pairs were lost, more than limits.max_lost_share = "
+            f"{limits.max_lost_share:g}; {retry}rejected/ holds each with its reason"
+        )
+    return missed
 
 
 def missed_gates(counts: VerificationCounts, limits: LimitsConfig) -> list[str]:
     """Return a sentence for each gate that the counts miss: by how much, and what to do."""
-    missed = []
     least, most, widest = limits.min_recovery, limits.max_drift, limits.max_quality_gap
+    cases = {
+        "min_recovery": (least, counts.asked, "no asked dimension"),
+        "max_drift": (most, counts.drift_asked, "no dimension that nobody asked for"),
+        "max_quality_gap": (widest, counts.quality_pairs, "the quality of no pair"),
+    }
+    missed = [
+        f"the judge answered about {nothing}, so limits.{name} = {limit:g} cannot be judged; ask another one "
+        "(verification.model)"
+        for name, (limit, number, nothing) in cases.items()
+        if limit is not None and counts.pairs and not number
+    ]
     if least is not None and counts.recovered < least * counts.asked - _ROUNDING:
         missed.append(
             f"the judge found {_part(counts.recovered, counts.asked)} asked dimensions in the replies, "

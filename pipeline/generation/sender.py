@@ -259,7 +259,7 @@ class Sender:
         dialect = self._dialects[endpoint.name]
         result = await self.post(endpoint, trial, is_trial=True)
         if isinstance(result, Transient) and result.reason == "timeout" and not dialect.is_settled:
-            notify(f"{endpoint.address(trial.path)}: {result.detail} to a trial request; it is sent again")
+            notify(f"{endpoint.address(trial.path)}: {result.detail} to a trial request")
         is_first = isinstance(trial, Request) and dialect.streams is None
         if not is_first or not isinstance(result, Failure | Transient) or result.reason not in _REFUSALS:
             return result

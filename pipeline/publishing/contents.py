@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from pipeline.card.render import UNKNOWN_FOLDER, render_card
 from pipeline.driver.check import check_entry, plan_of
-from pipeline.driver.finish import count_rows, has_all_shards, is_beyond
+from pipeline.driver.finish import count_rows, has_all_shards
 from pipeline.driver.gates import gates_missed_by
 from pipeline.io import storage
 from pipeline.io.manifests import CARD, MANIFEST, load_manifest, manifest_text
@@ -20,8 +20,6 @@ from pipeline.io.storage import AnyPath
 from pipeline.publishing import privacy
 from pipeline.runtime.inputs import SPACE, TEMPLATES, read_space, read_templates
 from schemas.base import UsageError, UserError
-from schemas.config import LimitsConfig
-from schemas.loader import validate
 from schemas.manifest import FileEntry, Manifest
 from schemas.report import Report
 
@@ -122,12 +120,6 @@ def _entry(folder: AnyPath, path: str) -> FileEntry:
 
 
 def _check_limits(folder: AnyPath, manifest: Manifest) -> None:
-    counts, limits = manifest.counts, validate(LimitsConfig, manifest.config["limits"], MANIFEST)
-    if is_beyond(counts, limits.max_lost_share):
-        raise UsageError(
-            f"{folder}: {counts.pairs_lost} of {counts.pairs_asked} pairs were lost, more than limits.max_lost_share = "
-            f"{limits.max_lost_share:g}; rejected/ holds each with its reason; --force publishes the rest"
-        )
     missed = gates_missed_by(manifest)
     if missed:
         raise UsageError(f"{folder}: {'; '.join(missed)}; --force publishes it all the same")
@@ -153,8 +145,11 @@ def _read_other_files(folder: AnyPath, manifest: Manifest, repo_id: str, is_comp
     }
     public = privacy.public_manifest(manifest)
     report = _read_report(folder, found)
-    if is_complete and report is not None and report.files_digest != manifest.files_digest:
-        raise UsageError(f"{folder / _REPORT} describes other shards; run `everyuser report` again")
+    if is_complete and report is not None:
+        if report.files_digest != manifest.files_digest:
+            raise UsageError(f"{folder / _REPORT} describes other shards; run `everyuser report` again")
+        if list(report.missed_gates) != gates_missed_by(manifest):
+            raise UsageError(f"{folder / _REPORT} was judged by other limits; run `everyuser report` again")
     names = privacy.local_paths(manifest, report)
     if not is_complete:
         # A report describes the whole build only.

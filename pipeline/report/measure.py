@@ -173,6 +173,7 @@ def _make_report(scope: Scope, tallies: Tallies, progress: Progress) -> Report:
         cost=cost_of(manifest, build.examples, settings),
         shown=tallies.shown.result(build),
         rejections=tallies.rejections.result(build),
+        missed_gates=tuple(gates_missed_by(scope.build.manifest)),
         notes=tuple(_notes(scope, tallies, diversity)),
     )
     progress("samples", 3, 3)
@@ -180,9 +181,7 @@ def _make_report(scope: Scope, tallies: Tallies, progress: Progress) -> Report:
 
 
 def _notes(scope: Scope, tallies: Tallies, diversity: DiversityFigures) -> Iterator[str]:
-    """Yield which gates are missed, then what could not be measured, and why."""
-    if scope.build.manifest.status == "missed_gate":
-        yield from gates_missed_by(scope.build.manifest)
+    """Yield what could not be measured, and why."""
     if not tallies.has_pool:
         yield "pool/ is missing or incomplete: attempts and findings of a judge are not counted"
     if not tallies.rejections.is_complete:

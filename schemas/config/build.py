@@ -41,8 +41,8 @@ class LimitsConfig(Record):
     )
     max_quality_gap: Share | None = Field(
         None,
-        description="Largest mean of the absolute difference between the qualities of a pair's replies, over the same "
-        "pairs; null: any. Needs `verification`.",
+        description="Largest mean of the absolute difference between the qualities of a pair's replies, over the pairs "
+        "with both; null: any. Needs `verification`.",
     )
 
     @property

@@ -182,12 +182,20 @@ def test_shards_of_examples_are_built_again_where_their_pool_has_changed_and_not
     assert shards(tmp_path / "out") == shards(tmp_path / "good")
 
 
-def test_a_finished_build_that_lost_more_than_a_later_run_allows_is_open_again(tmp_path: Path) -> None:
+def test_a_finished_build_that_lost_more_than_a_later_run_allows_keeps_its_rows(
+    tmp_path: Path,
+) -> None:
     before, _ = run_build(tmp_path / "out", failing(7))
 
-    with pytest.raises(UserError, match=r"of 60 pairs were lost, more than limits\.max_lost_share = 0"):
-        run_build(tmp_path / "out", failing(7), limits={"max_lost_share": 0})
-    assert load_manifest(tmp_path / "out").status == "incomplete"
+    with StubServer(failing(7)) as stub:
+        strict = tiny(engine={"kind": "openai", "base_urls": [stub.url]}, limits={"max_lost_share": 0})
+        with pytest.raises(
+            UserError, match=r"of 60 pairs were lost, more than limits\.max_lost_share = 0; --retry-lost"
+        ):
+            build(strict, tmp_path / "out")
+        assert stub.bodies == []
+    missed = load_manifest(tmp_path / "out")
+    assert (missed.status, missed.files) == ("missed_gate", before.files)
 
     after, _ = run_build(tmp_path / "out", failing(7))
     assert (after.status, after.counts, after.files) == ("complete", before.counts, before.files)

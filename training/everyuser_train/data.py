@@ -265,8 +265,11 @@ def _check_manifest(origin: str, path: Path) -> str | None:
             f"{origin}: has schema version {version!r}, but this everyuser reads {SCHEMA_VERSION!r}; install the "
             "version that built it"
         )
-    if manifest.get("status", "complete") != "complete":
-        raise UsageError(f"{origin}: the build has status '{manifest['status']}'; finish it with `everyuser build`")
+    status = manifest.get("status", "complete")
+    if status == "missed_gate":
+        raise UsageError(f"{origin}: the build misses a gate of its limits; run `everyuser build` with other limits")
+    if status != "complete":
+        raise UsageError(f"{origin}: the build has status '{status}'; finish it with `everyuser build`")
     inputs = manifest.get("inputs")
     return inputs.get(_SPACE) if isinstance(inputs, dict) else None
 

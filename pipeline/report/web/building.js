@@ -213,14 +213,15 @@ function runTable(runs) {
 }
 
 function notes(report) {
-  if (!report.notes.length) return null;
+  const said = [...report.missed_gates, ...report.notes];
+  if (!said.length) return null;
   return section(
     "notes",
     "Notes",
     el(
       "ul",
       { class: "notes" },
-      report.notes.map((text) => el("li", {}, short(text, 800))),
+      said.map((text) => el("li", {}, short(text, 800))),
     ),
   );
 }

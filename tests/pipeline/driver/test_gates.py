@@ -53,6 +53,15 @@ def test_a_judge_that_was_never_asked_misses_nothing() -> None:
     assert missed_gates(VerificationCounts(), LimitsConfig(min_recovery=0.9, max_drift=0.1, max_quality_gap=0)) == []
 
 
+def test_a_gate_without_anything_to_judge_by_is_missed() -> None:
+    counts = VerificationCounts(pairs=12, asked=30, recovered=30)
+
+    drift, quality = missed_gates(counts, LimitsConfig(min_recovery=0.9, max_drift=0.1, max_quality_gap=0))
+
+    assert "so limits.max_drift = 0.1 cannot be judged" in drift
+    assert "answered about the quality of no pair, so limits.max_quality_gap = 0 cannot be judged" in quality
+
+
 SLUGS = ["extraversion", "openness", "neuroticism"]
 KEYS = RECORD | {"sampling": {"dimensions": SLUGS, "min_active": 3, "max_active": 3}}
 STRICT, RELAXED = {"min_recovery": 1.0}, {"min_recovery": 0.6}
@@ -81,7 +90,7 @@ def test_a_build_that_misses_a_gate_is_there_to_look_at(missed: Path) -> None:
     assert (manifest.status, counts.recovered * 3) == ("missed_gate", counts.asked * 2)
     assert open_build(missed).examples == manifest.counts.examples > 0
     assert check_build(missed).problems == ()
-    assert check_build(missed).state == "not finished, as it misses a gate of its limits"
+    assert check_build(missed).state == "finished, but misses a gate of its limits"
 
 
 def test_a_build_that_misses_a_gate_is_published_by_force_only(missed: Path) -> None:
