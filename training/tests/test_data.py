@@ -170,9 +170,13 @@ def test_space_that_was_changed_after_the_build_is_refused(folder: Path) -> None
         load(str(folder), "train")
 
 
-def test_unfinished_build_is_refused(folder: Path) -> None:
-    (folder / "manifest.json").write_text(json.dumps({"schema_version": SCHEMA_VERSION, "status": "incomplete"}))
-    with pytest.raises(UsageError, match="the build has status 'incomplete'"):
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [("incomplete", "the build has status 'incomplete'"), ("missed_gate", "the build misses a gate of its limits")],
+)
+def test_unfinished_build_is_refused(folder: Path, status: str, said: str) -> None:
+    (folder / "manifest.json").write_text(json.dumps({"schema_version": SCHEMA_VERSION, "status": status}))
+    with pytest.raises(UsageError, match=said):
         load(str(folder), "train")
 
 

@@ -283,7 +283,8 @@ def test_a_build_that_misses_a_gate_is_measured_and_the_report_says_so(tmp_path:
     report = report_of(write_build(tmp_path, rows, status="missed_gate", config=config, counts=counts))
 
     assert report.examples == 2
-    assert "the judge found 7 (70.0 %) of 10 asked dimensions" in report.notes[0]
+    (missed,) = report.missed_gates
+    assert "the judge found 7 (70.0 %) of 10 asked dimensions" in missed
 
 
 def test_a_build_without_examples_is_wrong_usage(tmp_path: Path) -> None:
