@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pipeline.io.manifests import MANIFEST
 from pipeline.io.storage import AnyPath
+from pipeline.verification.findings import DIGITS
 from schemas.base import UserError
 from schemas.config import LimitsConfig
 from schemas.loader import validate
@@ -11,7 +12,7 @@ from schemas.manifest import Manifest, VerificationCounts
 
 _ROUNDING = 1e-6
 """Of a count, far below one: 0.56 of 25 is 14.000000000000002."""
-_STEPS = 10_000
+_STEPS = 10**DIGITS
 """Steps of a quality of 1 in `VerificationCounts.quality_gaps`."""
 
 

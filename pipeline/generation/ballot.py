@@ -8,8 +8,8 @@ probabilities answered all questions.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol, cast
+from collections.abc import Callable, Sequence
+from typing import cast
 
 import numpy as np
 
@@ -30,18 +30,8 @@ from pipeline.generation.items import RequestBatch
 from pipeline.generation.journal import JournalWriter
 from pipeline.generation.votes import make_vote, vote_head
 
-
-class Submit(Protocol):
-    """Sends votes; further ones with `is_begun`, as in `Client.submit`."""
-
-    def __call__(
-        self,
-        requests: Sequence[tuple[int, AnyRequest]],
-        batch: RequestBatch,
-        journal: JournalWriter,
-        is_begun: bool = False,
-    ) -> None:
-        """Queue votes with their positions in the batch."""
+Submit = Callable[[Sequence[tuple[int, AnyRequest]], RequestBatch, JournalWriter, bool], None]
+"""Sends votes with their positions in a batch; True for further ones, as `is_begun` of `Client.submit`."""
 
 
 class Ballot(RequestBatch):

@@ -38,5 +38,6 @@ def read_labels(path: Path) -> Labels:
 
 
 def read_all_labels(paths: Sequence[Path]) -> dict[str, Labels]:
-    """Return the labels of files by name."""
-    return {str(path): read_labels(path) for path in paths}
+    """Return the labels of files by name; a file that two paths name counts once."""
+    files = {path.resolve(): path for path in paths}
+    return {str(path): read_labels(path) for path in files.values()}

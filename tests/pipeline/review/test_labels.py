@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.review.labels import read_labels
+from pipeline.review.labels import read_all_labels, read_labels
 from schemas.base import UsageError
 
 GOOD: dict[str, Any] = {
@@ -28,6 +28,11 @@ def write(path: Path, content: Any) -> Path:
 def test_labels_are_read(tmp_path: Path) -> None:
     labels = read_labels(write(tmp_path / "labels.json", GOOD))
     assert labels.answers == {"0123": {"tone": "first", "length": "cannot tell"}}
+
+
+def test_a_file_that_two_paths_name_counts_once(tmp_path: Path) -> None:
+    path = write(tmp_path / "labels.json", GOOD)
+    assert len(read_all_labels([path, tmp_path / ".." / tmp_path.name / path.name])) == 1
 
 
 @pytest.mark.parametrize(
