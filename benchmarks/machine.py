@@ -26,9 +26,11 @@ def describe() -> str:
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     cpu = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    script = Path(sys.argv[0])
+    name = script.parent.name if script.stem == "__main__" else script.stem
     return (
         f"machine: {psutil.cpu_count()} cores, {cpu}, Python {platform.python_version()}\n"
-        f"command: python -m benchmarks.{Path(sys.argv[0]).stem} {' '.join(sys.argv[1:])}"
+        f"command: python -m benchmarks.{name} {' '.join(sys.argv[1:])}"
     )
 
 

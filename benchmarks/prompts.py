@@ -149,7 +149,9 @@ def _mean_words(texts: Iterable[str]) -> float:
 def _leaks(pairs: Sequence[Pair], plan: BuildPlan) -> int:
     """Return how many pairs have words in a row from the template's own text."""
     empty = {"title": "", "text": "", "topics": []}
-    blocks = resources(plan).templates["reply"].render(post=empty, traits=[])
+    # A trait without texts, since a template without any trait asks for a plain answer.
+    trait = dict.fromkeys(("slug", "name", "group", "label", "description", "hint", "service"), "")
+    blocks = resources(plan).styled("reply").render(post=empty, traits=[trait])
     own = {gram for text in blocks.values() for gram in _grams(text)}
     return sum(bool(own & (_grams(pair.chosen) | _grams(pair.rejected))) for pair in pairs)
 

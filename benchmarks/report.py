@@ -27,7 +27,7 @@ from pipeline.assembly.examples import EXAMPLE_SCHEMA
 from pipeline.io.manifests import write_manifest
 from pipeline.io.shards import write_shard
 from pipeline.io.storage import write_text
-from pipeline.plan import SPLITS, apportion
+from pipeline.plan import SPLITS
 from pipeline.report.measure import measure as measure_build
 from pipeline.report.page import write_page
 from pipeline.report.settings import ReportSettings
@@ -36,7 +36,7 @@ from preference_space.direction import Direction, to_released, verbalise
 from preference_space.space import PreferenceSpace, load_space
 from schemas import SCHEMA_VERSION
 from schemas.arrow import to_table
-from schemas.config import BuildConfig
+from schemas.config import BuildConfig, apportion
 from schemas.loader import validate
 from schemas.manifest import Counts, FileEntry, Manifest, Run
 from schemas.records import Rejection
@@ -229,6 +229,8 @@ def make_shard(shard: Shard) -> Made:
         "topics": pa.array([[]] * number, PAIR_SCHEMA.field("topics").type),
         "model": pa.array(["synthetic"] * number),
         "judge": pa.array(["synthetic"] * number),
+        "kind": pa.array(["opposite"] * number),
+        "user_id": pa.array([""] * number),
         "prompt": pa.array(prompts),
         "chosen": pa.array(chosen),
         "rejected": pa.array(rejected),
@@ -244,9 +246,8 @@ def make_shard(shard: Shard) -> Made:
         "quality_chosen": pa.array(rng.random(number)),
         "quality_rejected": pa.array(rng.random(number)),
     }
-    empty = {
-        name: pa.array([[]] * number, PAIR_SCHEMA.field(name).type) for name in ("chosen_levels", "rejected_levels")
-    }
+    absent = ("chosen_levels", "rejected_levels", "traits", "user_direction")
+    empty = {name: pa.array([[]] * number, PAIR_SCHEMA.field(name).type) for name in absent}
     pool = column | integers | lists | found | empty | {"margin": pa.array(np.zeros(number))}
     table = pa.Table.from_arrays([pool[name] for name in PAIR_SCHEMA.names], schema=PAIR_SCHEMA)
     write_shard(shard.folder / "pool" / shard.name, PAIR_SCHEMA, [table], meta)
@@ -346,6 +347,8 @@ def assemble(
         "history_support": np.full(2 * number, 0.5),
         "direction_margin": as_margins(np.concatenate([margins, -margins])[own]),
         "verified": np.ones(2 * number),
+        "user_direction": [[]] * (2 * number),
+        "user_pairs": np.zeros(2 * number, np.int64),
     }
     arrays = [
         values if isinstance(values, pa.Array) else pa.array(values, field.type)
@@ -354,7 +357,7 @@ def assemble(
     return pa.Table.from_arrays(arrays, schema=EXAMPLE_SCHEMA)
 
 
-_CARRIED = ("pair_id", "post_id", "source", "topics", "model", "judge")
+_CARRIED = ("pair_id", "post_id", "source", "topics", "model", "judge", "kind", "user_id")
 
 
 def portrait(space: PreferenceSpace, direction: Direction) -> str:

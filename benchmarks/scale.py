@@ -7,7 +7,8 @@ AlignX-like build would have, with topics of the space. `OUT` keeps the posts, t
 A phase ends when its files appear. Memory is sampled four times a second over the build's process and its children.
 Each page counts once, shared by the processes that have it (PSS); resident sets are also summed.
 
-`--set verification.mode=filter` adds the judge, whose answers are as random as the replies.
+`--set verification.mode=filter` adds the judge, whose answers are as random as the replies. `--set persona=users` makes
+the same number of pairs of users, by default 8 of each.
 
 With `--profile` a smaller build runs in one process, whose stacks are sampled a hundred times a second. A sample counts
 for the outermost function that is a step of the DAG, and within it for the innermost named part. Samples outside all
@@ -43,6 +44,7 @@ from benchmarks.report import draw_texts
 from pipeline.assembly import examples, leaks, portraits
 from pipeline.assembly.history import choose_histories
 from pipeline.assembly.mirror import mirror
+from pipeline.assembly.user_histories import choose_user_histories
 from pipeline.assembly.validate import validate_examples
 from pipeline.build import Observer, build
 from pipeline.driver import finish, prepare
@@ -65,6 +67,7 @@ from schemas.loader import load_config
 
 _PAIRS = 655_811
 _PROFILED_PAIRS = 20_000
+_PAIRS_PER_USER = 8
 _POSTS = 100_000
 _WORDS = 60
 """Words of a post, on average, besides its title."""
@@ -111,7 +114,7 @@ _PARTS: dict[str, Sequence[Callable[..., Any]]] = {
     "answers": [read_findings],
     "rules": [validate.check_reply, validate.check_pair],
     "read": [shards.read_shard, shards.read_groups],
-    "histories": [choose_histories],
+    "histories": [choose_histories, choose_user_histories],
     "tables (Arrow)": [to_table],
     "Parquet, zstd": [shards._write],
     "hash, sync": [shards.staged_shard, storage.atomic],
@@ -190,7 +193,7 @@ def main() -> None:
         parser.error(f"{arguments.output / _FOLDER} exists already; the times of a resumed build mean nothing")
     print(describe())
     number = arguments.pairs or (_PROFILED_PAIRS if arguments.profile else _PAIRS)
-    lay_out(arguments.output, number, arguments.posts)
+    lay_out(arguments.output, number, arguments.posts, arguments.set)
     if arguments.profile:
         sets = [part for override in arguments.set for part in ("--set", override)]
         command = [sys.executable, "-m", "benchmarks.scale", str(arguments.output), "--child", *sets]
@@ -198,8 +201,8 @@ def main() -> None:
     run(arguments.output, arguments.workers, arguments.set)
 
 
-def lay_out(output: Path, number: int, posts: int) -> None:
-    """Write posts and configuration."""
+def lay_out(output: Path, number: int, posts: int, overrides: Sequence[str]) -> None:
+    """Write posts and configuration: for `number` pairs, or for the users who have as many."""
     output.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
     topical = np.array([dimension.slug for dimension in load_space("alignx").dimensions if dimension.topical])
@@ -208,16 +211,19 @@ def lay_out(output: Path, number: int, posts: int) -> None:
         for title, text in zip(titles, texts, strict=True):
             topics = rng.choice(topical, rng.integers(1, 4), replace=False)
             file.write(orjson.dumps({"title": title, "text": text, "topics": topics.tolist()}) + b"\n")
-    config = {
+    users = {"users": {"count": number // _PAIRS_PER_USER, "pairs_per_user": _PAIRS_PER_USER}}
+    config: dict[str, Any] = {
         "name": "scale",
-        "pairs": number,
+        **(users if "persona=users" in overrides else {"pairs": number}),
         "seeds": {"path": "posts.jsonl"},
         "engine": {"kind": "dummy"},
         "generation": {"model": "dummy"},
     }
     (output / _CONFIG).write_text(json.dumps(config))
+    made = load_config(output / _CONFIG, overrides)
+    pairs = f"{made.sampled_pairs} pairs" + (f" of {made.users.count} users" if made.users else "")
     words = sum(len(text.split()) for text in (*titles, *texts)) / posts
-    print(f"{number} pairs about {posts} posts of {words:.0f} words on average, title included", flush=True)
+    print(f"{pairs} about {posts} posts of {words:.0f} words on average, title included", flush=True)
 
 
 def run(output: Path, workers: int, overrides: Sequence[str]) -> None:

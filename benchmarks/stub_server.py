@@ -1,6 +1,7 @@
 """An instant OpenAI-compatible server: `python benchmarks/stub_server.py PORT`. Costs as little as a server can.
 
-A reply is made from the request's hash, so it is the same at every run and differs from every other.
+A reply is made from the request's hash, so it is the same at every run and differs from every other. `Stub` also serves
+the replies of another writer.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import asyncio
 import hashlib
 import random
 import sys
+from collections.abc import Callable
 from typing import cast
 
 import orjson
@@ -24,20 +26,27 @@ WORDS = _TEXT.split()
 _BODIES = [" ".join(random.Random(k).choices(WORDS, k=30 + k % 25)) for k in range(4096)]
 
 
-def reply(body: bytes) -> bytes:
-    """Return a chat completion for a request body."""
+def write(body: bytes) -> str:
+    """Return a reply to a request body."""
     digest = hashlib.blake2b(body, digest_size=8).digest()
     number = int.from_bytes(digest, "little")
-    text = f"Reply {digest.hex()} says: {_BODIES[number % len(_BODIES)]}."
+    return f"Reply {digest.hex()} says: {_BODIES[number % len(_BODIES)]}."
+
+
+def completion(body: bytes, text: str) -> bytes:
+    """Return a chat completion for a request body."""
     message = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
     # Counted, since a server that counts the same for any prompt seems to drop the system message.
     prompt = len(body) // 4
     usage = {"prompt_tokens": prompt, "completion_tokens": 60, "total_tokens": prompt + 60}
-    return orjson.dumps({"id": digest.hex(), "object": "chat.completion", "choices": [message], "usage": usage})
+    return orjson.dumps({"id": "stub", "object": "chat.completion", "choices": [message], "usage": usage})
 
 
 class Stub(asyncio.Protocol):
-    """HTTP/1.1 with keep-alive, as far as our client speaks it."""
+    """HTTP/1.1 with keep-alive, as far as our client speaks it. `writer` returns the reply to a request body."""
+
+    def __init__(self, writer: Callable[[bytes], str] = write) -> None:
+        self._writer = writer
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport of a new connection."""
@@ -55,7 +64,8 @@ class Stub(asyncio.Protocol):
                 return
             body = self._buffer[end + 4 : end + 4 + length]
             self._buffer = self._buffer[end + 4 + length :]
-            payload = reply(body) if head.startswith(b"post") else b'{"data":[{"id":"stub"}]}'
+            is_chat = head.startswith(b"post")
+            payload = completion(body, self._writer(body)) if is_chat else b'{"data":[{"id":"stub"}]}'
             self._transport.write(
                 b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
                 % (len(payload), payload)

@@ -103,7 +103,10 @@ def build(config: str | Path | Mapping[str, Any] | BuildConfig, folder: str | Pa
 
 
 def open_space(name_or_path: str | Path) -> PreferenceSpace:
-    """Return the packaged preference space `alignx`, or the one of a YAML file. Raise `UserError` for a wrong one."""
+    """Return a packaged preference space, `alignx` or `alignx_plus`, or the one of a YAML file.
+
+    Raises `UserError` for a wrong one.
+    """
     from preference_space.space import load_space
 
     return load_space(name_or_path)

@@ -16,7 +16,6 @@ import apache_beam as beam
 from pipeline import dag
 from pipeline.driver.diagnosis import Diagnosis
 from pipeline.driver.finish import complete_manifest, count_rows, has_all_shards, judge_again
-from pipeline.driver.gates import check_gates
 from pipeline.driver.plumbing import close_pool
 from pipeline.driver.prepare import Prepared, check_output, find_intact_manifest, prepare, reset_folder, with_threads
 from pipeline.driver.resume import Work, can_finish, count_open, find_work
@@ -39,6 +38,7 @@ from pipeline.runtime.results import TOKEN_COUNTS
 from pipeline.runtime.runners import Runner
 from pipeline.threads import gather
 from pipeline.threads.index import Index, build_index, check_threads, read_index
+from pipeline.verification.gates import check_gates
 from schemas.base import UsageError, UserError
 from schemas.config import BuildConfig, PublishConfig, ReplayEngine
 from schemas.manifest import Manifest, Run, RunStatus

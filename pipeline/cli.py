@@ -376,7 +376,7 @@ def publish(
 
 @space_app.command("show")
 def space_show(
-    space: Annotated[str, typer.Argument(metavar="SPACE", help="`alignx`, or a YAML file.")] = "alignx",
+    space: Annotated[str, typer.Argument(metavar="SPACE", help="`alignx`, `alignx_plus`, or a YAML file.")] = "alignx",
     slug: Annotated[str | None, typer.Option("--dimension", metavar="SLUG", help="Show one dimension in full.")] = None,
     debug: Debug = False,
 ) -> None:
@@ -408,34 +408,51 @@ def space_check(
 
 @space_app.command("sample")
 def space_sample(
-    space: Annotated[str, typer.Argument(metavar="SPACE", help="`alignx`, or a YAML file.")] = "alignx",
+    space: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="SPACE",
+            help="`alignx`, `alignx_plus`, or a YAML file; by default the configuration's, or `alignx`.",
+        ),
+    ] = None,
     points: Annotated[int, typer.Option("-n", min=1, help="How many points to draw.")] = 1000,
     config: Annotated[
-        Path | None, typer.Option("--config", metavar="CONFIG", help="Take `sampling` and `seed` from a configuration.")
+        Path | None,
+        typer.Option(
+            "--config", metavar="CONFIG", help="Take `space`, `sampling`, `seed` and `users` from a configuration."
+        ),
     ] = None,
     debug: Debug = False,
 ) -> None:
     """Draw points of a space, and show what they cover.
 
-    Points are drawn as in a build, each for a post about one topic.
+    Points are drawn as in a build: the first users of a configuration that has some, otherwise each point for a post
+    about one topic.
     """
     with _reported(debug):
         import numpy as np
 
         from pipeline.console.show import show_coverage
+        from pipeline.driver.feasibility import check_users
         from preference_space.coverage import Coverage
         from preference_space.direction import verbalise
         from preference_space.sampling import Sampler
         from preference_space.space import load_space
 
-        loaded = load_space(space)
         settings = load_config(config) if config else None
+        loaded = load_space(space or (settings.space if settings else "alignx"))
         sampling, seed = (settings.sampling, settings.seed) if settings else (SamplingConfig(), 0)
         sampler, coverage = Sampler(loaded, sampling, seed), Coverage(loaded)
+        users = settings.users if settings else None
+        if settings:
+            check_users(settings, sampler)
         topics = [d.slug for d in loaded.dimensions if d.topical] or [""]
         for start in range(0, points, 4096):
             records = np.arange(start, min(start + 4096, points))
-            directions = sampler.draw("sample", 0, records, [[topics[i % len(topics)]] for i in records])
+            if users:
+                directions = sampler.users(records, users.active.min, users.active.max)
+            else:
+                directions = sampler.draw("sample", 0, records, [[topics[i % len(topics)]] for i in records])
             coverage.add(directions)
             if start == 0:
                 for direction in directions[:5]:

@@ -12,7 +12,7 @@ from pipeline.io.storage import AnyPath
 from schemas.config import BuildConfig, MiningConfig
 from schemas.records import Source
 
-SPLITS = ("train", "validation", "test")
+SPLITS = ("train", "validation", "test", "test_seen_users")
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,10 @@ class BuildPlan:
         """Sides of a pair that become examples: the pair itself (1), and its mirror image (-1)."""
         return (1, -1) if self.config.mirror else (1,)
 
+    def user_id(self, number: int) -> str:
+        """Return the id of a user."""
+        return f"{self.fingerprint[:8]}-u{number:07d}"
+
     def path(self, folder: str, spec: ShardSpec) -> AnyPath:
         """Return a shard's Parquet file in `pool`, `data`, `rejected/pairs` or `rejected/examples`."""
         return self.output / folder / f"{spec.name}.parquet"
@@ -96,17 +100,17 @@ class BuildPlan:
 
 def cut_shards(config: BuildConfig, threads: Mapping[str, int]) -> list[ShardSpec]:
     """Return the shards of a configuration and its threads: of each split the sampled ones, then the mined ones."""
-    sampled = apportion(config.sampled_pairs, config.splits.model_dump())
-    each = config.mining.pairs_per_post if config.mining else 1
+    # All pairs of a person or a thread belong to one shard.
+    sources: list[tuple[Source, Mapping[str, int], int]] = [
+        ("sampled", config.people, config.pairs_per_person),
+        ("mined", threads, config.mining.pairs_per_post if config.mining else 1),
+    ]
     shards = []
     for split in SPLITS:
-        ranges: list[tuple[Source, int, int]] = [
-            *(("sampled", start, stop) for start, stop in _cut(sampled[split], config.shard_pairs)),
-            # All pairs of a thread belong to one shard.
-            *(
-                ("mined", start * each, stop * each)
-                for start, stop in _cut(threads.get(split, 0), max(1, config.shard_pairs // each))
-            ),
+        ranges = [
+            (source, start * each, stop * each)
+            for source, owners, each in sources
+            for start, stop in _cut(owners.get(split, 0), max(1, config.shard_pairs // each))
         ]
         shards += [
             ShardSpec(split, index, len(ranges), start, stop - start, source)
@@ -115,13 +119,9 @@ def cut_shards(config: BuildConfig, threads: Mapping[str, int]) -> list[ShardSpe
     return shards
 
 
-def apportion(total: int, shares: Mapping[str, float]) -> dict[str, int]:
-    """Return whole numbers that sum to `total`, nearest to the shares (largest remainder; ties to the first)."""
-    counts = {key: int(total * share) for key, share in shares.items()}
-    by_remainder = sorted(shares, key=lambda key: counts[key] - total * shares[key])
-    for key in by_remainder[: total - sum(counts.values())]:
-        counts[key] += 1
-    return counts
+def first_user(config: BuildConfig, split: str) -> int:
+    """Return the number of a split's first user: new ones in `train`, `validation`, `test`, then again from train."""
+    return 0 if split == "test_seen_users" else sum(config.people[earlier] for earlier in SPLITS[: SPLITS.index(split)])
 
 
 def _cut(items: int, largest: int) -> list[tuple[int, int]]:

@@ -6,6 +6,8 @@ middle one of the paper's three levels). A response has shape (D,), N responses 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -34,6 +36,15 @@ def majority(levels: Direction) -> Direction:
     return result
 
 
+def claimed(directions: npt.NDArray[np.int8], kinds: Sequence[str]) -> npt.NDArray[np.int8]:
+    """Return how the chosen replies of N pairs differ from the rejected ones by their directions, shape (N, D).
+
+    This is the direction, and its opposite for a restraint pair: there the rejected reply shows the person.
+    """
+    signs = np.array([-1 if kind == "restraint" else 1 for kind in kinds], dtype=np.int8)
+    return directions * signs[:, None]
+
+
 def is_shown(
     margins: npt.NDArray[np.float32], levels: npt.NDArray[np.int8], min_margin: float = 0.0
 ) -> npt.NDArray[np.bool_]:
@@ -41,7 +52,7 @@ def is_shown(
 
     Args:
         margins: Of chosen and rejected reply, not a number where nobody was asked; shape (..., D).
-        levels: The asked direction, shape (..., D).
+        levels: The asked difference, by `claimed`; shape (..., D).
         min_margin: 0 asks for the right sign alone.
 
     Returns:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from pydantic import Field, model_validator
 
 from schemas.base import Record, UsageError
+from schemas.config import PACKAGED_SPACES
 from schemas.documents import write_yaml
 from schemas.loader import read_mapping, validate
 from schemas.problems import Fits, Key, quote_key
@@ -33,6 +34,9 @@ class Pole(Record):
     label: Text = Field(description="Interchange name; `profile` strings consist of these.")
     description: Text = Field(description="Completes 'This person ...' in portraits.")
     hint: Text = Field(description="Instruction to the model: how a reply shows this pole.")
+    service: str = Field(
+        "", description="Instruction to the model: how an assistant serves a person of this pole (`style: assistant`)."
+    )
 
 
 class Dimension(Record):
@@ -127,17 +131,42 @@ class PreferenceSpace(Record):
         return write_yaml(self.model_dump(mode="json"))
 
 
+class _SpaceFile(PreferenceSpace):
+    """A space as written: the dimensions of another space may come before its own."""
+
+    extends: Text | None = Field(None, description="A packaged space, or a file beside this one.")
+
+
 def load_space(source: str | Path) -> PreferenceSpace:
-    """Return the space `alignx` (the packaged 90 dimensions) or the one in a YAML file.
+    """Return a packaged space, such as `alignx` (the 90 dimensions), or the one in a YAML file.
 
     Raises:
         UsageError: Names the file, the dimension and the field.
     """
-    if source == "alignx":
-        packaged = importlib.resources.files("preference_space") / "alignx.yaml"
-        with importlib.resources.as_file(packaged) as path:
-            return load_space(path)
-    document = read_mapping(Path(source))
+    return _load(source, ())
+
+
+def _load(source: str | Path, extending: tuple[Path, ...]) -> PreferenceSpace:
+    """Return a space. `extending` are the files that extend it, as absolute paths, the outermost first."""
+    if source in PACKAGED_SPACES:
+        with importlib.resources.as_file(importlib.resources.files("preference_space") / f"{source}.yaml") as path:
+            return _load(path, extending)
+    path = Path(source)
+    if path.resolve() in extending:
+        raise UsageError(f"{extending[-1]}: 'extends' leads back to {path}; name another space")
+    file = _read(path, f"{path} (extended by {extending[-1]})" if extending else str(path))
+    if file.extends is None:
+        return PreferenceSpace(name=file.name, dimensions=file.dimensions)
+    extended = file.extends if file.extends in PACKAGED_SPACES else path.parent / file.extends
+    base = _load(extended, (*extending, path.resolve()))
+    own = {dimension.slug: dimension for dimension in file.dimensions}
+    merged = [own.pop(dimension.slug, dimension) for dimension in base.dimensions] + list(own.values())
+    document = {"name": file.name, "dimensions": [dimension.model_dump() for dimension in merged]}
+    return validate(PreferenceSpace, document, f"{path} (with the dimensions of '{base.name}')")
+
+
+def _read(path: Path, origin: str) -> _SpaceFile:
+    document = read_mapping(path, origin)
     dimensions = document.get("dimensions")
 
     def where(key: Key) -> tuple[str, str]:
@@ -149,4 +178,4 @@ def load_space(source: str | Path) -> PreferenceSpace:
         )
         return (f"{dimension}: ", quote_key(key[2:])[1]) if key[2:] else ("", dimension)
 
-    return validate(PreferenceSpace, document, str(source), where)
+    return validate(_SpaceFile, document, origin, where)

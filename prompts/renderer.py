@@ -23,27 +23,32 @@ from schemas.base import UsageError
 
 INPUTS: dict[str, frozenset[str]] = {
     "reply": frozenset({"post", "traits"}),
+    "reply_assistant": frozenset({"post", "traits"}),
     "portrait_text": frozenset({"traits"}),
     "portrait_model": frozenset({"traits"}),
     "portrait_paper": frozenset({"post", "chosen", "rejected", "dimensions", "tags"}),
     "annotate": frozenset({"post", "response", "dimension", "options"}),
+    "annotate_assistant": frozenset({"post", "response", "dimension", "options"}),
     "annotate_json": frozenset({"post", "response", "dimensions"}),
     "quality": frozenset({"options"}),
+    "quality_assistant": frozenset({"options"}),
     "prefer": frozenset({"portrait", "post", "first", "second"}),
 }
-"""The templates of the pipeline and the inputs of each.
+"""The templates of the pipeline and the inputs of each. With `style: assistant`, `NAME_assistant` replaces `NAME`.
 
 `post` has `title`, `text` and `topics`; in `portrait_paper` it is one text, as replies and responses are. `traits` is a
-list of `slug`, `name`, `group`, `label`, `description`, `hint`. A dimension has the fields of a space file; `tags` are
-the topical dimensions where `dimensions` are the others. `options` are three of `letter`, `label` and `description`;
-label and description of 'cannot tell' are empty. In `quality` the labels are `good`, `fair` and `poor`.
-`first` and `second` are replies in the order in which `prefer` shows them.
+list of `slug`, `name`, `group`, `label`, `description`, `hint`, `service`; a reply without traits is a plain answer. A
+dimension has the fields of a space file; `tags` are the topical dimensions where `dimensions` are the others. `options`
+are three of `letter`, `label` and `description`; label and description of 'cannot tell' are empty. In `quality` the
+labels are `good`, `fair` and `poor`. `first` and `second` are replies in the order in which `prefer` shows them.
 """
 
 BLOCKS: dict[str, tuple[str, ...]] = dict.fromkeys(INPUTS, ("system", "user")) | {
     "portrait_text": ("text",),
     "annotate": ("context", "question"),
+    "annotate_assistant": ("context", "question"),
     "quality": ("question",),
+    "quality_assistant": ("question",),
     "prefer": ("context", "question"),
 }
 """The blocks of each template."""
@@ -52,7 +57,7 @@ HIDDEN_INPUTS: dict[str, frozenset[str]] = {
     "context": frozenset({"dimension", "options", "first", "second"}),
     "question": frozenset({"post", "response", "portrait"}),
 }
-"""Inputs that a block of `annotate` or `prefer` does not get, since all of its questions share one context."""
+"""Inputs that a block of questions does not get, since all questions share one context."""
 
 _NOT_SENT = frozenset({"portrait_text"})
 """Templates of texts that are not sent to a model."""

@@ -12,7 +12,7 @@ from typing import Any, TypeVar, get_args
 from pydantic import BaseModel, ValidationError
 
 from schemas.base import UsageError
-from schemas.config import PACKAGED, BuildConfig
+from schemas.config import PACKAGED, PACKAGED_SPACES, BuildConfig
 from schemas.documents import parse_yaml, read_yaml
 from schemas.problems import Key, describe_errors, quote_key
 
@@ -181,7 +181,7 @@ def _with_absolute_paths(config: BuildConfig, folder: str) -> BuildConfig:
         return str(Path(path).expanduser()) if path.startswith("~") else _resolve_against(folder, path)
 
     changes: dict[str, Any] = {}
-    if config.space != "alignx":
+    if config.space not in PACKAGED_SPACES:
         changes["space"] = resolve(config.space)
     if config.templates is not None:
         changes["templates"] = resolve(config.templates)

@@ -77,6 +77,10 @@ class Counts(Record):
     cleaned: dict[str, int] = Field(default_factory=dict)
     threads: dict[str, int] = Field(default_factory=dict)
     verification: VerificationCounts = Field(default_factory=VerificationCounts)
+    kinds: dict[str, int] = Field(default_factory=dict)
+    """Accepted pairs by kind."""
+    verification_by_kind: dict[str, VerificationCounts] = Field(default_factory=dict)
+    """The parts of `verification` by kind of pair."""
 
 
 class Run(Record):

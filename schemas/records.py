@@ -30,6 +30,10 @@ Quality = Annotated[float, Field(ge=0, le=1)] | None
 
 Source = Literal["sampled", "mined"]
 
+Kind = Literal["opposite", "near", "restraint", "mined"]
+"""What the rejected reply of a pair is: that of the opposite person, of a near neighbour, of the same person where a
+plain answer is better; or any other one of the thread."""
+
 
 class SeedPost(Record):
     """A post to reply to. `topics` are slugs of topical dimensions (interest tags)."""
@@ -38,6 +42,8 @@ class SeedPost(Record):
     title: str = ""
     text: str = ""
     topics: tuple[str, ...] = ()
+    impersonal: bool = False
+    """Whether the person should not matter for an answer, as for a question of fact."""
 
     @model_validator(mode="after")
     def _has_text(self) -> SeedPost:
@@ -116,6 +122,12 @@ class Pair(Record):
     quality_chosen: Quality = None
     quality_rejected: Quality = None
     judge: str = ""
+    kind: Kind = "opposite"
+    traits: Levels = ()
+    """Near pairs: what the chosen reply was written for, of which `direction` holds the flipped dimensions."""
+    user_id: str = ""
+    user_direction: Levels = ()
+    """Direction of the user, of which `direction` is a part; empty without users, as `user_id` is."""
 
     @model_validator(mode="after")
     def _is_a_preference(self) -> Pair:
@@ -151,8 +163,8 @@ class Example(Record):
     rejected: Text = Field(description="The other reply.")
     preference_direction: ReleasedDirection = Field(
         alias="Preference Direction",
-        description="The person: one number for each dimension of `preference_space.yaml`, in its order; 1 positive, "
-        "0 negative, 0.5 neutral.",
+        description="The person, of a user the part that the row is about: one number for each dimension of "
+        "`preference_space.yaml`, in its order; 1 positive, 0 negative, 0.5 neutral.",
     )
     demographic_information: Text = Field(
         alias="Demographic Information", description="A portrait of the person in words (P_DEMO)."
@@ -193,6 +205,18 @@ class Example(Record):
     )
     quality_rejected: Quality = Field(None, description="Verified pairs: the same of `rejected`.")
     judge: str = Field("", description="Model that verified the pair; empty where none did.")
+    kind: Kind = Field(
+        description="What `rejected` is. `opposite`: a reply of the opposite person. `near`: of a person who differs "
+        "in the dimensions of the direction and in no others. `restraint`: a reply that shows the person where a plain "
+        "answer, `chosen`, is better. `mined`: another reply of the thread."
+    )
+    user_id: str = Field(
+        "", description="Identifier of the user, whose other rows the history is made of; empty without users."
+    )
+    user_direction: ReleasedDirection = Field(
+        (), description="The whole direction of the user, of which the row's direction is a part; empty without users."
+    )
+    user_pairs: Annotated[int, Field(ge=0)] = Field(0, description="Pairs of the user in this split; 0 without users.")
 
     @model_validator(mode="after")
     def _holds_nothing_twice(self) -> Example:
@@ -216,6 +240,16 @@ class Example(Record):
             raise ValueError("a post is repeated in the row")
         if len(set(replies)) != len(replies):
             raise ValueError("a reply is repeated in the row")
+        return self
+
+    @model_validator(mode="after")
+    def _is_of_its_user(self) -> Example:
+        if self.mirrored and self.kind == "restraint":
+            raise ValueError("a restraint pair has a mirror image")
+        if self.user_direction:
+            levels = {*zip(self.preference_direction, self.user_direction, strict=True)}
+            if any(level not in (0.5, whole) for level, whole in levels):
+                raise ValueError("the direction is no part of the user's direction")
         return self
 
     @property
@@ -245,5 +279,6 @@ class Rejection(Record):
     texts: tuple[str, ...]
     cleaned: tuple[str, ...] = ()
     direction_margin: Margins = ()
+    kind: Kind = "opposite"
     may_pass: bool = False
     """Whether a failed request (a timeout, a 500) is the cause, which `--retry-lost` sends again."""

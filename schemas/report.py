@@ -11,6 +11,7 @@ from pydantic import Field
 
 from schemas.base import Record
 from schemas.manifest import Counts, Run
+from schemas.records import Kind
 
 REPORT_VERSION = "1"
 
@@ -128,6 +129,48 @@ class HistoryFigures(Record):
     """Examples with an item that contradicts the target in a dimension."""
     repeated: Count
     """Examples in which a post or a reply occurs twice."""
+
+
+class SplitUsers(Record):
+    """The users of one split, and the pairs that a user has in it."""
+
+    name: str
+    users: Count
+    fewest: Count
+    mean: float
+    most: Count
+
+
+class UserFigures(Record):
+    """People with several pairs. A user and the opposite person, who has the mirrored rows, count as one.
+
+    Users of `test_seen_users` count among the users of train, and not again in the figures of directions.
+    """
+
+    users: Count
+    """Different users of all splits."""
+    shared: Count
+    """Users of `test_seen_users` who are in train too, as they should be."""
+    leaked: Count
+    """Users in two of the other splits, which must be 0."""
+    splits: tuple[SplitUsers, ...]
+    positive: tuple[Count, ...]
+    """Users with the positive pole of each dimension, in the space's order."""
+    negative: tuple[Count, ...]
+    active: tuple[Count, ...]
+    """Users with 0, 1, 2 ... active dimensions."""
+    distinct_directions: Count
+    similarity: Histogram | None
+    """Cosine of a sampled user's direction with that of the nearest other one of the sample; below 0 counts as 0.
+
+    None where the sample has fewer than two users.
+    """
+    similarity_sampled: Count
+    shown: tuple[Share, ...]
+    """Mean share of a user's active dimensions that the first 0, 1, 2 ... history items of a row show.
+
+    Pairs and comments of the history count in turn. A row with fewer items counts with all of them.
+    """
 
 
 class DiversityFigures(Record):
@@ -256,6 +299,23 @@ class VerificationFigures(Record):
     """Mean absolute difference in quality of a pair's replies."""
 
 
+class KindFigures(Record):
+    """The pairs of one kind. Figures of a judge are None where none was asked."""
+
+    kind: Kind
+    examples: Count
+    pairs: Count
+    longer_chosen: Share
+    """Length AUC over the rows that are not mirrored."""
+    recovery: Estimate | None
+    """Share of the asked dimensions that are recovered, before filtering.
+
+    In a restraint pair the rejected reply shows the person, so that its margin counts with the opposite sign.
+    """
+    drift: Estimate | None
+    quality_gap: Estimate | None
+
+
 class SwapFigures(Record):
     """Persona swap: given a portrait, which of the two replies does the judge prefer? Asked in both orders.
 
@@ -283,7 +343,11 @@ class SecondJudgeFigures(Record):
     found: VerificationFigures | None
     agreement: Estimate | None
     """Share of the asked dimensions whose margin has the same sign as the first judge's; None without a first judge."""
+    recovery_by_kind: dict[Kind, Estimate]
+    """Of the asked dimensions, by kind of pair."""
     swap: SwapFigures | None
+    restraint: Count
+    """Judged restraint pairs, which persona swap leaves out."""
 
 
 class PacePoint(Record):
@@ -323,7 +387,7 @@ class ExampleItem(Record):
 
 
 class ShownExample(Record):
-    """An example that the report shows whole. `direction` maps the slugs of active dimensions to levels."""
+    """An example that the report shows whole. Directions map the slugs of active dimensions to levels."""
 
     id: str
     split: str
@@ -337,6 +401,11 @@ class ShownExample(Record):
     direction: dict[str, Literal[1, -1]]
     history: tuple[ExampleItem, ...]
     history_support: Share
+    kind: Kind
+    user_id: str
+    """Empty without users, as the two below."""
+    user_direction: dict[str, Literal[1, -1]]
+    user_pairs: Count
 
 
 class ShownRejection(Record):
@@ -380,6 +449,10 @@ class Report(Record):
     """Accepted pairs by attempt: first, second ..."""
     duplicates: DuplicateFigures
     history: HistoryFigures
+    users: UserFigures | None
+    """None without users."""
+    kinds: tuple[KindFigures, ...]
+    """Those that occur."""
     diversity: DiversityFigures
     contamination: tuple[ContaminationFigures, ...]
     copies: CopyFigures

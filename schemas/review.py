@@ -63,6 +63,8 @@ class Sheet(Record):
 
     name: str
     fingerprint: str
+    style: Literal["peer", "assistant"]
+    """Whether a question is about the replies' writer, or about the person whom an assistant answers."""
     settings: ReviewSettings
     dimensions: dict[str, SheetDimension]
     pairs: tuple[SheetPair, ...]

@@ -73,7 +73,7 @@ class Planted:
 
     def write(self, body: Mapping[str, Any]) -> str:
         """Return a reply with the marks of what it shows."""
-        asked = [pole for line in prompt_of(body).splitlines() if (pole := _hints().get(line.removeprefix("- ")))]
+        asked = [pole for line in prompt_of(body).splitlines() if (pole := _prompts().get(line.removeprefix("- ")))]
         marks = " ".join(f"{slug}{level:+d}" for slug, level in self.shown(asked).items())
         digest = hashlib.blake2b(repr(body).encode(), digest_size=8)
         return f"Reply {digest.hexdigest()} shows {marks} and says {words_of(digest.digest(), 48)}."
@@ -92,7 +92,8 @@ class Planted:
         believed = 0
         if slugs:
             (slug,) = slugs
-            seen = self.seen(prompt.rpartition("\nQuestion: ")[0].rpartition("\nComment: ")[2], slug)
+            reply = re.split(r"\n(?:Comment|Reply): ", prompt.rpartition("\nQuestion: ")[0])[-1]
+            seen = self.seen(reply, slug)
             believed = [pole[1] if pole else 0 for pole in poles].index(seen)
         rest = (1 - _SURE - _LEAN) / len(options)
         shares = (rest + _SURE * (k == believed) + _LEAN * (k == 0) for k in range(len(options)))
@@ -116,9 +117,14 @@ class Planted:
 
 
 @cache
-def _hints() -> dict[str, Mark]:
-    """Return each pole by the hint that asks for it."""
-    return {d.pole(level).hint: (d.slug, level) for d in load_space("alignx").dimensions for level in (1, -1)}
+def _prompts() -> dict[str, Mark]:
+    """Return each pole by what asks for it in either style."""
+    return {
+        text: (d.slug, level)
+        for d in load_space("alignx").dimensions
+        for level in (1, -1)
+        for text in (d.pole(level).hint, d.pole(level).service)
+    }
 
 
 @cache

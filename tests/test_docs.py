@@ -79,7 +79,9 @@ def _exists(name: str) -> bool:
     while module:
         try:
             found = importlib.import_module(module)
-        except ModuleNotFoundError:
+        except ModuleNotFoundError as error:
+            if error.name != module and not module.startswith(f"{error.name}."):
+                return True  # It is there, and imports what only the training package's environment has.
             module, _, attribute = module.rpartition(".")
             rest = f"{attribute}.{rest}".rstrip(".")
             continue

@@ -15,7 +15,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from rich.text import Text
 
-from pipeline.plan import SPLITS, apportion, cut_shards
+from pipeline.plan import cut_shards
 from pipeline.reading.text import (
     clean_text,
     find_control_character,
@@ -26,13 +26,13 @@ from pipeline.reading.text import (
     to_slug,
 )
 from pipeline.report.page import render_page
-from pipeline.sampling.posts import read_posts, read_shard_posts, store_posts
+from pipeline.sampling.posts import read_posts, store_posts, take_posts
 from pipeline.threads.scrub import scrub
 from preference_space.direction import from_released, to_released
 from preference_space.space import load_space
-from schemas.config import SeedsConfig
+from schemas.config import SeedsConfig, apportion
 from schemas.terminal import Terminal, safe
-from tests.pipeline.helpers import tiny, write_jsonl
+from tests.pipeline.helpers import MATCHED_SPLITS, tiny, write_jsonl
 from tests.pipeline.report import fake
 
 settings.register_profile("fixed", derandomize=True, deadline=None, max_examples=60, database=None)
@@ -114,19 +114,21 @@ def test_apportioned_counts_add_up_and_differ_from_the_shares_by_less_than_one(t
     st.integers(2, 5000),
     st.integers(1, 300),
     st.sampled_from([(0.9, 0.05, 0.05), (1, 0, 0), (1 / 3, 1 / 3, 1 / 3), (0.7, 0.3, 0)]),
-    st.dictionaries(st.sampled_from(SPLITS), st.integers(0, 500)),
+    st.dictionaries(st.sampled_from(MATCHED_SPLITS), st.integers(0, 500)),
     st.integers(1, 5),
 )
 def test_shards_hold_each_pair_once_and_none_is_too_large(
     pairs: int, shard_pairs: int, shares: tuple[float, float, float], threads: dict[str, int], each: int
 ) -> None:
     mining = {"source": {"kind": "threads", "path": ["packaged"]}, "pairs_per_post": each, "share": 0.5}
-    config = tiny(pairs=pairs, shard_pairs=shard_pairs, splits=dict(zip(SPLITS, shares, strict=True)), mining=mining)
+    config = tiny(
+        pairs=pairs, shard_pairs=shard_pairs, splits=dict(zip(MATCHED_SPLITS, shares, strict=True)), mining=mining
+    )
 
     shards = cut_shards(config, threads)
 
     assert sum(spec.count for spec in shards if spec.source == "sampled") == config.sampled_pairs
-    for split in SPLITS:
+    for split in MATCHED_SPLITS:
         found = [spec for spec in shards if spec.split == split]
         assert [(spec.index, spec.of) for spec in found] == [(k, len(found)) for k in range(len(found))]
         for source in ("sampled", "mined"):
@@ -153,8 +155,7 @@ def test_posts_come_back_from_their_files_as_they_were_read(texts: list[str]) ->
         path = write_jsonl(Path(name) / "posts.jsonl", rows)
         posts = [*read_posts(SeedsConfig(path=str(path)), Counter(), 1)]
         store_posts(Path(name) / "train.parquet", posts, "fingerprint")
-        plan = tiny(pairs=len(posts), shard_pairs=4096, splits={"train": 1, "validation": 0, "test": 0})
-        stored = read_shard_posts(Path(name) / "train.parquet", cut_shards(plan, {})[0])
+        stored = take_posts(Path(name) / "train.parquet", np.arange(len(posts)))
 
     assert stored == posts
     written = {row["id"]: clean_text(row["text"]) for row in rows}

@@ -147,7 +147,7 @@ def _choose(
 ) -> tuple[History, ...] | str:
     config, pool = matcher.config, matcher.pool
     active = int(np.count_nonzero(pool.directions[row]))
-    taken, covered = Taken(pool, row), np.zeros(active, dtype=bool)
+    taken, covered = Taken(pool, row, config), np.zeros(active, dtype=bool)
     pair = _pick(matcher, scores, row, "pair", config.pair, taken, covered)
     if len(pair) < config.pair:
         return "history_too_short"

@@ -16,18 +16,19 @@ import pyarrow.compute as pc
 
 from pipeline.assembly.examples import EXAMPLE_SCHEMA, ExampleShard, Persona
 from pipeline.assembly.history import Views
+from pipeline.assembly.user_histories import count_pairs, users_in
 from pipeline.plan import BuildPlan
 from pipeline.runtime.resources import resources
 from preference_space.direction import Direction, to_released, verbalise
-from preference_space.levels import is_shown
+from preference_space.levels import claimed, is_shown
 
-_CARRIED = ("pair_id", "post_id", "source", "topics", "model", "judge")
+_CARRIED = ("pair_id", "post_id", "source", "topics", "model", "judge", "kind")
 """Columns that an example takes over from its pair."""
 
 
 def mirror(shard: ExampleShard, plan: BuildPlan) -> ExampleShard:
-    """Build the examples of all personas: `len(plan.sides)` successive rows for each persona."""
-    return replace(shard, examples=_Views(shard, plan).examples(shard.personas, plan.sides))
+    """Build the example of every persona."""
+    return replace(shard, examples=_Views(shard, plan).examples(shard.personas))
 
 
 class _Views:
@@ -38,7 +39,9 @@ class _Views:
         min_margin = plan.config.verification.min_margin
         self._space = resources(plan).space
         self._size = len(pool)
-        self._pairs = {name: table[name].combine_chunks() for name in (*_CARRIED, "prompt", "chosen", "rejected")}
+        self._pairs = {
+            name: table[name].combine_chunks() for name in (*_CARRIED, "user_id", "prompt", "chosen", "rejected")
+        }
         prompt, chosen, rejected = (self._pairs[name] for name in ("prompt", "chosen", "rejected"))
         self._texts = {
             "prompt": pa.concat_arrays([prompt, prompt]),
@@ -56,20 +59,22 @@ class _Views:
         }
         self._directions = np.concatenate([pool.directions, -pool.directions])
         self._levels = pool.levels
+        users = shard.block.people if users_in(shard.spec, plan.config) else pool.directions[:, :0]
+        self._users = np.concatenate([users, -users])
 
-    def examples(self, personas: Sequence[Persona], sides: Sequence[int]) -> pa.Table:
+    def examples(self, personas: Sequence[Persona]) -> pa.Table:
         """Return the examples of `personas` as a table of `EXAMPLE_SCHEMA`."""
-        people = [(persona, place, side) for persona in personas for place, side in enumerate(sides)]
-        histories = [persona.histories[place] for persona, place, _ in people]
-        rows = np.array([persona.row for persona, _, _ in people], dtype=np.int64)
-        mirrored = np.array([side < 0 for _, _, side in people], dtype=bool)
+        histories = [persona.history for persona in personas]
+        rows = np.array([persona.row for persona in personas], dtype=np.int64)
+        mirrored = np.array([persona.side < 0 for persona in personas], dtype=bool)
         views = rows + self._size * mirrored
+        letters = ["b" if is_b else "a" for is_b in mirrored]
         columns: dict[str, Any] = {
             **{name: self._pairs[name].take(rows) for name in _CARRIED},
             **{name: self._texts[name].take(views) for name in ("prompt", "chosen", "rejected")},
             **{name: values.take(views) for name, values in self._verified.items()},
             "Preference Direction": _lists(self._directions[views]),
-            "Demographic Information": [persona.portraits[place] for persona, place, _ in people],
+            "Demographic Information": [persona.portrait for persona in personas],
             "User-Generated Content": self._items("User-Generated Content", [h.ugc for h in histories], self._levels),
             "Pair-wise Comparative Feedback": self._items(
                 "Pair-wise Comparative Feedback", [h.pair for h in histories], self._directions
@@ -77,9 +82,11 @@ class _Views:
             "profile": [verbalise(self._space, direction) for direction in self._directions[views]],
             "mirrored": mirrored,
             "history_support": [history.support for history in histories],
+            "id": _with_letters(self._pairs["pair_id"].take(rows), letters),
+            "user_id": _with_letters(self._pairs["user_id"].take(rows), letters),
+            "user_direction": _lists(self._users[views]),
         }
-        pair_ids = columns["pair_id"].to_pylist()
-        columns["id"] = [f"{pair_id}-{'b' if is_b else 'a'}" for pair_id, is_b in zip(pair_ids, mirrored, strict=True)]
+        columns["user_pairs"] = count_pairs(columns["user_id"], mirrored.tolist())
         arrays = [
             values if isinstance(values, pa.Array) else pa.array(values, field.type)
             for field, values in ((field, columns[field.name]) for field in EXAMPLE_SCHEMA)
@@ -97,8 +104,13 @@ class _Views:
         return pa.ListArray.from_arrays(offsets, pa.StructArray.from_arrays(arrays, fields=fields), type=kind)
 
 
+def _with_letters(ids: pa.Array, letters: Sequence[str]) -> list[str]:
+    """Return the ids of persons, who share that of their pair or user; an empty id stays empty."""
+    return [f"{name}-{letter}" if name else "" for name, letter in zip(ids.to_pylist(), letters, strict=True)]
+
+
 def _lists(levels: Direction) -> pa.Array:
-    """Return levels of shape (N, D) as N lists of the released numbers."""
+    """Return levels of shape (N, D), or (N, 0), as N lists of the released numbers."""
     offsets = np.arange(len(levels) + 1, dtype=np.int32) * levels.shape[1]
     kind = EXAMPLE_SCHEMA.field("Preference Direction").type
     return pa.ListArray.from_arrays(offsets, to_released(levels).reshape(-1), type=kind)
@@ -115,5 +127,6 @@ def _verified_shares(table: pa.Table, min_margin: float) -> pa.Array:
     if not len(margins):
         return pa.nulls(table.num_rows, pa.float64())
     levels = asked.reshape(table.num_rows, -1)
-    shown = is_shown(margins.reshape(levels.shape), levels, min_margin)
+    differences = claimed(levels, table["kind"].to_pylist())
+    shown = is_shown(margins.reshape(levels.shape), differences, min_margin)
     return pa.array(shown.sum(axis=1) / np.count_nonzero(levels, axis=1))

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from operator import attrgetter
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import orjson
 from pydantic import Field, ValidationError
 
-from pipeline.assembly.examples import ExampleShard, Persona, reject
+from pipeline.assembly.examples import ExampleShard, Persona, Subject, reject
 from pipeline.assembly.matching import parts_of, shares_a_sign
 from pipeline.generation.completions import Failure, Outcome, Request, make_request
 from pipeline.generation.json_formats import MOST_TAGS, portrait_format
@@ -76,59 +77,58 @@ class _Portrait:
 
 
 def write_portraits(shard: ExampleShard, plan: BuildPlan) -> ExampleShard:
-    """Write every persona's portraits by template, from the direction alone."""
-    parts = resources(plan)
-    render = parts.templates["portrait_text"].render
-    return replace(
-        shard,
-        personas=[
-            replace(
-                persona,
-                portraits=tuple(
-                    render(traits=parts.space.traits(side * shard.block.pool.directions[persona.row]))["text"]
-                    for side in plan.sides
-                ),
-            )
-            for persona in shard.personas
-        ],
-    )
+    """Write all portraits by template, from the directions alone."""
+    render = resources(plan).templates["portrait_text"].render
+    texts = {
+        subject: render(traits=_traits(shard, persona, plan))["text"] for subject, persona in shard.subjects().items()
+    }
+    portrayed = [replace(persona, portrait=texts[shard.subject_of(persona)]) for persona in shard.personas]
+    return replace(shard, personas=portrayed)
 
 
 def render_portraits(shard: ExampleShard, plan: BuildPlan) -> ExampleShard:
     """Render the requests that ask the model for the portraits."""
-    columns = {name: shard.block.table[name].to_pylist() for name in ("pair_id", "prompt", "chosen", "rejected")}
+    render = _paper_request if plan.config.portrait == "paper" else _request
+    return replace(
+        shard, asked={subject: render(shard, persona, plan) for subject, persona in shard.subjects().items()}
+    )
 
-    def requests(row: int) -> tuple[Request, ...]:
-        pair = {name: values[row] for name, values in columns.items()}
-        if plan.config.portrait == "paper":
-            return tuple(_paper_request(pair, side, plan) for side in plan.sides)
-        direction = shard.block.pool.directions[row]
-        return tuple(_request(pair["pair_id"], direction, side, plan) for side in plan.sides)
 
-    return replace(shard, personas=[replace(persona, requests=requests(persona.row)) for persona in shard.personas])
+class _Answer(NamedTuple):
+    """An answer about a portrait, as it came and cleaned, and what was read from it."""
+
+    outcome: Outcome
+    cleaned: Cleaned
+    read: _Portrait | Violation | Failure
 
 
 def read_portraits(shard: ExampleShard, plan: BuildPlan) -> ExampleShard:
-    """Read the model's portraits. A pair with one bad portrait is rejected with both of its examples."""
-    personas, rejections = [], [*shard.rejections]
-    steps: Counter[str] = Counter()
-    each = len(plan.sides)
-    for number, persona in enumerate(shard.personas):
-        outcomes = shard.outcomes[number * each : (number + 1) * each]
-        texts = [_clean(outcome, plan) for outcome in outcomes]
-        steps.update(step for text in texts for step in text.steps)
-        portraits = [_read(outcome, text, plan) for outcome, text in zip(outcomes, texts, strict=True)]
-        cause = next((found for found in portraits if not isinstance(found, _Portrait)), None)
-        good = [found for found in portraits if isinstance(found, _Portrait)]
-        if cause is None and plan.config.history.consistency == "paper" and shard.spec.source == "mined":
-            cause = _check_signs(shard, persona, good, plan)
+    """Read the model's portraits. A pair with one bad portrait is rejected with all of its examples."""
+    answers: dict[Subject, _Answer] = {}
+    for subject, outcome in zip(shard.asked, shard.outcomes, strict=True):
+        cleaned = _clean(outcome, plan)
+        answers[subject] = _Answer(outcome, cleaned, _read(outcome, cleaned, plan))
+    personas: list[Persona] = []
+    rejections = [*shard.rejections]
+    for row, people in itertools.groupby(shard.personas, attrgetter("row")):
+        portrayed, given = [], []
+        cause: Violation | Failure | None = None
+        for persona in people:
+            answer = answers[shard.subject_of(persona)]
+            given.append(answer)
+            if isinstance(answer.read, _Portrait):
+                cause = cause or _check_signs(shard, persona, answer.read, plan)
+                portrayed.append(replace(persona, portrait=answer.read.text))
+            else:
+                cause = cause or answer.read
         if cause:
-            raw = tuple("" if isinstance(outcome, Failure) else outcome.text for outcome in outcomes)
-            cleaned = tuple(text.text for text in texts)
-            rejections.append(reject(shard.block.table, persona.row, "portrait", cause, raw, cleaned))
+            raw = tuple("" if isinstance(answer.outcome, Failure) else answer.outcome.text for answer in given)
+            cleaned_texts = tuple(answer.cleaned.text for answer in given)
+            rejections.append(reject(shard.block.table, row, "portrait", cause, raw, cleaned_texts))
         else:
-            personas.append(replace(persona, requests=(), portraits=tuple(found.text for found in good)))
-    return replace(shard, personas=personas, rejections=rejections, cleaned=dict(steps))
+            personas += portrayed
+    steps = Counter(step for answer in answers.values() for step in answer.cleaned.steps)
+    return replace(shard, personas=personas, rejections=rejections, asked={}, cleaned=dict(steps))
 
 
 def _clean(outcome: Outcome, plan: BuildPlan) -> Cleaned:
@@ -140,23 +140,29 @@ def _clean(outcome: Outcome, plan: BuildPlan) -> Cleaned:
     return clean(outcome.text, plan.config.cleaning_of(outcome.reasoning_tokens), outcome.finish_reason)
 
 
-def _request(pair_id: str, direction: Direction, side: int, plan: BuildPlan) -> Request:
+def _traits(shard: ExampleShard, persona: Persona, plan: BuildPlan) -> list[dict[str, Any]]:
+    return resources(plan).space.traits(persona.side * shard.block.people[persona.row])
+
+
+def _request(shard: ExampleShard, persona: Persona, plan: BuildPlan) -> Request:
     """Ask for a portrait from the direction alone."""
-    parts = resources(plan)
-    messages = parts.templates["portrait_model"].render(traits=parts.space.traits(side * direction))
-    return make_request(plan.config.generation, messages, (plan.config.seed, "portrait", pair_id, side))
+    messages = resources(plan).templates["portrait_model"].render(traits=_traits(shard, persona, plan))
+    counter = (plan.config.seed, "portrait", *shard.subject_of(persona))
+    return make_request(plan.config.generation, messages, counter)
 
 
-def _paper_request(pair: dict[str, str], side: int, plan: BuildPlan) -> Request:
+def _paper_request(shard: ExampleShard, persona: Persona, plan: BuildPlan) -> Request:
     """Ask for a portrait from the post and both replies, as in the paper. It may reveal which reply is preferred."""
-    parts = resources(plan)
-    preferred, other = ("chosen", "rejected")[::side]
+    parts, table = resources(plan), shard.block.table
+    post, preferred, other = (
+        table[name][persona.row].as_py() for name in ("prompt", *("chosen", "rejected")[:: persona.side])
+    )
     tags = [dimension for dimension in parts.space.plain if dimension["topical"]]
     dimensions = [dimension for dimension in parts.space.plain if not dimension["topical"]]
     messages = parts.templates["portrait_paper"].render(
-        post=pair["prompt"], chosen=pair[preferred], rejected=pair[other], dimensions=dimensions, tags=tags
+        post=post, chosen=preferred, rejected=other, dimensions=dimensions, tags=tags
     )
-    counter = (plan.config.seed, "portrait_paper", pair["pair_id"], side)
+    counter = (plan.config.seed, "portrait_paper", *shard.subject_of(persona))
     limit = plan.config.generation.token_limit(_PAPER_TOKENS)
     changes = {"max_tokens": limit, "stop": None, "response_format": portrait_format(parts.space)}
     return make_request(plan.config.generation, messages, counter, **changes)
@@ -181,13 +187,13 @@ def _read(outcome: Outcome, cleaned: Cleaned, plan: BuildPlan) -> _Portrait | Vi
     return violation or _Portrait(answer.text(), answer.direction(space))
 
 
-def _check_signs(
-    shard: ExampleShard, persona: Persona, found: Sequence[_Portrait], plan: BuildPlan
-) -> Violation | None:
+def _check_signs(shard: ExampleShard, persona: Persona, found: _Portrait, plan: BuildPlan) -> Violation | None:
     """Return a violation if pair, history and portrait share no sign: the paper's criterion with the portrait."""
+    is_paper = plan.config.history.consistency == "paper" and shard.spec.source == "mined"
+    if not is_paper or found.direction is None:
+        return None
     pool = shard.block.pool
-    for side, history, portrait in zip(plan.sides, persona.histories, found, strict=True):
-        parts = [side * pool.directions[persona.row], *parts_of(history, pool)]
-        if portrait.direction is not None and not shares_a_sign([*parts, portrait.direction]):
-            return Violation("inconsistent", "no dimension has the same sign in the pair, its history and the portrait")
-    return None
+    parts = [persona.side * pool.directions[persona.row], *parts_of(persona.history, pool), found.direction]
+    if shares_a_sign(parts):
+        return None
+    return Violation("inconsistent", "no dimension has the same sign in the pair, its history and the portrait")

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from pydantic import ValidationError
 
 from pipeline.assembly.examples import ExampleShard, reject
+from pipeline.assembly.mirror import mirror
 from pipeline.plan import BuildPlan
 from pipeline.quality.rules import Violation, schema_violation
 from schemas.records import Example
@@ -23,25 +24,18 @@ _BATCH_ROWS = 256
 
 
 def validate_examples(shard: ExampleShard, plan: BuildPlan) -> ExampleShard:
-    """Reject every pair with a row that breaks a rule. Both of its rows are left out."""
+    """Reject every pair with a row that breaks a rule. All of its rows are left out."""
     strict = shard.spec.source == "sampled" or plan.config.history.consistency == "strict"
-    each = len(plan.sides)
-    violations = [_violation_of(row, strict) for row in rows_of(shard.examples)]
-    by_persona = [next(filter(None, violations[k : k + each]), None) for k in range(0, len(violations), each)]
-    rejections = [
-        reject(shard.block.table, persona.row, "assemble", violation)
-        for persona, violation in zip(shard.personas, by_persona, strict=True)
-        if violation
-    ]
-    if not rejections:
+    violations: dict[int, Violation] = {}
+    for persona, row in zip(shard.personas, rows_of(shard.examples), strict=True):
+        if violation := _violation_of(row, strict):
+            violations.setdefault(persona.row, violation)
+    if not violations:
         return shard
-    good = np.array([violation is None for violation in by_persona])
-    return replace(
-        shard,
-        personas=[persona for persona, is_good in zip(shard.personas, good, strict=True) if is_good],
-        examples=shard.examples.filter(pa.array(np.repeat(good, each))),
-        rejections=[*shard.rejections, *rejections],
-    )
+    rejections = [reject(shard.block.table, row, "assemble", violation) for row, violation in violations.items()]
+    # Built again, as each row says how many pairs its user has.
+    good = [persona for persona in shard.personas if persona.row not in violations]
+    return mirror(replace(shard, personas=good, rejections=[*shard.rejections, *rejections]), plan)
 
 
 def _violation_of(row: dict[str, Any], strict: bool) -> Violation | None:

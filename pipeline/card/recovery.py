@@ -1,8 +1,11 @@
-"""The card's table of what a judge found: from the counts of the build, and with intervals from its report."""
+"""The card's tables of what a judge found: from the counts of the build, and with intervals from its report."""
 
 from __future__ import annotations
 
-from schemas.manifest import Manifest
+from typing import get_args
+
+from schemas.manifest import Manifest, VerificationCounts
+from schemas.records import Kind
 from schemas.report import Estimate, Report
 
 _RECOVERY = "Asked dimensions found, in all pairs that were judged"
@@ -30,6 +33,27 @@ def verification_rows(manifest: Manifest, report: Report | None) -> list[tuple[s
     if found and found.order_agreement is not None:
         rows.append(("Questions with one answer in all orders", _percent(found.order_agreement), "high"))
     return rows + _second_rows(report)
+
+
+def kind_rows(manifest: Manifest, report: Report | None) -> list[tuple[str, int, str]]:
+    """Return kind, accepted pairs and recovery of each kind; empty where near and restraint pairs are missing."""
+    counts = manifest.counts
+    if not counts.kinds.keys() & {"near", "restraint"}:
+        return []
+    found = {figures.kind: figures.recovery for figures in report.kinds} if report else {}
+    rows = []
+    for kind in get_args(Kind):
+        share, judged = found.get(kind), counts.verification_by_kind.get(kind, VerificationCounts())
+        recovery = (
+            _of(share)
+            if share
+            else f"{_percent(judged.recovered / judged.asked)} of {judged.asked}"
+            if judged.asked
+            else ""
+        )
+        if kind in counts.kinds:
+            rows.append((kind, counts.kinds[kind], recovery))
+    return rows
 
 
 def _second_rows(report: Report | None) -> list[tuple[str, str, str]]:

@@ -17,13 +17,13 @@ import jinja2
 import yaml
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from pipeline.card.recovery import verification_rows
-from pipeline.io.manifests import CARD, MANIFEST
+from pipeline.card.facts import facts_of, rule_names
+from pipeline.card.recovery import kind_rows, verification_rows
+from pipeline.io.manifests import CARD
 from pipeline.io.storage import AnyPath, write_text
 from pipeline.plan import SPLITS
+from pipeline.verification.gates import gates_missed_by
 from schemas.arrow import arrow_schema, card_features
-from schemas.config import PACKAGED, MiningConfig
-from schemas.loader import validate
 from schemas.manifest import Manifest
 from schemas.records import Example
 from schemas.report import Figure, Report
@@ -70,17 +70,20 @@ def render_card(
         counts=manifest.counts,
         rows=_rows_by_split(manifest),
         config=manifest.config,
-        facts=_facts(manifest),
-        rules=_rule_names(manifest.config["rules"]),
+        facts=facts_of(manifest),
+        rules=rule_names(manifest.config["rules"]),
         columns=_column_rows(),
         fingerprint=manifest.fingerprint[:16],
         schema_version=manifest.schema_version,
         templates=manifest.parts["templates"],
         recording=manifest.recording,
+        missed=gates_missed_by(manifest),
         verification=verification_rows(manifest, report),
+        kinds=kind_rows(manifest, report),
         quality=[] if report is None else _quality_rows(report),
         pictures=pictures,
-        shown=None if report is None or not report.shown else report.shown[0],
+        # A restraint pair would have to be explained: its chosen reply is not what the person would write.
+        shown=next((row for row in report.shown if row.kind != "restraint"), None) if report else None,
     )
     return f"---\n{header}---\n{body.strip()}\n"
 
@@ -133,66 +136,6 @@ def _split_of(path: str) -> str:
 
 def _size_category(rows: int) -> str:
     return next((name for limit, name in _SIZES if rows < limit), _LARGEST)
-
-
-_DATASETS = {
-    "ultrafeedback": "openbmb/UltraFeedback",
-    "helpsteer2": "nvidia/HelpSteer2",
-    "pku_saferlhf": "PKU-Alignment/PKU-SafeRLHF",
-}
-
-
-def _facts(manifest: Manifest) -> dict[str, Any]:
-    """Return the facts about the making of the pairs on which the card's sentences depend."""
-    config = manifest.config
-    mining = validate(MiningConfig, config["mining"], MANIFEST) if config["mining"] else None
-    is_sampled = mining is None or mining.share < 1
-    dataset = _DATASETS.get(mining.source.kind) if mining else None
-    is_annotated = mining is not None and mining.annotator is not None
-    writes = is_sampled or config["portrait"] != "template"
-    history, verification = config["history"], config["verification"]
-    has_histories = bool(history["ugc"] + history["pair"])
-    origins = [
-        *(["drawn at random and acted out by a model"] if is_sampled else []),
-        *(["inferred from single replies by a model"] if is_annotated else []),
-        *(["taken from ratings of single responses"] if dataset else []),
-        *(["taken from levels that came with single replies"] if mining and not dataset and not is_annotated else []),
-    ]
-    return {
-        "mined": mining is not None,
-        "sampled": is_sampled,
-        "dataset": dataset,
-        "annotated": is_annotated,
-        # A published manifest has no engine; the configuration requires this model name for the dummy engine.
-        "judge": _last_part(verification["model"] or config["generation"]["model"]),
-        "verified": verification["mode"] != "off",
-        "dummy": config["generation"]["model"] == "dummy",
-        "writes": writes,
-        "histories": has_histories,
-        "strict": mining is None or history["consistency"] == "strict",
-        "scrubbed": mining is not None and mining.scrub,
-        "own_posts": is_sampled and config["seeds"]["path"] != PACKAGED,
-        "origins": origins,
-        "phase_two": "histories, portrait" if has_histories else "portrait",
-        "model": _last_part(config["generation"]["model"]) if writes or is_annotated else None,
-        "space": _last_part(config["space"]),
-    }
-
-
-def _rule_names(rules: dict[str, Any]) -> list[str]:
-    """Return the words for replies that the rules reject."""
-    return [
-        *("empty", "cut off", "too short", "too long", "repetitive"),
-        *(["refusals or talk about the task"] if rules["refusals"] else []),
-        *(["full of markup"] if rules["markup"] else []),
-        *([f"not in the language '{rules['language']}'"] if rules["language"] else []),
-        *("copied from the prompt", "nearly equal", "too different in length"),
-    ]
-
-
-def _last_part(name: str) -> str:
-    """Return a name, or the last part of a path, whose folders are private."""
-    return Path(name).name if Path(name).is_absolute() else name
 
 
 def _column_rows() -> list[tuple[str, str, str]]:

@@ -11,8 +11,12 @@ from pipeline.console.display import Display
 from pipeline.console.phases import Building, Gathering
 from pipeline.driver.losses import remedy_for, summarise_rejections
 from pipeline.driver.resume import Work
+from pipeline.io.manifests import MANIFEST
 from pipeline.io.storage import AnyPath, is_local
 from pipeline.plan import BuildPlan
+from pipeline.sampling.assignment import count_restraint_pairs
+from schemas.config import BuildConfig
+from schemas.loader import validate
 from schemas.manifest import Counts, Manifest
 from schemas.terminal import say
 
@@ -79,7 +83,8 @@ class BuildDisplay(Display, Observer):
             "built",
             "bold green",
         )
-        asked = (2 if manifest.config["mirror"] else 1) * counts.pairs_asked
+        built = validate(BuildConfig, manifest.config, MANIFEST)
+        asked = 2 * counts.pairs_asked - count_restraint_pairs(built) if built.mirror else counts.pairs_asked
         if shortfall := asked - counts.examples:
             why = f"{summarise_rejections(folder, counts.rejected)}; {remedy_for(counts.rejected)}"
             self.notice(f" {shortfall} of {asked} examples are missing: {why}", "short", "yellow")
@@ -90,6 +95,8 @@ class BuildDisplay(Display, Observer):
             self.notice(f"  texts cleaned before they were judged: {', '.join(f'{name} {n}' for name, n in steps)}")
         if counts.verification.pairs:
             self.notice(f"  {_verified(manifest)}")
+        if counts.kinds.keys() & {"near", "restraint"}:
+            self.notice(f"  pairs by kind: {_kinds(counts)}")
         if unanswered := _unanswered(counts):
             command = f"everyuser build {shlex.quote(config)} -o {shlex.quote(str(folder))} --retry-lost"
             lost = f"{unanswered} lost to timeouts and server errors"
@@ -130,6 +137,20 @@ def _verified(manifest: Manifest) -> str:
     if found.drift_asked:
         parts.append(f"{found.drifted / found.drift_asked:.0%} of {found.drift_asked} others differ")
     return "; ".join(parts)
+
+
+def _kinds(counts: Counts) -> str:
+    """Return the accepted pairs of each kind, and what the judge recovered of it before filtering."""
+    parts = []
+    for kind, number in counts.kinds.items():
+        found = counts.verification_by_kind.get(kind)
+        share = (
+            f" ({found.recovered / found.asked:.0%} of {found.asked} dimensions recovered)"
+            if found and found.asked
+            else ""
+        )
+        parts.append(f"{kind} {number}{share}")
+    return ", ".join(parts)
 
 
 def _loading(folder: AnyPath, splits: Sequence[str]) -> str:

@@ -67,6 +67,9 @@ def show(found: tuple[PreferenceSpace, dict[str, Any]], console: Console) -> Non
     panel("chosen", row["chosen"], "green")
     panel("rejected", row["rejected"], "red")
     panel("direction", _bullets(verbalise(space, direction), space, direction))
+    if row["user_id"]:
+        user = from_released(row["user_direction"])
+        panel(f"user {safe(row['user_id'])}", _bullets(verbalise(space, user), space, user))
     panel("portrait", row["Demographic Information"])
     for item in row["User-Generated Content"]:
         words = verbalise(space, from_released(item["Preference Direction"]))
@@ -74,7 +77,10 @@ def show(found: tuple[PreferenceSpace, dict[str, Any]], console: Console) -> Non
     for item in row["Pair-wise Comparative Feedback"]:
         words = verbalise(space, from_released(item["Preference Direction"]))
         panel("history: pair", f"{item['prompt']}\n\n+ {item['chosen']}\n\n- {item['rejected']}\n\n({words})", "dim")
-    say(console, f"history supports {row['history_support']:.0%} of the direction; model {row['model']}")
+    say(
+        console,
+        f"kind {row['kind']}; history supports {row['history_support']:.0%} of the direction; model {row['model']}",
+    )
 
 
 def show_space(space: PreferenceSpace, console: Console) -> None:
@@ -100,6 +106,8 @@ def show_dimension(dimension: Dimension, console: Console) -> None:
     say(console, f"asks      {dimension.question}")
     for name, pole in (("positive", dimension.positive), ("negative", dimension.negative)):
         say(console, f"{name}  {pole.label}\n  person  {pole.description}\n  reply   {pole.hint}")
+        if pole.service:
+            say(console, f"  answer  {pole.service}")
 
 
 def show_coverage(coverage: Coverage, console: Console) -> None:

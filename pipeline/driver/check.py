@@ -101,7 +101,7 @@ def _checks(plan: BuildPlan, manifest: Manifest) -> Iterator[Callable[[], object
     yield partial(inputs.read_space, folder, parts["space"])
     yield partial(inputs.read_templates, folder, parts["templates"])
     if plan.config.sampled_pairs:
-        yield partial(inputs.check_seeds, folder, plan.fingerprint, manifest.inputs)
+        yield partial(inputs.check_seeds, plan, manifest.inputs)
     if plan.config.mining and (is_built or plan.threads):
         yield partial(beside, folder / "threads", partial(check_threads, plan))
     for entry in manifest.files:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
 
 from pipeline.card.render import write_card
-from pipeline.driver.gates import check_gates, gates_missed_by
 from pipeline.driver.losses import losses_message, remedy_for, summarise_rejections
 from pipeline.io import storage
 from pipeline.io.manifests import find_manifest, write_manifest
@@ -17,6 +16,7 @@ from pipeline.plan import BuildPlan, ShardSpec
 from pipeline.runtime import progress
 from pipeline.runtime.results import TOKEN_COUNTS
 from pipeline.threads.index import read_index
+from pipeline.verification.gates import check_gates, gates_missed_by
 from schemas.base import UserError
 from schemas.manifest import Counts, FileEntry, Manifest, VerificationCounts
 
@@ -25,14 +25,17 @@ def count_rows(plan: BuildPlan, folders: Sequence[str] = ("pool", "data")) -> Co
     """Return the funnel of the whole build, from the footers of the shards of all runs."""
     rejected: Counter[str] = Counter()
     cleaned: Counter[str] = Counter()
-    verification: Counter[str] = Counter()
+    kinds: Counter[str] = Counter()
+    verification: defaultdict[str, Counter[str]] = defaultdict(Counter)
     totals: Counter[str] = Counter()
     shards = plan.shards()
     for folder in folders:
         for meta in read_footers(plan, folder, shards):
             rejected.update((meta or {}).get("rejected", {}))
             cleaned.update((meta or {}).get("cleaned", {}))
-            verification.update((meta or {}).get("verification", {}))
+            kinds.update((meta or {}).get("kinds", {}))
+            for kind, found in (meta or {}).get("verification_by_kind", {}).items():
+                verification[kind].update(found)
             for name in ("accepted", "lost", "unanswered", "examples", *TOKEN_COUNTS):
                 totals[name] += (meta or {}).get(name, 0)
     for meta in read_footers(plan, "annotated", [spec for spec in shards if spec.source == "mined"]):
@@ -51,7 +54,9 @@ def count_rows(plan: BuildPlan, folders: Sequence[str] = ("pool", "data")) -> Co
         examples=totals["examples"],
         rejected=dict(sorted(rejected.items())),
         cleaned=dict(sorted(cleaned.items())),
-        verification=VerificationCounts(**verification),
+        verification=VerificationCounts(**sum(verification.values(), Counter())),
+        kinds=dict(sorted(kinds.items())),
+        verification_by_kind={kind: VerificationCounts(**found) for kind, found in sorted(verification.items())},
         prompt_tokens=totals["prompt_tokens"],
         completion_tokens=totals["completion_tokens"],
         reasoning_tokens=totals["reasoning_tokens"],
@@ -77,9 +82,9 @@ def read_footers(plan: BuildPlan, folder: str, shards: Sequence[ShardSpec]) -> l
 
 def check_losses(plan: BuildPlan, counts: Counts) -> None:
     """Raise `UserError` where more pairs were lost than `limits.max_lost_share` allows, or no example is left."""
-    limit = plan.config.limits.max_lost_share
-    if counts.pairs_lost > limit * counts.pairs_asked:
-        raise UserError(losses_message(plan.output, counts, limit))
+    limits = plan.config.limits
+    if not limits.allows(counts.pairs_lost, counts.pairs_asked):
+        raise UserError(losses_message(plan.output, counts, limits))
     if counts.pairs_accepted == 0 or (counts.examples == 0 and counts.pairs_lost == counts.pairs_asked):
         why = summarise_rejections(plan.output, counts.rejected)
         raise UserError(f"no example is left of {counts.pairs_asked} pairs: {why}; {remedy_for(counts.rejected)}")
@@ -145,12 +150,14 @@ def complete_manifest(plan: BuildPlan, manifest: Manifest) -> Manifest:
 
 
 def judge_again(plan: BuildPlan, manifest: Manifest) -> Manifest:
-    """Return the manifest of a build judged by the limits of this run, and store them if they differ."""
+    """Return the manifest of a build judged by the limits of this run. Store it, and write the card, if they differ."""
     if not manifest.is_built:
         return manifest
     config = manifest.config | {"limits": plan.config.limits.model_dump(mode="json")}
     judged = _judged(manifest.model_copy(update={"config": config}))
     if judged != manifest:
+        # The card names missed gates. A report's figures return to it with the next report, which these limits need.
+        write_card(plan.output, judged)
         write_manifest(plan.output, judged)
     return judged
 

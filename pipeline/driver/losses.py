@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pipeline.io import storage
 from pipeline.io.shards import read_metas, read_shard
 from pipeline.io.storage import AnyPath
+from schemas.config import LimitsConfig
 from schemas.manifest import Counts
 
 _LATER = ("assemble/", "portrait/")
@@ -17,6 +18,7 @@ _LONGEST_DETAIL = 160
 _LONGEST_TEXT = 120
 
 _HISTORY = "use more pairs, larger shard_pairs or history.blocks, fewer history.ugc and history.pair"
+_USERS = "with persona users instead more users.pairs_per_user"
 _MODEL = "use another generation.model or other templates"
 _SERVER = "check the server and its log"
 _JSON = "use a model that writes JSON, or set mining.annotation.structured_outputs"
@@ -41,8 +43,9 @@ REMEDIES = {
     "verify/no_option": "use another verification.model, or set verification.structured_outputs",
     "verify/incomplete": "set verification.protocol: chat, or a smaller verification.prompts_per_call",
     "mine/repeated": "lower mining.pairs_per_post",
-    "history_too_short": f"{_HISTORY}, or a lower sampling.max_active",
-    "history_without_support": f"lower history.min_support, or {_HISTORY}",
+    "history_too_short": f"{_HISTORY}, or a lower sampling.max_active; {_USERS}, or a lower users.min_items, "
+    "kinds.near or kinds.restraint",
+    "history_without_support": f"lower history.min_support, or {_HISTORY}; {_USERS}, or a lower users.active.max",
     "history_inconsistent": f"set history.consistency: strict, or {_HISTORY}",
     "reply_in_another_split": f"the model repeats itself: raise generation.temperature, or {_MODEL}",
     "unfinished": "raise generation.max_tokens, or lower cleaning.min_cut_share",
@@ -89,24 +92,24 @@ def remedy_for(rejected: Mapping[str, int]) -> str:
     return REMEDIES.get(key) or REMEDIES.get(reason) or REMEDIES.get(reason[:6]) or _SERVER
 
 
-def losses_message(output: AnyPath, counts: Counts, limit: float) -> str:
+def losses_message(output: AnyPath, counts: Counts, limits: LimitsConfig) -> str:
     """Return the message for a run that loses too many pairs.
 
     Args:
         output: The build's folder, from which an example is read.
         counts: The funnel; `rejected` must have the reasons.
-        limit: `limits.max_lost_share`.
+        limits: Of the run, which `max_lost_share` ends.
     """
     why = summarise_rejections(output, counts.rejected)
     lost = f"{counts.pairs_lost} of {counts.pairs_asked} pairs were lost"
-    if counts.pairs_lost - counts.pairs_unanswered <= limit * counts.pairs_asked and counts.pairs_unanswered:
+    if counts.pairs_unanswered and limits.allows(counts.pairs_lost - counts.pairs_unanswered, counts.pairs_asked):
         return (
             f"{lost}, {counts.pairs_unanswered} of them because requests failed: {why}; {_SERVER}, then run the same "
             "command again, which sends these requests again"
         )
     return (
-        f"{lost}, more than limits.max_lost_share = {limit:g}: {why}; {remedy_for(counts.rejected)}; or raise the "
-        "limit (rejected/ holds each with its reason)"
+        f"{lost}, more than limits.max_lost_share = {limits.max_lost_share:g}: {why}; {remedy_for(counts.rejected)}; "
+        "or raise the limit (rejected/ holds each with its reason)"
     )
 
 

@@ -136,7 +136,8 @@ def settle(asked: VerifyShard, plan: BuildPlan, last: bool) -> PairShard:
     """Call `judge_claims`, settle the shard's pairs by its verdicts, and count these."""
     shard: PairShard = asked.origin
     verified = judge_claims(asked.claims, plan)
-    settled = settle_pairs(shard, verified.verdicts, verified.tokens, verified.counts.model_dump(), last)
+    counts: dict[str, dict[str, int]] = {kind: found.model_dump() for kind, found in verified.counts.items()}
+    settled = settle_pairs(shard, verified.verdicts, verified.tokens, counts, last)
     counters_for(plan.output).add("judged", len(shard.unverified))
     _count_verdicts(shard, settled, len(shard.unverified) - len(settled.drafts) + len(shard.drafts), plan)
     return settled
@@ -176,15 +177,15 @@ def report(meta: dict[str, Any], plan: BuildPlan, phase: str) -> None:
             counts.add(f"rejected/{reason}", number)
     emit(None, plan)
     asked, lost = counts.get(f"{phase}/asked"), counts.get(f"{phase}/lost")
-    limit = plan.config.limits.max_lost_share
-    if asked >= _JUDGED_FROM and lost > limit * asked:
+    limits = plan.config.limits
+    if asked >= _JUDGED_FROM and not limits.allows(lost, asked):
         unanswered = counts.get(f"{phase}/unanswered")
         # Where a runner splits the stages, another process may have judged.
         rejected = {
             reason: max(number, counts.get(f"rejected/{reason}")) for reason, number in meta["rejected"].items()
         }
         found = Counts(pairs_asked=asked, pairs_lost=lost, pairs_unanswered=unanswered, rejected=rejected)
-        raise UserError(losses_message(plan.output, found, limit))
+        raise UserError(losses_message(plan.output, found, limits))
 
 
 def emit(done: object, plan: BuildPlan) -> None:

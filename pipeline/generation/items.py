@@ -11,6 +11,11 @@ from pipeline.generation.journal import JournalWriter
 
 ALONE_AFTER = 2
 """Timeouts of a request, or servers that died under it, before it is sent alone."""
+_SUSPECTS = 16
+"""Requests in flight with one under which a server died: about the square root of a large window.
+
+One of them may be at fault. If the next server dies, this many are left to be sent alone, and not the whole window.
+"""
 
 
 @dataclass(eq=False, slots=True)
@@ -57,6 +62,13 @@ class Item:
     def is_alone(self) -> bool:
         """True for a request that is sent while nothing else is in flight: what happens then, it alone can cause."""
         return self.timeouts >= ALONE_AFTER or self.deaths >= ALONE_AFTER
+
+    @property
+    def most_together(self) -> float:
+        """Most requests that may be in flight while this one is, itself included."""
+        if self.is_alone:
+            return 1
+        return _SUSPECTS if self.deaths else math.inf
 
     def keep_partial(self, partial: Partial | None) -> None:
         """Keep what came of a reply. A request that gets on is no bad one."""

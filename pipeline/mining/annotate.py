@@ -221,5 +221,6 @@ def _rejection(
         prompt=post.prompt,
         direction=(0,) * threads.levels.shape[1],
         texts=(threads.texts[row], *(outcome.text for outcome in outcomes if isinstance(outcome, Completion))),
+        kind="mined",
         may_pass=cause.may_pass,
     )

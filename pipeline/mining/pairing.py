@@ -217,6 +217,7 @@ def _make_pair(
             direction=tuple(direction.tolist()),
             topics=post.topics,
             source="mined",
+            kind="mined",
             model="given" if mining.annotator is None else plan.config.generation.model,
             attempt=attempt,
             prompt_tokens=0,
@@ -253,4 +254,5 @@ def _rejection(
         prompt=post.prompt,
         direction=tuple(direction.tolist()),
         texts=tuple(threads.texts[row] for row in drawn or ()),
+        kind="mined",
     )

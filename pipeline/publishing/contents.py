@@ -12,13 +12,13 @@ from pydantic import ValidationError
 from pipeline.card.render import UNKNOWN_FOLDER, render_card
 from pipeline.driver.check import check_entry, plan_of
 from pipeline.driver.finish import count_rows, has_all_shards
-from pipeline.driver.gates import gates_missed_by
 from pipeline.io import storage
 from pipeline.io.manifests import CARD, MANIFEST, load_manifest, manifest_text
 from pipeline.io.shards import read_meta
 from pipeline.io.storage import AnyPath
 from pipeline.publishing import privacy
 from pipeline.runtime.inputs import SPACE, TEMPLATES, read_space, read_templates
+from pipeline.verification.gates import gates_missed_by
 from schemas.base import UsageError, UserError
 from schemas.manifest import FileEntry, Manifest
 from schemas.report import Report

@@ -12,6 +12,7 @@ from rapidfuzz.distance import Indel
 
 from pipeline.reading.text import find_control_character, words
 from schemas.config import RulesConfig
+from schemas.records import Kind
 
 
 class Violation(NamedTuple):
@@ -98,10 +99,13 @@ def check_reply(text: str, finish_reason: str, prompts: Sequence[str], rules: Ru
     return None
 
 
-def check_pair(chosen: str, rejected: str, rules: RulesConfig) -> Violation | None:
-    """Return the first rule that two replies break together."""
+def check_pair(chosen: str, rejected: str, rules: RulesConfig, kind: Kind = "opposite") -> Violation | None:
+    """Return the first rule that the two replies of a pair break together.
+
+    A plain answer to a question of fact is short by nature, so restraint pairs may differ in length.
+    """
     shorter, longer = sorted((len(chosen), len(rejected)))
-    if longer > rules.max_length_ratio * shorter:
+    if kind != "restraint" and longer > rules.max_length_ratio * shorter:
         return Violation("length_ratio", f"{longer} against {shorter} characters")
     if _words(chosen) == _words(rejected):
         return Violation("equal", "")

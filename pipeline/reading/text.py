@@ -55,6 +55,7 @@ _CONTROL = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ufffe\uffff\U000e0000-\U000e007f]"
     + "".join(f"(?<!\U0001f3f4{_FLAG_TAG * length})" for length in range(1, 7))
 )
+_SLUG_PART = regex.compile(rf"[\p{{L}}\p{{N}}_{_MARK}]+")
 _BYTE_ORDER_MARK = "\ufeff"
 
 
@@ -89,7 +90,7 @@ def is_blank(text: str) -> bool:
 
 def to_slug(text: str) -> str:
     """Return a topic in the form of a dimension's slug: words in lower case, joined by `_`."""
-    return "_".join(regex.findall(rf"[\p{{L}}\p{{N}}_{_MARK}]+", text.lower()))
+    return "_".join(_SLUG_PART.findall(text.lower()))
 
 
 def clean_text(text: str, escaped: bool | None = None) -> str:

@@ -15,6 +15,7 @@ from pipeline.reading.text import is_blank, to_slug
 _MAX_EXACT = 1 << 53
 """Largest float below which every integer is exact."""
 _SHOWN = 60
+_FLAGS = dict.fromkeys(("true", "yes", "1", "1.0"), True) | dict.fromkeys(("false", "no", "0", "0.0", ""), False)
 _CHAT = re.compile(r"""\s*\[\s*\{\s*['"](?:role|content)['"]\s*:.*\]\s*""", re.DOTALL)
 """A text that encodes a chat, as in a cell of a CSV file."""
 
@@ -109,6 +110,19 @@ def parse_topics(value: Any, name: str) -> list[str]:
         value = value.split(",")
     found = (to_slug(parse_text(topic, name)) for topic in parse_list(value, name))
     return [topic for topic in found if topic]
+
+
+def parse_flag(value: Any, name: str) -> bool:
+    """Return a truth value, also one written as 0 or 1 or in words; False if it is missing or blank.
+
+    Raises `UnreadableError` for anything else.
+    """
+    if is_missing(value):
+        return False
+    flag = _FLAGS.get(str(value).strip().casefold())
+    if flag is None or not isinstance(value, bool | int | float | str):
+        raise UnreadableError(f"'{name}' is neither true nor false: {short_repr(value)}")
+    return flag
 
 
 def short_repr(value: Any) -> str:

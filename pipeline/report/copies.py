@@ -7,6 +7,7 @@ from collections import defaultdict
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.report.source import Batch
 from pipeline.report.tallies import Excerpts
@@ -38,11 +39,12 @@ class CopyTally:
         number = len(batch.pairs)
         self._pairs += number
         words = batch.reply_words
-        # The rejected reply was written for the opposite person.
+        # The rejected reply was written for the opposite person; in restraint pairs for the same one.
         own = batch.directions[batch.pairs]
+        is_restraint = pc.equal(batch.table["kind"], "restraint").to_numpy()[batch.pairs, None]
         first, last, dimensions, levels = self._labels.find(words)
         replies = words.texts[first]
-        held = np.concatenate([own, -own])[replies, dimensions] == levels
+        held = np.concatenate([own, np.where(is_restraint, own, -own)])[replies, dimensions] == levels
         first, last, replies = first[held], last[held], replies[held]
         self._with_label += len(np.unique(replies % max(1, number)))
         excerpts = (words.starts[first] - _CONTEXT, words.ends[last] + _CONTEXT)

@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from pipeline.driver.gates import gates_missed_by
 from pipeline.io.processes import usable_cores
 from pipeline.io.storage import AnyPath
 from pipeline.report.benchmarks import read_benchmark
@@ -26,13 +25,16 @@ from pipeline.report.diversity import ReplySample
 from pipeline.report.duplicates import DuplicateTally
 from pipeline.report.funnel import FunnelTally, cost_of
 from pipeline.report.judging.second_judge import read_figures
+from pipeline.report.kinds import KindTally
 from pipeline.report.lengths import LengthTally
 from pipeline.report.pace import read_pace
 from pipeline.report.settings import ReportSettings
 from pipeline.report.shown_rows import ShownExamples, ShownRejections
 from pipeline.report.source import Build, open_build, read_batches, read_columns
 from pipeline.report.support import HistoryTally
-from pipeline.report.verification import COLUMNS, REJECTED_COLUMNS, VerificationTally
+from pipeline.report.users import UserTally
+from pipeline.report.verification import COLUMNS, REJECTED_COLUMNS
+from pipeline.verification.gates import gates_missed_by
 from schemas.base import UserError
 from schemas.report import REPORT_VERSION, DiversityFigures, Report
 
@@ -87,7 +89,8 @@ class Tallies:
             for runs in scope.benchmarks
         ]
         self.funnel = FunnelTally()
-        self.verification = VerificationTally(build.space, build.verification.drift_margin)
+        self.users = UserTally(build, settings.hashes, settings.seed)
+        self.kinds = KindTally(build.space, build.verification.drift_margin)
         self.has_pool = True
         """Whether the pool file of every shard exists."""
         self.shown = ShownExamples(build.space, build.splits, settings)
@@ -105,17 +108,19 @@ class Tallies:
             for tally in self.contamination:
                 tally.add(batch)
             self.funnel.add(batch)
+            self.users.add(batch)
+            self.kinds.add(batch)
             self.shown.add(batch)
         pool = read_columns(build.path(shard, "pool"), ["attempt", *COLUMNS])
         if pool is None:
             self.has_pool = False
         else:
             self.funnel.add_pool(pool)
-            self.verification.add(pool)
+            self.kinds.add_pool(pool)
         if build.verification.mode != "off":
             rejected = read_columns(build.path(shard, "rejected/pairs"), [*REJECTED_COLUMNS])
             if rejected is not None:
-                self.verification.add_rejected(rejected)
+                self.kinds.add_rejected(rejected)
         self.rejections.add(build, shard)
 
     def merge(self, other: Tallies) -> None:
@@ -129,7 +134,8 @@ class Tallies:
         for mine, theirs in zip(self.contamination, other.contamination, strict=True):
             mine.merge(theirs)
         self.funnel.merge(other.funnel)
-        self.verification.merge(other.verification)
+        self.users.merge(other.users)
+        self.kinds.merge(other.kinds)
         self.has_pool &= other.has_pool
         self.shown.merge(other.shown)
         self.rejections.merge(other.rejections)
@@ -163,10 +169,12 @@ def _make_report(scope: Scope, tallies: Tallies, progress: Progress) -> Report:
         attempts=tallies.funnel.attempts if tallies.has_pool else (),
         duplicates=duplicates,
         history=tallies.history.result(),
+        users=tallies.users.result(),
+        kinds=tallies.kinds.result(),
         diversity=diversity,
         contamination=tuple(tally.result() for tally in tallies.contamination),
         copies=tallies.copies.result(),
-        verification=tallies.verification.result() if tallies.has_pool else None,
+        verification=tallies.kinds.verification() if tallies.has_pool else None,
         second_judge=read_figures(build),
         pace=read_pace(build.folder),
         runs=manifest.runs,

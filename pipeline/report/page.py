@@ -24,6 +24,8 @@ _SCRIPTS = (
     "space.js",
     "texts.js",
     "verification.js",
+    "kinds.js",
+    "users.js",
     "building.js",
     "rows.js",
     "browse.js",

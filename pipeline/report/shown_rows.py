@@ -26,7 +26,10 @@ T = TypeVar("T")
 
 
 class ShownExamples:
-    """Sample of examples, drawn by a hash of their ids: first to cover every pole, then evenly from the splits."""
+    """Sample of examples, drawn by a hash of their persons: first to cover every pole, then evenly from the splits.
+
+    All rows of a user have one hash, so that users are drawn whole. Without users each row is a person.
+    """
 
     def __init__(self, space: PreferenceSpace, splits: Sequence[str], settings: ReportSettings) -> None:
         self._settings = settings
@@ -39,7 +42,7 @@ class ShownExamples:
 
     def add(self, batch: Batch) -> None:
         """Add a batch's rows."""
-        keys = rehash(batch.keys, self._settings.seed)
+        keys = rehash(batch.persons, self._settings.seed)
         self._splits[batch.split].add(keys, batch.places)
         active = np.stack([batch.directions > 0, batch.directions < 0])
         lowest = np.where(active, keys[:, None], _NO_KEY).argmin(axis=1)
@@ -190,6 +193,10 @@ def _example(build: Build, place: int, row: Row) -> ShownExample:
         direction=_active(build.space, from_released(row["Preference Direction"])),
         history=(*comments, *feedback),
         history_support=row["history_support"],
+        kind=row["kind"],
+        user_id=row["user_id"],
+        user_direction=_active(build.space, from_released(row["user_direction"])),
+        user_pairs=row["user_pairs"],
     )
 
 

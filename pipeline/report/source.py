@@ -63,8 +63,10 @@ class Build:
 
     @property
     def pairs(self) -> int:
-        """Return the number of pairs, each of which gives one or two examples."""
-        return self.examples // (2 if self.manifest.config["mirror"] else 1)
+        """Return the number of pairs, or a little more where restraint pairs, which have no mirror image, were lost."""
+        if not self.manifest.config["mirror"]:
+            return self.examples
+        return (self.examples + self.manifest.counts.kinds.get("restraint", 0) + 1) // 2
 
 
 def open_build(folder: AnyPath) -> Build:
@@ -120,6 +122,12 @@ class Batch:
     def keys(self) -> Hashes:
         """Return hashes of the rows' ids, shape (N,), by which samples are drawn."""
         return hash_texts(self.table["id"].to_pylist())
+
+    @cached_property
+    def persons(self) -> Hashes:
+        """Return hashes of the rows' user ids, or of the rows' own ids without users; shape (N,)."""
+        users = self.table["user_id"].to_pylist()
+        return hash_texts([user or row for user, row in zip(users, self.table["id"].to_pylist(), strict=True)])
 
     @cached_property
     def places(self) -> Integers:

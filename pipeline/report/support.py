@@ -22,14 +22,14 @@ class HistoryTally:
 
     def add(self, batch: Batch) -> None:
         """Count a batch's rows."""
-        self._items = _add_padded(self._items, np.bincount(batch.comments.counts + batch.feedback.counts))
+        self._items = add_padded(self._items, np.bincount(batch.comments.counts + batch.feedback.counts))
         self._support.add(batch.table["history_support"].to_numpy())
         self._contradicting += len(contradicting(batch))
         self._repeated += len(repeated(batch))
 
     def merge(self, other: HistoryTally) -> None:
         """Add the counts of another tally."""
-        self._items = _add_padded(self._items, other._items)
+        self._items = add_padded(self._items, other._items)
         self._support.merge(other._support)
         self._contradicting += other._contradicting
         self._repeated += other._repeated
@@ -84,7 +84,8 @@ def _rows_with_repeats(texts: list[tuple[pa.Array, Integers]]) -> Integers:
     return found
 
 
-def _add_padded(one: Integers, other: Integers) -> Integers:
+def add_padded(one: Integers, other: Integers) -> Integers:
+    """Return the sum of two arrays, the shorter of which has zeros at its end."""
     total = np.zeros(max(len(one), len(other)), dtype=np.int64)
     total[: len(one)] += one
     total[: len(other)] += other

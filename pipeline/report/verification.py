@@ -16,15 +16,16 @@ import pyarrow as pa
 from pipeline.reading.text import hash_texts
 from pipeline.report.intervals import GROUPS, estimate_mean, estimate_share, group_of
 from pipeline.report.texts import Integers
+from preference_space.levels import claimed
 from preference_space.space import PreferenceSpace
 from schemas.report import MarginBin, PoleRecovery, VerificationFigures, VerifiedDimension
 
 COLUMNS = (
     *("post_id", "direction", "asked_direction", "direction_margin", "order_agreement"),
-    *("quality_chosen", "quality_rejected", "judge"),
+    *("quality_chosen", "quality_rejected", "judge", "kind"),
 )
 """Columns of the pool that the tally reads."""
-REJECTED_COLUMNS = ("post_id", "direction", "direction_margin")
+REJECTED_COLUMNS = ("post_id", "direction", "direction_margin", "kind")
 """Columns of the rejections that it reads. The direction of a rejected pair is the asked one."""
 
 _STEPS = 1000
@@ -68,7 +69,7 @@ class VerificationTally:
             return
         self._judges.update(pool["judge"].to_pylist())
         groups = group_of(hash_texts(pool["post_id"].to_pylist()))
-        margins = _matrix(pool["direction_margin"])
+        margins = _margins(pool)
         asked, kept = _matrix(pool["asked_direction"]), _matrix(pool["direction"])
         self._made_neutral += int((asked != 0).sum() - (kept != 0).sum())
         self._add_recovery(groups, margins, asked, kept)
@@ -83,7 +84,7 @@ class VerificationTally:
             return
         self._rejected += len(rejected)
         groups = group_of(hash_texts(rejected["post_id"].to_pylist()))
-        margins, asked = _matrix(rejected["direction_margin"]), _matrix(rejected["direction"])
+        margins, asked = _margins(rejected), _matrix(rejected["direction"])
         self._add_recovery(groups, margins, asked, np.zeros_like(asked))
         self._add_drift(groups, margins, asked)
 
@@ -181,6 +182,12 @@ class VerificationTally:
         if recovery is None or margin is None:
             return None
         return PoleRecovery(recovery=recovery, margin=margin, kept=int(self._kept[pole, d]))
+
+
+def _margins(table: pa.Table) -> Any:
+    """Return margins towards the reply that was asked to show the direction, which in restraint pairs is rejected."""
+    signs = claimed(np.ones((len(table), 1), dtype=np.int8), table["kind"].to_pylist())
+    return _matrix(table["direction_margin"]) * signs
 
 
 def _matrix(column: pa.ChunkedArray) -> Any:

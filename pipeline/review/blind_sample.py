@@ -21,6 +21,7 @@ from pipeline.reading.text import hash_texts
 from pipeline.report.source import Build, place_of, read_columns, reading_stored, row_of, shard_of
 from pipeline.report.texts import Hashes, Integers, rehash
 from preference_space.direction import from_released
+from preference_space.levels import claimed
 from preference_space.space import Dimension
 from schemas.base import UsageError
 from schemas.review import ReviewSettings, Sheet, SheetDimension, SheetPair, SheetPole
@@ -28,7 +29,7 @@ from schemas.review import ReviewSettings, Sheet, SheetDimension, SheetPair, She
 
 @dataclass(frozen=True)
 class Question:
-    """The key of one question. Its levels say which pole the chosen reply shows more."""
+    """The key of one question. Its levels say which pole the chosen reply is to show more."""
 
     pair: Drawn
     dimension: int
@@ -53,7 +54,10 @@ class Question:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A pair of the sample. `stored` is neutral for a pair that verification refused."""
+    """A pair of the sample. Levels say how the chosen reply differs from the rejected one (`levels.claimed`).
+
+    `asked` are those before filtering, `stored` those of the dataset: neutral for a pair that verification refused.
+    """
 
     name: str
     """Identity in the build."""
@@ -155,13 +159,18 @@ def _read_kept(build: Build, places: Integers, is_before: bool) -> Iterator[Draw
                 chosen=row["chosen"],
                 rejected=row["rejected"],
                 # Empty for a pair that no judge saw, such as a mined one.
-                asked=tuple(asked.get(row["pair_id"]) or stored),
-                stored=tuple(stored),
+                asked=_claimed(asked.get(row["pair_id"]) or stored, row["kind"]),
+                stored=_claimed(stored, row["kind"]),
                 margins=tuple(row["direction_margin"]),
                 judge=row["judge"],
                 # What no judge saw was not filtered.
                 is_before=is_before and bool(row["judge"]),
             )
+
+
+def _claimed(direction: list[int], kind: str) -> tuple[int, ...]:
+    levels: list[int] = claimed(np.array([direction], dtype=np.int8), [kind])[0].tolist()
+    return tuple(levels)
 
 
 def _asked_directions(build: Build, shard: int) -> dict[str, list[int]]:
@@ -182,7 +191,7 @@ def _read_refused(build: Build, places: Integers) -> Iterator[Drawn]:
                 prompt=row["prompt"],
                 chosen=chosen,
                 rejected=rejected,
-                asked=tuple(row["direction"]),
+                asked=_claimed(row["direction"], row["kind"]),
                 stored=(0,) * len(row["direction"]),
                 margins=tuple(row["direction_margin"]),
                 judge="",
@@ -236,6 +245,7 @@ def _sample_of(build: Build, settings: ReviewSettings, drawn: list[Drawn]) -> Sa
     sheet = Sheet(
         name=build.manifest.name,
         fingerprint=build.manifest.fingerprint,
+        style=build.manifest.config["style"],
         settings=settings,
         dimensions={
             d.slug: _sheet_dimension(d) for d, is_asked in zip(build.space.dimensions, asked, strict=True) if is_asked

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pipeline.io import storage
 from pipeline.io.shards import read_meta
 from pipeline.io.storage import AnyPath
-from pipeline.plan import SPLITS
+from pipeline.plan import BuildPlan
 from preference_space.space import PreferenceSpace, load_space
 from prompts.renderer import Template, load_templates
 from schemas.base import UsageError
@@ -67,9 +67,17 @@ def read_templates(output: AnyPath, fingerprints: Mapping[str, str]) -> dict[str
     return templates
 
 
-def seed_paths(output: AnyPath) -> dict[str, AnyPath]:
-    """Return the file of each split's posts."""
-    return {split: output / SEEDS / f"{split}.parquet" for split in SPLITS}
+def impersonal(split: str) -> str:
+    """Return the name of a split's posts for restraint pairs. Its other posts have the name of the split."""
+    return f"{split}-impersonal"
+
+
+def seed_paths(plan: BuildPlan) -> dict[str, AnyPath]:
+    """Return the files of posts by their names."""
+    names = list(plan.config.people)
+    if plan.config.kinds.restraint:
+        names += [impersonal(split) for split in names]
+    return {name: plan.output / SEEDS / f"{name}.parquet" for name in names}
 
 
 def space_hash(output: AnyPath) -> dict[str, str]:
@@ -77,11 +85,11 @@ def space_hash(output: AnyPath) -> dict[str, str]:
     return {SPACE: hashlib.sha256(storage.read_bytes(output / SPACE)).hexdigest()}
 
 
-def check_seeds(output: AnyPath, fingerprint: str, recorded: Mapping[str, str]) -> dict[str, str]:
+def check_seeds(plan: BuildPlan, recorded: Mapping[str, str]) -> dict[str, str]:
     """Check the posts' files against their recorded identities; return the identity of each, by path."""
     found = {}
-    for path in seed_paths(output).values():
-        if read_meta(path, fingerprint) is None:
+    for path in seed_paths(plan).values():
+        if read_meta(path, plan.fingerprint) is None:
             raise missing_input(path)
         key = f"{SEEDS}/{path.name}"
         found[key] = storage.content_id(path)

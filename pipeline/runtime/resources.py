@@ -19,6 +19,12 @@ class Resources:
 
     space: PreferenceSpace
     templates: dict[str, Template]
+    style: str
+    """`style` of the configuration."""
+
+    def styled(self, name: str) -> Template:
+        """Return the template `name` for sampled replies, in the build's style."""
+        return self.templates[name if self.style == "peer" else f"{name}_{self.style}"]
 
 
 @lru_cache(maxsize=4)
@@ -31,7 +37,8 @@ def resources(plan: BuildPlan) -> Resources:
     gc.collect()
     gc.freeze()
     templates = {name: digest for name, digest in plan.hashes.items() if name != "space"}
-    return Resources(read_space(plan.output, plan.hashes["space"]), read_templates(plan.output, templates))
+    space = read_space(plan.output, plan.hashes["space"])
+    return Resources(space, read_templates(plan.output, templates), plan.config.style)
 
 
 @lru_cache(maxsize=4)

@@ -53,7 +53,7 @@ def store_pool(
     tokens: Tokens,
     open_responses: int = 0,
     cleaned: Mapping[str, int] = MappingProxyType({}),
-    verification: Mapping[str, int] = MappingProxyType({}),
+    verification: Mapping[str, Mapping[str, int]] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Write a pool shard. Its rejections are written first: the file of pairs marks the shard as done.
 
@@ -65,7 +65,7 @@ def store_pool(
         tokens: Of all attempts.
         open_responses: Responses of mined threads that timeouts or server errors left without levels.
         cleaned: Replies that each step of cleaning changed.
-        verification: What the judge found, by the names of `VerificationCounts`.
+        verification: What the judge found by kind of pair, with the names of `VerificationCounts`.
 
     Returns:
         The footer's `meta`. Its `content` is a hash of the pairs, by which shards of examples know their input.
@@ -78,7 +78,8 @@ def store_pool(
         **loss_meta(plan, rejections, open_responses),
         **tokens.meta,
         "cleaned": dict(cleaned),
-        "verification": dict(verification),
+        "kinds": dict(Counter(pair.kind for pair in ordered)),
+        "verification_by_kind": {kind: dict(found) for kind, found in verification.items()},
         "content": _content(ordered),
     }
     stored = better_stored(plan, "pool", spec, meta)

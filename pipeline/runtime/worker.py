@@ -85,6 +85,9 @@ def watched() -> Iterator[None]:
 
 def main() -> None:
     """Run a worker until Beam ends it."""
+    # Ctrl-C ends it at once. As an exception it would end the interpreter under gRPC's threads, which may abort: that
+    # looks like a kill. Nothing is lost, as after any kill.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     with contextlib.ExitStack() as stack:
         if sys.argv[1:]:
             with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""Sampled pairs, as pure functions of a shard: load posts, sample directions, render prompts, validate, store."""
+"""Sampled pairs, as pure functions of a shard: load posts, sample points, render prompts, validate, store."""
 
 from __future__ import annotations
 
@@ -14,25 +14,48 @@ from pipeline.generation.completions import Completion, Failure, Outcome, Reques
 from pipeline.plan import BuildPlan, ShardSpec
 from pipeline.quality.cleaning import NOTHING, Cleaned, clean
 from pipeline.quality.rules import Violation, check_pair, check_reply, schema_violation
-from pipeline.runtime.inputs import seed_paths
+from pipeline.runtime.inputs import impersonal, seed_paths
 from pipeline.runtime.resources import resources, sampler
 from pipeline.runtime.results import NO_TOKENS, Tokens, store_pool
-from pipeline.sampling.posts import read_shard_posts
+from pipeline.sampling.assignment import Posts, assign_posts, users_of_shard
+from pipeline.sampling.points import draw_points
+from pipeline.sampling.posts import take_posts
 from preference_space.direction import Direction
-from schemas.records import Pair, Rejection, SeedPost
+from schemas.records import Kind, Pair, Rejection, SeedPost
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class User:
+    """The user of a pair."""
+
+    id: str
+    direction: Direction
 
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A pair before validation. `requests` and `outcomes` are (chosen, rejected), or empty."""
+    """A pair before validation. `requests` and `outcomes` are (chosen, rejected), or empty.
+
+    `traits` are those of the person. `direction` has the traits in which the two replies are to differ.
+    """
 
     index: int
     pair_id: str
     post: SeedPost
     attempt: int
     direction: Direction
+    traits: Direction
+    kind: Kind = "opposite"
+    user: User | None = None
     requests: tuple[Request, ...] = ()
     outcomes: tuple[Outcome, ...] = ()
+
+    @property
+    def written_for(self) -> dict[str, Direction]:
+        """Return the traits that each reply is written for: a person, none, or one who differs in the direction."""
+        if self.kind == "restraint":
+            return {"chosen": np.zeros_like(self.traits), "rejected": self.traits}
+        return {"chosen": self.traits, "rejected": self.traits - 2 * self.direction}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +64,7 @@ class PairShard:
 
     `drafts` are open, `pairs` accepted, `rejections` failed attempts. `unverified` are pairs that wait for the judge,
     with their drafts. `tokens` are of all attempts, and so are `cleaned`, the number of replies that each step of
-    cleaning changed, and `verification`, what the judge found.
+    cleaning changed, and `verification`, what the judge found by kind of pair.
     """
 
     spec: ShardSpec
@@ -51,7 +74,7 @@ class PairShard:
     rejections: Sequence[Rejection] = ()
     tokens: Tokens = NO_TOKENS
     cleaned: Mapping[str, int] = field(default_factory=dict)
-    verification: Mapping[str, int] = field(default_factory=dict)
+    verification: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     @property
     def journal(self) -> str:
@@ -75,30 +98,43 @@ class PairShard:
 def load_drafts(spec: ShardSpec, plan: BuildPlan) -> PairShard:
     """Return a shard with a draft for each post, all neutral."""
     neutral = np.zeros(len(resources(plan).space), dtype=np.int8)
-    posts = read_shard_posts(seed_paths(plan.output)[spec.split], spec)
+
+    def posts_in(name: str) -> Posts:
+        return lambda numbers: take_posts(seed_paths(plan)[name], numbers)
+
+    found = users_of_shard(plan.config, sampler(plan), spec)
+    posts = assign_posts(
+        spec, plan.config, sampler(plan), found, posts_in(spec.split), posts_in(impersonal(spec.split))
+    )
+    users: list[User | None] = [None] * spec.count
+    if found is not None:
+        ids = map(plan.user_id, found.numbers.tolist())
+        users = [User(*user) for user in zip(ids, found.directions, strict=True)]
     drafts = [
-        Draft(index, spec.record_id(plan.fingerprint, index), post, 0, neutral)
-        for index, post in enumerate(posts, spec.start)
+        Draft(index, spec.record_id(plan.fingerprint, index), post, 0, neutral, neutral, user=user)
+        for index, (post, user) in enumerate(zip(posts, users, strict=True), spec.start)
     ]
     return PairShard(spec, drafts)
 
 
 def sample_directions(shard: PairShard, plan: BuildPlan, attempt: int) -> PairShard:
-    """Draw a direction for every draft. Reject drafts whose post admits no dimension.
+    """Draw what every draft is written for. Reject drafts whose post admits no dimension.
 
     Args:
         shard: Shard with open drafts.
         plan: Plan of the build.
-        attempt: Number of the attempt, from 0; each draws different directions.
+        attempt: Number of the attempt, from 0; each draws different points.
     """
     if not shard.drafts:
         return shard
     records = np.array([draft.index for draft in shard.drafts])
     topics = [draft.post.topics for draft in shard.drafts]
-    directions = sampler(plan).draw(shard.spec.split, attempt, records, topics)
+    directions = [draft.user.direction for draft in shard.drafts if draft.user is not None]
+    users = np.array(directions) if directions else None
+    points = draw_points(plan.config, sampler(plan), shard.spec.split, attempt, records, topics, users)
     drafts = [
-        replace(draft, attempt=attempt, direction=direction)
-        for draft, direction in zip(shard.drafts, directions, strict=True)
+        replace(draft, attempt=attempt, kind=kind, traits=traits, direction=direction)
+        for draft, kind, traits, direction in zip(shard.drafts, *points, strict=True)
     ]
     neutral = [draft for draft in drafts if not draft.direction.any()]
     cause = Violation("no_dimension", "no dimension fits the post")
@@ -110,7 +146,7 @@ def sample_directions(shard: PairShard, plan: BuildPlan, attempt: int) -> PairSh
 
 
 def render_prompts(shard: PairShard, plan: BuildPlan) -> PairShard:
-    """Render the two requests of every draft: by the direction for the chosen reply, by its mirror for the rejected."""
+    """Render the two requests of every draft, each for the traits that its reply is written for."""
     return replace(shard, drafts=[_rendered(draft, shard.spec, plan) for draft in shard.drafts])
 
 
@@ -146,7 +182,7 @@ def settle_pairs(
     shard: PairShard,
     verdicts: Sequence[tuple[Pair, Violation | Failure | None]],
     tokens: Tokens,
-    counts: Mapping[str, int],
+    counts: Mapping[str, Mapping[str, int]],
     last: bool,
 ) -> PairShard:
     """Accept or reject the unverified pairs.
@@ -155,7 +191,7 @@ def settle_pairs(
         shard: Shard with unverified pairs.
         verdicts: A verdict on each: the pair as the judge found it, and the cause of its rejection, if any.
         tokens: Tokens of the judge's questions and answers.
-        counts: What the judge found, by name.
+        counts: What the judge found, by kind of pair and name.
         last: Whether this is the last attempt. If not, the drafts of rejected pairs remain for the next one.
     """
     pairs, rejections, retries = [*shard.pairs], [*shard.rejections], [*shard.drafts]
@@ -174,7 +210,10 @@ def settle_pairs(
         pairs=pairs,
         rejections=rejections,
         tokens=shard.tokens + tokens,
-        verification=dict(Counter(shard.verification) + Counter(counts)),
+        verification={
+            **shard.verification,
+            **{kind: Counter(found) + Counter(shard.verification.get(kind, {})) for kind, found in counts.items()},
+        },
     )
 
 
@@ -195,8 +234,8 @@ def _rendered(draft: Draft, spec: ShardSpec, plan: BuildPlan) -> Draft:
     parts = resources(plan)
     post = draft.post.plain
     requests = []
-    for role, sign in (("chosen", 1), ("rejected", -1)):
-        messages = parts.templates["reply"].render(post=post, traits=parts.space.traits(sign * draft.direction))
+    for role, traits in draft.written_for.items():
+        messages = parts.styled("reply").render(post=post, traits=parts.space.traits(traits))
         counter = (plan.config.seed, spec.split, draft.index, draft.attempt, role)
         requests.append(make_request(plan.config.generation, messages, counter))
     return replace(draft, requests=tuple(requests))
@@ -216,9 +255,10 @@ def _make_pair(draft: Draft, replies: Sequence[Cleaned], plan: BuildPlan) -> Pai
         if violation := check_reply(reply.text, reply.finish_reason, request.texts, rules):
             return violation
     chosen, rejected = (reply.text for reply in replies)
-    if violation := check_pair(chosen, rejected, rules):
+    if violation := check_pair(chosen, rejected, rules, draft.kind):
         return violation
     tokens = count_tokens(draft.outcomes)
+    user = draft.user
     try:
         return Pair(
             pair_id=draft.pair_id,
@@ -233,6 +273,10 @@ def _make_pair(draft: Draft, replies: Sequence[Cleaned], plan: BuildPlan) -> Pai
             attempt=draft.attempt,
             prompt_tokens=tokens.prompt,
             completion_tokens=tokens.completion,
+            kind=draft.kind,
+            traits=tuple(draft.traits.tolist()) if draft.kind == "near" else (),
+            user_id=user.id if user else "",
+            user_direction=tuple(user.direction.tolist()) if user else (),
         )
     except ValidationError as error:
         return schema_violation(error)
@@ -253,5 +297,6 @@ def _rejection(
         direction=tuple(draft.direction.tolist()),
         texts=tuple(o.text if isinstance(o, Completion) else "" for o in draft.outcomes),
         cleaned=tuple(cleaned),
+        kind=draft.kind,
         may_pass=cause.may_pass,
     )

@@ -20,7 +20,7 @@ from pipeline.io import storage
 from pipeline.io.sealed import write_sealed
 from pipeline.io.shards import open_shard, read_groups, read_metas
 from pipeline.io.storage import AnyPath
-from pipeline.plan import BuildPlan, apportion
+from pipeline.plan import BuildPlan
 from pipeline.reading.formats import unreadable_error
 from pipeline.reading.text import hash_texts, normalise
 from pipeline.runtime.inputs import seed_paths
@@ -192,20 +192,20 @@ def _seed_digests(plan: BuildPlan) -> npt.NDArray[np.uint64]:
         return np.empty(0, dtype=np.uint64)
     # Stored threads are scrubbed, so that only scrubbed seeds compare equal.
     clean: Callable[[str], str] = scrub if plan.mining.scrub else str
-    seeds = [_post_digests(path, clean) for path in seed_paths(plan.output).values()]
+    seeds = [_post_digests(path, clean) for path in seed_paths(plan).values()]
     return np.unique(np.concatenate(seeds))
 
 
 def _splits(plan: BuildPlan, threads: int) -> dict[str, int]:
     """Return the number of threads that each split uses: all, or as many as the pairs of the build need."""
     config, per_thread = plan.config, plan.mining.pairs_per_post
-    needed = threads if config.pairs is None else -(-config.mined_pairs // per_thread)
+    needed = threads if config.takes_all_threads else -(-config.mined_pairs // per_thread)
     if needed > threads:
         raise UsageError(
             f"mining: {threads} threads give {threads * per_thread} pairs at most, but {config.mined_pairs} are "
             "requested; lower pairs or mining.share, raise mining.pairs_per_post, or name more threads"
         )
-    return apportion(needed, config.splits.model_dump())
+    return config.splits.of_people(needed)
 
 
 def _commonest_drops(counts: Mapping[str, int]) -> str:

@@ -29,7 +29,7 @@ So in each three orders every meaning is in every place once.
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Claim:
-    """A pair whose replies were written for its direction, number `index` of its split.
+    """A pair whose replies were written to differ in its direction, number `index` of its split.
 
     `asked` are the questions about each reply, `requests` those about the chosen reply, then as many about the
     rejected.
@@ -122,8 +122,8 @@ def asked_dimensions(directions: Direction, draws: npt.NDArray[np.float64], plan
 def _questionnaire(plan: BuildPlan) -> Questionnaire:
     """Return the questions about all dimensions of the space by their indices, then the one about quality."""
     parts, settings = resources(plan), plan.config.verification
-    texts = [dimension_texts(parts.templates["annotate"], dimension) for dimension in parts.space.plain]
-    texts.append(question_texts(parts.templates["quality"], _QUALITIES))
+    texts = [dimension_texts(parts.styled("annotate"), dimension) for dimension in parts.space.plain]
+    texts.append(question_texts(parts.styled("quality"), _QUALITIES))
     head = choice_head(plan.config.judge, settings.structured_outputs)
     return make_questionnaire(head, texts, settings.prompts_per_call)
 
@@ -136,7 +136,7 @@ def _with_requests(
     questions = np.append(dimensions, len(claim.pair.direction)) if settings.quality else dimensions
     orders = _SEQUENCES[starts[questions], : settings.orders]
     asked = np.stack([np.repeat(questions, settings.orders), orders.reshape(-1)], axis=1)
-    context = resources(plan).templates["annotate"].render_block
+    context = resources(plan).styled("annotate").render_block
     requests: list[AnyRequest] = []
     for reply in (claim.pair.chosen, claim.pair.rejected):
         prefix = context("context", post=claim.post.plain, response=reply)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -17,10 +17,10 @@ from pipeline.runtime.results import Tokens
 from pipeline.verification.ask import Claim
 from pipeline.verification.findings import DIGITS, Findings, read_findings
 from preference_space.direction import Direction
-from preference_space.levels import is_shown
+from preference_space.levels import claimed, is_shown
 from schemas.config import VerificationConfig
 from schemas.manifest import VerificationCounts
-from schemas.records import Pair
+from schemas.records import Kind, Pair
 
 
 class Verdict(NamedTuple):
@@ -32,18 +32,18 @@ class Verdict(NamedTuple):
 
 @dataclass(frozen=True)
 class Verified:
-    """Verdicts on claims, one each, in their order; what was counted, and the tokens of questions and answers."""
+    """Verdicts on claims, one each, in their order; counts by kind of pair; and the tokens of all of it."""
 
     verdicts: Sequence[Verdict]
-    counts: VerificationCounts
+    counts: Mapping[Kind, VerificationCounts]
     tokens: Tokens
 
 
 class _Directions(NamedTuple):
-    """Directions of N claims, shape (N, D): as asked, which dimensions the replies show, and what is kept."""
+    """Directions of N claims, shape (N, D): as asked, what the replies then differ in (`claimed`), and what is kept."""
 
     asked: Direction
-    shown: npt.NDArray[np.bool_]
+    claimed: Direction
     kept: Direction
 
 
@@ -55,28 +55,30 @@ def judge_claims(claims: Sequence[Claim], plan: BuildPlan) -> Verified:
     """
     settings, size = plan.config.verification, len(resources(plan).space)
     asked = np.array([claim.pair.direction for claim in claims], dtype=np.int8).reshape(-1, size)
+    levels = claimed(asked, [claim.pair.kind for claim in claims])
     findings = read_findings(claims, size, settings.orders)
-    shown = is_shown(findings.margins, asked, settings.min_margin)
+    shown = is_shown(findings.margins, levels, settings.min_margin)
     kept = np.where(shown, asked, 0).astype(np.int8) if settings.mode == "filter" else asked
-    directions = _Directions(asked, shown, kept)
     verdicts = []
     for number, claim in enumerate(claims):
         cause, pair = findings.unanswered.get(number), claim.pair
         if cause is None:
             pair = pair.model_copy(update=_fields(findings, number, kept[number], claim, plan.config.judge))
             if settings.mode == "filter":
-                cause = _violation(findings, number, asked[number], kept[number], settings)
+                cause = _violation(findings, number, asked[number], kept[number], pair.kind, settings)
         verdicts.append(Verdict(pair, cause))
-    tokens = count_tokens(outcome for claim in claims for outcome in claim.outcomes)
-    counts = _count(findings, directions, [verdict.cause is None for verdict in verdicts], settings)
-    answered = [pair for claim in claims for pair in zip(claim.requests, claim.outcomes, strict=True)]
-    asking = {
-        "questions": sum(request.sequences for request, _ in answered),
-        "voted": sum(request.sequences for request, outcome in answered if is_voted(outcome)),
-        "prompt_tokens": tokens.prompt,
-        "completion_tokens": tokens.completion,
+    by_kind: dict[Kind, list[int]] = {}
+    for number, claim in enumerate(claims):
+        by_kind.setdefault(claim.pair.kind, []).append(number)
+    directions, accepted = _Directions(asked, levels, kept), [verdict.cause is None for verdict in verdicts]
+    counts = {
+        kind: VerificationCounts(
+            **_count(findings, directions, accepted, numbers, settings),
+            **_count_questions([claims[number] for number in numbers]),
+        )
+        for kind, numbers in by_kind.items()
     }
-    return Verified(verdicts, VerificationCounts(**counts, **asking), tokens)
+    return Verified(verdicts, counts, count_tokens(outcome for claim in claims for outcome in claim.outcomes))
 
 
 def _fields(findings: Findings, number: int, kept: Direction, claim: Claim, judge: str) -> dict[str, Any]:
@@ -98,13 +100,15 @@ def _with_null(numbers: npt.NDArray[Any]) -> tuple[float | None, ...]:
 
 
 def _violation(
-    findings: Findings, number: int, asked: Direction, kept: Direction, settings: VerificationConfig
+    findings: Findings, number: int, asked: Direction, kept: Direction, kind: Kind, settings: VerificationConfig
 ) -> Violation | None:
     """Return the first threshold that a pair breaks."""
     margins, (chosen, rejected) = findings.margins[number], findings.qualities[number].tolist()
-    left, of = np.count_nonzero(kept), np.count_nonzero(asked)
+    left, of = int(np.count_nonzero(kept)), int(np.count_nonzero(asked))
     shows = f"the replies show {left} of {of} dimensions"
-    if left < settings.min_dimensions:
+    # A near neighbour may differ in fewer dimensions than any other pair has to show.
+    least = min(settings.min_dimensions, of) if kind == "near" else settings.min_dimensions
+    if left < least:
         return Violation("too_few_dimensions", shows)
     if left < settings.min_share * of:
         return Violation("too_small_share", shows)
@@ -120,25 +124,32 @@ def _violation(
     if settings.max_quality_gap is not None and not gap <= settings.max_quality_gap:
         return Violation("quality_gap", qualities)
     if settings.max_margin is not None:
-        mean = round(float((margins * kept)[kept != 0].mean(dtype=np.float64)), DIGITS)
+        # What is kept has a margin in the claimed direction.
+        mean = round(float(np.abs(margins[kept != 0]).mean(dtype=np.float64)), DIGITS)
         if mean > settings.max_margin:
             return Violation("margin", f"the mean margin is {mean:.2f}")
     return None
 
 
 def _count(
-    findings: Findings, directions: _Directions, accepted: Sequence[bool], settings: VerificationConfig
+    findings: Findings,
+    directions: _Directions,
+    accepted: Sequence[bool],
+    numbers: Sequence[int],
+    settings: VerificationConfig,
 ) -> dict[str, int]:
-    asked, shown, kept = directions
-    is_accepted = np.array(accepted, dtype=bool)
-    is_answered = np.array([number not in findings.unanswered for number in range(len(asked))], dtype=bool)
-    drift = np.where(asked == 0, np.abs(findings.margins), np.nan)
-    gaps = np.abs(np.diff(findings.qualities))[is_answered]
-    numbers = {
+    """Return what was found about the claims of these numbers."""
+    asked, levels, kept = (found[numbers] for found in directions)
+    margins, qualities = findings.margins[numbers], findings.qualities[numbers]
+    is_accepted = np.array(accepted, dtype=bool)[numbers]
+    is_answered = np.array([number not in findings.unanswered for number in numbers], dtype=bool)
+    drift = np.where(asked == 0, np.abs(margins), np.nan)
+    gaps = np.abs(np.diff(qualities))[is_answered]
+    counts = {
         "pairs": is_answered.sum(),
         "asked": np.count_nonzero(asked[is_answered]),
-        "recovered": is_shown(findings.margins, asked).sum(),
-        "verified": shown.sum(),
+        "recovered": is_shown(margins, levels).sum(),
+        "verified": is_shown(margins, levels, settings.min_margin).sum(),
         "drift_asked": np.count_nonzero(~np.isnan(drift)),
         "drifted": np.count_nonzero(drift > settings.drift_margin),
         "quality_pairs": np.count_nonzero(~np.isnan(gaps)),
@@ -147,4 +158,15 @@ def _count(
         "kept": np.count_nonzero(kept[is_accepted]),
         "neutral": np.count_nonzero((asked != kept)[is_accepted]),
     }
-    return {name: int(number) for name, number in numbers.items()}
+    return {name: int(count) for name, count in counts.items()}
+
+
+def _count_questions(claims: Sequence[Claim]) -> dict[str, int]:
+    answered = [pair for claim in claims for pair in zip(claim.requests, claim.outcomes, strict=True)]
+    tokens = count_tokens(outcome for _, outcome in answered)
+    return {
+        "questions": sum(request.sequences for request, _ in answered),
+        "voted": sum(request.sequences for request, outcome in answered if is_voted(outcome)),
+        "prompt_tokens": tokens.prompt,
+        "completion_tokens": tokens.completion,
+    }

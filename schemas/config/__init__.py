@@ -3,7 +3,7 @@
 `docs/config.md` is generated from the descriptions (`python -m schemas.reference`).
 """
 
-from schemas.config.build import MAX_SHARDS, NOT_FINGERPRINTED, BuildConfig, LimitsConfig
+from schemas.config.build import MAX_SHARDS, NOT_FINGERPRINTED, BuildConfig
 from schemas.config.cleaning import CleaningConfig
 from schemas.config.engines import (
     DummyEngine,
@@ -15,16 +15,28 @@ from schemas.config.engines import (
     WorkersConfig,
 )
 from schemas.config.generation import GenerationConfig, HistoryConfig, RulesConfig
+from schemas.config.limits import LimitsConfig
 from schemas.config.mining import AnnotationConfig, MiningConfig
 from schemas.config.publishing import CardConfig, PublishConfig
-from schemas.config.sampling import Correlation, Marginal, SamplingConfig, SplitsConfig
-from schemas.config.sources import PACKAGED, DumpSource, MinedSource, SeedsConfig, ThreadField, ThreadsSource
+from schemas.config.sampling import Correlation, Marginal, SamplingConfig, SplitsConfig, apportion
+from schemas.config.sources import (
+    PACKAGED,
+    PACKAGED_SPACES,
+    DumpSource,
+    MinedSource,
+    SeedsConfig,
+    ThreadField,
+    ThreadsSource,
+)
+from schemas.config.users import ActiveRange, KindsConfig, UsersConfig
 from schemas.config.verification import JudgeEngine, VerificationConfig
 
 __all__ = [
     "MAX_SHARDS",
     "NOT_FINGERPRINTED",
     "PACKAGED",
+    "PACKAGED_SPACES",
+    "ActiveRange",
     "AnnotationConfig",
     "BuildConfig",
     "CardConfig",
@@ -36,6 +48,7 @@ __all__ = [
     "GenerationConfig",
     "HistoryConfig",
     "JudgeEngine",
+    "KindsConfig",
     "LimitsConfig",
     "Marginal",
     "MinedSource",
@@ -50,7 +63,9 @@ __all__ = [
     "SplitsConfig",
     "ThreadField",
     "ThreadsSource",
+    "UsersConfig",
     "VerificationConfig",
     "VllmEngine",
     "WorkersConfig",
+    "apportion",
 ]

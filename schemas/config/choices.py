@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field
 
 from schemas.base import Record
+from schemas.config.fields import with_defaults
 
 Protocol = Annotated[
     Literal["auto", "completions", "chat"],
@@ -32,3 +33,7 @@ class ChoicesConfig(Record):
         description="Restrict answers to the options, by vLLM's `structured_outputs` or a JSON schema. A server that "
         "refuses this is asked without it.",
     )
+
+    def without_unread_votes(self) -> Self:
+        """Return the section with the default of `votes` where no chat votes."""
+        return with_defaults(self, "votes") if self.protocol == "completions" else self

@@ -94,7 +94,10 @@ class RulesConfig(Record):
 
     min_words: int = Field(5, ge=1, description="Fewest words of a reply.")
     max_length_ratio: float = Field(
-        4.0, ge=1, description="Most characters of the longer reply, divided by those of the shorter."
+        4.0,
+        ge=1,
+        description="Most characters of the longer reply, divided by those of the shorter. Restraint pairs may differ "
+        "more, as plain answers are short.",
     )
     max_similarity: Probability = Field(
         0.9, description="Normalised edit similarity from which two replies count as equal."
@@ -151,7 +154,7 @@ class HistoryConfig(Record):
     min_support: Share = Field(
         0.5,
         description="Smallest share of the target's dimensions that at least one history item supports. No item may "
-        "contradict any of them.",
+        "contradict any of them. A restraint pair needs no support.",
     )
     blocks: int = Field(
         2,
@@ -168,3 +171,9 @@ class HistoryConfig(Record):
         "contradict, where a dimension of the target has the same sign in the majority vote of each part of the "
         "persona.",
     )
+
+    def as_read(self, has_mined: bool, has_users: bool) -> HistoryConfig:
+        """Return the section with defaults of keys about mined pairs, or about other shards, where there are none."""
+        if has_mined:
+            return self
+        return with_defaults(self, "min_similarity", "consistency", *(["blocks"] if has_users else []))

@@ -8,8 +8,16 @@ from pydantic import Field, field_validator, model_validator
 
 from schemas.base import Record
 from schemas.config.choices import ChoicesConfig, Protocol
-from schemas.config.fields import Share, compile_patterns
+from schemas.config.fields import Share, compile_patterns, with_defaults
 from schemas.config.sources import MinedSource
+
+_BY_CHOICE = ("protocol", "votes", "prompts_per_call", "option_order")
+_UNREAD: dict[str | None, tuple[str, ...]] = {
+    "choice": ("max_tokens",),
+    "json": _BY_CHOICE,
+    None: (*_BY_CHOICE, "structured_outputs", "max_tokens"),
+}
+"""Keys of `annotation` that nothing reads, by the annotator."""
 
 
 class AnnotationConfig(ChoicesConfig):
@@ -78,6 +86,11 @@ class MiningConfig(Record):
         """Return how a model annotates responses; None where their levels are given, or follow from ratings."""
         mode = self.annotation.mode if self.source.kind in ("dump", "threads") else "given"
         return None if mode == "given" else mode
+
+    def as_read(self) -> MiningConfig:
+        """Return the section with defaults where the annotator makes no use of a key."""
+        annotation = with_defaults(self.annotation.without_unread_votes(), *_UNREAD[self.annotator])
+        return self.model_copy(update={"annotation": annotation})
 
     @field_validator("bots")
     @classmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -10,21 +11,47 @@ from schemas.base import Record
 from schemas.config.fields import Share
 
 
+def apportion(total: int, shares: Mapping[str, float]) -> dict[str, int]:
+    """Return whole numbers that sum to `total`, nearest to the shares (largest remainder; ties to the first)."""
+    counts = {key: int(total * share) for key, share in shares.items()}
+    by_remainder = sorted(shares, key=lambda key: counts[key] - total * shares[key])
+    for key in by_remainder[: total - sum(counts.values())]:
+        counts[key] += 1
+    return counts
+
+
 class SplitsConfig(Record):
     """Shares of the splits, of pairs and posts alike. No post is in two splits."""
 
     train: Share = Field(0.9, description="Share of the train split.")
     validation: Share = Field(0.05, description="Share of the validation split.")
-    test: Share = Field(0.05, description="Share of the test split.")
+    test: Share = Field(0.05, description="Share of the test split: unseen users on unseen posts.")
+    test_seen_users: Share = Field(
+        0.0,
+        description="Share of the split of users of train on unseen posts; the rest is for new users. Needs `persona` "
+        "`users`.",
+    )
 
     @model_validator(mode="after")
     def _sum_to_one(self) -> SplitsConfig:
-        if abs(self.train + self.validation + self.test - 1) > 1e-9:
+        shares = self.model_dump()
+        if abs(sum(shares.values()) - 1) > 1e-9:
             raise ValueError(
-                "the shares train + validation + test must sum to 1, such as 0.9 + 0.05 + 0.05; "
-                f"found {self.train:g} + {self.validation:g} + {self.test:g}"
+                f"the shares {' + '.join(shares)} must sum to 1, such as 0.9 + 0.05 + 0.05 + 0; "
+                f"found {' + '.join(f'{share:g}' for share in shares.values())}"
             )
         return self
+
+    def of_people(self, people: int) -> dict[str, int]:
+        """Return how many of the people are in each split but `test_seen_users`, which has people of train."""
+        new = {split: share for split, share in self.model_dump().items() if split != "test_seen_users"}
+        return apportion(people, {split: share / (1 - self.test_seen_users) for split, share in new.items()})
+
+    def of_users(self, users: int) -> dict[str, int]:
+        """Return the users of each split: those of `test_seen_users` are the first users of train."""
+        counts = self.of_people(users)
+        seen = round(users * self.test_seen_users / (1 - self.test_seen_users))
+        return counts | {"test_seen_users": min(seen, counts["train"])}
 
 
 class Marginal(Record):

@@ -10,6 +10,8 @@ from schemas.base import Record
 from schemas.config.fields import Paths
 
 PACKAGED = "packaged"
+PACKAGED_SPACES = ("alignx", "alignx_plus")
+"""Spaces that a configuration or a space file may name instead of a file."""
 """Name of the posts, or of the threads, that the package contains."""
 
 
@@ -26,12 +28,13 @@ class SeedsConfig(Record):
     split: str = Field("train", description="Split of a Hub dataset.")
     revision: str = Field("main", description="Revision of a Hub dataset; a commit hash makes the build repeatable.")
     limit: int | None = Field(None, ge=1, description="Read at most this many posts.")
-    columns: dict[Literal["id", "title", "text", "topics"], str] = Field(
+    columns: dict[Literal["id", "title", "text", "topics", "impersonal"], str] = Field(
         default_factory=dict,
-        description="Columns of `id`, `title`, `text` and `topics`, where their names differ by more than case. "
-        "Without an `id` column posts are numbered. Different posts under one id are kept; the later ones get a hash "
-        "in their id. A `text` may be a chat, whose user messages are taken. `topics` is a list, JSON of a list, or a "
-        "text with commas.",
+        description="Columns of `id`, `title`, `text`, `topics` and `impersonal`, where their names differ by more "
+        "than case. Without an `id` column posts are numbered. Different posts under one id are kept; the later ones "
+        "get a hash in their id. A `text` may be a chat, whose user messages are taken. `topics` is a list, JSON of a "
+        "list, or a text with commas. `impersonal` is true for a post whose answer should not depend on the person "
+        "(`kinds.restraint_posts`).",
     )
 
     @property

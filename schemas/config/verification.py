@@ -65,7 +65,12 @@ class VerificationConfig(ChoicesConfig):
         description="`filter`: largest mean margin of the dimensions that are kept; null: any. Above it the pair is "
         "too easy.",
     )
-    min_dimensions: int = Field(1, ge=1, description="`filter`: fewest dimensions that a pair keeps.")
+    min_dimensions: int = Field(
+        1,
+        ge=1,
+        description="`filter`: fewest dimensions that a pair keeps; a `near` pair never has to keep more than it was "
+        "written to differ in.",
+    )
     min_share: Share = Field(0.0, description="`filter`: smallest share of its asked dimensions that a pair keeps.")
     max_drift: float | None = Field(
         None,
@@ -86,7 +91,8 @@ class VerificationConfig(ChoicesConfig):
         """Return the section with defaults where `mode` makes no use of a key."""
         if self.mode == "off":
             return VerificationConfig()
-        return self if self.mode == "filter" else with_defaults(self, *_FILTERS)
+        read = self.without_unread_votes()
+        return read if self.mode == "filter" else with_defaults(read, *_FILTERS)
 
     @property
     def is_on(self) -> bool:

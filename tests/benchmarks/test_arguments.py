@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-_BENCHMARKS = sorted((Path(__file__).parents[2] / "benchmarks").glob("*.py"))
+_BENCHMARKS = sorted((Path(__file__).parents[2] / "benchmarks").rglob("*.py"))
 
 
-@pytest.mark.parametrize("path", _BENCHMARKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", _BENCHMARKS, ids=lambda path: f"{path.parent.name}.{path.stem}")
 def test_a_benchmark_reads_exactly_the_arguments_that_it_defines(path: Path) -> None:
     nodes = list(ast.walk(ast.parse(path.read_text())))
     defined = {

@@ -35,6 +35,9 @@ from tests.stub import Answer, StubServer, good, good_text, log_line
 NOWHERE = "http://127.0.0.1:9/v1"
 """A base URL at which nothing listens."""
 
+MATCHED_SPLITS = SPLITS[:3]
+"""Splits of a build without users."""
+
 TINY: dict[str, Any] = {
     "pairs": 60,
     "shard_pairs": 16,
@@ -54,6 +57,13 @@ DUMMY: dict[str, Any] = {"generation": {"model": "dummy"}, "engine": {"kind": "d
 def tiny(**keys: Any) -> BuildConfig:
     """A small build's configuration, with top-level keys replaced."""
     return validate(BuildConfig, TINY | keys, "tiny")
+
+
+def of_users(count: int = 20, each: int = 4, users: Mapping[str, Any] | None = None, **keys: Any) -> BuildConfig:
+    """A small build of users with so many pairs each. `users` and `keys` are further keys of the section and others."""
+    section = {"count": count, "pairs_per_user": each, "min_items": 1, **(users or {})}
+    given = {key: value for key, value in TINY.items() if key != "pairs"} | {"persona": "users", "users": section}
+    return validate(BuildConfig, given | keys, "tiny")
 
 
 def made_manifest(**keys: Any) -> Manifest:
@@ -185,7 +195,7 @@ class Built(NamedTuple):
         return rows_of(self.folder / folder)
 
     def by_split(self, folder: str) -> list[list[dict[str, Any]]]:
-        files = [sorted((self.folder / folder).glob(f"{split}-*.parquet")) for split in SPLITS]
+        files = [sorted((self.folder / folder).glob(f"{split}-*.parquet")) for split in MATCHED_SPLITS]
         return [[row for path in paths for row in read_shard(path).to_pylist()] for paths in files]
 
 

@@ -15,6 +15,7 @@ from pipeline import build as pipeline_build
 from pipeline.io.manifests import load_manifest
 from preference_space.space import load_space
 from schemas.base import UserError
+from schemas.config import PACKAGED_SPACES
 from schemas.manifest import Manifest
 from tests import ROOT
 from tests.forks import python
@@ -503,11 +504,12 @@ def test_inspect_of_a_damaged_shard_is_one_line(built: tuple[Path, Result], tmp_
     assert_one_line(result, 1, str(shard.parent), "is damaged")
 
 
-def test_space_show_lists_every_dimension() -> None:
-    result = run("space", "show")
+@pytest.mark.parametrize("space", PACKAGED_SPACES)
+def test_space_show_lists_every_dimension(space: str) -> None:
+    result = run("space", "show", space)
 
     assert result.code == 0
-    assert all(dimension.slug in result.out for dimension in load_space("alignx").dimensions)
+    assert all(dimension.slug in result.out for dimension in load_space(space).dimensions)
 
 
 def test_space_show_shows_one_dimension_whole() -> None:
@@ -515,7 +517,8 @@ def test_space_show_shows_one_dimension_whole() -> None:
 
     result = run("space", "show", "--dimension", dimension.slug)
 
-    texts = (dimension.name, dimension.question, dimension.positive.hint, dimension.negative.description)
+    pole = dimension.positive
+    texts = (dimension.name, dimension.question, pole.hint, pole.service, dimension.negative.description)
     assert result.code == 0
     assert all(text in result.out for text in texts)
 
@@ -593,6 +596,23 @@ def test_space_sample_takes_sampling_and_seed_from_a_configuration(tmp_path: Pat
     assert "poles never seen: brevity negative" in result.out
     assert "Likes short [b]replies[/]" in result.out
     assert "\x1b" not in result.out
+
+
+def test_space_sample_shows_users_in_the_space_of_the_configuration(tmp_path: Path) -> None:
+    users = {"count": 9, "active": {"min": 7, "max": 7}}
+    config = config_file(tmp_path, space="alignx_plus", pairs=None, persona="users", users=users)
+
+    result = run("space", "sample", "-n", "20", "--config", config)
+
+    assert result.code == 0, result.err
+    assert "active dimensions a point: 7: 20" in result.out
+    assert "pragmatism" in result.out
+
+
+def test_space_sample_refuses_users_that_a_build_refuses(tmp_path: Path) -> None:
+    config = config_file(tmp_path, pairs=None, persona="users", users={"count": 9, "active": {"min": 7, "max": 200}})
+
+    assert_one_line(run("space", "sample", "--config", config), 2, "users.active.max is 200")
 
 
 def test_space_sample_of_a_space_too_small_for_the_sampling_is_wrong_usage(tmp_path: Path) -> None:

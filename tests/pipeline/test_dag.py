@@ -17,13 +17,14 @@ from pipeline.generation.completions import Completion
 from pipeline.generation.journal import read_journal
 from pipeline.io.manifests import find_manifest
 from pipeline.io.shards import read_shard
-from pipeline.plan import SPLITS, BuildPlan
+from pipeline.plan import BuildPlan
 from pipeline.runtime.progress import counters_for
 from pipeline.sampling.pairs import load_drafts, render_prompts, sample_directions
 from schemas.base import UserError
 from schemas.records import Example
 from tests import ROOT
 from tests.pipeline.helpers import (
+    MATCHED_SPLITS,
     Built,
     asked,
     assert_disjoint,
@@ -110,7 +111,7 @@ def found_rejections(folder: Path) -> list[tuple[str, int, str, bool]]:
 def by_split(folder: Path) -> dict[str, list[dict[str, Any]]]:
     return {
         split: [row for path in sorted(folder.glob(f"{split}-*.parquet")) for row in read_shard(path).to_pylist()]
-        for split in SPLITS
+        for split in MATCHED_SPLITS
     }
 
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.plan import BuildPlan, ShardSpec, apportion
-from tests.pipeline.helpers import NOWHERE, mining, tiny
+from pipeline.plan import SPLITS, BuildPlan, ShardSpec, first_user
+from schemas.config import apportion
+from tests.pipeline.helpers import NOWHERE, mining, of_users, tiny
 
 
 def plan_of(pairs: int, shard_pairs: int, output: Path = Path("out")) -> BuildPlan:
@@ -161,3 +162,43 @@ def test_shards_follow_the_threads_of_a_plan() -> None:
     plan = mined_plan({})
     assert not plan.shards()
     assert sum(spec.count for spec in replace(plan, threads={"train": 7}).shards()) == 7
+
+
+SEEN = {"train": 0.6, "validation": 0.1, "test": 0.1, "test_seen_users": 0.2}
+
+
+@pytest.mark.parametrize("shard_pairs", [4, 7, 16, 1000])
+def test_shards_of_users_hold_each_pair_once_and_cut_no_user(shard_pairs: int) -> None:
+    plan = BuildPlan(Path("out"), "f" * 64, of_users(count=40, each=4, splits=SEEN, shard_pairs=shard_pairs))
+
+    covered = [(spec.split, spec.start + k) for spec in plan.shards() for k in range(spec.count)]
+
+    assert plan.config.people == {"train": 30, "validation": 5, "test": 5, "test_seen_users": 10}
+    assert covered == [(split, k) for split, users in plan.config.people.items() for k in range(4 * users)]
+    assert all(spec.start % 4 == spec.count % 4 == 0 for spec in plan.shards())
+    assert max(spec.count for spec in plan.shards()) <= shard_pairs
+
+
+def test_users_are_numbered_over_the_splits_and_seen_ones_have_the_numbers_of_train() -> None:
+    config = of_users(count=40, each=4, splits=SEEN)
+
+    assert {split: first_user(config, split) for split in SPLITS} == {
+        "train": 0,
+        "validation": 30,
+        "test": 35,
+        "test_seen_users": 0,
+    }
+
+
+def test_mined_pairs_of_a_build_of_users_are_in_splits_of_new_people() -> None:
+    config = of_users(count=40, each=4, splits=SEEN, mining=mining(Path("threads.jsonl"), share=0.5))
+
+    shards = BuildPlan(Path("out"), "f" * 64, config, config.splits.of_people(config.mined_pairs)).shards()
+
+    assert config.mined_pairs == config.sampled_pairs == 200
+    assert {spec.split for spec in shards if spec.source == "mined"} == {"train", "validation", "test"}
+    assert sum(spec.count for spec in shards if spec.source == "mined") == 200
+
+
+def test_user_has_an_id() -> None:
+    assert BuildPlan(Path("out"), "0123456789", of_users()).user_id(12) == "01234567-u0000012"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from preference_space.direction import Direction
-from preference_space.levels import majority, one_hot
+from preference_space.levels import claimed, is_shown, majority, one_hot
 
 SIZES = [1, 2, 7, 90, 300]
 
@@ -125,3 +125,17 @@ def test_nobody_has_no_majority() -> None:
 
 def test_results_are_int8() -> None:
     assert majority(random_levels(6, 3, 5)).dtype == np.int8
+
+
+def test_restraint_pairs_claim_the_opposite_of_their_direction() -> None:
+    directions = rows([1, 0, -1], [1, 0, -1], [1, 0, -1])
+
+    assert claimed(directions, ["opposite", "restraint", "near"]).tolist() == [[1, 0, -1], [-1, 0, 1], [1, 0, -1]]
+    assert claimed(directions[:0], []).shape == (0, 3)
+
+
+def test_what_is_claimed_is_shown_by_a_margin_of_its_sign() -> None:
+    margins = np.array([[-0.5, 0.5, 0.5]], dtype=np.float32)
+
+    assert is_shown(margins, claimed(rows([1, 0, -1]), ["restraint"])).tolist() == [[True, False, True]]
+    assert is_shown(margins, claimed(rows([1, 0, -1]), ["near"])).tolist() == [[False, False, False]]

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from preference_space.space import Dimension, Pole, PreferenceSpace, load_space
 from schemas.base import UsageError
+from schemas.config import PACKAGED_SPACES
 from tests import ROOT
 
 TABLE = ROOT.parent / "shared" / "data" / "alignx_dimensions.tsv"
@@ -46,8 +47,15 @@ dimensions:
 """
 
 
-def write(folder: Path, text: str) -> Path:
-    path = folder / "own.yaml"
+SAILING = OWN[OWN.index("  - slug: sailing") :]
+
+
+def extending(base: str, dimensions: str = SAILING) -> str:
+    return f"name: more\nextends: {base}\ndimensions:\n{dimensions}"
+
+
+def write(folder: Path, text: str, name: str = "own.yaml") -> Path:
+    path = folder / name
     path.write_text(text, encoding="utf-8")
     return path
 
@@ -93,14 +101,25 @@ def test_the_interest_tags_of_alignx_are_its_topical_dimensions() -> None:
     assert {d.group for d in dimensions[47:]} == {"interests"}
 
 
-def test_every_text_of_alignx_is_written_once() -> None:
-    dimensions = load_space("alignx").dimensions
+@pytest.mark.parametrize("name", PACKAGED_SPACES)
+def test_every_text_of_a_packaged_space_is_written_once(name: str) -> None:
+    dimensions = load_space(name).dimensions
     texts = [d.question for d in dimensions]
     for d in dimensions:
         for pole in (d.positive, d.negative):
-            texts += [pole.description, pole.hint]
+            texts += [pole.description, pole.hint, pole.service]
 
     assert len(set(texts)) == len(texts)
+
+
+@pytest.mark.parametrize("name", PACKAGED_SPACES)
+def test_an_assistant_knows_in_one_sentence_how_to_serve_each_pole_of_a_packaged_space(name: str) -> None:
+    for dimension in load_space(name).dimensions:
+        for pole in (dimension.positive, dimension.negative):
+            assert pole.service.endswith("."), dimension.slug
+            assert pole.service.count(".") == 1, dimension.slug
+            # An answer that repeated the label would name the trait to its reader.
+            assert pole.label.casefold() not in pole.service.casefold(), dimension.slug
 
 
 def test_portrait_descriptions_of_alignx_fit_into_a_sentence() -> None:
@@ -311,3 +330,94 @@ def test_space_is_frozen() -> None:
 def test_a_space_that_is_a_bomb_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="holds more than 64 nested lists or maps"):
         load_space(write(tmp_path, "[" * 100))
+
+
+# Extended spaces
+
+
+def test_an_extended_space_has_the_dimensions_of_the_base_and_then_its_own(tmp_path: Path) -> None:
+    space = load_space(write(tmp_path, extending("alignx")))
+
+    assert space.name == "more"
+    assert space.dimensions[:-1] == load_space("alignx").dimensions
+    assert space.dimensions[-1].slug == "sailing"
+
+
+def test_a_dimension_of_the_same_slug_replaces_that_of_the_base_in_its_place(tmp_path: Path) -> None:
+    base = load_space("alignx")
+
+    space = load_space(write(tmp_path, extending("alignx", SAILING.replace("slug: sailing", "slug: openness"))))
+
+    place = base.index["openness"]
+    assert space.index == base.index
+    assert space.dimensions[place].name == "Sailing"
+    assert space.dimensions[:place] + space.dimensions[place + 1 :] == (
+        base.dimensions[:place] + base.dimensions[place + 1 :]
+    )
+
+
+def test_a_space_extends_a_file_beside_it_which_may_extend_another(tmp_path: Path) -> None:
+    write(tmp_path, OWN.replace("sailing", "rowing").replace("Sailing", "Rowing"), "first.yaml")
+    write(tmp_path, extending("first.yaml"), "second.yaml")
+    skiing = SAILING.replace("sailing", "skiing").replace("Sailing", "Skiing")
+
+    space = load_space(write(tmp_path, extending("second.yaml", skiing), "third.yaml"))
+
+    assert [*space.index] == ["brevity", "rowing", "sailing", "skiing"]
+
+
+def test_an_extended_space_is_stored_whole(tmp_path: Path) -> None:
+    space = load_space(write(tmp_path, extending("alignx")))
+
+    stored = space.to_yaml()
+
+    assert "extends" not in stored
+    assert load_space(write(tmp_path, stored, "stored.yaml")) == space
+
+
+def test_a_fault_of_the_base_names_its_file_and_dimension(tmp_path: Path) -> None:
+    base = write(tmp_path, OWN.replace("    name: Sailing\n", ""), "base.yaml")
+    path = write(tmp_path, extending("base.yaml"))
+
+    assert (
+        refusal(path)
+        == f"{base} (extended by {path}): dimension 1 (sailing): 'name' is required: a text that is not empty"
+    )
+
+
+def test_a_missing_base_is_named_with_the_file_that_extends_it(tmp_path: Path) -> None:
+    path = write(tmp_path, extending("alingx"))
+
+    assert refusal(path) == f"{tmp_path / 'alingx'} (extended by {path}): no such file"
+
+
+def test_a_fault_of_an_extension_names_its_own_dimension(tmp_path: Path) -> None:
+    path = write(tmp_path, extending("alignx", SAILING.replace("    name: Sailing\n", "")))
+
+    assert refusal(path) == f"{path}: dimension 0 (sailing): 'name' is required: a text that is not empty"
+
+
+def test_a_label_of_the_base_may_not_be_used_again(tmp_path: Path) -> None:
+    path = write(tmp_path, extending("alignx", SAILING.replace("Likes sailing", "Likes music", 1)))
+
+    place = load_space("alignx").index["music"]
+    assert refusal(path) == (
+        f"{path} (with the dimensions of 'alignx'): 'label': 'Likes music' is used more than once, "
+        f"by dimensions {place} and 90"
+    )
+
+
+@pytest.mark.parametrize("back", ["own.yaml", "../{folder}/own.yaml"])
+def test_spaces_that_extend_each_other_are_refused(tmp_path: Path, back: str) -> None:
+    write(tmp_path, extending(back.format(folder=tmp_path.name)), "base.yaml")
+
+    assert "'extends' leads back to" in refusal(write(tmp_path, extending("base.yaml")))
+
+
+def test_alignx_plus_is_alignx_with_humor_about_any_post_and_with_pragmatism() -> None:
+    base, space = load_space("alignx"), load_space("alignx_plus")
+
+    changed = [dimension.slug for dimension in space.dimensions if dimension not in base.dimensions]
+    assert changed == ["humor", "pragmatism"]
+    assert [*space.index] == [*base.index, "pragmatism"]
+    assert not any(space.dimensions[space.index[slug]].topical for slug in changed)

@@ -14,6 +14,7 @@ POST: dict[str, Any] = {"title": "Which pet?", "text": "A cat or a dog.", "topic
 PROMPT = "Which pet?\n\nA cat or a dog."
 DIMENSION = {
     "slug": "calm",
+    "name": "Calmness",
     "question": "Is the writer calm?",
     "positive": {"label": "Calm", "description": "keeps a cool head", "hint": "Write calmly."},
     "negative": {"label": "Upset", "description": "is easily upset", "hint": "Write in anger."},
@@ -26,7 +27,7 @@ OPTIONS = [
 
 
 def trait(word: str) -> dict[str, str]:
-    fields = ("slug", "name", "group", "label", "description", "hint")
+    fields = ("slug", "name", "group", "label", "description", "hint", "service")
     return {field: f"{word} {field}" for field in fields}
 
 

@@ -66,6 +66,26 @@ def test_every_trait_is_in_the_prompt() -> None:
     assert all(f"{word} hint" in user for word in words)
 
 
+def test_an_assistant_is_told_how_to_serve_and_not_how_to_speak() -> None:
+    user = load_templates()["reply_assistant"].render(post=POST, traits=[trait("calm"), trait("kind")])["user"]
+
+    assert user.startswith("Message: Which pet?\nA cat or a dog.\n")
+    assert user.endswith("- calm service\n- kind service")
+    assert not any(f"{word} {field}" in user for word in ("calm", "kind") for field in ("hint", "label", "description"))
+
+
+@pytest.mark.parametrize("name", ["reply", "reply_assistant"])
+def test_a_reply_without_traits_is_a_plain_answer(name: str) -> None:
+    template = load_templates()[name]
+
+    plain, written = template.render(post=POST, traits=[]), template.render(post=POST, traits=[trait("calm")])
+
+    assert plain["system"] == written["system"]
+    assert plain["user"].partition("\n\n")[0] == written["user"].partition("\n\n")[0]
+    assert "Answer the question plainly and correctly" in plain["user"]
+    assert "\n- " not in plain["user"]
+
+
 @pytest.mark.parametrize("name", ["portrait_text", "portrait_model"])
 def test_portraits_need_no_post(name: str) -> None:
     blocks = load_templates()[name].render(traits=[trait("calm"), trait("kind")])
@@ -265,6 +285,25 @@ def test_a_question_of_an_annotation_ends_where_the_letter_follows() -> None:
         "(C) Calm: keeps a cool head",
         "Answer: (",
     ]
+
+
+def test_a_question_about_an_assistants_reply_is_whom_it_suits() -> None:
+    template = load_templates()["annotate_assistant"]
+
+    context = template.render_block("context", post=POST, response="Get a cat.")
+    question = template.render_block("question", dimension=DIMENSION, options=OPTIONS)
+
+    assert context.endswith("\n\nMessage: Which pet?\nA cat or a dog.\nReply: Get a cat.")
+    assert question.splitlines() == [
+        "Question: Calmness: which person does the reply suit?",
+        "(A) The reply suits both alike",
+        "(B) Upset: is easily upset",
+        "(C) Calm: keeps a cool head",
+        "Answer: (",
+    ]
+    # A worked example ends a question as each question ends, and is one of all three letters.
+    answers = [line for line in context.splitlines() if line.startswith("Answer: (")]
+    assert {"Answer: (A)", "Answer: (B)", "Answer: (C)"} == set(answers)
 
 
 def test_a_structured_annotation_asks_for_each_dimension() -> None:

@@ -52,6 +52,7 @@ def example(**changes: Any) -> Example:
         "topics": ("pets",),
         "history_support": 1.0,
         "model": "m",
+        "kind": "opposite",
     }
     return Example(**fields | changes)
 

@@ -205,7 +205,13 @@ def test_share_of_the_pairs_is_mined_and_the_rest_sampled(tmp_path: Path, pairs:
 def test_share_that_mines_nothing_is_refused(tmp_path: Path, pairs: int, share: float) -> None:
     path = write(tmp_path, MINED + f"  share: {share}\npairs: {pairs}\n")
 
-    assert refusal(path).startswith(f"{path}: mining.share of 'pairs' is less than one pair")
+    assert refusal(path).startswith(f"{path}: mining.share of all pairs is less than one pair")
+
+
+def test_mined_replies_are_of_no_assistant(tmp_path: Path) -> None:
+    path = write(tmp_path, "style: assistant\n" + MINED)
+
+    assert refusal(path).startswith(f"{path}: style 'assistant' is of sampled replies, and mined replies are a forum's")
 
 
 def test_section_of_mining_without_keys_is_its_defaults(tmp_path: Path) -> None:
@@ -255,7 +261,7 @@ def test_missing_key_of_an_engine_is_named(tmp_path: Path) -> None:
         ),
         (
             "pairs: 1\nseeds: {columns: {body: x}}\n",
-            "unknown key 'seeds.columns.body'; known: id, text, title, topics",
+            "unknown key 'seeds.columns.body'; known: id, impersonal, text, title, topics",
         ),
         ("pairs: 1\ngeneration: {stop: [a, [b]]}\n", "'generation.stop.1' is a list of 1; expected a text"),
         (
@@ -369,7 +375,7 @@ def test_a_secret_among_the_arguments_of_the_server_is_refused_and_not_repeated(
 def test_shares_that_do_not_sum_to_one_are_refused(tmp_path: Path) -> None:
     message = refusal(write(tmp_path, "pairs: 1\nsplits: {train: 0.5}\n"))
 
-    assert "'splits': the shares train + validation + test must sum to 1" in message
+    assert "'splits': the shares train + validation + test + test_seen_users must sum to 1" in message
 
 
 def test_active_min_above_active_max_is_refused(tmp_path: Path) -> None:
@@ -435,10 +441,11 @@ def test_absolute_paths_stay_as_they_are(tmp_path: Path) -> None:
     assert (config.space, config.seeds.path) == ("/data/own.yaml", "/data/posts.csv")
 
 
-def test_names_that_are_no_paths_stay_as_they_are(tmp_path: Path) -> None:
-    config = load_config(write(tmp_path, "pairs: 1\nspace: alignx\nseeds: {path: packaged}\n"))
+@pytest.mark.parametrize("space", ["alignx", "alignx_plus"])
+def test_names_that_are_no_paths_stay_as_they_are(tmp_path: Path, space: str) -> None:
+    config = load_config(write(tmp_path, f"pairs: 1\nspace: {space}\nseeds: {{path: packaged}}\n"))
 
-    assert (config.space, config.seeds.path) == ("alignx", "packaged")
+    assert (config.space, config.seeds.path) == (space, "packaged")
 
 
 def test_hub_address_stays_as_it_is(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ REQUIRED: dict[str, dict[str, Any]] = {
     "threads": {"kind": "threads", "path": ["t"]},
     "correlations": {"a": "x", "b": "y", "rho": 0.1},
     "publish": {"repo_id": "me/data"},
+    "users": {"count": 9},
 }
 WRONG: list[Any] = [None, True, 5, -1, 1.5, 1e15, float("nan"), "", "no such! ^value$", "x" * 200, [], [None], [[]], {}]
 WRONG += [{"a key": None}, {"": 5}, ["no such! ^value$"], "2024-01-01"]
@@ -35,6 +36,8 @@ def document(title: str) -> tuple[dict[str, Any], list[str | int]]:
     path, _, kinds = title.partition(" (kind: ")
     kind = kinds.rstrip(")").split(", ")[0]
     whole: dict[str, Any] = {"pairs": 1, "generation": {"model": "dummy"}}
+    if path.startswith("users"):
+        whole |= {"persona": "users", "pairs": None}
     if path.startswith("mining"):
         whole["mining"] = {"source": REQUIRED[kind or "threads"]}
     place: list[str | int] = []

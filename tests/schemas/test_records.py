@@ -97,6 +97,23 @@ def test_history_support_is_a_share(support: float) -> None:
         example(history_support=support)
 
 
+@pytest.mark.parametrize("user", [(1.0, 0.0, 0.5), (1.0, 0.0, 1.0)])
+def test_a_direction_is_a_part_of_its_users(user: tuple[float, ...]) -> None:
+    assert example(user_direction=user).user_direction == user
+
+
+@pytest.mark.parametrize("user", [(1.0, 0.5, 0.5), (1.0, 1.0, 0.5), (1.0, 0.0), (1.0, 0.0, 0.5, 0.5)])
+def test_a_direction_that_is_no_part_of_its_users_is_rejected(user: tuple[float, ...]) -> None:
+    with pytest.raises(ValidationError):
+        example(user_direction=user)
+
+
+def test_a_mirrored_restraint_pair_is_rejected() -> None:
+    assert not example(kind="restraint").mirrored
+    with pytest.raises(ValidationError, match="mirror image"):
+        example(kind="restraint", mirrored=True)
+
+
 def test_example_takes_the_column_names_of_alignx() -> None:
     before = example()
 

@@ -48,6 +48,46 @@ def test_what_a_mode_does_not_read_may_change(mode: str) -> None:
         assert config(mode="filter", **{key: value}).fingerprinted() != config(mode="filter").fingerprinted(), key
 
 
+def test_votes_may_change_where_nobody_votes() -> None:
+    def fingerprinted(protocol: str, votes: int) -> Any:
+        return config(mode="filter", protocol=protocol, votes=votes).fingerprinted()
+
+    assert fingerprinted("completions", 5) == fingerprinted("completions", 3)
+    assert fingerprinted("auto", 5) != fingerprinted("auto", 3)
+
+
+@pytest.mark.parametrize(
+    ("mode", "unread"),
+    [
+        ("choice", {"votes", "max_tokens"}),
+        ("json", {"votes", "prompts_per_call", "option_order"}),
+        ("given", {"votes", "prompts_per_call", "option_order", "structured_outputs", "max_tokens"}),
+    ],
+)
+def test_what_an_annotator_does_not_read_may_change(mode: str, unread: set[str]) -> None:
+    def fingerprinted(**keys: Any) -> Any:
+        mining = {"source": {"kind": "threads", "path": ["packaged"]}, "annotation": {"mode": mode, **keys}}
+        return config(mining).fingerprinted()
+
+    others = {"votes": 5, "prompts_per_call": 5, "option_order": "fixed", "structured_outputs": False}
+    others |= {"max_tokens": 99, "min_confidence": 0.7, "dimensions": ["openness"]}
+
+    assert {key for key, value in others.items() if fingerprinted(**{key: value}) == fingerprinted()} == unread
+
+
+def test_keys_of_histories_may_change_where_nothing_reads_them() -> None:
+    def unread(**keys: Any) -> set[str]:
+        others: dict[str, Any] = {"blocks": 5, "min_similarity": 0.1, "consistency": "paper", "min_support": 0.1}
+        whole = [validate(BuildConfig, {**keys, "history": {name: value}}, "here") for name, value in others.items()]
+        plain = validate(BuildConfig, keys, "here").fingerprinted()
+        return {name for name, config in zip(others, whole, strict=True) if config.fingerprinted() == plain}
+
+    mining = {"source": {"kind": "threads", "path": ["packaged"]}}
+    assert unread(pairs=10) == {"min_similarity", "consistency"}
+    assert unread(persona="users", users={"count": 10}) == {"min_similarity", "consistency", "blocks"}
+    assert unread(pairs=10, mining=mining) == set()
+
+
 def test_tokens_for_reasoning_may_change_where_there_is_none() -> None:
     def fingerprinted(reasoning: str, tokens: int) -> Any:
         keys = {"model": "writer", "reasoning": reasoning, "reasoning_tokens": tokens}

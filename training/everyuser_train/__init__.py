@@ -1,1 +1,1 @@
-"""Alignment with personas on AlignX-style datasets: ICA and PBA by DPO, and their evaluation."""
+"""Alignment with personas on AlignX-style datasets: ICA and PBA by DPO, reward models, and their evaluation."""

@@ -11,7 +11,8 @@ from typing import Any, Literal, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from everyuser_train.client import Call, Endpoint, Failure, ask_all, chat
+from everyuser_train.client import Call, Failure, ask_all, chat
+from everyuser_train.config import Endpoint
 from everyuser_train.generate import padded
 from everyuser_train.journal import key_of
 from schemas.answers import first_logprobs, read_text, top_logprobs

@@ -12,11 +12,11 @@ from rich.panel import Panel
 from rich.text import Text
 
 from everyuser_train import models
-from everyuser_train.config import EvalData, Part
+from everyuser_train.config import EvalData, Method, Part
 from everyuser_train.data import load
 from everyuser_train.examples import Example
 from everyuser_train.generate import generate
-from everyuser_train.personas import NO_PERSONA, Method, Persona, evaluation_persona
+from everyuser_train.personas import NO_PERSONA, Persona, evaluation_persona
 from everyuser_train.prompts import fit_prompt
 from schemas.base import UsageError
 from schemas.terminal import safe

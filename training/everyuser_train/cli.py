@@ -1,4 +1,4 @@
-"""The command line: `everyuser-train fit | evaluate | infer | judge | chat`.
+"""The command line: `everyuser-train fit | render | evaluate | infer | judge | chat`.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 130 stopped.
 """
@@ -22,7 +22,7 @@ from schemas.base import Record, UsageError
 from schemas.terminal import Terminal, print_table, say, say_error
 
 app = typer.Typer(
-    help="Align models with personas by DPO, and measure it.",
+    help="Align models with personas, and measure it.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -38,7 +38,7 @@ Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", hel
 Config = Annotated[Path | None, typer.Argument(metavar="CONFIG", help="A YAML file with the command's keys.")]
 Model = Annotated[str | None, typer.Option("--model", "-m", help="The policy: a folder, a Hub id, a packaged model.")]
 Reference = Annotated[
-    str | None, typer.Option("--reference", "-r", help="The reference; by default the model under the adapters.")
+    str | None, typer.Option("--reference", "-r", help="The reference; by default the model that training began with.")
 ]
 Data = Annotated[str | None, typer.Option("--data", "-d", help="A folder, a Hub id, or a JSON or JSONL file.")]
 Split = Annotated[str | None, typer.Option("--split", help="Its split; by default `test`.")]
@@ -95,7 +95,7 @@ def fit(
     debug: Debug = False,
 ) -> None:
     """Train a model, or resume where an earlier run of the same command stopped."""
-    with _reported(debug):
+    with _reported(debug, resumes=True):
         from everyuser_train.config import FitConfig
         from everyuser_train.display import Display
 
@@ -106,6 +106,54 @@ def fit(
             from everyuser_train.fit import fit as run_fit
 
             display.note(f"the model is in {run_fit(settings, display)}")
+
+
+@app.command()
+def render(
+    context: typer.Context,
+    trainer: Annotated[str, typer.Option("--format", "-f", help="trl, reward, openrlhf, axolotl or llamafactory.")],
+    # Required, since the output in a file of `fit` is that of `fit`.
+    output: Annotated[str, typer.Option("--output", "-o", metavar="DIR", help="New or empty folder.")],
+    config: Annotated[
+        Path | None, typer.Argument(metavar="CONFIG", help="A YAML file of `fit`, for the rows that `fit` trains on.")
+    ] = None,
+    data: Data = None,
+    split: Annotated[
+        list[str] | None,
+        typer.Option("--split", help="May be repeated; by default the splits that `fit` trains on and evaluates."),
+    ] = None,
+    space: Space = None,
+    directions: Directions = None,
+    limit: Limit = None,
+    method: Annotated[str | None, typer.Option("--method", help="`ica` or `pba`.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", "-m", help="The model to train: its tokenizer cuts prompts to training.max_length."),
+    ] = None,
+    epochs: Annotated[float | None, typer.Option("--epochs", help="Passes over the data, 1 by default.")] = None,
+    overrides: Set = None,
+    debug: Debug = False,
+) -> None:
+    """Write the rows that `fit` trains on as a dataset for another trainer."""
+    with _reported(debug):
+        from everyuser_train.config import RenderConfig
+
+        settings = _settings(
+            RenderConfig,
+            context,
+            split="splits",
+            method="persona.method",
+            model="model.name",
+            epochs="training.epochs",
+            trainer="format",
+            output="output",
+        )
+        from everyuser_train.render import render as run_render
+
+        for name, facts in run_render(settings).items():
+            lost = f"; {facts['too_long']} left out, too long for training.max_length" if facts["too_long"] else ""
+            say(out, f"{name}: {facts['rows']} rows of {facts['examples']} examples{lost}")
+        say(out, f"written to {settings.output}")
 
 
 @app.command()
@@ -126,10 +174,10 @@ def evaluate(
     overrides: Set = None,
     debug: Debug = False,
 ) -> None:
-    """Measure a model against its reference: alignment and absolute accuracy, with intervals and controls."""
-    with _reported(debug):
+    """Measure a model against its reference, or a reward model: accuracies with intervals and controls."""
+    with _reported(debug, resumes=True):
+        from everyuser_train.config import EvaluateConfig
         from everyuser_train.display import Display
-        from everyuser_train.evaluate import EvaluateConfig
         from everyuser_train.evaluate import evaluate as run_evaluate
         from everyuser_train.report import save, show
 
@@ -161,7 +209,7 @@ def infer(
     debug: Debug = False,
 ) -> None:
     """Infer the directions of personas from their history, for PBA on data without directions."""
-    with _reported(debug):
+    with _reported(debug, resumes=True):
         from everyuser_train.display import Display
         from everyuser_train.infer import InferConfig, infer_file
 
@@ -207,7 +255,7 @@ def judge(
     debug: Debug = False,
 ) -> None:
     """Compare a model's replies with its reference's by a judge model, which sees each pair in both orders."""
-    with _reported(debug):
+    with _reported(debug, resumes=True):
         from everyuser_train.display import Display
         from everyuser_train.judge import JudgeConfig, report_table
         from everyuser_train.judge import judge as run_judge
@@ -249,9 +297,9 @@ def chat(
     """Show replies of a model and of its reference side by side, for a persona."""
     with _reported(debug):
         from everyuser_train import chat as talk
-        from everyuser_train.config import Dtype, EvalData
+        from everyuser_train.config import Dtype, EvalData, Method
         from everyuser_train.models import trained_method
-        from everyuser_train.personas import NO_PERSONA, Method
+        from everyuser_train.personas import NO_PERSONA
 
         methods: dict[str | None, Method] = {"ica": "ica", "pba": "pba"}
         chosen = methods.get(method or trained_method(model))
@@ -300,11 +348,17 @@ def _settings(record: type[R], context: typer.Context, more: Mapping[str, str | 
     from everyuser_train.loader import load_config
     from everyuser_train.models import trained_method
 
-    given = context.params
-    options = {key: given[name] or None for name, key in {**_KEYS, **keys}.items() if name in given} | {**(more or {})}
-    if given.get("model") and not given.get("method"):
-        options["method"] = trained_method(given["model"])
-    return load_config(record, given["config"] and Path(given["config"]), options, given["overrides"] or ())
+    given, keys = context.params, {**_KEYS, **keys}
+    # A number of 0 is given, and may be refused.
+    options = {key: given[name] for name, key in keys.items() if given.get(name) or given.get(name) == 0}
+    defaults = {keys["method"]: trained_method(given["model"])} if given.get("model") else {}
+    return load_config(
+        record,
+        given["config"] and Path(given["config"]),
+        options | {**(more or {})},
+        given["overrides"] or (),
+        defaults,
+    )
 
 
 def _hush() -> None:
@@ -318,7 +372,7 @@ def _hush() -> None:
 
 
 @contextlib.contextmanager
-def _reported(debug: bool) -> Iterator[None]:
+def _reported(debug: bool, *, resumes: bool = False) -> Iterator[None]:
     """Report an error as one line and exit; `--debug` adds the traceback."""
     # Otherwise TRL reports each training to its developers.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -327,7 +381,8 @@ def _reported(debug: bool) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        err.print("[bold]stopped[/]: run the same command again to resume; finished work is kept")
+        advice = ": run the same command again to resume; finished work is kept" if resumes else ""
+        err.print(f"[bold]stopped[/]{advice}")
         raise typer.Exit(130) from None
     except BrokenPipeError:
         raise typer.Exit(0) from None

@@ -7,18 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import os
-import urllib.parse
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import httpx2
 import openai
-from pydantic import Field, JsonValue, field_validator
 
+from everyuser_train.config import Endpoint
 from schemas.answers import parse, read_error
-from schemas.base import Record, UsageError, UserError
-from schemas.config.fields import KeyVariable
+from schemas.base import UsageError, UserError
 from schemas.mask import Mask
 
 T = TypeVar("T")
@@ -26,40 +24,6 @@ T = TypeVar("T")
 _CONNECT_SECONDS = 10.0
 _TRANSIENT = frozenset({408, 409, 425, 429})
 """Statuses below 500 that a later run may not get. The library retries most of them."""
-
-
-class Endpoint(Record):
-    """An OpenAI-compatible endpoint and the settings of calls to it."""
-
-    base_url: str = Field(description="Address up to and including the version, such as http://127.0.0.1:8000/v1.")
-    model: str = Field(min_length=1, description="The model's name there.")
-    api_key_env: KeyVariable | None = Field(
-        None, description="Environment variable, in capital letters, that holds the key; the only way to give it."
-    )
-    in_flight: int = Field(16, ge=1, le=1024, description="Most calls at the same time.")
-    timeout_seconds: float = Field(120.0, gt=0, description="Longest wait for an answer.")
-    retries: int = Field(6, ge=0, description="Retries after 408, 409, 429, 5xx, timeouts and lost connections.")
-
-    extra: dict[str, JsonValue] = Field(
-        default_factory=dict, description="Further fields of a call's body; null removes one of ours."
-    )
-
-    def body(self, **fields: object) -> dict[str, Any]:
-        """Return the body of a call: the model, `fields`, and `extra` on top."""
-        return {
-            name: value for name, value in {"model": self.model, **fields, **self.extra}.items() if value is not None
-        }
-
-    @field_validator("base_url")
-    @classmethod
-    def _check_base_url(cls, value: str) -> str:
-        url = urllib.parse.urlsplit(value)
-        if url.scheme not in ("http", "https") or not url.hostname:
-            raise ValueError("must begin with http:// or https:// and a host")
-        if "@" in url.netloc or url.query or url.fragment:
-            # Errors and reports show the address, so it must not hold a secret.
-            raise ValueError("must hold no user, password, query or fragment; name the key's variable in api_key_env")
-        return value.rstrip("/")
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import codecs
 import hashlib
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, overload
+from typing import Annotated, Any, NamedTuple, get_args, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -17,30 +16,36 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from everyuser_train.config import DataSource
 from everyuser_train.directions import Inferred, read_directions, with_directions
-from everyuser_train.examples import Example, PairItem, UgcItem
+from everyuser_train.examples import Example, PairItem, UgcItem, user_of
+from everyuser_train.sources import first_line, is_file, open_dataset, read_space
 from preference_space.direction import Direction, from_released
-from preference_space.space import PreferenceSpace, load_space
-from schemas import SCHEMA_VERSION
+from preference_space.space import PreferenceSpace
 from schemas.base import UsageError
 from schemas.problems import describe_errors
-
-_PAIR_ID = "pair_id"
-_MANIFEST = "manifest.json"
-_SPACE = "preference_space.yaml"
-_FILES = (".json", ".jsonl")
-_HUB_ID = re.compile(r"[\w.-]+(?:/[\w.-]+)?")
+from schemas.records import Kind as PairKind
 
 
 class Loaded(NamedTuple):
     """A split of a dataset with N rows, and the space of its directions, if it has one.
 
     `pairs` (N,) is the number of each row's pair. Two rows of a pair are mirror images. Without a `pair_id` each row is
-    a pair.
+    a pair. `users` (N,) is the number of each row's user, equal for a user and its mirror image; None without users.
     """
 
     space: PreferenceSpace | None
     examples: Sequence[Example]
     pairs: npt.NDArray[np.int64]
+    users: npt.NDArray[np.int64] | None = None
+
+    @property
+    def groups(self) -> npt.NDArray[np.int64]:
+        """Return what is sampled together, (N,): the number of each row's user, or else of its pair."""
+        return self.pairs if self.users is None else self.users
+
+    def take(self, rows: Sequence[int]) -> Loaded:
+        """Return some rows, read into memory."""
+        examples = [self.examples[row] for row in rows]
+        return Loaded(self.space, examples, self.pairs[rows], None if self.users is None else self.users[rows])
 
 
 _Published = Annotated[list[float] | None, Field(alias="Preference Direction")]
@@ -77,10 +82,13 @@ class _Row(_Columns):
     id: str | int | None = None
     post_id: str | int | None = None
     pair_id: str | int | None = None
+    kind: Any = None
+    user_id: str | int | None = None
+    user_direction: list[float] | None = None
 
 
 def load(source: DataSource, split: str) -> Loaded:
-    """Return a split, with the inferred directions in `source.directions`.
+    """Return a split, or its rows of `source.kinds`, with the inferred directions in `source.directions`.
 
     Rows of a folder or Hub dataset stay on disk until they are read. A file has one split, under any name.
 
@@ -90,35 +98,47 @@ def load(source: DataSource, split: str) -> Loaded:
     """
     reader = _reader(source)
     examples: Sequence[Example]
-    if _is_file(source.path):
-        examples = tuple(islice(_file_examples(Path(source.path), reader), source.limit))
-        pairs = _numbered([example.pair_id for example in examples])
+    if is_file(source.path):
+        examples = tuple(_wanted(source, _file_examples(Path(source.path), reader)))
+        pairs, users = [example.pair_id for example in examples], [example.user_id for example in examples]
     else:
-        dataset = _dataset(source, split, streaming=False)
-        examples = _Rows(dataset, range(len(dataset))[: source.limit], reader)
-        known = _PAIR_ID in dataset.column_names
-        pairs = _numbered(dataset[_PAIR_ID][: len(examples)] if known else [None] * len(examples))
+        dataset = open_dataset(source, split, streaming=False)
+
+        def column(name: str, rows: Sequence[int]) -> list[Any]:
+            values = dataset[name][: rows[-1] + 1] if name in dataset.column_names and rows else None
+            return [None if values is None else values[row] for row in rows]
+
+        numbers: Sequence[int] = range(len(dataset))
+        if source.kinds is not None:
+            kinds = column("kind", numbers)
+            numbers = [number for number in numbers if kinds[number] in source.kinds]
+        numbers = numbers[: source.limit]
+        examples = _Rows(dataset, numbers, reader)
+        pairs, users = column("pair_id", numbers), column("user_id", numbers)
     if not examples:
-        raise UsageError(f"{source.path}: has no rows")
-    return Loaded(reader.space, examples, pairs)
+        raise UsageError(_no_rows(source, split))
+    known = [None if not user else user_of(str(user)) for user in users]
+    return Loaded(reader.space, examples, _numbered(pairs), None if None in known else _numbered(known))
 
 
 def stream(source: DataSource, split: str) -> Iterator[Example]:
     """Yield the examples of `load` without loading the split. Raises `UsageError` as `load` does, some of it late."""
     reader = _reader(source)
-    if _is_file(source.path):
-        return islice(_file_examples(Path(source.path), reader), source.limit)
-    return islice(_streamed(_dataset(source, split, streaming=True), split, reader), source.limit)
+    if is_file(source.path):
+        return _wanted(source, _file_examples(Path(source.path), reader))
+    return _wanted(source, _streamed(open_dataset(source, split, streaming=True), split, reader))
 
 
-def read_space(source: DataSource) -> PreferenceSpace | None:
-    """Return the preference space that `source` names, else the dataset's own, else None.
+def _wanted(source: DataSource, examples: Iterator[Example]) -> Iterator[Example]:
+    """Return an iterator of the first `source.limit` examples of `source.kinds`."""
+    kinds = source.kinds
+    return islice((example for example in examples if kinds is None or example.kind in kinds), source.limit)
 
-    Raises `UsageError` for a missing dataset, an unknown schema, or a space that cannot be read.
-    """
-    own = None if _is_file(source.path) else _dataset_space(source.path, source.revision)
-    path = own if source.space is None else Path(source.space)
-    return None if path is None else load_space(path)
+
+def _no_rows(source: DataSource, split: str) -> str:
+    if source.kinds is None:
+        return f"{source.path}: has no rows"
+    return f"{source.path}: split '{split}' has no rows of kind {' or '.join(source.kinds)}; set data.kinds to others"
 
 
 class _Reader(NamedTuple):
@@ -152,6 +172,11 @@ class _Reader(NamedTuple):
             number=number,
             id=str(number if row.id is None else row.id),
             pair_id=None if row.pair_id is None else str(row.pair_id),
+            kind=row.kind if row.kind in get_args(PairKind) else None,
+            user_id=None if not row.user_id else str(row.user_id),
+            user_direction=self._direction(row.user_direction or None),
+            # With users, a portrait is of the whole user.
+            portrait_direction=self._direction(row.user_direction or None),
             post=_hash(row.prompt) if row.post_id is None else str(row.post_id),
             prompt=row.prompt,
             chosen=row.chosen,
@@ -184,7 +209,7 @@ def _reader(source: DataSource) -> _Reader:
 class _Rows(Sequence[Example]):
     """Rows `numbers` of a dataset on disk, converted to examples when read."""
 
-    def __init__(self, dataset: Any, numbers: range, reader: _Reader) -> None:
+    def __init__(self, dataset: Any, numbers: Sequence[int], reader: _Reader) -> None:
         self._dataset = dataset
         self._numbers = numbers
         self._reader = reader
@@ -205,86 +230,6 @@ class _Rows(Sequence[Example]):
         return self._reader.example(self._dataset[number], number)
 
 
-def _is_file(path: str) -> bool:
-    """Return True for a JSON file. Raises `UsageError` for one that does not exist."""
-    if not path.endswith(_FILES) or Path(path).is_dir():
-        return False
-    if not Path(path).is_file():
-        raise UsageError(f"{path}: no such file")
-    return True
-
-
-def _dataset_space(path: str, revision: str | None) -> Path | None:
-    """Return the space file of a folder or a Hub dataset, after a check of the manifest."""
-    manifest = _metadata_file(path, _MANIFEST, revision)
-    digest = _check_manifest(path, manifest) if manifest is not None else None
-    space = _metadata_file(path, _SPACE, revision)
-    if space is not None and digest is not None and hashlib.sha256(space.read_bytes()).hexdigest() != digest:
-        raise UsageError(f"{path}: its {_SPACE} is not the file that the dataset was built with; restore that file")
-    return space
-
-
-def _metadata_file(path: str, name: str, revision: str | None) -> Path | None:
-    """Return the path of a file of the dataset, or None if there is no such file."""
-    if Path(path).is_dir():
-        return Path(path, name) if Path(path, name).is_file() else None
-    if not _HUB_ID.fullmatch(path):
-        raise UsageError(f"{path}: no such folder; give a folder, a Hub id or a file that ends in .json or .jsonl")
-    from huggingface_hub import _CACHED_NO_EXIST, hf_hub_download, try_to_load_from_cache
-    from huggingface_hub.errors import LocalEntryNotFoundError, RemoteEntryNotFoundError
-
-    try:
-        return Path(hf_hub_download(path, name, repo_type="dataset", revision=revision))
-    except RemoteEntryNotFoundError:
-        return None
-    except LocalEntryNotFoundError:
-        # Offline. The Hub's cache also records which files a dataset lacks.
-        known = try_to_load_from_cache(path, name, revision=revision, repo_type="dataset")
-        if known is _CACHED_NO_EXIST:
-            return None
-        raise UsageError(f"{path}: no such folder, and the Hub cannot be reached") from None
-    except Exception as error:  # The Hub's client does not wrap the errors of its HTTP library.
-        raise UsageError(f"{path}: neither a folder nor readable from the Hub: {_first_line(error)}") from None
-
-
-def _check_manifest(origin: str, path: Path) -> str | None:
-    """Return the hash of the dataset's space, if the manifest names one.
-
-    Raises `UsageError` for an unknown schema or an unfinished build.
-    """
-    try:
-        manifest = orjson.loads(path.read_bytes())
-    except (OSError, orjson.JSONDecodeError) as error:
-        raise UsageError(f"{origin}: its {_MANIFEST} cannot be read: {error}") from None
-    # Another tool's manifest has no schema version of ours.
-    if not isinstance(manifest, dict) or "schema_version" not in manifest:
-        return None
-    version = manifest["schema_version"]
-    if version != SCHEMA_VERSION:
-        raise UsageError(
-            f"{origin}: has schema version {version!r}, but this everyuser reads {SCHEMA_VERSION!r}; install the "
-            "version that built it"
-        )
-    status = manifest.get("status", "complete")
-    if status == "missed_gate":
-        raise UsageError(f"{origin}: the build misses a gate of its limits; run `everyuser build` with other limits")
-    if status != "complete":
-        raise UsageError(f"{origin}: the build has status '{status}'; finish it with `everyuser build`")
-    inputs = manifest.get("inputs")
-    return inputs.get(_SPACE) if isinstance(inputs, dict) else None
-
-
-def _dataset(source: DataSource, split: str, *, streaming: bool) -> Any:
-    # A slow import that JSON files do not need.
-    from datasets import load_dataset
-
-    try:
-        return load_dataset(source.path, split=split, revision=source.revision, streaming=streaming)
-    except Exception as error:  # As above; a dataset's reader can also raise anything.
-        detail = _first_line(error.__cause__ or error)
-        raise UsageError(f"{source.path}: cannot load split '{split}': {detail}") from None
-
-
 def _streamed(dataset: Any, split: str, reader: _Reader) -> Iterator[Example]:
     rows = iter(dataset)
     number = 0
@@ -293,10 +238,8 @@ def _streamed(dataset: Any, split: str, reader: _Reader) -> Iterator[Example]:
             row = next(rows)
         except StopIteration:
             return
-        except Exception as error:  # As above.
-            raise UsageError(
-                f"{reader.origin}: cannot read the rest of split '{split}': {_first_line(error)}"
-            ) from None
+        except Exception as error:  # A dataset's reader can raise anything.
+            raise UsageError(f"{reader.origin}: cannot read the rest of split '{split}': {first_line(error)}") from None
         yield reader.example(row, number)
         number += 1
 
@@ -339,7 +282,3 @@ def _numbered(names: Sequence[object]) -> npt.NDArray[np.int64]:
 
 def _hash(text: str) -> str:
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -106,7 +106,7 @@ def with_directions(example: Example, found: Mapping[str, Inferred]) -> Example:
     return replace(
         example,
         direction=theirs.direction if example.direction is None else example.direction,
-        portrait_direction=theirs.portrait,
+        portrait_direction=example.portrait_direction if theirs.portrait is None else theirs.portrait,
         ugc=_filled(example.ugc, theirs.ugc),
         pair=_filled(example.pair, theirs.pair),
     )

@@ -28,10 +28,10 @@ _LINE_SECONDS = 10.0
 _SHOWN = {
     "loss": "loss",
     "eval_loss": "eval loss",
-    "rewards/accuracies": "accuracy",
-    "eval_rewards/accuracies": "eval accuracy",
-    "rewards/margins": "margin",
-    "eval_rewards/margins": "eval margin",
+    **dict.fromkeys(("rewards/accuracies", "accuracy"), "accuracy"),
+    **dict.fromkeys(("eval_rewards/accuracies", "eval_accuracy"), "eval accuracy"),
+    **dict.fromkeys(("rewards/margins", "margin"), "margin"),
+    **dict.fromkeys(("eval_rewards/margins", "eval_margin"), "eval margin"),
     "learning_rate": "lr",
 }
 

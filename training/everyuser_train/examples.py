@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from preference_space.direction import Direction
+from schemas.records import Kind as PairKind
 
 
 class UgcItem(NamedTuple):
@@ -32,8 +34,11 @@ class Example:
     Attributes:
         number: Index of the row in its split; random draws about the example depend on it.
         post: Identifies the post. Confidence intervals are clustered by it.
-        portrait_direction: Inferred from the portrait; if None, the portrait stands for `direction`.
+        portrait_direction: What the portrait says; if None, the portrait stands for `direction`.
         pair_id: Equal for the two rows of a pair, which mirror each other.
+        kind: What the rejected reply is; None where the dataset does not tell.
+        user_id: The user, whose other pairs are the history; None without users.
+        user_direction: All that is true of the user, of which `direction` is a part.
     """
 
     number: int
@@ -49,6 +54,9 @@ class Example:
     pair: tuple[PairItem, ...]
     portrait_direction: Direction | None = None
     pair_id: str | None = None
+    kind: PairKind | None = None
+    user_id: str | None = None
+    user_direction: Direction | None = None
 
     def flipped(self) -> Example:
         """Return the example with reversed preferences and directions, in the target and in the history pairs.
@@ -62,17 +70,19 @@ class Example:
             self.prompt,
             self.rejected,
             self.chosen,
-            None if self.direction is None else (-self.direction).astype("int8"),
+            _opposite(self.direction),
             None,
             "",
             (),
-            tuple(
-                PairItem(
-                    item.prompt,
-                    item.rejected,
-                    item.chosen,
-                    None if item.direction is None else (-item.direction).astype("int8"),
-                )
-                for item in self.pair
-            ),
+            tuple(PairItem(item.prompt, item.rejected, item.chosen, _opposite(item.direction)) for item in self.pair),
+            user_direction=_opposite(self.user_direction),
         )
+
+
+def user_of(user_id: str) -> str:
+    """Return a user's identifier without its last letter, so that a user and its mirror image have the same."""
+    return re.sub("-[ab]$", "", user_id)
+
+
+def _opposite(direction: Direction | None) -> Direction | None:
+    return None if direction is None else (-direction).astype("int8")

@@ -1,38 +1,35 @@
-"""Training by DPO with TRL: rows in a fixed order, resumable checkpoints, and metrics that continue after a resume."""
+"""Training with TRL: rows in a fixed order, resumable checkpoints, and metrics that continue after a resume."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
-import importlib.metadata
-import os
-import resource
 import shutil
-import sys
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import orjson
-import torch
-from transformers import BitsAndBytesConfig, TrainerCallback, TrainerControl, TrainerState
-from trl import DPOConfig, DPOTrainer
 
 from everyuser_train import rows as layout
-from everyuser_train.config import FitConfig, TrainingConfig
+from everyuser_train.arguments import trl_arguments
+from everyuser_train.config import FitConfig, ModelConfig
 from everyuser_train.files import replacing
-from everyuser_train.models import best_device, load_tokenizer, resolve
+from everyuser_train.models import EARLIER, adapter_base, load_tokenizer, resolve
+from everyuser_train.recorder import Observer, Recorder, kept_metrics
+from everyuser_train.trainer import make_trainer
+from everyuser_train.versions import versions
 from schemas.base import UsageError, UserError
-from schemas.problems import suggest_name
 
 MODEL = "model"
 ROWS = "rows"
-METRICS = "metrics.jsonl"
 RUN = "run.json"
 
 _BEGINNINGS = (".lock", ROWS, f"{ROWS}.partial", f"{RUN}.partial")
 """Files that a run may have written before its data and its model are known to be usable."""
+
+_STATE = ("checkpoint-*", "optimizer*", "scheduler*", "rng_state*", "trainer_state.json", "training_args.bin")
+"""Files beside a checkpoint's adapters that only its own run needs."""
 
 _MAY_CHANGE = (
     "output",
@@ -44,45 +41,7 @@ _MAY_CHANGE = (
 )
 """Keys without influence on the model: a run may resume with other values."""
 
-_OURS = {
-    "output_dir": "output",
-    "seed": "seed",
-    "beta": "training.beta",
-    "learning_rate": "training.learning_rate",
-    "num_train_epochs": "training.epochs",
-    "max_steps": "training.max_steps",
-    "per_device_train_batch_size": "training.device_batch_size",
-    "gradient_accumulation_steps": "training.batch_size",
-    "max_length": "training.max_length",
-    "warmup_steps": "training.warmup_ratio",
-    "lr_scheduler_type": "training.scheduler",
-    "gradient_checkpointing": "training.gradient_checkpointing",
-    "precompute_ref_log_probs": "training.precompute_reference",
-    "save_steps": "training.save_steps",
-    "save_total_limit": "training.save_total",
-    "logging_steps": "training.log_steps",
-    "eval_steps": "training.eval_steps",
-    "report_to": "training.report_to",
-    "bf16": "model.dtype",
-    "fp16": "model.dtype",
-    "model_init_kwargs": "model",
-}
-"""Fields of DPOConfig that a key of ours sets."""
-
 _PACKAGES = ("everyuser-train", "accelerate", "datasets", "numpy", "peft", "torch", "transformers", "trl")
-
-
-class Observer(Protocol):
-    """Receiver of a run's progress."""
-
-    def note(self, text: str) -> None:
-        """Take a line about what happens now."""
-
-    def step(self, done: int, total: int) -> None:
-        """Take the number of optimizer steps done, and their total."""
-
-    def metrics(self, values: Mapping[str, float]) -> None:
-        """Take metrics: `step`, `epoch`, and those that TRL logs."""
 
 
 def fit(config: FitConfig, observer: Observer) -> Path:
@@ -98,7 +57,7 @@ def fit(config: FitConfig, observer: Observer) -> Path:
             be used.
     """
     output = Path(config.output)
-    settings = _arguments(config)
+    settings = trl_arguments(config)
     main = settings.process_index == 0
     with _locked(output) if main else contextlib.nullcontext():
         with settings.main_process_first(local=False):
@@ -117,186 +76,14 @@ def fit(config: FitConfig, observer: Observer) -> Path:
             _write_json(output / RUN, _run_record(config))
         observer.note(_summary(found.facts))
         checkpoint = _last_checkpoint(output)
-        recorder = _Recorder(config, observer, _kept_metrics(output, checkpoint) if main else {})
-        trainer = _trainer(config, settings, found, tokenizer, recorder)
+        last = None if checkpoint is None else _step(checkpoint)
+        recorder = Recorder(config, observer, kept_metrics(output, last) if main else {})
+        trainer = make_trainer(config, settings, found, tokenizer, recorder)
         facts: dict[str, Any] = {"dataset": found.facts, "parameters": _parameters(trainer.model)}
         observer.note(f"resuming from {checkpoint.name}" if checkpoint else "training")
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         _finish(trainer, output, config, facts)
     return output / MODEL
-
-
-def _arguments(config: FitConfig) -> Any:
-    """Return TRL's settings. Raises `UsageError` for contradictions, and for fields that TRL does not have."""
-    training, model = config.training, config.model
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    if processes == 1 and torch.cuda.device_count() > 1:
-        raise UsageError(
-            f"one process sees {torch.cuda.device_count()} GPUs; start it by `accelerate launch`, or set "
-            "CUDA_VISIBLE_DEVICES=0"
-        )
-    accumulation, rest = divmod(training.batch_size, training.device_batch_size * processes)
-    if rest:
-        raise UsageError(
-            f"training.batch_size: {training.batch_size} is not a multiple of training.device_batch_size x processes "
-            f"({training.device_batch_size} x {processes})"
-        )
-    if config.data.streaming and training.max_steps < 1:
-        raise UsageError("data.streaming: a stream has no length; set training.max_steps")
-    if config.data.streaming and training.precompute_reference:
-        raise UsageError(
-            "data.streaming: rows of a stream are not known in advance; set training.precompute_reference to false"
-        )
-    fields = {
-        "output_dir": config.output,
-        "seed": config.seed,
-        "beta": training.beta,
-        "learning_rate": training.learning_rate,
-        # The dataset holds the rows of all epochs, in order.
-        "num_train_epochs": 1,
-        "max_steps": training.max_steps,
-        "train_sampling_strategy": "sequential",
-        "per_device_train_batch_size": training.device_batch_size,
-        "per_device_eval_batch_size": training.device_batch_size,
-        "gradient_accumulation_steps": accumulation,
-        # Rows are cut to length when they are rendered.
-        "max_length": None,
-        "warmup_steps": training.warmup_ratio,
-        "lr_scheduler_type": training.scheduler,
-        "gradient_checkpointing": training.gradient_checkpointing,
-        "precompute_ref_log_probs": training.precompute_reference,
-        # TRL disables all dropout, also that of adapters.
-        "disable_dropout": model.lora_dropout == 0,
-        "save_steps": training.save_steps,
-        "save_total_limit": training.save_total,
-        "logging_steps": training.log_steps,
-        "eval_strategy": "steps",
-        # The last step is always evaluated.
-        "eval_steps": training.eval_steps or 2**31 - 1,
-        "report_to": list(training.report_to) or "none",
-        # Without this, half precision on a CPU is an error.
-        "use_cpu": best_device() == "cpu",
-        "bf16": model.dtype == "bfloat16",
-        "fp16": model.dtype == "float16",
-        "model_init_kwargs": _model_arguments(config),
-        "disable_tqdm": True,
-        # One process writes the rows while the others wait.
-        "ddp_timeout": 6 * 3600,
-    }
-    _check_extra(training)
-    try:
-        return DPOConfig(**(fields | training.extra))
-    except (TypeError, ValueError, ImportError) as error:
-        raise UsageError(f"training: TRL refuses these settings: {' '.join(str(error).split())}") from error
-
-
-def _check_extra(training: TrainingConfig) -> None:
-    known = list(DPOConfig.__dataclass_fields__)
-    for name in training.extra:
-        if name not in known:
-            raise UsageError(f"training.extra: TRL's DPOConfig has no '{name}'; {suggest_name(name, known)}")
-        if name in _OURS:
-            raise UsageError(f"training.extra: '{name}' is set by the key '{_OURS[name]}'")
-
-
-def _model_arguments(config: FitConfig) -> dict[str, Any]:
-    """Return the arguments for loading the model."""
-    model = config.model
-    arguments: dict[str, Any] = {
-        # Updates of 5e-7 vanish in bfloat16, so fully trained weights are kept in float32.
-        "dtype": "float32" if model.tuning == "full" else model.dtype,
-        "device_map": None,
-    }
-    if model.tuning == "qlora":
-        if not torch.cuda.is_available():
-            raise UsageError("model.tuning: 'qlora' needs a CUDA GPU; use 'lora'")
-        arguments["device_map"] = {"": int(os.environ.get("LOCAL_RANK", "0"))}
-    if model.revision is not None:
-        arguments["revision"] = model.revision
-    if model.attention is not None:
-        arguments["attn_implementation"] = model.attention
-    return arguments
-
-
-def _trainer(config: FitConfig, settings: Any, found: layout.Rows, tokenizer: Any, recorder: TrainerCallback) -> Any:
-    model = config.model
-    if found.evaluation is None:
-        settings.eval_strategy = "no"
-    adapters, quantization = None, None
-    if model.tuning != "full":
-        from peft import LoraConfig
-
-        adapters = LoraConfig(
-            r=model.lora_rank,
-            lora_alpha=model.lora_alpha,
-            lora_dropout=model.lora_dropout,
-            target_modules=model.lora_targets if isinstance(model.lora_targets, str) else list(model.lora_targets),
-            task_type="CAUSAL_LM",
-            revision=model.revision,
-        )
-    if model.tuning == "qlora":
-        quantization = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=getattr(torch, model.dtype),
-        )
-    try:
-        trainer = DPOTrainer(
-            model=resolve(model.name),
-            args=settings,
-            train_dataset=found.train,
-            eval_dataset=found.evaluation,
-            processing_class=tokenizer,
-            peft_config=adapters,
-            quantization_config=quantization,
-            callbacks=[recorder],
-        )
-    except ImportError as error:
-        raise UsageError(f"{' '.join(str(error).split())}; pip install 'everyuser-train[qlora]'") from error
-    # Without a progress bar, the trainer prints its logs.
-    from transformers import PrinterCallback
-
-    trainer.remove_callback(PrinterCallback)
-    return trainer
-
-
-class _Recorder(TrainerCallback):  # type: ignore[misc] # a class of a package without types
-    """Writer of metrics. Averages restart at every checkpoint, so that a resumed run logs the same."""
-
-    def __init__(self, config: FitConfig, observer: Observer, last: Mapping[str, float]) -> None:
-        self._path = Path(config.output) / METRICS
-        self._observer = observer
-        self._epochs = config.training.epochs if config.training.max_steps < 1 else None
-        self._tokens, self._seconds = last.get("num_tokens", 0), last.get("seconds", 0.0)
-        self._started = time.monotonic()
-
-    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Start the clock."""
-        self._started = time.monotonic()
-
-    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Log before each checkpoint and at the end."""
-        self._observer.step(state.global_step, state.max_steps)
-        if state.global_step % args.save_steps == 0 or state.global_step >= state.max_steps:
-            control.should_log = True
-
-    def on_log(self, args: Any, state: TrainerState, control: TrainerControl, logs: dict[str, float], **_: Any) -> None:
-        """Append a line of metrics."""
-        if not state.is_world_process_zero or "train_runtime" in logs:
-            return
-        line: dict[str, float] = {"step": state.global_step} | logs
-        line.pop("epoch", None)
-        if self._epochs is not None:
-            line["epoch"] = round((state.epoch or 0) * self._epochs, 6)
-        for name in ("num_tokens", "eval_num_tokens"):
-            if name in line:
-                line[name] += self._tokens
-        line["seconds"] = round(self._seconds + time.monotonic() - self._started, 3)
-        line["peak_memory"] = _peak_memory()
-        with self._path.open("ab") as file:
-            file.write(orjson.dumps(line) + b"\n")
-        self._observer.metrics(line)
 
 
 def _parameters(model: Any) -> dict[str, int]:
@@ -306,14 +93,6 @@ def _parameters(model: Any) -> dict[str, int]:
     else:
         trained, whole = model.num_parameters(only_trainable=True), model.num_parameters()
     return {"all": whole, "trained": trained}
-
-
-def _peak_memory() -> int:
-    """Return the peak memory of this process in bytes, on its GPU or else in RAM."""
-    if torch.cuda.is_available():
-        return int(torch.cuda.max_memory_allocated())
-    # Linux reports KiB, macOS bytes.
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _finish(trainer: Any, output: Path, config: FitConfig, facts: dict[str, Any]) -> None:
@@ -327,8 +106,28 @@ def _finish(trainer: Any, output: Path, config: FitConfig, facts: dict[str, Any]
         _write_json(output / RUN, record)
         _write_json(partial / RUN, record)
         (partial / "training_args.bin").unlink(missing_ok=True)
+        if adapter_base(config.model.name) is not None:
+            _add_earlier(partial, config.model)
         partial.rename(output / MODEL)
     trainer.accelerator.wait_for_everyone()
+
+
+def _add_earlier(folder: Path, model: ModelConfig) -> None:
+    """Copy the adapters that the training began with beside the new ones, which then need no other folder."""
+    # TRL's own copy of the same adapters, without their tokenizer and record.
+    shutil.rmtree(folder / "ref", ignore_errors=True)
+    shutil.copytree(resolve(model.name), folder / EARLIER, ignore=shutil.ignore_patterns(*_STATE))
+    path = folder / "adapter_config.json"
+    config = orjson.loads(path.read_bytes())
+    if model.adapters == "fresh":
+        base, revision = EARLIER, None
+    else:
+        # The same adapters stay on the base that they had, which may be beside them.
+        before = orjson.loads((folder / EARLIER / path.name).read_bytes())
+        base, revision = before["base_model_name_or_path"], before.get("revision")
+        beside = Path(EARLIER, base)
+        base = str(beside) if (folder / beside).is_dir() else base
+    _write_json(path, config | {"base_model_name_or_path": base, "revision": revision})
 
 
 def _prepare_output(output: Path, config: FitConfig) -> None:
@@ -347,12 +146,9 @@ def _prepare_output(output: Path, config: FitConfig) -> None:
 
 
 def _run_record(config: FitConfig) -> dict[str, Any]:
-    versions = {}
-    for name in _PACKAGES:
-        # Our package has no metadata when it runs from its source folder.
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[name] = importlib.metadata.version(name)
-    return {"config": config.model_dump(mode="json"), "versions": versions}
+    record = {"config": config.model_dump(mode="json"), "versions": versions(_PACKAGES)}
+    earlier = Path(config.model.name) / RUN
+    return record | {"earlier": orjson.loads(earlier.read_bytes())} if earlier.is_file() else record
 
 
 def _require_same_run(output: Path, before: dict[str, Any], config: FitConfig) -> None:
@@ -388,22 +184,6 @@ def _last_checkpoint(output: Path) -> Path | None:
 
 def _step(checkpoint: Path) -> int:
     return int(checkpoint.name.rpartition("-")[2])
-
-
-def _kept_metrics(output: Path, checkpoint: Path | None) -> dict[str, float]:
-    """Drop the metrics of steps after the checkpoint, which will be repeated. Return the last counters kept."""
-    path = output / METRICS
-    lines = path.read_bytes().splitlines() if path.exists() and checkpoint is not None else []
-    kept: list[dict[str, float]] = []
-    for line in lines:
-        # A killed process can leave a partial last line.
-        with contextlib.suppress(orjson.JSONDecodeError):
-            kept.append(orjson.loads(line))
-    if checkpoint is not None:
-        kept = [line for line in kept if line["step"] <= _step(checkpoint)]
-    with replacing(path) as partial:
-        partial.write_bytes(b"".join(orjson.dumps(line) + b"\n" for line in kept))
-    return {name: value for line in kept for name, value in line.items() if name in ("num_tokens", "seconds")}
 
 
 def _summary(facts: Mapping[str, Any]) -> str:

@@ -25,8 +25,8 @@ from everyuser_train.annotators import (
     Probabilities,
     Questionnaire,
 )
-from everyuser_train.client import Endpoint, Failure
-from everyuser_train.config import Dtype, EvalData, Part
+from everyuser_train.client import Failure
+from everyuser_train.config import Dtype, Endpoint, EvalData, Part, Parts
 from everyuser_train.data import load
 from everyuser_train.directions import Inferred, check_replaceable, write_directions
 from everyuser_train.display import ProgressCallback
@@ -87,7 +87,7 @@ class InferConfig(Record):
     output: str = Field(description="A `.jsonl` or `.parquet` file; a journal beside it lets a rerun resume.")
     data: EvalData
     annotator: Annotated[LocalModel | RemoteModel, Field(discriminator="kind")]
-    parts: Annotated[tuple[Part, ...], Field(min_length=1)] = Field(
+    parts: Parts = Field(
         ("ugc", "pair", "demo"), description="Parts of the persona that are judged: `ugc`, `pair`, `demo`."
     )
     dimensions: Annotated[tuple[str, ...], Field(min_length=1)] | None = Field(
@@ -231,7 +231,9 @@ def questionnaire_of(text: Text, dimensions: Sequence[Dimension]) -> Questionnai
 
 def option_orders(text: Text, questions: int) -> Orders:
     """Return the meanings of each question's options, in an order drawn from the text alone, against position bias."""
-    draws = hashlib.shake_128(repr(tuple(text)).encode()).digest(4 * questions)
+    # The lengths keep different texts apart. Python's repr would depend on its version's Unicode table.
+    parts = [part.encode("utf-8", "surrogatepass") for part in text]
+    draws = hashlib.shake_128(b"".join(b"%d\n%b" % (len(part), part) for part in parts)).digest(4 * questions)
     orders: Orders = _ORDERS[np.frombuffer(draws, dtype="<u4") % len(_ORDERS)]
     return orders
 

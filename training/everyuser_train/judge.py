@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import orjson
@@ -19,8 +19,8 @@ from pydantic import Field
 from rich.table import Table
 
 from everyuser_train import models
-from everyuser_train.client import Call, Endpoint, Failure, ask_all, chat
-from everyuser_train.config import Dtype, EvalData, Part
+from everyuser_train.client import Call, Failure, ask_all, chat
+from everyuser_train.config import Dtype, Endpoint, EvalData, Method, Parts, Source
 from everyuser_train.data import Loaded, load
 from everyuser_train.display import ProgressCallback
 from everyuser_train.evaluate import sample
@@ -28,8 +28,8 @@ from everyuser_train.examples import Example
 from everyuser_train.files import replacing
 from everyuser_train.generate import generate
 from everyuser_train.journal import Journal, key_of
-from everyuser_train.metrics import REPLICATES, Estimate, estimates
-from everyuser_train.personas import Method, Persona, Source, evaluation_persona
+from everyuser_train.metrics import Estimate, estimates
+from everyuser_train.personas import Persona, evaluation_persona
 from everyuser_train.prompts import Message, fit_prompt
 from everyuser_train.score import model_key
 from preference_space.direction import verbalise
@@ -59,9 +59,9 @@ class JudgeConfig(Record):
     data: EvalData
     method: Method = Field(description="`ica` or `pba`, as the model was trained.")
     direction: Source = Field(
-        "target", description="`pba`: the example's own direction, or the aggregate of the persona's parts."
+        "target", description="`pba`: `target`, `history` or `user`, as in `PersonaConfig.direction`."
     )
-    parts: Annotated[tuple[Part, ...], Field(min_length=1)] = Field(
+    parts: Parts = Field(
         ("ugc", "pair", "demo"), description="Parts of the persona that are used: `ugc`, `pair`, `demo`."
     )
     items: int = Field(4, ge=0, description="History items of each kind.")
@@ -75,7 +75,6 @@ class JudgeConfig(Record):
     dtype: Dtype = Field("bfloat16", description="Data type of the computation.")
     attention: str | None = Field(None, description="Attention implementation of transformers, such as `sdpa`.")
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of all randomness.")
-    replicates: int = Field(REPLICATES, ge=1, description="Resamples of a bootstrap interval.")
 
 
 class JudgeReport(Record):
@@ -132,7 +131,7 @@ def judge(config: JudgeConfig, progress: ProgressCallback | None = None) -> Judg
     reference = models.reference_of(config.model, config.reference, config.reference_revision)
     loaded = load(data, data.split)
     tokenizer = models.load_tokenizer(policy.name, policy.revision)
-    chosen = sample(loaded.pairs, config.cases, config.seed)
+    chosen = sample(loaded.groups, config.cases, config.seed)
     cases = [case for row in chosen if (case := _case(loaded.examples[row], loaded, config, tokenizer)) is not None]
     if not cases:
         raise UsageError("no post leaves room for a reply; raise max_length or lower max_new_tokens")
@@ -337,7 +336,7 @@ def _report(
         method=config.method,
         seed=config.seed,
         cases=len(pairs),
-        **estimates(values, np.array(posts), config.seed, config.replicates),
+        **estimates(values, posts),
         first=decided.count("first") / len(decided) if decided else None,
         identical=identical,
         unjudged=len(cases) - len(pairs),

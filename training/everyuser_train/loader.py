@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
@@ -19,7 +20,13 @@ _PATHS_OR_NAMES = ("data.path", "model", "model.name", "reference", "annotator.n
 """Keys that hold a path or a name."""
 
 
-def load_config(model: type[M], path: Path | None, options: Mapping[str, Any], overrides: Sequence[str] = ()) -> M:
+def load_config(
+    model: type[M],
+    path: Path | None,
+    options: Mapping[str, Any],
+    overrides: Sequence[str] = (),
+    defaults: Mapping[str, Any] = MappingProxyType({}),
+) -> M:
     """Return a configuration.
 
     Relative paths of the file are resolved against its folder, those of the command line against the working folder. A
@@ -30,18 +37,27 @@ def load_config(model: type[M], path: Path | None, options: Mapping[str, Any], o
         path: The YAML file, or None for the command line alone.
         options: Values by dotted key, which replace the file's. None means that the option was not given.
         overrides: `key.sub=value` each, which replace both.
+        defaults: Values by dotted key, which the file and the options replace. None means that there is none.
 
     Raises:
         UsageError: Names the file, the key and, for an unknown key, the nearest known one.
     """
     document = {} if path is None else _resolve(read_mapping(path), path.resolve().parent)
-    for key, value in options.items():
+    missing = {key: value for key, value in defaults.items() if _value(document, key) is None}
+    for key, value in {**missing, **options}.items():
         if value is not None:
             set_key(document, key.split("."), value, f"'{key}'")
     for override in overrides:
         apply_override(document, override, "training.beta=0.2")
     completed = fill_sections(model, _resolve(document, Path.cwd()))
     return validate(model, completed, "the command line" if path is None else str(path))
+
+
+def _value(document: Any, key: str) -> Any:
+    """Return the value of a dotted key, or None if there is none."""
+    for name in key.split("."):
+        document = document.get(name) if isinstance(document, dict) else None
+    return document
 
 
 def _resolve(document: dict[str, Any], folder: Path, prefix: str = "") -> dict[str, Any]:

@@ -6,12 +6,20 @@ import contextlib
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import orjson
 
 from schemas import packaged_models
 from schemas.base import UsageError
+
+EARLIER = "earlier"
+"""Folder beside adapters: a copy of the adapters that their training began with."""
+
+Head = Literal["causal", "reward"]
+"""Output of a model: the probabilities of the next token, or one number for a conversation."""
+
+_ADAPTERS = "adapter_config.json"
 
 
 class ModelRef(NamedTuple):
@@ -40,32 +48,52 @@ def _folder(name: str) -> str | None:
     path = Path(name).expanduser()
     if not name.startswith((".", "/", "~")) and not path.is_dir():
         return None
-    if not any((path / file).is_file() for file in ("config.json", "adapter_config.json")):
-        raise UsageError(f"model '{name}': no model there (neither config.json nor adapter_config.json)")
+    if not _holds_model(path):
+        hint = f"; the run's model is {path / 'model'}" if _holds_model(path / "model") else ""
+        raise UsageError(f"model '{name}': no model there (neither config.json nor {_ADAPTERS}){hint}")
     return str(path)
 
 
+def _holds_model(path: Path) -> bool:
+    return any((path / file).is_file() for file in ("config.json", _ADAPTERS))
+
+
 def adapter_base(name: str) -> ModelRef | None:
-    """Return the base model of the adapters in folder `name`, or None if it is not a folder of adapters."""
-    path = Path(name).expanduser() / "adapter_config.json"
-    if not path.is_file():
+    """Return the base model of the adapters in folder `name`, or None if it is not a folder of adapters.
+
+    Raises `UsageError` if a base that is a folder is not there.
+    """
+    config = _adapter_config(name)
+    if config is None:
         return None
+    path = Path(name).expanduser() / _ADAPTERS
     try:
-        config = orjson.loads(path.read_bytes())
-        base = config["base_model_name_or_path"]
-        # PEFT stores a packaged model's cache folder, which differs between machines.
-        packaged = f"packaged:{Path(base).name}"
-        return ModelRef(packaged if packaged in packaged_models.MODELS else base, config.get("revision"))
-    except (orjson.JSONDecodeError, KeyError, TypeError):
-        raise UsageError(f"model '{name}': {path.name} does not name its base model") from None
+        base = Path(config["base_model_name_or_path"])
+    except (KeyError, TypeError):
+        raise UsageError(f"model '{name}': {_ADAPTERS} does not name its base model") from None
+    # PEFT stores a packaged model's cache folder, which differs between machines.
+    packaged = f"packaged:{base.name}"
+    if packaged in packaged_models.MODELS:
+        return ModelRef(packaged, config.get("revision"))
+    if (path.parent / base).is_dir():
+        return ModelRef(str(path.parent / base), None)
+    if base.is_absolute():
+        raise UsageError(
+            f"model '{name}': its base model {base} is not there; copy it, and name it by `base_model_name_or_path` in "
+            f"{path}, relative to that file"
+        )
+    return ModelRef(str(base), config.get("revision"))
 
 
 def reference_of(policy: str, reference: str | None, revision: str | None = None) -> ModelRef:
-    """Return the reference that is given, or else the model that the policy's adapters were trained on.
+    """Return the reference that is given, or else the model that the training of the policy's adapters began with.
 
     Raises `UsageError` if there is neither, or for a folder without a model.
     """
-    base = adapter_base(policy) if reference is None else ModelRef(reference, revision)
+    if reference is not None:
+        return ModelRef(reference, revision)
+    earlier = Path(policy).expanduser() / EARLIER
+    base = ModelRef(str(earlier), None) if earlier.is_dir() else adapter_base(policy)
     if base is None:
         _folder(policy)
         raise UsageError(
@@ -75,6 +103,26 @@ def reference_of(policy: str, reference: str | None, revision: str | None = None
     return base
 
 
+def is_reward_model(name: str, revision: str | None = None) -> bool:
+    """Return True for a model that gives a reply one number, as `fit` trains with `training.objective: reward`.
+
+    Raises `UsageError` if the model cannot be loaded, or classifies.
+    """
+    from transformers import AutoConfig
+
+    resolved = resolve(name)
+    adapters = _adapter_config(resolved)
+    if adapters is not None:
+        return bool(adapters.get("task_type") == "SEQ_CLS")
+    with _loading(name):
+        config = AutoConfig.from_pretrained(resolved, revision=revision, trust_remote_code=False)
+    has_head = any(each.endswith("ForSequenceClassification") for each in config.architectures or ())
+    if has_head and config.num_labels != 1:
+        # Loaded as a language model, it would write and score by weights that are drawn at random.
+        raise UsageError(f"model '{name}' is a classifier of {config.num_labels} labels, not a reward model of 1")
+    return has_head
+
+
 def load_tokenizer(name: str, revision: str | None = None) -> Any:
     """Return a model's or adapters' tokenizer, with a padding token. Raises `UsageError` without a chat template."""
     from transformers import AutoTokenizer
@@ -82,7 +130,7 @@ def load_tokenizer(name: str, revision: str | None = None) -> Any:
     resolved = resolve(name)
     base = adapter_base(resolved)
     if base is not None and not (Path(resolved) / "tokenizer_config.json").is_file():
-        resolved, revision = resolve(base.name), base.revision
+        return load_tokenizer(base.name, base.revision)
     with _loading(name):
         tokenizer = AutoTokenizer.from_pretrained(resolved, revision=revision, trust_remote_code=False)
     if tokenizer.chat_template is None:
@@ -104,28 +152,66 @@ def load_model(name: str, revision: str | None = None, dtype: str = "bfloat16", 
         attention: Attention implementation of transformers.
 
     Raises:
-        UsageError: The model cannot be loaded.
+        UsageError: The model cannot be loaded, or is a reward model.
+    """
+    if is_reward_model(name, revision):
+        raise UsageError(
+            f"model '{name}' is a reward model: it scores replies and writes none; only `evaluate` reads it"
+        )
+    return load_weights("causal", name, revision, dtype, attention).to(best_device()).eval()
+
+
+def load_reward_model(
+    name: str, revision: str | None = None, dtype: str = "bfloat16", attention: str | None = None
+) -> Any:
+    """Return a reward model like `load_model`. Its padding token is that of `load_tokenizer`, as in training."""
+    model = load_weights("reward", name, revision, dtype, attention).to(best_device()).eval()
+    model.config.get_text_config().pad_token_id = load_tokenizer(name, revision).pad_token_id
+    return model
+
+
+def load_weights(
+    head: Head, name: str, revision: str | None, dtype: str, attention: str | None, *, trainable: bool = False
+) -> Any:
+    """Return a model on the CPU, with adapters on their base, which are trained further if `trainable`.
+
+    The base of a reward model's adapters gets a random head, which that of the adapters replaces.
     """
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
     resolved = resolve(name)
     base = adapter_base(resolved)
-    weights, weights_revision = (resolved, revision) if base is None else (resolve(base.name), base.revision)
-    with _loading(name):
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            weights,
-            revision=weights_revision,
-            dtype=getattr(torch, dtype),
-            attn_implementation=attention,
-            # None would ask on a terminal whether to run code of the repository.
-            trust_remote_code=False,
-        )
-        if base is not None:
-            from peft import PeftModel
+    if base is None:
+        loader = AutoModelForCausalLM if head == "causal" else AutoModelForSequenceClassification
+        with _loading(name):
+            return loader.from_pretrained(
+                resolved,
+                revision=revision,
+                dtype=getattr(torch, dtype),
+                attn_implementation=attention,
+                # None would ask on a terminal whether to run code of the repository.
+                trust_remote_code=False,
+                **({} if head == "causal" else {"num_labels": 1}),
+            )
+    from peft import PeftModel
 
-            model = PeftModel.from_pretrained(model, resolved)
-    return model.to(best_device()).eval()
+    below = load_merged(head, base.name, base.revision, dtype, attention)
+    with _loading(name):
+        model = PeftModel.from_pretrained(below, resolved, is_trainable=trainable)
+    # PEFT looks this name up when it saves, and knows no folder beside adapters.
+    model.peft_config["default"].base_model_name_or_path = below.name_or_path
+    return model
+
+
+def load_merged(head: Head, name: str, revision: str | None, dtype: str, attention: str | None) -> Any:
+    """Return a model on the CPU, with any adapters merged into their base."""
+    import torch
+
+    if adapter_base(resolve(name)) is None:
+        return load_weights(head, name, revision, dtype, attention)
+    # In half precision, the weights would round small updates away before the sum.
+    return load_weights(head, name, revision, "float32", attention).merge_and_unload().to(getattr(torch, dtype))
 
 
 def best_device() -> str:
@@ -144,6 +230,20 @@ def trained_method(name: str) -> str | None:
         return str(run["config"]["persona"]["method"])
     except (OSError, orjson.JSONDecodeError, KeyError, TypeError):
         return None
+
+
+def _adapter_config(name: str) -> dict[str, Any] | None:
+    """Return PEFT's configuration of the adapters in folder `name`, or None if there is none."""
+    path = Path(name).expanduser() / _ADAPTERS
+    if not path.is_file():
+        return None
+    try:
+        config = orjson.loads(path.read_bytes())
+    except orjson.JSONDecodeError as error:
+        raise UsageError(f"model '{name}': {_ADAPTERS} cannot be read: {error}") from None
+    if not isinstance(config, dict):
+        raise UsageError(f"model '{name}': {_ADAPTERS} holds no configuration")
+    return config
 
 
 @contextlib.contextmanager

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from everyuser_train.config import Part, PersonaConfig
+from everyuser_train.config import Method, Part, PersonaConfig, Source
 from everyuser_train.examples import Example, PairItem, UgcItem
 from preference_space.direction import aggregate, verbalise
 from preference_space.space import PreferenceSpace
 from schemas.base import UsageError
 
 T = TypeVar("T")
-
-Method = Literal["ica", "pba"]
-Source = Literal["target", "history"]
-"""Origin of PBA's direction, see `PersonaConfig.direction`."""
 
 _PURPOSE = int.from_bytes(hashlib.blake2b(b"personas", digest_size=8).digest(), "little")
 
@@ -77,6 +73,7 @@ def evaluation_persona(
     method: Method,
     direction: Source,
     space: PreferenceSpace | None,
+    together: bool = False,
 ) -> Persona:
     """Return the persona of an example in evaluation.
 
@@ -84,6 +81,8 @@ def evaluation_persona(
         example: The example.
         parts: Parts to show.
         items: Number of history items of each kind; the first ones are taken.
+        together: `items` counts both kinds together. The pipeline deals a user's history to both in turn, in proportion
+            to their numbers, and so are the first ones.
         method: ICA or PBA.
         direction: Origin of PBA's direction.
         space: Needed for a profile of a direction.
@@ -91,10 +90,15 @@ def evaluation_persona(
     Raises:
         UsageError: PBA needs a direction or a space that is missing.
     """
-    ugc = example.ugc[:items] if "ugc" in parts else ()
-    pair = example.pair[:items] if "pair" in parts else ()
+    ugc = example.ugc if "ugc" in parts else ()
+    pair = example.pair if "pair" in parts else ()
+    comments = pairs = items
+    if together:
+        whole = len(ugc) + len(pair)
+        comments = min(items, whole) * len(ugc) // max(whole, 1)
+        pairs = min(items, whole) - comments
     portrait = example.portrait if "demo" in parts else ""
-    return _with_profile(example, Persona(ugc, pair, portrait, ""), method, direction, space)
+    return _with_profile(example, Persona(ugc[:comments], pair[:pairs], portrait, ""), method, direction, space)
 
 
 def _with_profile(
@@ -102,8 +106,22 @@ def _with_profile(
 ) -> Persona:
     if method == "ica":
         return persona
-    profile = _target_profile(example, space) if direction == "target" else _history_profile(example, persona, space)
+    if direction == "user":
+        profile = _user_profile(example, space)
+    elif direction == "target":
+        profile = _target_profile(example, space)
+    else:
+        profile = _history_profile(example, persona, space)
     return persona._replace(profile=profile)
+
+
+def _user_profile(example: Example, space: PreferenceSpace | None) -> str:
+    if example.user_direction is None:
+        raise UsageError(
+            f"example {example.id} has no user_direction; build the dataset with `persona: users`, or use another "
+            "direction"
+        )
+    return verbalise(_required(space), example.user_direction)
 
 
 def _target_profile(example: Example, space: PreferenceSpace | None) -> str:

@@ -11,7 +11,8 @@ from typing import Any
 
 import jinja2
 
-from everyuser_train.personas import Method, Persona
+from everyuser_train.config import Method
+from everyuser_train.personas import Persona
 from prompts.control_tokens import defuse_tokens
 from prompts.sandbox import PromptEnvironment, join_output
 
@@ -41,6 +42,14 @@ def messages(method: Method, post: str, persona: Persona, clean: Callable[[Any],
     return [{"role": role, "content": _render(template, role, inputs)} for role in ("system", "user")]
 
 
+def prompt_for(tokenizer: Any, method: Method, post: str, persona: Persona) -> list[Message]:
+    """Return `messages` without the tokenizer's special tokens; one turn where its chat template has no system turn."""
+    turns = messages(method, post, persona, cleaner(tokenizer))
+    if _has_system_turn(tokenizer):
+        return turns
+    return [{"role": "user", "content": "\n\n".join(turn["content"] for turn in turns)}]
+
+
 def preference(
     prompt: list[Message], chosen: str, rejected: str, clean: Callable[[Any], Any] = defuse_tokens
 ) -> dict[str, list[Message]]:
@@ -51,7 +60,7 @@ def preference(
 def fit_prompt(
     tokenizer: Any, method: Method, post: str, persona: Persona, responses: Sequence[str], max_length: int
 ) -> list[Message] | None:
-    """Return `messages` with as much of the persona as fits.
+    """Return `prompt_for` with as much of the persona as fits.
 
     History items are cut first: the last pair, the last comment, and so on; then the portrait. The post, the responses
     and the profile are never cut. Tokens are counted with the tokenizer's chat template.
@@ -73,7 +82,7 @@ def fit_prompt(
         return len(tokenizer.apply_chat_template([*prompt, _reply(response)], tokenize=True, return_dict=False))
 
     clean = cleaner(tokenizer)
-    whole = messages(method, post, persona, clean)
+    whole = prompt_for(tokenizer, method, post, persona)
     responses = [clean(response) for response in responses]
     lengths = [length(whole, response) for response in responses]
     longest = responses[lengths.index(max(lengths))]
@@ -81,7 +90,7 @@ def fit_prompt(
         return whole
     if method == "pba":
         return None
-    shorter = [messages(method, post, cut, clean) for cut in _cuts(persona)]
+    shorter = [prompt_for(tokenizer, method, post, cut) for cut in _cuts(persona)]
     first = bisect.bisect_left(shorter, True, key=lambda prompt: length(prompt, longest) <= max_length)
     return shorter[first] if first < len(shorter) else None
 
@@ -99,6 +108,17 @@ def cleaner(tokenizer: Any) -> Callable[[Any], Any]:
         return pattern.sub(r"\g<0> ", defuse_tokens(value)) if isinstance(value, str) else value
 
     return clean
+
+
+@lru_cache(maxsize=4)
+def _has_system_turn(tokenizer: Any) -> bool:
+    """Return False for a chat template that refuses system turns, as Gemma's does, or leaves them out."""
+    mark = "everyuser-system"
+    turns = [{"role": "system", "content": mark}, {"role": "user", "content": "post"}]
+    try:
+        return mark in tokenizer.apply_chat_template(turns, tokenize=False)
+    except jinja2.TemplateError:
+        return False
 
 
 def _cuts(persona: Persona) -> list[Persona]:

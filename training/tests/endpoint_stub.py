@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from aiohttp import web
 
-from everyuser_train.client import Endpoint
+from everyuser_train.config import Endpoint
 
 Answer = Callable[[dict[str, Any], int], Awaitable[web.StreamResponse] | web.StreamResponse]
 """Gets a call's body and how many calls came before it."""

@@ -77,16 +77,20 @@ def test_wrong_usage_is_one_line_and_exit_code_2(command: list[str], message: st
     assert len(done.output.strip().splitlines()) == 1
 
 
-def test_an_interrupt_says_how_to_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("command", "resumes"), [(["fit", "run.yaml"], True), (["render", "run.yaml", "-f", "trl", "-o", "rows"], False)]
+)
+def test_an_interrupt_says_how_to_resume(command: list[str], resumes: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("everyuser_train.loader.load_config", stop)
 
-    done = runner.invoke(app, ["fit", str(tmp_path / "run.yaml")])
+    done = runner.invoke(app, command)
 
     assert done.exit_code == 130
-    assert "run the same command again" in done.output
+    assert done.output.startswith("stopped")
+    assert ("run the same command again" in done.output) == resumes
 
 
 def test_a_bug_names_its_kind_and_the_way_to_its_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

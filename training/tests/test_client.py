@@ -11,7 +11,8 @@ import pytest
 from aiohttp import web
 from pydantic import ValidationError
 
-from everyuser_train.client import Call, Endpoint, Failure, ask_all, chat
+from everyuser_train.client import Call, Failure, ask_all, chat
+from everyuser_train.config import Endpoint
 from schemas.answers import read_text
 from schemas.base import UsageError, UserError
 from schemas.loader import validate

@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from everyuser_train.config import FitConfig
-from everyuser_train.evaluate import EvaluateConfig
+from everyuser_train.config import EvaluateConfig, FitConfig
 from everyuser_train.infer import InferConfig
 from everyuser_train.judge import JudgeConfig
 from schemas.base import UsageError
@@ -100,6 +99,11 @@ def test_wrong_values_are_named_in_plain_words(model: type[BaseModel], document:
         (
             {"persona": {"method": "icaa"}},
             "'persona.method' is the text \"icaa\"; expected 'ica' or 'pba'; did you mean 'ica'?",
+        ),
+        # The trainer would take 1 for a number of steps.
+        (
+            {"training": {"warmup_ratio": 1}},
+            "'training.warmup_ratio' is 1; expected a number of at least 0 and below 1",
         ),
         ({"training": {"bta": 1}}, "unknown key 'training.bta'; did you mean 'beta'?"),
     ],

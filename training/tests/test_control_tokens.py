@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
+from everyuser_train.config import Method
 from everyuser_train.examples import PairItem, UgcItem
 from everyuser_train.infer import Text
 from everyuser_train.judge import judge_messages
-from everyuser_train.personas import Method, Persona
+from everyuser_train.personas import Persona
 from everyuser_train.prompts import cleaner, fit_prompt, preference
 from everyuser_train.score import encode
 from prompts.control_tokens import defuse_tokens

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from everyuser_train import data
 from everyuser_train.config import DataSource
 from everyuser_train.data import Loaded
 from everyuser_train.examples import Example, PairItem, UgcItem
+from everyuser_train.sources import read_space
 from schemas import SCHEMA_VERSION
 from schemas.base import UsageError
 from tests.spaces import TWO
@@ -104,7 +105,7 @@ def _without(row: dict[str, Any], *columns: str) -> dict[str, Any]:
 
 
 def test_folder(folder: Path) -> None:
-    space, examples, _ = load(str(folder), "train")
+    space, examples, *_ = load(str(folder), "train")
     assert space is not None
     assert [dimension.positive.label for dimension in space.dimensions] == ["Young", "Likes humor"]
     assert len(examples) == 6
@@ -150,9 +151,9 @@ def test_unknown_split_names_those_that_exist(folder: Path) -> None:
 
 
 def test_unknown_schema_is_refused_by_name(folder: Path) -> None:
-    (folder / "manifest.json").write_text(json.dumps({"schema_version": "7"}))
+    (folder / "manifest.json").write_text(json.dumps({"schema_version": "0"}))
     for read in (load, stream):
-        with pytest.raises(UsageError, match="'7'") as caught:
+        with pytest.raises(UsageError, match="'0'") as caught:
             read(str(folder), "train")
         assert repr(SCHEMA_VERSION) in str(caught.value)
         assert "\n" not in str(caught.value)
@@ -183,7 +184,7 @@ def test_unfinished_build_is_refused(folder: Path, status: str, said: str) -> No
 def test_foreign_folders_need_neither_manifest_nor_space(folder: Path) -> None:
     (folder / "manifest.json").write_text(json.dumps({"made by": "another tool"}))
     (folder / "preference_space.yaml").unlink()
-    space, examples, _ = load(str(folder), "train")
+    space, examples, *_ = load(str(folder), "train")
     assert space is None
     assert len(examples) == 6
 
@@ -200,7 +201,7 @@ def test_a_given_space_goes_before_the_dataset_s_own(folder: Path, tmp_path: Pat
     space = load(str(folder), "train", space=str(own)).space
     assert space is not None
     assert space.name == "mine"
-    assert data.read_space(DataSource(path=str(folder), space=str(own))) == space
+    assert read_space(DataSource(path=str(folder), space=str(own))) == space
 
 
 def test_rows_of_a_pair_are_numbered_alike(folder: Path, tmp_path: Path) -> None:
@@ -245,20 +246,20 @@ def test_hub(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         return original(str(folder), **arguments)
 
     monkeypatch.setattr(datasets, "load_dataset", local)
-    space, examples, _ = load("someone/set", "train", revision="main")
+    space, examples, *_ = load("someone/set", "train", revision="main")
     assert space is not None
     assert len(examples) == 6
 
 
 def test_hub_dataset_without_manifest_and_space(folder: Path, tmp_path: Path) -> None:
     _hub(folder, tmp_path, absent=("manifest.json", "preference_space.yaml"))
-    assert data.read_space(DataSource(path="someone/set")) is None
+    assert read_space(DataSource(path="someone/set")) is None
 
 
 def test_hub_dataset_of_an_unknown_schema(folder: Path, tmp_path: Path) -> None:
-    (folder / "manifest.json").write_text(json.dumps({"schema_version": "7"}))
+    (folder / "manifest.json").write_text(json.dumps({"schema_version": "0"}))
     _hub(folder, tmp_path, "manifest.json")
-    with pytest.raises(UsageError, match="'7'"):
+    with pytest.raises(UsageError, match="'0'"):
         load("someone/set", "train")
 
 
@@ -360,3 +361,70 @@ def test_p_soups() -> None:
     assert len(examples) == 600
     assert all(len(example.pair) == 4 and example.profile and not example.ugc for example in examples)
     assert len({example.post for example in examples}) == len({example.prompt for example in examples})
+
+
+@pytest.mark.parametrize("name", ["build[1]", "a*b?", "[!x]"])
+@pytest.mark.parametrize("read", [lambda path: load(path, "train").examples, lambda path: [*stream(path, "train")]])
+def test_a_folder_may_have_any_name(folder: Path, name: str, read: Callable[[str], Sequence[Example]]) -> None:
+    other = folder.rename(folder.with_name(name))
+
+    assert [example.id for example in read(str(other))] == [f"row-{number}" for number in range(6)]
+
+
+KINDS = ("opposite", "near", "restraint", "opposite", "near", "near")
+
+
+def _with_users(number: int) -> dict[str, Any]:
+    return _row(number) | {
+        "pair_id": f"pair-{number}",
+        "kind": KINDS[number],
+        "user_id": f"0a1b2c3d-u{number // 4:07d}-{'ab'[number % 2]}",
+        "user_direction": [1.0, 0.0],
+    }
+
+
+@pytest.fixture
+def users(folder: Path) -> Path:
+    """The same folder with users; its training split has the kinds `KINDS`."""
+    rows = [_with_users(number) for number in range(6)]
+    pq.write_table(pa.Table.from_pylist(rows), folder / "data" / "train-00000-of-00001.parquet")
+    return folder
+
+
+def test_users_and_kinds(users: Path) -> None:
+    loaded = load(str(users), "train")
+
+    assert [example.kind for example in loaded.examples] == [*KINDS]
+    assert loaded.examples[5].user_id == "0a1b2c3d-u0000001-b"
+    for direction in (loaded.examples[0].user_direction, loaded.examples[0].portrait_direction):
+        assert direction is not None and direction.tolist() == [1, -1]
+    # A user and its mirror image have one number.
+    assert loaded.users is not None and loaded.users.tolist() == [0, 0, 0, 0, 4, 4]
+    assert loaded.groups.tolist() == loaded.users.tolist()
+
+
+def test_a_dataset_without_users_has_none(folder: Path, lines: Callable[..., str]) -> None:
+    empty = _with_users(0) | {"user_id": "", "user_direction": [], "kind": "of another project"}
+    for loaded in (load(str(folder), "train"), load(lines(empty), "")):
+        example = loaded.examples[0]
+        assert loaded.users is None
+        assert example.kind is None and example.user_id is None
+        assert example.user_direction is None and example.portrait_direction is None
+        assert loaded.groups is loaded.pairs
+
+
+@pytest.mark.parametrize("kinds", [("near",), ("restraint", "opposite")])
+def test_kinds_can_be_chosen(users: Path, lines: Callable[..., str], kinds: tuple[str, ...]) -> None:
+    wanted = [number for number, kind in enumerate(KINDS) if kind in kinds]
+    path = lines(*map(_with_users, range(6)))
+
+    for loaded in (load(str(users), "train", kinds=kinds), load(path, "", kinds=kinds)):
+        assert [example.number for example in loaded.examples] == wanted
+        assert len(loaded.pairs) == len(wanted)
+    assert [example.number for example in stream(str(users), "train", kinds=kinds)] == wanted
+    assert [example.number for example in load(str(users), "train", kinds=kinds, limit=2).examples] == wanted[:2]
+
+
+def test_kinds_that_are_not_there_are_named(folder: Path) -> None:
+    with pytest.raises(UsageError, match=r"split 'train' has no rows of kind near or mined; set data\.kinds"):
+        load(str(folder), "train", kinds=("near", "mined"))

@@ -98,6 +98,14 @@ def test_a_portrait_says_what_was_inferred_for_it() -> None:
     assert persona.profile == "Less tea"
 
 
+def test_a_user_s_portrait_that_was_not_judged_says_the_user_s_direction() -> None:
+    known = example(0, portrait="somebody", portrait_direction=direction(0, -1))
+
+    joined = with_directions(known, {"0": Inferred(direction(1, 1), (), (), None)})
+
+    assert personas.evaluation_persona(joined, ("demo",), 4, "pba", "history", SPACE).profile == "Less order"
+
+
 def _without_directions(folder: Path) -> FitConfig:
     """PBA on rows that say nothing of directions, and a file that says so for each of them."""
     path = prepare(folder, rows=4)

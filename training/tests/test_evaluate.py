@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from everyuser_train import evaluate as module
-from everyuser_train import models
-from everyuser_train.config import EvalData
+from everyuser_train import models, scorers
+from everyuser_train.conditions import Condition, partners, personas, plan
+from everyuser_train.config import EvalData, EvaluateConfig
 from everyuser_train.data import load
-from everyuser_train.evaluate import EvaluateConfig, evaluate, partners, plan, sample
+from everyuser_train.evaluate import evaluate, sample
 from everyuser_train.personas import evaluation_persona
 from everyuser_train.prompts import messages
 from everyuser_train.report import Report, Result
@@ -82,7 +83,7 @@ def cache(tmp_path: Path) -> str:
 
 
 def settings_of(names: Sequence[str], data: EvalData, cache: str, **more: Any) -> EvaluateConfig:
-    given: dict[str, Any] = {"method": "ica", "replicates": 200, "batch_tokens": 20000} | more
+    given: dict[str, Any] = {"method": "ica", "batch_tokens": 20000} | more
     return EvaluateConfig(model=names[0], reference=names[1], data=data, cache=cache, **given)
 
 
@@ -103,8 +104,7 @@ def test_an_untrained_model_ties_with_itself(names: list[str], data: EvalData, c
     assert report.results
     for entry in report.results:
         for name in ("alignment", "alignment_per_token"):
-            estimate = entry.metrics[name]
-            assert (estimate.value, estimate.low, estimate.high) == (0.5, 0.5, 0.5)
+            assert entry.metrics[name].value == 0.5
         assert entry.metrics["absolute"] == entry.metrics["reference_absolute"]
     # Mirrored persons: a policy that ignores the persona is right about one of two.
     assert result(report, "none").metrics["absolute"].value == 0.5
@@ -200,7 +200,7 @@ def use_oracle(monkeypatch: pytest.MonkeyPatch, names: Sequence[str], *, blind: 
         return Scores(np.array(liked) - 9 if key == policy else np.full(len(encoded), -9.0), tokens)
 
     policy = model_key(names[0], None, "float32")
-    monkeypatch.setattr(module, "cached_score", scores)
+    monkeypatch.setattr(scorers, "cached_score", scores)
 
 
 def test_ica_by_an_oracle(names: list[str], data: EvalData, cache: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -349,3 +349,120 @@ def test_some_cases_are_evaluated_as_if_there_were_no_others(names: list[str], c
     expected = evaluate(settings.model_copy(update={"data": alone, "cases": None}))
     assert some.examples == 3
     assert (some.results, some.flips, some.dimensions) == (expected.results, expected.flips, expected.dimensions)
+
+
+def rows_of_users(users: int = 20, pairs: int = 3) -> list[dict[str, Any]]:
+    """Users and their opposites. The last pair of each is near; users have a restraint pair, their opposites do not.
+
+    The histories of the first two users and of their opposites say nothing.
+    """
+    rows = []
+    for user in range(users):
+        slug = ("cats", "dogs")[user % 2]
+        for sign, side in ((1, "a"), (-1, "b")):
+            good, bad = WORDS[slug, sign], WORDS[slug, -sign]
+            direction = [0.5 + 0.5 * sign * (slug == name) for name in ("cats", "dogs", "birds")]
+            shown, hidden = (good, bad) if user >= 2 else ("this", "that")
+            person = {
+                "Preference Direction": direction,
+                "Demographic Information": "A person.",
+                "User-Generated Content": [{"prompt": f"other {k}", "comment": shown.upper()} for k in range(2)],
+                "Pair-wise Comparative Feedback": [
+                    {"prompt": f"more {k}", "chosen": shown, "rejected": hidden} for k in range(2)
+                ],
+                "user_id": f"0a1b2c3d-u{user:07d}-{side}",
+                "user_direction": direction,
+            }
+            for place in range(pairs):
+                kind = "near" if place == pairs - 1 else "opposite"
+                post = {"prompt": f"post {user} {place}", "pair_id": f"{user} {place}", "kind": kind}
+                rows.append(person | post | {"chosen": f"{good} {place}", "rejected": f"{bad} {place}"})
+            if side == "a":
+                post = {"prompt": f"fact {user}", "pair_id": f"{user} fact", "kind": "restraint"}
+                rows.append(person | post | {"chosen": bad, "rejected": good})
+    return rows
+
+
+def test_users_count_the_same_and_the_worst_tenth_of_them_is_told(
+    names: list[str], cache: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_oracle(monkeypatch, names)
+    report = evaluate(settings_of(names, write(tmp_path, rows_of_users()), cache))
+
+    found = {(entry.known, entry.kind): entry for entry in report.users}
+    assert [*dict.fromkeys(known for known, _ in found)] == [None, 0, 1, 2, 4]
+    # 18 users with three pairs right and the plain answer wrong, their 18 opposites, and four without a history.
+    whole = found[None, None]
+    assert (whole.users, whole.cases) == (40, 140)
+    assert whole.mean["alignment"].value == pytest.approx((18 * 0.75 + 18 * 1 + 4 * 0.5) / 40)
+    assert whole.worst["alignment"].value == pytest.approx(0.5)
+    assert whole.mean["alignment"].low is not None
+    near, restraint = found[None, "near"], found[None, "restraint"]
+    assert (near.users, near.cases) == (40, 40) and near.mean["alignment"].value == pytest.approx(0.95)
+    assert (restraint.users, restraint.cases) == (20, 20) and restraint.mean["alignment"].value == pytest.approx(0.05)
+    assert restraint.worst["alignment"].value == 0
+    assert found[0, "opposite"].mean["alignment"].value == 0.5
+    assert [found[known, "opposite"].mean["alignment"].value for known in (1, 2, 4)] == [pytest.approx(0.95)] * 3
+
+
+def test_kinds_of_pairs_are_told_apart(
+    names: list[str], cache: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_oracle(monkeypatch, names)
+    report = evaluate(settings_of(names, write(tmp_path, rows_of_users()), cache))
+
+    assert {entry.kind: entry.cases for entry in report.kinds} == {"opposite": 80, "near": 40, "restraint": 20}
+    accuracy = {entry.kind: entry.metrics["alignment"].value for entry in report.kinds}
+    assert accuracy == pytest.approx({"opposite": 0.95, "near": 0.95, "restraint": 0.05})
+    # A plain answer shows no pole, and a reversed person does not make it the worse one.
+    assert sum(pole.cases for pole in report.dimensions) == 120
+    assert [flip.cases for flip in report.flips] == [120]
+
+
+def test_datasets_without_users_and_kinds_have_no_such_tables(names: list[str], data: EvalData, cache: str) -> None:
+    report = evaluate(settings_of(names, data, cache))
+
+    assert (report.users, report.kinds) == ((), ())
+    assert "known" not in {entry.kind for entry in report.results}
+
+
+def test_rows_without_a_user_beside_others_are_noted(names: list[str], cache: str, tmp_path: Path) -> None:
+    rows = rows_of_users(2)
+    mined = [row | {"user_id": "", "user_direction": [], "kind": "mined"} for row in rows[:2]]
+    data = write(tmp_path, rows + mined)
+    settings = settings_of(names, data, cache)
+
+    _, notes = plan(settings, load(data, ""))
+
+    assert "no figures by user: some rows have none" in notes[0]
+    sampled = load(data.model_copy(update={"kinds": ("opposite", "near", "restraint")}), "")
+    assert not any("by user" in note for note in plan(settings, sampled)[1])
+
+
+def test_users_are_sampled_whole_and_never_their_own_control(names: list[str], cache: str, tmp_path: Path) -> None:
+    loaded = load(write(tmp_path, rows_of_users()), "")
+
+    some = loaded.take(sample(loaded.groups, 21, 0))
+
+    assert [count for _, count in sorted(Counter(str(e.user_id)[:-2] for e in some.examples).items())] == [7, 7, 7]
+    condition = Condition("shuffled", ("ugc",), None, 2)
+    for row, example, persona in personas(condition, loaded, settings_of(names, EvalData(path=""), cache)):
+        others = [other for other in loaded.examples if persona.ugc is other.ugc]
+        assert others and all(loaded.groups[row] != loaded.groups[other.number] for other in others)
+        assert example is loaded.examples[row]
+
+
+def test_pba_by_the_user_s_whole_direction(
+    names: list[str], cache: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_oracle(monkeypatch, names)
+    data = write(tmp_path, rows_of_users())
+    report = evaluate(settings_of(names, data, cache, method="pba", directions=("user",)))
+
+    assert [(entry.kind, entry.direction) for entry in report.results] == [
+        ("persona", "user"), ("shuffled", "user"), ("none", None),
+    ]  # fmt: skip
+    assert {entry.kind: entry.metrics["alignment"].value for entry in report.kinds} == {
+        "opposite": 1, "near": 1, "restraint": 0,
+    }  # fmt: skip
+    assert [(flip.direction, flip.metrics["followed"].value) for flip in report.flips] == [("user", 1)]

@@ -17,12 +17,13 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
-from everyuser_train import fit as fitting
 from everyuser_train import models
+from everyuser_train.arguments import trl_arguments
 from everyuser_train.config import FitConfig
 from everyuser_train.fit import fit
 from everyuser_train.loader import load_config
 from everyuser_train.rows import write_rows
+from everyuser_train.trainer import make_trainer
 from schemas import packaged_models
 from schemas.base import UsageError
 from tests.small import Silent, prepare, small_config, with_splits
@@ -92,7 +93,7 @@ def test_precomputed_reference_scores_belong_to_their_rows(tmp_path: Path) -> No
     config = small_config(tmp_path, "training.epochs=2", rows=8)
     tokenizer = models.load_tokenizer(config.model.name)
     found = write_rows(config, tokenizer, tmp_path / "rows")
-    trainer = fitting._trainer(config, fitting._arguments(config), found, tokenizer, TrainerCallback())
+    trainer = make_trainer(config, trl_arguments(config), found, tokenizer, TrainerCallback())
 
     base = models.load_model(config.model.name, dtype="float32")
     for side in ("chosen", "rejected"):
@@ -103,11 +104,25 @@ def test_precomputed_reference_scores_belong_to_their_rows(tmp_path: Path) -> No
     assert len(set(trainer.train_dataset["ref_chosen_logps"])) > 8
 
 
+@pytest.mark.parametrize("precomputed", [True, False], ids=["precomputed", "as it goes"])
+def test_shared_prompts_train_the_same_model(tmp_path: Path, precomputed: bool) -> None:
+    metrics = []
+    for shared in (True, False):
+        keys = [f"training.share_prompts={shared}", f"training.precompute_reference={precomputed}"]
+        config = small_config(tmp_path / str(shared), *keys, "training.device_batch_size=2")
+        fit(config, Silent())
+        metrics.append(lines(Path(config.output)))
+
+    for ours, theirs in zip(*metrics, strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-4)
+    assert abs(metrics[0][-1]["rewards/margins"]) > 1e-3
+
+
 def test_rows_are_trained_on_in_their_order(tmp_path: Path) -> None:
     config = small_config(tmp_path)
     tokenizer = models.load_tokenizer(config.model.name)
     found = write_rows(config, tokenizer, tmp_path / "rows")
-    trainer = fitting._trainer(config, fitting._arguments(config), found, tokenizer, TrainerCallback())
+    trainer = make_trainer(config, trl_arguments(config), found, tokenizer, TrainerCallback())
 
     seen: list[str] = []
     for batch in trainer.get_train_dataloader():
@@ -253,8 +268,8 @@ def test_full_tuning_keeps_the_weights_in_float32(tmp_path: Path) -> None:
 
     assert models.load_model(str(model), dtype="float32").dtype == torch.float32
     assert not (model / "adapter_config.json").exists()
-    assert fitting._arguments(config).model_init_kwargs["dtype"] == "float32"
-    assert fitting._arguments(config).bf16
+    assert trl_arguments(config).model_init_kwargs["dtype"] == "float32"
+    assert trl_arguments(config).bf16
 
 
 @pytest.mark.parametrize(
@@ -263,6 +278,9 @@ def test_full_tuning_keeps_the_weights_in_float32(tmp_path: Path) -> None:
         (["training.batch_size=5"], r"5 is not a multiple of .* \(2 x 1\)"),
         (["training.extra.los_type=[ipo]"], r"has no 'los_type'; did you mean 'loss_type'\?"),
         (["training.extra.beta=0.3"], r"'beta' is set by the key .training\.beta"),
+        (["training.extra.train_sampling_strategy=random"], r"'train_sampling_strategy' is fixed"),
+        (["training.extra.eval_strategy=epoch"], r"'eval_strategy' is fixed"),
+        (["training.extra.disable_dropout=false"], r"'disable_dropout' is fixed"),
         (["training.scheduler=steep"], r"training: TRL"),
         (["data.streaming=true"], r"set training\.max_steps"),
         (["data.streaming=true", "training.max_steps=2"], "set training.precompute_reference"),
@@ -279,7 +297,7 @@ def test_settings_that_do_not_go_together_are_named(tmp_path: Path, overrides: l
 def test_extra_fields_reach_trl(tmp_path: Path) -> None:
     config = small_config(tmp_path, "training.extra={loss_type: [ipo], weight_decay: 0.1}")
 
-    arguments: Any = fitting._arguments(config)
+    arguments: Any = trl_arguments(config)
 
     assert arguments.loss_type == ["ipo"]
     assert arguments.weight_decay == 0.1

@@ -256,9 +256,17 @@ def test_options_are_shuffled_by_the_text_alone() -> None:
     orders = option_orders(Text("p", "t"), 6000)
     assert orders[:50].tolist() == option_orders(Text("p", "t"), 50).tolist()
     assert orders[:50].tolist() != option_orders(Text("p", "u"), 50).tolist()
+    assert orders[:50].tolist() != option_orders(Text("pt", ""), 50).tolist()
     assert (np.sort(orders, axis=1) == [0, 1, 2]).all()
     for option in range(3):
         assert np.bincount(orders[:, option]).min() > 1850  # 2000 expected, 4 sigma off
+
+
+def test_orders_are_the_same_in_every_version_of_python() -> None:
+    # An emoji that some versions take for printable, and a lone surrogate.
+    assert option_orders(Text("\U0001fae9", "\ud800"), 4).tolist() == [
+        [0, 2, 1], [0, 2, 1], [1, 0, 2], [1, 0, 2],
+    ]  # fmt: skip
 
 
 def test_levels() -> None:

@@ -96,7 +96,8 @@ def test_both_orders_are_asked_and_everything_adds_up(make: Callable[..., JudgeC
     assert count(report, "win") + count(report, "loss") + count(report, "tie") == 10
     assert count(report, "tie") == report.identical and report.inconsistent.value == 0
     assert report.score.value == pytest.approx(report.win.value + report.tie.value / 2)
-    assert report.win.low is not None and report.win.high is not None and report.win.low <= report.win.high
+    # Five posts are too few for an interval.
+    assert report.win.low is report.win.high is None
     assert report.first == 0.5 and (report.unjudged, report.too_long, report.first_failure) == (0, 0, None)
     assert seen[0] == ("policy's replies", 0, 10) and seen[-1] == ("verdicts", 20, 20)
     assert JudgeReport.model_validate_json((tmp_path / "out" / "judge.json").read_text()) == report

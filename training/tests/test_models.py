@@ -74,6 +74,13 @@ def test_what_is_no_model_is_named(name: str, message: str) -> None:
         resolve(name)
 
 
+def test_the_folder_of_a_run_names_its_model(tmp_path: Path) -> None:
+    model = save_tiny(tmp_path / "model")
+
+    with pytest.raises(UsageError, match=f"no model there .*; the run's model is {model}"):
+        resolve(str(tmp_path))
+
+
 def test_a_broken_folder_is_one_line(folder: Path) -> None:
     (folder / "base" / "model.safetensors").unlink()
 

@@ -172,3 +172,24 @@ def test_flipped_examples_say_the_opposite() -> None:
     flipped = _example(direction=_levels(1, -1), profile="Young, Serious").flipped()
     assert evaluation_persona(flipped, ("demo",), 0, "pba", "target", TWO).profile == "Older, Likes humor"
     assert evaluation_persona(flipped, ("ugc", "pair", "demo"), 4, "pba", "history", TWO).profile == "Likes humor"
+
+
+@pytest.mark.parametrize(("items", "ugc", "pair"), [(0, 0, 0), (1, 0, 1), (2, 1, 1), (5, 2, 3), (8, 4, 4), (99, 4, 4)])
+def test_known_items_are_the_first_that_the_pipeline_dealt(items: int, ugc: int, pair: int) -> None:
+    persona = evaluation_persona(_example(), ("ugc", "pair"), items, "ica", "target", TWO, together=True)
+
+    assert _names(persona) == [f"u{k}" for k in range(ugc)] + [f"q{k}" for k in range(pair)]
+    assert not persona.portrait
+    assert len(_names(evaluation_persona(_example(), ("ugc",), items, "ica", "target", TWO, together=True))) == min(
+        items, 4
+    )
+
+
+def test_the_user_s_direction_is_all_that_is_true_of_it() -> None:
+    example = _example(user_direction=_levels(1, -1), profile="Young")
+
+    assert evaluation_persona(example, (), 0, "pba", "user", TWO).profile == "Young, Serious"
+    assert draw_persona(example, PersonaConfig(method="pba", direction="user"), TWO, 0, 0).profile == "Young, Serious"
+    assert evaluation_persona(example.flipped(), (), 0, "pba", "user", TWO).profile == "Older, Likes humor"
+    with pytest.raises(UsageError, match="has no user_direction"):
+        evaluation_persona(_example(), (), 0, "pba", "user", TWO)

@@ -9,8 +9,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from everyuser_train import prompts
+from everyuser_train.config import Method
 from everyuser_train.examples import PairItem, UgcItem
-from everyuser_train.personas import NO_PERSONA, Method, Persona
+from everyuser_train.personas import NO_PERSONA, Persona
 from everyuser_train.prompts import fit_prompt, messages, preference
 from prompts.sandbox import is_plain
 
@@ -155,3 +156,18 @@ def test_templates_get_plain_data_alone(method: Method, monkeypatch: pytest.Monk
 
     assert len(given) == 2 and all(map(is_plain, given))
     assert ("comment1" in repr(given)) == (method == "ica")
+
+
+REFUSES = "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+OMITS = "{% for turn in messages if turn.role != 'system' %}<s> {{ turn.role }} {{ turn.content }} </s>\n{% endfor %}"
+
+
+@pytest.mark.parametrize("template", [REFUSES + TEMPLATE, OMITS])
+def test_a_template_without_system_turns_gets_one_turn(template: str) -> None:
+    inner = Tokenizer(models.WordLevel({"[UNK]": 0}, "[UNK]"))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, chat_template=template)
+
+    (turn,) = fit_prompt(tokenizer, "ica", "the post", PERSONA, ["yes"], 10**6) or []
+
+    system, user = messages("ica", "the post", PERSONA)
+    assert turn == {"role": "user", "content": f"{system['content']}\n\n{user['content']}"}

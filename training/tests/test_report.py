@@ -7,9 +7,22 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from everyuser_train.figure import figure
 from everyuser_train.metrics import Estimate
-from everyuser_train.report import Contrast, Flip, Kind, PoleResult, Report, Result, figure, save, show
+from everyuser_train.report import (
+    Contrast,
+    Flip,
+    Kind,
+    KindResult,
+    PoleResult,
+    Report,
+    Result,
+    UserResult,
+    save,
+    show,
+)
 from schemas.base import UserError
+from schemas.records import Kind as PairKind
 
 HOSTILE = "[bold]x[/bold] $\\frac \x1b[31m\n_"
 METRICS = {
@@ -57,6 +70,8 @@ def make_report(
         seconds=3.2,
         results=results,
         contrasts=(Contrast(kind="shuffled", direction=None, cases=12, metrics=METRICS),),
+        kinds=(),
+        users=(),
         flips=(Flip(direction="target", cases=12, posts=6, metrics={"reversed": METRICS["margin"]}),),
         dimensions=tuple(
             PoleResult(dimension=k, slug=f"{k} {HOSTILE}", label=HOSTILE, level=level, cases=k, metrics=METRICS)
@@ -124,3 +139,30 @@ def test_a_folder_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"report\.json cannot be written"):
         save(make_report(), tmp_path / "file")
+
+
+def by_user(known: int | None, kind: PairKind | None = None) -> UserResult:
+    worst = {name: Estimate(value=0.21, low=None, high=None) for name in METRICS}
+    return UserResult(
+        known=known, parts=("ugc",), direction=None, kind=kind, cases=99, users=40, mean=METRICS, worst=worst
+    )
+
+
+def test_users_and_kinds_have_a_table_and_a_curve() -> None:
+    report = make_report(poles=0).model_copy(
+        update={
+            "kinds": (KindResult(kind="restraint", cases=7, metrics=METRICS),),
+            "users": (by_user(None), by_user(None, "near"), by_user(0), by_user(4), by_user(4, "mined")),
+        }
+    )
+
+    text = printed(report)
+
+    for words in ("restraint", "By user", "whole persona", "alignment, worst tenth", "21.0"):
+        assert words in text
+    assert "near" in text and "mined" not in text
+    _, curve = figure(report).axes
+    assert list(curve.lines[0].get_xdata()) == [0, 4]
+    assert [label.get_text() for label in curve.get_legend().get_texts()] == [
+        "alignment, mean", "alignment, worst tenth", "absolute, mean", "absolute, worst tenth",
+    ]  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +10,19 @@ import numpy as np
 import torch
 from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from everyuser_train.forward import score_batches
 from everyuser_train.models import load_model
-from everyuser_train.score import Encoded, FloatArray, encode, score_batches
+from everyuser_train.score import Encoded, FloatArray, Keep, encode
 
 TEMPLATE = (
     "{% for turn in messages %}<s>{{ turn.role }}\n{{ turn.content }}</s>\n{% endfor %}"
     "{% if add_generation_prompt %}<s>assistant\n{% endif %}"
 )
+
+
+WORDS = ["the", "cat", "sat", "on a mat", "and", "saw", "no dog", "éß", "猫", "\n\n", "", " ", "<b>", "{x}"]
 
 
 def tiny_tokenizer(template: str | None = TEMPLATE) -> Any:
@@ -53,6 +57,15 @@ def tiny_model(seed: int = 0, dropout: float = 0.0) -> Any:
         return LlamaForCausalLM(config).eval()
 
 
+def tiny_of(kind: Any, **fields: Any) -> Any:
+    """A tiny model of another kind, with weights so large that its replies differ in probability."""
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = kind(vocab_size=258, num_key_value_heads=2, head_dim=8, initializer_range=0.3, **sizes, **fields)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return AutoModelForCausalLM.from_config(config).eval()
+
+
 def save_tiny(folder: Path, seed: int = 0) -> str:
     """Write the model and its tokenizer to a folder; return its path."""
     tiny_model(seed).save_pretrained(folder)
@@ -73,6 +86,30 @@ def score_encoded(model: Any, encoded: Sequence[Encoded], batch_tokens: int) -> 
     for rows, part in score_batches(model, encoded, batch_tokens):
         logp[rows] = part
     return logp
+
+
+def make_pairs(count: int, seed: int = 0) -> list[tuple[list[dict[str, str]], str]]:
+    """Prompts and replies of very different lengths; every second prompt is that of the pair before."""
+    numbers = np.random.default_rng(seed)
+
+    def text(longest: int) -> str:
+        return " ".join(numbers.choice(WORDS, int(numbers.integers(0, longest))))
+
+    pairs: list[tuple[list[dict[str, str]], str]] = []
+    for number in range(count):
+        prompt = [{"role": "system", "content": text(9)}, {"role": "user", "content": text(40)}]
+        pairs.append((pairs[-1][0] if number % 2 else prompt, text(30)))
+    return pairs
+
+
+def computed_by(model: Any, batch_tokens: int) -> Callable[[list[Encoded], Keep], None]:
+    """Return what scores sequences by the model, for `cached_score`."""
+
+    def compute(encoded: list[Encoded], keep: Keep) -> None:
+        for rows, logp in score_batches(model, encoded, batch_tokens):
+            keep(rows, logp)
+
+    return compute
 
 
 def save_adapters(folder: Path, base: str, *, trained: bool = True) -> str:

@@ -137,7 +137,7 @@ def _fingerprint(build: Build, config: BuildConfig) -> str:
 
 
 class _Questions(NamedTuple):
-    """The questions about a pair: those of verification, which its claim holds, and those of persona swap."""
+    """The questions about a pair: those of verification, which its claim holds, and those of persona swap, if any."""
 
     sampled: SampledPair
     claim: Claim
@@ -156,8 +156,11 @@ def _questions(sampled: SampledPair, plan: BuildPlan) -> _Questions:
     asked = pair.model_copy(update={"direction": pair.asked_direction or pair.direction})
     claim = Claim(int(pair.pair_id.rpartition("-")[2]), post, asked)
     shard = ask_judge(VerifyShard(ShardSpec(sampled.split, 0, 1, 0, 1), [claim], None), plan, pair.attempt)
-    head = choice_head(plan.config.judge, verification.structured_outputs)
-    return _Questions(sampled, shard.claims[0], swap_requests(sampled, post, resources(plan).templates["prefer"], head))
+    swap: Sequence[AnyRequest] = ()
+    if pair.kind != "restraint":
+        head = choice_head(plan.config.judge, verification.structured_outputs)
+        swap = swap_requests(sampled, post, resources(plan).templates["prefer"], head)
+    return _Questions(sampled, shard.claims[0], swap)
 
 
 def _ask(requests: Sequence[Sequence[AnyRequest]], plan: BuildPlan, progress: Progress) -> list[list[Outcome]]:
@@ -185,7 +188,7 @@ def _read(questions: _Questions, outcomes: Sequence[Outcome], plan: BuildPlan) -
     split = len(questions.claim.requests)
     claim = dataclasses.replace(questions.claim, outcomes=tuple(outcomes[:split]))
     (verdict,) = judge_claims([claim], plan).verdicts
-    preferences = read_preferences(outcomes[split:])
+    preferences = read_preferences(outcomes[split:]) if questions.swap else None
     if verdict.cause is not None or isinstance(preferences, Violation | Failure):
         return None
     return JudgedPair(questions.sampled, verdict.pair, preferences)

@@ -2,20 +2,6 @@
 
 const BATCH = 60;
 
-/** Return the texts of a row that the search covers. */
-const SEARCHED = {
-  examples: (row) => [
-    row.id,
-    row.prompt,
-    row.chosen,
-    row.rejected,
-    row.portrait,
-    row.profile,
-    ...row.history.flatMap((item) => [item.prompt, item.chosen, item.rejected, item.profile]),
-  ],
-  rejections: (row) => [row.id, row.prompt, row.reason, row.detail, ...row.texts, ...row.cleaned],
-};
-
 /** Return `{part, open(slug)}`: the section, and a function that shows the examples of a dimension. */
 function browser(report) {
   const rows = { examples: report.shown, rejections: report.rejections };
@@ -36,6 +22,10 @@ function browser(report) {
   const dimension = choice("dimension", () => (offerLevels(), update()));
   const level = choice("direction", () => update());
   const reason = choice("reason", () => update());
+  const pairKind = choice("kind", () => update());
+  const user = choice("user", () => update());
+  const filters = [split, dimension, level, pairKind, user, reason];
+  const person = el("div", { id: "user-card" });
   const said = el("p", { class: "said", role: "status" });
   const list = el("ul", {
     role: "listbox",
@@ -72,7 +62,10 @@ function browser(report) {
       (split.chosen() === null || row.split === split.chosen()) &&
       (slug === null || Object.hasOwn(row.direction, slug)) &&
       (level.chosen() === null || row.direction[slug] === level.chosen()) &&
-      (kind === "examples" || reason.chosen() === null || row.reason === reason.chosen()) &&
+      (kind === "examples"
+        ? (pairKind.chosen() === null || row.kind === pairKind.chosen()) &&
+          (user.chosen() === null || row.user_id === user.chosen())
+        : reason.chosen() === null || row.reason === reason.chosen()) &&
       sought.every((word) => haystack(row).includes(word))
     );
   }
@@ -88,6 +81,8 @@ function browser(report) {
     said.replaceChildren(
       found.length === every ? `${count(every)} on this page` : `${count(found.length)} of ${count(every)}`,
     );
+    const own = kind === "examples" && user.chosen() ? rows.examples.filter((row) => row.user_id === user.chosen()) : [];
+    person.replaceChildren(...(own.length ? [userCard(own, dimensions)] : []));
     show(found.length ? 0 : -1);
   }
 
@@ -112,7 +107,7 @@ function browser(report) {
     list.setAttribute("aria-activedescendant", chosen.id);
     keepInView(chosen);
     const make = kind === "examples" ? exampleView : rejectionView;
-    shown.replaceChildren(turner(), make(found[at], dimensions, wanted()));
+    shown.replaceChildren(turner(), make(found[at], dimensions, wanted(), openUser));
     shown.scrollTop = 0;
   }
 
@@ -193,6 +188,16 @@ function browser(report) {
     const reasons = kind === "rejections" ? counted(tally((row) => [row.reason])).sort() : [];
     reason.offer("All reasons", reasons);
     reason.label.hidden = kind !== "rejections";
+    const ofKind = counted(tally((row) => (row.kind ? [row.kind] : [])));
+    pairKind.offer("All kinds", ofKind);
+    pairKind.label.hidden = ofKind.length < 2;
+    // All ids begin with the build's fingerprint.
+    const ofUser = counted(tally((row) => (row.user_id ? [row.user_id] : []))).sort();
+    user.offer(
+      "All users",
+      ofUser.map(([id, text]) => [id, text.replace(/^[0-9a-f]{8}-/, "")]),
+    );
+    user.label.hidden = !ofUser.length;
     for (const tab of tabs) tab.setAttribute("aria-pressed", tab.dataset.kind === kind);
   }
 
@@ -204,7 +209,7 @@ function browser(report) {
 
   function clear() {
     search.value = "";
-    for (const each of [split, dimension, level, reason]) each.choose(null);
+    for (const each of filters) each.choose(null);
     offerLevels();
     update();
     search.focus();
@@ -213,12 +218,22 @@ function browser(report) {
   function open(slug) {
     search.value = "";
     turnTo("examples");
-    for (const each of [split, dimension]) each.choose(null);
+    for (const each of filters) each.choose(null);
     dimension.choose(slug);
     offerLevels();
     update();
     document.getElementById("browse").scrollIntoView();
     list.focus({ preventScroll: true });
+  }
+
+  /** Show all rows of a user. */
+  function openUser(id) {
+    search.value = "";
+    for (const each of filters) each.choose(null);
+    user.choose(id);
+    offerLevels();
+    update();
+    list.focus();
   }
 
   if (!report.shown.length && !report.rejections.length)
@@ -234,10 +249,11 @@ function browser(report) {
       "div",
       { class: "filters", role: "search", "aria-label": "Filters" },
       el("label", { class: "grow" }, el("span", {}, "Search"), search),
-      [split, dimension, level, reason].map((each) => each.label),
+      filters.map((each) => each.label),
       reset,
     ),
     said,
+    person,
     el("div", { class: "sides" }, list, shown),
   );
   return { part: browseSection(node), open };

@@ -80,9 +80,12 @@ function lengthBias(report) {
 /** Return every check with figures in this report, the worst first: `{name, value, verdict, why, section}`. */
 function checks(report) {
   if (!report.examples) return [];
-  const kinds = [verificationChecks, secondJudgeChecks, leakChecks, lengthChecks, historyChecks, spaceChecks, replyChecks];
+  const parts = [
+    ...[verificationChecks, secondJudgeChecks, kindChecks, userChecks],
+    ...[leakChecks, lengthChecks, historyChecks, spaceChecks, replyChecks],
+  ];
   const order = [PROBLEM, LOOK, TOO_FEW, FINE];
-  return kinds.flatMap((kind) => kind(report)).sort((a, b) => order.indexOf(a.verdict) - order.indexOf(b.verdict));
+  return parts.flatMap((part) => part(report)).sort((a, b) => order.indexOf(a.verdict) - order.indexOf(b.verdict));
 }
 
 /** AlignX reports 84.2 % agreement of its directions with people. */

@@ -21,6 +21,8 @@ function start() {
   const sections = [
     glance(report),
     verification(report),
+    kinds(report),
+    users(report, rows.open),
     coverage(report, rows.open),
     correlations(report),
     lengths(report),

@@ -1,12 +1,33 @@
 // A row of the dataset: its entry in the list, and the whole row.
 
+/** Return the texts of a row that the search covers. */
+const SEARCHED = {
+  examples: (row) => [
+    row.id,
+    row.prompt,
+    row.chosen,
+    row.rejected,
+    row.portrait,
+    row.profile,
+    row.user_id,
+    ...row.history.flatMap((item) => [item.prompt, item.chosen, item.rejected, item.profile]),
+  ],
+  rejections: (row) => [row.id, row.prompt, row.reason, row.detail, ...row.texts, ...row.cleaned],
+};
+
 /** Return the first line of a post, which is its title where it has one. */
 function title(prompt) {
   return prompt.trim().split("\n", 1)[0];
 }
 
 function option(row, index) {
-  const tags = [row.split, row.mirrored && "mirror image", row.reason].filter(Boolean);
+  const tags = [
+    row.split,
+    row.mirrored && "mirror image",
+    isSpecial(row.kind) && row.kind,
+    row.user_id,
+    row.reason,
+  ].filter(Boolean);
   return el(
     "li",
     { role: "option", id: `row-${index}`, "aria-selected": "false", "data-id": row.id },
@@ -19,17 +40,22 @@ function option(row, index) {
   );
 }
 
-function exampleView(row, dimensions, sought) {
+function exampleView(row, dimensions, sought, openUser) {
   const facts = [
     row.split,
     row.source,
+    isSpecial(row.kind) && row.kind,
     row.mirrored && "mirror image",
     `history supports ${percent(row.history_support)} of the direction`,
   ];
+  const all = () => openUser(row.user_id);
   return el(
     "article",
     {},
     rowHead(row, facts),
+    row.user_id &&
+      el("p", {}, el("button", { type: "button", class: "plain", onclick: all }, `All pairs of ${row.user_id}`)),
+    isSpecial(row.kind) && el("p", { class: "why" }, KINDS[row.kind][1]),
     chips(row.direction, dimensions),
     text("Post", row.prompt, sought),
     el(
@@ -87,11 +113,11 @@ function rowHead(row, facts) {
   );
 }
 
-function chips(direction, dimensions) {
+function chips(direction, dimensions, name = "Direction") {
   if (!Object.keys(direction).length) return null;
   return el(
     "ul",
-    { class: "chips", "aria-label": "Direction" },
+    { class: "chips", "aria-label": name },
     Object.entries(direction).map(([slug, level]) => {
       const d = dimensions.get(slug);
       const label = d ? (level > 0 ? d.positive_label : d.negative_label) : slug;

@@ -51,7 +51,7 @@ function unusedDimensions(unused) {
   return unused.length > 0 && unfolded(`${many(unused.length, "dimension")} without an example`, list);
 }
 
-function coverageAnswer(report, occur) {
+function coverageAnswer(report, occur, noun = "example") {
   const poles = occur.flatMap((d) => [
     [d.positive, d.positive_label],
     [d.negative, d.negative_label],
@@ -66,7 +66,7 @@ function coverageAnswer(report, occur) {
     missing
       ? `, but ${many(missing, "pole")} of them never ${missing === 1 ? "does" : "do"}. `
       : ", each with both poles. ",
-    `The rarest pole is \u201c${short(label, 60)}\u201d with ${many(least, "example")}. `,
+    `The rarest pole is \u201c${short(label, 60)}\u201d with ${many(least, noun)}. `,
     uneven
       ? `In ${many(uneven, "dimension")} one pole is more than twice as frequent as the other.`
       : "In no dimension is one pole more than twice as frequent as the other.",

@@ -64,13 +64,17 @@ function shareLine(name, share, how) {
 
 const SHARES = ["Share", "Value", `95${THIN}% interval`, "Of", "How to read it"];
 
-function secondFigure({ found, agreement, sampled, unanswered }) {
+function secondFigure({ found, agreement, sampled, unanswered, recovery_by_kind: byKind }) {
   const { recovery, recovery_after: after, drift } = found;
+  const kinds = Object.entries(byKind);
   const rows = [
     shareLine("Asked dimensions found", recovery, "before filtering; guessing gives 50\u202f%"),
     after && shareLine("Kept dimensions found", after, "after filtering; where no dimension was dropped, the same"),
     agreement && shareLine("Agreement with the first judge", agreement, "on asked dimensions, by the margin's sign"),
     drift && shareLine("Drift where nobody asked", drift, `margins beyond ${decimal(found.drift_margin)}`),
+    ...(kinds.length > 1 ? kinds : []).map(([kind, share]) =>
+      shareLine(`Found in ${kind} pairs`, share, "of the asked dimensions"),
+    ),
   ].filter(Boolean);
   return figure(
     "What does a judge find who is asked anew?",
@@ -86,7 +90,7 @@ function secondFigure({ found, agreement, sampled, unanswered }) {
   );
 }
 
-function swapFigure({ swap }) {
+function swapFigure({ swap, restraint }) {
   const rows = [
     shareLine("Own reply preferred", swap.preferred, "given a portrait; guessing gives 50\u202f%"),
     swap.both && shareLine("Under both portraits", swap.both, "the preference turns round with the person"),
@@ -102,7 +106,8 @@ function swapFigure({ swap }) {
       wide: true,
       how:
         "Persona swap: the judge reads a portrait and both replies, in both orders, and may have no preference. The " +
-        "chosen reply belongs to the portrait of the pair, the rejected one to the opposite portrait.",
+        "chosen reply belongs to the portrait of the pair, the rejected one to the opposite portrait." +
+        (restraint ? ` Left out are ${many(restraint, "restraint pair")}: a plain answer suits every person.` : ""),
     },
   );
 }

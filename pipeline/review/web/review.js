@@ -6,6 +6,24 @@ const ANSWERS = [
   ["cannot tell", "Cannot tell", "3"],
 ];
 
+/** Words of the questions by the sheet's style: about the writer of the replies, or the person whom they answer. */
+const WORDS = {
+  peer: {
+    post: "Post",
+    ask: "Which reply shows more of: ",
+    who: "writer",
+    lead: "Read the post and both replies. Each question names a trait of a writer: say which reply shows that trait more. ",
+    unsure: "where neither shows the trait, or both alike",
+  },
+  assistant: {
+    post: "Message",
+    ask: "Which reply suits this person better: ",
+    who: "person",
+    lead: "Read the message and an assistant's two replies. Each question names a person: say which reply suits that person better. ",
+    unsure: "where neither suits the person better",
+  },
+};
+
 /** Return the answers and the reviewer that this browser keeps of a page, and a function that keeps them. */
 function memory(digest, pairs) {
   const key = `everyuser review ${digest}`;
@@ -33,6 +51,7 @@ function memory(digest, pairs) {
 
 function review({ review_version, digest, sheet }) {
   const pairs = sheet.pairs;
+  const words = WORDS[sheet.style];
   const { kept, keep } = memory(digest, pairs);
   const all = pairs.flatMap((pair, at) => Object.keys(pair.questions).map((slug) => ({ at, slug })));
   const answerOf = ({ at, slug }) => kept.answers[pairs[at].id][slug];
@@ -79,7 +98,7 @@ function review({ review_version, digest, sheet }) {
       el(
         "article",
         { "data-pair": pair.id },
-        passage("Post", pair.prompt),
+        passage(words.post, pair.prompt),
         el("div", { class: "two" }, passage("First reply", pair.replies[0]), passage("Second reply", pair.replies[1])),
         el(
           "ol",
@@ -141,10 +160,10 @@ function review({ review_version, digest, sheet }) {
       el(
         "div",
         {},
-        el("h3", {}, "Which reply shows more of: ", el("strong", {}, sought.label), "?"),
-        el("p", {}, "The writer ", el("strong", {}, sought.description), "."),
-        el("p", {}, `The opposite, ${other.label}: the writer ${other.description}.`),
-        el("p", {}, `${dimension.name}: ${dimension.question}`),
+        el("h3", {}, words.ask, el("strong", {}, sought.label), "?"),
+        el("p", {}, `The ${words.who} `, el("strong", {}, sought.description), "."),
+        el("p", {}, `The opposite, ${other.label}: the ${words.who} ${other.description}.`),
+        sheet.style === "peer" && el("p", {}, `${dimension.name}: ${dimension.question}`),
       ),
       el("div", { class: "choices", role: "group", "aria-label": sought.label }, buttons),
     );
@@ -186,8 +205,8 @@ function review({ review_version, digest, sheet }) {
       el(
         "p",
         { class: "answer" },
-        "Read the post and both replies. Each question names a trait of a writer: say which reply shows that trait more. ",
-        "\u201cCannot tell\u201d is a good answer where neither shows the trait, or both alike. Keys 1, 2 and 3 answer, ",
+        words.lead,
+        `\u201cCannot tell\u201d is a good answer ${words.unsure}. Keys 1, 2 and 3 answer, `,
         "up and down change the question, left and right the pair. Answers stay in this browser; export them at the end.",
       ),
     ),

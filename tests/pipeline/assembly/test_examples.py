@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.assembly.examples import ExampleShard, Persona, assemble, open_block, store_examples
+from pipeline.assembly.examples import ExampleShard, assemble, open_block, store_examples
 from pipeline.assembly.history import History
 from pipeline.assembly.leaks import made_of, read_pool_state
 from pipeline.assembly.mirror import mirror
@@ -182,15 +182,14 @@ def test_model_is_asked_for_portraits_by_the_direction_alone(tmp_path: Path) -> 
     shard = asked_portraits(plan)
     space, pool = resources(plan).space, shard.block.pool
 
-    for persona in shard.personas:
-        for side, request in zip(plan.sides, persona.requests, strict=True):
-            text = body_of(request)["messages"][-1]["content"]
-            assert [line for line in text.splitlines() if line.startswith("- ")] == [
-                f"- {trait['label']}: {trait['description']}."
-                for trait in space.traits(side * pool.directions[persona.row])
-            ]
-            row = {name: shard.block.table[name][persona.row].as_py() for name in ("prompt", "chosen", "rejected")}
-            assert not any(value in text for value in row.values())
+    for persona, request in zip(shard.personas, shard.requests(), strict=True):
+        text = body_of(request)["messages"][-1]["content"]
+        assert [line for line in text.splitlines() if line.startswith("- ")] == [
+            f"- {trait['label']}: {trait['description']}."
+            for trait in space.traits(persona.side * pool.directions[persona.row])
+        ]
+        row = {name: shard.block.table[name][persona.row].as_py() for name in ("prompt", "chosen", "rejected")}
+        assert not any(value in text for value in row.values())
 
 
 def test_model_portraits_are_asked_for_once_for_each_side(tmp_path: Path) -> None:
@@ -230,7 +229,7 @@ def test_one_bad_portrait_rejects_both_examples_of_its_pair(
 
     meta = finish(taken(asking, plan, {10 + side: outcome}), plan)
 
-    bad = asking.block.table["pair_id"][asking.personas[5].row].as_py()
+    bad = asking.block.table["pair_id"][asking.personas[10].row].as_py()
     examples = read_shard(plan.path("data", asking.spec)).to_pylist()
     (rejection,) = rejections_of(plan, asking.spec)
     assert (rejection["record_id"], rejection["stage"], rejection["reason"]) == (bad, "portrait", reason)
@@ -279,7 +278,7 @@ def test_histories_come_from_the_other_blocks_too(tmp_path: Path) -> None:
 
     shard = assemble(plan.shards()[0], plan)
 
-    rows = np.concatenate([persona.histories[0].ugc for persona in shard.personas]) % len(shard.block.pool)
+    rows = np.concatenate([persona.history.ugc for persona in shard.personas]) % len(shard.block.pool)
     assert rows.min() < shard.block.own <= rows.max()
 
 
@@ -310,11 +309,11 @@ def test_pairs_without_support_are_rejected_with_the_reason(tmp_path: Path) -> N
 def test_example_that_breaks_a_rule_of_its_record_is_rejected_with_its_twin(tmp_path: Path) -> None:
     plan = plan_with_pool(tmp_path)
     shard = portrayed(plan)
-    first, second, *rest = shard.personas
+    first, twin, second, *rest = shard.personas
     own_post = History(np.array([first.row]), np.array([second.row]), 0.5)
-    broken = Persona(first.row, (own_post, own_post.mirrored(shard.block.pool)), portraits=first.portraits)
+    broken = replace(first, history=own_post)
 
-    meta = finish(ExampleShard(shard.spec, shard.block, [broken, second, *rest]), plan)
+    meta = finish(replace(shard, personas=[broken, twin, second, *rest]), plan)
 
     (rejection,) = rejections_of(plan, shard.spec)
     assert (rejection["stage"], rejection["reason"]) == ("assemble", "schema")
@@ -328,8 +327,7 @@ def test_example_whose_history_contradicts_it_is_rejected_with_its_twin(tmp_path
     pool, (first, *rest) = shard.block.pool, shard.personas
     clashes = (pool.directions * pool.directions[first.row] < 0).any(axis=1)
     clashing = np.flatnonzero(clashes & (pool.posts != pool.posts[first.row]))
-    contradicting = History(clashing[:1], clashing[1:2], 0.5)
-    broken = replace(first, histories=(contradicting, contradicting.mirrored(pool)))
+    broken = replace(first, history=History(clashing[:1], clashing[1:2], 0.5))
 
     meta = finish(replace(shard, personas=[broken, *rest]), plan)
 

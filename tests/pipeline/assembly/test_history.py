@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from itertools import pairwise
 from typing import NamedTuple
@@ -9,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from pipeline.assembly.history import History, Pool, choose_histories
+from pipeline.assembly.history import History, Pool, choose_histories, deal
 from schemas.config import HistoryConfig
 
 Floats = npt.NDArray[np.float64]
@@ -36,7 +37,9 @@ def sampled_pool(
 ) -> Pool:
     """A pool whose replies have the levels of their pair's direction."""
     rows = len(directions)
-    return Pool(directions, np.concatenate([directions, -directions]), posts, replies[:rows], replies[rows:])
+    levels = np.concatenate([directions, -directions])
+    every = np.ones(rows, dtype=bool)
+    return Pool(directions, levels, posts, replies[:rows], replies[rows:], has_mirror=every, has_comments=every)
 
 
 def random_pool(seed: int) -> tuple[Pool, Floats, Floats]:
@@ -292,6 +295,16 @@ def test_too_little_support_is_told_apart_from_too_few_rows() -> None:
     assert one(pool, config(1, 1, min_support=0.34)) == "history_without_support"
 
 
+def test_a_restraint_row_needs_no_support() -> None:
+    pool = pool_of([1, 1, 1], [1, 0, 0], [0, 0, 0], [0, 0, 0])
+    pool = replace(pool, has_mirror=np.array([False, True, True, True]))
+
+    history = one(pool, config(1, 1, min_support=1))
+
+    assert isinstance(history, History)
+    assert history.support == pytest.approx(1 / 3)
+
+
 def test_only_the_first_rows_are_targets() -> None:
     pool, order, shift = random_pool(1)
 
@@ -316,3 +329,25 @@ def test_space_of_many_dimensions_overflows_nothing() -> None:
     assert isinstance(history, History)
     assert sorted(history.ugc.tolist() + history.pair.tolist()) == [1, 2]
     assert one(pool_of([1] * 300, clashing), config(1, 0, min_support=0)) == "history_too_short"
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_near_pairs_are_in_p_pair_alone_and_restraint_pairs_in_no_history(seed: int) -> None:
+    pool, order, shift = random_pool(seed)
+    draws = np.random.default_rng(seed).random((2, len(pool)))
+    pool = replace(pool, has_mirror=draws[0] < 0.7, has_comments=draws[1] < 0.5)
+
+    for history in choose_histories(pool, len(pool), config(2, 2, 0), order, shift):
+        if isinstance(history, History):
+            assert (len(history.ugc), len(history.pair)) == (2, 2)
+            assert pool.has_comments[history.ugc % len(pool)].all()
+            assert pool.has_mirror[np.concatenate([history.ugc, history.pair]) % len(pool)].all()
+
+
+def test_a_near_pair_whose_turn_is_in_p_ugc_gives_it_to_a_later_item() -> None:
+    pool = pool_of([1, 1], [1, 1], [1, 1], [1, 0], [1, 0])
+    pool = replace(pool, has_comments=np.array([True, False, False, True, True]))
+
+    history = deal(pool, np.array([1, 2, 3, 4]), 1.0, config(2, 2))
+
+    assert (history.ugc.tolist(), history.pair.tolist()) == ([3, 4], [1, 2])

@@ -50,7 +50,9 @@ def pool_of(entries: Sequence[Entry]) -> Pool:
     )
     levels = [entry.chosen_levels for entry in entries] + [entry.rejected_levels for entry in entries]
     directions = [entry.direction for entry in entries]
-    return Pool(np.array(directions, dtype=np.int8), np.array(levels, dtype=np.int8), posts, chosen, rejected)
+    pairs = np.array(directions, dtype=np.int8), np.array(levels, dtype=np.int8), posts, chosen, rejected
+    every = np.ones(len(directions), dtype=bool)
+    return Pool(*pairs, has_mirror=every, has_comments=every)
 
 
 def entry(chosen: Sequence[int], rejected: Sequence[int], name: str, post: str | None = None) -> Entry:
@@ -490,7 +492,7 @@ def test_history_without_items_is_empty(consistency: Consistency, min_support: f
 
 def test_empty_pool_gives_nothing() -> None:
     nothing, numbers = np.empty((0, 3), dtype=np.int8), np.empty(0, dtype=np.int64)
-    pool = Pool(nothing, nothing, numbers, numbers, numbers)
+    pool = Pool(nothing, nothing, numbers, numbers, numbers, numbers >= 0, numbers >= 0)
 
     assert [*choose_mined_histories(pool, 0, config(1, 1), BOTH, np.empty(0), np.empty(0))] == []
 

@@ -22,6 +22,10 @@ DATASETS = ("ultrafeedback", "helpsteer2", "pku_saferlhf")
 MINING = {"source": {"kind": "threads", "path": ["packaged"]}}
 
 
+SEEN = {"train": 0.8, "validation": 0, "test": 0.1, "test_seen_users": 0.1}
+USERS: dict[str, Any] = {"persona": "users", "users": {"count": 30}, "pairs": None}
+
+
 def manifest(rows: tuple[int, ...] = (900, 0, 100), **config: Any) -> Manifest:
     settings = validate(BuildConfig, {"name": "my-set", "pairs": 500} | config, "test")
     files = tuple(
@@ -109,10 +113,26 @@ def test_every_column_is_explained() -> None:
         ({"mirror": False}, [], ["occurs twice"]),
         ({"portrait": "paper"}, ["which reveals the label"], ["direction alone"]),
         ({"generation": {"model": "/home/me/models/llama"}}, ["`llama`"], ["/home"]),
+        (
+            USERS,
+            ["**Users**: each of 30 users", "**Histories** are other pairs of the same user", "They are by user too"],
+            ["that fit the person's direction", "with other posts", "Near pairs", "Restraint pairs"],
+        ),
+        (USERS | {"splits": SEEN}, ["in train, with other posts"], []),
+        (
+            USERS | {"mining": MINING | {"share": 0.5}},
+            ["**Histories** of sampled pairs are other pairs", "**Histories** of mined pairs are pairs about"],
+            [],
+        ),
+        ({"kinds": {"near": 0.2}}, ["**Near pairs**", "Every pair occurs twice"], ["Restraint", "**Users**"]),
+        ({"kinds": {"restraint": 0.1}}, ["**Restraint pairs**", "Every pair but those of restraint"], ["Near pairs"]),
+        ({"style": "assistant"}, ["that serves the opposite person"], ["voice of"]),
+        ({}, ["voice of the opposite person"], ["that serves", "of the same user", "by user", "of the user"]),
     ],
 )
 def test_how_it_was_made(config: dict[str, Any], there: list[str], absent: list[str]) -> None:
-    text = render_card(manifest(**config), None)
+    # Columns mean the same in every build.
+    text = re.sub(r"## Columns.*?## From", "", render_card(manifest(**config), None), flags=re.DOTALL)
     assert all(part in text for part in there)
     assert not any(part in text for part in absent)
 
@@ -274,6 +294,41 @@ def test_a_card_without_a_report_shows_the_counts_of_the_judge() -> None:
 
     assert [row[1] for row in table_of(text, "Are the directions true?")] == ["79.0 % of 2000", "200 of 1500"]
     assert "are neutral in the rows" not in text
+
+
+KINDS = {"opposite": 400, "near": 60, "restraint": 40}
+
+
+@pytest.mark.parametrize("has_report", [False, True])
+def test_a_card_counts_kinds_and_what_the_judge_found_of_each(has_report: bool) -> None:
+    report = fake.report()
+    by_kind = {"opposite": JUDGED, "near": JUDGED.model_copy(update={"recovered": 1000})}
+    counts = manifest().counts.model_copy(update={"kinds": KINDS, "verification_by_kind": by_kind})
+    build = manifest(verification={"mode": "record"}).model_copy(update={"counts": counts})
+
+    rows = table_of(render_card(build, None, report if has_report else None), "How it was made")[:3]
+
+    assert [row[:2] for row in rows] == [[f"`{kind}`", str(number)] for kind, number in KINDS.items()]
+    if has_report:
+        found = [figures.recovery.value for figures in report.kinds if figures.recovery]
+        assert [row[2].split(" %")[0] for row in rows] == [f"{100 * share:.1f}" for share in found]
+    else:
+        assert [row[2] for row in rows] == ["79.0 % of 2000", "50.0 % of 2000", ""]
+
+
+def test_kinds_that_no_judge_saw_have_no_column_of_findings() -> None:
+    build = manifest()
+    counts = build.counts.model_copy(update={"kinds": KINDS})
+
+    rows = table_of(render_card(build.model_copy(update={"counts": counts}), None), "How it was made")[:3]
+
+    assert rows == [[f"`{kind}`", str(number)] for kind, number in KINDS.items()]
+
+
+def test_kinds_of_any_build_are_no_table() -> None:
+    build = manifest()
+    counts = build.counts.model_copy(update={"kinds": {"opposite": 400, "mined": 100}})
+    assert "| kind |" not in render_card(build.model_copy(update={"counts": counts}), None)
 
 
 def test_a_card_of_a_build_without_a_judge_claims_none() -> None:

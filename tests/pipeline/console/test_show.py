@@ -100,6 +100,17 @@ def test_example_is_shown_whole(folder: Path) -> None:
     assert "model stub" in text
 
 
+def test_the_user_of_a_row_is_shown(folder: Path) -> None:
+    space, row = next(find_examples(folder, None, 1))
+    levels = [1.0, *[0.5] * (len(space) - 1)]
+    to = console()
+    show((space, row | {"user_id": "f-u1-a", "user_direction": levels}), to)
+
+    assert "user f-u1-a" in printed(to)
+    assert space.dimensions[0].positive.label in printed(to)
+    assert "user " not in shown(folder)
+
+
 def test_markup_in_a_dataset_is_shown_to_the_letter(folder: Path) -> None:
     # A post's title and text, both replies, and as much in the history.
     assert shown(folder).count(HARMLESS) == 11

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.driver.losses import REMEDIES, losses_message, remedy_for, summarise_rejections
+from schemas.config import LimitsConfig
 from schemas.manifest import Counts
 from tests import ROOT
 from tests.pipeline.helpers import run_build
@@ -33,6 +34,7 @@ def test_explanation_names_three_reasons_and_counts_the_rest(tmp_path: Path) -> 
     ("rejected", "advice"),
     [
         ({"assemble/history_too_short": 251, "validate/copied": 13}, "more pairs"),
+        ({"assemble/history_too_short": 251}, "with persona users instead more users.pairs_per_user"),
         ({"assemble/history_without_support": 3}, "lower history.min_support"),
         ({"validate/copied": 3, "assemble/history_too_short": 2}, "another generation.model or other templates"),
         ({"annotate/http_500": 96, "mine/too_few_responses": 6}, "the server and its log"),
@@ -57,7 +59,7 @@ def test_advice_does_not_speak_of_what_is_not_lacking() -> None:
 def test_losses_to_circumstances_are_blamed_on_the_server(tmp_path: Path) -> None:
     counts = Counts(pairs_asked=60, pairs_lost=40, pairs_unanswered=30, rejected={"generate/timeout": 30})
 
-    said = losses_message(tmp_path, counts, 0.5)
+    said = losses_message(tmp_path, counts, LimitsConfig(max_lost_share=0.5))
 
     assert said.startswith("40 of 60 pairs were lost, 30 of them because requests failed: generate/timeout 30; ")
     assert "run the same command again" in said
@@ -68,7 +70,9 @@ def test_losses_to_circumstances_are_blamed_on_the_server(tmp_path: Path) -> Non
 def test_losses_of_the_rows_own_are_not_blamed_on_the_server_though_some_are_not(tmp_path: Path) -> None:
     counts = Counts(pairs_asked=60, pairs_lost=40, pairs_unanswered=5, rejected={"validate/copied": 35})
 
-    assert "more than limits.max_lost_share = 0.5: validate/copied 35; " in losses_message(tmp_path, counts, 0.5)
+    assert "more than limits.max_lost_share = 0.5: validate/copied 35; " in losses_message(
+        tmp_path, counts, LimitsConfig(max_lost_share=0.5)
+    )
 
 
 def test_every_key_that_advice_names_exists() -> None:

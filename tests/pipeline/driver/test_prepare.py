@@ -16,13 +16,25 @@ from pipeline.io.locks import locked
 from pipeline.io.manifests import find_manifest, write_manifest
 from pipeline.io.shards import read_shard
 from pipeline.runtime.resources import resources
+from pipeline.sampling.posts import store_posts
 from pipeline.threads.index import Index
 from preference_space.space import load_space
 from prompts.renderer import load_templates
 from schemas.base import UsageError, UserError
+from schemas.records import SeedPost
 from tests import ROOT
 from tests.forks import Fork
-from tests.pipeline.helpers import NOWHERE, mining, prepared, tiny, write_jsonl, write_posts, write_threads
+from tests.pipeline.helpers import (
+    NOWHERE,
+    folder_of,
+    mining,
+    of_users,
+    prepared,
+    tiny,
+    write_jsonl,
+    write_posts,
+    write_threads,
+)
 
 TEMPLATES = ROOT / "prompts" / "templates"
 
@@ -315,7 +327,7 @@ def test_split_with_too_few_threads_for_a_history_is_named(tmp_path: Path) -> No
     plan = prepared(tmp_path / "build", tiny(**mined(tmp_path)))
 
     assert len(with_threads(plan, index_of(train=9, validation=3, test=3)).shards()) == 3
-    with pytest.raises(UsageError, match=r"splits: 'test' gets 2 \w+, but a history of 2 items needs 3"):
+    with pytest.raises(UsageError, match=r"splits: 'test' gets 2 threads, but a history of 2 items needs 3"):
         with_threads(plan, index_of(train=9, validation=3, test=2))
 
 
@@ -324,7 +336,7 @@ def test_several_pairs_of_a_thread_are_no_more_posts_for_a_history(tmp_path: Pat
     plan = prepared(tmp_path / "build", tiny(**mined(tmp_path, pairs_per_post=4), shard_pairs=8, history=history))
 
     # Shards of eight pairs, but of two posts.
-    with pytest.raises(UsageError, match=r"splits: 'train' gets .*, but a history of 2 items needs 3 different posts"):
+    with pytest.raises(UsageError, match=r"'train' gets .*, but a history of 2 items needs 3 different threads"):
         with_threads(plan, index_of(train=30, validation=0, test=0))
 
 
@@ -547,6 +559,16 @@ def test_template_that_fails_is_reported_before_the_first_row(tmp_path: Path, ne
         prepared(tmp_path / "build", tiny(templates=folder))
 
 
+def test_template_of_replies_is_tried_without_traits_where_answers_may_be_plain(
+    tmp_path: Path,
+) -> None:
+    folder = templates_with(tmp_path / "own", "reply", "{% if traits %}", "{{ traits[0].hint }} {% if traits %}")
+
+    with pytest.raises(UsageError, match=r"reply\.j2: .*has no element 0"):
+        prepared(tmp_path / "build", tiny(templates=folder, kinds={"restraint": 0.1}))
+    prepared(tmp_path / "build", tiny(templates=folder))
+
+
 def test_template_that_renders_to_nothing_is_refused(tmp_path: Path) -> None:
     line = 'This person {{ traits | map(attribute="description") | join("; ") }}.'
     folder = templates_with(tmp_path / "own", "portrait_text", line, '{{ "" }}')
@@ -565,3 +587,40 @@ def test_refused_build_leaves_a_folder_that_another_configuration_can_use(tmp_pa
         prepared(tmp_path, tiny(pairs=5))
 
     prepared(tmp_path, tiny())
+
+
+def test_posts_for_restraint_pairs_have_files_that_are_checked_as_the_others(tmp_path: Path) -> None:
+    config = of_users(each=3, kinds={"restraint": 0.2})
+    plan = prepared(tmp_path / "build", config)
+    folder = folder_of(plan)
+    path = folder / "seeds" / "train-impersonal.parquet"
+    marks = {file.name: {row["impersonal"] for row in read_shard(file).to_pylist()} for file in path.parent.iterdir()}
+    names = ("train", "validation", "test", "test_seen_users")
+    assert marks == {
+        **{f"{name}.parquet": {False} for name in names[:3]},
+        **{f"{name}-impersonal.parquet": {True} for name in names[:3]},
+        f"{names[3]}.parquet": set(),
+        f"{names[3]}-impersonal.parquet": set(),
+    }
+
+    content = path.read_bytes()
+    path.unlink()
+    prepared(folder, config)
+    assert path.read_bytes() == content
+
+    store_posts(path, [SeedPost(id="x", text="Another one?")], plan.fingerprint)
+    with pytest.raises(UsageError, match=r"train-impersonal\.parquet has changed since the build began"):
+        prepared(folder, config)
+
+
+def test_marks_are_not_read_without_restraint_pairs(tmp_path: Path) -> None:
+    rows = [{"text": f"Question number {k}?", "impersonal": "who knows"} for k in range(60)]
+    seeds = {"path": str(write_jsonl(tmp_path / "posts.jsonl", rows))}
+
+    folder = folder_of(prepared(tmp_path / "build", tiny(seeds=seeds)))
+
+    assert sorted(file.name for file in (folder / "seeds").iterdir()) == [
+        "test.parquet",
+        "train.parquet",
+        "validation.parquet",
+    ]

@@ -676,8 +676,8 @@ def test_closing_twice_is_no_error(tmp_path: Path) -> None:
 
 def test_closing_after_a_fault_is_no_error(tmp_path: Path) -> None:
     client = connect(tmp_path, f"http://127.0.0.1:{unused_port()}/v1", in_flight=4, config=settings())
-    batch = submit(client, make_requests(1), tmp_path)
+    # The fault may show before the requests are submitted.
     with pytest.raises(UserError):
-        finish(client, batch)
+        finish(client, submit(client, make_requests(1), tmp_path))
 
     close_in_time(client)

@@ -155,6 +155,44 @@ serve(answer)
 """
 
 
+def test_few_requests_share_a_server_with_one_that_killed_the_last(tmp_path: Path) -> None:
+    log = tmp_path / "inside"
+    spec = script_spec(tmp_path, CROWDED.format(log=log), max_restarts=3)
+
+    with connected(tmp_path, spec, in_flight=48) as client:
+        outcomes = finish(client, submit(client, make_requests(48), tmp_path))
+
+    assert [(k, o.reason) for k, o in enumerate(outcomes) if isinstance(o, Failure)] == [(4, "server_died")]
+    most: dict[str, int] = {}
+    for line in log.read_text().splitlines():
+        server, inside = line.split()
+        most[server] = max(int(inside), most.get(server, 0))
+    assert [*most.values()][:2] == [48, 16]
+    assert max([*most.values()][1:]) == 16
+
+
+CROWDED = """
+import asyncio, os
+from tests.stub import good, serve
+
+inside = 0
+
+async def answer(request, body):
+    global inside
+    inside += 1
+    with open("{log}", "a") as file:
+        print(os.getpid(), inside, file=file)
+    await asyncio.sleep(0.3)
+    if body["messages"][0]["content"] == "post 4":
+        os._exit(1)
+    await asyncio.sleep(0.3)
+    inside -= 1
+    return await good(request, body)
+
+serve(answer)
+"""
+
+
 def test_a_killed_server_is_restarted(tmp_path: Path) -> None:
     with connected(tmp_path, stub_spec(tmp_path, "--delay", "0.1")) as client:
         batch = submit(client, make_requests(40), tmp_path)

@@ -217,9 +217,8 @@ def test_a_kind_of_request_that_the_server_does_not_know_ends_the_run(tmp_path: 
 
     mined = trials(pairs=None, mining={"source": {"kind": "threads", "path": ("packaged",)}})
     with StubServer(on_trial=chat_alone) as stub, connected(tmp_path, stub.url, asked_first=mined) as client:
-        batch = submit(client, make_choices(2), tmp_path)
         with pytest.raises(UserError, match=f"{stub.url}/completions does not know") as caught:
-            finish(client, batch)
+            finish(client, submit(client, make_choices(2), tmp_path))
 
     assert "mining.annotation.mode: json" in str(caught.value)
 
@@ -227,9 +226,8 @@ def test_a_kind_of_request_that_the_server_does_not_know_ends_the_run(tmp_path: 
 def test_a_refusal_of_one_endpoint_does_not_wait_for_another(tmp_path: Path) -> None:
     with StubServer(on_trial=hang) as silent, StubServer(on_trial=refuse(404)) as wrong:
         client = connect(tmp_path, silent.url, wrong.url, config=settings(timeout_seconds=600.0))
-        batch = submit(client, make_requests(1), tmp_path)
         with pytest.raises(UserError, match=wrong.url):
-            finish(client, batch)
+            finish(client, submit(client, make_requests(1), tmp_path))
         close_in_time(client)
 
 

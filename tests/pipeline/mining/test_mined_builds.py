@@ -18,12 +18,12 @@ from datasets import load_dataset
 
 from pipeline.build import build
 from pipeline.io.shards import read_shard
-from pipeline.plan import SPLITS
 from preference_space.direction import from_released
 from schemas.base import UsageError, UserError
 from schemas.records import Example
 from tests import ROOT
 from tests.pipeline.helpers import (
+    MATCHED_SPLITS,
     Built,
     assert_disjoint,
     posts_in,
@@ -151,7 +151,7 @@ def test_pair_is_two_responses_of_a_thread_and_its_direction_the_sign_of_their_d
 
 
 def test_ids_source_and_model_tell_where_a_row_comes_from(built: Built) -> None:
-    for split, rows in zip(SPLITS, built.by_split("data"), strict=True):
+    for split, rows in zip(MATCHED_SPLITS, built.by_split("data"), strict=True):
         for row in rows:
             assert f"-{split}-mined-" in row["id"]
             assert (row["source"], row["model"]) == ("mined", "stub")
@@ -259,14 +259,14 @@ def test_shards_of_both_sources_are_numbered_together_and_hold_one_source_each(m
         "validation-00001-of-00002.parquet": {"mined"},
     }
     assert [Path(entry.path).name for entry in mixture.manifest.files] == sorted(
-        sources, key=lambda name: (SPLITS.index(name.split("-")[0]), name)
+        sources, key=lambda name: (MATCHED_SPLITS.index(name.split("-")[0]), name)
     )
 
 
 def test_every_shard_is_loaded_once(mixture: Built, tmp_path: Path) -> None:
     dataset = load_dataset(str(mixture.folder), cache_dir=str(tmp_path / "cache"))
 
-    rows = [row for split in SPLITS for row in dataset[split].to_list()]
+    rows = [row for split in MATCHED_SPLITS for row in dataset[split].to_list()]
     assert rows == [row for rows in mixture.by_split("data") for row in rows]
     assert {row["source"] for row in rows} == {"sampled", "mined"}
     assert len({row["id"] for row in rows}) == len(rows) == mixture.manifest.counts.examples
@@ -495,7 +495,8 @@ def test_build_of_which_one_split_loses_every_pair_is_finished(built: Built, tmp
 
     assert again.manifest.counts.rejected["mine/too_few_responses"] == len(validation)
     assert [len(rows) for rows in again.by_split("data")] == [
-        0 if split == "validation" else len(rows) for split, rows in zip(SPLITS, built.by_split("data"), strict=True)
+        0 if split == "validation" else len(rows)
+        for split, rows in zip(MATCHED_SPLITS, built.by_split("data"), strict=True)
     ]
     dataset = load_dataset(str(again.folder), cache_dir=str(tmp_path / "cache"))
     assert {split for split, rows in dataset.items() if len(rows)} == {"train", "test"}

@@ -16,12 +16,13 @@ import pytest
 from pipeline.build import build
 from pipeline.io.shards import read_shard
 from pipeline.mining.pairing import cluster_seed
-from pipeline.plan import SPLITS, BuildPlan
+from pipeline.plan import BuildPlan
 from preference_space.direction import Direction, from_released
 from preference_space.philox import stream_key, uniforms
 from schemas.config import BuildConfig
 from schemas.loader import validate
 from schemas.manifest import Manifest
+from tests.pipeline.helpers import MATCHED_SPLITS
 from tests.pipeline.mining.reference import Entry, Slot, mine, partition, people, seen
 
 Numbers = npt.NDArray[np.int64]
@@ -363,7 +364,7 @@ def test_rows_are_those_of_the_pool(built: Built) -> None:
 
 
 def test_items_are_pairs_of_the_pool_of_the_same_split(built: Built) -> None:
-    for split in SPLITS:
+    for split in MATCHED_SPLITS:
         pairs = read_pairs(built.output, built.planted, split)
         rows = read_rows(built.output, built.planted, split)
         known = {frozenset(pair) for pair in zip(pairs.chosen.tolist(), pairs.rejected.tolist(), strict=True)}
@@ -376,7 +377,7 @@ def test_items_are_pairs_of_the_pool_of_the_same_split(built: Built) -> None:
 def test_splits_share_no_post_and_no_reply(built: Built) -> None:
     texts = np.unique(built.planted.texts, return_inverse=True)[1]
     posts, replies = [], []
-    for split in SPLITS:
+    for split in MATCHED_SPLITS:
         rows = read_rows(built.output, built.planted, split)
         assert len(rows.ids) > 100
         posts.append({*rows.all_posts().ravel().tolist()})
@@ -419,12 +420,12 @@ def test_counts_add_up(built: Built) -> None:
 
 
 def test_manifest_lists_every_row(built: Built) -> None:
-    rows = dict.fromkeys(SPLITS, 0)
+    rows = dict.fromkeys(MATCHED_SPLITS, 0)
     for entry in built.manifest.files:
         if entry.path.startswith("data/"):
             rows[Path(entry.path).name.split("-")[0]] += entry.rows
 
-    assert rows == {split: read_all(built.output / "data", split).num_rows for split in SPLITS}
+    assert rows == {split: read_all(built.output / "data", split).num_rows for split in MATCHED_SPLITS}
 
 
 # A few threads, against the reference.

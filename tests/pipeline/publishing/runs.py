@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.io.manifests import load_manifest, write_manifest
+from prompts.renderer import INPUTS
 from schemas.manifest import Manifest
 from tests.forks import Fork
 from tests.hub_stub import WRITER, FakeHub
@@ -16,10 +17,9 @@ from tests.pipeline.commands import Result, config_file, run
 from tests.stub import StubServer
 
 SET = "ann/set"
-TEMPLATES = ("annotate", "annotate_json", "portrait_model", "portrait_paper", "portrait_text", "prefer", "quality")
 OTHERS = {
     *("README.md", "manifest.json", "preference_space.yaml"),
-    *(f"templates/{name}.j2" for name in (*TEMPLATES, "reply")),
+    *(f"templates/{name}.j2" for name in INPUTS),
 }
 """What is published of a build besides its shards, while there is no report."""
 

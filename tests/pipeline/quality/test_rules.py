@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.quality.rules import Violation, check_control_tokens, check_pair, check_reply, check_text
 from preference_space.space import load_space
-from schemas.config import MiningConfig, RulesConfig
+from schemas.config import PACKAGED_SPACES, MiningConfig, RulesConfig
 
 RULES = RulesConfig()
 GOOD = "I would call your sister tonight and simply tell her how you feel about it."
@@ -170,10 +170,15 @@ def test_words_of_two_lines_of_the_prompt_are_no_copy() -> None:
     assert reply_reason("one two three four five six seven eight nine ten", lines) is None
 
 
-def test_every_hint_of_the_packaged_space_is_long_enough_to_be_recognised_as_a_copy() -> None:
-    for dimension in load_space("alignx").dimensions:
+@pytest.mark.parametrize("space", PACKAGED_SPACES)
+@pytest.mark.parametrize("field", ["hint", "service"])
+def test_every_instruction_of_a_packaged_space_is_long_enough_to_be_recognised_as_a_copy(
+    space: str, field: str
+) -> None:
+    for dimension in load_space(space).dimensions:
         for pole in (dimension.positive, dimension.negative):
-            assert reply_reason(f"I think so. {pole.hint}", f"- {pole.hint}", refusals=()) == "copied", dimension.slug
+            text = getattr(pole, field)
+            assert reply_reason(f"I think so. {text}", f"- {text}", refusals=()) == "copied", dimension.slug
 
 
 def test_reply_must_be_a_good_text_first() -> None:
@@ -187,6 +192,14 @@ def test_length_ratio_counts_characters_in_both_directions() -> None:
     assert check_pair(short, longer, RULES) == Violation("length_ratio", "101 against 25 characters")
     assert pair_reason(longer, short) == "length_ratio"
     assert pair_reason(short, longer, max_length_ratio=5) is None
+
+
+def test_plain_answer_of_a_restraint_pair_may_be_short() -> None:
+    plain, personal = "The Amazon River, of course.", "Oh, my dorm room had a map of it. " * 5
+
+    assert check_pair(plain, personal, RULES) == Violation("length_ratio", "170 against 28 characters")
+    assert check_pair(plain, personal, RULES, "restraint") is None
+    assert check_pair(plain, plain, RULES, "restraint") == Violation("equal", "")
 
 
 def test_replies_of_the_same_words_are_equal() -> None:

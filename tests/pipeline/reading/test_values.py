@@ -5,7 +5,15 @@ from typing import Any
 
 import pytest
 
-from pipeline.reading.values import UnreadableError, parse_id, parse_list, parse_post, parse_text, parse_topics
+from pipeline.reading.values import (
+    UnreadableError,
+    parse_flag,
+    parse_id,
+    parse_list,
+    parse_post,
+    parse_text,
+    parse_topics,
+)
 
 NAN = float("nan")
 IMAGE = {"role": "user", "content": [{"type": "text", "text": "See:"}, {"type": "image_url", "image_url": "x"}]}
@@ -134,3 +142,20 @@ def test_topics_are_a_list_or_a_text_with_commas(value: Any, topics: list[str]) 
 def test_anything_else_is_no_topics(value: Any) -> None:
     with pytest.raises(UnreadableError, match="'topics'"):
         parse_topics(value, "topics")
+
+
+@pytest.mark.parametrize(
+    ("value", "flag"),
+    [
+        *((True, True), (1, True), (1.0, True), (" Yes ", True), ("true", True), ("1", True)),
+        *((False, False), (0, False), (None, False), (float("nan"), False), ("", False), ("no", False)),
+    ],
+)
+def test_truth_values_are_read_in_words_too(value: Any, flag: bool) -> None:
+    assert parse_flag(value, "impersonal") is flag
+
+
+@pytest.mark.parametrize("value", ["maybe", 2, [True], {"a": 1}])
+def test_other_values_are_no_truth_values(value: Any) -> None:
+    with pytest.raises(UnreadableError, match="'impersonal' is neither true nor false"):
+        parse_flag(value, "impersonal")

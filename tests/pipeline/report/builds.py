@@ -76,11 +76,15 @@ def pair(
     pairs: Sequence[Row] = (),
     support: float = 1.0,
     mirror: bool = True,
+    kind: str = "opposite",
+    user: str = "",
+    user_levels: Sequence[int] = (),
+    user_pairs: int = 0,
 ) -> list[Row]:
-    """Return a pair's row and its mirror image, with unique texts where none are given."""
+    """Return a pair's row and its mirror image, with unique texts where none are given. Restraint pairs have none."""
     replies = (chosen or f"Reply one of {name}.", rejected or f"Reply two of {name}.")
     rows = []
-    for side, sign in (("a", 1), ("b", -1))[: 1 + mirror]:
+    for side, sign in (("a", 1), ("b", -1))[: 1 + (mirror and kind != "restraint")]:
         rows.append(
             {
                 "prompt": prompt or f"The post of {name}.",
@@ -110,6 +114,10 @@ def pair(
                 "quality_chosen": None,
                 "quality_rejected": None,
                 "judge": "",
+                "kind": kind,
+                "user_id": user and f"{user}-{side}",
+                "user_direction": released([sign * level for level in user_levels]),
+                "user_pairs": user_pairs,
             }
         )
     return rows
@@ -129,6 +137,7 @@ def rejection(name: str, stage: str = "validate", reason: str = "too_short", **k
         "texts": ["Oh no.", ""],
         "cleaned": [],
         "direction_margin": [],
+        "kind": "opposite",
         "may_pass": False,
     } | keys
 
@@ -136,9 +145,11 @@ def rejection(name: str, stage: str = "validate", reason: str = "too_short", **k
 def pooled(attempt: int, **keys: Any) -> Row:
     """Return a pair of the pool; `keys` are the columns that matter."""
     texts = ("pair_id", "post_id", "prompt", "chosen", "rejected", "source", "model", "judge")
-    lists = ("direction", "topics", "chosen_levels", "rejected_levels", "asked_direction", "direction_margin")
+    levels = ("direction", "chosen_levels", "rejected_levels", "asked_direction", "traits", "user_direction")
+    lists = ("topics", "direction_margin", *levels)
     empty: dict[str, Any] = dict.fromkeys(texts, "") | {name: [] for name in lists}
-    return empty | {"attempt": attempt, "prompt_tokens": 0, "completion_tokens": 0, "margin": 0.0} | keys
+    empty |= {"kind": "opposite", "user_id": "", "prompt_tokens": 0, "completion_tokens": 0, "margin": 0.0}
+    return empty | {"attempt": attempt} | keys
 
 
 def write_build(
@@ -211,6 +222,7 @@ def random_shards(pairs: int = 60, seed: int = 0) -> dict[str, list[Row]]:
             comments=[comment(some_levels(rng), rng.choice(posts), rng.choice(replies)) for _ in range(number % 3)],
             pairs=[feedback(some_levels(rng), rng.choice(posts), *rng.sample(replies, 2)) for _ in range(2)],
             support=rng.randint(0, 4) / 4,
+            kind={3: "near", 7: "restraint"}.get(number % 10, "opposite"),
         )
     return shards
 

@@ -7,11 +7,12 @@ import json
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from preference_space.space import Dimension, load_space
 from schemas import SCHEMA_VERSION
 from schemas.manifest import Counts, Run, VerificationCounts
+from schemas.records import Kind
 from schemas.report import (
     REPORT_VERSION,
     ContaminationFigures,
@@ -26,6 +27,7 @@ from schemas.report import (
     ExampleItem,
     Histogram,
     HistoryFigures,
+    KindFigures,
     LengthFigures,
     MarginBin,
     PacePoint,
@@ -35,7 +37,9 @@ from schemas.report import (
     ShownExample,
     ShownRejection,
     SplitFigures,
+    SplitUsers,
     SwapFigures,
+    UserFigures,
     VerificationFigures,
     VerifiedDimension,
 )
@@ -167,6 +171,8 @@ def report() -> Report:
             contradicting=0,
             repeated=0,
         ),
+        users=_users(dimensions, dice),
+        kinds=_kinds(pairs),
         diversity=DiversityFigures(
             distinct=(0.041, 0.284, 0.571),
             compression_ratio=2.84,
@@ -246,6 +252,8 @@ def empty() -> Report:
         "diversity": report().diversity.model_copy(
             update={"self_bleu": None, "vendi": None, "embedder": None, "sampled": 0, "distinct": ()}
         ),
+        "users": None,
+        "kinds": (),
         "contamination": (),
         "copies": CopyFigures(label=0.0, portrait=0.0, examples=()),
         "verification": None,
@@ -277,9 +285,9 @@ def _poisoned(value: Any) -> Any:
     if isinstance(value, list):
         return [_poisoned(entry) for entry in value]
     if isinstance(value, dict):
-        # The contract itself checks what a run's status is.
+        # The contract itself checks what a run's status is, and the kind of a pair.
         return {
-            key if key in _FIELDS else HOSTILE + key: entry if key == "status" else _poisoned(entry)
+            key if key in _GIVEN else HOSTILE + key: entry if key in ("status", "kind") else _poisoned(entry)
             for key, entry in value.items()
         }
     return value
@@ -294,7 +302,8 @@ def field_names(model: Any) -> Iterator[str]:
                 yield from field_names(part)
 
 
-_FIELDS = frozenset(field_names(Report))
+_GIVEN = frozenset([*field_names(Report), *get_args(Kind)])
+"""Keys that no dataset chooses."""
 
 
 def _dimension(dimension: Dimension, dice: random.Random) -> DimensionFigures:
@@ -386,7 +395,9 @@ def _second_judge() -> SecondJudgeFigures:
         unanswered=10,
         found=found,
         agreement=share,
+        recovery_by_kind={"near": share, "opposite": share, "restraint": share},
         swap=SwapFigures(preferred=share, both=share, undecided=0.12, order_agreement=0.74),
+        restraint=14,
     )
 
 
@@ -429,6 +440,49 @@ def _verification(dimensions: Sequence[DimensionFigures]) -> VerificationFigures
         quality=0.683,
         quality_gap=Estimate(value=-0.004, low=-0.009, high=0.001, number=19_902),
         quality_distance=0.117,
+    )
+
+
+def _users(dimensions: Sequence[DimensionFigures], dice: random.Random) -> UserFigures:
+    edges = [k / 20 for k in range(21)]
+    return UserFigures(
+        users=2_500,
+        shared=248,
+        leaked=0,
+        splits=(
+            SplitUsers(name="train", users=2_250, fewest=3, mean=7.87, most=8),
+            SplitUsers(name="validation", users=125, fewest=6, mean=7.85, most=8),
+            SplitUsers(name="test", users=125, fewest=5, mean=7.92, most=8),
+            SplitUsers(name="test_seen_users", users=250, fewest=6, mean=7.9, most=8),
+        ),
+        positive=tuple(d.positive // 9 for d in dimensions),
+        negative=tuple(d.negative // 9 for d in dimensions),
+        active=(0, 0, 0, 0, 0, 0, 0, 0, 270, 281, 277, 266, 290, 280, 274, 281, 281),
+        distinct_directions=2_499,
+        similarity=_histogram(edges, dice, 0.52, 0.06, 0.52),
+        similarity_sampled=2_000,
+        shown=(0.0, 0.31, 0.52, 0.66, 0.76, 0.83, 0.88, 0.91),
+    )
+
+
+def _kinds(pairs: int) -> tuple[KindFigures, ...]:
+    def figures(kind: Kind, share: float, longer: float, recovered: float) -> KindFigures:
+        number = round(share * pairs)
+        found = Estimate(value=recovered, low=recovered - 0.02, high=recovered + 0.02, number=3 * number)
+        return KindFigures(
+            kind=kind,
+            examples=number * (1 if kind == "restraint" else 2),
+            pairs=number,
+            longer_chosen=longer,
+            recovery=found,
+            drift=Estimate(value=0.11, low=0.1, high=0.12, number=2 * number),
+            quality_gap=Estimate(value=0.01, low=-0.01, high=0.03, number=number),
+        )
+
+    return (
+        figures("opposite", 0.7, 0.505, 0.85),
+        figures("near", 0.2, 0.51, 0.62),
+        figures("restraint", 0.1, 0.29, 0.78),
     )
 
 
@@ -490,9 +544,24 @@ def _split(number: int) -> str:
     return ("train", "train", "train", "validation", "test")[number % 5]
 
 
+def _user(number: int, dimensions: Sequence[DimensionFigures]) -> dict[str, Literal[1, -1]]:
+    dice = random.Random(number)
+    active = [d.slug for d in dimensions if d.negative]
+    return {slug: dice.choice((1, -1)) for slug in dice.sample(active, 12)}
+
+
+def _opposite(levels: Mapping[str, int]) -> dict[str, Literal[1, -1]]:
+    return {slug: 1 if level < 0 else -1 for slug, level in levels.items()}
+
+
 def _example(number: int, dimensions: Sequence[DimensionFigures], dice: random.Random) -> ShownExample:
-    direction = _direction(dimensions, dice)
+    # Ten rows a user; mined rows have none.
+    is_mined = number % 7 == 0
     split = _split(number)
+    user = {} if is_mined else _user(number // 10, dimensions)
+    direction = _direction(dimensions, dice)
+    if user:
+        direction = {slug: user[slug] for slug in dice.sample([*user], dice.randint(2, 5))}
     history = tuple(
         ExampleItem(
             prompt=dice.choice(_posts()),
@@ -503,11 +572,15 @@ def _example(number: int, dimensions: Sequence[DimensionFigures], dice: random.R
         for k in range(4)
     )
     mirrored = number % 2 == 1
+    side = "b" if mirrored else "a"
+    kind: Kind = "restraint" if number % 10 == 4 else "near" if number % 5 == 3 else "opposite"
+    if mirrored:
+        user, direction = _opposite(user), _opposite(direction)
     return ShownExample(
-        id=f"d5a55edc-{split}-{number * 83:07}-{'b' if mirrored else 'a'}",
+        id=f"d5a55edc-{split}-{number * 83:07}-{side}",
         split=split,
         mirrored=mirrored,
-        source="mined" if number % 7 == 0 else "sampled",
+        source="mined" if is_mined else "sampled",
         prompt=dice.choice(_posts()),
         chosen=_reply(dice),
         rejected=_reply(dice),
@@ -516,6 +589,10 @@ def _example(number: int, dimensions: Sequence[DimensionFigures], dice: random.R
         direction=direction,
         history=history,
         history_support=dice.choice((0.5, 0.667, 0.75, 1.0)),
+        kind="mined" if is_mined else kind,
+        user_id="" if is_mined else f"d5a55edc-u{number // 10:07}-{side}",
+        user_direction=user,
+        user_pairs=0 if is_mined else 8,
     )
 
 

@@ -24,6 +24,13 @@ Are both replies equally good?
 What was judged?
 What does a judge find who is asked anew?
 Does the preference follow the portrait?
+What is the rejected reply?
+Do all kinds show what was asked?
+How many users are in each split?
+Which preferences do the users have?
+How many dimensions does a user have?
+How alike are the users?
+How much of a user does the history show?
 Which preferences do the examples express?
 How many dimensions are active in an example?
 Do preferences come in clusters?
@@ -54,6 +61,8 @@ WITHOUT_MARKS = {
     "What was judged?": "tbody tr",
     "What does a judge find who is asked anew?": "tbody tr",
     "Does the preference follow the portrait?": "tbody tr",
+    "Do all kinds show what was asked?": "tbody tr",
+    "How many users are in each split?": "tbody tr",
     "Do texts occur twice?": "tbody tr",
     "What do near-duplicates look like?": "blockquote",
     "How much do replies differ?": "tbody tr",
@@ -160,7 +169,7 @@ def test_dimensions_without_an_example_are_named_apart(browser: Browser, pages: 
 def test_bars_are_as_long_as_their_numbers(browser: Browser, pages: dict[str, Path]) -> None:
     browser.open(pages["whole"])
     widths = browser.evaluate(
-        """[...document.querySelectorAll(".pole")].map((row) => [
+        """[...document.querySelectorAll("#coverage .pole")].map((row) => [
           row.querySelector(".name").textContent,
           ...["negative", "positive"].map((kind) => row.querySelector(`.mark.${kind}`).getBoundingClientRect().width),
         ])"""
@@ -311,16 +320,100 @@ def test_filters_give_the_rows_that_they_say(browser: Browser, pages: dict[str, 
     assert browser.complaints == []
 
 
+def test_a_user_is_shown_with_all_pairs(browser: Browser, pages: dict[str, Path]) -> None:
+    browser.open(pages["whole"])
+    report = fake.report()
+    labels = {
+        (d.slug, level): f"{sign} {label}"
+        for d in report.dimensions
+        for level, sign, label in ((1, "+", d.positive_label), (-1, "\u2212", d.negative_label))
+    }
+    first = next(row for row in report.shown if row.user_id)
+    choose(browser, "user", first.user_id.partition("-")[2])
+
+    own = wanted(report.shown, lambda row: row.user_id == first.user_id)
+    assert listed(browser) == own
+    assert text_of(browser, "#user-card h4") == first.user_id
+    assert text_of(browser, "#user-card .prose") == first.portrait
+    chips = browser.evaluate("[...document.querySelectorAll('#user-card .chips li')].map((chip) => chip.textContent)")
+    assert chips == [labels[each] for each in first.user_direction.items()]
+    assert "of 8 pairs" in text_of(browser, "#user-card .meta")
+
+    # From a row to all of its user's.
+    browser.click("#clear")
+    assert text_of(browser, "#user-card") == ""
+    other = next(k for k, row in enumerate(report.shown) if row.user_id not in ("", first.user_id))
+    browser.click(f"#list li:nth-child({other + 1})")
+    browser.click("#row article .plain")
+    assert listed(browser) == wanted(report.shown, lambda row: row.user_id == report.shown[other].user_id)
+    browser.click("#clear")
+    browser.click("#search")
+    browser.type(first.user_id)
+    assert listed(browser) == own
+    assert browser.complaints == []
+
+
+def test_a_row_says_what_its_kind_means(browser: Browser, pages: dict[str, Path]) -> None:
+    browser.open(pages["whole"])
+    report = fake.report()
+    for kind, meaning in (("restraint", "the chosen reply answers plainly"), ("near", "a near neighbour")):
+        choose(browser, "kind", kind)
+        assert listed(browser) == [row.id for row in report.shown if row.kind == kind] != []
+        assert meaning in text_of(browser, "#row .why")
+    choose(browser, "kind", "opposite")
+    assert browser.evaluate("document.querySelector('#row .why') === null")
+
+
+def test_a_matched_build_has_no_users_and_no_kinds(browser: Browser, tmp_path: Path) -> None:
+    whole = fake.report()
+    nobody = {"kind": "opposite", "user_id": "", "user_direction": {}, "user_pairs": 0}
+    shown = tuple(row.model_copy(update=nobody) for row in whole.shown)
+    write_page(whole.model_copy(update={"users": None, "kinds": whole.kinds[:1], "shown": shown}), tmp_path)
+    browser.open(tmp_path / "report.html")
+
+    assert browser.evaluate("document.querySelector('#users, #kinds') === null")
+    assert browser.evaluate("document.getElementById('user').closest('label').hidden")
+    assert browser.evaluate("document.getElementById('kind').closest('label').hidden")
+    assert browser.evaluate("document.querySelector('#row article .plain') === null")
+    assert browser.complaints == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "name", "word"),
+    [
+        ({}, "Users in two splits", "fine"),
+        ({"leaked": 1}, "Users in two splits", "problem"),
+        ({"shared": 250}, "Users of test_seen_users in train", "fine"),
+        ({"shared": 249}, "Users of test_seen_users in train", "look"),
+        ({"distinct_directions": 2500}, "Different directions of users", "fine"),
+        ({"distinct_directions": 2499}, "Different directions of users", "look"),
+    ],
+)
+def test_users_where_they_must_not_be_are_marked(
+    browser: Browser, tmp_path: Path, changes: dict[str, int], name: str, word: str
+) -> None:
+    whole = fake.report()
+    assert whole.users is not None
+    write_page(whole.model_copy(update={"users": whole.users.model_copy(update=changes)}), tmp_path)
+    browser.open(tmp_path / "report.html")
+
+    check = browser.evaluate(
+        f"""[...document.querySelectorAll(".checks li")]
+          .find((check) => check.textContent.includes({json.dumps(name)})).textContent"""
+    )
+    assert check.startswith(word)
+
+
 def test_the_browser_works_by_the_keyboard(browser: Browser, pages: dict[str, Path]) -> None:
     browser.open(pages["whole"])
     shown = fake.report().shown
     browser.evaluate("document.getElementById('search').focus()")
     order = []
-    for _ in range(4):
+    for _ in range(6):
         browser.press("Tab")
         order.append(focused(browser))
     # The direction is no filter before there is a dimension; then comes the button that clears them.
-    assert order == ["split", "dimension", "clear", "list"]
+    assert order == ["split", "dimension", "kind", "user", "clear", "list"]
     for key, at in {"ArrowDown": 1, "PageDown": 11, "ArrowUp": 10, "End": len(shown) - 1, "Home": 0}.items():
         browser.press(key)
         assert text_of(browser, "#list [aria-selected=true] .line") == shown[at].prompt.split("\n")[0][:120]
@@ -332,7 +425,7 @@ def test_the_browser_works_by_the_keyboard(browser: Browser, pages: dict[str, Pa
     browser.press("Escape")
     assert focused(browser) == "search"
     # From a bar of the coverage to its examples.
-    browser.evaluate("document.querySelector('.pole').focus()")
+    browser.evaluate("document.querySelector('#coverage .pole').focus()")
     browser.press("ArrowDown")
     assert browser.evaluate("document.activeElement.querySelector('.name').textContent") == "Gender"
     browser.press("Enter")

@@ -37,6 +37,13 @@ def test_labels_that_a_reply_repeats_are_found(
     assert figures_of(rows).label == (0.5 if is_copied else 0)
 
 
+@pytest.mark.parametrize(("rejected", "share"), [(LIKES_TONE, 1), (DISLIKES_TONE, 0)])
+def test_both_replies_of_a_restraint_pair_have_one_person(rejected: str, share: float) -> None:
+    rows = pair("p", direction(tone=1), rejected=rejected, kind="restraint")
+
+    assert figures_of(rows).label == share
+
+
 def test_labels_of_one_word_say_nothing() -> None:
     space = SPACE.model_copy(
         update={

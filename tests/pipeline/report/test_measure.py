@@ -118,12 +118,17 @@ def test_all_parts_are_there(report: Report, shards: dict[str, list[Row]]) -> No
     assert report.model == "stub"
     assert sum(report.active) == len(rows)
     assert len(report.dimensions) == 5
-    assert report.lengths.length_auc == 0.5
+    # Mirror images alone would give 0.5; restraint pairs have none.
+    assert report.lengths.length_auc == pytest.approx(
+        np.mean([0.5 + 0.5 * np.sign(len(row["chosen"]) - len(row["rejected"])) for row in rows])
+    )
     assert report.lengths.longer_chosen_unmirrored != 0.5
     assert report.history.support.mean == pytest.approx(np.mean([row["history_support"] for row in rows]))
     assert report.diversity.distinct_directions == len({tuple(row["Preference Direction"]) for row in rows})
     assert report.diversity.sampled == 2 * report.pairs
     assert report.copies.label == 0
+    assert report.users is None
+    assert {kind.kind: kind.examples for kind in report.kinds} == Counter(row["kind"] for row in rows)
     assert report.attempts == (4, 1, 1)
     assert len(report.shown) == len(rows)
     assert len(report.rejections) == 21

@@ -68,6 +68,24 @@ def test_splits_have_equal_shares(build: Build) -> None:
     assert min(splits.values()) > 24
 
 
+def test_users_are_shown_whole(tmp_path: Path) -> None:
+    rows = [
+        row
+        for user in range(12)
+        for k in range(3)
+        for row in pair(f"u{user}-{k}", direction(tone=1), user=f"u{user}", user_levels=direction(tone=1, risk=1))
+    ]
+    build = open_build(write_build(tmp_path, {"train-00000-of-00001": rows}))
+    shown = examples_of(build, (0,), examples=12)
+
+    # Besides the two rows that show both poles.
+    assert sorted(Counter(example.user_id for example in shown).values()) == [3, 3, 3, 3]
+    assert {example.user_id[-1]: example.user_direction for example in shown} == {
+        "a": {"tone": 1, "risk": 1},
+        "b": {"tone": -1, "risk": -1},
+    }
+
+
 def test_few_examples_are_all_shown_in_their_order(build: Build, shards: dict[str, list[Row]]) -> None:
     assert [example.id for example in examples_of(build, examples=10_000)] == [row["id"] for _, row in rows_of(shards)]
 
@@ -123,6 +141,10 @@ def test_an_example_is_shown_whole(tmp_path: Path) -> None:
             ExampleItem(prompt="other", chosen="one", rejected="two", profile="Likes much tone (more of it)"),
         ),
         history_support=0.5,
+        kind="opposite",
+        user_id="",
+        user_direction={},
+        user_pairs=0,
     )
     assert mirrored.mirrored
     assert mirrored.direction == {"tone": -1, "risk": 1}

@@ -23,6 +23,7 @@ SCHEMA = pa.schema(
         "quality_chosen": pa.float64(),
         "quality_rejected": pa.float64(),
         "judge": pa.string(),
+        "kind": pa.string(),
     }
 )
 
@@ -38,6 +39,7 @@ def verified(margins: dict[str, float], asked: dict[str, int], kept: dict[str, i
         "quality_chosen": None,
         "quality_rejected": None,
         "judge": "a judge",
+        "kind": "opposite",
     } | keys
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from pipeline.report.source import Build, open_build
 from pipeline.review.blind_sample import Question, Sample, draw_sample
 from schemas.config import BuildConfig
+from schemas.records import Kind
 from schemas.review import Answer, Labels, ReviewSettings
 from tests.pipeline.report.builds import direction, pair, pooled, rejection, write_build
 
@@ -25,11 +26,18 @@ def swapped(levels: Sequence[float | None]) -> list[Any]:
 
 
 def make_build(
-    folder: Path, kept: int = 12, refused: int = 12, mined: int = 0, mode: str = "filter", swap: bool = False
+    folder: Path,
+    kept: int = 12,
+    refused: int = 12,
+    mined: int = 0,
+    mode: str = "filter",
+    swap: bool = False,
+    style: str = "peer",
+    kind: Kind = "opposite",
 ) -> Build:
     """Write a build of pairs that were all asked for `ASKED`, and open it. `swap` swaps the roles of their replies.
 
-    No judge saw the mined ones.
+    No judge saw the mined ones. The others are of one `kind`.
     """
 
     def levels(of: Sequence[Any]) -> list[Any]:
@@ -49,8 +57,9 @@ def make_build(
         for row, sign in zip(pair(name, levels(stored), chosen=chosen, rejected=other), (1, -1), strict=True):
             margins = levels(MARGINS) if sign > 0 else swapped(levels(MARGINS))
             judged = {} if mode == "off" else {"direction_margin": margins, "judge": "a judge"}
-            rows[shard].append(row | judged)
-        pool[shard].append(pooled(0, pair_id=name, asked_direction=levels(ASKED)))
+            if sign > 0 or kind != "restraint":
+                rows[shard].append(row | judged | {"kind": kind})
+        pool[shard].append(pooled(0, pair_id=name, asked_direction=levels(ASKED), kind=kind))
     for number in range(mined):
         name = f"mined {number}"
         chosen, other = replies(name)
@@ -59,13 +68,13 @@ def make_build(
     for number in range(refused):
         name = f"refused {number}"
         extra = {"prompt": f"The post of {name}.", "post_id": f"post of {name}", "cleaned": replies(name)}
-        found = {"direction": levels(ASKED), "direction_margin": levels(MARGINS)}
+        found = {"direction": levels(ASKED), "direction_margin": levels(MARGINS), "kind": kind}
         rejected["train-00000-of-00001"].append(rejection(name, "verify", "too_few_dimensions", **extra, **found))
         # Neither of these was judged.
         rejected["train-00000-of-00001"].append(rejection(f"unanswered {number}", "verify", "timeout"))
         rejected["train-00000-of-00001"].append(rejection(f"short {number}"))
     config = BuildConfig.model_validate(
-        {"name": "small", "pairs": 100, "verification": {"mode": mode, "min_margin": 0.1}}
+        {"name": "small", "pairs": 100, "style": style, "verification": {"mode": mode, "min_margin": 0.1}}
     )
     write_build(folder, rows, rejected=rejected, pool=pool, config=config.model_dump(mode="json"))
     return open_build(folder)

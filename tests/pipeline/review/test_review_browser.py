@@ -75,6 +75,30 @@ def current(browser: Browser) -> list[Any]:
     return found
 
 
+@pytest.mark.parametrize(
+    ("style", "heading", "ask", "who"),
+    [
+        ("peer", "Post", "Which reply shows more of: ", "The writer "),
+        ("assistant", "Message", "Which reply suits this person better: ", "The person "),
+    ],
+)
+def test_the_questions_are_those_of_the_style(
+    browser: Browser, tmp_path: Path, style: str, heading: str, ask: str, who: str
+) -> None:
+    sheet = draw_sample(make_build(tmp_path / "out", style=style), ReviewSettings(pairs=4)).sheet
+    path = tmp_path / "review.html"
+    path.write_text(render_sheet(sheet), encoding="utf-8")
+
+    browser.open(path, 820)
+
+    assert browser.complaints == []
+    assert browser.evaluate("document.querySelector('article h3').textContent") == heading
+    first = browser.evaluate("document.querySelector('[data-slug]').textContent")
+    assert first.startswith(ask)
+    assert who in first
+    assert ("Which" in first.removeprefix(ask)) == (style == "peer")
+
+
 @pytest.mark.parametrize("width", [360, 820, 1280])
 def test_the_page_opens_without_complaint_and_stays_within_its_width(
     browser: Browser, page: Path, sample: Sample, width: int

@@ -12,7 +12,7 @@ from schemas.base import UsageError
 from schemas.report import Estimate
 from schemas.review import Labels, ReviewSettings
 from tests.pipeline.report.builds import SLUGS
-from tests.pipeline.review.builds import labels_of, make_build, sample_all
+from tests.pipeline.review.builds import ASKED, labels_of, make_build, sample_all
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +38,16 @@ def test_a_reviewer_who_sees_what_the_judge_saw_confirms_the_filter(build: Build
     assert (found.dropped.agree, found.dropped.disagree) == (24, 24)
     assert (value(found.with_judge.share), value(found.with_judge.kappa)) == (1.0, 1.0)
     assert found.judge == "a judge"
+
+
+def test_a_restraint_pair_is_scored_by_its_rejected_reply_which_is_to_show_the_person(tmp_path: Path) -> None:
+    build = make_build(tmp_path, kind="restraint")
+
+    found = score(build, {"labels.json": labels_of(sample_all(build), lambda question: -ASKED[question.dimension])})
+
+    assert found.before is not None and found.after is not None and found.dropped is not None
+    for agreement, answers in ((found.before, 72), (found.after, 24), (found.dropped, 48)):
+        assert (agreement.agree, agreement.disagree) == (answers, 0)
 
 
 def test_intervals_are_by_post(build: Build) -> None:

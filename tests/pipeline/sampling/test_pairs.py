@@ -12,9 +12,10 @@ from pipeline.generation.completions import Failure, Outcome, Request
 from pipeline.io.shards import read_meta, read_shard
 from pipeline.plan import BuildPlan
 from pipeline.quality.rules import Violation
-from pipeline.runtime.resources import resources
+from pipeline.runtime.resources import resources, sampler
 from pipeline.runtime.results import Tokens
 from pipeline.sampling.pairs import (
+    Draft,
     PairShard,
     load_drafts,
     render_prompts,
@@ -23,13 +24,14 @@ from pipeline.sampling.pairs import (
     store_pairs,
     validate_pairs,
 )
-from pipeline.sampling.posts import read_shard_posts
+from pipeline.sampling.posts import take_posts
 from tests.pipeline.helpers import (
     Reply,
     answered,
     asked,
     body_of,
     good_reply,
+    of_users,
     prepared,
     reply,
     tiny,
@@ -82,7 +84,7 @@ def test_opened_shard_has_its_posts_and_nothing_else(tmp_path: Path) -> None:
     shard = load_drafts(spec, plan)
 
     assert [draft.index for draft in shard.drafts] == list(range(12, 24))
-    stored = read_shard_posts(plan.output / "seeds" / "train.parquet", spec)
+    stored = take_posts(plan.output / "seeds" / "train.parquet", np.arange(12, 24))
     assert [draft.post for draft in shard.drafts] == stored
     assert [draft.pair_id for draft in shard.drafts] == [f"{plan.fingerprint[:8]}-train-{k:07d}" for k in range(12, 24)]
     assert not any(draft.direction.any() or draft.requests or draft.outcomes for draft in shard.drafts)
@@ -168,6 +170,18 @@ def test_chosen_prompt_has_the_persons_hints_and_rejected_prompt_the_opposite_on
         assert all(f"- {hint}" in rejected.splitlines() for hint in hints(plan, -draft.direction))
         assert not any(hint in chosen for hint in hints(plan, -draft.direction))
         assert not any(hint in rejected for hint in hints(plan, draft.direction))
+
+
+def test_an_assistant_is_asked_to_serve_the_person_and_the_opposite_one(tmp_path: Path) -> None:
+    plan = plan_at(tmp_path, style="assistant")
+    traits = resources(plan).space.traits
+
+    for draft in asked_first(plan).drafts:
+        for request, sign in zip(draft.requests, (1, -1), strict=True):
+            text = user_text(request)
+            asked_for = [line.removeprefix("- ") for line in text.splitlines() if line.startswith("- ")]
+            assert asked_for == [trait["service"] for trait in traits(sign * draft.direction)]
+            assert text.startswith(f"Message: {draft.post.title}")
 
 
 def test_both_prompts_begin_with_the_same_post_and_end_with_the_persona(tmp_path: Path) -> None:
@@ -384,7 +398,8 @@ def test_footers_count_the_shard(tmp_path: Path) -> None:
         "completion_tokens": 23 * 30,
         "reasoning_tokens": 0,
         "cleaned": {},
-        "verification": {},
+        "kinds": {"opposite": 9},
+        "verification_by_kind": {},
         "content": meta["content"],
     }
 
@@ -456,7 +471,7 @@ def test_a_pair_that_the_judge_refuses_is_rejected_and_drawn_again_while_attempt
     found = refused.model_copy(update={"direction_margin": margins})
     verdicts = [(found, Violation("drift", "by 0.9")), *((pair, None) for _, pair in shard.unverified[1:])]
 
-    settled = settle_pairs(shard, verdicts, Tokens(100, 10), {"pairs": 12}, last)
+    settled = settle_pairs(shard, verdicts, Tokens(100, 10), {"opposite": {"pairs": 12}}, last)
 
     assert settled.pairs == [pair for _, pair in shard.unverified[1:]]
     (rejection,) = settled.rejections
@@ -470,8 +485,80 @@ def test_a_pair_that_the_judge_refuses_is_rejected_and_drawn_again_while_attempt
 
 def test_what_the_judge_found_adds_up_over_attempts(tmp_path: Path) -> None:
     plan = plan_at(tmp_path, verification={"mode": "filter"})
-    shard = PairShard(plan.shards()[0], [], verification={"pairs": 12, "asked": 40})
+    shard = PairShard(plan.shards()[0], [], verification={"opposite": {"pairs": 12, "asked": 40}})
 
-    settled = settle_pairs(shard, [], Tokens(), {"pairs": 3, "asked": 10}, LAST)
+    settled = settle_pairs(shard, [], Tokens(), {"opposite": {"pairs": 3, "asked": 10}, "near": {"pairs": 1}}, LAST)
 
-    assert store_pairs(settled, plan)["verification"] == {"pairs": 15, "asked": 50}
+    assert store_pairs(settled, plan)["verification_by_kind"] == {
+        "opposite": {"pairs": 15, "asked": 50},
+        "near": {"pairs": 1},
+    }
+
+
+def of_kinds(folder: Path, **keys: Any) -> BuildPlan:
+    """A small build of users with pairs of every kind."""
+    kinds = {"kinds": {"near": 0.4, "restraint": 0.3}}
+    return prepared(
+        folder / "build", of_users(count=24, splits={"train": 1, "validation": 0, "test": 0}, **kinds | keys)
+    )
+
+
+def all_drafts(plan: BuildPlan) -> list[Draft]:
+    return [draft for spec in plan.shards() for draft in asked(spec, plan).drafts]
+
+
+def test_replies_are_written_for_the_persons_of_their_kind(tmp_path: Path) -> None:
+    plan = of_kinds(tmp_path)
+    space = resources(plan).space
+
+    drafts = all_drafts(plan)
+
+    assert {draft.kind for draft in drafts} == {"opposite", "near", "restraint"}
+    for draft in drafts:
+        chosen, rejected = (
+            {trait["hint"] for trait in (*space.traits(draft.traits), *space.traits(-draft.traits))}
+            & {line.removeprefix("- ") for line in user_text(request).splitlines()}
+            for request in draft.requests
+        )
+        flipped = draft.traits - 2 * draft.direction
+        assert chosen == set(() if draft.kind == "restraint" else hints(plan, draft.traits))
+        assert rejected == set(hints(plan, draft.traits if draft.kind == "restraint" else flipped))
+        if draft.kind == "opposite":
+            assert np.array_equal(flipped, -draft.traits)
+
+
+def test_pairs_of_users_name_their_kind_and_their_user(tmp_path: Path) -> None:
+    plan = of_kinds(tmp_path)
+    shard = asked(plan.shards()[0], plan)
+
+    pairs = validate_pairs(answered(shard), plan, LAST).pairs
+
+    sampled = sampler(plan).users(np.arange(4), 8, 16)
+    for draft, pair in zip(shard.drafts, pairs, strict=True):
+        user = draft.index // 4
+        assert pair.user_id == f"{plan.fingerprint[:8]}-u{user:07d}"
+        assert pair.user_direction == tuple(sampled[user].tolist())
+        assert pair.kind == draft.kind
+        assert pair.traits == (tuple(draft.traits.tolist()) if pair.kind == "near" else ())
+        assert all(level in (0, whole) for level, whole in zip(pair.direction, pair.user_direction, strict=True))
+
+
+def test_pairs_of_a_matched_build_name_no_user(tmp_path: Path) -> None:
+    plan = plan_at(tmp_path)
+
+    pairs = validate_pairs(answered(asked_first(plan)), plan, LAST).pairs
+
+    assert {(pair.kind, pair.traits, pair.user_id, pair.user_direction) for pair in pairs} == {("opposite", (), "", ())}
+
+
+def test_rejected_draft_keeps_its_post_its_user_and_its_kind(tmp_path: Path) -> None:
+    plan = of_kinds(tmp_path)
+    first = asked(plan.shards()[0], plan)
+    bad: dict[int, Outcome] = {2 * k: reply("") for k in range(len(first.drafts))}
+
+    again = sample_directions(validate_pairs(failing(first, bad), plan, NOT_LAST), plan, 1)
+
+    assert len(again.drafts) == len(first.drafts)
+    for before, after in zip(first.drafts, again.drafts, strict=True):
+        assert (before.post, before.user, before.kind) == (after.post, after.user, after.kind)
+    assert directions(again) != directions(first)

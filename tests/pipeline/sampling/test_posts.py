@@ -10,14 +10,21 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
 import zstandard
 
-from pipeline.plan import ShardSpec
-from pipeline.sampling.posts import identify_source, read_posts, read_shard_posts, split_posts, store_posts
+from pipeline.sampling.posts import (
+    identify_source,
+    read_posts,
+    split_posts,
+    store_posts,
+    take_posts,
+    with_packaged_facts,
+)
 from preference_space.space import load_space
 from schemas.base import UsageError, UserError
 from schemas.config import SeedsConfig
@@ -367,6 +374,17 @@ def test_packaged_posts_give_each_of_the_43_interests_five_posts() -> None:
     assert {slug: posts[slug] for slug in topical if posts[slug] < 5} == {}
 
 
+def test_packaged_questions_of_fact_are_120_without_topics_and_all_kept() -> None:
+    dropped: Counter[str] = Counter()
+    path = ROOT / "pipeline" / "sampling" / "impersonal_posts.jsonl"
+
+    posts = list(read_posts(SeedsConfig(path=str(path)), dropped, 0.1))
+
+    assert [post.id for post in posts] == [f"fact-{number}" for number in range(1, 121)]
+    assert not dropped
+    assert all(post.title and post.text and not post.topics for post in posts)
+
+
 @pytest.mark.skipif(not FORUM.exists(), reason=f"{FORUM} is not part of this repository")
 def test_real_forum_posts_are_read_by_mapping_columns() -> None:
     posts = read(FORUM, columns={"id": "id", "title": "title", "text": "selftext"})
@@ -404,6 +422,17 @@ def test_split_depends_on_seed_and_ids_alone() -> None:
     assert split_posts(posts, shares, seed=4) != splits
 
 
+def test_a_small_split_gets_what_the_largest_can_spare() -> None:
+    def sizes(**least: int) -> list[int]:
+        shares = {"train": 0.9, "validation": 0.05, "test": 0.05}
+        return [len(posts) for posts in split_posts(numbered(20), shares, 3, least).values()]
+
+    assert sizes() == sizes(train=18, validation=1) == [18, 1, 1]
+    assert sizes(train=2, validation=3, test=2) == [15, 3, 2]
+    # Too few for all: the check of the supply says so.
+    assert sizes(train=17, validation=3, test=3) == [17, 2, 1]
+
+
 @pytest.mark.parametrize("damage", [lambda content: content[:-20], lambda content: b""])
 def test_stored_posts_that_are_damaged_are_named(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
     path = tmp_path / "train.parquet"
@@ -411,19 +440,19 @@ def test_stored_posts_that_are_damaged_are_named(tmp_path: Path, damage: Callabl
     path.write_bytes(damage(path.read_bytes()))
 
     with pytest.raises(UserError, match=r"train\.parquet is damaged "):
-        read_shard_posts(tmp_path / "train.parquet", ShardSpec("train", 0, 1, 0, 5))
+        take_posts(tmp_path / "train.parquet", np.arange(5))
 
 
 def test_stored_posts_that_are_gone_are_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"train\.parquet is missing; run the same build command again"):
-        read_shard_posts(tmp_path / "train.parquet", ShardSpec("train", 0, 1, 0, 5))
+        take_posts(tmp_path / "train.parquet", np.arange(5))
 
 
 def test_posts_come_back_as_they_were_stored(tmp_path: Path) -> None:
     posts = numbered(5)
     store_posts(tmp_path / "train.parquet", posts, "abc")
 
-    assert read_shard_posts(tmp_path / "train.parquet", ShardSpec("train", 0, 1, 0, 5)) == posts
+    assert take_posts(tmp_path / "train.parquet", np.arange(5)) == posts
 
 
 @pytest.mark.parametrize(
@@ -432,7 +461,7 @@ def test_posts_come_back_as_they_were_stored(tmp_path: Path) -> None:
 def test_pair_i_uses_post_i_and_begins_again_after_the_last(tmp_path: Path, start: int, count: int) -> None:
     store_posts(tmp_path / "train.parquet", numbered(2500), "abc")
 
-    posts = read_shard_posts(tmp_path / "train.parquet", ShardSpec("train", 0, 1, start, count))
+    posts = take_posts(tmp_path / "train.parquet", np.arange(start, start + count))
 
     assert [post.id for post in posts] == [f"p{k % 2500}" for k in range(start, start + count)]
 
@@ -440,7 +469,7 @@ def test_pair_i_uses_post_i_and_begins_again_after_the_last(tmp_path: Path, star
 def test_shard_with_more_pairs_than_posts_uses_each_post_again(tmp_path: Path) -> None:
     store_posts(tmp_path / "train.parquet", numbered(3), "abc")
 
-    posts = read_shard_posts(tmp_path / "train.parquet", ShardSpec("train", 0, 1, 2, 7))
+    posts = take_posts(tmp_path / "train.parquet", np.arange(2, 9))
 
     assert [post.id for post in posts] == ["p2", "p0", "p1", "p2", "p0", "p1", "p2"]
 
@@ -477,3 +506,33 @@ def test_placeholders_of_deleted_posts_are_dropped(tmp_path: Path) -> None:
 
 def test_posts_that_differ_in_marks_alone_are_different(tmp_path: Path) -> None:
     assert len(read(texts(tmp_path, "कल", "कील", "क़ल", "कल!"))) == 3
+
+
+def test_marks_are_read_where_they_are_wanted(tmp_path: Path) -> None:
+    path = jsonl(
+        tmp_path, {"text": "one", "fact": "yes"}, {"text": "two", "fact": False}, {"text": "three", "fact": None}
+    )
+    config = SeedsConfig(path=str(path), columns={"impersonal": "fact"})
+
+    assert [post.impersonal for post in read_posts(config, Counter(), 0.1, reads_marks=True)] == [True, False, False]
+    assert not any(post.impersonal for post in read_posts(config, Counter(), 0.1))
+
+
+def test_mark_that_is_no_truth_value_is_reported(tmp_path: Path) -> None:
+    path = jsonl(tmp_path, {"text": "one", "impersonal": "perhaps"})
+
+    with pytest.raises(UsageError, match=r"line 1: 'impersonal' is neither true nor false: 'perhaps'"):
+        list(read_posts(SeedsConfig(path=str(path)), Counter(), 0.1, reads_marks=True))
+
+
+def test_packaged_facts_are_impersonal_and_no_post_of_theirs_is_there_twice() -> None:
+    facts = with_packaged_facts([])
+    assert len(facts) > 50
+    assert all(post.impersonal and not post.topics for post in facts)
+
+    asked = facts[3].model_copy(update={"id": "mine", "impersonal": False})
+    other = SeedPost(id=facts[5].id, text="Another post with the id of a fact.")
+    both = with_packaged_facts([asked, other])
+
+    assert both[:2] == [asked, other]
+    assert len({post.id for post in both}) == len({post.prompt for post in both}) == len(facts) + 1

@@ -9,12 +9,11 @@ from typing import Any
 import pytest
 
 from pipeline.driver.prepare import with_threads
-from pipeline.plan import SPLITS
 from pipeline.threads import gather
 from pipeline.threads.gather import pending_parts, pending_slices
 from pipeline.threads.index import build_index, read_index, read_threads
 from schemas.base import UsageError, UserError
-from tests.pipeline.helpers import mining, write_jsonl
+from tests.pipeline.helpers import MATCHED_SPLITS, mining, write_jsonl
 from tests.pipeline.threads.forum import (
     Gathered,
     Row,
@@ -195,11 +194,11 @@ def test_splits_share_no_post_and_have_their_shares(tmp_path: Path, monkeypatch:
 
     by_split = {
         split: [post.id for post in read_threads(plan, plan.first_thread(split), found.index.splits[split]).posts]
-        for split in SPLITS
+        for split in MATCHED_SPLITS
     }
 
     assert {split: len(posts) for split, posts in by_split.items()} == {"train": 24, "validation": 8, "test": 8}
-    assert [post for split in SPLITS for post in by_split[split]] == found.posts
+    assert [post for split in MATCHED_SPLITS for post in by_split[split]] == found.posts
     assert Counter(found.posts) == Counter(f"t{k}" for k in range(40))
 
 

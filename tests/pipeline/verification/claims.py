@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from pipeline.generation.completions import AnyRequest, ChoiceRequest, Completio
 from pipeline.plan import BuildPlan
 from pipeline.runtime.resources import resources
 from pipeline.verification.ask import Claim, VerifyShard, ask_judge
-from schemas.records import SeedPost
+from schemas.records import Kind, SeedPost
 from tests.pipeline.helpers import DUMMY, prepared, tiny, write_posts
 from tests.planted import Planted
 from tests.schemas.records import pair
@@ -39,6 +40,11 @@ def claim(plan: BuildPlan, chosen: str, rejected: str, index: int = 0, **levels:
     post = SeedPost(id=f"p{index}", title="", text=f"Question number {index}, what now?")
     claimed = pair(prompt=post.prompt, chosen=chosen, rejected=rejected, direction=direction_of(plan, **levels))
     return Claim(index, post, claimed)
+
+
+def of_kind(kind: Kind, claim: Claim) -> Claim:
+    """The claim about a pair of another kind."""
+    return replace(claim, pair=claim.pair.model_copy(update={"kind": kind}))
 
 
 def asked(plan: BuildPlan, *claims: Claim, attempt: int = 0) -> VerifyShard:

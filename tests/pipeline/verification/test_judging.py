@@ -11,7 +11,9 @@ from pipeline.generation.completions import Failure
 from pipeline.plan import BuildPlan
 from pipeline.verification.findings import read_findings
 from pipeline.verification.judging import Verdict, Verified, _violation, judge_claims
-from tests.pipeline.verification.claims import answered, claim, direction_of, margins_by_slug, plan_at
+from schemas.manifest import VerificationCounts
+from schemas.records import Kind
+from tests.pipeline.verification.claims import answered, claim, direction_of, margins_by_slug, of_kind, plan_at
 
 SHOWN = "They laughed extraversion+1 humor+1, fine."
 OPPOSITE = "They frowned extraversion-1 humor-1, fine."
@@ -26,6 +28,12 @@ def judged(plan: BuildPlan, chosen: str = SHOWN, rejected: str = OPPOSITE, **lev
 def verdict_at(folder: Path, chosen: str = SHOWN, rejected: str = OPPOSITE, **settings: Any) -> Verdict:
     (verdict,) = judged(plan_at(folder, **settings), chosen, rejected).verdicts
     return verdict
+
+
+def found_in(verified: Verified) -> VerificationCounts:
+    """The counts of claims of one kind."""
+    (counts,) = verified.counts.values()
+    return counts
 
 
 def reason(verdict: Verdict) -> str:
@@ -104,7 +112,7 @@ def test_a_quality_without_an_answer_meets_no_threshold(tmp_path: Path, side: in
     findings.qualities[0, side] = np.nan
 
     direction = np.array(good.pair.direction, dtype=np.int8)
-    violation = _violation(findings, 0, direction, direction, plan.config.verification)
+    violation = _violation(findings, 0, direction, direction, "opposite", plan.config.verification)
 
     assert violation is not None and violation.reason in ("quality", "quality_gap")
 
@@ -119,7 +127,7 @@ def test_a_difference_that_nobody_asked_for_is_counted_and_rejects_above_max_dri
     verified = judged(plan, extraversion=1)
 
     assert reason(verified.verdicts[0]) == expected
-    assert (verified.counts.drift_asked, verified.counts.drifted) == (89, int(bool(expected)))
+    assert (found_in(verified).drift_asked, found_in(verified).drifted) == (89, int(bool(expected)))
 
 
 def test_one_order_agrees_with_no_other(tmp_path: Path) -> None:
@@ -135,7 +143,7 @@ def test_a_claim_without_an_answer_is_rejected_as_the_request_failed(tmp_path: P
     verified = judge_claims([replace(good, outcomes=(timeout, good.outcomes[1]))], plan)
 
     assert verified.verdicts == [Verdict(good.pair, timeout)]
-    assert (verified.counts.pairs, verified.counts.asked, verified.counts.pairs_accepted) == (0, 0, 0)
+    assert (found_in(verified).pairs, found_in(verified).asked, found_in(verified).pairs_accepted) == (0, 0, 0)
     assert verified.tokens.prompt == 100
 
 
@@ -143,7 +151,7 @@ def test_counts_are_of_all_pairs_and_then_of_the_accepted(tmp_path: Path) -> Non
     plan = plan_at(tmp_path, min_dimensions=2, drift_dimensions=0, orders=3)
     claims = [claim(plan, SHOWN, OPPOSITE, 0, **ASKED), claim(plan, "humor+1", "humor-1", 1, **ASKED)]
 
-    counts = judge_claims(answered(plan, *claims), plan).counts
+    counts = found_in(judge_claims(answered(plan, *claims), plan))
 
     assert (counts.pairs, counts.asked, counts.recovered, counts.verified) == (2, 6, 3, 3)
     assert (counts.pairs_accepted, counts.kept, counts.neutral) == (1, 2, 1)
@@ -162,10 +170,86 @@ def test_differences_in_quality_are_summed_whichever_reply_is_better(
 
     verified = judge_claims(answered(plan, *claims), plan)
 
-    assert (verified.counts.quality_pairs, verified.counts.quality_gaps) == expected
+    assert (found_in(verified).quality_pairs, found_in(verified).quality_gaps) == expected
 
 
 def test_no_claims_have_no_verdicts(tmp_path: Path) -> None:
     verified = judge_claims([], plan_at(tmp_path))
 
-    assert (verified.verdicts, verified.counts.pairs) == ([], 0)
+    assert (verified.verdicts, verified.counts) == ([], {})
+
+
+PLAIN = "The answer is four, fine."
+"""A reply that shows nothing of a person."""
+
+
+def test_a_restraint_pair_is_verified_by_the_person_in_the_rejected_reply(tmp_path: Path) -> None:
+    plan = plan_at(tmp_path)
+    restraint = of_kind("restraint", claim(plan, PLAIN, SHOWN, **ASKED))
+
+    verified = judge_claims(answered(plan, restraint), plan)
+
+    ((pair, cause),) = verified.verdicts
+    assert cause is None
+    # The person's levels and the margins are those of any pair; only what is claimed of the replies is reversed.
+    assert pair.direction == direction_of(plan, extraversion=1, humor=1)
+    assert margins_by_slug(plan, pair.direction_margin)["extraversion"] == pytest.approx(-0.75, abs=0.01)
+    counts = verified.counts["restraint"]
+    assert (counts.asked, counts.recovered, counts.kept, counts.neutral) == (3, 2, 2, 1)
+
+
+def test_a_plain_reply_that_shows_the_person_recovers_nothing(tmp_path: Path) -> None:
+    plan = plan_at(tmp_path)
+    worn = of_kind("restraint", claim(plan, SHOWN, PLAIN, **ASKED))
+
+    assert reason(judge_claims(answered(plan, worn), plan).verdicts[0]) == "too_few_dimensions"
+
+
+@pytest.mark.parametrize(("max_margin", "expected"), [(0.8, ""), (0.7, "margin")])
+def test_margins_of_a_restraint_pair_are_judged_by_their_size(tmp_path: Path, max_margin: float, expected: str) -> None:
+    plan = plan_at(tmp_path, max_margin=max_margin)
+    restraint = of_kind("restraint", claim(plan, PLAIN, SHOWN, **ASKED))
+
+    assert reason(judge_claims(answered(plan, restraint), plan).verdicts[0]) == expected
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("near", ""), ("opposite", "too_few_dimensions")])
+def test_a_near_pair_never_has_to_keep_more_than_it_differs_in(tmp_path: Path, kind: Kind, expected: str) -> None:
+    plan = plan_at(tmp_path, min_dimensions=2)
+    pair = of_kind(kind, claim(plan, SHOWN, OPPOSITE, extraversion=1))
+
+    assert reason(judge_claims(answered(plan, pair), plan).verdicts[0]) == expected
+
+
+def test_a_near_pair_that_shows_nothing_is_rejected(tmp_path: Path) -> None:
+    plan = plan_at(tmp_path, min_dimensions=2)
+    pair = of_kind("near", claim(plan, SHOWN, OPPOSITE, openness=1))
+
+    assert reason(judge_claims(answered(plan, pair), plan).verdicts[0]) == "too_few_dimensions"
+
+
+def test_shared_traits_of_a_near_pair_are_among_those_that_drift_is_drawn_from(tmp_path: Path) -> None:
+    plan = plan_at(tmp_path, drift_dimensions=89)
+    pair = of_kind("near", claim(plan, SHOWN, OPPOSITE, extraversion=1))
+
+    counts = judge_claims(answered(plan, pair), plan).counts["near"]
+
+    assert (counts.asked, counts.drift_asked, counts.drifted) == (1, 89, 1)
+
+
+def test_counts_are_kept_by_kind(tmp_path: Path) -> None:
+    plan = plan_at(tmp_path, mode="record")
+    claims = [
+        claim(plan, SHOWN, OPPOSITE, 0, **ASKED),
+        of_kind("restraint", claim(plan, PLAIN, SHOWN, 1, **ASKED)),
+        of_kind("restraint", claim(plan, PLAIN, PLAIN + " Truly.", 2, **ASKED)),
+        of_kind("near", claim(plan, SHOWN, OPPOSITE, 3, extraversion=1)),
+    ]
+
+    counts = judge_claims(answered(plan, *claims), plan).counts
+
+    found = {kind: (each.pairs, each.asked, each.recovered) for kind, each in counts.items()}
+    assert found == {"opposite": (1, 3, 2), "restraint": (2, 6, 2), "near": (1, 1, 1)}
+    assert sum(each.prompt_tokens for each in counts.values()) == 100 * sum(
+        len(one.requests) for one in answered(plan, *claims)
+    )

@@ -34,9 +34,17 @@ PAIRS = 72
 FAULTLESS_JUDGE, ERRING_JUDGE = Planted(FAULTS), Planted(FAULTS, error=0.05)
 
 
-def verified(folder: Path, planted: Planted, mode: str = "record", pairs: int = PAIRS, **settings: Any) -> Built:
+def verified(
+    folder: Path,
+    planted: Planted,
+    mode: str = "record",
+    pairs: int = PAIRS,
+    kinds: Mapping[str, float] | None = None,
+    **settings: Any,
+) -> Built:
     """Build pairs that a judge verifies, each in one attempt."""
     keys = {
+        "kinds": kinds or {},
         "pairs": pairs,
         "shard_pairs": 32,
         "sampling": {"dimensions": DIMENSIONS, "min_active": 3, "max_active": 5},
@@ -174,6 +182,56 @@ def test_drift_that_was_planted_rejects_and_nothing_else(tmp_path: Path) -> None
     rejected = built.rows("rejected/pairs")
     assert {(row["stage"], row["reason"]) for row in rejected} == {("verify", "drift")}
     assert {row["record_id"][8:] for row in rejected} == drifted
+
+
+# Kinds
+
+KINDS = {"near": 0.35, "restraint": 0.35}
+
+
+def shown_difference(planted: Planted, question: Question) -> int:
+    """How the replies of a pair differ in a dimension of its direction, in levels that the writer shows."""
+    chosen, rejected = question.level, -question.level
+    if question.row["kind"] == "restraint":
+        chosen, rejected = 0, question.level
+    first, second = (
+        planted.shown([(question.slug, level)] if level else []).get(question.slug, 0) for level in (chosen, rejected)
+    )
+    return first - second
+
+
+def test_an_honest_writer_is_recovered_in_full_in_each_kind(tmp_path: Path) -> None:
+    built = verified(tmp_path / "out", HONEST, kinds=KINDS)
+    rows, counts = built.rows("pool"), built.manifest.counts
+
+    for q in questions(rows):
+        assert q.margin == pytest.approx(0.75 * shown_difference(HONEST, q) if q.level else 0, abs=0.02)
+    assert counts.kinds == Counter(row["kind"] for row in rows)
+    assert counts.kinds.keys() == counts.verification_by_kind.keys() == {"opposite", "near", "restraint"}
+    for kind, found in counts.verification_by_kind.items():
+        assert (found.pairs, found.pairs_accepted) == (counts.kinds[kind], counts.kinds[kind])
+        assert found.recovered == found.verified == found.asked > 0
+        assert found.drifted == 0 < found.drift_asked
+    total = counts.verification.model_dump()
+    parts = [found.model_dump() for found in counts.verification_by_kind.values()]
+    assert total == {name: sum(part[name] for part in parts) for name in total}
+    assert {row["verified"] for row in built.rows("data")} == {1.0}
+
+
+def test_filter_keeps_of_each_kind_what_its_replies_show(tmp_path: Path) -> None:
+    built = verified(tmp_path / "out", FAULTLESS_JUDGE, "filter", pairs=144, kinds=KINDS)
+
+    asked = [q for q in questions(built.rows("pool")) if q.level]
+    for q in asked:
+        sign = -1 if q.row["kind"] == "restraint" else 1
+        assert q.kept == (q.level if sign * q.level * shown_difference(FAULTLESS_JUDGE, q) > 0 else 0)
+    # A plain reply beside one of the wrong voice: of a restraint pair one pole of these dimensions is kept.
+    kept = {(q.row["kind"], q.slug) for q in asked if q.kept and q.slug in FAULTY}
+    assert kept <= {("restraint", "age_group"), ("restraint", "openness"), ("restraint", "agreeableness")}
+    assert kept
+    # The kind of a rejected pair says how its margins are meant.
+    rejected = built.rows("rejected/pairs")
+    assert {row["kind"] for row in rejected} >= {"near", "restraint"}
 
 
 # Bytes

@@ -108,6 +108,20 @@ def test_the_manifest_counts_before_and_after(built: Built) -> None:
     assert {row["reason"] for row in rejected} == {"too_few_dimensions"}
 
 
+def test_replies_of_an_assistant_are_verified_by_whom_they_suit(tmp_path: Path) -> None:
+    assistant = built_at(tmp_path / "out", Planted(), style="assistant")
+
+    prompts = [prompt for body in assistant.stub.bodies for prompt in body.get("prompt", ())]
+    assert prompts
+    assert all("\nReply: " in prompt and "\nComment: " not in prompt for prompt in prompts)
+    last = {prompt.rpartition("\nQuestion: ")[2].partition("\n")[0] for prompt in prompts}
+    names = {d.name for d in load_space("alignx").dimensions if d.slug in SLUGS}
+    about_quality = "Does the reply answer the message, and is it well written?"
+    assert last == {f"{name}: which person does the reply suit?" for name in names} | {about_quality}
+    found = assistant.manifest.counts.verification
+    assert found.recovered == found.asked == found.kept > 0
+
+
 def test_all_that_a_pair_asks_about_a_reply_is_in_one_call(built: Built) -> None:
     calls = [body["prompt"] for body in built.stub.bodies if "prompt" in body]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from pipeline.report.source import open_build
 from preference_space.space import load_space
 from schemas.base import UsageError
 from schemas.report import Report, SecondJudgeFigures
-from tests.pipeline.helpers import run_build
+from tests.pipeline.helpers import rows_of, run_build
 from tests.pipeline.processes import shards
 from tests.planted import Planted, swapped
 from tests.stub import Answer, StubServer, refuse
@@ -181,6 +182,22 @@ def test_two_judges_are_compared_where_the_build_had_one(tmp_path: Path) -> None
     assert first is not None and first.recovery.value == 1.0
     assert second.agreement is not None and second.found is not None
     assert second.agreement.value == second.found.recovery.value < 1.0
+
+
+def test_kinds_are_told_apart_and_persona_swap_leaves_restraint_out(tmp_path: Path) -> None:
+    run_build(tmp_path / "out", Planted(), **KEYS, kinds={"near": 0.3, "restraint": 0.3})
+    kinds = Counter(row["kind"] for row in rows_of(tmp_path / "out" / "pool"))
+
+    _, stub = judged(tmp_path / "out", Judge(), "--judge-pairs", "60")
+
+    second = figures(tmp_path / "out")
+    assert second.swap is not None and second.swap.both is not None
+    assert {kind: found.value for kind, found in second.recovery_by_kind.items()} == dict.fromkeys(sorted(kinds), 1.0)
+    assert second.restraint == kinds["restraint"] > 0
+    assert second.swap.both.number == kinds["opposite"] + kinds["near"]
+    assert second.swap.preferred.value == 1.0
+    # Two calls about what the replies show, and two with a portrait.
+    assert len(stub.bodies) == 4 * kinds.total() - 2 * kinds["restraint"]
 
 
 def test_the_sample_is_of_pairs_with_the_portraits_of_both_persons(build: Path) -> None:

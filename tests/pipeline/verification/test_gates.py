@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from pipeline.driver.check import check_build
-from pipeline.driver.gates import missed_gates
-from pipeline.io.manifests import load_manifest
+from pipeline.io.manifests import CARD, load_manifest
 from pipeline.publishing.contents import read_contents
 from pipeline.report.source import open_build
+from pipeline.verification.gates import missed_gates
 from schemas.base import UsageError, UserError
 from schemas.config import BuildConfig, LimitsConfig
 from schemas.loader import validate
@@ -77,6 +77,10 @@ def missing(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def read_card(folder: Path) -> str:
+    return (folder / CARD).read_text(encoding="utf-8")
+
+
 @pytest.fixture
 def missed(missing: Path, tmp_path: Path) -> Path:
     """Return a copy of that build."""
@@ -91,6 +95,7 @@ def test_a_build_that_misses_a_gate_is_there_to_look_at(missed: Path) -> None:
     assert open_build(missed).examples == manifest.counts.examples > 0
     assert check_build(missed).problems == ()
     assert check_build(missed).state == "finished, but misses a gate of its limits"
+    assert "33.3 points below limits.min\\_recovery = 1" in read_card(missed)
 
 
 def test_a_build_that_misses_a_gate_is_published_by_force_only(missed: Path) -> None:
@@ -105,6 +110,7 @@ def test_a_build_that_misses_a_gate_ends_once_the_limit_allows(missed: Path) -> 
 
     assert (manifest.status, stub.bodies) == ("complete", [])
     assert load_manifest(missed) == manifest
+    assert "is missed" not in read_card(missed)
     assert read_contents(missed, "me/set", force=False).manifest == manifest
 
 

@@ -30,7 +30,7 @@ def gates_missed_by(manifest: Manifest) -> list[str]:
     """Return a sentence for each gate that a build misses, by the counts and limits in its manifest."""
     limits, counts = validate(LimitsConfig, manifest.config["limits"], MANIFEST), manifest.counts
     missed = missed_gates(counts.verification, limits)
-    if counts.pairs_lost > limits.max_lost_share * counts.pairs_asked:
+    if not limits.allows(counts.pairs_lost, counts.pairs_asked):
         retry = "--retry-lost asks again for those of failed requests; " if counts.pairs_unanswered else ""
         missed.append(
             f"{counts.pairs_lost} of {counts.pairs_asked} pairs were lost, more than limits.max_lost_share = "
