@@ -340,9 +340,8 @@ def test_a_redirect_ends_the_run_and_names_the_address(tmp_path: Path, status: i
 
 def test_a_fault_of_the_run_is_raised_again_by_every_call(tmp_path: Path) -> None:
     with StubServer(refuse(401)) as stub, connected(tmp_path, stub.url) as client:
-        batch = submit(client, make_requests(1), tmp_path)
         with pytest.raises(UserError):
-            finish(client, batch)
+            finish(client, submit(client, make_requests(1), tmp_path))
 
         with pytest.raises(UserError):
             client.wait()
