@@ -39,6 +39,7 @@ _STABLE_SECONDS = 600.0
 """Uptime after which a server is allowed all its restarts again."""
 _HEALTH_SECONDS = 5.0
 _HEALTH_FAILURES = 6
+_NICER = 15
 _PR_SET_PDEATHSIG = 1
 
 
@@ -51,6 +52,8 @@ class ServerSpec:
     log: str
     start_seconds: float
     max_restarts: int
+    yielding: str = ""
+    """Name with which a process of the server begins that runs at a lower priority; empty: none does."""
 
 
 class Guard:
@@ -154,6 +157,8 @@ class Guard:
         self._broadcast("starting", restarts=restarts, pid=self._server.pid)
         ready = await self._wait_until_ready(self._server, port)
         if ready:
+            if self._spec.yielding:
+                _lower_priority(self._server.pid, self._spec.yielding)
             self._broadcast("ready", url=f"http://127.0.0.1:{port}")
             await self._wait_until_dead(self._server, port)
         self._stop_server()
@@ -194,6 +199,17 @@ def _die_with_parent() -> None:
     """Have Linux kill the server when its guard is killed."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _lower_priority(group: int, name: str) -> None:
+    """Lower the priority of the processes of a group whose name begins with `name`, with all their threads."""
+    for path in Path("/proc").glob("[0-9]*"):
+        # Any process can end meanwhile.
+        with contextlib.suppress(OSError):
+            if os.getpgid(int(path.name)) == group and (path / "comm").read_text().startswith(name):
+                for thread in (path / "task").iterdir():
+                    now = os.getpriority(os.PRIO_PROCESS, int(thread.name))
+                    os.setpriority(os.PRIO_PROCESS, int(thread.name), now + _NICER)
 
 
 def _free_port() -> int:

@@ -67,7 +67,12 @@ def server_spec(engine: VllmEngine, model: str, log: Path, device: Device) -> Se
         log=str(log),
         start_seconds=engine.start_seconds,
         max_restarts=engine.max_restarts,
+        yielding=_SPINNING if device.is_cpu else "",
     )
+
+
+_SPINNING = "VLLM::EngineC"
+"""vLLM's scheduler waits for the model's step in a loop, which on a CPU takes cores from the model."""
 
 
 _STREAM_INTERVAL = 8

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -343,6 +345,30 @@ def test_a_child_of_a_server_ends_with_it(tmp_path: Path) -> None:
         (next_child,) = find_server(tmp_path).children()
 
     assert still_there(guard, next_child) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_process_of_a_server_that_spins_runs_at_a_lower_priority(tmp_path: Path) -> None:
+    script = """
+import os, runpy, subprocess, sys, time
+from pathlib import Path
+folder = Path(sys.argv[1])
+for name in ("VLLM::EngineCore", "VLLM::Worker"):
+    child = "import sys, time; open('/proc/self/comm', 'w').write(sys.argv[1]); print(flush=True); time.sleep(600)"
+    process = subprocess.Popen([sys.executable, "-c", child, name], stdout=subprocess.PIPE)
+    process.stdout.readline()
+    (folder / name).write_text(str(process.pid))
+sys.argv = ["stub", "--log", str(folder / "requests.log"), *sys.argv[2:]]
+runpy.run_module("tests.stub", run_name="__main__")
+"""
+    spec = replace(script_spec(tmp_path, script), yielding="VLLM::EngineC")
+    with connected(tmp_path, spec) as client:
+        finish(client, submit(client, make_requests(1), tmp_path))
+        pids = [int((tmp_path / f"VLLM::{name}").read_text()) for name in ("EngineCore", "Worker")]
+        spinning, working = (os.getpriority(os.PRIO_PROCESS, pid) for pid in pids)
+
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    assert (spinning, working) == (min(own + 15, 19), own)
 
 
 def test_a_child_of_a_server_ends_with_a_killed_guard(tmp_path: Path) -> None:

@@ -216,9 +216,12 @@ def test_a_kind_of_request_that_the_server_does_not_know_ends_the_run(tmp_path: 
         return await (refuse(404) if "prompt" in body else good)(request, body)
 
     mined = trials(pairs=None, mining={"source": {"kind": "threads", "path": ("packaged",)}})
-    with StubServer(on_trial=chat_alone) as stub, connected(tmp_path, stub.url, asked_first=mined) as client:
-        with pytest.raises(UserError, match=f"{stub.url}/completions does not know") as caught:
-            finish(client, submit(client, make_choices(2), tmp_path))
+    with (
+        StubServer(on_trial=chat_alone) as stub,
+        connected(tmp_path, stub.url, asked_first=mined) as client,
+        pytest.raises(UserError, match=f"{stub.url}/completions does not know") as caught,
+    ):
+        finish(client, submit(client, make_choices(2), tmp_path))
 
     assert "mining.annotation.mode: json" in str(caught.value)
 
