@@ -99,16 +99,17 @@ def validate(
 
 
 def fill_sections(model: type[BaseModel], document: dict[str, Any]) -> dict[str, Any]:
-    """Return `document` with an empty map for each section that is null, so that its keys take their defaults.
+    """Return `document` with an empty map for each section that is null or required, so that its keys take defaults.
 
-    A section that may be absent keeps its null.
+    Errors then name the keys that a required section lacks. A section that may be absent keeps its null.
     """
     sections = {
         name
         for name, field in model.model_fields.items()
         if _models_in(field.annotation) and type(None) not in get_args(field.annotation)
     }
-    return {key: {} if value is None and key in sections else value for key, value in document.items()}
+    required: dict[str, Any] = {name: {} for name in sorted(sections) if model.model_fields[name].is_required()}
+    return required | {key: {} if value is None and key in sections else value for key, value in document.items()}
 
 
 def apply_override(document: dict[str, Any], override: str, example: str) -> Key:

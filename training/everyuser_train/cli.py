@@ -291,7 +291,7 @@ def chat(
     max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="Longest reply.")] = 300,
     temperature: Annotated[float, typer.Option("--temperature", min=0, help="0 takes the likeliest token.")] = 0.7,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the replies.")] = 0,
-    dtype: Annotated[str, typer.Option("--dtype", help="Numbers to compute with.")] = "float32",
+    dtype: Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16.")] = "auto",
     debug: Debug = False,
 ) -> None:
     """Show replies of a model and of its reference side by side, for a persona."""
@@ -305,8 +305,8 @@ def chat(
         chosen = methods.get(method or trained_method(model))
         if chosen is None:
             raise UsageError("give --method ica or --method pba: the one that the model was trained by")
-        if dtype not in get_args(Dtype):
-            raise UsageError(f"--dtype {dtype}: expected one of {', '.join(get_args(Dtype))}")
+        if dtype not in (known := get_args(get_args(Dtype)[0])):
+            raise UsageError(f"--dtype {dtype}: expected one of {', '.join(known)}")
         if data is not None and persona is not None:
             raise UsageError("give --data or --persona, not both")
         person, own = NO_PERSONA if persona is None else talk.written_persona(persona), None
@@ -352,12 +352,14 @@ def _settings(record: type[R], context: typer.Context, more: Mapping[str, str | 
     # A number of 0 is given, and may be refused.
     options = {key: given[name] for name, key in keys.items() if given.get(name) or given.get(name) == 0}
     defaults = {keys["method"]: trained_method(given["model"])} if given.get("model") else {}
+    named = {keys[each.name]: max(each.opts, key=len) for each in context.command.params if each.name in keys}
     return load_config(
         record,
         given["config"] and Path(given["config"]),
         options | {**(more or {})},
         given["overrides"] or (),
         defaults,
+        named,
     )
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import urllib.parse
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, JsonValue, field_validator, model_validator
+from pydantic import AfterValidator, Field, JsonValue, field_validator, model_validator
 
+from everyuser_train.models import resolve_dtype
 from schemas.base import Record
 from schemas.config.fields import KeyVariable
 from schemas.packaged_models import SMALL
@@ -15,7 +16,15 @@ from schemas.records import Kind as PairKind
 
 Part = Literal["ugc", "pair", "demo"]
 Parts = Annotated[tuple[Part, ...], Field(min_length=1)]
-Dtype = Literal["float32", "bfloat16", "float16"]
+Dtype = Annotated[
+    Literal["auto", "float32", "bfloat16", "float16"],
+    AfterValidator(resolve_dtype),
+    Field(
+        validate_default=True,
+        description="Data type of the computation. `auto`: bfloat16 where the GPU or CPU computes in it, else float32.",
+    ),
+]
+"""A data type. In a checked record it is never `auto`: reports and keys of caches hold what was computed with."""
 Method = Literal["ica", "pba"]
 Objective = Literal["dpo", "reward"]
 Trainer = Literal["trl", "reward", "openrlhf", "axolotl", "llamafactory"]
@@ -91,7 +100,7 @@ class ModelConfig(Record):
         f"`{SMALL}`."
     )
     revision: str | None = Field(None, description="Revision of a Hub model.")
-    dtype: Dtype = Field("bfloat16", description="Data type of the computation.")
+    dtype: Dtype = "auto"
     tuning: Literal["full", "lora", "qlora"] = Field("lora", description="Train all weights, or adapters.")
     adapters: Literal["fresh", "same"] = Field(
         "fresh",
@@ -259,7 +268,7 @@ class EvaluateConfig(Record):
     batch_tokens: int = Field(
         8192, ge=1, description="Most tokens of a batch, padding included; a prefix that sequences share counts once."
     )
-    dtype: Dtype = Field("float32", description="Data type of the computation.")
+    dtype: Dtype = "auto"
     attention: str | None = Field(
         None,
         description="Attention implementation of transformers; prefixes are shared with `sdpa`, the usual default, and "

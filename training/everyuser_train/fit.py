@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,12 @@ import orjson
 from everyuser_train import rows as layout
 from everyuser_train.arguments import trl_arguments
 from everyuser_train.config import FitConfig, ModelConfig
-from everyuser_train.files import replacing
+from everyuser_train.files import locked, replacing
 from everyuser_train.models import EARLIER, adapter_base, load_tokenizer, resolve
 from everyuser_train.recorder import Observer, Recorder, kept_metrics
 from everyuser_train.trainer import make_trainer
 from everyuser_train.versions import versions
-from schemas.base import UsageError, UserError
+from schemas.base import UsageError
 
 MODEL = "model"
 ROWS = "rows"
@@ -59,7 +58,7 @@ def fit(config: FitConfig, observer: Observer) -> Path:
     output = Path(config.output)
     settings = trl_arguments(config)
     main = settings.process_index == 0
-    with _locked(output) if main else contextlib.nullcontext():
+    with locked(output) if main else contextlib.nullcontext():
         with settings.main_process_first(local=False):
             if main:
                 _prepare_output(output, config)
@@ -157,7 +156,7 @@ def _require_same_run(output: Path, before: dict[str, Any], config: FitConfig) -
         if key not in _MAY_CHANGE and old.get(key) != new.get(key):
             raise UsageError(
                 f"{output} holds a run with {key} {old.get(key)!r}, but now it is {new.get(key)!r}; set another "
-                "`output`, or use the same configuration"
+                f"`output`, or resume by --set '{key}={orjson.dumps(old.get(key)).decode()}'"
             )
 
 
@@ -199,19 +198,3 @@ def _summary(facts: Mapping[str, Any]) -> str:
 def _write_json(path: Path, value: object) -> None:
     with replacing(path) as partial:
         partial.write_bytes(orjson.dumps(value, option=orjson.OPT_INDENT_2) + b"\n")
-
-
-@contextlib.contextmanager
-def _locked(output: Path) -> Iterator[None]:
-    """Lock the folder against a second run."""
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        file = (output / ".lock").open("a")
-    except OSError as error:
-        raise UserError(f"{output}: {error.strerror or error}") from None
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UsageError(f"{output}: in use by another run; wait for it, or set another `output`") from None
-        yield

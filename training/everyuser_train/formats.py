@@ -8,15 +8,18 @@ from typing import Any, NamedTuple
 import orjson
 import yaml
 
-from everyuser_train.config import Method, Trainer
+from everyuser_train.config import DataConfig, Method, Trainer
 from everyuser_train.rows import Row
 
 
 class Format(NamedTuple):
-    """A trainer's form of a row, and its further files by name, from the names of the folder and of its splits."""
+    """A trainer's form of a row, and its further files by name, from the names of the folder and of its splits.
+
+    The data say which of the splits is for training.
+    """
 
     row: Callable[[Row, Method], dict[str, Any]]
-    files: Callable[[str, Sequence[str]], dict[str, bytes]] = lambda folder, splits: {}
+    files: Callable[[str, Sequence[str], DataConfig], dict[str, bytes]] = lambda folder, splits, data: {}
 
 
 def _same(row: Row, method: Method) -> dict[str, Any]:
@@ -38,17 +41,21 @@ def _llamafactory(row: Row, method: Method) -> dict[str, Any]:
     return {"messages": row["prompt"], "chosen": row["chosen"][0], "rejected": row["rejected"][0]}
 
 
-def _axolotl_files(folder: str, splits: Sequence[str]) -> dict[str, bytes]:
-    """Return a part of a configuration, which trains on the first split and evaluates on the second."""
+def _axolotl_files(folder: str, splits: Sequence[str], data: DataConfig) -> dict[str, bytes]:
+    """Return a part of a configuration, which trains and evaluates on the splits of `fit`, where they were rendered."""
+    roles = {"datasets": data.train_split, "test_datasets": data.eval_split}
     # A path without a name, such as `.`, is refused by `load_dataset`.
-    train, *held_out = ({"path": folder, "split": split, "type": "chat_template.default"} for split in splits[:2])
-    tests = {"test_datasets": held_out} if held_out else {}
-    part = yaml.safe_dump({"rl": "dpo", "datasets": [train], **tests}, sort_keys=False)
+    used = {
+        role: [{"path": folder, "split": split, "type": "chat_template.default"}]
+        for role, split in roles.items()
+        if split in splits
+    }
+    part = yaml.safe_dump({"rl": "dpo", **used}, sort_keys=False)
     note = "# Part of a configuration. `path` is this folder, as seen from the folder above.\n"
     return {"axolotl.yaml": (note + part).encode()}
 
 
-def _llamafactory_files(folder: str, splits: Sequence[str]) -> dict[str, bytes]:
+def _llamafactory_files(folder: str, splits: Sequence[str], data: DataConfig) -> dict[str, bytes]:
     """Return the description of each split as a dataset of the split's name."""
     described = {
         "formatting": "sharegpt",

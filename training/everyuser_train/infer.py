@@ -65,7 +65,7 @@ class LocalModel(Record):
     kind: Literal["local"]
     name: str = Field(description=f"A Hub id, a folder, or a packaged model such as `{SMALL}`.")
     revision: str | None = Field(None, description="Revision of a Hub model.")
-    dtype: Dtype = Field("bfloat16", description="Data type of the computation.")
+    dtype: Dtype = "auto"
     batch_tokens: int = Field(16384, ge=1, description="Most tokens of a batch; the shared text counts in each row.")
 
 

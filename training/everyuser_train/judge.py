@@ -72,7 +72,7 @@ class JudgeConfig(Record):
     max_new_tokens: int = Field(512, ge=1, description="Longest reply, in tokens.")
     temperature: float = Field(0.7, ge=0, description="Temperature of the replies; 0 takes the likeliest token.")
     batch_tokens: int = Field(16384, ge=1, description="Most tokens of a batch, with padding and room for replies.")
-    dtype: Dtype = Field("bfloat16", description="Data type of the computation.")
+    dtype: Dtype = "auto"
     attention: str | None = Field(None, description="Attention implementation of transformers, such as `sdpa`.")
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of all randomness.")
 
@@ -95,6 +95,7 @@ class JudgeReport(Record):
     data: str
     split: str
     method: Method
+    dtype: str
     seed: int
     cases: int
     win: Estimate
@@ -334,6 +335,7 @@ def _report(
         data=config.data.path,
         split=config.data.split,
         method=config.method,
+        dtype=config.dtype,
         seed=config.seed,
         cases=len(pairs),
         **estimates(values, posts),

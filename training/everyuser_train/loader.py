@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 
 from schemas.loader import apply_override, fill_sections, read_mapping, set_key, validate
+from schemas.problems import Key, quote_key
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -26,6 +27,7 @@ def load_config(
     options: Mapping[str, Any],
     overrides: Sequence[str] = (),
     defaults: Mapping[str, Any] = MappingProxyType({}),
+    names: Mapping[str, str] = MappingProxyType({}),
 ) -> M:
     """Return a configuration.
 
@@ -38,6 +40,7 @@ def load_config(
         options: Values by dotted key, which replace the file's. None means that the option was not given.
         overrides: `key.sub=value` each, which replace both.
         defaults: Values by dotted key, which the file and the options replace. None means that there is none.
+        names: Options of the command line by dotted key, for messages.
 
     Raises:
         UsageError: Names the file, the key and, for an unknown key, the nearest known one.
@@ -50,7 +53,13 @@ def load_config(
     for override in overrides:
         apply_override(document, override, "training.beta=0.2")
     completed = fill_sections(model, _resolve(document, Path.cwd()))
-    return validate(model, completed, "the command line" if path is None else str(path))
+
+    def where(key: Key) -> tuple[str, str]:
+        prefix, quoted = quote_key(key)
+        option = names.get(".".join(map(str, key)))
+        return prefix, quoted if option is None else f"{quoted} ({option})"
+
+    return validate(model, completed, "the command line" if path is None else str(path), where)
 
 
 def _value(document: Any, key: str) -> Any:

@@ -21,6 +21,9 @@ Head = Literal["causal", "reward"]
 
 _ADAPTERS = "adapter_config.json"
 
+_BFLOAT16_FLAGS = ("avx512_bf16", "amx_bf16", "bf16")
+"""PyTorch's names of a CPU's instructions for bfloat16, x86-64 and ARM."""
+
 
 class ModelRef(NamedTuple):
     """A model by name and, on the Hub, revision."""
@@ -142,13 +145,13 @@ def load_tokenizer(name: str, revision: str | None = None) -> Any:
     return tokenizer
 
 
-def load_model(name: str, revision: str | None = None, dtype: str = "bfloat16", attention: str | None = None) -> Any:
+def load_model(name: str, revision: str | None = None, dtype: str = "auto", attention: str | None = None) -> Any:
     """Return a causal language model on `best_device` in evaluation mode, with adapters on their base model.
 
     Args:
         name: A Hub id, a folder of a model or of adapters, or a packaged model.
         revision: Revision of a Hub model.
-        dtype: Data type of the weights.
+        dtype: Data type of the weights, see `resolve_dtype`.
         attention: Attention implementation of transformers.
 
     Raises:
@@ -158,14 +161,14 @@ def load_model(name: str, revision: str | None = None, dtype: str = "bfloat16", 
         raise UsageError(
             f"model '{name}' is a reward model: it scores replies and writes none; only `evaluate` reads it"
         )
-    return load_weights("causal", name, revision, dtype, attention).to(best_device()).eval()
+    return load_weights("causal", name, revision, resolve_dtype(dtype), attention).to(best_device()).eval()
 
 
 def load_reward_model(
-    name: str, revision: str | None = None, dtype: str = "bfloat16", attention: str | None = None
+    name: str, revision: str | None = None, dtype: str = "auto", attention: str | None = None
 ) -> Any:
     """Return a reward model like `load_model`. Its padding token is that of `load_tokenizer`, as in training."""
-    model = load_weights("reward", name, revision, dtype, attention).to(best_device()).eval()
+    model = load_weights("reward", name, revision, resolve_dtype(dtype), attention).to(best_device()).eval()
     model.config.get_text_config().pad_token_id = load_tokenizer(name, revision).pad_token_id
     return model
 
@@ -221,6 +224,24 @@ def best_device() -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def resolve_dtype(dtype: str) -> str:
+    """Return the type that `auto` stands for on this machine: bfloat16 where it computes in it, else float32.
+
+    Any other type is returned as it is. Without such instructions, bfloat16 is emulated: several times slower.
+    """
+    if dtype != "auto":
+        return dtype
+    import torch
+
+    device = best_device()
+    if device == "cuda":
+        is_native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        flags = torch.cpu.get_capabilities()
+        is_native = device == "cpu" and any(flags.get(flag) for flag in _BFLOAT16_FLAGS)
+    return "bfloat16" if is_native else "float32"
 
 
 def trained_method(name: str) -> str | None:

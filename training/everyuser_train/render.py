@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import orjson
@@ -14,6 +14,7 @@ import yaml
 from everyuser_train import data
 from everyuser_train.config import RenderConfig
 from everyuser_train.data import Loaded
+from everyuser_train.files import locked
 from everyuser_train.formats import FORMATS
 from everyuser_train.models import load_tokenizer
 from everyuser_train.rows import LaidOut, evaluation_rows, training_rows
@@ -24,7 +25,7 @@ from schemas.base import UsageError, UserError
 SHARD = 20_000
 """Rows of a file."""
 
-_COMPLETE = "complete"
+_COMPLETE, _SCRATCH = "complete", "scratch"
 _PACKAGES = ("everyuser-train", "numpy", "transformers")
 
 
@@ -38,10 +39,11 @@ def render(config: RenderConfig) -> Mapping[str, Any]:
         render.json                         configuration, versions, numbers and fingerprint of the rows
         dataset_info.json, axolotl.yaml     what some trainers need
 
-    Rows stay on disk while they are rendered, in a scratch folder beside the output.
+    Rows stay on disk while they are rendered, in a folder `NAME.partial` beside the output. A run that is killed leaves
+    that folder, and the next run of the same command starts in it from the beginning.
 
     Raises:
-        UsageError: The folder holds other files, or the data or the model cannot be used.
+        UsageError: The folder holds other files or is in use, or the data or the model cannot be used.
         UserError: The folder cannot be written.
     """
     output = Path(config.output)
@@ -52,10 +54,9 @@ def render(config: RenderConfig) -> Mapping[str, Any]:
     tokenizer = None if config.model is None else load_tokenizer(config.model.name, config.model.revision)
     loaded = {split: data.load(config.data, split) for split in _splits(config)}
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=output.parent, prefix=f"{output.name}.partial-") as partial:
-            facts = _write(config, loaded, tokenizer, Path(partial))
-            (Path(partial) / _COMPLETE).rename(output)
+        with _partial(output) as partial:
+            facts = _write(config, loaded, tokenizer, partial)
+            (partial / _COMPLETE).rename(output)
     except OSError as error:
         raise UserError(
             f"{output} cannot be written ({error.strerror or error}); free some space, or choose another output"
@@ -63,10 +64,29 @@ def render(config: RenderConfig) -> Mapping[str, Any]:
     return facts
 
 
+@contextlib.contextmanager
+def _partial(output: Path) -> Iterator[Path]:
+    """Yield a folder beside the output, without what a killed run left in it."""
+    partial = output.with_name(f"{output.name}.partial")
+    with locked(partial):
+        try:
+            for name in (_COMPLETE, _SCRATCH):
+                shutil.rmtree(partial / name, ignore_errors=True)
+            yield partial
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
 def _splits(config: RenderConfig) -> tuple[str, ...]:
+    has_one = is_file(config.data.path)
     if config.splits is not None:
+        if has_one and len({*config.splits}) > 1:
+            raise UsageError(
+                f"splits: {config.data.path} is a file, and all its rows are one split; name one, not "
+                f"{', '.join(config.splits)}"
+            )
         return config.splits
-    evaluated = () if config.data.eval_split is None or is_file(config.data.path) else (config.data.eval_split,)
+    evaluated = () if config.data.eval_split is None or has_one else (config.data.eval_split,)
     return config.data.train_split, *evaluated
 
 
@@ -76,9 +96,9 @@ def _write(config: RenderConfig, loaded: Mapping[str, Loaded], tokenizer: Any, p
     facts = {}
     for split, examples in loaded.items():
         lay_out = training_rows if split == config.data.train_split else evaluation_rows
-        found = lay_out(config, examples, tokenizer, partial / "scratch")
+        found = lay_out(config, examples, tokenizer, partial / _SCRATCH)
         _write_split(config, found, folder / split)
-        shutil.rmtree(partial / "scratch")
+        shutil.rmtree(partial / _SCRATCH)
         facts[split] = found.facts
     _write_files(config, facts, folder)
     return facts
@@ -106,7 +126,7 @@ def _write_files(config: RenderConfig, facts: Mapping[str, Any], folder: Path) -
     files = {
         "README.md": card.encode(),
         "render.json": orjson.dumps(record, option=orjson.OPT_INDENT_2) + b"\n",
-        **FORMATS[config.format].files(Path(config.output).name, [*facts]),
+        **FORMATS[config.format].files(Path(config.output).name, [*facts], config.data),
     }
     for name, content in files.items():
         (folder / name).write_bytes(content)
