@@ -24,7 +24,7 @@ from everyuser_train import conditions, models
 from everyuser_train.config import EvalData, EvaluateConfig
 from everyuser_train.data import load
 from everyuser_train.evaluate import prepare, sample
-from everyuser_train.forward import score_batches
+from everyuser_train.forward import score_batches, shares_prefixes
 from everyuser_train.score import Encoded
 from peft import LoraConfig, get_peft_model
 
@@ -151,7 +151,7 @@ def published(model: Any, work: Work) -> FloatArray:
 def ours(batch_tokens: int, model: Any, work: Work) -> FloatArray:
     """Return the same from the distinct sequences, in batches of trees."""
     logp = np.zeros(len(work.sequences))
-    for rows, part in score_batches(model, work.sequences, batch_tokens):
+    for rows, part in score_batches(model, work.sequences, batch_tokens, share=shares_prefixes(model)):
         logp[rows] = part
     return logp[work.cases]
 

@@ -19,9 +19,17 @@ METRICS = (
 
 
 def run(name: str, command: list[str]) -> None:
-    """Run a command with its output on the terminal. Raise `SystemExit` if it fails."""
+    """Run a command with its messages on the terminal. Raise `SystemExit` if it fails or is stopped."""
     started = time.monotonic()
-    if subprocess.run(command, stdout=subprocess.DEVNULL).returncode:
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        try:
+            code = process.wait()
+        except KeyboardInterrupt:
+            # The terminal stops the command too. Once it has said how to resume, there is nothing to add.
+            if process.wait() == 130:
+                sys.exit(130)
+            raise
+    if code:
         sys.exit(f"failed: {' '.join(command)}")
     print(f"{name}: {time.monotonic() - started:.0f} s", flush=True)
 

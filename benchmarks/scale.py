@@ -197,7 +197,8 @@ def main() -> None:
     if arguments.profile:
         sets = [part for override in arguments.set for part in ("--set", override)]
         command = [sys.executable, "-m", "benchmarks.scale", str(arguments.output), "--child", *sets]
-        sys.exit(subprocess.run(command, check=False).returncode)
+        # In a session of its own, it does not report Ctrl-C a second time.
+        sys.exit(subprocess.run(command, check=False, start_new_session=True).returncode)
     run(arguments.output, arguments.workers, arguments.set)
 
 

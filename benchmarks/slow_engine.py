@@ -94,7 +94,8 @@ def engine(*speed: str) -> Iterator[int]:
     """Run an engine in a process of its own; yields its port."""
     port = free_port()
     command = [sys.executable, "-m", "benchmarks.engine_stub", str(port), *speed]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+    # In a session of its own, Ctrl-C does not reach it.
+    with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as process:
         try:
             if process.stdout is None or not process.stdout.readline():
                 sys.exit(f"failed: {' '.join(command)}")

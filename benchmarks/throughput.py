@@ -15,8 +15,6 @@ from pathlib import Path
 
 from benchmarks.machine import describe, free_port, measure
 
-_HERE = Path(__file__).parent
-
 
 def main() -> None:
     """Run each size and print its figures."""
@@ -40,7 +38,10 @@ def build(scratch: Path, pairs: int, in_flight: int, overrides: list[str]) -> st
         "generation: {model: stub}\n"
         f"engine: {{kind: openai, base_urls: ['http://127.0.0.1:{port}/v1'], in_flight: {in_flight}}}\n"
     )
-    stub = subprocess.Popen([sys.executable, str(_HERE / "stub_server.py"), str(port)], stdout=subprocess.PIPE)
+    # In a session of its own, Ctrl-C does not reach it.
+    stub = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.stub_server", str(port)], stdout=subprocess.PIPE, start_new_session=True
+    )
     try:
         assert stub.stdout is not None  # noqa: S101 - for the type checker
         stub.stdout.readline()

@@ -64,7 +64,7 @@ def evaluate(settings: EvaluateConfig, progress: ProgressCallback | None = None)
         users=tuple(found.users()),
         flips=tuple(found.flips()),
         dimensions=tuple(found.dimensions()) if settings.dimensions else (),
-        notes=tuple(notes),
+        notes=tuple(dict.fromkeys([*notes, *policy.notes, *(reference.notes if reference else ())])),
     )
 
 

@@ -21,7 +21,35 @@ _LONGEST_TREE = 4096
 """Most tokens of a tree: the memory of its mask grows with the square (64 MiB in float32)."""
 
 
-def score_batches(model: Any, encoded: Sequence[Encoded], batch_tokens: int) -> Iterator[tuple[IntArray, FloatArray]]:
+_LEAK = 1e-3
+"""Largest change of a log-probability, in nats a token, that counts as rounding."""
+
+
+def shares_prefixes(model: Any) -> bool:
+    """Return True if `model` scores each sequence of a tree as it does alone, so that trees may be used.
+
+    A probe guards against layers that see more than the attention mask shows, such as convolutions and recurrences: one
+    branch of a small tree must not change when another branch has other tokens. Both trees have one shape, and so the
+    same rounding. Where `masks.takes_own_mask` is False, no probe is needed.
+    """
+    if not takes_own_mask(model):
+        return False
+    numbers = np.random.default_rng(0)
+    prefix, *branches = (
+        numbers.integers(model.get_input_embeddings().num_embeddings, size=size, dtype=np.int32)
+        for size in (24, 8, 24, 24)
+    )
+    same, *others = (Encoded(np.concatenate([prefix, branch]), len(prefix)) for branch in branches)
+    try:
+        first, second = (_score_trees(model, [grow([other, same], (0, 1))], share=True)[1] for other in others)
+    except Exception:  # An unknown architecture may fail anywhere when it gets such a mask.
+        return False
+    return bool(abs(first - second) <= max(_LEAK, torch.finfo(model.dtype).eps) * same.reply)
+
+
+def score_batches(
+    model: Any, encoded: Sequence[Encoded], batch_tokens: int, *, share: bool
+) -> Iterator[tuple[IntArray, FloatArray]]:
     """Yield the rows of each batch and the summed log-probabilities of its replies.
 
     The longest come first, so that memory runs out early or never.
@@ -31,6 +59,7 @@ def score_batches(model: Any, encoded: Sequence[Encoded], batch_tokens: int) -> 
         encoded: Prompts and replies.
         batch_tokens: Most tokens of a batch, with padding; shared prefixes count once. A longer sequence is a batch
             alone.
+        share: Compute prefixes that sequences share once, see `shares_prefixes`.
 
     Raises:
         UserError: A log-probability is not finite.
@@ -38,9 +67,9 @@ def score_batches(model: Any, encoded: Sequence[Encoded], batch_tokens: int) -> 
     training = model.training
     model.eval()
     try:
-        for batch in _batches(model, encoded, batch_tokens):
+        for batch in _batches(model, encoded, batch_tokens, share):
             trees = [grow(encoded, each.members) for each in batch]
-            logp = _score_trees(model, trees)
+            logp = _score_trees(model, trees, share)
             if not np.isfinite(logp).all():
                 raise UserError(
                     f"the model gives log-probabilities that are not finite in {model.dtype}; use another `dtype`"
@@ -50,9 +79,9 @@ def score_batches(model: Any, encoded: Sequence[Encoded], batch_tokens: int) -> 
         model.train(training)
 
 
-def _batches(model: Any, encoded: Sequence[Encoded], batch_tokens: int) -> Iterator[list[Group]]:
+def _batches(model: Any, encoded: Sequence[Encoded], batch_tokens: int, share: bool) -> Iterator[list[Group]]:
     # A layer has about 12 x hidden^2 weights with two operations each; attention takes 4 x hidden operations a pair.
-    worth = 6 * model.config.get_text_config().hidden_size if takes_own_mask(model) else 0
+    worth = 6 * model.config.get_text_config().hidden_size if share else 0
     batch: list[Group] = []
     for each in sorted(group(encoded, min(batch_tokens, _LONGEST_TREE), worth), key=lambda each: -each.size):
         # Trees differ more in size than sequences do, and padding costs as much as tokens.
@@ -64,7 +93,7 @@ def _batches(model: Any, encoded: Sequence[Encoded], batch_tokens: int) -> Itera
         yield batch
 
 
-def _score_trees(model: Any, trees: Sequence[Tree]) -> FloatArray:
+def _score_trees(model: Any, trees: Sequence[Tree], share: bool) -> FloatArray:
     """Return the log-probabilities of the replies of a batch, tree by tree."""
     width, kept = max(len(tree.ids) for tree in trees), max(tree.kept for tree in trees)
     ids, positions = np.zeros((len(trees), width), np.int64), np.zeros((len(trees), width), np.int64)
@@ -73,7 +102,7 @@ def _score_trees(model: Any, trees: Sequence[Tree]) -> FloatArray:
     with torch.inference_mode():
         logits = model(
             input_ids=torch.from_numpy(ids).to(model.device),
-            attention_mask=_mask(model, trees, torch.from_numpy(positions)),
+            attention_mask=_mask(model, trees, torch.from_numpy(positions), share),
             position_ids=torch.from_numpy(positions).to(model.device),
             use_cache=False,
             logits_to_keep=kept,
@@ -89,10 +118,10 @@ def _score_trees(model: Any, trees: Sequence[Tree]) -> FloatArray:
     return sums
 
 
-def _mask(model: Any, trees: Sequence[Tree], positions: torch.Tensor) -> Any:
+def _mask(model: Any, trees: Sequence[Tree], positions: torch.Tensor, share: bool) -> Any:
     """Return the attention mask: of trees by `own_mask`; of lone sequences (B, W)."""
     width = positions.shape[1]
-    if not takes_own_mask(model):
+    if not share:
         mask = np.zeros((len(trees), width), np.int64)
         for row, tree in enumerate(trees):
             mask[row, width - len(tree.ids) :] = 1

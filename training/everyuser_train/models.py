@@ -164,9 +164,7 @@ def load_model(name: str, revision: str | None = None, dtype: str = "auto", atte
     return load_weights("causal", name, revision, resolve_dtype(dtype), attention).to(best_device()).eval()
 
 
-def load_reward_model(
-    name: str, revision: str | None = None, dtype: str = "auto", attention: str | None = None
-) -> Any:
+def load_reward_model(name: str, revision: str | None = None, dtype: str = "auto", attention: str | None = None) -> Any:
     """Return a reward model like `load_model`. Its padding token is that of `load_tokenizer`, as in training."""
     model = load_weights("reward", name, revision, resolve_dtype(dtype), attention).to(best_device()).eval()
     model.config.get_text_config().pad_token_id = load_tokenizer(name, revision).pad_token_id

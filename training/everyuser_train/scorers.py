@@ -14,7 +14,7 @@ import torch
 from everyuser_train import models
 from everyuser_train.client import Call, Failure, ask_all
 from everyuser_train.config import Endpoint, EvaluateConfig
-from everyuser_train.forward import score_batches
+from everyuser_train.forward import score_batches, shares_prefixes
 from everyuser_train.models import Head, ModelRef
 from everyuser_train.rewards import reward_batches
 from everyuser_train.score import Encoded, Keep, Scores, cached_score, model_key
@@ -24,9 +24,17 @@ from schemas.packaged_models import cache_folder
 _KEPT_TOGETHER = 64
 """Scores of an endpoint that are written to the cache at a time, as each write waits for the disk."""
 
+ALONE = (
+    "each sequence was scored by itself, which takes longer: the model's layers or its `attention` share no prefixes"
+)
+"""Note on a model that takes no trees."""
+
 
 class Scorer:
-    """A model with cached scores. It is loaded, or its endpoint asked, only while a score is missing."""
+    """A model with cached scores. It is loaded, or its endpoint asked, only while a score is missing.
+
+    `notes` tell a reader of the report how scores were computed, where that is not the usual way.
+    """
 
     def __init__(
         self, model: ModelRef, settings: EvaluateConfig, endpoint: Endpoint | None, head: Head = "causal"
@@ -37,6 +45,7 @@ class Scorer:
         self._endpoint = endpoint
         self._head = head
         computation = settings.dtype if endpoint is None else f"{endpoint.model} at {endpoint.base_url}"
+        self.notes: tuple[str, ...] = ()
         self._key = model_key(*model, computation)
 
     def scores(self, sequences: Sequence[Encoded], progress: Callable[[int, int], None]) -> Scores:
@@ -62,8 +71,13 @@ class Scorer:
         if settings.dtype == "float32" and models.adapter_base(self.name) is not None:
             # Spares the adapters' own passes; in half precision, the sum would be rounded.
             model = model.merge_and_unload()
-        batches = reward_batches if is_reward else score_batches
-        for rows, scores in batches(model, sequences, settings.batch_tokens):
+        if is_reward:
+            batches = reward_batches(model, sequences, settings.batch_tokens)
+        else:
+            share = shares_prefixes(model)
+            self.notes = () if share else (ALONE,)
+            batches = score_batches(model, sequences, settings.batch_tokens, share=share)
+        for rows, scores in batches:
             keep(rows, scores)
         # Frees memory for the next model.
         del model

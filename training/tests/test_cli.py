@@ -59,7 +59,7 @@ def test_chat_asks_until_the_input_ends(tmp_path: Path) -> None:
     ("command", "message"),
     [
         (["fit", "none.yaml"], "none.yaml: no such file"),
-        (["evaluate", "-d", "x.json"], "'model' is required"),
+        (["evaluate", "-d", "x.json"], "'model' (--model) is required"),
         (["chat", "-m", "./none"], "give --method ica or --method pba"),
         (["chat", "-m", "./none", "--method", "ica"], "no model there"),
         (["chat", "-m", "x", "--method", "ica"], "--reference"),

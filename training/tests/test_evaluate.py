@@ -83,7 +83,7 @@ def cache(tmp_path: Path) -> str:
 
 
 def settings_of(names: Sequence[str], data: EvalData, cache: str, **more: Any) -> EvaluateConfig:
-    given: dict[str, Any] = {"method": "ica", "batch_tokens": 20000} | more
+    given: dict[str, Any] = {"method": "ica", "batch_tokens": 20000, "dtype": "float32"} | more
     return EvaluateConfig(model=names[0], reference=names[1], data=data, cache=cache, **given)
 
 
@@ -97,6 +97,19 @@ def result(report: Report, kind: str, parts: Sequence[str] = (), **more: Any) ->
         and all(getattr(entry, name) == value for name, value in more.items())
     )
     return found
+
+
+def test_models_that_share_no_prefix_are_scored_alike_and_the_report_says_so_once(
+    names: list[str], data: EvalData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = evaluate(settings_of(names, data, str(tmp_path / "usual"), cases=4))
+    monkeypatch.setattr(scorers, "shares_prefixes", lambda _model: False)
+    alone = evaluate(settings_of(names, data, str(tmp_path / "alone"), cases=4))
+
+    assert [note for note in alone.notes if note not in usual.notes] == [scorers.ALONE]
+    assert alone.notes.count(scorers.ALONE) == 1
+    for ours, theirs in zip(usual.results, alone.results, strict=True):
+        assert ours.metrics["margin"].value == pytest.approx(theirs.metrics["margin"].value, abs=1e-4)
 
 
 def test_an_untrained_model_ties_with_itself(names: list[str], data: EvalData, cache: str) -> None:

@@ -9,10 +9,18 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import Gemma3TextConfig, LlamaConfig, MistralConfig, MptConfig, Qwen3NextConfig
+from transformers import (
+    Gemma3TextConfig,
+    LlamaConfig,
+    MistralConfig,
+    MixtralConfig,
+    MptConfig,
+    Qwen3NextConfig,
+    RecurrentGemmaConfig,
+)
 
 from everyuser_train import forward as module
-from everyuser_train.forward import score_batches
+from everyuser_train.forward import score_batches, shares_prefixes
 from everyuser_train.masks import takes_own_mask
 from everyuser_train.score import FloatArray, encode
 from everyuser_train.trees import group
@@ -75,7 +83,7 @@ def test_batches_are_within_bounds_and_cover_every_reply(tokenizer: Any, monkeyp
     shapes = watch(model, monkeypatch)
     encoded = encode(tokenizer, make_pairs(16))
     longest = max(len(entry.ids) for entry in encoded)
-    done = [len(batch) for batch, _ in score_batches(model, encoded, longest + 20)]
+    done = [len(batch) for batch, _ in score_batches(model, encoded, longest + 20, share=True)]
 
     assert sum(done) == len(encoded)
     assert all(rows * width <= longest + 20 for rows, width in shapes)
@@ -86,7 +94,7 @@ def test_at_most_a_quarter_of_a_batch_is_padding(tokenizer: Any, monkeypatch: py
     model = tiny_model()
     shapes = watch(model, monkeypatch)
     encoded = encode(tokenizer, make_pairs(40))
-    assert len([*score_batches(model, encoded, 10**6)]) == len(shapes)
+    assert len([*score_batches(model, encoded, 10**6, share=True)]) == len(shapes)
     tokens = sum(each.size for each in group(encoded, 4096, 6 * model.config.hidden_size))
     assert sum(rows * width for rows, width in shapes) <= tokens / 0.75
     assert max(rows for rows, _ in shapes) > 2
@@ -96,7 +104,7 @@ def test_a_longer_sequence_is_a_batch_alone(tokenizer: Any, monkeypatch: pytest.
     model = tiny_model()
     shapes = watch(model, monkeypatch)
     encoded = encode(tokenizer, make_pairs(4))
-    assert len([*score_batches(model, encoded, 1)]) == 4
+    assert len([*score_batches(model, encoded, 1, share=True)]) == 4
     assert sorted(shapes) == sorted((1, len(entry.ids) - 1) for entry in encoded)
 
 
@@ -118,13 +126,16 @@ def test_replies_to_one_prompt_run_it_once(model: Any, tokenizer: Any, monkeypat
         (MistralConfig, {"sliding_window": 16}, True),
         (Gemma3TextConfig, {"sliding_window": 16, "layer_types": ["sliding_attention", "full_attention"]}, True),
         (MptConfig, {}, False),
+        (MixtralConfig, {}, True),
         (Qwen3NextConfig, {"layer_types": ["linear_attention", "full_attention"]}, False),
+        (RecurrentGemmaConfig, {"num_hidden_layers": 3, "attention_window_size": 64, "lru_width": 32}, False),
     ],
 )
 def test_models_of_other_kinds(
     tokenizer: Any, monkeypatch: pytest.MonkeyPatch, kind: Any, fields: dict[str, Any], shares: bool
 ) -> None:
     model = tiny_of(kind, **fields)
+    assert shares_prefixes(model) == shares
     pairs = make_pairs(8)
     expected = plain(model, tokenizer, pairs)
     shapes = watch(model, monkeypatch)
@@ -134,6 +145,38 @@ def test_models_of_other_kinds(
 
 def test_models_with_adapters_share_too(model: Any) -> None:
     assert takes_own_mask(get_peft_model(copy.deepcopy(model), LoraConfig(target_modules="all-linear")))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_model_that_sees_more_than_the_mask_shows_shares_no_prefix(tokenizer: Any, dtype: torch.dtype) -> None:
+    model = tiny_model().to(dtype)
+    assert shares_prefixes(model)
+
+    def mixed(_module: Any, _inputs: Any, states: torch.Tensor) -> torch.Tensor:
+        """A convolution over two columns, which nothing in the model's configuration tells of."""
+        return torch.cat([states[:, :1], states[:, 1:] + 0.1 * states[:, :-1]], dim=1)
+
+    model.get_input_embeddings().register_forward_hook(mixed)
+    assert takes_own_mask(model)
+    assert not shares_prefixes(model)
+    if dtype == torch.float32:
+        encoded = encode(tokenizer, make_pairs(4))
+        trees, alone = (
+            np.concatenate([logp[np.argsort(rows)] for rows, logp in score_batches(model, encoded, 10**6, share=share)])
+            for share in (True, False)
+        )
+        assert np.abs(np.sort(trees) - np.sort(alone)).max() > 0.1
+
+
+def test_a_model_that_fails_under_a_mask_of_trees_shares_no_prefix(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model()
+
+    def failing(**_: Any) -> Any:
+        raise RuntimeError("the size of tensor a must match the size of tensor b")
+
+    monkeypatch.setattr(model, "forward", failing)
+
+    assert not shares_prefixes(model)
 
 
 def test_logits_are_taken_in_pieces_without_a_difference(

@@ -59,7 +59,7 @@ def test_ica_learns_what_a_history_says_and_carries_it_to_new_posts_and_words(tm
     model = fit(config, Silent())
     settings = EvaluateConfig.model_validate(
         {"model": str(model), "method": "ica", "data": {"path": str(unheard)}, "lengths": (), "flip": False}
-        | {"parts": (("ugc", "pair"),), "cache": str(tmp_path / "scores")}
+        | {"parts": (("ugc", "pair"),), "dtype": "float32", "cache": str(tmp_path / "scores")}
     )
     found = {result.kind: result.metrics["alignment"].value for result in evaluate(settings).results}
 

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, get_args
 
@@ -10,7 +13,7 @@ from typer.testing import CliRunner
 
 from everyuser_train import data, render
 from everyuser_train.cli import app
-from everyuser_train.config import FitConfig, RenderConfig, Trainer
+from everyuser_train.config import DataConfig, FitConfig, RenderConfig, Trainer
 from everyuser_train.formats import FORMATS
 from everyuser_train.loader import load_config
 from everyuser_train.rows import write_rows
@@ -70,19 +73,28 @@ def test_rows_for_llamafactory_have_one_message_a_reply() -> None:
     }
 
 
-def test_axolotl_trains_on_the_first_split_and_evaluates_on_the_second() -> None:
-    files = FORMATS["axolotl"].files("mine", ["train", "validation", "test"])
+@pytest.mark.parametrize(
+    ("splits", "used"),
+    [
+        (["train", "validation", "test"], {"datasets": "train", "test_datasets": "validation"}),
+        (["test", "validation", "train"], {"datasets": "train", "test_datasets": "validation"}),
+        (["train"], {"datasets": "train"}),
+        (["test", "validation"], {"test_datasets": "validation"}),
+    ],
+)
+def test_axolotl_trains_and_evaluates_on_the_splits_of_fit(splits: list[str], used: dict[str, str]) -> None:
+    files = FORMATS["axolotl"].files("mine", splits, DataConfig(path="mine"))
 
     assert yaml.safe_load(files["axolotl.yaml"]) == {
         "rl": "dpo",
-        "datasets": [{"path": "mine", "split": "train", "type": "chat_template.default"}],
-        "test_datasets": [{"path": "mine", "split": "validation", "type": "chat_template.default"}],
+        **{role: [{"path": "mine", "split": split, "type": "chat_template.default"}] for role, split in used.items()},
     }
-    assert "test_datasets" not in yaml.safe_load(FORMATS["axolotl"].files("mine", ["train"])["axolotl.yaml"])
 
 
 def test_llamafactory_is_told_of_each_split_as_a_ranked_dataset() -> None:
-    info = orjson.loads(FORMATS["llamafactory"].files("mine", ["train", "test"])["dataset_info.json"])
+    info = orjson.loads(
+        FORMATS["llamafactory"].files("mine", ["train", "test"], DataConfig(path="mine"))["dataset_info.json"]
+    )
 
     assert [(name, entry["file_name"]) for name, entry in info.items()] == [("train", "train"), ("test", "test")]
     for entry in info.values():
@@ -212,6 +224,43 @@ def test_nothing_is_left_of_a_run_that_fails(tmp_path: Path, monkeypatch: pytest
     assert {*tmp_path.iterdir()} == before
 
 
+def test_a_run_after_a_kill_leaves_nothing_of_the_killed_one(tmp_path: Path) -> None:
+    config = config_of(small_config(tmp_path), tmp_path)
+    before = {*tmp_path.iterdir()}
+    command = "import os; from everyuser_train import render; render._write_files = lambda *_: os.kill(os.getpid(), 9);"
+    killed = f"{command} render.render(render.RenderConfig.model_validate({config.model_dump()!r}))"
+    done = subprocess.run([sys.executable, "-c", killed], cwd=Path(__file__).parents[1], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert {*tmp_path.iterdir()} - before == {tmp_path / "rendered.partial"}
+
+    render.render(config)
+
+    assert {*tmp_path.iterdir()} - before == {tmp_path / "rendered"}
+    assert len(lines(tmp_path / "rendered", "train")) == 24
+
+
+def test_a_second_run_at_the_same_time_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, write = config_of(small_config(tmp_path), tmp_path), render._write_files
+
+    def meanwhile(*given: Any) -> None:
+        with pytest.raises(UsageError, match=r"rendered\.partial: in use by another run"):
+            render.render(config)
+        write(*given)
+
+    monkeypatch.setattr(render, "_write_files", meanwhile)
+
+    assert render.render(config)["train"]["rows"] == 24
+
+
+def test_a_file_has_one_split(tmp_path: Path) -> None:
+    config = config_of(small_config(tmp_path), tmp_path, splits=("train", "test"))
+
+    with pytest.raises(
+        UsageError, match=r"data\.json is a file, and all its rows are one split; name one, not train, "
+    ):
+        render.render(config)
+
+
 def test_a_stream_is_refused(tmp_path: Path) -> None:
     fit = small_config(tmp_path, "data.streaming=true")
 
@@ -280,6 +329,17 @@ def test_the_command_needs_data_and_a_method_alone(tmp_path: Path) -> None:
     assert [turn["role"] for turn in prompt] == ["system", "user"]
     assert first["prompt"] in prompt[1]["content"]
     assert first["profile"] in prompt[1]["content"]
+
+
+def test_without_a_method_the_command_names_the_option(tmp_path: Path) -> None:
+    prepare(tmp_path, rows=4)
+    command = ["render", "-d", str(tmp_path / "data.json"), "-f", "trl", "-o", str(tmp_path / "rendered")]
+
+    done = CliRunner().invoke(app, command)
+
+    assert done.exit_code == 2
+    expected = "'persona.method' (--method) is required: 'ica' or 'pba'\n"
+    assert " ".join(done.output.split()) == f"error: the command line: {expected.strip()}"
 
 
 def test_no_epochs_are_refused(tmp_path: Path) -> None:

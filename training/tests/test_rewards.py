@@ -95,7 +95,9 @@ def test_rewards_are_those_of_the_trainer_in_any_batch(finished: tuple[FitConfig
 def test_an_evaluation_of_rewards_is_what_plain_loops_find(finished: tuple[FitConfig, Path], tmp_path: Path) -> None:
     data = write(tmp_path, rows_of(12))
     name = str(finished[1] / "model")
-    settings = EvaluateConfig(model=name, data=data, method="ica", cache=str(tmp_path / "cache"), items=2)
+    settings = EvaluateConfig(
+        model=name, data=data, method="ica", dtype="float32", cache=str(tmp_path / "cache"), items=2
+    )
 
     report = evaluate(settings)
 
@@ -140,7 +142,9 @@ def test_the_report_of_a_reward_model_names_no_reference(finished: tuple[FitConf
 
 def test_a_reward_model_has_no_reference_and_writes_nothing(finished: tuple[FitConfig, Path], tmp_path: Path) -> None:
     name, data = str(finished[1] / "model"), write(tmp_path, rows_of(2))
-    settings = EvaluateConfig(model=name, reference=name, data=data, method="ica", cache=str(tmp_path / "cache"))
+    settings = EvaluateConfig(
+        model=name, reference=name, data=data, method="ica", dtype="float32", cache=str(tmp_path / "cache")
+    )
 
     with pytest.raises(UsageError, match="no common scale"):
         evaluate(settings)
@@ -159,7 +163,9 @@ def test_a_reward_model_of_all_weights_is_read_too(tmp_path: Path) -> None:
 
     assert models.is_reward_model(name)
     report = evaluate(
-        EvaluateConfig(model=name, data=write(tmp_path, rows_of(2)), method="ica", cache=str(tmp_path / "cache"))
+        EvaluateConfig(
+            model=name, data=write(tmp_path, rows_of(2)), method="ica", dtype="float32", cache=str(tmp_path / "cache")
+        )
     )
     assert report.reference is None
 

@@ -13,6 +13,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from everyuser_train.forward import score_batches
+from everyuser_train.masks import takes_own_mask
 from everyuser_train.models import load_model
 from everyuser_train.score import Encoded, FloatArray, Keep, encode
 
@@ -83,7 +84,7 @@ def score(
 def score_encoded(model: Any, encoded: Sequence[Encoded], batch_tokens: int) -> FloatArray:
     """Return the log-probabilities of replies that are tokens already, (N,)."""
     logp = np.full(len(encoded), np.nan)
-    for rows, part in score_batches(model, encoded, batch_tokens):
+    for rows, part in score_batches(model, encoded, batch_tokens, share=takes_own_mask(model)):
         logp[rows] = part
     return logp
 
@@ -106,7 +107,7 @@ def computed_by(model: Any, batch_tokens: int) -> Callable[[list[Encoded], Keep]
     """Return what scores sequences by the model, for `cached_score`."""
 
     def compute(encoded: list[Encoded], keep: Keep) -> None:
-        for rows, logp in score_batches(model, encoded, batch_tokens):
+        for rows, logp in score_batches(model, encoded, batch_tokens, share=takes_own_mask(model)):
             keep(rows, logp)
 
     return compute
