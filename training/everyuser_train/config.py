@@ -268,7 +268,9 @@ class EvaluateConfig(Record):
     batch_tokens: int = Field(
         8192, ge=1, description="Most tokens of a batch, padding included; a prefix that sequences share counts once."
     )
-    dtype: Dtype = "auto"
+    dtype: Dtype = Field(
+        "float32", description="Data type of the computation. bfloat16 is off by some 0.05 nats a token."
+    )
     attention: str | None = Field(
         None,
         description="Attention implementation of transformers; prefixes are shared with `sdpa`, the usual default, and "

@@ -76,8 +76,9 @@ def test_auto_is_the_default_and_no_record_holds_it(monkeypatch: pytest.MonkeyPa
     }
     required = {name: value for name, value in required.items() if name in record.model_fields}
 
-    for given in ({}, {"dtype": "auto"}):
-        assert record.model_validate(required | given).dtype == "bfloat16"
+    default = "float32" if record is EvaluateConfig else "bfloat16"
+    assert record.model_validate(required).dtype == default
+    assert record.model_validate(required | {"dtype": "auto"}).dtype == "bfloat16"
     assert record.model_validate(required | {"dtype": "float32"}).dtype == "float32"
 
 
@@ -120,7 +121,7 @@ def test_an_evaluation_reports_its_type_and_reuses_no_score_of_another(
 ) -> None:
     names = [save_tiny(tmp_path / f"model{seed}", seed) for seed in (0, 1)]
     settings = settings_of(names, write(tmp_path, rows_of(2)), str(tmp_path / "cache"))
-    given = settings.model_dump(exclude={"dtype"})
+    given = settings.model_dump() | {"dtype": "auto"}
     reports = []
     for has_bfloat16 in (False, True):
         machine(monkeypatch, "cpu", has_bfloat16)
