@@ -61,7 +61,7 @@ def tiny_model(seed: int = 0, dropout: float = 0.0) -> Any:
 def tiny_of(kind: Any, **fields: Any) -> Any:
     """A tiny model of another kind, with weights so large that its replies differ in probability."""
     sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
-    config = kind(vocab_size=258, num_key_value_heads=2, head_dim=8, initializer_range=0.3, **sizes, **fields)
+    config = kind(vocab_size=258, num_key_value_heads=2, head_dim=8, initializer_range=0.3, **(sizes | fields))
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return AutoModelForCausalLM.from_config(config).eval()
