@@ -11,8 +11,8 @@ from benchmarks.machine import free_port
 
 ENDS_BY_ITSELF = """
 import sys, time
-print("child runs", file=sys.stderr, flush=True)
 try:
+    print("child runs", file=sys.stderr, flush=True)
     time.sleep(60)
 except KeyboardInterrupt:
     sys.exit({code!r})
