@@ -25,7 +25,7 @@ def main() -> None:
     """Check a build and print what was found."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("build", metavar="DIR", type=Path, help="folder of a finished build with `persona: users`")
-    parser.add_argument("--show", metavar="N", type=int, help="print N users whole, and check nothing")
+    parser.add_argument("--show", metavar="N", type=int, help="print N users whole, of shards apart, and check nothing")
     arguments = parser.parse_args()
     if arguments.show is not None:
         print_users(arguments.build, arguments.show)
