@@ -57,6 +57,12 @@ def tree_memory(pid: int) -> int:
         return 0
 
 
+def tree_pss(pid: int) -> int:
+    """Return the proportional set size of a process and all its children in bytes: shared pages count once."""
+    root = psutil.Process(pid)
+    return sum(process.memory_full_info().pss for process in (root, *root.children(recursive=True)))
+
+
 def busy_seconds() -> float:
     """Return processor seconds that this machine has spent."""
     spent = psutil.cpu_times()._asdict()

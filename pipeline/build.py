@@ -1,4 +1,8 @@
-"""A build from beginning to end: prepare, gather, run both phases, finish, publish. It can always be resumed."""
+"""A build from beginning to end: prepare, gather, run both phases, finish, publish. It can always be resumed.
+
+Beam takes a second or more to import: what runs a pipeline imports it, after the checks and the first trial request.
+What publishes imports the Hub's client.
+"""
 
 from __future__ import annotations
 
@@ -9,33 +13,27 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import apache_beam as beam
-
-from pipeline import dag
 from pipeline.driver.diagnosis import Diagnosis
-from pipeline.driver.finish import complete_manifest, count_rows, has_all_shards, judge_again
-from pipeline.driver.plumbing import close_pool
+from pipeline.driver.finish import close_pool, complete_manifest, count_rows, has_all_shards, judge_again
 from pipeline.driver.prepare import Prepared, check_output, find_intact_manifest, prepare, reset_folder, with_threads
 from pipeline.driver.resume import Work, can_finish, count_open, find_work
 from pipeline.generation.packaged import check_model, model_path
 from pipeline.generation.recording import check_replay
 from pipeline.generation.roles import managed_servers, naming_keys
 from pipeline.generation.server import require_vllm
-from pipeline.generation.service import close_generation_services
+from pipeline.generation.service import close_generation_services, generation_service
 from pipeline.io import storage
 from pipeline.io.locks import locked
 from pipeline.io.manifests import MANIFEST, write_manifest
 from pipeline.io.outages import is_reachable, waiting_for_stores
 from pipeline.io.storage import AnyPath
 from pipeline.plan import BuildPlan, ShardSpec
-from pipeline.publishing.publish import PublishObserver, publish
-from pipeline.publishing.repository import check_access
-from pipeline.publishing.upload import Batch
 from pipeline.runtime import progress
 from pipeline.runtime.results import TOKEN_COUNTS
 from pipeline.runtime.runners import Runner
+from pipeline.sampling.pairs import PairShard
 from pipeline.threads import gather
 from pipeline.threads.index import Index, build_index, check_threads, read_index
 from pipeline.verification.gates import check_gates
@@ -43,9 +41,11 @@ from schemas.base import UsageError, UserError
 from schemas.config import BuildConfig, PublishConfig, ReplayEngine
 from schemas.manifest import Manifest, Run, RunStatus
 
-logger = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from pipeline.publishing.publish import PublishObserver
+    from pipeline.publishing.upload import Batch
 
-Phase = Callable[[beam.Pipeline, BuildPlan, Sequence[ShardSpec]], None]
+logger = logging.getLogger(__name__)
 
 
 class Observer:
@@ -117,10 +117,14 @@ def build(
             manifest = _reopen(plan, manifest, observer)
         if not has_all_shards(output, manifest):
             if config.publish is not None:
+                from pipeline.publishing.repository import check_access
+
                 check_access(config.publish)
             manifest = _build(runner.adapted(plan), prepared._replace(manifest=manifest), runner, observer, retry_lost)
         check_gates(output, manifest)
         if config.publish is not None:
+            from pipeline.publishing.publish import publish
+
             publish(output, config.publish, upload_all=partial(_upload, runner), observer=publish_observer)
         return manifest
 
@@ -162,6 +166,8 @@ def submit(config: BuildConfig, output: AnyPath, beam_args: Sequence[str] = (), 
             plan = with_threads(plan, index)
         plan = _with_retries(plan, retry_lost)
         progress.delete_counts(output)
+        from pipeline import dag
+
         return Submission(runner.submit(dag.build_all, runner.adapted(plan)), is_new=True)
 
 
@@ -238,9 +244,9 @@ def _build(plan: BuildPlan, prepared: Prepared, runner: Runner, observer: Observ
                 model_path(model, observer.notice)
         plan = _with_retries(_gather_threads(plan, runner, observer), retry_lost)
         with _retry_errors(plan, retry_lost):
-            _run_phase(dag.build_pairs, "pairs", "pool", plan, runner, observer)
+            _run_phase("pairs", "pool", plan, runner, observer)
             close_pool(plan)
-            _run_phase(dag.build_examples, "examples", "data", plan, runner, observer)
+            _run_phase("examples", "data", plan, runner, observer)
             manifest = complete_manifest(plan, manifest)
         status = "complete"
     except KeyboardInterrupt:
@@ -289,6 +295,8 @@ def _gather_threads(plan: BuildPlan, runner: Runner, observer: Observer) -> Buil
 
 def _run_gathering(plan: BuildPlan, runner: Runner, observer: Observer) -> Index:
     """Read the slices and join the parts that no earlier run has."""
+    from pipeline import dag
+
     for name, phase, steps in (
         ("read", dag.partition_threads, gather.pending_slices),
         ("join", dag.join_threads, gather.pending_parts),
@@ -303,7 +311,7 @@ def _run_gathering(plan: BuildPlan, runner: Runner, observer: Observer) -> Index
     return build_index(plan)
 
 
-def _run_phase(phase: Phase, name: str, folder: str, plan: BuildPlan, runner: Runner, observer: Observer) -> None:
+def _run_phase(name: str, folder: str, plan: BuildPlan, runner: Runner, observer: Observer) -> None:
     """Run a phase for the shards that still have to be built."""
     work = find_work(plan, folder)
     if folder == "pool":
@@ -311,13 +319,26 @@ def _run_phase(phase: Phase, name: str, folder: str, plan: BuildPlan, runner: Ru
     observer.phase_begins(name, plan, work)
     try:
         if work.todo:
-            runner.run(phase, plan, work.todo)
+            if runner.is_in_process and _asks_model(plan, work.todo):
+                # Its trial requests, or the start of its server, take their time while Beam is imported.
+                generation_service(plan).connect()
+            from pipeline import dag
+
+            runner.run(dag.build_pairs if name == "pairs" else dag.build_examples, plan, work.todo)
     finally:
         observer.phase_ends()
 
 
+def _asks_model(plan: BuildPlan, shards: Sequence[ShardSpec]) -> bool:
+    """Return whether some of the shards need the model for certain: sampled ones of phase one without a journal."""
+    journals = storage.list_names(plan.output / "journal")
+    return not all(spec.source == "mined" or f"{PairShard(spec, ()).journal}.jsonl" in journals for spec in shards)
+
+
 def _upload(runner: Runner, folder: AnyPath, settings: PublishConfig, todo: Sequence[Batch]) -> None:
     """Upload shards from the workers."""
+    from pipeline import dag
+
     runner.run(dag.upload_shards, folder, settings, todo)
 
 

@@ -121,7 +121,6 @@ def build(
         from pipeline.build import build as run_build
         from pipeline.build import submit
         from pipeline.console.build_display import BuildDisplay
-        from pipeline.console.publish_display import PublishDisplay
         from pipeline.driver.configuration import read_config
         from pipeline.io import storage
 
@@ -138,11 +137,16 @@ def build(
             state = f"submitted{job}; manifest.json says when it is complete"
             say(out, f"{folder}: {state if submitted.is_new else 'finished already'}")
             return
-        publishing = PublishDisplay(out)
+        publishing = None
+        if settings.publish is not None:
+            from pipeline.console.publish_display import PublishDisplay
+
+            publishing = PublishDisplay(out)
         with BuildDisplay(out) as display:
             manifest = run_build(settings, folder.absolute(), context.args, display, publishing, retry_lost)
         display.summary(manifest, folder, config)
-        publishing.summary()
+        if publishing:
+            publishing.summary()
 
 
 @app.command()
@@ -244,7 +248,6 @@ def report(
         from pipeline.io.locks import locked
         from pipeline.io.manifests import CARD
         from pipeline.io.storage import parse
-        from pipeline.report.judging.second_judge import judge_build
         from pipeline.report.run import write_report
         from pipeline.report.source import open_build
 
@@ -267,6 +270,8 @@ def report(
         with locked(build_folder):
             with Display(out) as display:
                 if judge:
+                    from pipeline.report.judging.second_judge import judge_build
+
                     judge_settings = JudgeSettings(overrides or (), judge_pairs)
                     judge_build(build_folder, judge_settings, display.measure, display.notice)
                 found, pictures = write_report(build_folder, settings, display.measure)

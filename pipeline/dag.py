@@ -9,18 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import apache_beam as beam
 
 from pipeline.assembly import examples, portraits
 from pipeline.assembly.mirror import mirror
 from pipeline.assembly.validate import validate_examples
-from pipeline.driver.finish import finish_build
+from pipeline.driver.finish import close_pool, finish_build
 from pipeline.driver.plumbing import (
     Shards,
     after,
     ask,
-    close_pool,
     emit,
     judge_early,
     read_answers,
@@ -35,7 +35,6 @@ from pipeline.generation.stage import generate
 from pipeline.io.storage import AnyPath
 from pipeline.mining import annotate, pairing
 from pipeline.plan import BuildPlan, ShardSpec
-from pipeline.publishing import upload
 from pipeline.runtime import coder
 from pipeline.runtime.stages import stage
 from pipeline.sampling import pairs
@@ -44,6 +43,9 @@ from pipeline.threads.sources import Slice
 from pipeline.verification.ask import VerifyShard
 from schemas.config import PublishConfig
 from schemas.records import Source
+
+if TYPE_CHECKING:
+    from pipeline.publishing.upload import Batch
 
 coder.register(pairs.PairShard, VerifyShard, annotate.MinedShard, examples.ExampleShard)
 
@@ -221,9 +223,12 @@ def build_all(root: beam.Pipeline, plan: BuildPlan) -> None:
     after(start, "Finish", examples_of(closed, plan, shards), finish_build, plan)
 
 
-def upload_shards(root: beam.Pipeline, folder: AnyPath, settings: PublishConfig, todo: Sequence[upload.Batch]) -> None:
+def upload_shards(root: beam.Pipeline, folder: AnyPath, settings: PublishConfig, todo: Sequence[Batch]) -> None:
     """Upload each batch of finished shards to the Hub, ahead of the commit that shows them."""
-    root | "Batches" >> beam.Create(todo) | "Upload" >> stage(upload.upload, folder, settings)
+    # Most builds publish nothing, and the Hub's client takes a while to import.
+    from pipeline.publishing.upload import upload
+
+    root | "Batches" >> beam.Create(todo) | "Upload" >> stage(upload, folder, settings)
 
 
 def _start(root: beam.Pipeline) -> beam.PCollection:

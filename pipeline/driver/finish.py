@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
 
+from pipeline.assembly.leaks import find_shared_replies
 from pipeline.card.render import write_card
 from pipeline.driver.losses import losses_message, remedy_for, summarise_rejections
 from pipeline.io import storage
@@ -88,6 +89,13 @@ def check_losses(plan: BuildPlan, counts: Counts) -> None:
     if counts.pairs_accepted == 0 or (counts.examples == 0 and counts.pairs_lost == counts.pairs_asked):
         why = summarise_rejections(plan.output, counts.rejected)
         raise UserError(f"no example is left of {counts.pairs_asked} pairs: {why}; {remedy_for(counts.rejected)}")
+
+
+def close_pool(plan: BuildPlan) -> None:
+    """Check the losses of phase one, and find the replies that splits share. Runs once, between the phases."""
+    # Examples that an earlier run has left may be of another pool.
+    check_losses(plan, count_rows(plan, ["pool"]))
+    find_shared_replies(plan)
 
 
 def file_entries(plan: BuildPlan) -> tuple[FileEntry, ...]:

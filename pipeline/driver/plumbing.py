@@ -9,8 +9,6 @@ from typing import Any, TypeVar
 import apache_beam as beam
 import numpy as np
 
-from pipeline.assembly.leaks import find_shared_replies
-from pipeline.driver.finish import check_losses, count_rows
 from pipeline.driver.losses import losses_message
 from pipeline.driver.resume import needs_building
 from pipeline.generation.completions import Outcome
@@ -194,10 +192,3 @@ def emit(done: object, plan: BuildPlan) -> None:
     metrics.emit(counts)
     if storage.is_local(plan.output):
         counts.flush()
-
-
-def close_pool(plan: BuildPlan) -> None:
-    """Check the losses of phase one, and find the replies that splits share. Runs once, between the phases."""
-    # Examples that an earlier run has left may be of another pool.
-    check_losses(plan, count_rows(plan, ["pool"]))
-    find_shared_replies(plan)

@@ -47,6 +47,8 @@ _BLOCK_BYTES = 8 << 20
 _ABANDONED_SECONDS = 3600
 """Age from which a temporary file counts as abandoned where its process is not visible from here."""
 _PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
+_EXTRAS = {"s3fs": "s3", "gcsfs": "gcp"}
+"""Extras of this project that hold a package."""
 
 
 def parse(name: str) -> AnyPath:
@@ -70,10 +72,16 @@ def parse(name: str) -> AnyPath:
         _ = path.fs
     except ImportError:
         package = _PACKAGES.get(protocol, f"the package for {protocol}://")
-        raise UsageError(f"{name}: {package} is not installed in this Python; pip install {package}") from None
+        command = install_command(_EXTRAS[package]) if package in _EXTRAS else f"pip install {package}"
+        raise UsageError(f"{name}: {package} is not installed in this Python; run {command}") from None
     except Exception as error:  # Each file system has its own errors.
         raise UsageError(f"{name}: cannot be used: {error_text(error)}") from None
     return path
+
+
+def install_command(extra: str) -> str:
+    """Return the commands that install an extra of this project, for a message."""
+    return f"`make setup EXTRAS={extra}` in a clone of everyuser, elsewhere `pip install 'everyuser[{extra}]'`"
 
 
 def is_local(path: AnyPath) -> TypeIs[Path]:

@@ -11,8 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from apache_beam.metrics import Metrics, MetricsFilter
-
 from pipeline.runtime.progress import Counters
 
 NAMESPACE = "everyuser"
@@ -23,6 +21,8 @@ def emit(counters: Counters) -> None:
 
     Beam finds the bundle by the thread, so the client's own thread cannot call this.
     """
+    from apache_beam.metrics import Metrics
+
     counts, observed = counters.take_unreported()
     for name, amount in counts.items():
         Metrics.counter(NAMESPACE, name).inc(amount)
@@ -44,6 +44,8 @@ class Measured:
 
     def add(self, result: Any) -> None:
         """Add the metrics of a finished pipeline."""
+        from apache_beam.metrics import MetricsFilter
+
         found: Mapping[str, Any] = result.metrics().query(MetricsFilter().with_namespace(NAMESPACE))
         for counter in found["counters"]:
             # Some runners report attempted values, others committed ones; `result` is the best that each knows.

@@ -1,4 +1,7 @@
-"""Beam's runner and its options for a build. The DAG does not depend on the runner."""
+"""Beam's runner and its options for a build. The DAG does not depend on the runner.
+
+Without options Beam is imported when the first pipeline runs, so that a build is checked and shown before.
+"""
 
 from __future__ import annotations
 
@@ -8,27 +11,19 @@ import hashlib
 import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import apache_beam as beam
-from apache_beam.options.pipeline_options import (
-    DebugOptions,
-    DirectOptions,
-    PipelineOptions,
-    SetupOptions,
-    StandardOptions,
-    WorkerOptions,
-)
-from apache_beam.runners import create_runner
-from apache_beam.runners.portability.fn_api_runner import FnApiRunner
-
-from pipeline.io.storage import AnyPath, is_local, private_folder, write_errors
+from pipeline.io.storage import AnyPath, install_command, is_local, private_folder, write_errors
 from pipeline.plan import BuildPlan
-from pipeline.runtime import worker
 from pipeline.runtime.metrics import Measured
 from schemas.base import UsageError, UserError
 from schemas.config import BuildConfig, WorkersConfig
+
+if TYPE_CHECKING:
+    from apache_beam.options.pipeline_options import PipelineOptions
+    from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
 _DATAFLOW = "DataflowRunner"
 _LONGEST_JOB = 30 * 24 * 3600
@@ -38,12 +33,36 @@ _LONGEST_JOB = 30 * 24 * 3600
 class Runner:
     """A Beam runner with options from the configuration and from the command line after `--`, which win.
 
-    `measured` holds the metrics of all pipelines it has run. Raises `UsageError` for an option that Beam lacks.
+    `measured` holds the metrics of all pipelines it has run. `is_in_process`: the stages run in this process. Raises
+    `UsageError` for an option that Beam lacks.
     """
 
     def __init__(self, config: BuildConfig, output: AnyPath, beam_args: Sequence[str]) -> None:
         self.measured = Measured()
         self.log: Path | None = None
+        self.is_local = self.is_in_process = True
+        self.is_dataflow = False
+        if beam_args:
+            self._choose(config, output, beam_args)
+
+    @cached_property
+    def options(self) -> PipelineOptions:
+        """Beam's options; its defaults where none were given."""
+        from apache_beam.options.pipeline_options import PipelineOptions
+
+        return PipelineOptions([])
+
+    @cached_property
+    def _runner(self) -> Any:
+        """Return Beam's local runner. The plain DirectRunner may download a binary, and then behaves differently."""
+        from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+
+        return FnApiRunner()
+
+    def _choose(self, config: BuildConfig, output: AnyPath, beam_args: Sequence[str]) -> None:
+        from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+        from apache_beam.runners import create_runner
+
         self.options = PipelineOptions([*beam_args])
         known = self.options.get_all_options()
         given = self.options.get_all_options(retain_unknown_options=True)
@@ -52,6 +71,7 @@ class Runner:
             raise UsageError(f"Beam has no option '--{unknown[0]}'; what follows `--` on the command line goes to Beam")
         name = self.options.view_as(StandardOptions).runner
         self.is_local = not name
+        self.is_in_process = self.is_local and not self._has_worker_processes()
         self.is_dataflow = (name or "").rpartition(".")[2].lower() in (_DATAFLOW.lower(), "dataflow")
         if self.is_dataflow and is_local(output):
             raise UsageError(
@@ -62,19 +82,30 @@ class Runner:
         if self.is_dataflow:
             self.options = _for_dataflow(config, output, beam_args)
         try:
-            # The plain DirectRunner tries to download a binary first, and behaves differently if it succeeds.
-            self._runner = create_runner(name) if name else self._local(output)
+            if name:
+                self._runner = create_runner(name)
+            elif not self.is_in_process:
+                self._runner = self._with_workers(output)
         except (ImportError, ValueError) as error:
-            extra = "; for Dataflow install apache-beam[gcp]" if self.is_dataflow else ""
+            extra = f"; Dataflow needs an extra: run {install_command('gcp')}" if self.is_dataflow else ""
             raise UsageError(f"--runner={name}: {' '.join(str(error).split())[:200]}{extra}") from None
 
-    def _local(self, output: AnyPath) -> FnApiRunner:
-        """Return Beam's local runner. Worker processes are ours, and print to a log unless `--debug` is given."""
+    def _has_worker_processes(self) -> bool:
+        """Return whether the local runner shall start worker processes. Take the option: with it Beam starts its own."""
+        from apache_beam.options.pipeline_options import DirectOptions
+
         direct = self.options.view_as(DirectOptions)
         if direct.direct_running_mode != "multi_processing":
-            return FnApiRunner()
-        # With this mode set, Beam would replace our worker command.
+            return False
         direct.direct_running_mode = None
+        return True
+
+    def _with_workers(self, output: AnyPath) -> FnApiRunner:
+        """Return Beam's local runner with our worker processes. They print to a log unless `--debug` is given."""
+        from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+
+        from pipeline.runtime import worker
+
         if not logging.getLogger().isEnabledFor(logging.INFO):
             key = hashlib.sha256(str(output).encode()).hexdigest()[:16]
             self.log = (output / "logs" if is_local(output) else private_folder() / key) / "workers.log"
@@ -93,8 +124,9 @@ class Runner:
 
     def run(self, fill: Callable[..., None], *arguments: Any) -> None:
         """Run the pipeline that `fill(pipeline, *arguments)` builds, to its end. Ctrl-C cancels the job."""
-        is_elsewhere = not isinstance(self._runner, FnApiRunner)
-        with worker.watched(), user_errors(is_elsewhere, self.log):
+        from pipeline.runtime import worker
+
+        with worker.watched(), user_errors(not self.is_local, self.log):
             result = self._start(fill, *arguments)
             try:
                 result.wait_until_finish()
@@ -118,6 +150,8 @@ class Runner:
         if self.log:
             with write_errors(self.log):
                 self.log.parent.mkdir(parents=True, exist_ok=True)
+        import apache_beam as beam
+
         pipeline = beam.Pipeline(runner=self._runner, options=self.options)
         fill(pipeline, *arguments)
         return pipeline.run()
@@ -125,6 +159,8 @@ class Runner:
 
 def _for_dataflow(config: BuildConfig, output: AnyPath, beam_args: Sequence[str]) -> PipelineOptions:
     """Return the options of Dataflow workers: one process a machine, as all its threads share one model server."""
+    from apache_beam.options.pipeline_options import DebugOptions, PipelineOptions, SetupOptions, WorkerOptions
+
     workers: WorkersConfig = config.workers
     arguments = {
         # Dataflow runs one job of a name at a time, so two builds cannot write to one folder.
