@@ -27,6 +27,17 @@ UV := $(VENV)/bin/uv
 LOCK := locks/$(ENGINE).txt
 STAMP := $(VENV)/.$(ENGINE)-installed
 
+# Most runs need none of these: Dataflow and gs://, s3://, tests and lint. What asks for one has it added to .venv.
+EXTRAS ?=
+reason.gcp := Dataflow and gs:// need
+reason.s3 := s3:// needs
+reason.dev := tests and lint need
+with = $(STAMP) $(foreach extra,$(sort $(1) $(EXTRAS)),$(VENV)/.with-$(extra))
+# Comments of a configuration may name buckets too.
+addresses = $(CONFIG) $(OUTPUT) $(MODEL) $(BEAM_OPTIONS) $(shell sed 's/\#.*//' '$(CONFIG)' 2>/dev/null | grep -o '[a-z0-9]*://')
+asked = $(if $(filter dataflow,$(RUNNER))$(findstring gs://,$(addresses))$(findstring gcs://,$(addresses)),gcp) \
+	$(if $(findstring s3://,$(addresses))$(findstring s3a://,$(addresses)),s3)
+
 # uv does not read pip's settings, so they are passed on.
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 ifdef PIP_INDEX_URL
@@ -50,7 +61,7 @@ help: ## Show this help
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 24
 	@echo "  CONFIG=FILE MODEL=NAME|FOLDER OUTPUT=DIR|gs://...|s3://... RUNNER=local|dataflow|flink BEAM_OPTIONS='...' choose what is built, by which model, where and how"
 
-setup: $(STAMP) ## Create .venv and install everything, from the lock
+setup: $(call with) ## Create .venv and install what every run needs, from the lock, and EXTRAS (gcp, s3, dev)
 
 $(STAMP): $(LOCK) pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' || \
@@ -63,7 +74,14 @@ $(STAMP): $(LOCK) pyproject.toml
 	@VIRTUAL_ENV=$(VENV) $(UV) pip sync --quiet $(VENV)/lock-without-torch.txt
 	@$(MAKE) --no-print-directory torch-$(ENGINE)
 	@VIRTUAL_ENV=$(VENV) $(UV) pip install --quiet --no-deps --no-build-isolation --editable .
-	@rm -f $(VENV)/.*-installed
+	@# Compiles what a run imports, which the first build would wait for; all packages would take a minute and more.
+	@$(call quietly,$(PY) -c 'import pipeline.dag')
+	@rm -f $(VENV)/.*-installed $(VENV)/.with-*
+	@touch $@
+
+$(VENV)/.with-%: locks/$(ENGINE)-%.txt $(STAMP)
+	@echo "adding $$(grep -c == $<) packages to $(VENV), which $(reason.$*) (EXTRAS=$*)"
+	@VIRTUAL_ENV=$(VENV) $(UV) pip install --quiet --no-deps --requirement $<
 	@touch $@
 
 # PyTorch's CPU build is not on the common index: first from its own, then wherever this machine's pip finds one.
@@ -84,6 +102,9 @@ endif
 ifeq ($(filter $(ENGINE),cuda cpu none),)
 $(error ENGINE is '$(ENGINE)'; the engines are cuda, cpu and none)
 endif
+ifneq ($(filter-out gcp s3 dev,$(EXTRAS)),)
+$(error EXTRAS is '$(EXTRAS)'; the extras are gcp, s3 and dev)
+endif
 ifneq ($(filter build-dataset,$(MAKECMDGOALS)),)
 ifeq ($(findstring ://,$(CONFIG))$(filter quickstart,$(CONFIG))$(shell test -f '$(CONFIG)' && echo yes),)
 $(error CONFIG is '$(CONFIG)': no such file; try CONFIG=configs/quickstart.yaml)
@@ -94,7 +115,7 @@ endif
 model := $(if $(wildcard $(MODEL)/config.json),$(abspath $(MODEL)),$(MODEL))
 set_model := $(if $(MODEL),--set 'generation.model=$(model)')
 
-build-dataset: $(STAMP) ## Build CONFIG into OUTPUT (default: the quickstart, by a packaged model; no GPU and no account)
+build-dataset: $(call with,$(asked)) ## Build CONFIG into OUTPUT (default: the quickstart, by a packaged model; no GPU and no account)
 	@$(VENV)/bin/everyuser build '$(CONFIG)' --output '$(OUTPUT)' $(set_model) -- $(runner.$(RUNNER)) $(BEAM_OPTIONS)
 	@$(VENV)/bin/everyuser inspect '$(OUTPUT)' --count $(SHOW)
 
@@ -110,35 +131,24 @@ record-demo: $(STAMP) ## Build the quickstart with the larger packaged model (10
 	@$(PY) -m pipeline.generation.recording out/recording
 	@rm -rf out/recording
 
-test: $(STAMP) ## Run all tests, those with the real model too
+test: $(call with,dev gcp s3) ## Run all tests, those with the real model too
 	@$(PY) -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
 
-test-fast: $(STAMP) ## Run the tests that start no processes and few builds
+test-fast: $(call with,dev gcp s3) ## Run the tests that start no processes and few builds
 	@$(PY) -m pytest -n $(TEST_WORKERS) --dist loadfile -m "not long and not slow"
 
-lint: $(STAMP) ## Lint, format check, direction of imports, and types
+lint: $(call with,dev) ## Lint, format check, direction of imports, and types
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/lint-imports --no-logo
 	@$(VENV)/bin/mypy
 
-format: $(STAMP) ## Format the code
+format: $(call with,dev) ## Format the code
 	@$(VENV)/bin/ruff check --fix .
 	@$(VENV)/bin/ruff format .
 
-COMPILE = env -u UV_FIND_LINKS $(UV) pip compile --quiet --no-annotate --no-emit-index-url --no-emit-find-links \
-	--custom-compile-command "make lock" --extra dev --extra gcp --extra s3 pyproject.toml
-OVERRIDES.cpu := --override locks/overrides.txt
-PYTHONS := 3.11 3.12 3.13 3.14
-lock-none:
-	@$(COMPILE) --python-version 3.11 --universal -o locks/none.txt
-lock-cpu lock-cuda: lock-%:
-	@for version in $(PYTHONS); do cp locks/$*.txt $(VENV)/$*-$$version.txt && \
-		$(COMPILE) --extra $* --python-version $$version --python-platform x86_64-manylinux_2_28 \
-		$(OVERRIDES.$*) -o $(VENV)/$*-$$version.txt || exit 1; done
-	@$(PY) locks/merge.py $(foreach version,$(PYTHONS),$(version)=$(VENV)/$*-$(version).txt) >$(VENV)/$*.txt
-	@mv $(VENV)/$*.txt locks/$*.txt
-lock: lock-none lock-cpu lock-cuda ## Resolve the locks again
+lock: $(STAMP) ## Resolve the locks again
+	@PATH="$(abspath $(VENV))/bin:$$PATH" $(PY) locks/resolve.py none cpu cuda
 
 clean: ## Delete .venv and caches (out/ stays)
 	@rm -rf $(VENV) .venv-none .mypy_cache .ruff_cache .pytest_cache *.egg-info

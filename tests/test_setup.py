@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -52,19 +53,53 @@ def test_the_supported_pythons_are_those_of_locks_and_readme(folder: str) -> Non
     assert "Python 3.11 to 3.14" in (ROOT / folder / "README.md").read_text(encoding="utf-8")
     assert "(3, 11) <= sys.version_info < (3, 15)" in makefile
     assert "Python 3.11 to 3.14 is needed" in makefile
-    assert f"PYTHONS := {' '.join(PYTHONS)}" in (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert resolver().PYTHONS == PYTHONS
+
+
+def resolver() -> Any:
+    spec = importlib.util.spec_from_file_location("resolve", ROOT / "locks" / "resolve.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def pins(name: str) -> dict[tuple[str, str], str]:
+    """The versions of a lock by package and marker."""
+    lines = [line.partition(" ; ") for line in (ROOT / "locks" / name).read_text().splitlines() if "==" in line]
+    return {(pin.partition("==")[0], marker): pin.partition("==")[2] for pin, _, marker in lines}
+
+
+@pytest.mark.parametrize("engine", ["none", "cpu", "cuda"])
+def test_the_locks_of_an_engine_fit_together(engine: str) -> None:
+    names = [f"{engine}.txt", *(f"{engine}-{extra}.txt" for extra in resolver().EXTRAS)]
+    versions: dict[str, set[str]] = {}
+    for name in names:
+        for (package, marker), version in pins(name).items():
+            if "python" not in marker:
+                versions.setdefault(package, set()).add(version)
+
+    assert {package: found for package, found in versions.items() if len(found) > 1} == {}
+
+
+@pytest.mark.parametrize("engine", ["none", "cpu", "cuda"])
+@pytest.mark.parametrize(
+    ("extra", "packages"),
+    [
+        ("gcp", {"google-cloud-storage", "google-apitools", "gcsfs", "google-cloud-dataflow-client"}),
+        ("s3", {"s3fs", "botocore"}),
+        ("dev", {"pytest", "mypy", "ruff", "hypothesis", "moto"}),
+    ],
+)
+def test_what_few_runs_need_is_in_the_lock_of_an_extra_alone(engine: str, extra: str, packages: set[str]) -> None:
+    assert packages <= {package for package, _ in pins(f"{engine}-{extra}.txt")}
+    assert not packages & {package for package, _ in pins(f"{engine}.txt")}
 
 
 def test_locks_of_several_pythons_are_merged_line_by_line() -> None:
-    spec = importlib.util.spec_from_file_location("merge", ROOT / "locks" / "merge.py")
-    assert spec is not None and spec.loader is not None
-    merge = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(merge)
-
-    text = merge.merged({"3.11": "# made by x\na==1\nb==1\nb-old==1\n", "3.12": "# made by x\na==1\nb==2\n"})
+    text = resolver().merged({"3.11": "a==1\nb==1\nb-old==1\n", "3.12": "a==1\nb==2\n"})
 
     assert text.splitlines() == [
-        "# made by x",
         "a==1",
         "b==1 ; python_version in '3.11'",
         "b==2 ; python_version in '3.12'",
@@ -78,6 +113,7 @@ def test_locks_of_several_pythons_are_merged_line_by_line() -> None:
         (["build-dataset", "RUNNER=spark"], "RUNNER is 'spark'; the runners are local, dataflow and flink"),
         (["build-dataset", "ENGINE=vllm"], "ENGINE is 'vllm'; the engines are cuda, cpu and none"),
         (["build-dataset", "CONFIG=my file.yaml"], "CONFIG is 'my file.yaml': no such file"),
+        (["setup", "EXTRAS=aws"], "EXTRAS is 'aws'; the extras are gcp, s3 and dev"),
         (["build-dataset", "CONFIG=configs"], "CONFIG is 'configs': no such file"),
     ],
 )
@@ -98,6 +134,44 @@ def test_an_unknown_build_of_pytorch_is_refused(tmp_path: Path) -> None:
     assert result.returncode == 2
     assert "TORCH is 'gpu'; PyTorch's builds are cuda and cpu" in result.stderr
     assert result.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "extras"),
+    [
+        (["build-dataset"], set()),
+        (["setup"], set()),
+        (["demo"], set()),
+        (["build-dataset", "OUTPUT=s3://b/x"], {"s3"}),
+        (["build-dataset", "OUTPUT=gs://b/x"], {"gcp"}),
+        (["build-dataset", "MODEL=gs://b/model", "OUTPUT=s3://b/x"], {"gcp", "s3"}),
+        (["build-dataset", "RUNNER=dataflow", "OUTPUT=gs://b/x"], {"gcp"}),
+        (["build-dataset", "RUNNER=flink"], set()),
+        (["build-dataset", "CONFIG=bucket.yaml"], {"s3"}),
+        (["setup", "EXTRAS=gcp s3"], {"gcp", "s3"}),
+        (["lint"], {"dev"}),
+        (["test"], {"dev", "gcp", "s3"}),
+        (["test-fast"], {"dev", "gcp", "s3"}),
+    ],
+)
+def test_an_extra_is_added_where_something_asks_for_it(tmp_path: Path, arguments: list[str], extras: set[str]) -> None:
+    folder = fresh_clone(tmp_path, "none")
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "quickstart.yaml").touch()
+    (tmp_path / "bucket.yaml").write_text("seeds:\n  path: s3://b/posts.jsonl # or gs://b/posts.jsonl\n")
+
+    result = make(*arguments, "ENGINE=none", folder=folder)
+
+    assert result.returncode == 0, result.stderr
+    assert set(re.findall(r"echo \"adding .* packages to \.venv, which .* \(EXTRAS=(\w+)\)\"", result.stdout)) == extras
+    assert set(re.findall(r"--requirement locks/none-(\w+)\.txt", result.stdout)) == extras
+
+
+def test_an_extra_that_is_there_is_not_added_again(tmp_path: Path) -> None:
+    folder = fresh_clone(tmp_path, "none")
+    (tmp_path / ".venv" / ".with-s3").touch()
+
+    assert "adding" not in make("build-dataset", "OUTPUT=s3://b/x", "ENGINE=none", folder=folder).stdout
 
 
 def test_a_configuration_in_a_bucket_is_not_looked_for_here(tmp_path: Path) -> None:
@@ -152,7 +226,7 @@ def test_the_environment_that_is_there_is_taken_and_no_engine_is_removed(
 def test_an_environment_has_the_stamp_of_one_engine(tmp_path: Path) -> None:
     lines = make("setup", "ENGINE=cpu", folder=fresh_clone(tmp_path, "none")).stdout.splitlines()
 
-    assert lines.index("rm -f .venv/.*-installed") < lines.index("touch .venv/.cpu-installed")
+    assert lines.index("rm -f .venv/.*-installed .venv/.with-*") < lines.index("touch .venv/.cpu-installed")
 
 
 @pytest.mark.parametrize("model", ["Qwen/Qwen3-8B", "packaged:smollm2-135m-instruct", "/models/my model", "~/model"])

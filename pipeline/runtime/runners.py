@@ -82,6 +82,9 @@ class Runner:
         if self.is_dataflow:
             self.options = _for_dataflow(config, output, beam_args)
         try:
+            if self.is_dataflow:
+                # Without Google's packages Beam makes the runner, which fails when it submits the job.
+                import apache_beam.runners.dataflow.internal.apiclient  # noqa: F401
             if name:
                 self._runner = create_runner(name)
             elif not self.is_in_process:
@@ -91,7 +94,7 @@ class Runner:
             raise UsageError(f"--runner={name}: {' '.join(str(error).split())[:200]}{extra}") from None
 
     def _has_worker_processes(self) -> bool:
-        """Return whether the local runner shall start worker processes. Take the option: with it Beam starts its own."""
+        """Return whether to start worker processes, and reset the option: with it Beam would start its own."""
         from apache_beam.options.pipeline_options import DirectOptions
 
         direct = self.options.view_as(DirectOptions)

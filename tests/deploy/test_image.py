@@ -27,6 +27,7 @@ def instructions(text: str) -> list[tuple[str, str]]:
 DOCKERFILE = instructions((DEPLOY / "Dockerfile").read_text(encoding="utf-8"))
 TEXT = "\n".join(f"{word} {rest}" for word, rest in DOCKERFILE)
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+LOCKS = ("locks/cuda.txt", "locks/cuda-gcp.txt", "locks/cuda-s3.txt")
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 
 
@@ -50,11 +51,9 @@ def pin(pattern: str, text: str) -> str:
 
 
 def locked(package: str) -> str:
-    """The version that the lock has for the image's Python."""
-    return pin(
-        rf"^{package}==(\S+?)(?: ; python_version in '3\.11.*)?$",
-        (ROOT / "locks" / "cuda.txt").read_text(encoding="utf-8"),
-    )
+    """The version that the image's locks have for its Python."""
+    text = "".join((ROOT / lock).read_text(encoding="utf-8") for lock in LOCKS)
+    return pin(rf"^{package}==(\S+?)(?: ; python_version in '3\.11.*)?$", text)
 
 
 def variables(word: str) -> dict[str, str]:
@@ -92,7 +91,7 @@ def test_beam_is_that_of_the_lock() -> None:
 def test_python_is_the_one_that_the_lock_is_for() -> None:
     python = pin(r"^FROM python:(\d+\.\d+)\.\d+-slim-bookworm AS base", TEXT)
 
-    assert python == pin(r"^PYTHONS := (\S+)", MAKEFILE)
+    assert python == pin(r'^PYTHONS = \("([\d.]+)"', (ROOT / "locks" / "resolve.py").read_text(encoding="utf-8"))
     assert PROJECT["project"]["requires-python"].startswith(f">={python},")
     assert python == pin(r"apache/beam_python([\d.]+)_sdk", TEXT)
     assert python.replace(".", "") == pin(r"/python(\d+)-template-launcher-base", TEXT)
@@ -104,8 +103,8 @@ def test_uv_is_the_one_of_the_makefile() -> None:
 
 def test_packages_come_from_the_lock_that_make_setup_uses() -> None:
     assert "LOCK := locks/$(ENGINE).txt" in MAKEFILE
-    assert "source=locks/cuda.txt,target=/tmp/lock.txt uv pip install" in TEXT
-    assert "--requirement /tmp/lock.txt" in TEXT
+    assert "source=locks,target=/tmp/locks uv pip install" in TEXT
+    assert all(f"--requirement /tmp/{lock}" in TEXT for lock in LOCKS)
     assert "pip check" in TEXT
 
 
@@ -120,7 +119,7 @@ def test_every_file_that_is_copied_is_there_and_not_ignored() -> None:
 
     assert "*" in lines
     for path in sources():
-        assert (ROOT / path).is_file(), path
+        assert (ROOT / path).exists(), path
         assert path.split("/")[0] in kept, path
 
 

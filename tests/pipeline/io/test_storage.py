@@ -112,17 +112,22 @@ def test_an_unknown_protocol_is_refused_in_one_line() -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("protocol", "package"), [("s3", "s3fs"), ("gs", "gcsfs"), ("az", "adlfs")])
-def test_a_missing_package_is_named(protocol: str, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("protocol", "package", "command"),
+    [
+        ("s3", "s3fs", "`make setup EXTRAS=s3` in a clone of everyuser, elsewhere `pip install 'everyuser[s3]'`"),
+        ("gs", "gcsfs", "`make setup EXTRAS=gcp` in a clone of everyuser, elsewhere `pip install 'everyuser[gcp]'`"),
+        ("az", "adlfs", "pip install adlfs"),
+    ],
+)
+def test_a_missing_package_is_named(protocol: str, package: str, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     monkeypatch.delitem(registry._registry, protocol, raising=False)
 
     with pytest.raises(UsageError) as caught:
         storage.parse(f"{protocol}://bucket/x")
 
-    assert str(caught.value) == (
-        f"{protocol}://bucket/x: {package} is not installed in this Python; pip install {package}"
-    )
+    assert str(caught.value) == f"{protocol}://bucket/x: {package} is not installed in this Python; run {command}"
 
 
 # Writing
