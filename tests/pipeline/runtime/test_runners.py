@@ -115,3 +115,33 @@ def test_a_plan_without_hints_is_left_as_it_is(tmp_path: Path) -> None:
     adapted = Runner(config(), tmp_path, []).adapted(plan)
 
     assert dataclasses.asdict(adapted) == dataclasses.asdict(plan)
+
+
+def test_dataflow_without_its_packages_is_refused_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "apache_beam.runners.dataflow.internal.apiclient", None)
+    output = storage.parse("memory://bucket/x")
+
+    with pytest.raises(UsageError, match=r"^--runner=DataflowRunner: .*; Dataflow needs an extra: run `make setup EXTR"):
+        Runner(config(workers={"image": "some:1"}), output, ["--runner=DataflowRunner", "--temp_location=gs://b/t"])
+
+
+def test_without_options_beam_is_imported_by_the_first_pipeline(tmp_path: Path) -> None:
+    run = Runner(config(), tmp_path, [])
+
+    assert run.is_local and run.is_in_process
+    assert "_runner" not in vars(run)
+    run.run(lambda pipeline: pipeline | beam.Create([1]))
+    assert "_runner" in vars(run)
+
+
+@pytest.mark.parametrize(
+    ("options", "is_in_process"),
+    [
+        ((), True),
+        (("--direct_num_workers=2",), True),
+        (("--direct_running_mode=multi_processing",), False),
+        (("--runner=PortableRunner", "--job_endpoint=localhost:1"), False),
+    ],
+)
+def test_stages_run_in_this_process_or_elsewhere(tmp_path: Path, options: tuple[str, ...], is_in_process: bool) -> None:
+    assert Runner(config(), tmp_path, options).is_in_process == is_in_process
