@@ -11,6 +11,8 @@ from tests.object_stores import GcsStore, ObjectStore, S3Store, serving
 
 # pytest-xdist sets it, and the console of the command line would read it when it is imported.
 os.environ.pop("COLUMNS", None)
+# Without bytecode on disk each process of a test compiles its imports again: 2 s of a processor for Beam alone.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 LONG = (

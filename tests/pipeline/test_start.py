@@ -75,7 +75,9 @@ def test_a_build_whose_replies_are_journaled_asks_no_model(tmp_path: Path) -> No
     assert build(settings, tmp_path).status == "complete"
 
 
-@pytest.mark.parametrize(("journals", "asks"), [([], True), (["pairs-train-00000-of-00003.jsonl"], True), (None, False)])
+@pytest.mark.parametrize(
+    ("journals", "asks"), [([], True), (["pairs-train-00000-of-00003.jsonl"], True), (None, False)]
+)
 def test_shards_without_a_journal_need_the_model(tmp_path: Path, journals: list[str] | None, asks: bool) -> None:
     plan = BuildPlan(tmp_path, "f" * 64, tiny())
     (tmp_path / "journal").mkdir()

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
 import pytest
 
+from pipeline.io import storage
 from pipeline.plan import BuildPlan
 from pipeline.runtime.runners import Runner, user_errors
 from schemas.base import UsageError, UserError
@@ -121,7 +123,9 @@ def test_dataflow_without_its_packages_is_refused_with_the_command(monkeypatch: 
     monkeypatch.setitem(sys.modules, "apache_beam.runners.dataflow.internal.apiclient", None)
     output = storage.parse("memory://bucket/x")
 
-    with pytest.raises(UsageError, match=r"^--runner=DataflowRunner: .*; Dataflow needs an extra: run `make setup EXTR"):
+    with pytest.raises(
+        UsageError, match=r"^--runner=DataflowRunner: .*; Dataflow needs an extra: run `make setup EXTR"
+    ):
         Runner(config(workers={"image": "some:1"}), output, ["--runner=DataflowRunner", "--temp_location=gs://b/t"])
 
 
