@@ -8,10 +8,10 @@ import threading
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.generation import dummy
 from pipeline.generation.ballot import Ballot
-from pipeline.generation.client import Client
 from pipeline.generation.completions import AnyRequest, ChoiceRequest, Failure, Outcome
 from pipeline.generation.device import Device, find_device
 from pipeline.generation.endpoints import Endpoints, RemoteEndpoints
@@ -38,6 +38,9 @@ from pipeline.runtime.progress import Counters, counters_for
 from schemas.base import UserError
 from schemas.config import DummyEngine, OpenAiEngine, VllmEngine
 from schemas.config.choices import ChoicesConfig
+
+if TYPE_CHECKING:
+    from pipeline.generation.client import Client
 
 _IN_FLIGHT = 256
 """Upper bound of requests in flight for each remote endpoint. The window finds how many of them it needs."""
@@ -188,6 +191,9 @@ def _asks_by_chat(client: Client, choices: ChoicesConfig) -> bool:
 
 
 def _connect(plan: BuildPlan, role: Role) -> Client:
+    # Replays, the dummy engine and reports without a judge send nothing, and need no HTTP client.
+    from pipeline.generation.client import Client
+
     engine, model, counts = engine_of(plan.config, role), model_of(plan.config, role), counters_for(plan.output, role)
     key = ""
     endpoints: Endpoints
