@@ -1,4 +1,4 @@
-"""The command line: `everyuser build | inspect | check | report | review | publish | space`.
+"""The command line: `everyuser build | status | inspect | check | report | review | publish | space`.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 130 stopped.
 """
@@ -147,6 +147,30 @@ def build(
         display.summary(manifest, folder, config)
         if publishing:
             publishing.summary()
+
+
+@app.command()
+def status(
+    folder: Annotated[
+        str, typer.Argument(metavar="DIR", help="A build's folder, or an address such as s3://BUCKET/my.")
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the state as JSON.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Show the state of a build that runs or has ended, also elsewhere.
+
+    Only the files of its folder are read, and none is changed.
+    """
+    with _reported(debug):
+        from pipeline.console.status_display import show_status
+        from pipeline.driver.status import find_status
+        from pipeline.io.storage import parse
+
+        found = find_status(parse(folder))
+        if as_json:
+            say(out, found.model_dump_json(indent=1))
+        else:
+            show_status(found, out)
 
 
 @app.command()

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 
 from pipeline.driver.diagnosis import latest_verdicts
+from pipeline.driver.estimates import Work, expected_work
 from pipeline.generation.roles import managed_servers
 from pipeline.io.storage import AnyPath
 from pipeline.plan import BuildPlan, ShardSpec
@@ -141,7 +142,7 @@ class Building(_Counted):
             estimate = self._answers_left if questions else self._pairs_left
             left = estimate.update(*self._work(counts), now)
             if left is not None:
-                parts.append(f"about {_duration(left)} left")
+                parts.append(f"about {duration(left)} left")
         return ", ".join(parts)
 
     def _engine(self, gauges: Mapping[str, int], is_asked: bool, now: float) -> list[str]:
@@ -163,22 +164,8 @@ class Building(_Counted):
     def _settled(self, counts: Mapping[str, int]) -> int:
         return counts.get("settled" if self.name == "pairs" else "examples/asked", 0)
 
-    def _work(self, counts: Mapping[str, int]) -> tuple[float, float]:
-        """Return what is done, and what is expected to be left: in answers, or in pairs where nothing is asked."""
-        settled = self._settled(counts)
-        questions, answers, begun = (counts.get(name, 0) for name in ("questions", "answers", "begun"))
-        if not questions:
-            return settled, self.total - settled
-        verdicts = latest_verdicts(counts)
-        # Attempts that an open pair is expected to need after its present one. At first, three in four are good.
-        failing = (verdicts.rejected + 1) / (verdicts.tried + 4)
-        retries = sum(failing**attempt for attempt in range(1, self._attempts))
-        attempts = (
-            begun - settled + counts.get("accepted", 0) + counts.get("rejected", 0) if self._attempts > 1 else begun
-        )
-        to_come = max(0, begun - settled) * retries + (self.total - begun) * (1 + retries)
-        to_come = min(to_come, self.total * self._attempts - attempts)
-        return answers, questions - answers + questions / max(attempts, 1) * to_come
+    def _work(self, counts: Mapping[str, int]) -> Work:
+        return expected_work(counts, self.total, self._settled(counts), self._attempts)
 
 
 class Uploading(_Counted):
@@ -216,7 +203,8 @@ class TimeLeft:
         return seconds if seconds > 0 and left > 0 else None
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Return a duration in the unit that fits it."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

@@ -97,6 +97,8 @@ class GenerationService:
         missing = [(k, request) for k, request in enumerate(requests) if outcomes[k] is None]
         batch = RequestBatch(outcomes, len(missing))
         self.counters.add("requests_replayed", len(requests) - len(missing))
+        asked = sum(request.sequences for _, request in missing)
+        self.counters.add("answers_replayed", sum(request.sequences for request in requests) - asked)
         if missing and self._replays:
             raise UserError(
                 f"engine replay: {path} lacks {len(missing)} of {len(requests)} completions; {self._way_out()}"

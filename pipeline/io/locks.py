@@ -20,10 +20,10 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 from upath import UPath
 
@@ -37,6 +37,8 @@ logger = logging.getLogger(__name__)
 
 LOCK = ".lock"
 _HEARTBEAT_SECONDS = 10.0
+_GLANCE_SECONDS = 0.2
+"""Pause before a file lock is tried again: `find_holder` holds it for a moment."""
 _EXPIRY_SECONDS = 35.0
 """Time without a change after which a lease has expired: three heartbeats and a little more."""
 
@@ -89,10 +91,9 @@ def _file_lock(folder: Path) -> Iterator[None]:
         file = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _flock(file, fcntl.LOCK_EX)
         except BlockingIOError:
-            holder = os.pread(file, 300, 0).decode(errors="replace").strip() or "process unknown"
-            raise _in_use(folder, holder) from None
+            raise _in_use(folder, _noted(file) or "process unknown") from None
         except OSError as error:
             raise UsageError(
                 f"{folder}: its file system has no locks ({error_text(error)}), so two runs could write there at once; "
@@ -101,9 +102,64 @@ def _file_lock(folder: Path) -> Iterator[None]:
         with storage.write_errors(folder):
             os.ftruncate(file, 0)
             os.pwrite(file, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
-        yield
+        try:
+            yield
+        finally:
+            # A name that stays is that of a process that was killed.
+            with contextlib.suppress(OSError):
+                os.ftruncate(file, 0)
     finally:
         os.close(file)
+
+
+def _flock(file: int, kind: int) -> None:
+    """Take a file lock. Raise `BlockingIOError` where another process keeps it for more than a glance."""
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        time.sleep(_GLANCE_SECONDS)
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+
+
+def _noted(file: int) -> str:
+    """Return what the holder of a file lock has noted there."""
+    return os.pread(file, 300, 0).decode(errors="replace").strip()
+
+
+class LockHolder(NamedTuple):
+    """The last process that took a folder and has not released it. One that is not alive was killed."""
+
+    name: str
+    is_alive: bool
+
+
+def find_holder(folder: AnyPath) -> LockHolder | None:
+    """Return who holds a build's folder, or held it when killed; None where it was released. Changes nothing there.
+
+    The lease of a process that is not visible from here is watched: for a second heartbeat, or half a minute for none.
+    """
+    if not storage.is_local(folder):
+        number = max(_lease_numbers(folder), default=0)
+        holder = _read_lease(folder, number) if number else None
+        if holder is None or holder.released:
+            return None
+        is_alive = not holder.is_gone and (holder.is_here or _is_renewed(folder, number, holder))
+        return LockHolder(f"process {holder.process} on {holder.host}", is_alive)
+    try:
+        file = os.open(folder / LOCK, os.O_RDONLY)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    try:
+        _flock(file, fcntl.LOCK_SH)
+        is_alive = False
+    except BlockingIOError:
+        is_alive = True
+    except OSError as error:
+        raise UserError(f"{folder / LOCK}: {error_text(error)}; run the command on the machine of the build") from None
+    finally:
+        noted = _noted(file)
+        os.close(file)
+    return LockHolder(noted, is_alive) if noted else None
 
 
 @dataclass(frozen=True)
@@ -125,6 +181,11 @@ class _Holder:
         return cls(socket.gethostname(), me.number, me.machine, me.started, uuid.uuid4().hex)
 
     @property
+    def is_here(self) -> bool:
+        """True where the holder is visible from here, so that `is_gone` is sure."""
+        return Process(self.machine, self.process, self.started).is_here and self.started is not None
+
+    @property
     def is_gone(self) -> bool:
         """True where the holder has ended for sure. Otherwise its lease must be watched."""
         process = Process(self.machine, self.process, self.started)
@@ -136,6 +197,42 @@ class _Holder:
 
 _own_runs: set[str] = set()
 """Runs of the leases that this process holds."""
+
+
+def _lease_path(folder: UPath, number: int) -> UPath:
+    return folder / LOCK / f"{number:08d}.json"
+
+
+def _lease_numbers(folder: UPath) -> Sequence[int]:
+    return [int(name[:8]) for name in storage.list_names(folder / LOCK) if re.fullmatch(r"\d{8}\.json", name)]
+
+
+def _read_lease(folder: UPath, number: int) -> _Holder | None:
+    path = _lease_path(folder, number)
+    try:
+        return _Holder(**json.loads(storage.read_bytes(path)))
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError):
+        raise UsageError(f"{path} is damaged; delete it and run again") from None
+
+
+def _is_renewed(folder: UPath, number: int, holder: _Holder) -> bool:
+    """Watch a lease; return False once it is released or has expired."""
+    logger.info("%s: watching the lease of process %d on %s", folder, holder.process, holder.host)
+    watched, slowest = 0.0, _HEARTBEAT_SECONDS
+    while watched < _EXPIRY_SECONDS:
+        sent = time.monotonic()
+        time.sleep(min(1.0, _EXPIRY_SECONDS / 10))
+        seen = _read_lease(folder, number)
+        if seen != holder:
+            return seen is None or not seen.released
+        seconds = time.monotonic() - sent
+        # No lease changes while its store is down, and the holder notices its return late. So watching starts again
+        # after a response that took longer than any before. A store that is always slow is not down.
+        watched = 0.0 if seconds > slowest else watched + min(seconds, _HEARTBEAT_SECONDS)
+        slowest = max(slowest, seconds)
+    return False
 
 
 class _Lease:
@@ -167,40 +264,26 @@ class _Lease:
             with contextlib.suppress(UserError), without_retries():
                 self._write(replace(self._holder, released=True))
 
-    def _path(self, number: int) -> UPath:
-        return self._folder / LOCK / f"{number:08d}.json"
-
-    def _numbers(self) -> list[int]:
-        return [int(name[:8]) for name in storage.list_names(self._folder / LOCK) if re.fullmatch(r"\d{8}\.json", name)]
-
-    def _read(self, number: int) -> _Holder | None:
-        try:
-            return _Holder(**json.loads(storage.read_bytes(self._path(number))))
-        except FileNotFoundError:
-            return None
-        except (ValueError, TypeError):
-            raise UsageError(f"{self._path(number)} is damaged; delete it and run again") from None
-
     def _write(self, holder: _Holder) -> None:
         self._holder = holder
-        storage.write_text(self._path(self._number), json.dumps(asdict(holder)))
+        storage.write_text(_lease_path(self._folder, self._number), json.dumps(asdict(holder)))
 
     def _acquire(self) -> int:
-        last = max(self._numbers(), default=0)
-        holder = self._read(last) if last else None
-        if holder is not None and not holder.is_gone and self._is_renewed(last, holder):
+        last = max(_lease_numbers(self._folder), default=0)
+        holder = _read_lease(self._folder, last) if last else None
+        if holder is not None and not holder.is_gone and _is_renewed(self._folder, last, holder):
             raise _in_use(self._folder, f"process {holder.process} on {holder.host}")
         try:
-            storage.create(self._path(last + 1), json.dumps(asdict(self._holder)).encode())
+            storage.create(_lease_path(self._folder, last + 1), json.dumps(asdict(self._holder)).encode())
         except FileExistsError:
             # The store's client retries by itself, so its own first try may have created the lease.
-            winner = self._read(last + 1)
+            winner = _read_lease(self._folder, last + 1)
             if winner is None or winner.run != self._holder.run:
                 raise _in_use(self._folder, "a run that began at the same moment") from None
-        numbers = self._numbers()
+        numbers = _lease_numbers(self._folder)
         if max(numbers) > last + 1:
             # In the meantime other runs have taken and released this number.
-            storage.remove(self._path(last + 1))
+            storage.remove(_lease_path(self._folder, last + 1))
             raise _in_use(self._folder, "a run that began at the same moment")
         if holder is not None and not holder.released:
             logger.warning(
@@ -211,33 +294,16 @@ class _Lease:
             )
         for number in numbers:
             if number <= last:
-                storage.remove(self._path(number))
+                storage.remove(_lease_path(self._folder, number))
         return last + 1
-
-    def _is_renewed(self, number: int, holder: _Holder) -> bool:
-        """Watch a lease; return False once it is released or has expired."""
-        logger.info("%s: watching the lease of process %d on %s", self._folder, holder.process, holder.host)
-        watched, slowest = 0.0, _HEARTBEAT_SECONDS
-        while watched < _EXPIRY_SECONDS:
-            sent = time.monotonic()
-            time.sleep(min(1.0, _EXPIRY_SECONDS / 10))
-            seen = self._read(number)
-            if seen != holder:
-                return seen is None or not seen.released
-            seconds = time.monotonic() - sent
-            # No lease changes while its store is down, and the holder notices its return late. So watching starts again
-            # after a response that took longer than any before. A store that is always slow is not down.
-            watched = 0.0 if seconds > slowest else watched + min(seconds, _HEARTBEAT_SECONDS)
-            slowest = max(slowest, seconds)
-        return False
 
     def _send_heartbeats(self) -> None:
         while not self._stopped.wait(_HEARTBEAT_SECONDS):
             # A store that is down for a moment is no reason to stop.
             with contextlib.suppress(UserError), without_retries():
-                newest = max(self._numbers(), default=self._number)
+                newest = max(_lease_numbers(self._folder), default=self._number)
                 if newest > self._number:
-                    self._taken_by = self._read(newest) or _Holder("another host", 0, "", None, "")
+                    self._taken_by = _read_lease(self._folder, newest) or _Holder("another host", 0, "", None, "")
                     os.kill(os.getpid(), signal.SIGINT)
                     return
                 self._write(replace(self._holder, heartbeats=self._holder.heartbeats + 1))

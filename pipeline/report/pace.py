@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
-from typing import Any
-
 import numpy as np
-import orjson
 
-from pipeline.io import storage
 from pipeline.io.storage import AnyPath
-from pipeline.runtime.progress import PACE
+from pipeline.runtime.progress import read_notes
 from schemas.report import PacePoint
 
 _POINTS = 300
@@ -22,7 +16,7 @@ def read_pace(folder: AnyPath) -> tuple[PacePoint, ...]:
     points: list[PacePoint] = []
     before = last = PacePoint(seconds=0, pairs=0, prompt_tokens=0, completion_tokens=0)
     run = None
-    for entry in _entries(folder / PACE):
+    for entry in read_notes(folder):
         if entry["run"] != run:
             run, before = entry["run"], last
         last = PacePoint(
@@ -35,16 +29,3 @@ def read_pace(folder: AnyPath) -> tuple[PacePoint, ...]:
         points.append(last)
     chosen = np.unique(np.linspace(0, len(points) - 1, min(len(points), _POINTS)).round().astype(int))
     return tuple(points[k] for k in chosen)
-
-
-def _entries(path: AnyPath) -> Iterator[dict[str, Any]]:
-    """Yield the notes in order, without lines that a kill cut off."""
-    content = b""
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        content = storage.read_bytes(path)
-    for line in content.splitlines():
-        try:
-            entry = orjson.loads(line)
-        except orjson.JSONDecodeError:
-            continue
-        yield entry

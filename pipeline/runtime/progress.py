@@ -13,8 +13,9 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import orjson
 
@@ -163,8 +164,9 @@ Watch = Callable[[Mapping[str, int], float], None]
 class Pace:
     """Records a run's progress, every second at first and every half minute later, until it is closed.
 
-    Pairs are those of the whole build, tokens those of this run. Each record is one appended line, so a kill loses one
-    record at most. An object store cannot append: there the whole file is written, twice a minute.
+    Pairs are those of the whole build; tokens, answers, and pairs made into examples are those of this run. Each record
+    is one appended line, so a kill loses one record at most. An object store cannot append: there the whole file is
+    written, twice a minute.
 
     Args:
         output: The build's folder.
@@ -204,6 +206,8 @@ class Pace:
             "pairs": counts[EARLIER_PAIRS] + counts["settled"],
             "prompt_tokens": counts["prompt_tokens"],
             "completion_tokens": counts["completion_tokens"],
+            "answers": counts["answers"],
+            "examples": counts["examples/asked"],
         }
         # A run without progress writes nothing: its folder may yet be refused, as that of another build.
         if not any(done.values()):
@@ -224,6 +228,16 @@ class Pace:
                 self._earlier = storage.read_bytes(path)
         self._earlier += line
         storage.write_bytes(path, self._earlier)
+
+
+def read_notes(folder: AnyPath) -> Iterator[dict[str, Any]]:
+    """Yield the records of `Pace` in order, without lines that a kill cut off."""
+    content = b""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        content = storage.read_bytes(folder / PACE)
+    for line in content.splitlines():
+        with contextlib.suppress(orjson.JSONDecodeError):
+            yield orjson.loads(line)
 
 
 def delete_counts(output: AnyPath) -> None:
