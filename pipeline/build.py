@@ -19,6 +19,7 @@ from pipeline.driver.diagnosis import Diagnosis
 from pipeline.driver.finish import close_pool, complete_manifest, count_rows, has_all_shards, judge_again
 from pipeline.driver.prepare import Prepared, check_output, find_intact_manifest, prepare, reset_folder, with_threads
 from pipeline.driver.resume import Work, can_finish, count_open, find_work
+from pipeline.driver.spent import budget_message, cost_of, spent_by, with_unrecorded_runs
 from pipeline.generation.packaged import check_model, model_path
 from pipeline.generation.recording import check_replay
 from pipeline.generation.roles import managed_servers, naming_keys
@@ -37,7 +38,7 @@ from pipeline.sampling.pairs import PairShard
 from pipeline.threads import gather
 from pipeline.threads.index import Index, build_index, check_threads, read_index
 from pipeline.verification.gates import check_gates
-from schemas.base import UsageError, UserError
+from schemas.base import BudgetError, UsageError, UserError
 from schemas.config import BuildConfig, PublishConfig, ReplayEngine
 from schemas.manifest import Manifest, Run, RunStatus
 
@@ -165,7 +166,12 @@ def submit(config: BuildConfig, output: AnyPath, beam_args: Sequence[str] = (), 
                 )
             plan = with_threads(plan, index)
         plan = _with_retries(plan, retry_lost)
+        manifest = with_unrecorded_runs(output, plan.config, manifest)
+        write_manifest(output, manifest)
         progress.delete_counts(output)
+        began = datetime.datetime.now(datetime.UTC)
+        progress.note_run(output, began.isoformat(timespec="seconds"))
+        plan = dataclasses.replace(plan, spent=spent_by(manifest.runs, began.timestamp()))
         from pipeline import dag
 
         return Submission(runner.submit(dag.build_all, runner.adapted(plan)), is_new=True)
@@ -220,7 +226,7 @@ def _retry_errors(plan: BuildPlan, retry_lost: bool) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        if not was_finished:
+        if not was_finished or isinstance(error, BudgetError):
             raise
         raise UserError(
             f"{error}; without --retry-lost the same command finishes the build from the shards that exist"
@@ -228,10 +234,14 @@ def _retry_errors(plan: BuildPlan, retry_lost: bool) -> Iterator[None]:
 
 
 def _build(plan: BuildPlan, prepared: Prepared, runner: Runner, observer: Observer, retry_lost: bool) -> Manifest:
-    output, manifest = plan.output, prepared.manifest
+    output = plan.output
+    manifest = with_unrecorded_runs(output, plan.config, prepared.manifest)
+    if manifest != prepared.manifest:
+        write_manifest(output, manifest)
     progress.delete_counts(output)
     observer.prepared(plan, prepared.dropped, prepared.is_recovered)
     started, clock = datetime.datetime.now(datetime.UTC), time.monotonic()
+    plan = dataclasses.replace(plan, spent=spent_by(manifest.runs, started.timestamp()))
     mining = plan.config.mining
     writes = not plan.config.verification.is_on and (mining is None or mining.annotator != "choice")
     diagnosis = Diagnosis(observer.notice, writes)
@@ -252,6 +262,11 @@ def _build(plan: BuildPlan, prepared: Prepared, runner: Runner, observer: Observ
     except KeyboardInterrupt:
         status = "interrupted"
         raise
+    except BudgetError as error:
+        status = "budget"
+        counts = progress.total(output, fresh=True)
+        summary = _summary(plan, runner, started, time.monotonic() - clock, status)
+        raise BudgetError(budget_message(plan, str(error), (*manifest.runs, summary), counts)) from error
     finally:
         # A store that does not answer would hold up each of these calls; the process ends without them.
         if status == "complete" or is_reachable(output):
@@ -261,7 +276,7 @@ def _build(plan: BuildPlan, prepared: Prepared, runner: Runner, observer: Observ
             progress.delete_counts(output)
             manifest = manifest.model_copy(update={"runs": (*manifest.runs, summary)})
             # Neither a damaged shard nor a full disk may hide the first error. Alone, they are errors.
-            if status == "failed":
+            if status in ("failed", "budget"):
                 with contextlib.suppress(UserError):
                     manifest = manifest.model_copy(update={"counts": count_rows(plan)})
             with contextlib.suppress(*([] if status == "complete" else [UserError])):
@@ -355,5 +370,6 @@ def _summary(plan: BuildPlan, runner: Runner, started: datetime.datetime, second
         in_flight=round(measured.mean("in_flight"), 1),
         queue_seconds=round(measured.mean("queue_milliseconds") / 1000, 3),
         request_seconds=round(measured.mean("request_milliseconds") / 1000, 3),
+        cost=cost_of(plan.config, counts, seconds),
         **{name: counts[name] for name in names},
     )

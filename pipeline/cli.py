@@ -1,6 +1,6 @@
 """The command line: `everyuser build | status | inspect | check | report | review | publish | space`.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 130 stopped.
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 stopped by the budget, 130 stopped.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pipeline.report.settings import JudgeSettings, ReportSettings
 from pipeline.runtime import logs
 from pipeline.runtime.exits import end_process
 from schemas import SCHEMA_VERSION
-from schemas.base import UsageError, UserError
+from schemas.base import BudgetError, UsageError, UserError
 from schemas.config import PublishConfig, SamplingConfig
 from schemas.loader import load_config, validate
 from schemas.review import ReviewSettings
@@ -518,7 +518,8 @@ def _reported(debug: bool, verbose: bool = False, resumes: bool = False) -> Iter
         if isinstance(error, ModuleNotFoundError) and importlib.util.find_spec("apache_beam") is None:
             error = UserError(f"{error.name} is not installed; run: pip install 'everyuser[build]'")
         say_error(err, error)
-        raise typer.Exit(2 if isinstance(error, UsageError) else 1) from None
+        code = 2 if isinstance(error, UsageError) else 3 if isinstance(error, BudgetError) else 1
+        raise typer.Exit(code) from None
 
 
 def main() -> None:

@@ -38,6 +38,21 @@ class ShardSpec:
 
 
 @dataclass(frozen=True)
+class Spent:
+    """What earlier runs of a build have used, and when this one began, in seconds since the epoch."""
+
+    tokens: int = 0
+    requests: int = 0
+    cost: float = 0.0
+    seconds: float = 0.0
+    began: float = 0.0
+
+    def hours(self, now: float) -> float:
+        """Return the hours of all runs."""
+        return (self.seconds + max(0.0, now - self.began)) / 3600
+
+
+@dataclass(frozen=True)
 class BuildPlan:
     """A build as a worker needs to know it: small, so that it can be part of every stage.
 
@@ -54,6 +69,7 @@ class BuildPlan:
     """Hashes of the files that workers load from the output folder: of each template by its name, and of `space`."""
     reopens_shards: bool = field(default=False, compare=False)
     """True where stored shards are built again for the rows that they lost to circumstances."""
+    spent: Spent = field(default_factory=Spent, compare=False)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state without the list of shards, which each worker makes again: a job's description is small."""

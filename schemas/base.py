@@ -17,3 +17,7 @@ class UserError(Exception):
 
 class UsageError(UserError):
     """An error found before any work began: a wrong file, key or folder. Exit code 2."""
+
+
+class BudgetError(UserError):
+    """A run that stopped before it would pass a limit of its budget; a higher limit resumes it. Exit code 3."""

@@ -9,7 +9,8 @@ from pydantic import Field
 
 from schemas.base import Record
 
-RunStatus = Literal["complete", "failed", "interrupted"]
+RunStatus = Literal["complete", "failed", "interrupted", "budget", "killed"]
+"""`budget`: stopped by a limit of its budget. `killed`: recorded by the next run, with the last counts there were."""
 
 
 class FileEntry(Record):
@@ -95,6 +96,8 @@ class Run(Record):
     completion_tokens: int
     reasoning_tokens: int = 0
     server_restarts: int
+    cost: float | None = None
+    """Money, by the prices of the run's engines; None where they are unknown."""
     in_flight: float = 0
     """Mean number of sequences in flight when another one was sent."""
     queue_seconds: float = 0

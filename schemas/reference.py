@@ -38,6 +38,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "engine (kind: openai)": config.OpenAiEngine,
     "engine (kind: replay)": config.ReplayEngine,
     "engine (kind: dummy)": config.DummyEngine,
+    "engine.price": config.PriceConfig,
     "requests": config.RequestsConfig,
     "workers": config.WorkersConfig,
     "limits": config.LimitsConfig,

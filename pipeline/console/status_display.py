@@ -13,6 +13,7 @@ _STATES = {
     "detached": "running, detached: workers count, and no driver waits for them",
     "killed": "killed; the same build command resumes it",
     "interrupted": "stopped by Ctrl-C; the same build command resumes it",
+    "budget": "stopped by its budget; the same build command with a higher limit resumes it",
     "failed": "failed; the same build command resumes it",
     "begun": "begun, and no run is at work; the same build command resumes it",
     "complete": "finished",

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from pipeline.driver.diagnosis import latest_verdicts
+from pipeline.plan import BuildPlan
 
 
 class Work(NamedTuple):
@@ -37,3 +38,8 @@ def expected_work(counts: Mapping[str, int], total: int, settled: int, attempts:
     # What journals answered was asked for as well, by an earlier run.
     each = (questions + counts.get("answers_replayed", 0)) / max(tried, 1)
     return Work(answers, questions - answers + each * to_come)
+
+
+def max_attempts(plan: BuildPlan) -> int:
+    """Return the most attempts at a pair. Those of mined pairs are not drawn again."""
+    return plan.config.attempts if {spec.source for spec in plan.shards()} == {"sampled"} else 1

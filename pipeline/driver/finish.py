@@ -9,6 +9,7 @@ from typing import Any
 from pipeline.assembly.leaks import find_shared_replies
 from pipeline.card.render import write_card
 from pipeline.driver.losses import losses_message, remedy_for, summarise_rejections
+from pipeline.driver.spent import with_unrecorded_runs
 from pipeline.io import storage
 from pipeline.io.manifests import find_manifest, write_manifest
 from pipeline.io.shards import read_metas
@@ -180,7 +181,7 @@ def finish_build(plan: BuildPlan) -> None:
     manifest = find_manifest(plan.output)
     if manifest is None or manifest.fingerprint != plan.fingerprint:
         raise UserError(f"{plan.output} has lost its manifest; run the same command again")
-    manifest = complete_manifest(plan, manifest)
+    manifest = with_unrecorded_runs(plan.output, plan.config, complete_manifest(plan, manifest), "complete")
     write_manifest(plan.output, manifest)
     progress.delete_counts(plan.output)
     check_gates(plan.output, manifest)

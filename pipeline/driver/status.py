@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from pipeline.driver.check import plan_of
-from pipeline.driver.estimates import expected_work
+from pipeline.driver.estimates import expected_work, max_attempts
 from pipeline.driver.finish import count_rows
 from pipeline.io import storage
 from pipeline.io.locks import LockHolder, find_holder
@@ -18,7 +18,7 @@ from pipeline.runtime import progress
 from schemas.base import Record
 from schemas.manifest import Counts, Manifest, Run
 
-State = Literal["running", "detached", "killed", "interrupted", "failed", "begun", "complete", "missed_gate"]
+State = Literal["running", "detached", "killed", "interrupted", "failed", "budget", "begun", "complete", "missed_gate"]
 """`detached`: workers count, and no driver holds the folder. `begun`: no run has asked for anything yet."""
 
 _RECENT_SECONDS = 120.0
@@ -176,8 +176,3 @@ def _seconds_left(
     else:
         return None
     return left / pace if pace else None
-
-
-def max_attempts(plan: BuildPlan) -> int:
-    """Return the most attempts at a pair. Those of mined pairs are not drawn again."""
-    return plan.config.attempts if {spec.source for spec in plan.shards()} == {"sampled"} else 1

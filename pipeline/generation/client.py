@@ -7,23 +7,27 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import threading
 import time
 from collections.abc import Sequence
 
 import uvloop
 
+from pipeline.generation.budget import Budget
 from pipeline.generation.completions import AnyRequest, Completion, Outcome
 from pipeline.generation.dispatcher import Dispatcher
 from pipeline.generation.endpoints import Endpoints
 from pipeline.generation.items import Item, RequestBatch
 from pipeline.generation.journal import JournalWriter
 from pipeline.generation.sender import Sender
+from pipeline.generation.spending import Spending
 from pipeline.generation.trial import Trials
 from pipeline.generation.window import Window
 from pipeline.runtime.progress import Counters
 from schemas.base import UserError
 from schemas.config import RequestsConfig
+from schemas.config.engines import PriceConfig
 
 _START = 16
 """Sequences in flight at first, on an endpoint of unknown capacity."""
@@ -43,6 +47,8 @@ class Client:
         in_flight: Upper bound of the number of sequences in flight.
         config: Limits of retries and waits.
         counters: Take the client's counts.
+        price: What tokens cost; None: unknown.
+        budget: What the build may use; None: without a limit.
     """
 
     def __init__(
@@ -53,13 +59,23 @@ class Client:
         in_flight: int,
         config: RequestsConfig,
         counters: Counters,
+        price: PriceConfig | None = None,
+        budget: Budget | None = None,
     ) -> None:
         self.backlog = 0
         self.watermark = 4 * in_flight
         self._sender = Sender(endpoints, key, trials, config, counters)
         window = Window(in_flight, None if endpoints.is_managed else _START)
+        self._spending = Spending(price, budget, counters)
         self._dispatcher = Dispatcher(
-            endpoints, self._sender, window, config, counters, settle=self._settle, fail=self._fail
+            endpoints,
+            self._sender,
+            window,
+            config,
+            counters,
+            settle=self._settle,
+            fail=self._fail,
+            spending=self._spending if budget else None,
         )
         self._counters = counters
         self._error: Exception | None = None
@@ -67,6 +83,8 @@ class Client:
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="everyuser-client", daemon=True)
         self._thread.start()
+        if budget is not None:
+            budget.listen(self._wake, self._fail)
         self._opening = asyncio.run_coroutine_threadsafe(self._dispatcher.open(), self._loop)
 
     def submit(
@@ -126,12 +144,18 @@ class Client:
         with self._changed:
             self._changed.notify_all()
 
+    def _wake(self) -> None:
+        # The loop may just be closing.
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._dispatcher.wake)
+
     def _settle(self, item: Item, outcome: Outcome) -> None:
         item.journal.append(item.request.key, outcome)
         if isinstance(outcome, Completion):
             self._counters.add("prompt_tokens", outcome.prompt_tokens)
             self._counters.add("completion_tokens", outcome.completion_tokens)
             self._counters.add("reasoning_tokens", outcome.reasoning_tokens)
+            self._spending.record(item, outcome)
         self._counters.add("answers", item.request.sequences)
         item.batch.outcomes[item.position] = outcome
         with self._changed:

@@ -21,6 +21,7 @@ from pipeline.generation.completions import Completion, Failure, Outcome
 from pipeline.generation.endpoints import Endpoint, Endpoints
 from pipeline.generation.items import ALONE_AFTER, Item
 from pipeline.generation.sender import Sender
+from pipeline.generation.spending import Spending
 from pipeline.generation.verdicts import Verdicts
 from pipeline.generation.votes import Vote
 from pipeline.generation.window import Window, backoff_seconds
@@ -46,6 +47,7 @@ class Dispatcher:
         counters: Take the counts.
         settle: Takes each item with its outcome.
         fail: Takes an error of the whole run. Nothing is sent after the first one.
+        spending: Reserves what requests may use; None: without a budget.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class Dispatcher:
         counters: Counters,
         settle: Callable[[Item, Outcome], None],
         fail: Callable[[BaseException | None], None],
+        spending: Spending | None = None,
     ) -> None:
         self._endpoints = endpoints
         self._sender = sender
@@ -66,6 +69,7 @@ class Dispatcher:
         self._counters = counters
         self._on_outcome = settle
         self._on_error = fail
+        self._spending = spending
         self._queue: deque[Item] = deque()
         # Answers of a request that is asked in parts are lost in a kill until the last one is there.
         self._begun: deque[Item] = deque()
@@ -112,6 +116,10 @@ class Dispatcher:
         (self._begun if is_begun else self._queue).extend(items)
         self._fill_window()
 
+    def wake(self) -> None:
+        """Go on with the queue, where requests waited for the budget."""
+        self._fill_window()
+
     def _enqueue_again(self, item: Item) -> None:
         self._enqueue([item], isinstance(item.request, Vote))
 
@@ -132,9 +140,13 @@ class Dispatcher:
             is_full = self._is_apart(item) or self._in_flight + size > self._window.limit
             if self._in_flight and is_full:
                 break
+            # Answers to a request that is begun would be lost without its last ones.
+            if self._spending and not self._spending.reserve(item, must=queue is self._begun):
+                break
             self._together[item.most_together] += 1
             self._in_flight += size
-            self._spawn(self._run(queue.popleft()), functools.partial(self._land, size, item.most_together))
+            landed = functools.partial(self._land, queue.popleft(), size, item.most_together, time.monotonic())
+            self._spawn(self._run(item), landed)
         if self._in_flight < self._window.limit and (not queue or self._is_apart(queue[0])):
             self._window.void(time.monotonic())
 
@@ -142,7 +154,9 @@ class Dispatcher:
         """Return whether a request must wait although the window has room for it."""
         return self._together.total() >= min([item.most_together, *self._together])
 
-    def _land(self, size: int, together: float) -> None:
+    def _land(self, item: Item, size: int, together: float, begun: float) -> None:
+        if self._spending:
+            self._spending.release(item, time.monotonic() - begun)
         self._in_flight -= size
         self._together[together] -= 1
         if not self._together[together]:

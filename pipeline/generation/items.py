@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from pipeline.generation.budget import NOTHING, Use
 from pipeline.generation.completions import AnyRequest, Outcome
 from pipeline.generation.continuation import Partial
 from pipeline.generation.journal import JournalWriter
@@ -57,6 +58,8 @@ class Item:
     waits: int = 0
     """How often the endpoint was busy."""
     waited_seconds: float = 0.0
+    reserved: Use = NOTHING
+    """What the budget holds for this request while it is in flight."""
 
     @property
     def is_alone(self) -> bool:

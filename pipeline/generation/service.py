@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.generation import dummy
 from pipeline.generation.ballot import Ballot
+from pipeline.generation.budget import Budget
 from pipeline.generation.completions import AnyRequest, ChoiceRequest, Failure, Outcome
 from pipeline.generation.device import Device, find_device
 from pipeline.generation.endpoints import Endpoints, RemoteEndpoints
@@ -35,7 +36,7 @@ from pipeline.io.outages import notify
 from pipeline.io.storage import private_folder, write_errors
 from pipeline.plan import BuildPlan
 from pipeline.runtime.progress import Counters, counters_for
-from schemas.base import UserError
+from schemas.base import BudgetError, UserError
 from schemas.config import DummyEngine, OpenAiEngine, VllmEngine
 from schemas.config.choices import ChoicesConfig
 
@@ -53,7 +54,13 @@ class GenerationService:
     `verification` uses the client of `generation`.
     """
 
-    def __init__(self, plan: BuildPlan, role: Role = "generation", sender: GenerationService | None = None) -> None:
+    def __init__(
+        self,
+        plan: BuildPlan,
+        role: Role = "generation",
+        sender: GenerationService | None = None,
+        budget: Budget | None = None,
+    ) -> None:
         engine = engine_of(plan.config, role)
         replayed = replayed_journal(plan.config)
         self._replays = replayed is not None
@@ -63,6 +70,7 @@ class GenerationService:
         self._plan = plan
         self._role = role
         self._sender = sender
+        self._budget = budget
         self.counters: Counters = sender.counters if sender else counters_for(plan.output, role)
         self._own_client: Client | None = None
         # A runner may run several threads in a process.
@@ -139,7 +147,11 @@ class GenerationService:
         if self._sender:
             return self._sender._connected()
         with self._connecting:
-            self._own_client = self._own_client or _connect(self._plan, self._role)
+            if self._own_client is None:
+                # Before a server is started for nothing.
+                if self._budget is not None:
+                    self._budget.open()
+                self._own_client = _connect(self._plan, self._role, self._budget)
             return self._own_client
 
     def connect(self) -> None:
@@ -159,13 +171,23 @@ class GenerationService:
     def wait(self) -> None:
         """Return when a batch may be done, or after half a second; raises errors of the whole run."""
         if self._client:
-            with naming_keys(self._role, self._plan.config):
+            with naming_keys(self._role, self._plan.config), self._kept_journals():
                 self._client.wait()
+
+    @contextlib.contextmanager
+    def _kept_journals(self) -> Iterator[None]:
+        """Close the journals where the budget ends the run: in a store they hold replies that are not yet written."""
+        try:
+            yield
+        except BudgetError:
+            for service in _services.get(self._plan, {}).values() or [self]:
+                storage.map_files(service._folder, service._abandon, [*service._writers])
+            raise
 
     def check(self) -> None:
         """Raise an error of the whole run that has happened by now, such as a judge that cannot be reached."""
         if self._client:
-            with naming_keys(self._role, self._plan.config):
+            with naming_keys(self._role, self._plan.config), self._kept_journals():
                 self._client.check()
 
     def finish(self, journal: str) -> None:
@@ -177,6 +199,8 @@ class GenerationService:
 
     def close(self) -> None:
         """Stop the client and close all journals. The guard then stops the server that the build started."""
+        if self._budget is not None:
+            self._budget.close()
         if self._own_client:
             self._own_client.close()
         storage.map_files(self._folder, self._abandon, [*self._writers])
@@ -192,7 +216,7 @@ def _asks_by_chat(client: Client, choices: ChoicesConfig) -> bool:
     return client.is_chat_alone() if choices.protocol == "auto" else choices.protocol == "chat"
 
 
-def _connect(plan: BuildPlan, role: Role) -> Client:
+def _connect(plan: BuildPlan, role: Role, budget: Budget | None) -> Client:
     # Replays, the dummy engine and reports without a judge send nothing, and need no HTTP client.
     from pipeline.generation.client import Client
 
@@ -215,7 +239,7 @@ def _connect(plan: BuildPlan, role: Role) -> Client:
         line = f"at most {in_flight} requests in flight (engine.in_flight; {cause})"
         notify(in_terms_of(line, role, plan.config))
     trials = trial_requests(plan, served_roles(plan.config)[role])
-    return Client(endpoints, key, trials, in_flight, plan.config.requests, counts)
+    return Client(endpoints, key, trials, in_flight, plan.config.requests, counts, engine.price, budget)
 
 
 def _device_of(plan: BuildPlan, role: Role, engine: VllmEngine) -> Device:
@@ -255,9 +279,10 @@ def generation_service(plan: BuildPlan, role: Role = "generation") -> Generation
     """Return this process's generation service for a role of a build."""
     with _lock:
         if plan not in _services:
-            own = GenerationService(plan)
+            budget = Budget(plan) if plan.config.limits.has_budget else None
+            own = GenerationService(plan, budget=budget)
             has_judge = "verification" in served_roles(plan.config)
-            judge = GenerationService(plan, "verification", None if has_judge else own)
+            judge = GenerationService(plan, "verification", None if has_judge else own, budget)
             _services[plan] = {"generation": own, "verification": judge}
         return _services[plan][role]
 

@@ -40,7 +40,7 @@ class Counters:
     """Counts of this process, written to the build's folder a few times a second (in a bucket: a minute)."""
 
     def __init__(self, output: AnyPath) -> None:
-        self._path = output / FOLDER / f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.json"
+        self.path = output / FOLDER / f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.json"
         self._counts: Counter[str] = Counter()
         self._gauges: dict[str, int] = {}
         self._reported: Counter[str] = Counter()
@@ -48,7 +48,7 @@ class Counters:
         self._lock = threading.Lock()
         self._written: dict[str, int] = {}
         self._is_local = storage.is_local(output)
-        storage.make_folder(self._path.parent)
+        storage.make_folder(self.path.parent)
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._write_periodically, name="everyuser-counters", daemon=True)
         self._thread.start()
@@ -61,6 +61,11 @@ class Counters:
     def get(self, name: str) -> int:
         """Return this process's count or gauge."""
         return self._counts[name] or self._gauges.get(name, 0)
+
+    def counts(self) -> dict[str, int]:
+        """Return all counts and gauges of this process."""
+        with self._lock:
+            return dict(self._counts) | self._gauges
 
     def set_gauge(self, name: str, value: int) -> None:
         """Set a value that is no sum over time."""
@@ -85,8 +90,7 @@ class Counters:
 
     def flush(self) -> None:
         """Write the counts now. Errors are ignored: those of a full disk are raised elsewhere."""
-        with self._lock:
-            counts = dict(self._counts) | self._gauges
+        counts = self.counts()
         if counts == self._written:
             return
         with contextlib.suppress(OSError, UserError), without_retries():
@@ -94,14 +98,14 @@ class Counters:
             self._written = counts
 
     def _write(self, content: bytes) -> None:
-        if not storage.is_local(self._path):
-            storage.write_bytes(self._path, content)
+        if not storage.is_local(self.path):
+            storage.write_bytes(self.path, content)
             return
         # Not synced: a lost file does no harm.
-        temporary = self._path.with_suffix(".tmp")
+        temporary = self.path.with_suffix(".tmp")
         try:
             temporary.write_bytes(content)
-            temporary.replace(self._path)
+            temporary.replace(self.path)
         except OSError:
             temporary.unlink(missing_ok=True)
             raise
@@ -123,11 +127,15 @@ def counters_for(output: AnyPath, service: str = "generation") -> Counters:
         return _counters[output, service]
 
 
+def own_counters(output: AnyPath) -> list[Counters]:
+    """Return all counters of this process for a build."""
+    with _lock:
+        return [counters for (folder, _), counters in _counters.items() if folder == output]
+
+
 def flush_counters(output: AnyPath) -> None:
     """Write all counts of this process."""
-    with _lock:
-        mine = [counters for (folder, _), counters in _counters.items() if folder == output]
-    for counters in mine:
+    for counters in own_counters(output):
         counters.flush()
 
 
@@ -151,11 +159,20 @@ def total(output: AnyPath, fresh: bool = False) -> Counter[str]:
 
 def _sum(output: AnyPath) -> Counter[str]:
     counts: Counter[str] = Counter()
-    for name in storage.list_names(output / FOLDER):
-        if name.endswith(".json"):
-            with contextlib.suppress(FileNotFoundError, UserError, orjson.JSONDecodeError):
-                counts.update(orjson.loads(storage.read_bytes(output / FOLDER / name)))
+    for found in counts_by_file(output):
+        counts.update(found)
     return counts
+
+
+def counts_by_file(output: AnyPath, without: Sequence[Counters] = ()) -> list[Counter[str]]:
+    """Return the counts of each file of a build, but those of some counters."""
+    left_out = {counters.path.name for counters in without}
+    found = []
+    for name in storage.list_names(output / FOLDER):
+        if name.endswith(".json") and name not in left_out:
+            with contextlib.suppress(FileNotFoundError, UserError, orjson.JSONDecodeError):
+                found.append(Counter(orjson.loads(storage.read_bytes(output / FOLDER / name))))
+    return found
 
 
 Watch = Callable[[Mapping[str, int], float], None]
@@ -228,6 +245,16 @@ class Pace:
                 self._earlier = storage.read_bytes(path)
         self._earlier += line
         storage.write_bytes(path, self._earlier)
+
+
+def note_run(output: AnyPath, run: str) -> None:
+    """Note the begin of a detached run, which no driver follows."""
+    path = output / PACE
+    earlier = b""
+    with contextlib.suppress(FileNotFoundError):
+        earlier = storage.read_bytes(path)
+    zeros = dict.fromkeys(("pairs", "prompt_tokens", "completion_tokens", "answers", "examples"), 0)
+    storage.write_bytes(path, earlier + orjson.dumps({"run": run, "seconds": 0.0, **zeros}) + b"\n")
 
 
 def read_notes(folder: AnyPath) -> Iterator[dict[str, Any]]:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.io.storage import AnyPath, install_command, is_local, private_folder, write_errors
 from pipeline.plan import BuildPlan
 from pipeline.runtime.metrics import Measured
-from schemas.base import UsageError, UserError
+from schemas.base import BudgetError, UsageError, UserError
 from schemas.config import BuildConfig, WorkersConfig
 
 if TYPE_CHECKING:
@@ -201,7 +201,7 @@ def user_errors(is_elsewhere: bool = False, log: Path | None = None) -> Iterator
         if re.match(r"KeyboardInterrupt\b", str(error)):
             raise KeyboardInterrupt from error
         text = f"{type(error).__name__}: {error}" if isinstance(error, UserError) else str(error)
-        found = re.findall(r"(User|Usage)Error: (.*)", text)
+        found = re.findall(r"(User|Usage|Budget)Error: (.*)", text)
         if not found and (is_elsewhere or log):
             *_, last = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
             where = log or "the runner's log"
@@ -211,5 +211,5 @@ def user_errors(is_elsewhere: bool = False, log: Path | None = None) -> Iterator
         if not found:
             raise
         kind, message = found[-1]
-        known = UsageError if kind == "Usage" else UserError
+        known = {"Usage": UsageError, "Budget": BudgetError}.get(kind, UserError)
         raise known(re.sub(r" \[while running '.*", "", message)) from error

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from schemas.base import Record
 from schemas.config.cleaning import CleaningConfig
-from schemas.config.engines import Engine, RequestsConfig, VllmEngine, WorkersConfig
+from schemas.config.engines import Engine, OpenAiEngine, PriceConfig, RequestsConfig, VllmEngine, WorkersConfig
 from schemas.config.fields import Name
 from schemas.config.generation import GenerationConfig, HistoryConfig, RulesConfig
 from schemas.config.limits import LimitsConfig
@@ -113,6 +113,15 @@ class BuildConfig(Record):
             raise ValueError("'pairs' is required where mining.share is less than 1")
         if self.mining is not None and not (self.takes_all_threads or self.mined_pairs):
             raise ValueError("mining.share of all pairs is less than one pair; raise either, or leave mining out")
+        return self
+
+    @model_validator(mode="after")
+    def _cost_is_known(self) -> BuildConfig:
+        engines = {"engine": self.engine, "verification.engine": self.verification.engine}
+        for key, engine in engines.items():
+            if self.limits.max_cost is not None and isinstance(engine, VllmEngine | OpenAiEngine) and not engine.price:
+                example = f"{key}.price: {{prompt: 0.1, completion: 0.4}}"
+                raise ValueError(f"limits.max_cost needs {key}.price, such as {example}")
         return self
 
     @model_validator(mode="after")
@@ -258,6 +267,12 @@ class BuildConfig(Record):
         """Return whether the build needs a model; mined pairs with levels and portraits by template need none."""
         is_annotated = self.mining is not None and self.mining.annotator is not None
         return self.sampled_pairs > 0 or is_annotated or self.portrait != "template"
+
+    @property
+    def prices(self) -> list[PriceConfig]:
+        """Return the prices of the engines that the build asks, as far as they are known."""
+        found = [getattr(engine, "price", None) for engine in (self.engine, self.verification.engine)]
+        return [price for price in found if price]
 
     def cleaning_of(self, reasoning_tokens: int) -> CleaningConfig:
         """Return the cleaning of a completion with so many tokens of reasoning.

@@ -13,6 +13,22 @@ from schemas.config.fields import KeyVariable
 from schemas.problems import Fits
 
 
+class PriceConfig(Record):
+    """What an engine costs: by tokens, by time, or both. Prices change no row."""
+
+    prompt: float = Field(0.0, ge=0, description="Price of a million prompt tokens.")
+    completion: float = Field(0.0, ge=0, description="Price of a million completion tokens.")
+    hour: float = Field(0.0, ge=0, description="Price of an hour of the run, of all machines together.")
+    currency: str = Field("USD", description="Currency of the prices.")
+
+    def nanos(self, prompt: float, completion: float) -> int:
+        """Return the price of so many tokens in billionths of the currency."""
+        return round(1000 * (self.prompt * prompt + self.completion * completion))
+
+
+_PRICE = "What the engine costs, for `everyuser plan`, `limits.max_cost` and the money shown; null: unknown."
+
+
 class VllmEngine(Record):
     """A local vLLM server that the build starts, supervises and stops."""
 
@@ -34,6 +50,7 @@ class VllmEngine(Record):
         description="Most requests in flight, and vLLM's `--max-num-seqs`; null: by the device (12 a CPU core, from 16 "
         "to 128; 6 for each GiB of a GPU's memory, from 32 to 512).",
     )
+    price: PriceConfig | None = Field(None, description=_PRICE)
 
     @field_validator("args")
     @classmethod
@@ -69,6 +86,7 @@ class OpenAiEngine(Record):
         description="Most requests in flight over all endpoints; null: 256 for each. The build begins with 16 and "
         "finds out how many make the most tokens a second.",
     )
+    price: PriceConfig | None = Field(None, description=_PRICE)
 
     @field_validator("base_urls")
     @classmethod

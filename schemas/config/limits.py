@@ -1,4 +1,4 @@
-"""Section `limits`: when a run fails although it could continue."""
+"""Section `limits`: when a run fails or stops although it could continue."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from schemas.config.fields import Share
 
 
 class LimitsConfig(Record):
-    """Limits beyond which a run fails although it could continue."""
+    """Limits beyond which a run fails or stops although it could continue."""
 
     max_lost_share: Share = Field(0.5, description="Largest share of pairs that may be lost after all attempts.")
     max_unreadable_share: Share = Field(
@@ -34,6 +34,31 @@ class LimitsConfig(Record):
         description="Largest mean of the absolute difference between the qualities of a pair's replies, over the pairs "
         "with both; null: any. Needs `verification`.",
     )
+
+    max_tokens: int | None = Field(
+        None,
+        ge=1,
+        description="Most prompt and completion tokens of the build, over all of its runs; null: any. The build stops "
+        "before it passes this or one of the next three limits, and exits with 3. The same command with a higher limit "
+        "resumes it.",
+    )
+    max_requests: int | None = Field(
+        None, ge=1, description="Most requests of the build, over all runs; null: any. Trial requests do not count."
+    )
+    max_cost: float | None = Field(
+        None, gt=0, description="Most money that the build costs, over all runs; null: any. Needs `engine.price`."
+    )
+    max_hours: float | None = Field(
+        None,
+        gt=0,
+        description="Most hours of the build, over all runs, after which no reply is waited for; null: any. What needs "
+        "no model is finished all the same.",
+    )
+
+    @property
+    def has_budget(self) -> bool:
+        """Return whether there is a limit on what the build uses."""
+        return (self.max_tokens, self.max_requests, self.max_cost, self.max_hours) != (None, None, None, None)
 
     def allows(self, lost: int, asked: int) -> bool:
         """Return whether so many of the pairs asked for may be lost."""

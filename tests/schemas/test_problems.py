@@ -40,6 +40,8 @@ def document(title: str) -> tuple[dict[str, Any], list[str | int]]:
         whole |= {"persona": "users", "pairs": None}
     if path.startswith("mining"):
         whole["mining"] = {"source": REQUIRED[kind or "threads"]}
+    if path == "engine.price":
+        whole["engine"] = {"kind": "vllm"}
     place: list[str | int] = []
     inner: Any = whole
     for part in path.replace("SLUG", "gaming").replace("[]", ".0").split(".") if path else []:
