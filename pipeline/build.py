@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pipeline.driver.diagnosis import Diagnosis
 from pipeline.driver.finish import close_pool, complete_manifest, count_rows, has_all_shards, judge_again
 from pipeline.driver.prepare import Prepared, check_output, find_intact_manifest, prepare, reset_folder, with_threads
+from pipeline.driver.rehearsal import adopt_trial
 from pipeline.driver.resume import Work, can_finish, count_open, find_work
-from pipeline.driver.spent import budget_message, cost_of, spent_by, with_unrecorded_runs
+from pipeline.driver.spent import budget_message, cost_of, engine_times, spent_by, with_unrecorded_runs
 from pipeline.generation.packaged import check_model, model_path
 from pipeline.generation.recording import check_replay
 from pipeline.generation.roles import managed_servers, naming_keys
@@ -239,6 +240,8 @@ def _build(plan: BuildPlan, prepared: Prepared, runner: Runner, observer: Observ
     if manifest != prepared.manifest:
         write_manifest(output, manifest)
     progress.delete_counts(output)
+    if adopted := adopt_trial(plan):
+        observer.notice(f"the replies of a trial (everyuser plan --trial) are taken over: {adopted} journals")
     observer.prepared(plan, prepared.dropped, prepared.is_recovered)
     started, clock = datetime.datetime.now(datetime.UTC), time.monotonic()
     plan = dataclasses.replace(plan, spent=spent_by(manifest.runs, started.timestamp()))
@@ -371,5 +374,6 @@ def _summary(plan: BuildPlan, runner: Runner, started: datetime.datetime, second
         queue_seconds=round(measured.mean("queue_milliseconds") / 1000, 3),
         request_seconds=round(measured.mean("request_milliseconds") / 1000, 3),
         cost=cost_of(plan.config, counts, seconds),
+        time=engine_times(progress.total(plan.output, fresh=True)),
         **{name: counts[name] for name in names},
     )

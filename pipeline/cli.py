@@ -1,4 +1,4 @@
-"""The command line: `everyuser build | status | inspect | check | report | review | publish | space`.
+"""The command line: `everyuser plan | build | status | inspect | check | report | review | publish | space`.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 stopped by the budget, 130 stopped.
 """
@@ -147,6 +147,65 @@ def build(
         display.summary(manifest, folder, config)
         if publishing:
             publishing.summary()
+
+
+@app.command()
+def plan(
+    config: Annotated[
+        str,
+        typer.Argument(metavar="CONFIG", help="A YAML file (docs/config.md lists its keys), or `quickstart`."),
+    ],
+    trial: Annotated[
+        int | None,
+        typer.Option("--trial", min=2, metavar="N", help="Build N pairs by the model, in DIR.trial, to reckon by."),
+    ] = None,
+    output: Annotated[
+        str | None,
+        typer.Option("--output", "-o", metavar="DIR", help="The build's folder, which takes over what a trial asked."),
+    ] = None,
+    prices: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--price",
+            metavar="NAME=NUMBER",
+            help="A price of the engine (prompt, completion: of a million tokens; hour), or of what is rented, such as "
+            "h100=11; may be repeated.",
+        ),
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override a key, such as pairs=500; may be repeated."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
+    verbose: Verbose = False,
+    debug: Debug = False,
+) -> None:
+    """Reckon what a build will take, before it runs: requests, tokens, time, money and disk.
+
+    All checks of a build's start are made. Without --trial no model is asked.
+    """
+    logging.getLogger().setLevel(logging.INFO if debug else logging.CRITICAL + 1)
+    with _reported(debug, verbose):
+        from pipeline.console.forecast_display import show_forecast
+        from pipeline.driver.configuration import read_config
+        from pipeline.driver.forecast import plan_by_trial, plan_without_model
+        from pipeline.driver.prices import with_prices
+        from pipeline.io import storage
+
+        own = [price for price in prices or () if price.partition("=")[0] in ("prompt", "completion", "hour")]
+        keys = [*(overrides or ()), *(f"engine.price.{price}" for price in own)]
+        quickstart = _quickstart(keys, output) if config == "quickstart" else None
+        settings = quickstart.config if quickstart else read_config(config, keys)
+        rented = with_prices([price for price in prices or () if price not in own])
+        if trial is None:
+            found = plan_without_model(settings, rented)
+        else:
+            folder = storage.parse(output or f"out/{settings.name}").absolute()
+            found = plan_by_trial(settings, folder, trial, rented, lambda line: say(err, line))
+        if as_json:
+            say(out, found.model_dump_json(indent=1))
+        else:
+            show_forecast(found, out)
 
 
 @app.command()

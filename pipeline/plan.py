@@ -39,7 +39,7 @@ class ShardSpec:
 
 @dataclass(frozen=True)
 class Spent:
-    """What earlier runs of a build have used, and when this one began, in seconds since the epoch."""
+    """What earlier runs of a build have used, and when this one began, in seconds since the epoch; 0: no run has."""
 
     tokens: int = 0
     requests: int = 0
@@ -49,7 +49,7 @@ class Spent:
 
     def hours(self, now: float) -> float:
         """Return the hours of all runs."""
-        return (self.seconds + max(0.0, now - self.began)) / 3600
+        return (self.seconds + (max(0.0, now - self.began) if self.began else 0.0)) / 3600
 
 
 @dataclass(frozen=True)

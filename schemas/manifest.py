@@ -84,6 +84,17 @@ class Counts(Record):
     """The parts of `verification` by kind of pair."""
 
 
+class EngineTime(Record):
+    """Where the time of the clients of a model went, by the states of `pipeline.generation.account`."""
+
+    clients: int
+    """Clients: one for each process that asked the model."""
+    seconds: dict[str, float]
+    """Mean seconds of a client in each state."""
+    in_flight: float
+    """Mean number of sequences in flight, of all clients together."""
+
+
 class Run(Record):
     """One run of the build command on this folder. Tokens and requests are of this run only."""
 
@@ -98,6 +109,8 @@ class Run(Record):
     server_restarts: int
     cost: float | None = None
     """Money, by the prices of the run's engines; None where they are unknown."""
+    time: dict[str, EngineTime] = Field(default_factory=dict)
+    """Time of the clients by role of the model, `generation` or `verification`."""
     in_flight: float = 0
     """Mean number of sequences in flight when another one was sent."""
     queue_seconds: float = 0

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pipeline.build import Observer
 from pipeline.console.display import Display
 from pipeline.console.phases import Building, Gathering
+from pipeline.console.times import time_lines
 from pipeline.driver.losses import remedy_for, summarise_rejections
 from pipeline.driver.resume import Work
 from pipeline.io.manifests import MANIFEST
@@ -105,6 +106,9 @@ class BuildDisplay(Display, Observer):
         spent = f"{counts.prompt_tokens} prompt and {counts.completion_tokens} completion tokens"
         reasoned = f" ({counts.reasoning_tokens} of them reasoning)" if counts.reasoning_tokens else ""
         self.notice(f"  {spent}{reasoned} in all attempts, {seconds:.0f} s")
+        if any(run.cost is not None for run in manifest.runs):
+            money = sum(run.cost or 0.0 for run in manifest.runs)
+            self.notice(f"  {built.prices[0].currency if built.prices else ''} {money:.4g} for all runs")
         if manifest.runs and manifest.runs[-1].requests_sent:
             run = manifest.runs[-1]
             self.notice(
@@ -112,6 +116,8 @@ class BuildDisplay(Display, Observer):
                 f"{run.queue_seconds:g} s in the queue and {run.request_seconds:g} s at the model each; "
                 f"{run.server_restarts} server restarts"
             )
+        for line in time_lines(manifest.runs[-1].time if manifest.runs else {}):
+            self.notice(f"  {line}")
         # Lines to copy are never wrapped.
         for line in (
             f"in    {folder}",

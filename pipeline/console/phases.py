@@ -72,7 +72,8 @@ class _Counted(Phase):
     def counts(self) -> dict[str, int]:
         """Return what was counted since the phase began."""
         now = progress.total(self._output)
-        return {name: now[name] - self._before[name] for name in now}
+        # Time passes also where nothing new is counted.
+        return {name: now[name] - self._before[name] for name in now if not name.startswith("time/")}
 
 
 class Gathering(_Counted):
@@ -110,6 +111,9 @@ class Building(_Counted):
         self._tokens = Recent(_TOKEN_SECONDS)
         self._answers_left, self._pairs_left = TimeLeft(), TimeLeft()
         self._reached = 0
+        self._prices = plan.config.prices
+        self._earlier_cost = plan.spent.cost
+        self._began = plan.spent.began or time.time()
 
     def completed(self) -> int:
         """Return the pairs that are settled; or the share of the answers that are expected in all."""
@@ -135,6 +139,8 @@ class Building(_Counted):
             parts.append(f"{answers}/{questions} answers")
         gauges = progress.total(self._output)
         parts += self._engine(gauges, questions > answers, now)
+        if self._prices:
+            parts.append(self._money(gauges["cost_nanos"], counts))
         if counts.get("server_restarts"):
             parts.append(f"{counts['server_restarts']} server restarts")
         # What comes before the first step, such as the start of a model, says nothing about the pace.
@@ -160,6 +166,15 @@ class Building(_Counted):
         elif self._writes:
             parts.append(f"{self._tokens.rate:.0f} tokens/s")
         return parts
+
+    def _money(self, nanos: int, counts: Mapping[str, int]) -> str:
+        """Return the money of all runs so far, and what the phase is expected to take in all."""
+        hourly = sum(price.hour for price in self._prices)
+        in_phase = counts.get("cost_nanos", 0) / 1e9 + hourly * (time.monotonic() - self._started) / 3600
+        so_far = self._earlier_cost + nanos / 1e9 + hourly * (time.time() - self._began) / 3600
+        done, left = self._work(counts)
+        expected = f", about {so_far + in_phase * left / done:.3g} in all" if done and left > 0 and in_phase else ""
+        return f"{self._prices[0].currency} {so_far:.3g} spent{expected}"
 
     def _settled(self, counts: Mapping[str, int]) -> int:
         return counts.get("settled" if self.name == "pairs" else "examples/asked", 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 
 from pipeline.console.phases import duration
+from pipeline.console.times import time_lines
 from pipeline.driver.status import Status
 from schemas.terminal import say
 
@@ -44,9 +45,12 @@ def show_status(status: Status, console: Console) -> None:
             f"{status.in_flight} of {status.window} in flight" if status.in_flight else "",
             "" if status.seconds_left is None else f"about {duration(status.seconds_left)} left in this phase",
         ],
+        "used": [f"{status.tokens} tokens", "" if status.cost is None else f"{status.cost:.4g} by engine.price"],
         "rejected": [f"{reason} {number}" for reason, number in [*status.rejected.items()][:_MOST_REASONS]],
         "runs": [f"{run.status} after {duration(run.seconds)}" for run in status.runs],
     }
     for name, parts in facts.items():
         if line := ", ".join(filter(None, parts)):
             say(console, f"  {name:<9} {line}")
+    for line in time_lines(status.time):
+        say(console, f"  {line}")

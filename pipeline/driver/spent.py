@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 from pipeline.driver.estimates import expected_work, max_attempts
+from pipeline.generation.account import STATES
 from pipeline.io.storage import AnyPath
 from pipeline.plan import BuildPlan, Spent
 from pipeline.runtime import progress
 from pipeline.runtime.results import TOKEN_COUNTS
 from schemas.config import BuildConfig
-from schemas.manifest import Manifest, Run, RunStatus
+from schemas.manifest import EngineTime, Manifest, Run, RunStatus
 
 _MARGIN = 1.1
 """A limit that is proposed exceeds what is expected by this factor."""
@@ -34,6 +35,24 @@ def cost_of(config: BuildConfig, counts: Mapping[str, int], seconds: float) -> f
         return None
     hourly = sum(price.hour for price in config.prices)
     return counts.get("cost_nanos", 0) / 1e9 + hourly * seconds / 3600
+
+
+def engine_times(counts: Mapping[str, int]) -> dict[str, EngineTime]:
+    """Return the time of the clients by role, from the counts of all processes."""
+    found = {}
+    for role in ("generation", "verification"):
+        clients = counts.get(f"time/{role}/clients", 0)
+        if not clients:
+            continue
+        seconds = {state: counts[f"time/{role}/{state}"] / 1000 / clients for state in STATES}
+        whole = sum(seconds.values())
+        in_flight = counts[f"time/{role}/sequences"] / 1000 / whole if whole else 0.0
+        found[role] = EngineTime(
+            clients=clients,
+            seconds={state: round(number, 3) for state, number in seconds.items()},
+            in_flight=round(in_flight, 2),
+        )
+    return found
 
 
 def with_unrecorded_runs(
@@ -59,7 +78,9 @@ def with_unrecorded_runs(
         if status == "complete":
             seconds = (datetime.now(UTC) - datetime.fromisoformat(started)).total_seconds()
         cost = cost_of(config, counts, seconds)
-        runs.append(Run(started=started, seconds=seconds, status=status, cost=cost, **figures))
+        runs.append(
+            Run(started=started, seconds=seconds, status=status, cost=cost, time=engine_times(counts), **figures)
+        )
     return manifest.model_copy(update={"runs": (*manifest.runs, *runs)}) if runs else manifest
 
 
@@ -93,7 +114,7 @@ def budget_message(plan: BuildPlan, key: str, runs: Sequence[Run], counts: Mappi
         higher = _rounded_up(_MARGIN * (amount + more), isinstance(limit, int))
         rest = f"; the rest takes about {_plain(more)} {currency if resource == 'cost' else resource} more"
         way_out = f"the same command with --set {key}={higher} continues"
-    return f"stopped before {key} = {limit:g} would be passed: {done}{rest}; {way_out}"
+    return f"stopped before {key} = {limit} would be passed: {done}{rest}; {way_out}"
 
 
 def _plain(amount: float) -> str:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pipeline.driver.check import plan_of
 from pipeline.driver.estimates import expected_work, max_attempts
 from pipeline.driver.finish import count_rows
+from pipeline.driver.spent import cost_of, engine_times
 from pipeline.io import storage
 from pipeline.io.locks import LockHolder, find_holder
 from pipeline.io.manifests import load_manifest
@@ -16,7 +17,7 @@ from pipeline.io.storage import AnyPath
 from pipeline.plan import BuildPlan
 from pipeline.runtime import progress
 from schemas.base import Record
-from schemas.manifest import Counts, Manifest, Run
+from schemas.manifest import Counts, EngineTime, Manifest, Run
 
 State = Literal["running", "detached", "killed", "interrupted", "failed", "budget", "begun", "complete", "missed_gate"]
 """`detached`: workers count, and no driver holds the folder. `begun`: no run has asked for anything yet."""
@@ -51,11 +52,17 @@ class Status(Record):
     """Counts of the stored shards."""
     rejected: dict[str, int]
     """Rejections by reason: of the stored shards, or of the run where no earlier one has stored any."""
+    tokens: int
+    """Prompt and completion tokens of all runs, by their last counts."""
+    cost: float | None
+    """Money of all runs, by the prices of their engines."""
     in_flight: int | None
     window: int | None
     pairs_per_minute: float | None
     tokens_per_second: float | None
     seconds_left: float | None
+    time: dict[str, EngineTime]
+    """Where the time of the clients goes, of the run at work or of the last one, by role of the model."""
     runs: tuple[Run, ...]
     """Runs that have ended by themselves."""
 
@@ -90,11 +97,16 @@ def find_status(folder: AnyPath) -> Status:
         example_shards=shards["data"],
         counts=counts,
         rejected=_rejected(counts, live),
+        tokens=sum(run.prompt_tokens + run.completion_tokens for run in manifest.runs)
+        + live["prompt_tokens"]
+        + live["completion_tokens"],
+        cost=_cost(plan, manifest, live, notes),
         in_flight=live["in_flight"] if is_active else None,
         window=live["window"] if is_active else None,
         pairs_per_minute=_rate(recent, "pairs", 60.0),
         tokens_per_second=_rate(recent, "completion_tokens"),
         seconds_left=_seconds_left(plan, phase, live, recent) if is_active else None,
+        time=engine_times(live) or (manifest.runs[-1].time if manifest.runs else {}),
         runs=manifest.runs,
     )
 
@@ -111,6 +123,17 @@ def _state(folder: AnyPath, manifest: Manifest, holder: LockHolder | None, live:
         return "detached" if _is_counting(folder, live) else "killed"
     last = manifest.runs[-1].status if manifest.runs else "begun"
     return "begun" if last == "complete" else last
+
+
+def _cost(
+    plan: BuildPlan, manifest: Manifest, live: Mapping[str, int], notes: Sequence[Mapping[str, Any]]
+) -> float | None:
+    costs = [run.cost for run in manifest.runs if run.cost is not None]
+    if live:
+        # The last run is not in the manifest yet.
+        now = cost_of(plan.config, live, notes[-1]["seconds"] if notes else 0.0)
+        costs += [] if now is None else [now]
+    return sum(costs) if costs else None
 
 
 def _is_counting(folder: AnyPath, before: Mapping[str, int]) -> bool:

@@ -15,7 +15,7 @@ import contextlib
 import re
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pipeline.generation.completions import AnyRequest, ChoiceRequest, Completion, Request
@@ -24,6 +24,7 @@ from pipeline.io import storage
 from pipeline.io.outages import without_retries
 from pipeline.plan import BuildPlan
 from pipeline.runtime import progress
+from pipeline.runtime.progress import Counters
 from schemas.base import BudgetError, UserError
 from schemas.config.engines import PriceConfig
 
@@ -94,6 +95,7 @@ class Budget:
         self._duration = 0.0
         self._lacking: str | None = None
         self._waits_for = NOTHING
+        self._waiting = NOTHING
         self._looks = 0
         self._still = 0
         self._seen: object = None
@@ -105,13 +107,13 @@ class Budget:
 
     def open(self) -> None:
         """Begin to look at the counts. Raise `BudgetError` where nothing is left from the start."""
-        with self._lock:
-            if self._thread is None:
-                self._look()
-                self._thread = threading.Thread(target=self._watch, name="everyuser-budget", daemon=True)
-                self._thread.start()
-        if self.error is None and (lacking := self._lacks(Use(1, 1))) and not self._reserved.requests:
-            self.error = BudgetError(f"limits.max_{lacking}")
+        if self._thread is None:
+            self._look()
+            self._thread = threading.Thread(target=self._watch, name="everyuser-budget", daemon=True)
+            self._thread.start()
+            is_idle = not self._reserved.requests and not self._waiting.requests
+            if is_idle and (lacking := self._lacks(Use(1, 1))):
+                self.error = BudgetError(f"limits.max_{lacking}")
         if self.error is not None:
             raise self.error
 
@@ -164,7 +166,7 @@ class Budget:
     def _watch(self) -> None:
         seconds = _LOCAL_SECONDS if storage.is_local(self._plan.output) else _REMOTE_SECONDS
         while not self._stopped.wait(seconds) and self.error is None:
-            with self._lock, contextlib.suppress(UserError), without_retries():
+            with contextlib.suppress(UserError), without_retries():
                 self._look()
             for wake, fail in self._listeners:
                 if self.error is None:
@@ -174,13 +176,18 @@ class Budget:
 
     def _look(self) -> None:
         """Find what is left, from the counts of all processes."""
+        own = progress.own_counters(self._plan.output)
+        # Read without the lock: a bucket takes its time.
+        others = progress.counts_by_file(self._plan.output, without=own)
+        with self._lock:
+            self._reckon(own, others)
+
+    def _reckon(self, own: Sequence[Counters], others: Sequence[Mapping[str, int]]) -> None:
         plan = self._plan
-        own = progress.own_counters(plan.output)
-        others = progress.counts_by_file(plan.output, without=own)
         for counters in own[:1]:
             for name in RESOURCES:
                 counters.set_gauge(f"reserved/{name}", round(getattr(self._reserved, name)))
-        busy = [counts for counts in others if counts["questions"]]
+        busy = [counts for counts in others if counts.get("questions")]
         run_hours = plan.spent.hours(time.time()) - plan.spent.seconds / 3600
         money = plan.spent.cost + run_hours * sum(price.hour for price in plan.config.prices)
         spent = Use(plan.spent.tokens, plan.spent.requests, 1e9 * money)
@@ -188,7 +195,8 @@ class Budget:
         waiting = NOTHING
         for counts in others:
             spent += used(counts)
-            waiting += Use(*(counts[f"reserved/{name}"] for name in RESOURCES))
+            waiting += Use(*(counts.get(f"reserved/{name}", 0) for name in RESOURCES))
+        self._waiting = waiting
         rest = self._limit - spent - waiting - self._reserved
         self._looks += 1
         # Another process may begin at the same moment, and is seen at the second look.

@@ -14,12 +14,14 @@ from collections.abc import Sequence
 
 import uvloop
 
+from pipeline.generation.account import Account
 from pipeline.generation.budget import Budget
 from pipeline.generation.completions import AnyRequest, Completion, Outcome
 from pipeline.generation.dispatcher import Dispatcher
 from pipeline.generation.endpoints import Endpoints
 from pipeline.generation.items import Item, RequestBatch
 from pipeline.generation.journal import JournalWriter
+from pipeline.generation.roles import Role
 from pipeline.generation.sender import Sender
 from pipeline.generation.spending import Spending
 from pipeline.generation.trial import Trials
@@ -49,6 +51,7 @@ class Client:
         counters: Take the client's counts.
         price: What tokens cost; None: unknown.
         budget: What the build may use; None: without a limit.
+        role: Role of the model, for the account of time.
     """
 
     def __init__(
@@ -61,12 +64,15 @@ class Client:
         counters: Counters,
         price: PriceConfig | None = None,
         budget: Budget | None = None,
+        role: Role = "generation",
     ) -> None:
         self.backlog = 0
         self.watermark = 4 * in_flight
         self._sender = Sender(endpoints, key, trials, config, counters)
         window = Window(in_flight, None if endpoints.is_managed else _START)
         self._spending = Spending(price, budget, counters)
+        self._account = Account(role)
+        counters.add_source(self._account.gauges)
         self._dispatcher = Dispatcher(
             endpoints,
             self._sender,
@@ -75,6 +81,7 @@ class Client:
             counters,
             settle=self._settle,
             fail=self._fail,
+            account=self._account,
             spending=self._spending if budget else None,
         )
         self._counters = counters
@@ -111,8 +118,10 @@ class Client:
 
     def wait(self) -> None:
         """Return when a batch is done or the backlog is short, but after half a second at the latest."""
+        self._account.wait(1)
         with self._changed:
             self._changed.wait(timeout=0.5)
+        self._account.wait(-1)
         self.check()
 
     def check(self) -> None:

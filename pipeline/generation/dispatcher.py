@@ -16,6 +16,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Coroutine
 from typing import Any, Literal
 
+from pipeline.generation.account import Account
 from pipeline.generation.classify import Busy, Result, Transient
 from pipeline.generation.completions import Completion, Failure, Outcome
 from pipeline.generation.endpoints import Endpoint, Endpoints
@@ -47,6 +48,7 @@ class Dispatcher:
         counters: Take the counts.
         settle: Takes each item with its outcome.
         fail: Takes an error of the whole run. Nothing is sent after the first one.
+        account: Takes the state, for the time in each.
         spending: Reserves what requests may use; None: without a budget.
     """
 
@@ -59,6 +61,7 @@ class Dispatcher:
         counters: Counters,
         settle: Callable[[Item, Outcome], None],
         fail: Callable[[BaseException | None], None],
+        account: Account,
         spending: Spending | None = None,
     ) -> None:
         self._endpoints = endpoints
@@ -70,12 +73,14 @@ class Dispatcher:
         self._on_outcome = settle
         self._on_error = fail
         self._spending = spending
+        self._account = account
         self._queue: deque[Item] = deque()
         # Answers of a request that is asked in parts are lost in a kill until the last one is there.
         self._begun: deque[Item] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._in_flight = 0
         self._at_work = 0
+        self._is_held = False
         self._unsettled = 0
         self._verdicts: Verdicts[Item] = Verdicts()
         self._trials: dict[str, asyncio.Task[None]] = {}
@@ -132,7 +137,10 @@ class Dispatcher:
             if self._timer:
                 self._timer.cancel()
             self._timer = asyncio.get_running_loop().call_later(pause, self._fill_window)
+            self._is_held = True
+            self._note_state()
             return
+        self._is_held = False
         while (queue := self._begun or self._queue) and self._sends:
             item = queue[0]
             size = item.request.sequences
@@ -142,6 +150,7 @@ class Dispatcher:
                 break
             # Answers to a request that is begun would be lost without its last ones.
             if self._spending and not self._spending.reserve(item, must=queue is self._begun):
+                self._is_held = True
                 break
             self._together[item.most_together] += 1
             self._in_flight += size
@@ -149,6 +158,13 @@ class Dispatcher:
             self._spawn(self._run(item), landed)
         if self._in_flight < self._window.limit and (not queue or self._is_apart(queue[0])):
             self._window.void(time.monotonic())
+        self._note_state()
+
+    def _note_state(self) -> None:
+        # Requests in flight of which none is at an endpoint wait for a server, or for a retry.
+        is_served = self._sends and (self._at_work > 0 or not self._in_flight) and not self._counters.get("outage")
+        is_full = self._in_flight >= self._window.limit or bool(self._in_flight and (self._begun or self._queue))
+        self._account.note(is_served, self._is_held, is_full, self._in_flight)
 
     def _is_apart(self, item: Item) -> bool:
         """Return whether a request must wait although the window has room for it."""
@@ -282,8 +298,11 @@ class Dispatcher:
 
     def _count_at_work(self, sequences: int) -> None:
         """Count the sequences that endpoints work on. A request that waits for a retry or a server is none."""
+        was_idle = not self._at_work
         self._at_work += sequences
         self._counters.set_gauge("in_flight", self._at_work)
+        if was_idle or not self._at_work:
+            self._note_state()
 
     def _postpone(self, item: Item, endpoint: Endpoint, busy: Busy) -> None:
         """Queue a request again after a pause, behind the others; a vote before them."""

@@ -239,7 +239,7 @@ def _connect(plan: BuildPlan, role: Role, budget: Budget | None) -> Client:
         line = f"at most {in_flight} requests in flight (engine.in_flight; {cause})"
         notify(in_terms_of(line, role, plan.config))
     trials = trial_requests(plan, served_roles(plan.config)[role])
-    return Client(endpoints, key, trials, in_flight, plan.config.requests, counts, engine.price, budget)
+    return Client(endpoints, key, trials, in_flight, plan.config.requests, counts, engine.price, budget, role)
 
 
 def _device_of(plan: BuildPlan, role: Role, engine: VllmEngine) -> Device:

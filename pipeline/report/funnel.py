@@ -51,14 +51,19 @@ def cost_of(manifest: Manifest, examples: int, settings: ReportSettings) -> Cost
     Args:
         manifest: Its counts have the tokens of all attempts; its runs have the times, except of killed runs.
         examples: Number of examples.
-        settings: Prices and currency.
+        settings: Prices and currency, in place of those that the runs have counted by.
     """
     prompt, completion = manifest.counts.prompt_tokens, manifest.counts.completion_tokens
     seconds = sum(run.seconds for run in manifest.runs)
     answered = sum(run.completion_tokens for run in manifest.runs)
-    total = None
+    prices, currency, total = (settings.prompt_price, settings.completion_price), settings.currency, None
     if settings.prompt_price is not None and settings.completion_price is not None:
         total = round((prompt * settings.prompt_price + completion * settings.completion_price) / 1e6, 6)
+    elif any(run.cost is not None for run in manifest.runs):
+        # What each run cost by the prices of its engines: a judge's may differ, and hours may cost too.
+        total = round(sum(run.cost or 0.0 for run in manifest.runs), 6)
+        price = (manifest.config.get("engine") or {}).get("price") or {}
+        prices, currency = (price.get("prompt"), price.get("completion")), price.get("currency", currency)
     return CostFigures(
         prompt_tokens=prompt,
         completion_tokens=completion,
@@ -66,9 +71,9 @@ def cost_of(manifest: Manifest, examples: int, settings: ReportSettings) -> Cost
         tokens_per_example=(prompt + completion) / examples,
         seconds=seconds,
         tokens_per_second=answered / seconds if answered and seconds else None,
-        currency=None if total is None else settings.currency,
-        prompt_price=settings.prompt_price,
-        completion_price=settings.completion_price,
+        currency=None if total is None else currency,
+        prompt_price=prices[0],
+        completion_price=prices[1],
         total=total,
     )
 

@@ -43,6 +43,7 @@ class Counters:
         self.path = output / FOLDER / f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.json"
         self._counts: Counter[str] = Counter()
         self._gauges: dict[str, int] = {}
+        self._sources: list[Callable[[], Mapping[str, int]]] = []
         self._reported: Counter[str] = Counter()
         self._observed: list[tuple[str, int]] = []
         self._lock = threading.Lock()
@@ -64,8 +65,14 @@ class Counters:
 
     def counts(self) -> dict[str, int]:
         """Return all counts and gauges of this process."""
+        for source in self._sources:
+            self._gauges.update(source())
         with self._lock:
             return dict(self._counts) | self._gauges
+
+    def add_source(self, source: Callable[[], Mapping[str, int]]) -> None:
+        """Ask for gauges whenever the counts are written."""
+        self._sources.append(source)
 
     def set_gauge(self, name: str, value: int) -> None:
         """Set a value that is no sum over time."""

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks.costs import MACHINES, PRICES, SOURCES, THROUGHPUTS, Throughput, hours, machine_hour, main, size_of
+from benchmarks.costs import main, size_of
+from pipeline.driver.prices import MACHINES, PRICES, SOURCES, THROUGHPUTS, Throughput, hours, machine_hour
 from pipeline.io.manifests import write_manifest
 from schemas.base import UserError
 from schemas.manifest import Counts, Manifest
@@ -122,7 +123,7 @@ def test_tables_hold_a_users_own_figures(tmp_path: Path, capsys: pytest.CaptureF
     ("arguments", "message"),
     [
         (["--price", "l5=1"], "the names are"),
-        (["--price", "l4=nothing"], "'nothing' is no number above 0"),
+        (["--price", "l4=nothing"], "'nothing' is no price"),
         (["--gpus", "0"], "'0' is no number above 0"),
         (["--measured", "mine", "g9", "1000"], "the machines are"),
         (["--measured", "mine", "g2-standard-8", "-1"], "'-1' is no number above 0"),

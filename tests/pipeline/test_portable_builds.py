@@ -14,9 +14,11 @@ import pytest
 from pipeline.io.manifests import load_manifest
 from tests.pipeline.processes import end, finish, openai, replay, shards, sometimes_bad, start, write_config
 from tests.portable import PortableCluster
-from tests.stub import StubServer
+from tests.stub import StubServer, delayed
 from tests.waiting import wait_until
 
+TOKENS = 130
+"""Tokens of each answer of the stub, and of its prompt."""
 JAR = "EVERYUSER_FLINK_JOB_SERVER_JAR"
 
 
@@ -119,6 +121,23 @@ def test_metrics_of_all_workers_reach_the_manifest(cluster: PortableCluster, sou
     assert run.completion_tokens == load_manifest(tmp_path / "out").counts.completion_tokens
     assert 0 < run.in_flight <= 32
     assert run.request_seconds > 0
+
+
+@sampled_alone
+def test_two_workers_share_a_budget(cluster: PortableCluster, source: str, tmp_path: Path) -> None:
+    with StubServer(delayed(0.02)) as stub:
+        config = write_config(tmp_path, openai(stub, in_flight=4), source)
+        finish(config, tmp_path / "whole")
+        total = len(stub.bodies)
+        limit = total // 2 * TOKENS
+
+        said = end(start(config, tmp_path / "half", "--set", f"limits.max_tokens={limit}", "--", *cluster.options), 3)
+
+        assert said.startswith(f"error: stopped before limits.max_tokens = {limit} would be passed")
+        assert 0.8 * limit < (len(stub.bodies) - total) * TOKENS <= limit
+        finish(config, tmp_path / "half", "--", *cluster.options)
+        assert len(stub.bodies) == 2 * total
+    assert shards(tmp_path / "half") == shards(tmp_path / "whole")
 
 
 @pytest.mark.skipif(JAR not in os.environ, reason=f"{JAR} names no job server of Flink (a jar)")

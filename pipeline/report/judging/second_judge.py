@@ -34,7 +34,7 @@ from pipeline.runtime.resources import resources
 from pipeline.verification.ask import Claim, VerifyShard, ask_judge
 from pipeline.verification.judging import judge_claims
 from schemas.base import UsageError, UserError
-from schemas.config import BuildConfig, DummyEngine, ReplayEngine, VllmEngine
+from schemas.config import BuildConfig, DummyEngine, LimitsConfig, ReplayEngine, VllmEngine
 from schemas.loader import apply_override, build_config
 from schemas.records import SeedPost
 from schemas.report import SecondJudgeFigures
@@ -120,6 +120,8 @@ def judge_plan(build: Build, overrides: Sequence[str]) -> BuildPlan:
         update={
             # Nothing is generated, so the build's own engine need not answer.
             "engine": DummyEngine(kind="dummy"),
+            # The budget is the build's, whose runs have used it.
+            "limits": LimitsConfig(),
             # Nothing is rejected, and what is recorded is before filtering.
             "verification": config.verification.model_copy(
                 update={"mode": "record", "engine": engine, "model": config.judge}
@@ -130,9 +132,13 @@ def judge_plan(build: Build, overrides: Sequence[str]) -> BuildPlan:
     return BuildPlan(build.folder / _FOLDER, _fingerprint(build, judged), judged, hashes=hashes)
 
 
+_PRICE = {"engine": {"price": True}}
+"""What changes no answer of a judge."""
+
+
 def _fingerprint(build: Build, config: BuildConfig) -> str:
     """Return a hash of the build, and of the judge and its questions."""
-    parts = [build.manifest.fingerprint, config.judge, config.verification.model_dump(mode="json")]
+    parts = [build.manifest.fingerprint, config.judge, config.verification.model_dump(mode="json", exclude=_PRICE)]
     return hashlib.sha256(orjson.dumps(parts)).hexdigest()
 
 

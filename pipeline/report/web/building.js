@@ -168,6 +168,7 @@ function cost(report) {
       table(["What", "Amount"], rows, "Cost"),
     ),
     pace.length > 1 && pace.at(-1).seconds > 0 && paceFigure(pace),
+    runs.some((run) => Object.keys(run.time).length > 0) && timeFigure(runs),
     runs.length > 0 && figure("Which runs made it?", null, runTable(runs), { wide: true }),
   );
 }
@@ -186,6 +187,36 @@ function paceFigure(pace) {
     `${many(end.pairs, "pair")} in ${duration(end.seconds)}, ${decimal((60 * end.pairs) / end.seconds, 1)} per minute.`,
     curve("Pairs done over time", points),
     { how: "Pairs accepted or lost over working time, without the time between runs." },
+  );
+}
+
+const STATES = {
+  busy: "Busy: the window was full",
+  few: "Too few requests: too few shards or pairs to fill the window",
+  stragglers: "Stragglers: the last replies of shards",
+  pipeline: "The pipeline: no more requests were ready",
+  limited: "Rate limits: the endpoint, or the budget, asked to wait",
+  engine: "The engine: it started, or did not answer",
+};
+
+function timeFigure(runs) {
+  const roles = ["generation", "verification"].filter((role) => runs.some((run) => run.time[role]));
+  const spent = (role, state) => total(runs.map((run) => run.time[role]?.seconds[state] ?? 0));
+  const whole = (role) => total(Object.keys(STATES).map((state) => spent(role, state)));
+  const names = { generation: "Writing model", verification: "Judge" };
+  const busy = roles.map((role) => `${names[role]}: ${portion(spent(role, "busy"), whole(role))} busy`);
+  return figure(
+    "Where did the time of the engine go?",
+    `${busy.join("; ")}.`,
+    table(
+      ["State", ...roles.flatMap((role) => [names[role], "Share"])],
+      Object.entries(STATES).map(([state, words]) => [
+        words,
+        ...roles.flatMap((role) => [duration(spent(role, state)), portion(spent(role, state), whole(role))]),
+      ]),
+      "Time of the engine",
+    ),
+    { how: "Time of the clients that ask the model, a mean over processes, summed over runs." },
   );
 }
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.console.phases import Building, TimeLeft
-from pipeline.plan import BuildPlan
+from pipeline.plan import BuildPlan, Spent
 from pipeline.runtime import progress
 from pipeline.runtime.progress import counters_for, delete_counts
 from tests.pipeline.helpers import mining, prepared, tiny, write_threads
@@ -114,3 +114,14 @@ def forgotten(tmp_path: Path) -> None:
     """No counts of another test's folder."""
     for output, _ in [*progress._counters]:
         delete_counts(output)
+
+
+def test_money_so_far_and_in_all_is_shown_where_prices_are_known(tmp_path: Path) -> None:
+    engine = {"kind": "openai", "base_urls": ["http://127.0.0.1:9/v1"], "price": {"prompt": 1.0, "currency": "EUR"}}
+    plan = dataclasses.replace(prepared(tmp_path, tiny(engine=engine)), spent=Spent(cost=2.0))
+    phase = Building("pairs", plan, plan.shards())
+
+    count(plan, begun=60, questions=120, answers=30, cost_nanos=1_500_000_000)
+
+    # A quarter of the answers cost 1.5.
+    assert "EUR 3.5 spent, about 8 in all" in phase.facts()

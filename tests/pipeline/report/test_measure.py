@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipeline.io.manifests import load_manifest
 from pipeline.report import measure as measuring
 from pipeline.report.contamination import BenchmarkRuns
+from pipeline.report.funnel import cost_of
 from pipeline.report.measure import Scope, Tallies, measure
 from pipeline.report.settings import ReportSettings
 from pipeline.report.source import open_build
@@ -143,6 +145,17 @@ def test_cost_is_of_all_tokens(folder: Path, report: Report) -> None:
     assert report.cost.tokens_per_example == 10_000 / report.examples
     assert (report.cost.seconds, report.cost.tokens_per_second) == (100, 10)
     assert (priced.total, priced.currency) == (0.028, "EUR")
+
+
+def test_cost_without_prices_is_that_of_the_runs(folder: Path) -> None:
+    manifest = load_manifest(folder)
+    runs = tuple(run.model_copy(update={"cost": cost}) for run, cost in zip(manifest.runs, (0.5, None), strict=True))
+    engine = {"price": {"prompt": 1.0, "completion": 2.0, "hour": 0.0, "currency": "EUR"}}
+    priced = manifest.model_copy(update={"runs": runs, "config": manifest.config | {"engine": engine}})
+
+    cost = cost_of(priced, 10, ReportSettings())
+
+    assert (cost.total, cost.currency, cost.prompt_price, cost.completion_price) == (0.5, "EUR", 1.0, 2.0)
 
 
 def test_one_price_is_no_price() -> None:
