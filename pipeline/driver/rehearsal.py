@@ -16,7 +16,6 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.driver import plumbing
 from pipeline.driver.prepare import check_output, find_intact_manifest, prepare
 from pipeline.driver.spent import engine_times
 from pipeline.generation import dummy
@@ -106,6 +105,9 @@ def rehearse(plan: BuildPlan, pairs: int, attempts: int, complete: Complete, cou
         complete: Completes requests.
         count: Counts their tokens.
     """
+    # Imports Beam, which a build that only takes over a trial does not need yet.
+    from pipeline.driver import plumbing
+
     amounts: dict[str, list[Amounts]] = defaultdict(list)
     tried = accepted = 0
     posts: list[int] = []

@@ -67,12 +67,15 @@ def server_spec(engine: VllmEngine, model: str, log: Path, device: Device) -> Se
         log=str(log),
         start_seconds=engine.start_seconds,
         max_restarts=engine.max_restarts,
-        yielding=_SPINNING if device.is_cpu else "",
+        yielding=_SPINNING if device.is_cpu and device.size > 1 else "",
     )
 
 
 _SPINNING = "VLLM::EngineC"
-"""vLLM's scheduler waits for the model's step in a loop, which on a CPU takes cores from the model."""
+"""vLLM's scheduler waits for the model's step in a loop, which on a CPU takes cores from the model.
+
+The model's process waits for the scheduler in a loop too: on a single core that would starve a scheduler that yields.
+"""
 
 
 _STREAM_INTERVAL = 8

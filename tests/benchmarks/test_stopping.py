@@ -24,7 +24,13 @@ RUNS = "import sys; from benchmarks.runs import run; run('x', [sys.executable, '
 def stopped(command: list[str], mark: str) -> tuple[int, list[str]]:
     """Run a command until it prints `mark`, press Ctrl-C, and return its exit code and its further lines of errors."""
     process = subprocess.Popen(
-        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # A shell that runs the tests in the background ignores the signal, which processes inherit.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     stream = process.stderr if mark == "child runs" else process.stdout
     assert stream is not None

@@ -503,6 +503,13 @@ def test_the_model_is_served_under_its_own_name_on_loopback_alone(tmp_path: Path
     assert (after(command, "--max-num-seqs"), after(command, "--stream-interval")) == ("7", "8")
 
 
+@pytest.mark.parametrize(("cores", "yielding"), [(1, ""), (2, "VLLM::EngineC")])
+def test_the_scheduler_yields_where_the_model_has_more_than_one_core(tmp_path: Path, cores: int, yielding: str) -> None:
+    spec = server_spec(vllm_engine(command=("serve",)), "m", tmp_path / "log", Device(True, cores))
+
+    assert spec.yielding == yielding
+
+
 def test_on_a_cpu_chunked_prefill_is_off(tmp_path: Path) -> None:
     spec = spec_of(vllm_engine(command=("serve",), device="cpu"), "m", tmp_path)
 
