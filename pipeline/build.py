@@ -267,6 +267,8 @@ def _build(plan: BuildPlan, prepared: Prepared, runner: Runner, observer: Observ
         raise
     except BudgetError as error:
         status = "budget"
+        # A budget that is spent from the start stops a run before its counts were ever written.
+        progress.flush_counters(output)
         counts = progress.total(output, fresh=True)
         summary = _summary(plan, runner, started, time.monotonic() - clock, status)
         raise BudgetError(budget_message(plan, str(error), (*manifest.runs, summary), counts)) from error

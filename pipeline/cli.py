@@ -185,18 +185,19 @@ def plan(
     All checks of a build's start are made. Without --trial no model is asked.
     """
     logging.getLogger().setLevel(logging.INFO if debug else logging.CRITICAL + 1)
-    with _reported(debug, verbose):
+    with _reported(debug, verbose, resumes=trial is not None):
         from pipeline.console.forecast_display import show_forecast
         from pipeline.driver.configuration import read_config
         from pipeline.driver.forecast import plan_by_trial, plan_without_model
         from pipeline.driver.prices import with_prices
         from pipeline.io import storage
 
-        own = [price for price in prices or () if price.partition("=")[0] in ("prompt", "completion", "hour")]
+        names = dict.fromkeys(("prompt", "completion", "hour"), 0.0)
+        rented = with_prices(prices or (), names)
+        own = [price for price in prices or () if price.partition("=")[0] in names]
         keys = [*(overrides or ()), *(f"engine.price.{price}" for price in own)]
         quickstart = _quickstart(keys, output) if config == "quickstart" else None
         settings = quickstart.config if quickstart else read_config(config, keys)
-        rented = with_prices([price for price in prices or () if price not in own])
         if trial is None:
             found = plan_without_model(settings, rented)
         else:
@@ -582,7 +583,7 @@ def _reported(debug: bool, verbose: bool = False, resumes: bool = False) -> Iter
 
 
 def main() -> None:
-    """Run the command line: the entry point of `everyuser`."""
+    """Run the command line."""
     # Read when Arrow is imported, here and in worker processes. Its own allocator keeps memory that is no longer used.
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     try:

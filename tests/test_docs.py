@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from schemas.config import BuildConfig
+from schemas.documents import parse_yaml
+from schemas.loader import build_config
 from tests import ROOT
 
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
@@ -18,6 +21,13 @@ MODULE = re.compile(r"(?<![\w/.])(?:python -m )?((?:benchmarks|deploy|pipeline|s
 NAME = re.compile(r"`\.?([a-z_]+\.)?(_?[A-Z][a-z]+[A-Z]\w*|[A-Z]+_[A-Z_]+|_[A-Z_]{3,}|[a-z]+_[a-z_]+)(?:\([^`]*\))?`")
 MADE = ("training/.venv", "prompts/templates/NAME.j2")
 """Paths that appear later, or that stand for others."""
+SETTINGS = [
+    (page.name, block)
+    for page in PAGES
+    for block in re.findall(r"^```yaml\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+    if {*parse_yaml(block)} <= {*BuildConfig.model_fields}
+]
+"""Configurations, or sections of one, that pages show."""
 CODE = ("pipeline", "schemas", "preference_space", "prompts", "deploy", "benchmarks", "configs")
 KINDS = (".py", ".yaml", ".j2")
 THEIRS = {"GPUS_ALL_REGIONS", "IN_USE_ADDRESSES", "SSD_TOTAL_GB"}
@@ -71,6 +81,14 @@ def test_stages_of_the_pictures_are_those_of_the_dag(page: str, stage: str) -> N
 
     assert len(named) >= 8
     assert not {name for name in named if not re.search(rf'(class |f?"){name}\b', dag)}
+
+
+@pytest.mark.parametrize(("page", "block"), SETTINGS)
+def test_configurations_are_valid(page: str, block: str) -> None:
+    document = parse_yaml(block)
+    pairs = {} if {"mining", "users"} & {*document} else {"pairs": 1}
+
+    build_config({"generation": {"model": "m"}} | pairs | document, page)
 
 
 def _exists(name: str) -> bool:

@@ -23,7 +23,7 @@ from pipeline.io.storage import AnyPath
 from pipeline.plan import BuildPlan
 from pipeline.runtime import progress
 from pipeline.sampling.assignment import count_restraint_pairs
-from schemas.base import Record
+from schemas.base import Record, UsageError
 from schemas.config import BuildConfig, PriceConfig
 from schemas.packaged_models import MODELS, cache_folder, folder_name, is_fetched
 
@@ -276,8 +276,10 @@ def plan_without_model(config: BuildConfig, prices: Mapping[str, float]) -> Fore
     with tempfile.TemporaryDirectory(prefix="everyuser-plan-") as scratch:
         plan = prepare(config, Path(scratch) / "build").plan
         if not config.sampled_pairs:
-            empty = Rehearsal({"replies": np.zeros((1, len(MEASURES)))}, 0, 0, (0.0, 0.0))
-            return forecast(plan, empty, prices)
+            raise UsageError(
+                f"plan: all pairs of {config.name} are mined, and only sampled pairs can be reckoned; the checks of a "
+                "build's start found no fault, so `everyuser build` can begin"
+            )
         tokens, note = _prompt_tokens(config.generation.model)
         try:
             rehearsal = rehearse_without_model(plan, REHEARSED, tokens)

@@ -31,7 +31,7 @@ from pipeline.io.storage import AnyPath
 from pipeline.plan import BuildPlan, Spent
 from pipeline.runtime import progress
 from pipeline.sampling import pairs as sampling
-from schemas.base import UsageError
+from schemas.base import BudgetError, UsageError
 from schemas.config import BuildConfig, DummyEngine, ReplayEngine
 from schemas.manifest import EngineTime
 
@@ -184,6 +184,7 @@ def run_trial(config: BuildConfig, output: AnyPath, pairs: int, notice: Callable
     Raises:
         UsageError: The configuration cannot be built, has no sampled pairs or no model.
         UserError: The model cannot be asked.
+        BudgetError: The trial alone would pass one of the build's `limits`.
     """
     if not config.sampled_pairs:
         raise UsageError("--trial: only sampled pairs can be tried, and all pairs of this build are mined")
@@ -202,6 +203,11 @@ def run_trial(config: BuildConfig, output: AnyPath, pairs: int, notice: Callable
             progress.delete_counts(folder)
             try:
                 return _run(plan, pairs)
+            except BudgetError as error:
+                raise BudgetError(
+                    f"--trial {pairs}: stopped before {error} would be passed; replies are kept, and the same command "
+                    f"with a higher limit (--set {error}=...) continues; or try fewer pairs"
+                ) from error
             finally:
                 close_generation_services(plan)
                 progress.delete_counts(folder)

@@ -89,7 +89,7 @@ class Budget:
         self._hours = limits.max_hours
         self._lock = threading.Lock()
         self._reserved = NOTHING
-        self._allowance = NOTHING
+        self._rest = self._allowance = NOTHING
         self._ratios: dict[type, float] = {}
         self._longest_reply = 0
         self._duration = 0.0
@@ -112,7 +112,8 @@ class Budget:
             self._thread = threading.Thread(target=self._watch, name="everyuser-budget", daemon=True)
             self._thread.start()
             is_idle = not self._reserved.requests and not self._waiting.requests
-            if is_idle and (lacking := self._lacks(Use(1, 1))):
+            # Of the whole rest: this process's part of a few requests is less than one.
+            if is_idle and (lacking := self._lacks(Use(1, 1), self._rest)):
                 self.error = BudgetError(f"limits.max_{lacking}")
         if self.error is not None:
             raise self.error
@@ -130,7 +131,7 @@ class Budget:
     def reserve(self, use: Use, must: bool = False) -> bool:
         """Reserve what a request may use. Return False where it must wait; with `must` it need not."""
         with self._lock:
-            lacking = None if must else self._lacks(use)
+            lacking = None if must else self._lacks(use, self._allowance)
             if lacking is not None:
                 self._lacking, self._waits_for = lacking, use
                 return False
@@ -157,11 +158,11 @@ class Budget:
         """Stop looking."""
         self._stopped.set()
 
-    def _lacks(self, use: Use) -> str | None:
+    def _lacks(self, use: Use, rest: Use) -> str | None:
         spent = self._plan.spent
         if self._hours is not None and spent.hours(time.time()) + self._duration / 3600 >= self._hours:
             return "hours"
-        return use.exceeding(self._allowance)
+        return use.exceeding(rest)
 
     def _watch(self) -> None:
         seconds = _LOCAL_SECONDS if storage.is_local(self._plan.output) else _REMOTE_SECONDS
@@ -197,14 +198,14 @@ class Budget:
             spent += used(counts)
             waiting += Use(*(counts.get(f"reserved/{name}", 0) for name in RESOURCES))
         self._waiting = waiting
-        rest = self._limit - spent - waiting - self._reserved
+        rest = self._rest = self._limit - spent - waiting - self._reserved
         self._looks += 1
         # Another process may begin at the same moment, and is seen at the second look.
         is_alone = not busy and self._looks > 2
         self._allowance = rest if is_alone else rest.times(1 / (_CAUTION * (1 + len(busy))))
         if self._lacking is None:
             return
-        lacking = self._lacks(self._waits_for)
+        lacking = self._lacks(self._waits_for, self._allowance)
         # Few requests are left where the parts of the rest are smaller than one: one process after another takes it.
         share = rest.times(1 / (1 + len(busy)))
         if lacking and lacking != "hours" and not self._waits_for.exceeding(share):

@@ -145,10 +145,10 @@ def find_holder(folder: AnyPath) -> LockHolder | None:
             return None
         is_alive = not holder.is_gone and (holder.is_here or _is_renewed(folder, number, holder))
         return LockHolder(f"process {holder.process} on {holder.host}", is_alive)
-    try:
-        file = os.open(folder / LOCK, os.O_RDONLY)
-    except (FileNotFoundError, NotADirectoryError):
+    # Where it is a folder, this is a copy of a build in a bucket, with its leases.
+    if not (folder / LOCK).is_file():
         return None
+    file = os.open(folder / LOCK, os.O_RDONLY)
     try:
         _flock(file, fcntl.LOCK_SH)
         is_alive = False

@@ -57,7 +57,8 @@ class _State:
         with self.lock:
             is_new = _root(path) not in self.down
             self.down.add(_root(path))
-        if is_new:
+        # Without a limit nobody waits, and the error itself is shown.
+        if is_new and self.limit_seconds:
             cause = error_text(error)[:120]
             notify(f"{_root(path)} does not answer ({cause}); waiting for up to {self.limit_seconds:g} s")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import io
 import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -63,9 +64,18 @@ class Runner:
         from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
         from apache_beam.runners import create_runner
 
-        self.options = PipelineOptions([*beam_args])
-        known = self.options.get_all_options()
-        given = self.options.get_all_options(retain_unknown_options=True)
+        # Beam's parser prints pages of usage, and ends the process.
+        printed = io.StringIO()
+        try:
+            with contextlib.redirect_stderr(printed):
+                self.options = PipelineOptions([*beam_args])
+                known = self.options.get_all_options()
+                given = self.options.get_all_options(retain_unknown_options=True)
+        except SystemExit as end:
+            if not end.code:
+                raise
+            reason = printed.getvalue().strip().rpartition("error: ")[2]
+            raise UsageError(f"Beam's options, after `--` on the command line: {reason}") from None
         unknown = sorted(given.keys() - known.keys())
         if unknown:
             raise UsageError(f"Beam has no option '--{unknown[0]}'; what follows `--` on the command line goes to Beam")

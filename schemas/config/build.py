@@ -122,6 +122,8 @@ class BuildConfig(Record):
             if self.limits.max_cost is not None and isinstance(engine, VllmEngine | OpenAiEngine) and not engine.price:
                 example = f"{key}.price: {{prompt: 0.1, completion: 0.4}}"
                 raise ValueError(f"limits.max_cost needs {key}.price, such as {example}")
+        if self.limits.max_cost is not None and self.prices and not any(price.is_due for price in self.prices):
+            raise ValueError("limits.max_cost would never be reached, as engine.price is 0 throughout; set a price")
         return self
 
     @model_validator(mode="after")

@@ -21,6 +21,11 @@ class PriceConfig(Record):
     hour: float = Field(0.0, ge=0, description="Price of an hour of the run, of all machines together.")
     currency: str = Field("USD", description="Currency of the prices.")
 
+    @property
+    def is_due(self) -> bool:
+        """Return whether any of the prices is above 0."""
+        return self.prompt + self.completion + self.hour > 0
+
     def nanos(self, prompt: float, completion: float) -> int:
         """Return the price of so many tokens in billionths of the currency."""
         return round(1000 * (self.prompt * prompt + self.completion * completion))

@@ -98,6 +98,21 @@ def test_nothing_is_asked_where_the_budget_is_spent(tmp_path: Path) -> None:
         assert stub.bodies == stub.trials == []
 
 
+def test_a_run_without_requests_says_what_earlier_runs_have_done(tmp_path: Path) -> None:
+    with pytest.raises(BudgetError):
+        run_build(tmp_path / "out", limits={"max_requests": 50})
+    stored = find_status(tmp_path / "out").pairs.done
+
+    with pytest.raises(BudgetError, match=rf"passed: {stored} of 60 pairs are done, for 6500 tokens, 50 requests"):
+        run_build(tmp_path / "out", limits={"max_tokens": 3000})
+    assert stored >= 12
+
+
+def test_a_limit_of_few_requests_is_used_up(tmp_path: Path) -> None:
+    with pytest.raises(BudgetError, match=r"limits.max_requests = 3 would be passed: .*, 3 requests"):
+        run_build(tmp_path / "out", limits={"max_requests": 3})
+
+
 def test_two_processes_share_a_budget(tmp_path: Path) -> None:
     with StubServer(delayed(0.02)) as stub:
         config = write_config(tmp_path, openai(stub, 4))
@@ -170,3 +185,5 @@ def test_a_limit_of_cost_needs_prices(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"limits.max_cost needs engine.price, such as engine.price: \{prompt: 0.1"):
         load_config(path)
     assert load_config(path, ["engine.price.prompt=0.1"]).limits.max_cost == 1.0
+    with pytest.raises(UserError, match=r"limits.max_cost would never be reached, as engine.price is 0"):
+        load_config(path, ["engine.price={}"])

@@ -15,7 +15,7 @@ from pipeline.driver.prices import PRICES
 from pipeline.io.manifests import load_manifest
 from schemas.base import UsageError
 from tests.pipeline.commands import assert_one_line, config_file, run, succeed
-from tests.pipeline.helpers import DUMMY, Notices, number_of, tiny
+from tests.pipeline.helpers import DUMMY, Notices, mining, number_of, tiny, write_threads
 from tests.pipeline.test_live_counts import often_bad
 from tests.stub import StubServer, delayed
 
@@ -108,4 +108,28 @@ def test_the_command_prints_tables_or_json(tmp_path: Path) -> None:
     assert "cost      USD 0.0" in printed
     assert "a3-highgpu-1g" in printed
     assert found["cost"] is None
-    assert_one_line(run("plan", config, "--price", "l5=1"), 2, "--price l5=1: the names are")
+    assert_one_line(
+        run("plan", config, "--price", "l5=1"), 2, "--price l5=1: the names are", "prompt, completion, hour"
+    )
+    assert_one_line(run("plan", config, "--price", "prompt"), 2, "--price prompt: '' is no price")
+
+
+def test_a_trial_beyond_a_limit_says_so_and_continues_with_a_higher_one(tmp_path: Path) -> None:
+    with StubServer() as stub:
+        config = config_file(tmp_path, stub)
+        command = ("plan", config, "--trial", "10", "--output", str(tmp_path / "out"), "--set")
+        stopped = run(*command, "limits.max_requests=12")
+        assert stopped.code == 3
+        last = stopped.err.splitlines()[-1]
+        assert last.startswith("error: --trial 10: stopped before limits.max_requests would be passed; ")
+        assert 0 < len(stub.bodies) <= 12
+        assert run(*command, "limits.max_requests=30").code == 0
+        assert len(stub.bodies) == 20
+
+
+def test_a_build_of_mined_pairs_alone_has_no_plan(tmp_path: Path) -> None:
+    write_threads(tmp_path / "threads.jsonl", 4)
+    config = tiny(mining=mining(tmp_path / "threads.jsonl"), pairs=None)
+
+    with pytest.raises(UsageError, match=r"all pairs of \w+ are mined, and only sampled pairs can be reckoned"):
+        plan_without_model(config, PRICES)

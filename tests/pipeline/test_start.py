@@ -46,6 +46,22 @@ print(json.dumps(found))
     assert found == {command: [0, heavy] for command, heavy in allowed.items()}
 
 
+def test_ctrl_c_before_the_command_line_is_imported_ends_in_one_line() -> None:
+    code = """
+import sys
+class Interrupted:
+    def find_spec(self, name, *_):
+        if name == "pipeline.cli":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupted())
+from pipeline.command import main
+main()
+"""
+    process = python(code)
+
+    assert (*process.communicate(), process.returncode) == ("", "stopped\n", 130)
+
+
 def test_a_build_asks_the_model_before_it_imports_what_runs_and_publishes(tmp_path: Path) -> None:
     code = f"""
 import sys

@@ -96,5 +96,13 @@ def test_paces_and_the_time_left_are_those_of_the_last_two_minutes(tmp_path: Pat
     assert found.seconds_left == pytest.approx(90 / 0.2)
 
 
+def test_a_copy_of_a_build_in_a_bucket_has_leases_and_no_holder(tmp_path: Path) -> None:
+    run_build(tmp_path / "out")
+    (tmp_path / "out" / ".lock").unlink()
+    (tmp_path / "out" / ".lock").mkdir()
+
+    assert find_status(tmp_path / "out").state == "complete"
+
+
 def test_a_folder_without_a_build_is_named(tmp_path: Path) -> None:
     assert_one_line(run("status", str(tmp_path)), 2, f"{tmp_path} holds no build")

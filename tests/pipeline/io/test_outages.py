@@ -89,6 +89,16 @@ def test_every_request_waits_for_its_store(folder: UPath, line: Line, use: Use) 
     assert said[1:] == [f"s3://{BUCKET} answers again"]
 
 
+def test_an_outage_that_nobody_waits_for_is_an_error_alone(
+    folder: UPath, line: Line, caplog: pytest.LogCaptureFixture
+) -> None:
+    line.cut()
+
+    with pytest.raises(UserError, match="cannot read"):
+        storage.read_bytes(folder / "file")
+    assert "does not answer" not in caplog.text
+
+
 def test_a_file_that_is_being_read_waits(folder: UPath, line: Line) -> None:
     storage.write_bytes(folder / "numbers", b"0123456789")
     said: list[str] = []

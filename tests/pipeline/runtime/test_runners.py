@@ -106,6 +106,12 @@ def test_a_portable_job_may_take_longer_than_five_minutes(tmp_path: Path) -> Non
     assert chosen["job_server_timeout"] == 7
 
 
+def test_a_wrong_value_of_a_beam_option_is_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UsageError, match=r"Beam's options, .*: argument --direct_num_workers: invalid int value: 'x'"):
+        Runner(config(), tmp_path, ["--direct_num_workers=x"])
+    assert capfd.readouterr().err == ""
+
+
 def test_an_option_that_beam_does_not_know_is_told(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="Beam has no option '--machine_typ'"):
         Runner(config(), tmp_path, ["--machine_typ=x"])
