@@ -126,7 +126,9 @@ def forecast(
     tokens = _of_all(by_pair, number, most)
     duration = _hours(config, number, tokens, trial, said) if trial else None
     cost = _cost(config, stages, duration)
-    if cost is None:
+    if cost is None and getattr(config.engine, "price", None):
+        said.append("money by the hour follows from the time, which --trial N measures")
+    elif cost is None:
         said.append("without engine.price, or --price prompt=... completion=... or hour=..., no money is reckoned")
     restraint = count_restraint_pairs(config)
     return Forecast(

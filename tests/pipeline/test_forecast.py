@@ -102,10 +102,12 @@ def test_the_command_prints_tables_or_json(tmp_path: Path) -> None:
     with StubServer() as stub:
         config = config_file(tmp_path, stub, name="mine")
         printed = succeed("plan", config, "--price", "prompt=0.1", "--price", "completion=0.4")
+        hourly = succeed("plan", config, "--price", "hour=2")
         found = json.loads(succeed("plan", config, "--json"))
 
     assert printed.startswith("mine: 60 pairs (train 36, validation 12, test 12) in 5 shards, at most 120 examples")
     assert "cost      USD 0.0" in printed
+    assert "money by the hour follows from the time, which --trial N measures" in hourly
     assert "a3-highgpu-1g" in printed
     assert found["cost"] is None
     assert_one_line(
