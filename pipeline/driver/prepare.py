@@ -65,6 +65,10 @@ _PACKAGES = (
 )
 
 
+class OtherBuildError(UsageError):
+    """A folder that holds a build of another configuration."""
+
+
 def check_output(output: AnyPath) -> None:
     """Raise `UsageError` for a folder that cannot hold a build, or holds other files.
 
@@ -98,8 +102,8 @@ def prepare(config: BuildConfig, output: AnyPath) -> Prepared:
     """Check a configuration, and write or check the build's folder. The caller must hold the folder's lock.
 
     Raises:
-        UsageError: Space, templates, sampling or posts are wrong, or the folder holds another build or changed files.
-            The message names the differences.
+        UsageError: Space, templates, sampling or posts are wrong, or the folder holds changed files.
+        OtherBuildError: The folder holds another build. The message names the differences.
         UserError: A shard of the folder is damaged.
     """
     check_engine(config)
@@ -133,7 +137,7 @@ def prepare(config: BuildConfig, output: AnyPath) -> Prepared:
     elif stored.fingerprint != fingerprint:
         differences = describe_differences(config, stored.parts, parts)
         more = f"; and {len(differences) - 3} more" if len(differences) > 3 else ""
-        raise UsageError(
+        raise OtherBuildError(
             f"{output} holds another build: {'; '.join(differences[:3]) or 'fingerprint'}{more}; "
             "choose another --output, or restore the earlier configuration and files"
         )
@@ -317,12 +321,14 @@ def _shards(output: AnyPath) -> list[AnyPath]:
 
 
 def _holds_shards(output: AnyPath, fingerprint: str) -> bool:
-    """Return whether a folder without a manifest holds shards of this build. Raise `UsageError` for another's."""
+    """Return whether a folder without a manifest holds shards of this build. Raise `OtherBuildError` for others."""
     shards = _shards(output)
     metas = storage.map_files(output, read_meta, shards)
     others = [path for path, meta in zip(shards, metas, strict=True) if (meta or {}).get("fingerprint") != fingerprint]
     if others:
-        raise UsageError(f"{output} has no manifest and holds {others[0]} of another build; choose another --output")
+        raise OtherBuildError(
+            f"{output} has no manifest and holds {others[0]} of another build; choose another --output"
+        )
     return bool(shards)
 
 

@@ -16,7 +16,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.driver.prepare import check_output, find_intact_manifest, prepare
+from pipeline.driver.prepare import OtherBuildError, check_output, find_intact_manifest, prepare
 from pipeline.driver.spent import engine_times
 from pipeline.generation import dummy
 from pipeline.generation.completions import AnyRequest, ChoiceRequest, Completion, Outcome, Request
@@ -182,7 +182,7 @@ def run_trial(config: BuildConfig, output: AnyPath, pairs: int, notice: Callable
     """Build the first pairs by the build's model, in `trial_folder(output)`.
 
     Raises:
-        UsageError: The configuration cannot be built, has no sampled pairs or no model.
+        UsageError: The configuration cannot be built, or asks no model for pairs; or `output` cannot hold it.
         UserError: The model cannot be asked.
         BudgetError: The trial alone would pass one of the build's `limits`.
     """
@@ -196,6 +196,8 @@ def run_trial(config: BuildConfig, output: AnyPath, pairs: int, notice: Callable
             model_path(model, notice)
     folder = trial_folder(output)
     with waiting_for_stores(config.requests.outage_seconds, notice):
+        # Before any model is asked for a build that has no place.
+        check_output(output)
         _check_trial_folder(folder)
         with locked(folder):
             storage.write_text(folder / _MARK, "A trial of a build. It may be deleted.\n")
@@ -226,9 +228,9 @@ def _prepared(config: BuildConfig, folder: AnyPath) -> BuildPlan:
     """Prepare a trial's folder. That of another configuration is emptied."""
     try:
         return prepare(config, folder).plan
-    except UsageError:
-        if find_intact_manifest(folder) is None:
-            raise
+    except OtherBuildError:
+        # Any other error leaves the replies of an earlier trial where they are.
+        pass
     for name in storage.list_names(folder):
         if name not in (LOCK, _MARK):
             (storage.remove if storage.is_file(folder / name) else storage.remove_tree)(folder / name)

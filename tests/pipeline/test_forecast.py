@@ -90,6 +90,29 @@ def test_a_trial_of_another_configuration_takes_the_folder_of_the_last_one(tmp_p
         assert len(stub.bodies) == 16 + 120
 
 
+def test_a_trial_whose_manifest_is_lost_is_replaced_and_a_wrong_key_deletes_none(tmp_path: Path) -> None:
+    with StubServer() as stub:
+        engine = {"kind": "openai", "base_urls": [stub.url]}
+        plan_by_trial(tiny(engine=engine), tmp_path / "out", 4, PRICES, lambda _: None)
+        journals = [path.read_bytes() for path in (tmp_path / "out.trial" / "journal").iterdir()]
+        with pytest.raises(UsageError, match="nowhere is not a folder"):
+            plan_by_trial(tiny(engine=engine, templates="nowhere"), tmp_path / "out", 4, PRICES, lambda _: None)
+        assert journals == [path.read_bytes() for path in (tmp_path / "out.trial" / "journal").iterdir()] != []
+
+        (tmp_path / "out.trial" / "manifest.json").write_text("{")
+        plan_by_trial(tiny(engine=engine, seed=5), tmp_path / "out", 4, PRICES, lambda _: None)
+        assert len(stub.bodies) == 16
+
+
+def test_nothing_is_tried_for_a_folder_that_cannot_hold_the_build(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").touch()
+
+    with pytest.raises(UsageError, match=r"is not empty \(mine.txt\) and holds no build"):
+        plan_by_trial(tiny(), tmp_path / "out", 4, PRICES, lambda _: None)
+    assert not (tmp_path / "out.trial").exists()
+
+
 @pytest.mark.parametrize(("keys", "message"), [(DUMMY, "engine 'dummy' asks no model"), ({}, "holds a build that is")])
 def test_what_cannot_be_tried_is_refused(tmp_path: Path, keys: Mapping[str, Any], message: str) -> None:
     build(tiny(**DUMMY), tmp_path / "out.trial")
