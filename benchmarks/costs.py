@@ -19,6 +19,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from pipeline.console.forecast_display import bounds_text, number_text
 from pipeline.driver.prices import (
     MACHINES,
     PRICE_SOURCES,
@@ -166,7 +167,7 @@ def _size_table(manifest: Manifest, sizes: Mapping[str, Size], examples: float, 
         f"| | {' | '.join(sizes)} |",
         f"|---|{'---|' * len(sizes)}",
         *(
-            f"| {name} | {' | '.join(_plain(number) for number in row)} |"
+            f"| {name} | {' | '.join(number_text(number) for number in row)} |"
             for name, row in zip(names, zip(*found, strict=True), strict=True)
         ),
     ]
@@ -223,15 +224,7 @@ def _range(bounds: tuple[float | None, float | None], factor: float | None) -> s
     if factor is None:
         return ""
     low, high = (None if bound is None else bound * factor for bound in bounds)
-    if low is None:
-        return "" if high is None else f"at most {_plain(high)}"
-    if high is None:
-        return f"at least {_plain(low)}"
-    return _plain(low) if low == high else f"{_plain(low)} to {_plain(high)}"
-
-
-def _plain(number: float) -> str:
-    return f"{number:,.0f}" if number >= 20 else f"{number:.1f}" if number >= 2 else f"{number:.2f}"
+    return bounds_text((low, high))
 
 
 if __name__ == "__main__":

@@ -339,7 +339,7 @@ def _run_phase(name: str, folder: str, plan: BuildPlan, runner: Runner, observer
     observer.phase_begins(name, plan, work)
     try:
         if work.todo:
-            if runner.is_in_process and _asks_model(plan, work.todo):
+            if name == "pairs" and runner.is_in_process and _asks_model(plan, work.todo):
                 # Its trial requests, or the start of its server, take their time while Beam is imported.
                 generation_service(plan).connect()
             from pipeline import dag
@@ -350,7 +350,7 @@ def _run_phase(name: str, folder: str, plan: BuildPlan, runner: Runner, observer
 
 
 def _asks_model(plan: BuildPlan, shards: Sequence[ShardSpec]) -> bool:
-    """Return whether some of the shards need the model for certain: sampled ones of phase one without a journal."""
+    """Return whether some shards of phase one need the model for certain: sampled ones without a journal."""
     journals = storage.list_names(plan.output / "journal")
     return not all(spec.source == "mined" or f"{PairShard(spec, ()).journal}.jsonl" in journals for spec in shards)
 

@@ -34,7 +34,7 @@ def show_forecast(found: Forecast, console: Console) -> None:
         say(console, f"  note      {note}")
     rented = Table("on rented machines, by outside figures", "machine", "GPU-hours", "USD on Dataflow")
     for row in found.rented:
-        rented.add_row(row.model, row.machine, _bounds(row.gpu_hours), _bounds(row.cost))
+        rented.add_row(row.model, row.machine, bounds_text(row.gpu_hours), bounds_text(row.cost))
     print_table(console, rented)
 
 
@@ -53,18 +53,20 @@ def _facts(found: Forecast) -> Iterator[tuple[str, str]]:
 
 
 def _range(found: Range) -> str:
-    value, low, high = (_plain(number) for number in (found.value, found.low, found.high))
+    value, low, high = (number_text(number) for number in (found.value, found.low, found.high))
     return value if low == high else f"{value} ({low} to {high})"
 
 
-def _bounds(bounds: tuple[float | None, float | None]) -> str:
+def bounds_text(bounds: tuple[float | None, float | None]) -> str:
+    """Return a figure of which one bound may be unknown."""
     low, high = bounds
     if low is None:
-        return "" if high is None else f"at most {_plain(high)}"
+        return "" if high is None else f"at most {number_text(high)}"
     if high is None:
-        return f"at least {_plain(low)}"
-    return _plain(low) if low == high else f"{_plain(low)} to {_plain(high)}"
+        return f"at least {number_text(low)}"
+    return number_text(low) if low == high else f"{number_text(low)} to {number_text(high)}"
 
 
-def _plain(number: float) -> str:
-    return f"{number:,.0f}" if number >= 20 else f"{number:.1f}" if number >= 2 else f"{number:.2g}"
+def number_text(number: float) -> str:
+    """Return a number with the digits that matter."""
+    return f"{number:,.0f}" if number >= 20 else f"{number:.1f}" if number >= 2 else f"{number:.3g}"

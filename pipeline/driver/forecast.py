@@ -22,6 +22,7 @@ from pipeline.driver.rehearsal import MEASURES, Amounts, Rehearsal, Trial, rehea
 from pipeline.io.storage import AnyPath
 from pipeline.plan import BuildPlan
 from pipeline.runtime import progress
+from pipeline.runtime.intervals import SIGMAS, wilson
 from pipeline.sampling.assignment import count_restraint_pairs
 from schemas.base import Record, UsageError
 from schemas.config import BuildConfig, PriceConfig
@@ -29,7 +30,6 @@ from schemas.packaged_models import MODELS, cache_folder, folder_name, is_fetche
 
 REHEARSED = 64
 """Pairs whose prompts are rendered without a trial."""
-_SIGMAS = 1.96
 _CHARACTERS_A_TOKEN = 4.0
 _TURN_TOKENS = 8
 """Tokens of a chat template for each message, where the tokenizer is not at hand."""
@@ -167,7 +167,7 @@ def _exactly(number: float) -> Range:
 def _of_all(amounts: Amounts, number: int, most: int) -> Range:
     """Return the sum over `number` pairs like these. `most`: attempts that the upper end assumes."""
     mean = float(amounts.mean())
-    error = float(_SIGMAS * amounts.std(ddof=1) / np.sqrt(len(amounts))) if len(amounts) > 1 else mean
+    error = float(SIGMAS * amounts.std(ddof=1) / np.sqrt(len(amounts))) if len(amounts) > 1 else mean
     # Not more certain than sampling without replacement: a trial of the whole build is exact.
     error *= np.sqrt(max(0.0, 1 - len(amounts) / number)) if number else 0.0
     low, high = max(0.0, mean - error), most * (mean + error)
@@ -175,12 +175,10 @@ def _of_all(amounts: Amounts, number: int, most: int) -> Range:
 
 
 def _share(hits: int, cases: int) -> Range | None:
-    """Return a share with Wilson's interval."""
     if not cases:
         return None
-    share, square = hits / cases, _SIGMAS**2 / cases
-    middle, half = share + square / 2, np.sqrt(square * share * (1 - share) + square**2 / 4)
-    return Range(value=share, low=float((middle - half) / (1 + square)), high=float((middle + half) / (1 + square)))
+    low, high = wilson(hits / cases, cases)
+    return Range(value=hits / cases, low=low, high=high)
 
 
 def _hours(config: BuildConfig, number: int, tokens: Range, trial: Trial, notes: list[str]) -> Range | None:
@@ -213,11 +211,9 @@ def _hours(config: BuildConfig, number: int, tokens: Range, trial: Trial, notes:
 def _cost(config: BuildConfig, stages: Mapping[str, Mapping[str, Range]], duration: Range | None) -> Range | None:
     """Return the money, by the engine's price, and the judge's for verification."""
     price: PriceConfig | None = getattr(config.engine, "price", None)
-    judge: PriceConfig | None = getattr(config.verification.engine, "price", None) or price
-    if judge is None:
-        return None
     if price is None or (price.hour and duration is None):
         return None
+    judge: PriceConfig = getattr(config.verification.engine, "price", None) or price
     bounds = {}
     for bound in ("value", "low", "high"):
         nanos = sum(

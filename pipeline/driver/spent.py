@@ -104,9 +104,7 @@ def budget_message(plan: BuildPlan, key: str, runs: Sequence[Run], counts: Mappi
     used += [f"{currency} {spent.cost:.4g}"] if currency else []
     done = f"{min(total, earlier + settled)} of {total} pairs are done, for {', '.join(used)}"
     work = expected_work(counts, total - earlier, settled, max_attempts(plan))
-    amounts = {"tokens": spent.tokens, "requests": spent.requests, "cost": spent.cost, "hours": spent.hours(0)}
-    amount = amounts[resource]
-    in_run = {"tokens": run.tokens, "requests": run.requests, "cost": run.cost, "hours": run.hours(0)}[resource]
+    amount, in_run = (one.hours(0) if resource == "hours" else getattr(one, resource) for one in (spent, run))
     way_out = f"the same command with a higher {key} continues"
     rest = ""
     if work.done and work.left > 0 and in_run:

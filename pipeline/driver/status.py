@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pipeline.driver.check import plan_of
 from pipeline.driver.estimates import expected_work, max_attempts
 from pipeline.driver.finish import count_rows
-from pipeline.driver.spent import cost_of, engine_times
+from pipeline.driver.spent import cost_of, engine_times, spent_by
 from pipeline.io import storage
 from pipeline.io.locks import LockHolder, find_holder
 from pipeline.io.manifests import load_manifest
@@ -97,9 +97,7 @@ def find_status(folder: AnyPath) -> Status:
         example_shards=shards["data"],
         counts=counts,
         rejected=_rejected(counts, live),
-        tokens=sum(run.prompt_tokens + run.completion_tokens for run in manifest.runs)
-        + live["prompt_tokens"]
-        + live["completion_tokens"],
+        tokens=spent_by(manifest.runs).tokens + live["prompt_tokens"] + live["completion_tokens"],
         cost=_cost(plan, manifest, live, notes),
         in_flight=live["in_flight"] if is_active else None,
         window=live["window"] if is_active else None,

@@ -9,13 +9,11 @@ from __future__ import annotations
 import numpy as np
 
 from pipeline.report.texts import Hashes, Integers
+from pipeline.runtime.intervals import SIGMAS, wilson
 from schemas.report import Estimate
 
 GROUPS = 512
 """Groups of posts: sums by group have this length."""
-
-_SIGMAS = 1.959964
-"""Standard deviations around the mean that hold 95 % of a normal distribution."""
 
 
 def group_of(posts: Hashes) -> Integers:
@@ -42,10 +40,8 @@ def estimate_share(hits: Integers, cases: Integers) -> Estimate | None:
     variance = _variance(hits, cases)
     # Equal groups show no variance. Then count as if all cases of a group were the same case.
     effective = share * (1 - share) / variance if variance else number**2 / float((cases**2).sum())
-    square = _SIGMAS**2 / min(effective, number)
-    middle = (share + square / 2) / (1 + square)
-    half = float(np.sqrt(square * share * (1 - share) + square**2 / 4)) / (1 + square)
-    return Estimate(value=share, low=max(0.0, middle - half), high=min(1.0, middle + half), number=number)
+    low, high = wilson(share, min(effective, number))
+    return Estimate(value=share, low=low, high=high, number=number)
 
 
 def estimate_mean(sums: Integers, cases: Integers, unit: float) -> Estimate | None:
@@ -60,7 +56,7 @@ def estimate_mean(sums: Integers, cases: Integers, unit: float) -> Estimate | No
     if not number:
         return None
     mean = float(sums.sum() / number) * unit
-    half = _SIGMAS * float(np.sqrt(_variance(sums, cases))) * unit
+    half = SIGMAS * float(np.sqrt(_variance(sums, cases))) * unit
     is_known = (cases > 0).sum() > 1
     return Estimate(
         value=mean, low=mean - half if is_known else None, high=mean + half if is_known else None, number=number

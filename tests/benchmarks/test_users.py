@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,8 +12,9 @@ import pytest
 
 from benchmarks.users.__main__ import check
 from benchmarks.users.ledger import PROMISES
+from benchmarks.users.whole import print_users
 from tests import ROOT
-from tests.benchmarks.small_users import DIRECTION, Made, Row, comment, finish, item, made, released
+from tests.benchmarks.small_users import DIRECTION, PAIRS, Made, Row, comment, finish, item, made, released
 
 UGC, PAIR = "User-Generated Content", "Pair-wise Comparative Feedback"
 Damage = Callable[[Made], None]
@@ -368,3 +370,20 @@ def test_the_command_fails_and_shows_the_violation(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert f"first: {build.rows[5]['id']}" in done.stdout
     assert "1 promises broken" in done.stdout
+
+
+def test_users_are_shown_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    build = made()
+    build.write(tmp_path)
+
+    print_users(tmp_path, 2)
+
+    shown = capsys.readouterr().out
+    users = re.findall(r"^### (.+)$", shown, re.MULTILINE)
+    # One shard a split; those that are taken lie apart.
+    own = [
+        pair for pair in build.pairs if (pair["split"], pair["user_id"]) in zip(("test", "train"), users, strict=True)
+    ]
+    assert len(own) == 2 * PAIRS
+    assert all(pair[text] in shown for pair in own for text in ("prompt", "chosen", "rejected"))
+    assert shown.count("*chosen:*") == len(own)

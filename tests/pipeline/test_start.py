@@ -10,6 +10,7 @@ import pytest
 
 from pipeline import build as pipeline_build
 from pipeline.build import build
+from pipeline.generation import service
 from pipeline.plan import BuildPlan
 from tests.forks import python
 from tests.pipeline.commands import config_file
@@ -88,6 +89,17 @@ def test_a_build_whose_replies_are_journaled_asks_no_model(tmp_path: Path) -> No
     (tmp_path / "manifest.json").unlink()
 
     # The stub is gone: a request would fail the build.
+    assert build(settings, tmp_path).status == "complete"
+
+
+def test_examples_of_a_build_without_journals_ask_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with StubServer() as stub:
+        settings = tiny(engine={"kind": "openai", "base_urls": [stub.url]}, requests={"journal": False})
+        build(settings, tmp_path)
+    shutil.rmtree(tmp_path / "data")
+    (tmp_path / "manifest.json").unlink()
+    monkeypatch.setattr(service, "_connect", lambda *_: pytest.fail("the model is asked"))
+
     assert build(settings, tmp_path).status == "complete"
 
 
