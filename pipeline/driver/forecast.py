@@ -22,7 +22,7 @@ from pipeline.driver.rehearsal import MEASURES, Amounts, Rehearsal, Trial, rehea
 from pipeline.io.storage import AnyPath
 from pipeline.plan import BuildPlan
 from pipeline.runtime import progress
-from pipeline.runtime.intervals import SIGMAS, wilson
+from pipeline.runtime.wilson import SIGMAS, wilson
 from pipeline.sampling.assignment import count_restraint_pairs
 from schemas.base import Record, UsageError
 from schemas.config import BuildConfig, PriceConfig

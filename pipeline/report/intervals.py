@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from pipeline.report.texts import Hashes, Integers
-from pipeline.runtime.intervals import SIGMAS, wilson
+from pipeline.runtime.wilson import SIGMAS, wilson
 from schemas.report import Estimate
 
 GROUPS = 512

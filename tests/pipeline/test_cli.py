@@ -104,9 +104,9 @@ async def out_of_memory(request: web.Request, body: dict[str, Any]) -> web.Strea
     return await (good if body["seed"] % 9 else refuse(500, "out of memory"))(request, body)
 
 
-def test_without_the_extra_a_build_says_how_to_install_it() -> None:
+def test_without_the_extra_a_build_says_how_to_install_it(tmp_path: Path) -> None:
     code = "import sys; sys.modules['apache_beam'] = None; import pipeline.cli; pipeline.cli.main()"
-    process = python(code, "build", "configs/quickstart.yaml")
+    process = python(code, "build", "configs/quickstart.yaml", "--output", str(tmp_path / "out"))
     _, err = process.communicate()
 
     assert process.returncode == 1

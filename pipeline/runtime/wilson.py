@@ -1,4 +1,4 @@
-"""Confidence intervals that more than one room needs."""
+"""The confidence interval of a share, which more than one room needs."""
 
 from __future__ import annotations
 
