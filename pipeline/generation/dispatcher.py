@@ -271,6 +271,9 @@ class Dispatcher:
         was_alone, together = item.is_alone, item.most_together
         if self._endpoints.restarts() != endpoint.restarts:
             self._availability.record_up()
+            if problem.reason == "unreachable":
+                # It came after the death, and never reached the server.
+                return "retry"
             item.deaths += 1
             if item.deaths > ALONE_AFTER:
                 return Failure("server_died", f"the server died {item.deaths} times under this request", may_pass=False)
